@@ -1,0 +1,76 @@
+"""Where bad events go: the topic `dead-letters`, with what they were and why they were refused."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from aiokafka import AIOKafkaProducer
+
+from projector import redaction
+from projector.events import DEAD_LETTERS, Record
+from projector.settings import Settings
+
+MAX_ORIGINAL_BYTES: Final = 1024 * 1024
+MAX_LETTER_BYTES: Final = 4 * 1024 * 1024
+# Headers of the original beyond this many bytes are left out, so that no letter is ever too large.
+MAX_HEADER_BYTES: Final = 64 * 1024
+
+Headers = list[tuple[str, bytes]]
+
+
+class DeadLetter(NamedTuple):
+    """A record and what is wrong with it, one readable sentence."""
+
+    record: Record
+    reason: str
+
+
+class DeadLetters:
+    """Sends dead letters; a letter counts as sent once all replicas have it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._topic = settings.topic(DEAD_LETTERS)
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=settings.brokers,
+            client_id=f"{settings.topic_prefix}projector-dead-letters",
+            acks="all",
+            max_request_size=MAX_LETTER_BYTES,
+        )
+
+    async def start(self) -> None:
+        """Connect; raises `KafkaError` if no broker can be reached."""
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        """Send what is left and disconnect."""
+        await self._producer.stop()
+
+    async def send(self, letters: list[DeadLetter]) -> None:
+        """Send the letters and wait until Kafka has them all."""
+        sent = [await self._send(letter) for letter in letters]
+        await asyncio.gather(*sent)
+
+    async def _send(self, letter: DeadLetter) -> asyncio.Future[object]:
+        key, value, headers = compose(letter, datetime.now(UTC))
+        future: asyncio.Future[object] = await self._producer.send(
+            self._topic, key=key, value=value, headers=headers
+        )
+        return future
+
+
+def compose(letter: DeadLetter, now: datetime) -> tuple[bytes | None, bytes | None, Headers]:
+    """The letter's key, value and headers: the original without tokens, and the finding."""
+    record = letter.record
+    value = redaction.value(record.value)
+    finding = {
+        "reason": redaction.text(letter.reason),
+        "topic": record.topic,
+        "partition": str(record.partition),
+        "offset": str(record.offset),
+        "time": now.isoformat(timespec="milliseconds"),
+    }
+    headers = [(f"dead-letter-{name}", text.encode()) for name, text in finding.items()]
+    kept = redaction.headers(record.headers)
+    if sum(len(name) + len(content) for name, content in kept) <= MAX_HEADER_BYTES:
+        headers += kept
+    return redaction.key(record.key), value and value[:MAX_ORIGINAL_BYTES], headers

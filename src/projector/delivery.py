@@ -1,0 +1,131 @@
+"""Kafka beside Faust: where the topics end, and any range of them read straight.
+
+Faust may skip, repeat or stall. So the owner of a partition keeps the next offset that it expects
+of each topic, and what does not come by itself is read here: by plain consumers without a group,
+which move nobody's offsets.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Final, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from projector.events import Record, Topic
+from projector.settings import Settings
+
+Offsets = dict[Topic, int]
+
+REQUEST_TIMEOUT_MS: Final = 2000
+# A range that makes no progress for this many polls is given up, to be asked for again.
+POLL_MS: Final = 500
+EMPTY_POLLS: Final = 20
+
+
+class RangeError(KafkaError):  # type: ignore[misc]
+    """A range of a topic could not be read."""
+
+
+class Progress(NamedTuple):
+    """What one poll brought: the records, and how far each topic has been read."""
+
+    records: list[Record]
+    positions: Offsets
+
+
+class Log:
+    """The three topics as one worker reads them beside Faust."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._consumer = self._new_consumer()
+
+    async def start(self) -> None:
+        """Connect; raises `KafkaError` if no broker can be reached."""
+        await self._consumer.start()
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        await self._consumer.stop()
+
+    async def ends(self, partition: int) -> Offsets:
+        """The offset behind the last record of each topic, asked of the partition's leaders."""
+        return self._by_topic(await self._consumer.end_offsets(self._partitions(partition)))
+
+    async def beginnings(self, partition: int) -> Offsets:
+        """The offset of the first record that each topic still has."""
+        return self._by_topic(await self._consumer.beginning_offsets(self._partitions(partition)))
+
+    async def read(
+        self, partition: int, starts: Mapping[Topic, int], ends: Mapping[Topic, int]
+    ) -> AsyncIterator[Progress]:
+        """Read each topic from `starts` until its position has passed `ends`.
+
+        Positions and not records decide, for transaction markers use offsets without a record.
+        """
+        wanted = [topic for topic in Topic if starts[topic] < ends.get(topic, 0)]
+        if not wanted:
+            return
+        consumer = self._new_consumer()
+        await consumer.start()
+        try:
+            places = {self._place(topic, partition): topic for topic in wanted}
+            consumer.assign(list(places))
+            for place, topic in places.items():
+                consumer.seek(place, starts[topic])
+            async for progress in self._polls(consumer, places, ends):
+                yield progress
+        finally:
+            await consumer.stop()
+
+    async def _polls(
+        self,
+        consumer: AIOKafkaConsumer,
+        places: Mapping[TopicPartition, Topic],
+        ends: Mapping[Topic, int],
+    ) -> AsyncIterator[Progress]:
+        positions = {topic: -1 for topic in places.values()}
+        idle = 0
+        while any(position < ends[topic] for topic, position in positions.items()):
+            polled = await consumer.getmany(timeout_ms=POLL_MS)
+            before = dict(positions)
+            for place, topic in places.items():
+                positions[topic] = await consumer.position(place)
+            records = [to_record(r, places[place]) for place, rs in polled.items() for r in rs]
+            yield Progress(records, dict(positions))
+            idle = 0 if records or positions != before else idle + 1
+            if idle > EMPTY_POLLS:
+                raise RangeError(f"no progress at {positions} on the way to {dict(ends)}")
+
+    def _new_consumer(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(
+            bootstrap_servers=self._settings.brokers,
+            client_id=f"{self._settings.topic_prefix}projector-reader",
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+        )
+
+    def _place(self, topic: Topic, partition: int) -> TopicPartition:
+        return TopicPartition(self._settings.topic(topic), partition)
+
+    def _partitions(self, partition: int) -> list[TopicPartition]:
+        return [self._place(topic, partition) for topic in Topic]
+
+    def _by_topic(self, offsets: Mapping[TopicPartition, int]) -> Offsets:
+        names = {self._settings.topic(topic): topic for topic in Topic}
+        return {names[place.topic]: offset for place, offset in offsets.items()}
+
+
+def to_record(record: ConsumerRecord, topic: Topic) -> Record:
+    """aiokafka's record as this product's."""
+    return Record(
+        topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.value,
+        tuple(record.headers),
+    )

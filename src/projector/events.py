@@ -1,0 +1,428 @@
+"""What upstream sends: Kafka records decoded and checked, nothing else.
+
+An event is a CloudEvents 1.0 message, structured or binary, whose data is the whole new state of
+one thing. `decode` returns it or raises `BadEvent` with one sentence that a person can act on.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from projector import redaction
+
+T = TypeVar("T")
+E = TypeVar("E")
+
+MAX_EVENT_BYTES: Final = 1024 * 1024
+MAX_NESTING: Final = 64
+# GitLab's AUTHORIZED_ENTITY_LIMIT: only the first entries of each list count.
+MAX_GRANTS: Final = 500
+
+
+class Topic(StrEnum):
+    """The three topics that feed the projection, without the deployment's prefix."""
+
+    MEMBERSHIP = "membership"
+    AGENT_CONFIG = "agent-config"
+    JOB_LIFECYCLE = "job-lifecycle"
+
+
+DEAD_LETTERS: Final = "dead-letters"
+
+
+class Record(NamedTuple):
+    """One Kafka record as delivered. `timestamp` is Kafka's, in milliseconds."""
+
+    topic: Topic
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class BadEvent(ValueError):
+    """A record that is no valid event; the message is the reason, one readable sentence."""
+
+
+class Instant(int):
+    """A point in time, milliseconds since 1970 UTC; on the wire RFC 3339 or a bare date."""
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Read RFC 3339 with an offset; a bare date is its midnight in UTC."""
+        if not isinstance(text, str):
+            raise ValueError("Expected a time as a string")  # noqa: TRY004  msgspec wraps ValueError
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):
+            moment = datetime.combine(date.fromisoformat(text), time(), UTC)
+        else:
+            try:
+                moment = msgspec.convert(text, Annotated[datetime, Meta(tz=True)])
+            except msgspec.ValidationError:
+                raise ValueError("Expected a time as RFC 3339 with an offset, or a date") from None
+        return cls(int(moment.timestamp() * 1000))
+
+
+Id = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Text = Annotated[str, Meta(min_length=1)]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z")]
+RootNamespace = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,18}\Z")]
+# Forty digits hold any 128-bit number; int() of unbounded digits would cost quadratic time.
+Sequence = Annotated[str, Meta(pattern=r"^[0-9]{1,40}\Z")]
+
+ROLES: Final = {
+    "minimal_access": 5,
+    "guest": 10,
+    "planner": 15,
+    "reporter": 20,
+    "security_manager": 25,
+    "developer": 30,
+    "maintainer": 40,
+    "owner": 50,
+}
+
+
+class GroupSet(Struct, frozen=True):
+    """A group exists; `parent_id` is null for the top-level group."""
+
+    id: Id
+    parent_id: Id | None
+    path: Text
+
+
+class GroupRemoved(Struct, frozen=True):
+    """A group is gone, and its memberships with it."""
+
+    id: Id
+
+
+class ProjectSet(Struct, frozen=True):
+    """A project exists; `group_id` is null in a user namespace."""
+
+    id: Id
+    group_id: Id | None
+    path: Text
+
+
+class ProjectRemoved(Struct, frozen=True):
+    """A project is gone, and its memberships with it."""
+
+    id: Id
+
+
+class _Membership(Struct, frozen=True, kw_only=True):
+    user_id: Id
+    group_id: Id | None = None
+    project_id: Id | None = None
+    via: Text = "direct"
+
+    def __post_init__(self) -> None:
+        if (self.group_id is None) == (self.project_id is None):
+            raise ValueError("Expected either `group_id` or `project_id`")
+
+
+class MemberSet(_Membership, frozen=True, kw_only=True):
+    """A user holds a role in a group or a project; `via` tells where the membership comes from."""
+
+    role: Annotated[int, Meta(ge=0, le=50)] | Text
+    expires_at: Instant | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.role, str) and self.role.lower() not in ROLES:
+            raise ValueError(f"Expected `role` to be one of {', '.join(ROLES)} or 0 to 50")
+
+    @property
+    def level(self) -> int:
+        """The role as GitLab's access level, 0 to 50."""
+        return ROLES[self.role.lower()] if isinstance(self.role, str) else self.role
+
+
+class MemberRemoved(_Membership, frozen=True, kw_only=True):
+    """A user no longer holds the membership that came from `via`."""
+
+
+class UserSet(Struct, frozen=True):
+    """A user; any `state` but `active` is refused at lookup."""
+
+    id: Id
+    username: Text
+    state: Text
+
+
+class AgentSet(Struct, frozen=True):
+    """A cluster agent and its configuration project."""
+
+    id: Id
+    name: Text
+    project_id: Id
+
+
+class AgentRemoved(Struct, frozen=True):
+    """A cluster agent is gone."""
+
+    id: Id
+
+
+class CiAccess(Struct, frozen=True):
+    """Whom an agent's `config.yaml` shares it with, as written."""
+
+    projects: list[dict[str, Any]] | None = None
+    groups: list[dict[str, Any]] | None = None
+
+
+class AgentFile(Struct, frozen=True):
+    """The part of an agent's `config.yaml` that matters here."""
+
+    ci_access: CiAccess | None = None
+
+
+class AgentConfigured(Struct, frozen=True):
+    """An agent's configuration file changed; may come before `agent.set`."""
+
+    id: Id
+    config: AgentFile
+
+
+class InstanceAgentSet(Struct, frozen=True):
+    """An agent shared with every project of the instance."""
+
+    id: Id
+    name: Text
+    project_id: Id
+    configuration: dict[str, Any]
+
+
+class InstanceAgentRemoved(Struct, frozen=True):
+    """An agent is no longer shared with the instance."""
+
+    id: Id
+
+
+class JobUser(Struct, frozen=True):
+    """Who runs a job."""
+
+    id: Id
+    username: Text
+
+
+class JobEnvironment(Struct, frozen=True):
+    """The environment that a job deploys to."""
+
+    name: Text
+    slug: Text
+    tier: Text
+
+
+class JobStarted(Struct, frozen=True):
+    """A job got its token, known here by its SHA-256 alone."""
+
+    id: Id
+    token_sha256: Digest
+    project_id: Id
+    pipeline_id: Id
+    user: JobUser
+    ref_protected: bool
+    expires_at: Instant
+    environment: JobEnvironment | None = None
+
+
+class JobCanceling(Struct, frozen=True):
+    """A job is being cancelled: its token stays valid until it has finished."""
+
+    id: Id
+
+
+class JobFinished(Struct, frozen=True):
+    """A job is over, whatever its status, and so is its token."""
+
+    id: Id
+
+
+Data = (
+    GroupSet | GroupRemoved | ProjectSet | ProjectRemoved | MemberSet | MemberRemoved | UserSet
+    | AgentSet | AgentRemoved | AgentConfigured | InstanceAgentSet | InstanceAgentRemoved
+    | JobStarted | JobCanceling | JobFinished
+)  # fmt: skip
+
+
+class Kind(NamedTuple):
+    """What one event type means: its topic, its data, and how it may travel."""
+
+    topic: Topic
+    data: type[Data]
+    revokes: bool = False
+    broadcast: bool = False
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "group.set": Kind(Topic.MEMBERSHIP, GroupSet),
+    "group.removed": Kind(Topic.MEMBERSHIP, GroupRemoved, revokes=True),
+    "project.set": Kind(Topic.MEMBERSHIP, ProjectSet),
+    "project.removed": Kind(Topic.MEMBERSHIP, ProjectRemoved, revokes=True),
+    "member.set": Kind(Topic.MEMBERSHIP, MemberSet),
+    "member.removed": Kind(Topic.MEMBERSHIP, MemberRemoved, revokes=True),
+    "user.set": Kind(Topic.MEMBERSHIP, UserSet, broadcast=True),
+    "agent.set": Kind(Topic.AGENT_CONFIG, AgentSet),
+    "agent.removed": Kind(Topic.AGENT_CONFIG, AgentRemoved, revokes=True),
+    "agent.configured": Kind(Topic.AGENT_CONFIG, AgentConfigured),
+    "instance-agent.set": Kind(Topic.AGENT_CONFIG, InstanceAgentSet, broadcast=True),
+    "instance-agent.removed": Kind(
+        Topic.AGENT_CONFIG, InstanceAgentRemoved, revokes=True, broadcast=True
+    ),
+    "job.started": Kind(Topic.JOB_LIFECYCLE, JobStarted),
+    "job.canceling": Kind(Topic.JOB_LIFECYCLE, JobCanceling),
+    "job.finished": Kind(Topic.JOB_LIFECYCLE, JobFinished, revokes=True),
+}
+
+
+class Event(Struct, frozen=True):
+    """A valid event. `root` is its partitionkey, `sequence` its rank among events of its thing."""
+
+    type: str
+    root: str
+    data: Data
+    time: Instant | None = None
+    sequence: int | None = None
+    # Set where a revocation was applied although something else about the event was wrong.
+    complaint: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What this event's type means."""
+        return KINDS[self.type]
+
+
+class _Envelope(Struct, frozen=True):
+    """The CloudEvents attributes that every event needs."""
+
+    specversion: Literal["1.0"]
+    id: Text
+    source: Text
+    type: Text
+    partitionkey: RootNamespace
+    time: Instant | None = None
+    sequence: Sequence | None = None
+    data: msgspec.Raw | UnsetType = UNSET
+
+
+class _RevocationEnvelope(Struct, frozen=True):
+    """What alone a revocation needs, so that nothing else can keep it from being applied."""
+
+    type: Text
+    partitionkey: RootNamespace
+    data: msgspec.Raw
+    sequence: Any = None
+
+
+def _from_wire(kind: type, value: object) -> object:
+    if kind is Instant:
+        return Instant.parse(value)
+    raise NotImplementedError(kind)
+
+
+_TOO_DEEP: Final = f"the event is nested deeper than {MAX_NESTING} levels"
+_DATA: Final = {
+    name: msgspec.json.Decoder(kind.data, dec_hook=_from_wire) for name, kind in KINDS.items()
+}
+
+
+def decode(record: Record) -> Event:
+    """The event that `record` carries.
+
+    A revocation (`*.removed`, `job.finished`) is returned as soon as its ids are readable; what
+    else is wrong with it stands in `complaint`. Raises `BadEvent` for everything else.
+    """
+    try:
+        return _strictly(record)
+    except BadEvent as error:
+        if revocation := _leniently(record, str(error)):
+            return revocation
+        raise
+
+
+def _strictly(record: Record) -> Event:
+    if record.value is None:
+        raise BadEvent("the record has no value")
+    if len(record.value) > MAX_EVENT_BYTES:
+        raise BadEvent(f"the event has {len(record.value)} bytes; at most {MAX_EVENT_BYTES} fit")
+    if place := redaction.secret_in(record.value, record.headers):
+        raise BadEvent(f"{place} holds a job token; send `token_sha256`, never the token itself")
+    envelope = _readable(lambda: _envelope(record, _Envelope))
+    name = _known_type(envelope.type)
+    if envelope.data is UNSET:
+        raise BadEvent("the event has no `data`; it must be a JSON object")
+    raw = bytes(envelope.data)
+    _refuse_deep(raw)
+    data = _readable(lambda: _DATA[name].decode(raw), where="data")
+    sequence = None if envelope.sequence is None else int(envelope.sequence)
+    return Event(name, envelope.partitionkey, data, envelope.time, sequence)
+
+
+def _leniently(record: Record, complaint: str) -> Event | None:
+    try:
+        envelope = _envelope(record, _RevocationEnvelope)
+        name = _known_type(envelope.type)
+        if not KINDS[name].revokes:
+            return None
+        data = _DATA[name].decode(bytes(envelope.data))
+    except (ValueError, RecursionError):
+        return None
+    return Event(name, envelope.partitionkey, data, None, _sequence(envelope), complaint)
+
+
+def _sequence(envelope: _RevocationEnvelope) -> int | None:
+    try:
+        return int(msgspec.convert(envelope.sequence, Sequence))
+    except msgspec.ValidationError:
+        return None
+
+
+def _envelope(record: Record, shape: type[E]) -> E:
+    """The attributes: from the headers in binary mode, else from the value."""
+    headers = dict(record.headers)
+    if not headers.get("content-type", b"").startswith(b"application/cloudevents") and (
+        "ce_specversion" in headers
+    ):
+        attributes: dict[str, Any] = {
+            name.removeprefix("ce_"): content.decode()
+            for name, content in record.headers
+            if name.startswith("ce_")
+        }
+        attributes["data"] = msgspec.Raw(record.value or b"null")
+        return msgspec.convert(attributes, shape, dec_hook=_from_wire)
+    return msgspec.json.decode(record.value or b"", type=shape, dec_hook=_from_wire)
+
+
+def _refuse_deep(raw: bytes) -> None:
+    if raw.count(b"{") + raw.count(b"[") <= MAX_NESTING:
+        return
+    if redaction.nesting(_readable(lambda: msgspec.json.decode(raw))) > MAX_NESTING:
+        raise BadEvent(_TOO_DEEP)
+
+
+def _readable(read: Callable[[], T], where: str = "event") -> T:
+    try:
+        return read()
+    except msgspec.ValidationError as error:
+        raise BadEvent(redaction.text(str(error).replace("`$", f"`{where}"))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadEvent(f"the value is not JSON: {error}") from None
+    except RecursionError:
+        raise BadEvent(_TOO_DEEP) from None
+
+
+def _known_type(name: str) -> str:
+    """The type without its reverse-DNS prefix: `com.example.job.started` is `job.started`."""
+    short = ".".join(name.split(".")[-2:])
+    if short not in KINDS:
+        raise BadEvent(
+            f"unknown type {redaction.text(name[:100])!r}; known are {', '.join(KINDS)}"
+        )
+    return short

@@ -1,0 +1,309 @@
+"""The latest of everything in one partition, and which tokens a change to it touches."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Final, Generic, TypeVar, cast
+
+import msgspec
+from msgspec import Struct
+
+from projector import things
+from projector.things import (
+    Agent,
+    EndedToken,
+    Group,
+    Job,
+    Key,
+    Member,
+    Project,
+    Root,
+    Thing,
+    User,
+    group_key,
+    project_key,
+)
+
+T = TypeVar("T", bound=Thing)
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Fact(Struct, Generic[T], frozen=True, omit_defaults=True):
+    """The newest accepted state of one thing: where in Kafka it stood, and the data.
+
+    Without data the thing was removed; it is kept for a while so that a late event cannot bring
+    it back. `timestamp` is the record's, in milliseconds.
+    """
+
+    offset: int
+    timestamp: int
+    sequence: int | None = None
+    data: T | None = None
+
+
+AnyFact = Fact[Thing]
+
+_DECODERS: Final = {
+    kind: msgspec.json.Decoder(Fact[data])  # type: ignore[valid-type]
+    for kind, data in things.KINDS.items()
+}
+
+
+def encode(fact: AnyFact) -> bytes:
+    """The fact as it stands in the checkpoint."""
+    return msgspec.json.encode(fact)
+
+
+def decode(key: Key, raw: bytes) -> AnyFact:
+    """The fact that `encode` wrote under `key`."""
+    return cast(AnyFact, _DECODERS[things.kind_of(key)].decode(raw))
+
+
+class Facts:
+    """All facts of one partition.
+
+    The indexes keep the cost of a change at what it touches, however large the namespace. Every
+    change adds to `touched` the tokens (SHA-256 digests) whose view may be another now.
+    """
+
+    def __init__(self) -> None:
+        self._facts: dict[Key, AnyFact] = {}
+        self.touched: set[str] = set()
+        # The keys of the memberships of each scope (a group's or project's key) and user.
+        self._members: defaultdict[Key, dict[int, set[Key]]] = defaultdict(dict)
+        self._agents_of_project: defaultdict[Key, set[int]] = defaultdict(set)
+        self._job_of_token: dict[str, Key] = {}
+        # Live jobs only, by the project and by the user that they run for.
+        self._jobs_of_project: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._jobs_of_user: defaultdict[int, set[Key]] = defaultdict(set)
+        # Projects with live jobs, under every group of their chain, known or not.
+        self._busy_projects: defaultdict[Key, set[Key]] = defaultdict(set)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._facts)
+
+    def get(self, key: Key) -> AnyFact | None:
+        """The fact under `key`, also of a removed thing."""
+        return self._facts.get(key)
+
+    def put(self, key: Key, fact: AnyFact) -> None:
+        """Take `fact` as the newest state of `key`."""
+        before = self._data(key)
+        if before == fact.data and key in self._facts:
+            self._facts[key] = fact
+            return
+        projects = self._hanging_on(key)
+        self._touch_dependents(key, before)
+        self._unhang(projects)
+        self._unindex(key, before)
+        self._facts[key] = fact
+        self._index(key, fact.data)
+        self._hang(projects)
+        self._touch_dependents(key, fact.data)
+
+    def forget(self, key: Key) -> None:
+        """Drop the fact altogether; only for things that no view depends on any more."""
+        self._unindex(key, self._data(key))
+        del self._facts[key]
+
+    def expire_job(self, key: Key) -> None:
+        """The job's `expires_at` has passed: changes no longer touch it."""
+        if job := self.job(key):
+            self._unindex_live(key, job)
+
+    def touch(self, key: Key) -> None:
+        """Mark the tokens that depend on `key`, whose meaning changed with time alone."""
+        self._touch_dependents(key, self._data(key))
+
+    # what is known
+
+    def group(self, root: Root, group: int) -> Group | None:
+        """The group, if it is known in this root namespace."""
+        return cast(Group | None, self._data(group_key(root, group)))
+
+    def project(self, root: Root, project: int) -> Project | None:
+        """The project, if it is known in this root namespace."""
+        return cast(Project | None, self._data(project_key(root, project)))
+
+    def agent(self, root: Root, agent: int) -> Agent | None:
+        """The agent, if it is known in this root namespace."""
+        return cast(Agent | None, self._data(things.agent_key(root, agent)))
+
+    def user(self, user: int) -> User | None:
+        """The user, if a `user.set` came."""
+        return cast(User | None, self._data(things.user_key(user)))
+
+    def job(self, key: Key) -> Job | None:
+        """The job, if it has started."""
+        return cast(Job | None, self._data(key))
+
+    def ended_token(self, root: Root, digest: str) -> EndedToken | None:
+        """The token, if it ended before its job."""
+        return cast(EndedToken | None, self._data(things.token_key(root, digest)))
+
+    def is_removed(self, key: Key) -> bool:
+        """Whether the thing was known and is gone."""
+        fact = self._facts.get(key)
+        return fact is not None and fact.data is None
+
+    def agents_of_project(self, root: Root, project: int) -> list[int]:
+        """The ids of the agents that the project configures, ascending."""
+        return sorted(self._agents_of_project.get(project_key(root, project), ()))
+
+    def memberships(self, scope: Key, user: int) -> list[Member]:
+        """The user's memberships in exactly this group or project."""
+        keys = self._members.get(scope, {}).get(user, ())
+        return [cast(Member, self._facts[key].data) for key in keys]
+
+    def membership_keys(self, scope: Key) -> list[Key]:
+        """The keys of everybody's memberships in exactly this group or project."""
+        return [key for keys in self._members.get(scope, {}).values() for key in keys]
+
+    def chain(self, root: Root, group: int | None) -> tuple[list[int], bool]:
+        """The ids of the group and all above it, nearest first, and whether all are known.
+
+        A chain that runs in a circle counts as not known.
+        """
+        ids: dict[int, None] = {}
+        while group is not None and group not in ids:
+            ids[group] = None
+            known = self.group(root, group)
+            if known is None:
+                return list(ids), False
+            group = known.parent
+        return list(ids), group is None
+
+    def job_of_token(self, digest: str) -> Key | None:
+        """The job that the token belongs or belonged to."""
+        return self._job_of_token.get(digest)
+
+    def tokens(self) -> Iterable[str]:
+        """The digests of all tokens, live and ended."""
+        return self._job_of_token.keys()
+
+    def _data(self, key: Key) -> Thing | None:
+        fact = self._facts.get(key)
+        return fact.data if fact else None
+
+    # what depends on what
+
+    def _touch_dependents(self, key: Key, data: Thing | None) -> None:
+        if isinstance(data, Job):
+            self.touched.add(data.digest)
+        elif isinstance(data, EndedToken):
+            self.touched.add(things.name_of(key))
+        for job in self._dependents(key, data):
+            self.touched.add(cast(Job, self.job(job)).digest)
+
+    def _dependents(self, key: Key, data: Thing | None) -> Iterable[Key]:
+        """The live jobs whose view reads the thing."""
+        match things.kind_of(key):
+            case "group":
+                projects = self._busy_projects.get(key, ())
+                return [job for project in projects for job in self._jobs_of_project[project]]
+            case "project":
+                return self._jobs_of_project.get(key, ())
+            case "member":
+                return self._jobs_of_member(*things.membership_of(key))
+            case "user":
+                return self._jobs_of_user.get(things.id_of(key), ())
+        if isinstance(data, Agent):
+            return self._jobs_of_project.get(_project_of(key, data), ())
+        return ()
+
+    def _jobs_of_member(self, scope: Key, user: int) -> list[Key]:
+        jobs = ((key, self.job(key)) for key in self._jobs_of_user.get(user, ()))
+        return [key for key, job in jobs if job and scope in self.scopes(key, job)]
+
+    def scopes(self, key: Key, job: Job) -> list[Key]:
+        """The job's project and all groups above it: where a membership counts for it."""
+        root = things.root_of(key)
+        project = self.project(root, job.project)
+        groups, _ = self.chain(root, project.group if project else None)
+        return [project_key(root, job.project), *(group_key(root, group) for group in groups)]
+
+    # indexes
+
+    def _index(self, key: Key, data: Thing | None) -> None:
+        match data:
+            case Member():
+                scope, user = things.membership_of(key)
+                self._members[scope].setdefault(user, set()).add(key)
+            case Agent():
+                self._agents_of_project[_project_of(key, data)].add(things.id_of(key))
+            case EndedToken():
+                self._job_of_token[things.name_of(key)] = things.job_key(
+                    things.root_of(key), data.job
+                )
+            case Job():
+                self._job_of_token[data.digest] = key
+                if not data.finished:
+                    self._index_live(key, data)
+
+    def _unindex(self, key: Key, data: Thing | None) -> None:
+        match data:
+            case Member():
+                self._unindex_member(key)
+            case Agent():
+                _discard(self._agents_of_project, _project_of(key, data), things.id_of(key))
+            case EndedToken():
+                del self._job_of_token[things.name_of(key)]
+            case Job():
+                del self._job_of_token[data.digest]
+                self._unindex_live(key, data)
+
+    def _unindex_member(self, key: Key) -> None:
+        scope, user = things.membership_of(key)
+        users = self._members[scope]
+        _discard(users, user, key)
+        if not users:
+            del self._members[scope]
+
+    def _index_live(self, key: Key, job: Job) -> None:
+        project = _project_of(key, job)
+        self._jobs_of_user[job.user].add(key)
+        self._jobs_of_project[project].add(key)
+        self._hang([project])
+
+    def _unindex_live(self, key: Key, job: Job) -> None:
+        project = _project_of(key, job)
+        _discard(self._jobs_of_user, job.user, key)
+        _discard(self._jobs_of_project, project, key)
+        if project not in self._jobs_of_project:
+            self._unhang([project])
+
+    def _hanging_on(self, key: Key) -> list[Key]:
+        """The busy projects whose chain of groups a change of `key` may change."""
+        if things.kind_of(key) == "group":
+            return list(self._busy_projects.get(key, ()))
+        return [key] if key in self._jobs_of_project else []
+
+    def _hang(self, projects: Iterable[Key]) -> None:
+        for project in projects:
+            for group in self._groups_above(project):
+                self._busy_projects[group].add(project)
+
+    def _unhang(self, projects: Iterable[Key]) -> None:
+        for project in projects:
+            for group in self._groups_above(project):
+                _discard(self._busy_projects, group, project)
+
+    def _groups_above(self, key: Key) -> list[Key]:
+        root, project = things.root_of(key), cast(Project | None, self._data(key))
+        groups, _ = self.chain(root, project.group if project else None)
+        return [group_key(root, group) for group in groups]
+
+
+def _project_of(key: Key, data: Agent | Job) -> Key:
+    return project_key(things.root_of(key), data.project)
+
+
+def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
+    """Take `value` out of the index, and the key with its last value: indexes must not grow."""
+    values = index.get(key, set())
+    values.discard(value)
+    if not values:
+        index.pop(key, None)

@@ -1,0 +1,274 @@
+"""One partition's owner: the loop from delivery to acknowledgement.
+
+It claims the partition, loads the checkpoint, catches up from Kafka, rewrites every view and from
+then on applies what is delivered: facts, views, checkpoint, ack, in this order. Redis and Kafka
+errors are retried while the partition grows stale; nothing but a newer claim ends an owner.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import structlog
+from aiokafka.errors import KafkaError
+from redis.exceptions import RedisError
+from tenacity import RetryCallState, retry, retry_if_exception_type, wait_exponential_jitter
+
+from projector.dead_letters import DeadLetter, DeadLetters
+from projector.delivery import Log, Offsets
+from projector.events import Record, Topic
+from projector.projection import Changes, Policy, Projection
+from projector.store import IncompleteCheckpointError, RefusedError, Store
+from projector.views import Version
+
+log = structlog.get_logger()
+
+OUTAGES: Final = (RedisError, KafkaError, OSError, TimeoutError)
+
+QUEUE_SIZE: Final = 10_000
+BATCH_SIZE: Final = 500
+# How long arrivals gather while the owner is busy: some 10,000 events/s instead of 6,000.
+LINGER_S: Final = 0.005
+PROBE_INTERVAL_S: Final = 0.25
+PROBE_TIMEOUT_S: Final = 2.0
+# A delivery that the broker has and Faust does not bring within this time is read directly.
+STALL_S: Final = 2.0
+# Freshness probes whose end offsets are not reached yet; older ones make newer ones pointless.
+MAX_PROBES: Final = 64
+
+
+class Delivered(NamedTuple):
+    """A record from Faust, and how to acknowledge it there."""
+
+    record: Record
+    ack: Callable[[], object]
+
+
+class Probe(NamedTuple):
+    """When everything below `ends` is applied, the partition is fresh as of `moment`."""
+
+    moment: int
+    ends: Offsets
+
+
+def _log_outage(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    if state.attempt_number in (1, 10) or state.attempt_number % 100 == 0:
+        log.warning("outage", what=str(error) or repr(error), attempt=state.attempt_number)
+
+
+outlast = retry(
+    retry=retry_if_exception_type(OUTAGES),
+    wait=wait_exponential_jitter(initial=0.05, max=2.0),
+    before_sleep=_log_outage,
+)
+
+
+class Owner:
+    """Owns one partition from `run` until another claims it or `stop` is called."""
+
+    def __init__(
+        self, partition: int, policy: Policy, store: Store, source: Log, dead_letters: DeadLetters
+    ) -> None:
+        self._partition = partition
+        self._policy = policy
+        self._store = store
+        self._source = source
+        self._dead_letters = dead_letters
+        self._projection = Projection(partition, policy)
+        self._queue: deque[Delivered] = deque()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._next: Offsets = {}
+        self._checkpointed: Offsets = {}
+        self._delivered: Offsets = dict.fromkeys(Topic, 0)
+        self._letters: list[DeadLetter] = []
+        self._probes: deque[Probe] = deque(maxlen=MAX_PROBES)
+        self._now = 0
+        self._behind_since: dict[Topic, float] = {}
+
+    @property
+    def version(self) -> Version:
+        """The version of the last checkpoint."""
+        return self._store.version
+
+    def enqueue(self, delivered: Delivered) -> None:
+        """Take a delivery, at once. When the queue is full it is only noted, to be read later."""
+        record = delivered.record
+        end = self._delivered[record.topic]
+        self._delivered[record.topic] = max(end, record.offset + 1)
+        if len(self._queue) >= QUEUE_SIZE:
+            delivered.ack()
+        else:
+            self._queue.append(delivered)
+            self._wake.set()
+
+    def stop(self) -> None:
+        """Finish the batch at hand, then return from `run`."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Own the partition; returns when stopped or when another owner claimed it."""
+        async with asyncio.TaskGroup() as tasks:
+            probing = tasks.create_task(self._probe())
+            while not self._stopping:
+                try:
+                    await self._own()
+                except RefusedError as refusal:
+                    log.warning("refused", partition=self._partition, reason=str(refusal))
+                    if await self._is_claimed_by_another():
+                        break
+            probing.cancel()
+
+    async def _own(self) -> None:
+        await self._claim()
+        while not self._stopping:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._step()
+
+    @outlast
+    async def _is_claimed_by_another(self) -> bool:
+        return await self._store.is_claimed_by_another()
+
+    # claim
+
+    @outlast
+    async def _claim(self) -> None:
+        self._projection = Projection(self._partition, self._policy)
+        self._letters = []
+        checkpoint = await self._store.claim()
+        beginnings = await self._source.beginnings(self._partition)
+        self._next = beginnings | checkpoint.offsets
+        try:
+            fields = [field async for field in self._store.load(checkpoint)]
+            self._projection.restore(fields)
+        except IncompleteCheckpointError as error:
+            log.warning("checkpoint unusable, reading everything again", reason=str(error))
+            await self._store.clear_facts()
+            self._next = beginnings
+        await self._catch_up(await self._source.ends(self._partition))
+        await self._reconcile()
+        log.info(
+            "claimed", partition=self._partition, epoch=self.version.epoch,
+            facts=len(self._projection.facts), **_named(self._next),
+        )  # fmt: skip
+
+    async def _reconcile(self) -> None:
+        """Rewrite every view: whatever the former owner wrote last, this is what holds."""
+        self._now = await self._store.now()
+        self._projection.advance(self._now)
+        facts = self._projection.take_changes(self._now).facts
+        await self._persist(Changes(self._projection.all_views(self._now), facts))
+
+    # deliveries
+
+    async def _step(self) -> None:
+        taken = await self._take_batch()
+        for delivered in taken:
+            await self._take(delivered.record)
+        await self._read_what_stalls()
+        self._now = max([self._now, *(probe.moment for probe in self._probes)])
+        self._projection.advance(self._now)
+        await self._flush()
+        for delivered in taken:
+            delivered.ack()
+        await self._stamp()
+
+    async def _take_batch(self) -> list[Delivered]:
+        if len(self._queue) > 1:
+            await asyncio.sleep(LINGER_S)
+        taken = [self._queue.popleft() for _ in range(min(BATCH_SIZE, len(self._queue)))]
+        if self._queue:
+            self._wake.set()
+        return taken
+
+    async def _take(self, record: Record) -> None:
+        expected = self._next[record.topic]
+        if record.offset > expected:
+            log.info("gap", partition=self._partition, topic=record.topic,
+                     expected=expected, delivered=record.offset)  # fmt: skip
+            await self._catch_up({record.topic: record.offset})
+        if record.offset == self._next[record.topic]:
+            self._apply(record)
+            self._next[record.topic] = record.offset + 1
+
+    @outlast
+    async def _catch_up(self, ends: Offsets) -> None:
+        """Read and apply everything below `ends` straight from Kafka."""
+        async for progress in self._source.read(self._partition, dict(self._next), ends):
+            for record in progress.records:
+                if record.offset >= self._next[record.topic]:
+                    self._apply(record)
+            self._next |= progress.positions
+
+    def _apply(self, record: Record) -> None:
+        if reason := self._projection.apply(record):
+            log.warning("bad event", topic=record.topic, partition=record.partition,
+                        offset=record.offset, reason=reason)  # fmt: skip
+            self._letters.append(DeadLetter(record, reason))
+
+    async def _read_what_stalls(self) -> None:
+        if not self._probes:
+            return
+        ends, now = self._probes[-1].ends, asyncio.get_running_loop().time()
+        for topic in Topic:
+            if self._next[topic] >= ends[topic]:
+                self._behind_since.pop(topic, None)
+            elif now - self._behind_since.setdefault(topic, now) > STALL_S:
+                log.info("delivery stalled", partition=self._partition, topic=topic,
+                         expected=self._next[topic], end=ends[topic])  # fmt: skip
+                await self._catch_up({topic: ends[topic]})
+
+    async def _flush(self) -> None:
+        changes = self._projection.take_changes(self._now)
+        if changes.views or changes.facts or self._letters or self._next != self._checkpointed:
+            await self._persist(changes)
+
+    @outlast
+    async def _persist(self, changes: Changes) -> None:
+        await self._store.write_views(changes.views)
+        await self._dead_letters.send(self._letters)
+        self._letters = []
+        await self._store.checkpoint(self._next, changes.facts)
+        self._checkpointed = dict(self._next)
+
+    # freshness
+
+    async def _probe(self) -> None:
+        """Ask every quarter second what would make the partition fresh as of now."""
+        while True:
+            try:
+                async with asyncio.timeout(PROBE_TIMEOUT_S):
+                    moment = await self._store.now()
+                    ends = await self._source.ends(self._partition)
+                # A broker may know less than it has delivered (embedded ones do).
+                ends = {topic: max(end, self._delivered[topic]) for topic, end in ends.items()}
+                self._probes.append(Probe(moment, ends))
+                self._wake.set()
+            except OUTAGES as error:
+                log.debug("no probe", partition=self._partition, reason=repr(error))
+            await asyncio.sleep(PROBE_INTERVAL_S)
+
+    async def _stamp(self) -> None:
+        """Declare the partition fresh as of the latest probe whose every event is applied."""
+        reached = None
+        while self._probes and self._is_reached(self._probes[0]):
+            reached = self._probes.popleft()
+        if reached is None:
+            return
+        try:
+            await self._store.stamp(reached.moment)
+        except RedisError as error:
+            log.debug("no stamp", partition=self._partition, reason=repr(error))
+
+    def _is_reached(self, probe: Probe) -> bool:
+        return probe.moment <= self._now and all(
+            self._next[topic] >= end for topic, end in probe.ends.items()
+        )
+
+
+def _named(offsets: Offsets) -> dict[str, int]:
+    return {str(topic): offset for topic, offset in offsets.items()}

@@ -1,0 +1,168 @@
+"""Events in, view writes out: the pure heart of the product, without any I/O.
+
+A view is a function of the facts and the time alone, so any worker that holds the same facts
+writes the same views, and repeating a delivery changes nothing.
+"""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import NamedTuple
+
+import orjson
+
+from projector import events, rules, things
+from projector.events import BadEvent, Event, Record
+from projector.facts import AnyFact, Facts, decode, encode
+from projector.partitioning import partition_of
+from projector.things import EndedToken, Job, Key
+from projector.timers import Timers
+from projector.transitions import changes
+
+
+class View(NamedTuple):
+    """What one token's record is to say from now on; `expires_at` in milliseconds."""
+
+    digest: str
+    job: int
+    status: int
+    body: bytes
+    expires_at: int
+
+
+class Changes(NamedTuple):
+    """What a batch changed: views to write first, then fields of the checkpoint (None: delete)."""
+
+    views: list[View]
+    facts: dict[Key, bytes | None]
+
+
+class Policy(NamedTuple):
+    """The settings that decide what a view says."""
+
+    partitions: int
+    minimum_level: int
+    tombstone_retention_ms: int
+
+
+class Projection:
+    """One partition's facts, and what their changes mean for the views."""
+
+    def __init__(self, partition: int, policy: Policy) -> None:
+        self.facts = Facts()
+        self._partition = partition
+        self._policy = policy
+        self._timers: Timers[Key] = Timers()
+        self._changed: set[Key] = set()
+
+    def restore(self, fields: Iterable[tuple[Key, bytes]]) -> None:
+        """Take over a checkpoint's facts; changes no view."""
+        for key, raw in fields:
+            fact = decode(key, raw)
+            self.facts.put(key, fact)
+            self._timers.set(key, self._next_due(fact))
+        self.facts.touched.clear()
+
+    def apply(self, record: Record) -> str | None:
+        """Apply one record.
+
+        Returns what is wrong with it, where something is. It was applied all the same if it is a
+        revocation whose ids could be read.
+        """
+        try:
+            event = events.decode(record)
+            self._check_place(event, record)
+            for change in changes(self.facts, event, record):
+                self._put(*change)
+        except BadEvent as error:
+            return str(error)
+        return event.complaint
+
+    def advance(self, now: int) -> None:
+        """Do what time alone has made due at `now` (milliseconds)."""
+        for key in self._timers.take_due(now):
+            fact = self.facts.get(key)
+            if fact is not None:
+                self._fall_due(key, fact, now)
+
+    def take_changes(self, now: int) -> Changes:
+        """What has changed since the last call, as of `now` (milliseconds)."""
+        views = [self.view(digest, now) for digest in sorted(self.facts.touched)]
+        fields = {key: self._encoded(key) for key in self._changed}
+        self.facts.touched.clear()
+        self._changed.clear()
+        return Changes(views, fields)
+
+    def all_views(self, now: int) -> list[View]:
+        """Every view and tombstone of the partition that is not expired at `now`."""
+        views = (self.view(digest, now) for digest in self.facts.tokens())
+        return [view for view in views if view.expires_at > now]
+
+    def view(self, digest: str, now: int) -> View:
+        """What the token's record is to say at `now` (milliseconds)."""
+        key = self.facts.job_of_token(digest)
+        if key is None:
+            raise KeyError(digest)
+        ended = self.facts.ended_token(things.root_of(key), digest)
+        if ended is not None:
+            return View(digest, ended.job, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at)
+        job = self.facts.job(key)
+        assert job is not None, key  # noqa: S101  the index holds started jobs only
+        return self._job_view(key, job, now)
+
+    def _put(self, key: Key, fact: AnyFact) -> None:
+        self.facts.put(key, fact)
+        self._changed.add(key)
+        self._timers.set(key, self._next_due(fact))
+
+    def _job_view(self, key: Key, job: Job, now: int) -> View:
+        number = things.id_of(key)
+        if job.finished:
+            return View(job.digest, number, HTTPStatus.UNAUTHORIZED, b"", job.expires_at)
+        status, document = rules.answer(self.facts, key, job, self._policy.minimum_level, now)
+        body = b"" if document is None else orjson.dumps(document)
+        return View(job.digest, number, status, body, job.expires_at)
+
+    def _check_place(self, event: Event, record: Record) -> None:
+        kind = event.kind
+        if record.topic != kind.topic:
+            raise BadEvent(f"{event.type} belongs in the topic {kind.topic}, not in {record.topic}")
+        expected = partition_of(event.root, self._policy.partitions)
+        if not kind.broadcast and expected != record.partition:
+            raise BadEvent(
+                f"partitionkey {event.root} belongs in partition {expected} of "
+                f"{self._policy.partitions}, but the record is in partition {record.partition}; "
+                "use the murmur2 partitioner on the partitionkey"
+            )
+
+    def _encoded(self, key: Key) -> bytes | None:
+        fact = self.facts.get(key)
+        return None if fact is None else encode(fact)
+
+    # time
+
+    def _next_due(self, fact: AnyFact) -> int | None:
+        match fact.data:
+            case None:
+                return self._forget_at(fact)
+            case things.Member(expires_at=expires_at):
+                return expires_at
+            case Job(finished=False, expires_at=expires_at):
+                return expires_at
+            case Job() | EndedToken():
+                return self._forget_at(fact)
+        return None
+
+    def _forget_at(self, fact: AnyFact) -> int:
+        """When nothing can need a removed or ended thing any more."""
+        expires_at = fact.data.expires_at if isinstance(fact.data, Job | EndedToken) else 0
+        return max(expires_at, fact.timestamp + self._policy.tombstone_retention_ms)
+
+    def _fall_due(self, key: Key, fact: AnyFact, now: int) -> None:
+        if isinstance(fact.data, things.Member):
+            self.facts.touch(key)
+        elif self._forget_at(fact) <= now:
+            self.facts.forget(key)
+            self._changed.add(key)
+        else:
+            self.facts.expire_job(key)
+            self._timers.set(key, self._forget_at(fact))

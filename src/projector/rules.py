@@ -1,0 +1,120 @@
+"""Which agents a job may use: a pure function of the facts and the time.
+
+The rules are GitLab's (`GET /api/v4/job/allowed_agents`), with the Developer rule of the request
+that this product began as. A candidate is one way for an agent to reach the job's project; the
+first per agent wins and there is no falling back to another.
+"""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from itertools import chain
+from typing import Any, Final, NamedTuple
+
+from projector import things
+from projector.events import ROLES
+from projector.facts import Facts
+from projector.things import Job, Key, Root
+from projector.views import AllowedAgent, AllowedAgents, Refusal
+
+# GitLab: doc/api/jobs.md, `roles_in_project`. The other levels of ROLES have no name there.
+NAMED_ROLES: Final = ("guest", "planner", "reporter", "developer", "maintainer", "owner")
+# GitLab: lib/gitlab/auth/user_access_denied_reason.rb.
+BLOCKED: Final = "403 Forbidden - Your account has been blocked."
+UNAVAILABLE: Final = "503 Service Unavailable"
+
+
+class Answer(NamedTuple):
+    """What a lookup gets; 401 has no document."""
+
+    status: HTTPStatus
+    document: AllowedAgents | Refusal | None = None
+
+
+class Candidate(NamedTuple):
+    """One way for an agent to reach the job's project, before any filter."""
+
+    agent: int
+    config_project: int
+    configuration: dict[str, Any]
+
+
+def answer(facts: Facts, key: Key, job: Job, minimum_level: int, now: int) -> Answer:
+    """The answer for the live token of `job` at `now` (milliseconds)."""
+    root = things.root_of(key)
+    if facts.is_removed(things.project_key(root, job.project)):
+        return Answer(HTTPStatus.UNAUTHORIZED)
+    if gap := _unknown(facts, root, job):
+        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, {"message": UNAVAILABLE, "reason": gap})
+    user = facts.user(job.user)
+    if user and user.state != "active":
+        return Answer(HTTPStatus.FORBIDDEN, {"message": BLOCKED})
+    return Answer(HTTPStatus.OK, _document(facts, key, job, minimum_level, now))
+
+
+def access_level(facts: Facts, key: Key, job: Job, now: int) -> int:
+    """The user's level in the job's project: the highest membership there or in a group above."""
+    memberships = (facts.memberships(scope, job.user) for scope in facts.scopes(key, job))
+    return max((m.level for m in chain(*memberships) if m.counts(now)), default=0)
+
+
+def candidates(facts: Facts, root: Root, job: Job) -> Iterable[Candidate]:
+    """Every way for an agent to reach the job's project, the one that wins first.
+
+    GitLab: app/finders/clusters/agents/authorizations/ci_access/finder.rb.
+    """
+    sources = (_own_agents(facts, root, job),)
+    first: dict[int, Candidate] = {}
+    for candidate in chain(*sources):
+        first.setdefault(candidate.agent, candidate)
+    return first.values()
+
+
+def _own_agents(facts: Facts, root: Root, job: Job) -> Iterable[Candidate]:
+    for agent in facts.agents_of_project(root, job.project):
+        yield Candidate(agent, job.project, {})
+
+
+def _unknown(facts: Facts, root: Root, job: Job) -> str | None:
+    project = facts.project(root, job.project)
+    if project is None:
+        return f"project {job.project} is not known yet"
+    groups, complete = facts.chain(root, project.group)
+    return None if complete else f"group {groups[-1]} above project {job.project} is not known yet"
+
+
+def _document(facts: Facts, key: Key, job: Job, minimum_level: int, now: int) -> AllowedAgents:
+    root = things.root_of(key)
+    level = access_level(facts, key, job, now)
+    allowed = candidates(facts, root, job) if level >= minimum_level else ()
+    document: AllowedAgents = {
+        "allowed_agents": [_allowed(candidate) for candidate in allowed],
+        "job": {"id": things.id_of(key)},
+        "pipeline": {"id": job.pipeline},
+        "project": {"id": job.project, "groups": [{"id": g} for g in _groups(facts, root, job)]},
+        "user": {
+            "id": job.user,
+            "username": _username(facts, job),
+            "roles_in_project": [name for name in NAMED_ROLES if ROLES[name] <= level],
+        },
+    }
+    if job.environment:
+        document["environment"] = {"slug": job.environment.slug, "tier": job.environment.tier}
+    return document
+
+
+def _allowed(candidate: Candidate) -> AllowedAgent:
+    return {
+        "id": candidate.agent,
+        "config_project": {"id": candidate.config_project},
+        "configuration": candidate.configuration,
+    }
+
+
+def _groups(facts: Facts, root: Root, job: Job) -> list[int]:
+    project = facts.project(root, job.project)
+    return facts.chain(root, project.group if project else None)[0]
+
+
+def _username(facts: Facts, job: Job) -> str:
+    user = facts.user(job.user)
+    return user.username if user else job.username

@@ -1,0 +1,135 @@
+"""Every setting, read once from environment variables with the prefix `PROJECTOR_`."""
+
+import difflib
+import os
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from projector.events import ROLES
+from projector.views import MAX_PARTITIONS
+
+PREFIX = "PROJECTOR_"
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message names every wrong variable and says why."""
+
+
+class Settings(BaseSettings):
+    """The settings of every command. Durations are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True)
+
+    kafka: str = Field("127.0.0.1:9092", description="Kafka brokers, `host:port`, comma-separated")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="Redis or Valkey: `redis://`, `rediss://`, `unix://`"
+    )
+    partitions: int = Field(
+        16, ge=1, le=MAX_PARTITIONS, description="partitions per topic, when `topics` creates them"
+    )
+    replication_factor: int = Field(
+        -1, ge=-1, description="copies per topic, when `topics` creates them; -1: the broker's default"
+    )
+    topic_prefix: str = Field(
+        "", pattern=r"^[a-zA-Z0-9._-]{0,200}$", description="put before every topic's name"
+    )
+    max_staleness: Seconds = Field(
+        10.0, description="an answer is never older than this; beyond it lookups get 503"
+    )
+    miss_grace: Seconds = Field(
+        1.0, description="how long an unknown token may wait for the proof that it is unknown"
+    )
+    max_waiting: int = Field(
+        1000, ge=1, description="unknown tokens that may wait at once in one API process"
+    )
+    minimum_role: Literal[
+        "none", "minimal_access", "guest", "planner", "reporter",
+        "security_manager", "developer", "maintainer", "owner",
+    ] = Field("developer", description="the role a job's user needs; `none`: GitLab's own behaviour")  # fmt: skip
+    tombstone_retention: Seconds = Field(
+        7 * 24 * 3600.0, description="how long removed things keep late events out"
+    )
+    web_port: int = Field(
+        0, ge=0, le=65535, description="port of the worker's own web page; 0: a free one"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least severe message to log"
+    )
+
+    @field_validator("kafka")
+    @classmethod
+    def _host_and_port(cls, brokers: str) -> str:
+        for broker in brokers.split(","):
+            host, _, port = broker.strip().rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ValueError("must be host:port, comma-separated for more than one broker")
+        return brokers
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_scheme(cls, url: str) -> str:
+        if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment; `SettingsError` names each variable that is wrong or unknown."""
+        try:
+            settings = cls()
+        except ValidationError as error:
+            raise SettingsError("\n".join(_sentence(e) for e in error.errors())) from None
+        unknown = [name for name in os.environ if _is_unknown(name)]
+        if unknown:
+            raise SettingsError("\n".join(map(_suggestion, unknown)))
+        return settings
+
+    @property
+    def brokers(self) -> list[str]:
+        """The Kafka brokers, each `host:port`."""
+        return [broker.strip() for broker in self.kafka.split(",")]
+
+    @property
+    def redis_place(self) -> str:
+        """Where Redis is, without its password: for messages."""
+        parts = urlsplit(self.redis_url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    @property
+    def minimum_level(self) -> int:
+        """The access level that a job's user needs at least; 0 for `none`."""
+        return ROLES.get(self.minimum_role, 0)
+
+    @property
+    def tombstone_retention_ms(self) -> int:
+        """`tombstone_retention` in milliseconds."""
+        return int(self.tombstone_retention * 1000)
+
+    def topic(self, name: str) -> str:
+        """The topic's name in Kafka."""
+        return self.topic_prefix + name
+
+
+def variable(field: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + field.upper()
+
+
+def _is_unknown(name: str) -> bool:
+    return name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields
+
+
+def _suggestion(name: str) -> str:
+    known = [variable(field) for field in Settings.model_fields]
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _sentence(error: object) -> str:
+    assert isinstance(error, dict)  # noqa: S101
+    reason = error["msg"].removeprefix("Value error, ")
+    return f"{variable(str(error['loc'][0]))}: {reason[0].lower()}{reason[1:]}"

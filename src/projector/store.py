@@ -1,0 +1,233 @@
+"""Redis, as one partition's owner writes it: claim, views, checkpoint, stamp.
+
+Every write carries the owner's claim. A script refuses what a newer claim has overtaken, and takes
+its own retry for the success that it was (clients repeat scripts whose answer got lost).
+"""
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Final, NamedTuple, TypeVar
+
+from redis.asyncio import Redis
+
+from projector import views
+from projector.events import Topic
+from projector.projection import View
+from projector.things import Key
+from projector.views import Version
+
+T = TypeVar("T")
+
+# 1,000 keys in one script block the server for some 7 ms; lookups must not wait that long.
+VIEWS_PER_CALL: Final = 100
+FIELDS_PER_CALL: Final = 1000
+
+# The names of the partition hash's fields stand here and in docs/redis.md.
+# KEYS: partition hash. ARGV: owner.
+# The clock keeps the epoch rising even after FLUSHALL took the stored one away.
+CLAIM: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local stored = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+local epoch = math.max(stored + 1, now)
+redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch), 'owner', ARGV[1])
+return string.format('%.0f', epoch)
+"""
+
+# KEYS: token records. ARGV: version, then (record, expiry in ms) per key. Returns the refused.
+WRITE_VIEWS: Final = """
+local refused = 0
+for i, key in ipairs(KEYS) do
+  local stored = redis.call('GETRANGE', key, 9, 33)
+  if stored > ARGV[1] then
+    refused = refused + 1
+  else
+    redis.call('SET', key, ARGV[2 * i], 'PXAT', ARGV[2 * i + 1])
+  end
+end
+return refused
+"""
+
+# What the two scripts below begin with. KEYS[1]: partition hash. ARGV: epoch, owner, revision.
+_CLAIMED: Final = """
+local held = redis.call('HMGET', KEYS[1], 'epoch', 'owner', 'revision')
+if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then return 'claim' end
+local revision = held[3] or '0'
+"""
+
+# KEYS: partition hash, facts hash. ARGV: epoch, owner, previous revision, new revision, number of
+# offsets, (topic, offset)..., number of facts set, (field, fact)..., fields deleted...
+CHECKPOINT: Final = (
+    _CLAIMED
+    + """
+if revision == ARGV[4] then return 'ok' end
+if revision ~= ARGV[3] then return 'revision' end
+local at = 6
+for _ = 1, ARGV[5] do
+  redis.call('HSET', KEYS[1], 'offset:' .. ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+local sets = tonumber(ARGV[at])
+at = at + 1
+for _ = 1, sets do
+  redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+for i = at, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end
+redis.call('HSET', KEYS[1], 'revision', ARGV[4], 'facts', redis.call('HLEN', KEYS[2]))
+return 'ok'
+"""
+)
+
+# KEYS: partition hash. ARGV: epoch, owner, revision, T0 in ms.
+STAMP: Final = (
+    _CLAIMED
+    + """
+if revision ~= ARGV[3] then return 'revision' end
+redis.call('HSET', KEYS[1], 'stamp', ARGV[4], 'stamp_epoch', ARGV[1])
+return 'ok'
+"""
+)
+
+
+class RefusedError(Exception):
+    """Redis holds a newer claim, or no longer what this owner wrote last."""
+
+
+class IncompleteCheckpointError(Exception):
+    """The facts in Redis are not as many as were written."""
+
+
+class Checkpoint(NamedTuple):
+    """Where the last owner stopped: the next offset of each topic; empty if there was none."""
+
+    revision: int
+    offsets: dict[Topic, int]
+    facts: int
+
+
+class Store:
+    """One partition in Redis, for one owner."""
+
+    def __init__(self, redis: Redis, partition: int, owner: str) -> None:
+        self._redis = redis
+        self._partition = partition
+        self._owner = owner
+        self._epoch = 0
+        self._revision = 0
+        self._hash = views.partition_key(partition)
+        self._facts = views.facts_key(partition)
+        self._claim = redis.register_script(CLAIM)
+        self._write_views = redis.register_script(WRITE_VIEWS)
+        self._checkpoint = redis.register_script(CHECKPOINT)
+        self._stamp = redis.register_script(STAMP)
+
+    @property
+    def version(self) -> Version:
+        """The version that the last checkpoint made valid."""
+        return Version(self._epoch, self._revision)
+
+    async def claim(self) -> Checkpoint:
+        """Become the partition's owner under a new epoch; what the last one left."""
+        self._epoch = int(await self._claim(keys=[self._hash], args=[self._owner]))
+        held = await self._redis.hgetall(self._hash)
+        fields = {name.decode(): value for name, value in held.items()}
+        self._revision = int(fields.get("revision", 0))
+        offsets = {t: int(fields[f"offset:{t}"]) for t in Topic if f"offset:{t}" in fields}
+        return Checkpoint(self._revision, offsets, int(fields.get("facts", 0)))
+
+    async def is_claimed_by_another(self) -> bool:
+        """Whether a newer claim holds the partition; not so if the claim is only gone."""
+        epoch, owner = await self._redis.hmget(self._hash, ["epoch", "owner"])
+        return int(epoch or 0) >= self._epoch and owner != self._owner.encode()
+
+    async def load(self, checkpoint: Checkpoint) -> AsyncIterator[tuple[Key, bytes]]:
+        """The checkpoint's facts; `IncompleteCheckpointError` at the end if some are missing."""
+        seen: set[bytes] = set()
+        async for field, value in self._redis.hscan_iter(self._facts, count=FIELDS_PER_CALL):
+            if field not in seen:
+                seen.add(field)
+                yield Key(field.decode()), value
+        if len(seen) != checkpoint.facts:
+            raise IncompleteCheckpointError(
+                f"{self._facts} has {len(seen)} facts where {checkpoint.facts} were written"
+            )
+
+    async def clear_facts(self) -> None:
+        """Drop a checkpoint that cannot be used; the facts come from Kafka again."""
+        await self._redis.unlink(self._facts)
+
+    async def write_views(self, changed: Iterable[View]) -> None:
+        """Write views under the next revision, before the checkpoint that makes it valid.
+
+        Raises `RefusedError` if a newer claim has written any of them.
+        """
+        version = Version(self._epoch, self._revision + 1)
+        for chunk in _chunks(changed, VIEWS_PER_CALL):
+            await self._write_jobs(chunk)
+            args: list[bytes | int | str] = [str(version)]
+            for view in chunk:
+                record = views.Record(view.status, self._partition, version, view.body)
+                args += [record.encode(), view.expires_at]
+            keys = [views.token_key(view.digest) for view in chunk]
+            if refused := await self._write_views(keys=keys, args=args):
+                raise RefusedError(f"{refused} views of partition {self._partition} are newer")
+
+    async def checkpoint(
+        self, offsets: Mapping[Topic, int], facts: Mapping[Key, bytes | None]
+    ) -> None:
+        """Make the next revision valid: facts that changed, then the next offset of each topic.
+
+        Many facts go in several steps, the offsets with the last; facts ahead of the offsets do
+        no harm, since each keeps the offset that it stands for.
+        Raises `RefusedError` if the claim is no longer this owner's or the revision not its last.
+        """
+        chunks = list(_chunks(facts.items(), FIELDS_PER_CALL)) or [[]]
+        for chunk in chunks[:-1]:
+            await self._checkpoint_step({}, chunk)
+        await self._checkpoint_step(offsets, chunks[-1])
+
+    async def _checkpoint_step(
+        self, offsets: Mapping[Topic, int], facts: list[tuple[Key, bytes | None]]
+    ) -> None:
+        sets = [(key, value) for key, value in facts if value is not None]
+        deletes = [key for key, value in facts if value is None]
+        args = [self._epoch, self._owner, self._revision, self._revision + 1]
+        args += [len(offsets), *_flat(offsets.items()), len(sets), *_flat(sets), *deletes]
+        self._check(await self._checkpoint(keys=[self._hash, self._facts], args=args))
+        self._revision += 1
+
+    async def stamp(self, moment: int) -> None:
+        """Declare the partition fresh as of `moment` (milliseconds of Redis TIME)."""
+        args = [self._epoch, self._owner, self._revision, moment]
+        self._check(await self._stamp(keys=[self._hash], args=args))
+
+    async def now(self) -> int:
+        """Redis TIME in milliseconds."""
+        return await redis_time(self._redis)
+
+    async def _write_jobs(self, chunk: list[View]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for view in chunk:
+                pipe.set(views.job_key(view.job), view.digest, pxat=view.expires_at)
+            await pipe.execute()
+
+    def _check(self, outcome: bytes) -> None:
+        if outcome != b"ok":
+            raise RefusedError(f"partition {self._partition}: another {outcome.decode()} is in Redis")
+
+
+async def redis_time(redis: Redis) -> int:
+    """Redis TIME in milliseconds."""
+    seconds, microseconds = await redis.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def _flat(pairs: Iterable[tuple[object, object]]) -> list[object]:
+    return [part for pair in pairs for part in pair]

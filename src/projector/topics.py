@@ -1,0 +1,130 @@
+"""The topics in Kafka: created, or checked before anything relies on them."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from projector.events import DEAD_LETTERS, Topic
+from projector.settings import Settings, variable
+
+_DAYS_MS: Final = 24 * 3600 * 1000
+_MIB: Final = 1024 * 1024
+
+CONFIGS: Final[dict[str, dict[str, str]]] = {
+    Topic.MEMBERSHIP: {"retention.ms": "-1", "max.message.bytes": str(2 * _MIB)},
+    Topic.AGENT_CONFIG: {"retention.ms": "-1", "max.message.bytes": str(2 * _MIB)},
+    Topic.JOB_LIFECYCLE: {"retention.ms": str(60 * _DAYS_MS), "max.message.bytes": str(2 * _MIB)},
+    DEAD_LETTERS: {"retention.ms": "-1", "max.message.bytes": str(4 * _MIB)},
+}
+
+
+class MissingTopicsError(Exception):
+    """Topics do not exist yet."""
+
+
+class UnusableTopicsError(Exception):
+    """Topics exist, but the projection would be wrong on them."""
+
+
+async def create(settings: Settings) -> dict[str, int]:
+    """Create what is missing, check everything; the partitions of each topic.
+
+    Topics that exist decide the number of partitions of those created beside them.
+    Raises `UnusableTopicsError` and `KafkaError`.
+    """
+    async with _admin(settings) as admin:
+        existing = await _partitions(admin, settings)
+        _check_counts(settings, existing)
+        count = next((existing[topic] for topic in Topic if topic in existing), settings.partitions)
+        missing = [name for name in CONFIGS if name not in existing]
+        await _create(admin, settings, missing, count)
+    return await check(settings)
+
+
+async def check(settings: Settings) -> dict[str, int]:
+    """The partitions of each topic.
+
+    Raises `MissingTopicsError`, `UnusableTopicsError` and `KafkaError`.
+    """
+    async with _admin(settings) as admin:
+        existing = await _partitions(admin, settings)
+        missing = [settings.topic(name) for name in CONFIGS if name not in existing]
+        if missing:
+            raise MissingTopicsError(
+                f"missing in Kafka at {settings.kafka}: {', '.join(missing)}; "
+                "create them with `projector topics`"
+            )
+        _check_counts(settings, existing)
+        await _check_cleanup(admin, settings)
+    return existing
+
+
+@asynccontextmanager
+async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=settings.brokers, request_timeout_ms=10_000)
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _partitions(admin: AIOKafkaAdminClient, settings: Settings) -> dict[str, int]:
+    names = {settings.topic(name): name for name in CONFIGS}
+    described = await admin.describe_topics(list(names))
+    return {
+        names[topic["topic"]]: len(topic["partitions"])
+        for topic in described
+        if topic["error_code"] == 0
+    }
+
+
+async def _create(
+    admin: AIOKafkaAdminClient, settings: Settings, names: list[str], count: int
+) -> None:
+    if not names:
+        return
+    topics = [
+        NewTopic(
+            settings.topic(name),
+            num_partitions=1 if name == DEAD_LETTERS else count,
+            replication_factor=settings.replication_factor,
+            topic_configs={"cleanup.policy": "delete", **CONFIGS[name]},
+        )
+        for name in names
+    ]
+    response = await admin.create_topics(topics)
+    for name, code, *_ in response.topic_errors:
+        error = for_code(code)
+        if code and error is not TopicAlreadyExistsError:
+            raise UnusableTopicsError(f"Kafka refused to create the topic {name}: {error.__name__}")
+
+
+def _check_counts(settings: Settings, existing: Mapping[str, int]) -> None:
+    counts = {topic: existing[topic] for topic in Topic if topic in existing}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{settings.topic(name)} {count}" for name, count in counts.items())
+        raise UnusableTopicsError(
+            f"the topics must have the same number of partitions, but have: {listed}. Events of "
+            "one root namespace would not meet. Create new topics under another "
+            f"{variable('topic_prefix')} and feed them anew"
+        )
+
+
+async def _check_cleanup(admin: AIOKafkaAdminClient, settings: Settings) -> None:
+    resources = [ConfigResource(ConfigResourceType.TOPIC, settings.topic(name)) for name in Topic]
+    for response in await admin.describe_configs(resources):
+        for _code, _message, _type, name, entries in response.resources:
+            if "compact" in _value(entries, "cleanup.policy"):
+                raise UnusableTopicsError(
+                    f"the topic {name} has cleanup.policy=compact: the key is the root namespace, "
+                    "so compaction would erase facts. Set cleanup.policy=delete"
+                )
+
+
+def _value(entries: list[Any], name: str) -> str:
+    return next((str(entry[1]) for entry in entries if entry[0] == name), "")

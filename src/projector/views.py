@@ -1,0 +1,139 @@
+"""The Redis contract: every key, and the record that answers one token's lookups.
+
+The read side imports this module alone. Names and widths here are public: operators and other
+languages read them.
+"""
+
+from typing import Any, Final, NamedTuple, NotRequired, Self
+
+from typing_extensions import TypedDict
+
+PREFIX: Final = "allowed-agents"
+PARTITIONS_KEY: Final = f"{PREFIX}:partitions"
+MAX_PARTITIONS: Final = 10_000
+
+
+def token_key(digest: str) -> str:
+    """The record of the token with this SHA-256 (lower-case hex)."""
+    return f"{PREFIX}:token:{digest}"
+
+
+def job_key(job: int) -> str:
+    """The digest of the job's token."""
+    return f"{PREFIX}:job:{job}"
+
+
+def partition_key(partition: int) -> str:
+    """The partition's claim, revision, offsets and stamp. Shares its slot with `facts_key`."""
+    return f"{PREFIX}:partition:{{{partition}}}"
+
+
+def facts_key(partition: int) -> str:
+    """The partition's checkpoint: one field per thing."""
+    return f"{PREFIX}:facts:{{{partition}}}"
+
+
+class Version(NamedTuple):
+    """How new a record is. Text of fixed width, so that newer compares as greater."""
+
+    epoch: int
+    revision: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch:012x} {self.revision:012x}"
+
+
+class Record(NamedTuple):
+    """What stands under a token: `200 0003 01a0c5e2f3b1 00000000a3f1 ` and the body to send."""
+
+    status: int
+    partition: int
+    version: Version
+    body: bytes
+
+    def encode(self) -> bytes:
+        """The stored bytes."""
+        return f"{self.status:03} {self.partition:04} {self.version} ".encode() + self.body
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Self:
+        """Read the stored bytes; ValueError where they are no record."""
+        if len(raw) < HEADER_WIDTH or raw[HEADER_WIDTH - 1 : HEADER_WIDTH] != b" ":
+            raise ValueError("not a view record")
+        version = Version(int(raw[9:21], 16), int(raw[22:34], 16))
+        return cls(int(raw[0:3]), int(raw[4:8]), version, raw[HEADER_WIDTH:])
+
+
+HEADER_WIDTH: Final = 35
+
+
+class ConfigProject(TypedDict):
+    """The project that configures an agent."""
+
+    id: int
+
+
+class AllowedAgent(TypedDict):
+    """An agent that the token's job may use, with the entry that grants it."""
+
+    id: int
+    config_project: ConfigProject
+    configuration: dict[str, Any]
+
+
+class JobPart(TypedDict):
+    """The token's job."""
+
+    id: int
+
+
+class PipelinePart(TypedDict):
+    """The job's pipeline."""
+
+    id: int
+
+
+class GroupPart(TypedDict):
+    """A group above the job's project."""
+
+    id: int
+
+
+class ProjectPart(TypedDict):
+    """The job's project and the groups above it, nearest first."""
+
+    id: int
+    groups: list[GroupPart]
+
+
+class UserPart(TypedDict):
+    """The job's user, and every role up to the user's own in the job's project."""
+
+    id: int
+    username: str
+    roles_in_project: list[str]
+
+
+class EnvironmentPart(TypedDict):
+    """The environment that the job deploys to."""
+
+    slug: str
+    tier: str
+
+
+class AllowedAgents(TypedDict):
+    """Which cluster agents the job token may use, and in whose name."""
+
+    allowed_agents: list[AllowedAgent]
+    job: JobPart
+    pipeline: PipelinePart
+    project: ProjectPart
+    user: UserPart
+    environment: NotRequired[EnvironmentPart]
+
+
+class Refusal(TypedDict):
+    """Why there is no list; `reason` only where trying again may help."""
+
+    message: str
+    reason: NotRequired[str]

@@ -1,0 +1,209 @@
+"""The worker: Faust delivers, owners own. Wiring only."""
+
+import asyncio
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+from uuid import uuid4
+
+import faust
+import structlog
+from redis.asyncio import Redis
+from tenacity import RetryCallState, retry, retry_if_exception_type, wait_exponential
+
+from projector import connections, topics, views
+from projector.dead_letters import DeadLetters
+from projector.delivery import Log
+from projector.events import Record, Topic
+from projector.owner import OUTAGES, Owner
+from projector.owners import Owners
+from projector.projection import Policy
+from projector.settings import Settings, variable
+from projector.store import Store
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+# A frozen broker can hang Faust's shutdown for minutes; checkpoints make a hard exit safe.
+HARD_EXIT_S: Final = 15.0
+SESSION_TIMEOUT_S: Final = 10.0
+HEARTBEAT_S: Final = 3.0
+
+
+class NotCopartitionedError(Exception):
+    """An assignment gave this worker a partition of one topic but not of the others."""
+
+
+class ChangedPartitionsError(Exception):
+    """The topics have another number of partitions than the views were written for."""
+
+
+async def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT; raises what makes going on impossible."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    working = asyncio.create_task(_work(settings))
+    stopping = asyncio.create_task(stopped.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if stopped.is_set():
+        loop.call_later(HARD_EXIT_S, _exit_hard)
+        working.cancel()
+    try:
+        await working
+    except asyncio.CancelledError:
+        log.info("stopped")
+
+
+async def _work(settings: Settings) -> None:
+    async with _connected(settings) as new_owner:
+        owners = Owners(new_owner)
+        async with _delivering(settings, owners) as app:
+            while not app.should_stop:
+                await asyncio.wait({owners.failed}, timeout=0.5)
+                if owners.failed.done():
+                    owners.failed.result()
+            raise RuntimeError("Faust stopped by itself; its log says why")
+
+
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[Callable[[int], Owner]]:
+    """Everything that an owner works with, once Redis and Kafka can be reached."""
+    redis = connections.redis(settings)
+    await _outlast("Redis", settings.redis_place, redis.ping)
+    found = await _outlast("Kafka", settings.kafka, lambda: topics.check(settings))
+    partitions = found[Topic.MEMBERSHIP]
+    await _outlast("Redis", settings.redis_place, lambda: _agree(redis, settings, partitions))
+    source, dead_letters = Log(settings), DeadLetters(settings)
+    policy = Policy(partitions, settings.minimum_level, settings.tombstone_retention_ms)
+    identity = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+    try:
+        await _outlast("Kafka", settings.kafka, source.start)
+        await _outlast("Kafka", settings.kafka, dead_letters.start)
+        yield lambda partition: Owner(
+            partition, policy, Store(redis, partition, identity), source, dead_letters
+        )
+    finally:
+        await dead_letters.stop()
+        await source.stop()
+        await redis.aclose()
+
+
+@asynccontextmanager
+async def _delivering(settings: Settings, owners: Owners) -> AsyncIterator[Any]:
+    app = create_app(settings, owners)
+    try:
+        await app.start()
+        yield app
+    finally:
+        await owners.stop()
+        await app.stop()
+
+
+def create_app(settings: Settings, owners: Owners) -> Any:
+    """The Faust app: one agent per topic that only enqueues, and the assignment's signal."""
+    app = faust.App(
+        id=settings.topic("projector"),
+        broker=[f"kafka://{broker}" for broker in settings.brokers],
+        store="memory://",
+        datadir=tempfile.mkdtemp(prefix="projector-"),
+        # 0 would assign partitions round robin: the three topics would not be co-partitioned.
+        table_standby_replicas=1,
+        topic_disable_leader=True,
+        web_tables_enabled=False,
+        web_host="127.0.0.1",
+        web_port=settings.web_port or _free_port(),
+        # Unacknowledged events would block the next rebalance; the checkpoint decides, not acks.
+        stream_wait_empty=False,
+        broker_session_timeout=SESSION_TIMEOUT_S,
+        broker_heartbeat_interval=HEARTBEAT_S,
+        consumer_auto_offset_reset="earliest",
+    )
+    for topic in Topic:
+        source = app.topic(
+            settings.topic(topic), key_serializer="raw", value_serializer="raw", internal=False
+        )
+        app.agent(source, name=f"enqueue-{topic}")(_enqueue(topic, owners))
+
+    @app.on_partitions_assigned.connect
+    async def assign(_app: Any, assigned: set[Any], **_: Any) -> None:
+        owners.assign(copartitioned(assigned, settings))
+
+    return app
+
+
+def copartitioned(assigned: set[Any], settings: Settings) -> frozenset[int]:
+    """The partitions assigned, the same of each topic; raises `NotCopartitionedError` if not."""
+    by_topic = {
+        topic: frozenset(tp.partition for tp in assigned if tp.topic == settings.topic(topic))
+        for topic in Topic
+    }
+    if len(set(by_topic.values())) != 1:
+        listed = {str(topic): sorted(partitions) for topic, partitions in by_topic.items()}
+        raise NotCopartitionedError(f"assigned {listed}; all topics must have the same partitions")
+    return by_topic[Topic.MEMBERSHIP]
+
+
+def _enqueue(topic: Topic, owners: Owners) -> Callable[[Any], Awaitable[None]]:
+    async def enqueue(stream: Any) -> None:
+        async for event in stream.noack().events():
+            owners.enqueue(_record(topic, event.message), event.ack)
+
+    return enqueue
+
+
+def _record(topic: Topic, message: Any) -> Record:
+    headers = message.headers or ()
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    milliseconds = round((message.timestamp or 0) * 1000)
+    return Record(
+        topic, message.partition, message.offset, milliseconds,
+        message.key, message.value, tuple(pairs),
+    )  # fmt: skip
+
+
+async def _agree(redis: Redis, settings: Settings, partitions: int) -> None:
+    """Hold the number of partitions in Redis against Kafka's; set it where it is missing."""
+    await redis.set(views.PARTITIONS_KEY, partitions, nx=True)
+    stored = int(await redis.get(views.PARTITIONS_KEY))
+    if stored != partitions:
+        raise ChangedPartitionsError(
+            f"the topics in Kafka at {settings.kafka} have {partitions} partitions, but the views "
+            f"in Redis at {settings.redis_place} were written for {stored}. Create new topics under "
+            f"another {variable('topic_prefix')}, feed them anew, and use an empty Redis database"
+        )
+
+
+async def _outlast(name: str, place: str, reach: Callable[[], Awaitable[T]]) -> T:
+    """Try until `name` answers, and say which one does not and where."""
+
+    def complain(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.warning(
+            f"{name} is not ready, trying again", place=place, reason=str(error) or repr(error)
+        )
+
+    trying = retry(
+        retry=retry_if_exception_type((*OUTAGES, topics.MissingTopicsError)),
+        wait=wait_exponential(multiplier=0.25, max=5),
+        before_sleep=complain,
+    )
+    return await trying(reach)()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _exit_hard() -> None:
+    log.error("hard exit", reason="a clean stop took too long; the checkpoint is safe")
+    os._exit(1)
