@@ -422,7 +422,5 @@ def _known_type(name: str) -> str:
     """The type without its reverse-DNS prefix: `com.example.job.started` is `job.started`."""
     short = ".".join(name.split(".")[-2:])
     if short not in KINDS:
-        raise BadEvent(
-            f"unknown type {redaction.text(name[:100])!r}; known are {', '.join(KINDS)}"
-        )
+        raise BadEvent(f"unknown type {redaction.text(name[:100])!r}; known are {', '.join(KINDS)}")
     return short

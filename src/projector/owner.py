@@ -11,20 +11,17 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import structlog
-from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
-from tenacity import RetryCallState, retry, retry_if_exception_type, wait_exponential_jitter
 
 from projector.dead_letters import DeadLetter, DeadLetters
 from projector.delivery import Log, Offsets
 from projector.events import Record, Topic
+from projector.outages import OUTAGES, outlast
 from projector.projection import Changes, Policy, Projection
 from projector.store import IncompleteCheckpointError, RefusedError, Store
 from projector.views import Version
 
 log = structlog.get_logger()
-
-OUTAGES: Final = (RedisError, KafkaError, OSError, TimeoutError)
 
 QUEUE_SIZE: Final = 10_000
 BATCH_SIZE: Final = 500
@@ -50,19 +47,6 @@ class Probe(NamedTuple):
 
     moment: int
     ends: Offsets
-
-
-def _log_outage(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    if state.attempt_number in (1, 10) or state.attempt_number % 100 == 0:
-        log.warning("outage", what=str(error) or repr(error), attempt=state.attempt_number)
-
-
-outlast = retry(
-    retry=retry_if_exception_type(OUTAGES),
-    wait=wait_exponential_jitter(initial=0.05, max=2.0),
-    before_sleep=_log_outage,
-)
 
 
 class Owner:

@@ -33,7 +33,9 @@ def secret_in(value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> st
             return f"header {text(name)}"
     if value is None or not _SUSPICIOUS.search(value):
         return None
-    return next((path for path, name, leaf in _leaves(_parsed(value)) if _is_secret(name, leaf)), None)
+    return next(
+        (path for path, name, leaf in _leaves(_parsed(value)) if _is_secret(name, leaf)), None
+    )
 
 
 def nesting(tree: object) -> int:
@@ -61,14 +63,19 @@ def value(original: bytes | None) -> bytes | None:
 def headers(original: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, bytes], ...]:
     """What may be kept of a record's headers."""
     return tuple(
-        (text(name), text(_blotted(name.removeprefix("ce_"), content.decode(errors="replace"))).encode())
+        (
+            text(name),
+            text(_blotted(name.removeprefix("ce_"), content.decode(errors="replace"))).encode(),
+        )
         for name, content in original
     )
 
 
 def key(original: bytes | None) -> bytes | None:
     """What may be kept of a record's key."""
-    return None if original is None else text(_blotted("", original.decode(errors="replace"))).encode()
+    return (
+        None if original is None else text(_blotted("", original.decode(errors="replace"))).encode()
+    )
 
 
 def _worth_reading(original: bytes) -> bool:

@@ -26,13 +26,16 @@ class Settings(BaseSettings):
 
     kafka: str = Field("127.0.0.1:9092", description="Kafka brokers, `host:port`, comma-separated")
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="Redis or Valkey: `redis://`, `rediss://`, `unix://`"
+        "redis://127.0.0.1:6379/0",
+        description="Redis or Valkey: `redis://`, `rediss://`, `unix://`",
     )
     partitions: int = Field(
         16, ge=1, le=MAX_PARTITIONS, description="partitions per topic, when `topics` creates them"
     )
     replication_factor: int = Field(
-        -1, ge=-1, description="copies per topic, when `topics` creates them; -1: the broker's default"
+        0,
+        ge=0,
+        description="copies per topic, when `topics` creates them; 0: one per broker, at most 3",
     )
     topic_prefix: str = Field(
         "", pattern=r"^[a-zA-Z0-9._-]{0,200}$", description="put before every topic's name"
@@ -52,6 +55,9 @@ class Settings(BaseSettings):
     ] = Field("developer", description="the role a job's user needs; `none`: GitLab's own behaviour")  # fmt: skip
     tombstone_retention: Seconds = Field(
         7 * 24 * 3600.0, description="how long removed things keep late events out"
+    )
+    session_timeout: Seconds = Field(
+        10.0, ge=6, description="when Kafka gives a silent worker's partitions to another"
     )
     web_port: int = Field(
         0, ge=0, le=65535, description="port of the worker's own web page; 0: a free one"
@@ -120,7 +126,9 @@ def variable(field: str) -> str:
 
 
 def _is_unknown(name: str) -> bool:
-    return name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields
+    return (
+        name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields
+    )
 
 
 def _suggestion(name: str) -> str:

@@ -214,7 +214,9 @@ class Store:
 
     def _check(self, outcome: bytes) -> None:
         if outcome != b"ok":
-            raise RefusedError(f"partition {self._partition}: another {outcome.decode()} is in Redis")
+            raise RefusedError(
+                f"partition {self._partition}: another {outcome.decode()} is in Redis"
+            )
 
 
 async def redis_time(redis: Redis) -> int:

@@ -13,6 +13,7 @@ from projector.settings import Settings, variable
 
 _DAYS_MS: Final = 24 * 3600 * 1000
 _MIB: Final = 1024 * 1024
+MAX_DEFAULT_COPIES: Final = 3
 
 CONFIGS: Final[dict[str, dict[str, str]]] = {
     Topic.MEMBERSHIP: {"retention.ms": "-1", "max.message.bytes": str(2 * _MIB)},
@@ -75,11 +76,12 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
 
 async def _partitions(admin: AIOKafkaAdminClient, settings: Settings) -> dict[str, int]:
     names = {settings.topic(name): name for name in CONFIGS}
-    described = await admin.describe_topics(list(names))
+    # All topics, for asking for one by name would create it where the broker is so configured.
+    described = await admin.describe_topics()
     return {
         names[topic["topic"]]: len(topic["partitions"])
         for topic in described
-        if topic["error_code"] == 0
+        if topic["topic"] in names and topic["error_code"] == 0
     }
 
 
@@ -88,11 +90,13 @@ async def _create(
 ) -> None:
     if not names:
         return
+    brokers = (await admin.describe_cluster())["brokers"]
+    copies = settings.replication_factor or min(MAX_DEFAULT_COPIES, len(brokers))
     topics = [
         NewTopic(
             settings.topic(name),
             num_partitions=1 if name == DEAD_LETTERS else count,
-            replication_factor=settings.replication_factor,
+            replication_factor=copies,
             topic_configs={"cleanup.policy": "delete", **CONFIGS[name]},
         )
         for name in names

@@ -73,9 +73,13 @@ def _state(event: Event) -> tuple[Key, Thing | None]:
 
 def _member_key(root: str, member: events.MemberSet | events.MemberRemoved) -> Key:
     if member.group_id is not None:
-        return things.member_key(things.group_key(root, member.group_id), member.user_id, member.via)
+        return things.member_key(
+            things.group_key(root, member.group_id), member.user_id, member.via
+        )
     assert member.project_id is not None  # noqa: S101  the event has one of the two
-    return things.member_key(things.project_key(root, member.project_id), member.user_id, member.via)
+    return things.member_key(
+        things.project_key(root, member.project_id), member.user_id, member.via
+    )
 
 
 def _configuration(file: events.AgentFile) -> things.Configuration:

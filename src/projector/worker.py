@@ -7,31 +7,29 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import uuid4
 
 import faust
 import structlog
 from redis.asyncio import Redis
-from tenacity import RetryCallState, retry, retry_if_exception_type, wait_exponential
 
 from projector import connections, topics, views
 from projector.dead_letters import DeadLetters
 from projector.delivery import Log
 from projector.events import Record, Topic
-from projector.owner import OUTAGES, Owner
+from projector.outages import outlasting
+from projector.owner import Owner
 from projector.owners import Owners
+from projector.ports import free_port
 from projector.projection import Policy
 from projector.settings import Settings, variable
 from projector.store import Store
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
 # A frozen broker can hang Faust's shutdown for minutes; checkpoints make a hard exit safe.
 HARD_EXIT_S: Final = 15.0
-SESSION_TIMEOUT_S: Final = 10.0
-HEARTBEAT_S: Final = 3.0
 
 
 class NotCopartitionedError(Exception):
@@ -76,16 +74,16 @@ async def _work(settings: Settings) -> None:
 async def _connected(settings: Settings) -> AsyncIterator[Callable[[int], Owner]]:
     """Everything that an owner works with, once Redis and Kafka can be reached."""
     redis = connections.redis(settings)
-    await _outlast("Redis", settings.redis_place, redis.ping)
-    found = await _outlast("Kafka", settings.kafka, lambda: topics.check(settings))
+    await outlasting("Redis", settings.redis_place, redis.ping)
+    found = await outlasting("Kafka", settings.kafka, lambda: topics.check(settings))
     partitions = found[Topic.MEMBERSHIP]
-    await _outlast("Redis", settings.redis_place, lambda: _agree(redis, settings, partitions))
+    await outlasting("Redis", settings.redis_place, lambda: _agree(redis, settings, partitions))
     source, dead_letters = Log(settings), DeadLetters(settings)
     policy = Policy(partitions, settings.minimum_level, settings.tombstone_retention_ms)
     identity = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     try:
-        await _outlast("Kafka", settings.kafka, source.start)
-        await _outlast("Kafka", settings.kafka, dead_letters.start)
+        await outlasting("Kafka", settings.kafka, source.start)
+        await outlasting("Kafka", settings.kafka, dead_letters.start)
         yield lambda partition: Owner(
             partition, policy, Store(redis, partition, identity), source, dead_letters
         )
@@ -118,11 +116,11 @@ def create_app(settings: Settings, owners: Owners) -> Any:
         topic_disable_leader=True,
         web_tables_enabled=False,
         web_host="127.0.0.1",
-        web_port=settings.web_port or _free_port(),
+        web_port=settings.web_port or free_port(),
         # Unacknowledged events would block the next rebalance; the checkpoint decides, not acks.
         stream_wait_empty=False,
-        broker_session_timeout=SESSION_TIMEOUT_S,
-        broker_heartbeat_interval=HEARTBEAT_S,
+        broker_session_timeout=settings.session_timeout,
+        broker_heartbeat_interval=settings.session_timeout / 3,
         consumer_auto_offset_reset="earliest",
     )
     for topic in Topic:
@@ -178,30 +176,6 @@ async def _agree(redis: Redis, settings: Settings, partitions: int) -> None:
             f"in Redis at {settings.redis_place} were written for {stored}. Create new topics under "
             f"another {variable('topic_prefix')}, feed them anew, and use an empty Redis database"
         )
-
-
-async def _outlast(name: str, place: str, reach: Callable[[], Awaitable[T]]) -> T:
-    """Try until `name` answers, and say which one does not and where."""
-
-    def complain(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        log.warning(
-            f"{name} is not ready, trying again", place=place, reason=str(error) or repr(error)
-        )
-
-    trying = retry(
-        retry=retry_if_exception_type((*OUTAGES, topics.MissingTopicsError)),
-        wait=wait_exponential(multiplier=0.25, max=5),
-        before_sleep=complain,
-    )
-    return await trying(reach)()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _exit_hard() -> None:

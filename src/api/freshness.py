@@ -1,0 +1,110 @@
+"""How fresh each partition is, polled from the stamps that the owners write."""
+
+import asyncio
+import contextlib
+import time
+from typing import Final, NamedTuple
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from projector import views
+
+log = structlog.get_logger()
+
+POLL_INTERVAL_S: Final = 0.25
+
+
+class Stamp(NamedTuple):
+    """A partition holds every event up to `moment` (ms of Redis TIME), applied under `epoch`."""
+
+    moment: int
+    epoch: int
+
+
+class Poll(NamedTuple):
+    """The stamps of all partitions as read at Redis TIME `now` (ms).
+
+    The read was sent at `sent` and received at `received` (seconds of this process's clock).
+    """
+
+    now: int
+    sent: float
+    received: float
+    stamps: tuple[Stamp | None, ...]
+
+
+class Freshness:
+    """Keeps the latest poll. Without one, or without a stamp, a partition counts as stale."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._poll: Poll | None = None
+        self._polled = asyncio.Event()
+
+    async def run(self, place: str) -> None:
+        """Poll until cancelled; while Redis is away the last poll just grows old.
+
+        `place` is where Redis is, for messages.
+        """
+        reachable = True
+        while True:
+            try:
+                self._poll = await self._read()
+                if not reachable:
+                    log.info("Redis is reachable again", place=place)
+                reachable = True
+            except (RedisError, OSError, ValueError) as error:
+                if reachable:
+                    log.warning("Redis is not ready, trying again", place=place, reason=str(error))
+                reachable = False
+            self._polled.set()
+            self._polled = asyncio.Event()
+            await asyncio.sleep(POLL_INTERVAL_S)
+
+    async def next_poll(self, timeout: float) -> None:  # noqa: ASYNC109  a bound, not a deadline
+        """Wait for the next poll, at most `timeout` seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._polled.wait(), timeout)
+
+    def age(self, partition: int) -> float | None:
+        """Seconds since the partition was last known fresh; None if it never was."""
+        stamp = self.stamp(partition)
+        if stamp is None or self._poll is None:
+            return None
+        since_poll = time.monotonic() - self._poll.sent
+        return max(0.0, (self._poll.now - stamp.moment) / 1000 + since_poll)
+
+    def stamp(self, partition: int) -> Stamp | None:
+        """The partition's stamp."""
+        stamps = self._poll.stamps if self._poll else ()
+        return stamps[partition] if partition < len(stamps) else None
+
+    def ages(self) -> list[float | None]:
+        """The age of each partition; empty while their number is not known."""
+        return (
+            [self.age(partition) for partition in range(len(self._poll.stamps))]
+            if self._poll
+            else []
+        )
+
+    def covers(self, arrival: float) -> bool:
+        """Whether every partition was stamped for a moment after `arrival` (seconds, own clock)."""
+        if self._poll is None or not self._poll.stamps:
+            return False
+        # Redis took its time after `sent`, so this is at or after the arrival on Redis's clock.
+        latest = self._poll.now + (arrival - self._poll.sent) * 1000
+        return all(stamp is not None and stamp.moment > latest for stamp in self._poll.stamps)
+
+    async def _read(self) -> Poll:
+        sent = time.monotonic()
+        stored = await self._redis.get(views.PARTITIONS_KEY)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for partition in range(int(stored or 0)):
+                pipe.hmget(views.partition_key(partition), ["stamp", "stamp_epoch"])
+            pipe.time()
+            *fields, (seconds, microseconds) = await pipe.execute()
+        now = int(seconds) * 1000 + int(microseconds) // 1000
+        stamps = tuple(Stamp(int(m), int(e)) if m and e else None for m, e in fields)
+        return Poll(now, sent, time.monotonic(), stamps)

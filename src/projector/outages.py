@@ -1,0 +1,56 @@
+"""Kafka or Redis away: told apart from everything else, outlasted, and said once."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import structlog
+from aiokafka.errors import KafkaError
+from redis.exceptions import RedisError
+from tenacity import (
+    RetryCallState,
+    retry,
+    retry_if_exception_type,
+    wait_exponential_jitter,
+)
+
+from projector.topics import MissingTopicsError
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+OUTAGES: Final = (RedisError, KafkaError, OSError, TimeoutError)
+
+
+def _complain(state: RetryCallState) -> None:
+    """Warn at the first attempt and then ever more rarely: an outage is one fact."""
+    attempt = state.attempt_number
+    if attempt & (attempt - 1) == 0:
+        error = state.outcome.exception() if state.outcome else None
+        log.warning("outage, trying again", reason=str(error) or repr(error), attempt=attempt)
+
+
+# For methods whose work may be done again from the start.
+outlast = retry(
+    retry=retry_if_exception_type(OUTAGES),
+    wait=wait_exponential_jitter(initial=0.05, max=2.0),
+    before_sleep=_complain,
+)
+
+
+async def outlasting(name: str, place: str, reach: Callable[[], Awaitable[T]]) -> T:
+    """Try until `reach` succeeds, and say which server does not answer and where it should be."""
+
+    def complain(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        reason = str(error) or repr(error)
+        log.warning(f"{name} is not ready, trying again", place=place, reason=reason)
+
+    @retry(
+        retry=retry_if_exception_type((*OUTAGES, MissingTopicsError)),
+        wait=wait_exponential_jitter(initial=0.1, max=5.0),
+        before_sleep=complain,
+    )
+    async def attempt() -> T:
+        return await reach()
+
+    return await attempt()
