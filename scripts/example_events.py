@@ -1,6 +1,6 @@
 """Writes `examples/events.ndjson`: a small company with two top-level groups.
 
-Run it again after changing it: `.venv/bin/python scripts/example_events.py > examples/events.ndjson`.
+Run it again after changing it: `python scripts/example_events.py > examples/events.ndjson`.
 The tokens are `example-token-<job>`; a real one never stands in an event, only its SHA-256.
 """
 

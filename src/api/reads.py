@@ -1,10 +1,12 @@
 """Redis reads that share round trips: gets that arrive while others are under way go together."""
 
 import asyncio
-from typing import Final
+from typing import Final, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+
+Value = bytes | None
 
 MAX_BATCHES: Final = 2
 MAX_BATCH: Final = 256
@@ -20,14 +22,14 @@ class Reads:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._pending: list[tuple[str, asyncio.Future[bytes | None]]] = []
+        self._pending: list[tuple[str, asyncio.Future[Value]]] = []
         self._batches: set[asyncio.Task[None]] = set()
 
-    async def get(self, key: str) -> bytes | None:
+    async def get(self, key: str) -> Value:
         """The key's value; raises `RedisError`, `OSError` or `OverloadedError`."""
         if len(self._pending) >= MAX_PENDING:
             raise OverloadedError(f"{MAX_PENDING} reads are waiting already")
-        result: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
         self._pending.append((key, result))
         self._start()
         return await result
@@ -43,9 +45,9 @@ class Reads:
         self._batches.discard(task)
         self._start()
 
-    async def _read(self, batch: list[tuple[str, asyncio.Future[bytes | None]]]) -> None:
+    async def _read(self, batch: list[tuple[str, asyncio.Future[Value]]]) -> None:
         try:
-            values = await self._redis.mget([key for key, _ in batch])
+            values = cast(list[Value], await self._redis.mget([key for key, _ in batch]))
         except (RedisError, OSError) as error:
             for _, result in batch:
                 if not result.done():

@@ -30,7 +30,7 @@ MAX_BAD_LINES_SHOWN: Final = 50
 SPOOL_BYTES: Final = 64 * 1024 * 1024
 
 app = typer.Typer(
-    help="Which cluster agents may a CI job token use? Events in, one finished answer per token out.",
+    help="Which cluster agents may a CI job token use? Events in, one answer per token out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

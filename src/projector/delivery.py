@@ -84,7 +84,7 @@ class Log:
         places: Mapping[TopicPartition, Topic],
         ends: Mapping[Topic, int],
     ) -> AsyncIterator[Progress]:
-        positions = {topic: -1 for topic in places.values()}
+        positions = dict.fromkeys(places.values(), -1)
         idle = 0
         while any(position < ends[topic] for topic, position in positions.items()):
             polled = await consumer.getmany(timeout_ms=POLL_MS)

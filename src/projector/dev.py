@@ -94,17 +94,17 @@ async def _run(settings: Settings, port: int) -> None:
     port = port or free_port()
     if not is_free(port):
         raise DevError(f"port {port} is in use; choose another with --port, or 0 for a free one")
-    async with _servers(settings) as (servers, settings):
+    async with _servers(settings) as (servers, place):
         env = os.environ | {
-            variable("kafka"): settings.kafka,
-            variable("redis_url"): settings.redis_url,
+            variable("kafka"): place.kafka,
+            variable("redis_url"): place.redis_url,
             variable("session_timeout"): SESSION_TIMEOUT,
         }
         projector = [sys.executable, "-m", "projector"]
         worker = Child("worker", [*projector, "worker"], env)
         api = Child("api", [*projector, "api", "--host", HOST, "--port", str(port)], env)
         async with _kept([worker, api]) as keeping:
-            await _say_ready(settings, port)
+            await _say_ready(place, port)
             ends = [asyncio.create_task(server.wait()) for server in servers]
             await asyncio.wait([*ends, *keeping], return_when=asyncio.FIRST_COMPLETED)
             raise DevError("the embedded Kafka or Redis ended; its data is gone, start again")
@@ -141,7 +141,7 @@ async def _prepare(settings: Settings) -> None:
     if held and variable("kafka") not in os.environ:
         raise DevError(
             f"Redis at {settings.redis_place} holds a checkpoint, but the embedded Kafka starts "
-            f"empty and would contradict it. Set {variable('kafka')}, or use an empty Redis database"
+            f"empty and would contradict it. Set {variable('kafka')}, or use an empty database"
         )
     await outlasting("Kafka", settings.kafka, lambda: topics.create(settings))
 
@@ -197,7 +197,7 @@ async def _kept(children: list[Child]) -> AsyncIterator[list[asyncio.Task[None]]
 
 async def _say_ready(settings: Settings, port: int) -> None:
     url = f"http://{HOST}:{port}"
-    while not await asyncio.to_thread(_is_ready, f"{url}/health/ready"):
+    while not await asyncio.to_thread(_is_ready, f"{url}/health/ready"):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     print(f"ready api={url} kafka={settings.kafka} redis={settings.redis_place}", flush=True)  # noqa: T201
 

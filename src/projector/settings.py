@@ -15,6 +15,12 @@ PREFIX = "PROJECTOR_"
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+Role = Literal[
+    "none", "minimal_access", "guest", "planner", "reporter",
+    "security_manager", "developer", "maintainer", "owner",
+]  # fmt: skip
+
+
 class SettingsError(ValueError):
     """A setting is wrong; the message names every wrong variable and says why."""
 
@@ -24,46 +30,52 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True)
 
-    kafka: str = Field("127.0.0.1:9092", description="Kafka brokers, `host:port`, comma-separated")
+    kafka: str = Field(
+        default="127.0.0.1:9092", description="Kafka brokers, `host:port`, comma-separated"
+    )
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0",
+        default="redis://127.0.0.1:6379/0",
         description="Redis or Valkey: `redis://`, `rediss://`, `unix://`",
     )
     partitions: int = Field(
-        16, ge=1, le=MAX_PARTITIONS, description="partitions per topic, when `topics` creates them"
+        default=16,
+        ge=1,
+        le=MAX_PARTITIONS,
+        description="partitions per topic, when `topics` creates them",
     )
     replication_factor: int = Field(
-        0,
+        default=0,
         ge=0,
         description="copies per topic, when `topics` creates them; 0: one per broker, at most 3",
     )
     topic_prefix: str = Field(
-        "", pattern=r"^[a-zA-Z0-9._-]{0,200}$", description="put before every topic's name"
+        default="", pattern=r"^[a-zA-Z0-9._-]{0,200}$", description="put before every topic's name"
     )
     max_staleness: Seconds = Field(
-        10.0, description="an answer is never older than this; beyond it lookups get 503"
+        default=10.0, description="an answer is never older than this; beyond it lookups get 503"
     )
     miss_grace: Seconds = Field(
-        1.0, description="how long an unknown token may wait for the proof that it is unknown"
+        default=1.0,
+        description="how long an unknown token may wait for the proof that it is unknown",
     )
     max_waiting: int = Field(
-        1000, ge=1, description="unknown tokens that may wait at once in one API process"
+        default=1000, ge=1, description="unknown tokens that may wait at once in one API process"
     )
-    minimum_role: Literal[
-        "none", "minimal_access", "guest", "planner", "reporter",
-        "security_manager", "developer", "maintainer", "owner",
-    ] = Field("developer", description="the role a job's user needs; `none`: GitLab's own behaviour")  # fmt: skip
+    minimum_role: Role = Field(
+        default="developer",
+        description="the role a job's user needs; `none`: GitLab's own behaviour",
+    )
     tombstone_retention: Seconds = Field(
-        7 * 24 * 3600.0, description="how long removed things keep late events out"
+        default=7 * 24 * 3600.0, description="how long removed things keep late events out"
     )
     session_timeout: Seconds = Field(
-        10.0, ge=6, description="when Kafka gives a silent worker's partitions to another"
+        default=10.0, ge=6, description="when Kafka gives a silent worker's partitions to another"
     )
     web_port: int = Field(
-        0, ge=0, le=65535, description="port of the worker's own web page; 0: a free one"
+        default=0, ge=0, le=65535, description="port of the worker's own web page; 0: a free one"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="the least severe message to log"
+        default="info", description="the least severe message to log"
     )
 
     @field_validator("kafka")

@@ -17,6 +17,7 @@ from projector.things import Key
 from projector.views import Version
 
 T = TypeVar("T")
+Argument = bytes | str | int
 
 # 1,000 keys in one script block the server for some 7 ms; lookups must not wait that long.
 VIEWS_PER_CALL: Final = 100
@@ -131,7 +132,7 @@ class Store:
         """Become the partition's owner under a new epoch; what the last one left."""
         self._epoch = int(await self._claim(keys=[self._hash], args=[self._owner]))
         held = await self._redis.hgetall(self._hash)
-        fields = {name.decode(): value for name, value in held.items()}
+        fields = {_text(name): value for name, value in held.items()}
         self._revision = int(fields.get("revision", 0))
         offsets = {t: int(fields[f"offset:{t}"]) for t in Topic if f"offset:{t}" in fields}
         return Checkpoint(self._revision, offsets, int(fields.get("facts", 0)))
@@ -165,7 +166,7 @@ class Store:
         version = Version(self._epoch, self._revision + 1)
         for chunk in _chunks(changed, VIEWS_PER_CALL):
             await self._write_jobs(chunk)
-            args: list[bytes | int | str] = [str(version)]
+            args: list[Argument] = [str(version)]
             for view in chunk:
                 record = views.Record(view.status, self._partition, version, view.body)
                 args += [record.encode(), view.expires_at]
@@ -192,14 +193,14 @@ class Store:
     ) -> None:
         sets = [(key, value) for key, value in facts if value is not None]
         deletes = [key for key, value in facts if value is None]
-        args = [self._epoch, self._owner, self._revision, self._revision + 1]
+        args: list[Argument] = [self._epoch, self._owner, self._revision, self._revision + 1]
         args += [len(offsets), *_flat(offsets.items()), len(sets), *_flat(sets), *deletes]
         self._check(await self._checkpoint(keys=[self._hash, self._facts], args=args))
         self._revision += 1
 
     async def stamp(self, moment: int) -> None:
         """Declare the partition fresh as of `moment` (milliseconds of Redis TIME)."""
-        args = [self._epoch, self._owner, self._revision, moment]
+        args: list[Argument] = [self._epoch, self._owner, self._revision, moment]
         self._check(await self._stamp(keys=[self._hash], args=args))
 
     async def now(self) -> int:
@@ -231,5 +232,9 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _flat(pairs: Iterable[tuple[object, object]]) -> list[object]:
+def _flat(pairs: Iterable[tuple[str, Argument]]) -> list[Argument]:
     return [part for pair in pairs for part in pair]
+
+
+def _text(reply: bytes | str) -> str:
+    return reply.decode() if isinstance(reply, bytes) else reply

@@ -129,10 +129,10 @@ def create_app(settings: Settings, owners: Owners) -> Any:
         )
         app.agent(source, name=f"enqueue-{topic}")(_enqueue(topic, owners))
 
-    @app.on_partitions_assigned.connect
     async def assign(_app: Any, assigned: set[Any], **_: Any) -> None:
         owners.assign(copartitioned(assigned, settings))
 
+    app.on_partitions_assigned.connect(assign)
     return app
 
 
@@ -169,12 +169,12 @@ def _record(topic: Topic, message: Any) -> Record:
 async def _agree(redis: Redis, settings: Settings, partitions: int) -> None:
     """Hold the number of partitions in Redis against Kafka's; set it where it is missing."""
     await redis.set(views.PARTITIONS_KEY, partitions, nx=True)
-    stored = int(await redis.get(views.PARTITIONS_KEY))
+    stored = int(await redis.get(views.PARTITIONS_KEY) or 0)
     if stored != partitions:
         raise ChangedPartitionsError(
             f"the topics in Kafka at {settings.kafka} have {partitions} partitions, but the views "
-            f"in Redis at {settings.redis_place} were written for {stored}. Create new topics under "
-            f"another {variable('topic_prefix')}, feed them anew, and use an empty Redis database"
+            f"in Redis at {settings.redis_place} were written for {stored}. Create new topics "
+            f"under another {variable('topic_prefix')}, feed them anew, and use an empty database"
         )
 
 
