@@ -1,0 +1,46 @@
+# `make run` and `make test` need nothing but Python 3.11 or newer (the tests on Apache Kafka also
+# Java 17 and Maven); they set up everything else in .venv and in ~/.cache.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup run test format lint types lock kafka clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: .venv/ready ## everything into .venv
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+run: setup ## the product with example events, on http://127.0.0.1:8000
+	@$(BIN)/python examples/demo.py
+
+test: setup kafka ## all tests, on the embedded broker and on Apache Kafka
+	$(BIN)/pytest
+
+kafka: ## the jars of Apache Kafka for the tests, where Java and Maven are installed
+	@if command -v java >/dev/null && command -v mvn >/dev/null; then scripts/kafka fetch; fi
+
+format: setup ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup ## style, common errors, security
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+lock: setup ## choose the newest allowed versions of everything
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
+	  --no-annotate --custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
+
+clean: ## remove what setup made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
