@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, NoReturn, cast
 
 import typer
-import uvicorn
 from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import Progress
 
-from projector import dev as dev_environment
 from projector import feed as feeding
 from projector import log
 from projector import topics as kafka_topics
-from projector import worker as working
+from projector.errors import SetupError
 from projector.settings import Settings, SettingsError
 
 WRONG: Final = 2
@@ -38,18 +36,28 @@ app = typer.Typer(
 errors = Console(stderr=True, highlight=False)
 
 
-@app.callback()
-def _version(
-    show: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-) -> None:
-    if show:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(version("allowed-agents-projector"))
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", is_eager=True, callback=_show_version
+        ),
+    ] = False,
+) -> None: ...
 
 
 @app.command()
 def worker() -> None:
     """Consume the topics and keep the views in Redis up to date. Run as many as you like."""
+    from projector import worker as working
+
     _run(working.run(_settings()))
 
 
@@ -60,6 +68,8 @@ def api(
     workers: Annotated[int, typer.Option(help="Processes; one per core is plenty.", min=1)] = 1,
 ) -> None:
     """Answer lookups over HTTP. Reads Redis, writes nothing."""
+    import uvicorn
+
     _settings()
     uvicorn.run(
         "api.main:create", factory=True, host=host, port=port, workers=workers,
@@ -106,7 +116,9 @@ def dev(
 
     Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others.
     """
-    _run(dev_environment.run(_settings(), port))
+    from projector import dev as environment
+
+    _run(environment.run(_settings(), port))
 
 
 def main() -> None:
@@ -128,12 +140,7 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     settings = Settings.load()
     try:
         return asyncio.run(work)
-    except (
-        kafka_topics.UnusableTopicsError,
-        kafka_topics.MissingTopicsError,
-        working.ChangedPartitionsError,
-        dev_environment.DevError,
-    ) as error:
+    except SetupError as error:
         _fail(WRONG, str(error))
     except (KafkaError, OSError) as error:
         _fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")

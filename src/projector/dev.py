@@ -16,6 +16,7 @@ import structlog
 from redis.asyncio import Redis
 
 from projector import connections, topics, views
+from projector.errors import SetupError
 from projector.outages import outlasting
 from projector.ports import free_port, is_free
 from projector.settings import Settings, variable
@@ -31,8 +32,8 @@ RESTART_S: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
-class DevError(Exception):
-    """The development environment cannot run; the message says what to do."""
+class DevError(SetupError):
+    """The development environment cannot run."""
 
 
 class Child:

@@ -32,7 +32,7 @@ def _complain(state: RetryCallState) -> None:
 # For methods whose work may be done again from the start.
 outlast = retry(
     retry=retry_if_exception_type(OUTAGES),
-    wait=wait_exponential_jitter(initial=0.05, max=2.0),
+    wait=wait_exponential_jitter(multiplier=0.05, max=2.0),
     before_sleep=_complain,
 )
 
@@ -47,7 +47,7 @@ async def outlasting(name: str, place: str, reach: Callable[[], Awaitable[T]]) -
 
     @retry(
         retry=retry_if_exception_type((*OUTAGES, MissingTopicsError)),
-        wait=wait_exponential_jitter(initial=0.1, max=5.0),
+        wait=wait_exponential_jitter(multiplier=0.1, max=5.0),
         before_sleep=complain,
     )
     async def attempt() -> T:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from projector.errors import SetupError
 from projector.events import ROLES
 from projector.views import MAX_PARTITIONS
 
@@ -21,7 +22,7 @@ Role = Literal[
 ]  # fmt: skip
 
 
-class SettingsError(ValueError):
+class SettingsError(SetupError):
     """A setting is wrong; the message names every wrong variable and says why."""
 
 

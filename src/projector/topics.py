@@ -8,6 +8,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
+from projector.errors import SetupError
 from projector.events import DEAD_LETTERS, Topic
 from projector.settings import Settings, variable
 
@@ -23,11 +24,11 @@ CONFIGS: Final[dict[str, dict[str, str]]] = {
 }
 
 
-class MissingTopicsError(Exception):
+class MissingTopicsError(SetupError):
     """Topics do not exist yet."""
 
 
-class UnusableTopicsError(Exception):
+class UnusableTopicsError(SetupError):
     """Topics exist, but the projection would be wrong on them."""
 
 

@@ -52,7 +52,7 @@ def _state(event: Event) -> tuple[Key, Thing | None]:
         case events.ProjectRemoved(id=project):
             return things.project_key(root, project), None
         case events.MemberSet(level=level, expires_at=expires_at) as member:
-            return _member_key(root, member), things.Member(level, expires_at)
+            return _member_key(root, member), things.Member(level, _milliseconds(expires_at))
         case events.MemberRemoved() as member:
             return _member_key(root, member), None
         case events.UserSet(id=user, username=username, state=state):
@@ -80,6 +80,10 @@ def _member_key(root: str, member: events.MemberSet | events.MemberRemoved) -> K
     return things.member_key(
         things.project_key(root, member.project_id), member.user_id, member.via
     )
+
+
+def _milliseconds(moment: events.Instant | None) -> int | None:
+    return None if moment is None else int(moment)
 
 
 def _configuration(file: events.AgentFile) -> things.Configuration:
@@ -185,6 +189,6 @@ def _job(started: events.JobStarted, record: Record) -> Job:
         user=started.user.id,
         username=started.user.username,
         ref_protected=started.ref_protected,
-        expires_at=min(started.expires_at, record.timestamp + MAX_TOKEN_LIFE_MS),
+        expires_at=min(int(started.expires_at), record.timestamp + MAX_TOKEN_LIFE_MS),
         environment=started.environment,
     )

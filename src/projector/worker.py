@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from projector import connections, topics, views
 from projector.dead_letters import DeadLetters
 from projector.delivery import Log
+from projector.errors import SetupError
 from projector.events import Record, Topic
 from projector.outages import outlasting
 from projector.owner import Owner
@@ -36,7 +37,7 @@ class NotCopartitionedError(Exception):
     """An assignment gave this worker a partition of one topic but not of the others."""
 
 
-class ChangedPartitionsError(Exception):
+class ChangedPartitionsError(SetupError):
     """The topics have another number of partitions than the views were written for."""
 
 

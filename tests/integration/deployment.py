@@ -1,0 +1,150 @@
+"""The product as deployed for one test: topics, Redis, any number of workers, one API."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import httpx
+import redis
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from projector.events import KINDS
+from projector.partitioning import partition_of
+from projector.ports import free_port
+from tests.integration.servers import Server, eventually, projector, running
+
+PATH = "/api/v4/job/allowed_agents"
+PARTITIONS = 4
+
+
+class Answer(NamedTuple):
+    status: int
+    body: Any
+    headers: httpx.Headers
+
+
+class Letter(NamedTuple):
+    value: bytes | None
+    headers: dict[str, str]
+
+
+class Deployment:
+    def __init__(
+        self, kafka: str, redis_server: Server, port: int, prefix: str, folder: Path
+    ) -> None:
+        self.kafka = kafka
+        self.redis_server = redis_server
+        self.redis_url = f"redis://127.0.0.1:{port}/0"
+        self.redis = redis.Redis.from_url(self.redis_url)
+        self.env = {
+            "PROJECTOR_KAFKA": kafka,
+            "PROJECTOR_REDIS_URL": self.redis_url,
+            "PROJECTOR_TOPIC_PREFIX": prefix,
+            "PROJECTOR_PARTITIONS": str(PARTITIONS),
+            "PROJECTOR_SESSION_TIMEOUT": "6",
+        }
+        self.prefix = prefix
+        self.folder = folder
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self.redis)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def command(self, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a `projector` command to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "projector", *args],
+            input=stdin, capture_output=True, text=True, env=os.environ | self.env, timeout=60,
+            check=False,
+        )  # fmt: skip
+
+    def start(self, *command: str, **env: str) -> Server:
+        log = self.folder / f"{command[0]}-{free_port()}.log"
+        return self._stack.enter_context(running(projector(list(command), log, self.env | env)))
+
+    def start_api(self, **env: str) -> Server:
+        port = free_port()
+        self.api = f"http://127.0.0.1:{port}"
+        self.client = self._stack.enter_context(httpx.Client(base_url=self.api, timeout=10))
+        return self.start("api", "--port", str(port), **env)
+
+    def start_all(self) -> Server:
+        """Topics, a worker and the API, until every partition is fresh; returns the worker."""
+        assert self.command("topics").returncode == 0
+        worker = self.start("worker")
+        self.start_api()
+        self.until_ready()
+        return worker
+
+    def until_ready(self) -> None:
+        eventually(lambda: self.get("/health/ready").status == 200, "every partition fresh")
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> Answer:
+        try:
+            response = self.client.get(path, headers=headers)
+        except httpx.TransportError:
+            return Answer(0, None, httpx.Headers())
+        return Answer(response.status_code, response.json(), response.headers)
+
+    def look_up(self, token: str, **headers: str) -> Answer:
+        return self.get(PATH, {"Job-Token": token, **headers})
+
+    def feed(self, *events: dict[str, Any]) -> None:
+        """Feed the events and return once Kafka has them."""
+        lines = "\n".join(json.dumps(event) for event in events)
+        done = self.command("feed", "-", stdin=lines)
+        assert done.returncode == 0, done.stderr
+
+    def until(self, token: str, status: int, what: str = "") -> Answer:
+        """Look the token up until it has the status."""
+        eventually(lambda: self.look_up(token).status == status, what or f"status {status}", 30)
+        return self.look_up(token)
+
+    def produce(
+        self, event: dict[str, Any] | bytes, topic: str | None = None, partition: int | None = None
+    ) -> None:
+        """Put a record into Kafka past `projector feed`, as another team's producer would."""
+        value = event if isinstance(event, bytes) else json.dumps(event).encode()
+        root = event["partitionkey"] if isinstance(event, dict) else "3"
+        name = topic or (KINDS[event["type"]].topic if isinstance(event, dict) else "")
+        place = partition_of(root, PARTITIONS) if partition is None else partition
+
+        async def send() -> None:
+            async with AIOKafkaProducer(bootstrap_servers=self.kafka, acks="all") as producer:
+                await producer.send_and_wait(self.prefix + name, value, root.encode(), place)
+
+        asyncio.run(send())
+
+    def dead_letters(self, count: int) -> list[Letter]:
+        """The first `count` dead letters, once they are there, and any more."""
+
+        async def read() -> list[Letter]:
+            async with AIOKafkaConsumer(
+                f"{self.prefix}dead-letters",
+                bootstrap_servers=self.kafka,
+                auto_offset_reset="earliest",
+            ) as consumer:
+                polled = await consumer.getmany(timeout_ms=1000)
+            return [
+                Letter(r.value, {name: value.decode() for name, value in r.headers})
+                for records in polled.values()
+                for r in records
+            ]
+
+        letters: list[Letter] = []
+
+        def enough() -> bool:
+            letters[:] = asyncio.run(read())
+            return len(letters) >= count
+
+        eventually(enough, f"{count} dead letters")
+        return letters

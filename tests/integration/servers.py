@@ -1,0 +1,98 @@
+"""Real servers for tests: the embedded broker, Apache Kafka, Valkey, this product's processes."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from projector.dev import kafka_command, redis_command
+from projector.ports import free_port
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "kafka"
+START_S = 60
+
+
+class Server:
+    """A process, its log, and the signals that tests need."""
+
+    def __init__(self, argv: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+        self._argv = argv
+        self._log = log
+        self._env = dict(env or os.environ)
+        self.start()
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self._argv, stdout=log, stderr=log, env=self._env)
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def stop(self, timeout: float = 20) -> int:
+        self.process.terminate()
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """The server, ended with the block whatever its state."""
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def eventually(holds: Callable[[], bool], what: str, timeout: float = START_S) -> None:
+    """Wait until `holds`; fail with `what` should have come true."""
+    end = time.monotonic() + timeout
+    while not holds():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout} s: {what}")
+        time.sleep(0.05)
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def embedded_kafka(folder: Path, port: int) -> Server:
+    return Server(kafka_command(port), folder / "broker.log")
+
+
+def apache_kafka(folder: Path, port: int) -> Server:
+    return Server(
+        [str(SCRIPT), "run", str(port), str(folder), str(free_port())], folder / "broker.log"
+    )
+
+
+def valkey(folder: Path, port: int) -> Server:
+    return Server(redis_command(port, str(folder)), folder / "valkey.log")
+
+
+def projector(command: list[str], log: Path, env: Mapping[str, str]) -> Server:
+    return Server([sys.executable, "-m", "projector", *command], log, os.environ | env)
+
+
+def without_apache_kafka() -> str | None:
+    """Why Apache Kafka cannot run here, or None."""
+    missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
+    if missing:
+        return f"NO TEST RUNS ON APACHE KAFKA: {' and '.join(missing)} not installed"
+    return None

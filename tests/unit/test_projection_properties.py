@@ -1,0 +1,167 @@
+"""A view is a function of the facts alone: whatever the interleaving, batching and repetition.
+
+Whole worlds are drawn, delivered in any order that keeps each topic's, cut into batches anywhere,
+repeated from any offset, while time passes; what was written is then compared with an oracle that
+reads the events the slow and obvious way.
+"""
+
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from projector.events import KINDS, Record, Topic
+from projector.projection import Policy, Projection, View
+from tests import build
+from tests.build import LATER, NOW
+from tests.oracle import Oracle
+
+PARTITION, PARTITIONS = 0, 1
+ROOTS = st.sampled_from(["1", "1", "1", "2"])
+GROUPS = st.integers(1, 4)
+PROJECTS = st.integers(1, 3)
+USERS = st.integers(1, 2)
+JOBS = st.integers(1, 3)
+ROLES = st.sampled_from(["guest", "reporter", "developer", "owner"])
+SOON = "2027-01-15T08:00:05+00:00"  # five seconds after NOW
+ENDS = st.sampled_from([None, LATER, SOON])
+SCOPES = st.one_of(GROUPS.map(lambda g: {"group_id": g}), PROJECTS.map(lambda p: {"project_id": p}))
+VIAS = st.sampled_from(["direct", "share:1"])
+
+Message = dict[str, Any]
+
+
+def member_removed(user: int, scope: dict[str, int], via: str, root: str) -> Message:
+    return build.event("member.removed", {"user_id": user, "via": via, **scope}, root)
+
+
+EVENTS: st.SearchStrategy[Message] = st.one_of(
+    st.builds(build.group, GROUPS, st.none() | GROUPS, root=ROOTS),
+    st.builds(build.project, PROJECTS, st.none() | GROUPS, root=ROOTS),
+    st.builds(
+        lambda user, role, scope, via, ends, root: build.member(
+            user, role, **scope, via=via, expires_at=ends, root=root
+        ),
+        USERS, ROLES, SCOPES, VIAS, ENDS, ROOTS,
+    ),
+    st.builds(member_removed, USERS, SCOPES, VIAS, ROOTS),
+    st.builds(build.user, USERS, st.sampled_from(["active", "blocked"]), root=ROOTS),
+    st.builds(build.agent, st.integers(1, 3), PROJECTS, root=ROOTS),
+    st.builds(
+        lambda job, project, user, token, ends, root: build.started(
+            job, project, user, token=token or f"{root}-{job}", expires_at=ends, root=root
+        ),
+        JOBS, PROJECTS, USERS, st.sampled_from([None, "other", "another"]),
+        st.sampled_from([LATER, SOON]), ROOTS,
+    ),
+    st.builds(
+        build.removed,
+        st.sampled_from(["group", "project", "agent", "job"]), st.integers(1, 4), root=ROOTS,
+    ),
+)  # fmt: skip
+
+
+# Without a world to begin with, hardly any drawn change would touch a view.
+BASE: list[Message] = [
+    build.group(1, root="1"),
+    build.group(2, 1, root="1"),
+    build.group(3, 2, root="1"),
+    build.project(1, 3, root="1"),
+    build.project(2, 2, root="1"),
+    build.member(1, "owner", group_id=1, root="1"),
+    build.member(2, "developer", project_id=1, expires_at=SOON, root="1"),
+    build.user(1, root="1"),
+    build.agent(1, 1, root="1"),
+    build.agent(2, 2, root="1"),
+    build.started(1, 1, 1, token="1-1", root="1"),
+    build.started(2, 2, 1, token="1-2", root="1"),
+    build.started(3, 1, 2, token="1-3", root="1"),
+]
+
+
+def new_projection() -> Projection:
+    return Projection(PARTITION, Policy(PARTITIONS, 30, 7 * 24 * 3600 * 1000))
+
+
+def said(view: View) -> Any:
+    return (200, orjson.loads(view.body)) if view.status == 200 else int(view.status)
+
+
+class Redis:
+    """What the writes leave behind: the newest view of each token, the newest of each fact."""
+
+    def __init__(self) -> None:
+        self.views: dict[str, View] = {}
+        self.facts: dict[Any, bytes] = {}
+
+    def write(self, projection: Projection, now: int) -> None:
+        views, facts = projection.take_changes(now)
+        self.views |= {view.digest: view for view in views}
+        for key, fact in facts.items():
+            if fact is None:
+                self.facts.pop(key, None)
+            else:
+                self.facts[key] = fact
+
+    def copy(self) -> "Redis":
+        copied = Redis()
+        copied.views |= self.views
+        return copied
+
+    def says(self, now: int) -> dict[str, Any]:
+        return {d: said(view) for d, view in self.views.items() if view.expires_at > now}
+
+
+def numbered(messages: list[Message]) -> dict[Topic, list[Record]]:
+    feed = build.Feed()
+    topics: dict[Topic, list[Record]] = {topic: [] for topic in Topic}
+    for message in messages:
+        topics[KINDS[message["type"]].topic].append(feed(message))
+    return topics
+
+
+def schedule(topics: dict[Topic, list[Record]], dice: Random) -> Iterator[Record]:
+    """Any interleaving that keeps each topic's order; now and then an old record once more."""
+    order = [topic for topic in Topic for _ in topics[topic]]
+    dice.shuffle(order)
+    position = dict.fromkeys(Topic, 0)
+    for topic in order:
+        if dice.random() < 0.2:
+            yield topics[topic][dice.randint(0, position[topic])]
+        yield topics[topic][position[topic]]
+        position[topic] += 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.booleans(), st.lists(EVENTS, max_size=30), st.integers(0, 2**32))
+def test_any_interleaving_batching_and_repetition_ends_in_the_views_from_scratch(
+    with_base: bool, drawn: list[Message], seed: int
+) -> None:
+    messages = (BASE if with_base else []) + drawn
+    dice = Random(seed)
+    events = {topic: [m for m in messages if KINDS[m["type"]].topic == topic] for topic in Topic}
+    projection, redis, now = new_projection(), Redis(), NOW
+    for record in schedule(numbered(messages), dice):
+        projection.apply(record)
+        if dice.random() < 0.3:
+            now += dice.choice([0, 0, 1000, 4000])
+            projection.advance(now)
+            redis.write(projection, now)
+    projection.advance(now)
+    redis.write(projection, now)
+    expected = Oracle(events, NOW).views(now)
+    assert redis.says(now) == expected
+
+    restored = new_projection()
+    restored.restore(redis.facts.items())
+    assert {v.digest: said(v) for v in restored.all_views(now)} == expected
+
+    later = now + 10_000
+    for each in (projection, restored):
+        each.advance(later)
+        written = redis.copy()
+        written.write(each, later)
+        assert written.says(later) == Oracle(events, NOW).views(later)
