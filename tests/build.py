@@ -7,8 +7,8 @@ from typing import Any
 from projector.events import KINDS, Record, Topic
 
 ROOT = "3"
-NOW = 1_800_000_000_000
-LATER = "2027-06-01T00:00:00Z"
+NOW = 1_800_000_000_000  # 2027-01-15T08:00:00Z
+LATER = "2027-02-01T00:00:00Z"
 
 
 def digest(token: str) -> str:
@@ -36,7 +36,8 @@ def project(number: int, group_id: int | None = None, **more: Any) -> dict[str, 
 
 
 def member(user: int, role: str | int = "developer", **more: Any) -> dict[str, Any]:
-    where = {name: more.pop(name) for name in ("group_id", "project_id", "via") if name in more}
+    names = ("group_id", "project_id", "via")
+    where: dict[str, Any] = {name: more.pop(name) for name in names if name in more}
     ends = {"expires_at": more.pop("expires_at", None)}
     return event("member.set", {"user_id": user, "role": role, **where, **ends}, **more)
 

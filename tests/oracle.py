@@ -4,7 +4,7 @@ It reads the events of one partition topic by topic in order and looks everythin
 Covers what the first release grants: agents of the job's own project, roles direct and inherited.
 """
 
-import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +25,7 @@ def milliseconds(text: str) -> int:
 
 
 class Oracle:
-    def __init__(self, topics: dict[str, list[Event]], sent_at: int) -> None:
+    def __init__(self, topics: Mapping[Any, list[Event]], sent_at: int) -> None:
         self.things: dict[tuple[Any, ...], Any] = {}
         self.tokens: dict[str, tuple[str, int, int]] = {}
         self.jobs: dict[tuple[str, int], str] = {}
@@ -137,4 +137,4 @@ class Oracle:
                 "roles_in_project": [name for name, lowest in LEVELS.items() if lowest <= level],
             },
         }
-        return json.loads(json.dumps(document))
+        return document

@@ -123,7 +123,7 @@ class Owner:
     async def _claim(self) -> None:
         self._projection = Projection(self._partition, self._policy)
         self._letters = []
-        checkpoint = await self._store.claim()
+        checkpoint = await self._store.claim(self._policy.partitions)
         beginnings = await self._source.beginnings(self._partition)
         self._next = beginnings | checkpoint.offsets
         try:

@@ -128,8 +128,9 @@ class Store:
         """The version that the last checkpoint made valid."""
         return Version(self._epoch, self._revision)
 
-    async def claim(self) -> Checkpoint:
-        """Become the partition's owner under a new epoch; what the last one left."""
+    async def claim(self, partitions: int) -> Checkpoint:
+        """Become the owner of one of `partitions` under a new epoch; what the last one left."""
+        await number_of_partitions(self._redis, partitions)
         self._epoch = int(await self._claim(keys=[self._hash], args=[self._owner]))
         held = await self._redis.hgetall(self._hash)
         fields = {_text(name): value for name, value in held.items()}
@@ -218,6 +219,12 @@ class Store:
             raise RefusedError(
                 f"partition {self._partition}: another {outcome.decode()} is in Redis"
             )
+
+
+async def number_of_partitions(redis: Redis, expected: int) -> int:
+    """The number of partitions that the views are written for; `expected` where none is stored."""
+    await redis.set(views.PARTITIONS_KEY, expected, nx=True)
+    return int(await redis.get(views.PARTITIONS_KEY) or expected)
 
 
 async def redis_time(redis: Redis) -> int:

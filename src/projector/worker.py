@@ -14,7 +14,7 @@ import faust
 import structlog
 from redis.asyncio import Redis
 
-from projector import connections, topics, views
+from projector import connections, topics
 from projector.dead_letters import DeadLetters
 from projector.delivery import Log
 from projector.errors import SetupError
@@ -25,7 +25,7 @@ from projector.owners import Owners
 from projector.ports import free_port
 from projector.projection import Policy
 from projector.settings import Settings, variable
-from projector.store import Store
+from projector.store import Store, number_of_partitions
 
 log = structlog.get_logger()
 
@@ -169,8 +169,7 @@ def _record(topic: Topic, message: Any) -> Record:
 
 async def _agree(redis: Redis, settings: Settings, partitions: int) -> None:
     """Hold the number of partitions in Redis against Kafka's; set it where it is missing."""
-    await redis.set(views.PARTITIONS_KEY, partitions, nx=True)
-    stored = int(await redis.get(views.PARTITIONS_KEY) or 0)
+    stored = await number_of_partitions(redis, partitions)
     if stored != partitions:
         raise ChangedPartitionsError(
             f"the topics in Kafka at {settings.kafka} have {partitions} partitions, but the views "

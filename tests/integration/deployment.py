@@ -40,7 +40,7 @@ class Deployment:
         self.kafka = kafka
         self.redis_server = redis_server
         self.redis_url = f"redis://127.0.0.1:{port}/0"
-        self.redis = redis.Redis.from_url(self.redis_url)
+        self.redis: Any = redis.Redis.from_url(self.redis_url)
         self.env = {
             "PROJECTOR_KAFKA": kafka,
             "PROJECTOR_REDIS_URL": self.redis_url,

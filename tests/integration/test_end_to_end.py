@@ -145,7 +145,7 @@ def test_two_workers_share_the_partitions(deployment: Deployment) -> None:
 
     def owners() -> set[bytes | None]:
         keys = [f"allowed-agents:partition:{{{p}}}" for p in range(4)]
-        return {deployment.redis.hget(key, "owner") for key in keys}  # type: ignore[misc]
+        return {deployment.redis.hget(key, "owner") for key in keys}
 
     eventually(lambda: len(owners()) == 2, "both own partitions")
     deployment.until_ready()
@@ -178,7 +178,7 @@ def test_events_of_every_type_are_taken(deployment: Deployment) -> None:
     kinds = {
         field.split(b"/")[1]
         for p in range(4)
-        for field in deployment.redis.hkeys(f"allowed-agents:facts:{{{p}}}")  # type: ignore[union-attr]
+        for field in deployment.redis.hkeys(f"allowed-agents:facts:{{{p}}}")
     }
     assert kinds == {
         b"group", b"project", b"member", b"agent", b"configuration", b"instance-agent",

@@ -1,0 +1,344 @@
+"""What single events do to views: the cases that a reader wants to see spelled out."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from projector import things
+from projector.events import Record, Topic
+from projector.partitioning import partition_of
+from projector.projection import Policy, Projection
+from tests import build
+from tests.build import NOW, digest
+
+DAY = 24 * 3600 * 1000
+RETENTION = 7 * DAY
+HIERARCHY = [build.group(3), build.group(12, 3), build.project(7, 12)]
+
+
+class World:
+    """One partition, fed with events; `views` holds what was written, by token."""
+
+    def __init__(self, *messages: dict[str, Any], partitions: int = 1, level: int = 30) -> None:
+        self.projection = Projection(0, Policy(partitions, level, RETENTION))
+        self.feed = build.Feed()
+        self.views: dict[str, Any] = {}
+        self.now = NOW
+        self.take(*messages)
+
+    def take(self, *messages: dict[str, Any]) -> list[str | None]:
+        """Apply the events as one batch; what was said of each."""
+        said = [self.projection.apply(self.feed(message)) for message in messages]
+        self.write()
+        return said
+
+    def at(self, now: int) -> None:
+        self.now = now
+        self.projection.advance(now)
+        self.write()
+
+    def write(self) -> None:
+        self.written = {}
+        for view in self.projection.take_changes(self.now).views:
+            self.written[view.digest] = view
+        self.views |= self.written
+
+    def status(self, token: str = "token-9") -> int:
+        return int(self.views[digest(token)].status)
+
+    def body(self, token: str = "token-9") -> Any:
+        return orjson.loads(self.views[digest(token)].body)
+
+    def agents(self, token: str = "token-9") -> list[int]:
+        return [agent["id"] for agent in self.body(token)["allowed_agents"]]
+
+
+def test_the_answer_for_an_agent_of_the_own_project_field_by_field() -> None:
+    environment = {"name": "production", "slug": "production", "tier": "production"}
+    world = World(
+        build.group(3), build.group(12, 3), build.project(123213, 12),
+        build.member(1, "developer", group_id=3), build.agent(5, 123213),
+        build.started(9, 123213, environment=environment),
+    )  # fmt: skip
+    assert world.body() == {
+        "allowed_agents": [{"id": 5, "config_project": {"id": 123213}, "configuration": {}}],
+        "job": {"id": 9},
+        "pipeline": {"id": 2009},
+        "project": {"id": 123213, "groups": [{"id": 12}, {"id": 3}]},
+        "user": {
+            "id": 1,
+            "username": "root",
+            "roles_in_project": ["guest", "planner", "reporter", "developer"],
+        },
+        "environment": {"slug": "production", "tier": "production"},
+    }
+
+
+def test_own_agents_come_by_id() -> None:
+    agents = [build.agent(number, 7) for number in (5, 3, 11)]
+    world = World(*HIERARCHY, build.member(1, group_id=3), *agents, build.started(9, 7))
+    assert world.agents() == [3, 5, 11]
+
+
+@pytest.mark.parametrize(
+    ("role", "names"),
+    [
+        ("minimal_access", []),
+        ("guest", ["guest"]),
+        ("security_manager", ["guest", "planner", "reporter"]),
+        ("developer", ["guest", "planner", "reporter", "developer"]),
+        ("owner", ["guest", "planner", "reporter", "developer", "maintainer", "owner"]),
+    ],
+)
+def test_roles_are_all_up_to_the_own_and_only_developers_get_agents(
+    role: str, names: list[str]
+) -> None:
+    world = World(*HIERARCHY, build.member(1, role, group_id=12), build.agent(5, 7))
+    world.take(build.started(9, 7))
+    assert world.body()["user"]["roles_in_project"] == names
+    assert world.agents() == ([5] if "developer" in names else [])
+
+
+def test_the_highest_membership_counts_wherever_it_comes_from() -> None:
+    world = World(
+        *HIERARCHY, build.agent(5, 7), build.started(9, 7),
+        build.member(1, "guest", project_id=7),
+        build.member(1, "guest", group_id=12),
+        build.member(1, "maintainer", group_id=12, via="share:4"),
+    )  # fmt: skip
+    assert world.agents() == [5]
+    world.take(build.event("member.removed", {"user_id": 1, "group_id": 12, "via": "share:4"}))
+    assert world.agents() == []
+
+
+def test_with_minimum_role_none_everybody_gets_the_agents() -> None:
+    world = World(*HIERARCHY, build.agent(5, 7), build.started(9, 7), level=0)
+    assert world.agents() == [5]
+
+
+def test_a_membership_elsewhere_does_not_count() -> None:
+    world = World(*HIERARCHY, build.group(13, 3), build.project(8, 13), build.agent(5, 7))
+    world.take(
+        build.member(1, group_id=13),
+        build.member(1, project_id=8),
+        build.member(2, group_id=3),
+        build.member(1, group_id=3, root="4"),
+        build.started(9, 7),
+    )
+    assert world.agents() == []
+
+
+def test_two_root_namespaces_in_one_partition_know_nothing_of_each_other() -> None:
+    world = World(*HIERARCHY, build.member(1, group_id=3), build.started(9, 7))
+    world.take(build.agent(5, 7, root="4"), build.removed("project", 7, root="4"))
+    assert world.agents() == []
+    assert world.status() == 200
+
+
+def test_a_membership_ends_at_its_time() -> None:
+    ends = build.member(1, group_id=3, expires_at="2027-01-15T08:00:10Z")
+    world = World(*HIERARCHY, ends, build.agent(5, 7), build.started(9, 7))
+    world.at(NOW + 9_999)
+    assert world.agents() == [5]
+    world.at(NOW + 10_000)
+    assert world.agents() == []
+
+
+def test_until_the_project_and_its_groups_are_known_the_view_asks_to_come_back() -> None:
+    world = World(build.started(9, 7))
+    assert world.status() == 503
+    assert world.body()["reason"] == "project 7 is not known yet"
+    world.take(build.project(7, 12))
+    assert world.body()["reason"] == "group 12 above project 7 is not known yet"
+    world.take(build.group(12, 3))
+    assert world.body()["reason"] == "group 3 above project 7 is not known yet"
+    world.take(build.group(3))
+    assert world.status() == 200
+
+
+def test_a_chain_in_a_circle_is_not_known_and_hangs_nobody() -> None:
+    world = World(*HIERARCHY, build.started(9, 7), build.group(3, 12))
+    assert world.status() == 503
+    world.take(build.group(3))
+    assert world.status() == 200
+
+
+def test_a_removed_project_ends_its_tokens_until_it_is_back() -> None:
+    world = World(*HIERARCHY, build.started(9, 7), build.removed("project", 7))
+    assert (world.status(), world.views[digest("token-9")].body) == (401, b"")
+    world.take(build.project(7, 12))
+    assert world.status() == 200
+
+
+@pytest.mark.parametrize("kind", ["group", "project"])
+def test_a_removed_group_or_project_takes_its_memberships_with_it(kind: str) -> None:
+    """They do not come back with it; `set` has to bring them."""
+    scope = {"group_id": 12} if kind == "group" else {"project_id": 7}
+    again = build.group(12, 3) if kind == "group" else build.project(7, 12)
+    number = 12 if kind == "group" else 7
+    world = World(*HIERARCHY, build.member(1, **scope), build.agent(5, 7), build.started(9, 7))
+    assert world.agents() == [5]
+    world.take(build.removed(kind, number), again)
+    assert world.agents() == []
+
+
+def test_a_blocked_user_gets_403_until_active_again() -> None:
+    world = World(*HIERARCHY, build.started(9, 7), build.user(1, "blocked"))
+    assert world.status() == 403
+    assert world.body() == {"message": "403 Forbidden - Your account has been blocked."}
+    world.take(build.user(1))
+    assert world.status() == 200
+    assert world.body()["user"]["username"] == "u1"
+
+
+def test_a_finished_job_leaves_a_tombstone_until_its_token_expires() -> None:
+    world = World(*HIERARCHY, build.started(9, 7), build.removed("job", 9))
+    view = world.views[digest("token-9")]
+    assert (view.status, view.body, view.expires_at) == (401, b"", 1801440000000)
+
+
+def test_finished_is_final_in_any_order() -> None:
+    world = World(*HIERARCHY, build.removed("job", 9), build.started(9, 7))
+    assert world.status() == 401
+    world.take(build.started(9, 7), build.started(9, 7, token="other"))
+    assert (world.status(), world.status("other")) == (401, 401)
+
+
+def test_a_cancelling_job_keeps_its_token() -> None:
+    world = World(*HIERARCHY, build.started(9, 7), build.event("job.canceling", {"id": 9}))
+    assert world.status() == 200
+
+
+def test_a_second_start_ends_the_first_token_for_good() -> None:
+    world = World(*HIERARCHY, build.started(9, 7), build.started(9, 7, token="second"))
+    assert (world.status(), world.status("second")) == (401, 200)
+    world.take(build.started(9, 7))
+    assert (world.status(), world.status("second")) == (401, 200)
+
+
+def test_a_token_belongs_to_one_job() -> None:
+    world = World(*HIERARCHY, build.started(9, 7))
+    (said,) = world.take(build.started(10, 7, token="token-9"))
+    assert said
+    assert "already belongs to job 9" in said
+    assert world.body()["job"] == {"id": 9}
+
+
+def test_a_token_lives_at_most_sixty_days() -> None:
+    world = World(*HIERARCHY, build.started(9, 7, expires_at="2099-01-01"))
+    assert world.views[digest("token-9")].expires_at == NOW + 60 * DAY
+
+
+def test_an_older_sequence_is_ignored_and_one_without_keeps_it() -> None:
+    world = World(*HIERARCHY, build.agent(5, 7), build.started(9, 7))
+    world.take(build.member(1, "owner", group_id=3, sequence="10"))
+    for late in ("9", "10"):
+        world.take(build.member(1, "guest", group_id=3, sequence=late))
+        assert world.agents() == [5]
+    world.take(build.member(1, "guest", group_id=3))
+    assert world.agents() == []
+    world.take(build.member(1, "owner", group_id=3, sequence="10"))
+    assert world.agents() == []
+    world.take(build.member(1, "owner", group_id=3, sequence="11"))
+    assert world.agents() == [5]
+
+
+def test_a_late_set_does_not_bring_back_what_was_removed() -> None:
+    world = World(
+        *HIERARCHY, build.agent(5, 7, sequence="1"), build.removed("agent", 5, sequence="3")
+    )
+    world.take(build.member(1, group_id=3), build.started(9, 7), build.agent(5, 7, sequence="2"))
+    assert world.agents() == []
+
+
+def test_a_change_writes_only_the_views_that_it_touches() -> None:
+    world = World(
+        *HIERARCHY, build.project(8, 12), build.started(9, 7), build.started(10, 8, 2),
+        build.started(11, 7, 2),
+    )  # fmt: skip
+    touched = {
+        "agent": (build.agent(5, 7), {9, 11}),
+        "member of project": (build.member(2, project_id=7), {11}),
+        "member of group": (build.member(2, group_id=3), {10, 11}),
+        "user": (build.user(1), {9}),
+        "project": (build.project(8, 3), {10}),
+        "group": (build.group(12), {9, 11}),
+        "nothing below it": (build.group(99, 3), set()),
+        "the same again": (build.group(12), set()),
+        "finish": (build.removed("job", 9), {9}),
+        "a group above the job that is left": (build.group(12, 3), {11}),
+        "the project of the finished job": (build.project(7, 3), {11}),
+    }
+    for what, (message, jobs) in touched.items():
+        world.take(message)
+        assert {view.job for view in world.written.values()} == jobs, what
+
+
+def test_what_has_ended_is_forgotten_in_time() -> None:
+    """Memory and checkpoint hold nothing for ever that no lookup can need."""
+    soon = "2027-01-15T08:00:10Z"
+    world = World(
+        *HIERARCHY, build.started(9, 7, expires_at=soon), build.started(10, 7, expires_at=soon),
+        build.started(10, 7, token="second", expires_at=soon), build.removed("job", 9),
+        build.agent(5, 7), build.removed("agent", 5),
+    )  # fmt: skip
+    world.at(NOW + 10_000)
+    world.take(build.group(12))
+    assert world.written == {}, "expired tokens need no upkeep"
+    assert not world.projection.all_views(world.now)
+    world.at(NOW + RETENTION - 1)
+    assert len(world.projection.facts) == 7
+    world.projection.advance(NOW + RETENTION)
+    assert set(world.projection.take_changes(NOW).facts.values()) == {None}
+    kinds = {things.kind_of(key) for key in world.projection.facts}
+    assert kinds == {"group", "project"}
+
+
+def test_a_record_in_the_wrong_partition_is_refused_with_both_numbers() -> None:
+    world = World(partitions=4)
+    assert partition_of("3", 4) != 0
+    (said,) = world.take(build.group(3))
+    assert said == (
+        f"partitionkey 3 belongs in partition {partition_of('3', 4)} of 4, but the record is in "
+        "partition 0; use the murmur2 partitioner on the partitionkey"
+    )
+
+
+def test_users_and_instance_agents_are_taken_in_every_partition() -> None:
+    shared = {"id": 5, "name": "a", "project_id": 3, "configuration": {}}
+    messages = [build.user(1, root=str(root)) for root in range(1, 9)]
+    messages += [build.event("instance-agent.set", shared, root=str(root)) for root in range(1, 9)]
+    assert World(partitions=4).take(*messages) == [None] * 16
+
+
+def test_an_event_in_the_wrong_topic_is_refused() -> None:
+    world = World()
+    said = world.projection.apply(build.record(build.group(3), topic=Topic.JOB_LIFECYCLE))
+    assert said == "group.set belongs in the topic membership, not in job-lifecycle"
+
+
+def test_a_revocation_with_a_mistake_is_applied_and_reported() -> None:
+    world = World(*HIERARCHY, build.started(9, 7))
+    (said,) = world.take(build.removed("job", 9, time="noon"))
+    assert said is not None
+    assert "RFC 3339" in said
+    assert world.status() == 401
+
+
+def test_an_older_record_once_more_changes_nothing() -> None:
+    """Facts can be ahead of the checkpointed offsets: a new owner then applies events again."""
+    world = World(*HIERARCHY, build.agent(5, 7), build.started(9, 7))
+    developer = world.feed(build.member(1, "developer", group_id=3))
+    guest = world.feed(build.member(1, "guest", group_id=3))
+    for record in (developer, guest, developer):
+        world.projection.apply(record)
+    world.write()
+    assert world.agents() == []
+
+
+def test_a_bad_record_changes_nothing() -> None:
+    world = World(*HIERARCHY, build.started(9, 7))
+    assert world.projection.apply(Record(Topic.MEMBERSHIP, 0, 99, NOW, None, b"{")) is not None
+    world.write()
+    assert world.written == {}

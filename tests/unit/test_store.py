@@ -1,0 +1,190 @@
+"""The fencing of every write: an overtaken owner changes nothing, a repeated call harms nothing."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import fakeredis
+import pytest
+
+from projector import views
+from projector.events import Topic
+from projector.projection import View
+from projector.store import IncompleteCheckpointError, RefusedError, Store
+from projector.things import Key
+from projector.views import Record
+from tests.build import digest
+
+FAR = 4_000_000_000_000
+HASH = views.partition_key(3)
+FACTS = views.facts_key(3)
+OFFSETS = dict.fromkeys(Topic, 7)
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[fakeredis.FakeAsyncRedis]:
+    async with fakeredis.FakeAsyncRedis() as client:
+        yield client
+
+
+def view(token: str = "a", status: int = 200, body: bytes = b"{}", expires_at: int = FAR) -> View:
+    return View(digest(token), 9, status, body, expires_at)
+
+
+async def stored(redis: fakeredis.FakeAsyncRedis, token: str = "a") -> Record | None:
+    raw: Any = await redis.get(views.token_key(digest(token)))
+    return Record.decode(raw) if raw else None
+
+
+async def claimed(redis: fakeredis.FakeAsyncRedis, owner: str = "me") -> Store:
+    store = Store(redis, 3, owner)
+    await store.claim(4)
+    return store
+
+
+async def test_a_view_is_stored_as_the_record_of_the_contract(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await store.write_views([view(body=b'{"a":1}')])
+    raw = await redis.get(views.token_key(digest("a")))
+    epoch = store.version.epoch
+    assert raw == f'200 0003 {epoch:012x} 000000000001 {{"a":1}}'.encode()
+    assert await redis.pexpiretime(views.token_key(digest("a"))) == FAR
+    assert await redis.get(views.job_key(9)) == digest("a").encode()
+    assert await redis.pexpiretime(views.job_key(9)) == FAR
+
+
+async def test_an_epoch_never_falls_not_even_after_flushall(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    first = (await claimed(redis)).version.epoch
+    second = (await claimed(redis)).version.epoch
+    await redis.hset(HASH, "epoch", second + 10_000_000)
+    third = (await claimed(redis)).version.epoch
+    assert first < second < third == second + 10_000_001
+    await redis.flushall()
+    assert (await claimed(redis)).version.epoch > second
+
+
+async def test_a_newer_claims_view_is_not_overwritten(redis: fakeredis.FakeAsyncRedis) -> None:
+    old, new = await claimed(redis, "old"), await claimed(redis, "new")
+    await new.write_views([view(body=b"new")])
+    with pytest.raises(RefusedError):
+        await old.write_views([view("b"), view(body=b"old")])
+    assert (record := await stored(redis)) is not None
+    assert record.body == b"new"
+
+
+async def test_a_repeated_view_write_is_no_refusal(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    await store.write_views([view()])
+    await store.write_views([view()])
+
+
+async def test_many_views_are_all_written(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    await store.write_views([view(str(n)) for n in range(250)])
+    assert len(await redis.keys("allowed-agents:token:*")) == 250
+
+
+async def test_a_view_that_has_expired_takes_the_older_record_away(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await store.write_views([view()])
+    await store.write_views([view(expires_at=1000)])
+    assert await stored(redis) is None
+
+
+async def test_a_checkpoint_keeps_facts_offsets_and_their_number(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a", Key("3/group/4"): b"b"})
+    await store.checkpoint({Topic.MEMBERSHIP: 9}, {Key("3/group/4"): None, Key("3/job/1"): b"c"})
+    held = await Store(redis, 3, "next").claim(4)
+    assert held.offsets == OFFSETS | {Topic.MEMBERSHIP: 9}
+    assert (held.revision, held.facts) == (2, 2)
+    fields = {field async for field in store.load(held)}
+    assert fields == {("3/group/3", b"a"), ("3/job/1", b"c")}
+
+
+async def test_thousands_of_facts_go_in_steps_with_the_offsets_last(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    facts: dict[Key, bytes | None] = {Key(f"3/group/{n}"): b"x" for n in range(2500)}
+    await store.checkpoint(OFFSETS, facts)
+    assert store.version.revision == 3
+    held = await Store(redis, 3, "next").claim(4)
+    assert (held.facts, held.offsets) == (2500, OFFSETS)
+
+
+async def test_a_repeated_checkpoint_is_the_success_that_it_was(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """redis-py repeats a script whose answer was lost."""
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a"})
+    store._revision -= 1
+    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a"})
+    assert await redis.hget(HASH, "revision") == b"1"
+
+
+async def test_an_overtaken_owner_writes_neither_checkpoint_nor_stamp(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    old, new = await claimed(redis, "old"), await claimed(redis, "new")
+    with pytest.raises(RefusedError):
+        await old.checkpoint(OFFSETS, {Key("3/group/3"): b"a"})
+    with pytest.raises(RefusedError):
+        await old.stamp(1)
+    assert not await redis.exists(FACTS)
+    assert not await redis.hexists(HASH, "stamp")
+    assert await old.is_claimed_by_another()
+    assert not await new.is_claimed_by_another()
+
+
+@pytest.mark.parametrize("lost", ["flush", "revision"])
+async def test_a_redis_that_went_back_refuses_until_claimed_anew(
+    redis: fakeredis.FakeAsyncRedis, lost: str
+) -> None:
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {})
+    await store.checkpoint(OFFSETS, {})
+    if lost == "flush":
+        await redis.flushall()
+    else:
+        await redis.hset(HASH, "revision", 1)
+    with pytest.raises(RefusedError):
+        await store.checkpoint(OFFSETS, {})
+    with pytest.raises(RefusedError):
+        await store.stamp(1)
+    assert not await store.is_claimed_by_another()
+
+
+async def test_a_stamp_says_moment_and_epoch(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    await store.stamp(12345)
+    assert await redis.hmget(HASH, ["stamp", "stamp_epoch"]) == [
+        b"12345",
+        str(store.version.epoch).encode(),
+    ]
+
+
+async def test_a_checkpoint_with_missing_facts_is_noticed(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a", Key("3/group/4"): b"b"})
+    await redis.hdel(FACTS, "3/group/3")
+    held = await Store(redis, 3, "next").claim(4)
+    with pytest.raises(IncompleteCheckpointError, match="has 1 facts where 2 were written"):
+        [field async for field in store.load(held)]
+
+
+async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    await store.write_views([view()])
+    await redis.script_flush()
+    await store.write_views([view()])
+    await store.checkpoint(OFFSETS, {})
+    await store.stamp(1)
