@@ -13,7 +13,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from projector.topics import MissingTopicsError
+from projector.errors import NotReadyError
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -46,7 +46,7 @@ async def outlasting(name: str, place: str, reach: Callable[[], Awaitable[T]]) -
         log.warning(f"{name} is not ready, trying again", place=place, reason=reason)
 
     @retry(
-        retry=retry_if_exception_type((*OUTAGES, MissingTopicsError)),
+        retry=retry_if_exception_type((*OUTAGES, NotReadyError)),
         wait=wait_exponential_jitter(multiplier=0.1, max=5.0),
         before_sleep=complain,
     )

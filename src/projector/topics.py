@@ -8,7 +8,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from projector.errors import SetupError
+from projector.errors import NotReadyError, SetupError
 from projector.events import DEAD_LETTERS, Topic
 from projector.settings import Settings, variable
 
@@ -24,7 +24,7 @@ CONFIGS: Final[dict[str, dict[str, str]]] = {
 }
 
 
-class MissingTopicsError(SetupError):
+class MissingTopicsError(NotReadyError):
     """Topics do not exist yet."""
 
 
