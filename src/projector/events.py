@@ -1,25 +1,20 @@
-"""What upstream sends: Kafka records decoded and checked, nothing else.
+"""What upstream sends: every type of event, and what each of its fields must be.
 
-An event is a CloudEvents 1.0 message, structured or binary, whose data is the whole new state of
-one thing. `decode` returns it or raises `BadEvent` with one sentence that a person can act on.
+An event carries the whole new state of one thing, never a difference.
 """
 
 import re
-from collections.abc import Callable
 from datetime import UTC, date, datetime, time
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, Self
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
-
-from projector import redaction
-
-T = TypeVar("T")
-E = TypeVar("E")
+from msgspec import Meta, Struct
 
 MAX_EVENT_BYTES: Final = 1024 * 1024
 MAX_NESTING: Final = 64
+# A reason may quote the event; it goes into logs and headers.
+MAX_REASON: Final = 1000
 # GitLab's AUTHORIZED_ENTITY_LIMIT: only the first entries of each list count.
 MAX_GRANTS: Final = 500
 
@@ -49,6 +44,9 @@ class Record(NamedTuple):
 
 class BadEvent(ValueError):
     """A record that is no valid event; the message is the reason, one readable sentence."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason[:MAX_REASON])
 
 
 class Instant(int):
@@ -297,130 +295,3 @@ class Event(Struct, frozen=True):
     def kind(self) -> Kind:
         """What this event's type means."""
         return KINDS[self.type]
-
-
-class _Envelope(Struct, frozen=True):
-    """The CloudEvents attributes that every event needs."""
-
-    specversion: Literal["1.0"]
-    id: Text
-    source: Text
-    type: Text
-    partitionkey: RootNamespace
-    time: Instant | None = None
-    sequence: Sequence | None = None
-    data: msgspec.Raw | UnsetType = UNSET
-
-
-class _RevocationEnvelope(Struct, frozen=True):
-    """What alone a revocation needs, so that nothing else can keep it from being applied."""
-
-    type: Text
-    partitionkey: RootNamespace
-    data: msgspec.Raw
-    sequence: Any = None
-
-
-def _from_wire(kind: type, value: object) -> object:
-    if kind is Instant:
-        return Instant.parse(value)
-    raise NotImplementedError(kind)
-
-
-_TOO_DEEP: Final = f"the event is nested deeper than {MAX_NESTING} levels"
-_DATA: Final = {
-    name: msgspec.json.Decoder(kind.data, dec_hook=_from_wire) for name, kind in KINDS.items()
-}
-
-
-def decode(record: Record) -> Event:
-    """The event that `record` carries.
-
-    A revocation (`*.removed`, `job.finished`) is returned as soon as its ids are readable; what
-    else is wrong with it stands in `complaint`. Raises `BadEvent` for everything else.
-    """
-    try:
-        return _strictly(record)
-    except BadEvent as error:
-        if revocation := _leniently(record, str(error)):
-            return revocation
-        raise
-
-
-def _strictly(record: Record) -> Event:
-    if record.value is None:
-        raise BadEvent("the record has no value")
-    if len(record.value) > MAX_EVENT_BYTES:
-        raise BadEvent(f"the event has {len(record.value)} bytes; at most {MAX_EVENT_BYTES} fit")
-    if place := redaction.secret_in(record.value, record.headers):
-        raise BadEvent(f"{place} holds a job token; send `token_sha256`, never the token itself")
-    envelope = _readable(lambda: _envelope(record, _Envelope))
-    name = _known_type(envelope.type)
-    if envelope.data is UNSET:
-        raise BadEvent("the event has no `data`; it must be a JSON object")
-    raw = bytes(envelope.data)
-    _refuse_deep(raw)
-    data = _readable(lambda: _DATA[name].decode(raw), where="data")
-    sequence = None if envelope.sequence is None else int(envelope.sequence)
-    return Event(name, envelope.partitionkey, data, envelope.time, sequence)
-
-
-def _leniently(record: Record, complaint: str) -> Event | None:
-    try:
-        envelope = _envelope(record, _RevocationEnvelope)
-        name = _known_type(envelope.type)
-        if not KINDS[name].revokes:
-            return None
-        data = _DATA[name].decode(bytes(envelope.data))
-    except (ValueError, RecursionError):
-        return None
-    return Event(name, envelope.partitionkey, data, None, _sequence(envelope), complaint)
-
-
-def _sequence(envelope: _RevocationEnvelope) -> int | None:
-    try:
-        return int(msgspec.convert(envelope.sequence, Sequence))
-    except msgspec.ValidationError:
-        return None
-
-
-def _envelope(record: Record, shape: type[E]) -> E:
-    """The attributes: from the headers in binary mode, else from the value."""
-    headers = dict(record.headers)
-    if not headers.get("content-type", b"").startswith(b"application/cloudevents") and (
-        "ce_specversion" in headers
-    ):
-        attributes: dict[str, Any] = {
-            name.removeprefix("ce_"): content.decode()
-            for name, content in record.headers
-            if name.startswith("ce_")
-        }
-        attributes["data"] = msgspec.Raw(record.value or b"null")
-        return msgspec.convert(attributes, shape, dec_hook=_from_wire)
-    return msgspec.json.decode(record.value or b"", type=shape, dec_hook=_from_wire)
-
-
-def _refuse_deep(raw: bytes) -> None:
-    if raw.count(b"{") + raw.count(b"[") <= MAX_NESTING:
-        return
-    if redaction.nesting(_readable(lambda: msgspec.json.decode(raw))) > MAX_NESTING:
-        raise BadEvent(_TOO_DEEP)
-
-
-def _readable(read: Callable[[], T], where: str = "event") -> T:
-    try:
-        return read()
-    except msgspec.ValidationError as error:
-        raise BadEvent(redaction.text(str(error).replace("`$", f"`{where}"))) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadEvent(f"the value is not JSON: {error}") from None
-    except RecursionError:
-        raise BadEvent(_TOO_DEEP) from None
-
-
-def _known_type(name: str) -> str:
-    """The type without its reverse-DNS prefix: `com.example.job.started` is `job.started`."""
-    short = ".".join(name.split(".")[-2:])
-    if short not in KINDS:
-        raise BadEvent(f"unknown type {redaction.text(name[:100])!r}; known are {', '.join(KINDS)}")
-    return short

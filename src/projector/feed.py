@@ -7,7 +7,8 @@ from typing import BinaryIO, Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 
 from projector import topics
-from projector.events import MAX_EVENT_BYTES, BadEvent, Event, Record, Topic, decode
+from projector.cloudevents import decode
+from projector.events import MAX_EVENT_BYTES, BadEvent, Event, Record, Topic
 from projector.partitioning import partition_of
 from projector.settings import Settings
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import orjson
 
-from projector import events, rules, things
+from projector import cloudevents, rules, things
 from projector.events import BadEvent, Event, Record
 from projector.facts import AnyFact, Facts, decode, encode
 from projector.partitioning import partition_of
@@ -69,7 +69,7 @@ class Projection:
         revocation whose ids could be read.
         """
         try:
-            event = events.decode(record)
+            event = cloudevents.decode(record)
             self._check_place(event, record)
             for change in changes(self.facts, event, record):
                 self._put(*change)

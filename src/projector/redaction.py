@@ -4,6 +4,7 @@ A token itself never travels; only its SHA-256 does. Where one is sent all the s
 refused and neither the dead letter nor the reason repeats it.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -27,15 +28,18 @@ def text(sentence: str) -> str:
 
 
 def secret_in(value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> str | None:
-    """Where a record carries a token (`data.job_token`), or None; it never returns the token."""
+    """Which field or header of a record holds a token, or None; it never returns the token."""
     for name, content in headers:
         if _is_secret(name.removeprefix("ce_"), content.decode(errors="replace")):
-            return f"header {text(name)}"
+            return f"the header {text(name)}"
     if value is None or not _SUSPICIOUS.search(value):
         return None
-    return next(
-        (path for path, name, leaf in _leaves(_parsed(value)) if _is_secret(name, leaf)), None
-    )
+    try:
+        leaves = _leaves(_parse(value))
+    except (ValueError, RecursionError):
+        return None
+    secret = next((name for name, leaf in leaves if _is_secret(name, leaf)), None)
+    return None if secret is None else f"the field `{text(secret)}`"
 
 
 def nesting(tree: object) -> int:
@@ -54,8 +58,9 @@ def value(original: bytes | None) -> bytes | None:
     if original is None or not _worth_reading(original):
         return original
     try:
-        tree = msgspec.json.decode(original)
-        return msgspec.json.encode(_redacted(tree)) if _redacted(tree) != tree else original
+        tree = _parse(original)
+        kept = _redacted(tree)
+        return original if kept == tree else msgspec.json.encode(kept)
     except (ValueError, RecursionError):
         return f"{REDACTED}: {len(original)} bytes that are not JSON and may hold a token".encode()
 
@@ -83,11 +88,16 @@ def _worth_reading(original: bytes) -> bool:
     return bool(_SUSPICIOUS.search(original.replace(b"\0", b""))) or b"token_sha256" in original
 
 
-def _parsed(value: bytes) -> Any:
-    try:
-        return msgspec.json.decode(value)
-    except (ValueError, RecursionError):
-        return None
+def _parse(value: bytes) -> Any:
+    return json.loads(value, object_pairs_hook=_merged)
+
+
+def _merged(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Fields that come twice keep all their values: a token may not hide behind another value."""
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        fields[name] = [fields[name], value] if name in fields else value
+    return fields
 
 
 def _is_secret(name: str, leaf: object) -> bool:
@@ -117,13 +127,10 @@ def _children(node: object) -> list[tuple[str, Any]] | None:
     return [("", child) for child in node] if isinstance(node, list) else None
 
 
-def _leaves(tree: Any) -> Iterator[tuple[str, str, Any]]:
-    """Every named or listed value of the tree as (path, field name, value), containers too."""
-    pending: list[tuple[str, str, Any]] = [("event", "", tree)]
+def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+    """Every value of the tree with the name of the field that it stands in, containers too."""
+    pending: list[tuple[str, Any]] = [("", tree)]
     while pending:
-        path, name, node = pending.pop()
-        yield path, name, node
-        pending.extend(
-            (f"{path}.{text(child)[:40]}" if child else path, child, leaf)
-            for child, leaf in _children(node) or ()
-        )
+        name, node = pending.pop()
+        yield name, node
+        pending.extend((child or name, leaf) for child, leaf in _children(node) or ())

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from projector.events import KINDS, MAX_EVENT_BYTES, BadEvent, Record, Topic, decode
+from projector.cloudevents import decode
+from projector.events import KINDS, MAX_EVENT_BYTES, BadEvent, Record, Topic
 from tests.build import agent, digest, event, group, member, project, record, removed, started, user
 
 ENVIRONMENT = {"name": "review/7", "slug": "review-7-abc", "tier": "development"}
@@ -221,3 +222,12 @@ def test_a_revocation_needs_only_its_ids(message: dict[str, Any]) -> None:
 
 def test_a_revocation_without_its_id_is_refused() -> None:
     assert "id" in reason(event("job.finished", {"status": "success"}))
+
+
+def test_a_token_does_not_hide_behind_a_repeated_field() -> None:
+    value = json.dumps(group(3)).replace('"id": "1"', f'"id": "{TOKEN}", "id": "1"').encode()
+    assert "holds a job token" in reason(value)
+
+
+def test_a_reason_is_short_whatever_the_event_holds() -> None:
+    assert len(reason(group(3, specversion="9" * 100_000))) <= 1000

@@ -33,7 +33,8 @@ class World:
 
     def __init__(self) -> None:
         self.server = FakeServer()
-        self.redis = FakeAsyncRedis(server=self.server)
+        # With a timeout, Python 3.11 can lose the cancellation of whoever is sending.
+        self.redis = FakeAsyncRedis(server=self.server, socket_timeout=None)
         self.freshness = Freshness(self.redis)
         self.lookup = self.with_limits()
 
@@ -87,15 +88,8 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     polling = asyncio.create_task(world.freshness.run("redis://test"))
     await world.polled()
     yield world
-    await end(polling)
+    polling.cancel()
     await world.redis.aclose()
-
-
-async def end(task: asyncio.Task[None]) -> None:
-    """Cancel until it ends: in Python 3.11 the fake Redis can swallow a cancellation."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=0.01)
 
 
 @contextlib.asynccontextmanager
@@ -111,7 +105,7 @@ async def owners(world: World, *partitions: int) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await end(task)
+        task.cancel()
 
 
 async def soon(answer: Awaitable[Reply]) -> Reply:
@@ -479,13 +473,13 @@ class Clock:
 
 
 async def poll_once(stamp: int) -> Freshness:
-    redis = FakeAsyncRedis()
+    redis = FakeAsyncRedis(socket_timeout=None)
     await redis.set(views.PARTITIONS_KEY, 1)
     await redis.hset(views.partition_key(0), mapping={"stamp": stamp, "stamp_epoch": 7})
     freshness = Freshness(redis)
     polling = asyncio.create_task(freshness.run("redis://test"))
     await freshness.next_poll(PATIENCE_S)
-    await end(polling)
+    polling.cancel()
     await redis.aclose()
     return freshness
 
