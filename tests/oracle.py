@@ -123,7 +123,7 @@ class Oracle:
             if key[0] == "agent" and key[1] == root and agent
             and agent["project_id"] == data["project_id"]
         )  # fmt: skip
-        document = {
+        return {
             "allowed_agents": [
                 {"id": a, "config_project": {"id": data["project_id"]}, "configuration": {}}
                 for a in (agents if level >= 30 else [])
@@ -137,4 +137,3 @@ class Oracle:
                 "roles_in_project": [name for name, lowest in LEVELS.items() if lowest <= level],
             },
         }
-        return document

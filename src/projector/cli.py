@@ -156,10 +156,11 @@ def _fail(code: int, *sentences: str) -> NoReturn:
 def _opened(file: str) -> Iterator[BinaryIO]:
     if file != "-":
         try:
-            with Path(file).open("rb") as source:
-                yield source
-        except FileNotFoundError:
-            _fail(WRONG, f"{file}: no such file")
+            source = Path(file).open("rb")  # noqa: SIM115  the reason is this file's, not the body's
+        except OSError as error:
+            _fail(WRONG, f"{file}: {error.strerror}")
+        with source:
+            yield source
         return
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
         shutil.copyfileobj(sys.stdin.buffer, spool)

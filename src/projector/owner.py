@@ -131,7 +131,7 @@ class Owner:
             self._projection.restore(fields)
         except IncompleteCheckpointError as error:
             log.warning("checkpoint unusable, reading everything again", reason=str(error))
-            await self._store.clear_facts()
+            await self._store.forget_checkpoint()
             self._next = beginnings
         await self._catch_up(await self._source.ends(self._partition))
         await self._reconcile()
@@ -216,7 +216,7 @@ class Owner:
         await self._store.write_views(changes.views)
         await self._dead_letters.send(self._letters)
         self._letters = []
-        await self._store.checkpoint(self._next, changes.facts)
+        await self._store.checkpoint(self._next, changes.facts, len(self._projection.facts))
         self._checkpointed = dict(self._next)
 
     # freshness

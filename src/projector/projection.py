@@ -20,13 +20,17 @@ from projector.transitions import changes
 
 
 class View(NamedTuple):
-    """What one token's record is to say from now on; `expires_at` in milliseconds."""
+    """What one token's record is to say from now on; `expires_at` in milliseconds.
+
+    A job that started again has several tokens, and one that `is_current`.
+    """
 
     digest: str
     job: int
     status: int
     body: bytes
     expires_at: int
+    is_current: bool = True
 
 
 class Changes(NamedTuple):
@@ -104,7 +108,7 @@ class Projection:
             raise KeyError(digest)
         ended = self.facts.ended_token(things.root_of(key), digest)
         if ended is not None:
-            return View(digest, ended.job, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at)
+            return View(digest, ended.job, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at, False)
         job = self.facts.job(key)
         assert job is not None, key  # noqa: S101  the index holds started jobs only
         return self._job_view(key, job, now)

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -138,7 +139,13 @@ def variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
+# What Kubernetes sets in every pod for a Service named `projector` or `projector-...`.
+_SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT)|PORT$|PORT_\d+_)")
+
+
 def _is_unknown(name: str) -> bool:
+    if "KUBERNETES_SERVICE_HOST" in os.environ and _SERVICE_LINK.match(name):
+        return False
     return (
         name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields
     )

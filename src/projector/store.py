@@ -22,6 +22,7 @@ Argument = bytes | str | int
 # 1,000 keys in one script block the server for some 7 ms; lookups must not wait that long.
 VIEWS_PER_CALL: Final = 100
 FIELDS_PER_CALL: Final = 1000
+INCOMPLETE: Final = -1
 
 # The names of the partition hash's fields stand here and in docs/redis.md.
 # KEYS: partition hash. ARGV: owner.
@@ -56,15 +57,16 @@ if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then return 'claim' end
 local revision = held[3] or '0'
 """
 
-# KEYS: partition hash, facts hash. ARGV: epoch, owner, previous revision, new revision, number of
-# offsets, (topic, offset)..., number of facts set, (field, fact)..., fields deleted...
+# KEYS: partition hash, facts hash. ARGV: epoch, owner, previous revision, new revision, how many
+# facts there are then (-1 while more steps of the same checkpoint follow), number of offsets,
+# (topic, offset)..., number of facts set, (field, fact)..., fields deleted...
 CHECKPOINT: Final = (
     _CLAIMED
     + """
 if revision == ARGV[4] then return 'ok' end
 if revision ~= ARGV[3] then return 'revision' end
-local at = 6
-for _ = 1, ARGV[5] do
+local at = 7
+for _ = 1, ARGV[6] do
   redis.call('HSET', KEYS[1], 'offset:' .. ARGV[at], ARGV[at + 1])
   at = at + 2
 end
@@ -75,7 +77,17 @@ for _ = 1, sets do
   at = at + 2
 end
 for i = at, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end
-redis.call('HSET', KEYS[1], 'revision', ARGV[4], 'facts', redis.call('HLEN', KEYS[2]))
+redis.call('HSET', KEYS[1], 'revision', ARGV[4], 'facts', ARGV[5])
+return 'ok'
+"""
+)
+
+# KEYS: partition hash, facts hash. ARGV: epoch, owner, then the fields of the offsets.
+FORGET: Final = (
+    _CLAIMED
+    + """
+redis.call('HDEL', KEYS[1], 'facts', unpack(ARGV, 3))
+redis.call('DEL', KEYS[2])
 return 'ok'
 """
 )
@@ -121,6 +133,7 @@ class Store:
         self._claim = redis.register_script(CLAIM)
         self._write_views = redis.register_script(WRITE_VIEWS)
         self._checkpoint = redis.register_script(CHECKPOINT)
+        self._forget = redis.register_script(FORGET)
         self._stamp = redis.register_script(STAMP)
 
     @property
@@ -155,9 +168,10 @@ class Store:
                 f"{self._facts} has {len(seen)} facts where {checkpoint.facts} were written"
             )
 
-    async def clear_facts(self) -> None:
+    async def forget_checkpoint(self) -> None:
         """Drop a checkpoint that cannot be used; the facts come from Kafka again."""
-        await self._redis.unlink(self._facts)
+        args: list[Argument] = [self._epoch, self._owner, *(f"offset:{t}" for t in Topic)]
+        self._check(await self._forget(keys=[self._hash, self._facts], args=args))
 
     async def write_views(self, changed: Iterable[View]) -> None:
         """Write views under the next revision, before the checkpoint that makes it valid.
@@ -176,26 +190,26 @@ class Store:
                 raise RefusedError(f"{refused} views of partition {self._partition} are newer")
 
     async def checkpoint(
-        self, offsets: Mapping[Topic, int], facts: Mapping[Key, bytes | None]
+        self, offsets: Mapping[Topic, int], facts: Mapping[Key, bytes | None], total: int
     ) -> None:
-        """Make the next revision valid: facts that changed, then the next offset of each topic.
+        """Make the next revision valid: facts that changed, and the next offset of each topic.
 
-        Many facts go in several steps, the offsets with the last; facts ahead of the offsets do
-        no harm, since each keeps the offset that it stands for.
+        `total` is how many facts there are then. Many go in several steps; until the last one the
+        checkpoint counts as incomplete, for its facts are ahead of its offsets.
         Raises `RefusedError` if the claim is no longer this owner's or the revision not its last.
         """
-        chunks = list(_chunks(facts.items(), FIELDS_PER_CALL)) or [[]]
-        for chunk in chunks[:-1]:
-            await self._checkpoint_step({}, chunk)
-        await self._checkpoint_step(offsets, chunks[-1])
+        *steps, last = list(_chunks(facts.items(), FIELDS_PER_CALL)) or [[]]
+        for step in steps:
+            await self._checkpoint_step({}, step, INCOMPLETE)
+        await self._checkpoint_step(offsets, last, total)
 
     async def _checkpoint_step(
-        self, offsets: Mapping[Topic, int], facts: list[tuple[Key, bytes | None]]
+        self, offsets: Mapping[Topic, int], facts: list[tuple[Key, bytes | None]], total: int
     ) -> None:
         sets = [(key, value) for key, value in facts if value is not None]
         deletes = [key for key, value in facts if value is None]
         args: list[Argument] = [self._epoch, self._owner, self._revision, self._revision + 1]
-        args += [len(offsets), *_flat(offsets.items()), len(sets), *_flat(sets), *deletes]
+        args += [total, len(offsets), *_flat(offsets.items()), len(sets), *_flat(sets), *deletes]
         self._check(await self._checkpoint(keys=[self._hash, self._facts], args=args))
         self._revision += 1
 
@@ -211,7 +225,8 @@ class Store:
     async def _write_jobs(self, chunk: list[View]) -> None:
         async with self._redis.pipeline(transaction=False) as pipe:
             for view in chunk:
-                pipe.set(views.job_key(view.job), view.digest, pxat=view.expires_at)
+                if view.is_current:
+                    pipe.set(views.job_key(view.job), view.digest, pxat=view.expires_at)
             await pipe.execute()
 
     def _check(self, outcome: bytes) -> None:

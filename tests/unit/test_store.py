@@ -100,8 +100,8 @@ async def test_a_checkpoint_keeps_facts_offsets_and_their_number(
     redis: fakeredis.FakeAsyncRedis,
 ) -> None:
     store = await claimed(redis)
-    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a", Key("3/group/4"): b"b"})
-    await store.checkpoint({Topic.MEMBERSHIP: 9}, {Key("3/group/4"): None, Key("3/job/1"): b"c"})
+    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a", Key("3/group/4"): b"b"}, 2)
+    await store.checkpoint({Topic.MEMBERSHIP: 9}, {Key("3/group/4"): None, Key("3/job/1"): b"c"}, 2)
     held = await Store(redis, 3, "next").claim(4)
     assert held.offsets == OFFSETS | {Topic.MEMBERSHIP: 9}
     assert (held.revision, held.facts) == (2, 2)
@@ -114,7 +114,7 @@ async def test_thousands_of_facts_go_in_steps_with_the_offsets_last(
 ) -> None:
     store = await claimed(redis)
     facts: dict[Key, bytes | None] = {Key(f"3/group/{n}"): b"x" for n in range(2500)}
-    await store.checkpoint(OFFSETS, facts)
+    await store.checkpoint(OFFSETS, facts, 2500)
     assert store.version.revision == 3
     held = await Store(redis, 3, "next").claim(4)
     assert (held.facts, held.offsets) == (2500, OFFSETS)
@@ -125,9 +125,9 @@ async def test_a_repeated_checkpoint_is_the_success_that_it_was(
 ) -> None:
     """redis-py repeats a script whose answer was lost."""
     store = await claimed(redis)
-    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a"})
+    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a"}, 1)
     store._revision -= 1
-    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a"})
+    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a"}, 1)
     assert await redis.hget(HASH, "revision") == b"1"
 
 
@@ -136,7 +136,7 @@ async def test_an_overtaken_owner_writes_neither_checkpoint_nor_stamp(
 ) -> None:
     old, new = await claimed(redis, "old"), await claimed(redis, "new")
     with pytest.raises(RefusedError):
-        await old.checkpoint(OFFSETS, {Key("3/group/3"): b"a"})
+        await old.checkpoint(OFFSETS, {Key("3/group/3"): b"a"}, 1)
     with pytest.raises(RefusedError):
         await old.stamp(1)
     assert not await redis.exists(FACTS)
@@ -150,14 +150,14 @@ async def test_a_redis_that_went_back_refuses_until_claimed_anew(
     redis: fakeredis.FakeAsyncRedis, lost: str
 ) -> None:
     store = await claimed(redis)
-    await store.checkpoint(OFFSETS, {})
-    await store.checkpoint(OFFSETS, {})
+    await store.checkpoint(OFFSETS, {}, 0)
+    await store.checkpoint(OFFSETS, {}, 0)
     if lost == "flush":
         await redis.flushall()
     else:
         await redis.hset(HASH, "revision", 1)
     with pytest.raises(RefusedError):
-        await store.checkpoint(OFFSETS, {})
+        await store.checkpoint(OFFSETS, {}, 0)
     with pytest.raises(RefusedError):
         await store.stamp(1)
     assert not await store.is_claimed_by_another()
@@ -174,11 +174,44 @@ async def test_a_stamp_says_moment_and_epoch(redis: fakeredis.FakeAsyncRedis) ->
 
 async def test_a_checkpoint_with_missing_facts_is_noticed(redis: fakeredis.FakeAsyncRedis) -> None:
     store = await claimed(redis)
-    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a", Key("3/group/4"): b"b"})
+    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a", Key("3/group/4"): b"b"}, 2)
     await redis.hdel(FACTS, "3/group/3")
     held = await Store(redis, 3, "next").claim(4)
     with pytest.raises(IncompleteCheckpointError, match="has 1 facts where 2 were written"):
         [field async for field in store.load(held)]
+
+
+async def test_a_checkpoint_cut_short_between_its_steps_is_not_used(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its facts are ahead of its offsets: events applied again would meet their own effects."""
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key("3/group/0"): b"x"}, 1)
+    step = store._checkpoint_step
+
+    async def killed(offsets: Any, *rest: Any) -> None:
+        if not offsets:
+            await step(offsets, *rest)
+
+    monkeypatch.setattr(store, "_checkpoint_step", killed)
+    await store.checkpoint(OFFSETS, {Key(f"3/group/{n}"): b"y" for n in range(1500)}, 1500)
+    successor = Store(redis, 3, "next")
+    held = await successor.claim(4)
+    with pytest.raises(IncompleteCheckpointError):
+        [field async for field in successor.load(held)]
+    await successor.forget_checkpoint()
+    assert (await successor.claim(4))[1:] == ({}, 0)
+    assert not await redis.exists(FACTS)
+    with pytest.raises(RefusedError):
+        await store.forget_checkpoint()
+
+
+async def test_the_jobs_key_names_its_current_token(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    ended = view("ended", 401)._replace(is_current=False)
+    for order in ([ended, view("current")], [view("current"), ended]):
+        await store.write_views(order)
+        assert await redis.get(views.job_key(9)) == digest("current").encode()
 
 
 async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> None:
@@ -186,5 +219,5 @@ async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> No
     await store.write_views([view()])
     await redis.script_flush()
     await store.write_views([view()])
-    await store.checkpoint(OFFSETS, {})
+    await store.checkpoint(OFFSETS, {}, 0)
     await store.stamp(1)

@@ -1,0 +1,199 @@
+"""Settings: every wrong one is named at once, and no message ever holds the password of Redis."""
+
+import os
+
+import pytest
+
+from projector import connections
+from projector.settings import Settings, SettingsError
+
+SECRET = "s3cr3t"
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("PROJECTOR_")]:
+        monkeypatch.delenv(name)
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"PROJECTOR_{name}", value)
+    return Settings.load()
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    with pytest.raises(SettingsError) as refused:
+        load(monkeypatch, **variables)
+    assert refused.value.__cause__ is None
+    return str(refused.value)
+
+
+def test_without_variables_the_defaults_hold() -> None:
+    settings = Settings.load()
+    assert settings.kafka == "127.0.0.1:9092"
+    assert settings.redis_url == "redis://127.0.0.1:6379/0"
+    assert (settings.partitions, settings.max_staleness, settings.miss_grace) == (16, 10, 1)
+    assert settings.tombstone_retention_ms == 7 * 24 * 3600 * 1000
+    assert settings.minimum_level == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "read"),
+    [
+        ("KAFKA", "a:1, b.example:9092", "brokers", ["a:1", "b.example:9092"]),
+        ("KAFKA", "[::1]:9092", "brokers", ["[::1]:9092"]),
+        ("REDIS_URL", "rediss://h:6380/2", "redis_url", "rediss://h:6380/2"),
+        ("PARTITIONS", "1", "partitions", 1),
+        ("PARTITIONS", "10000", "partitions", 10_000),
+        ("TOPIC_PREFIX", "blue.", "topic_prefix", "blue."),
+        ("MAX_STALENESS", "2.5", "max_staleness", 2.5),
+        ("MINIMUM_ROLE", "none", "minimum_level", 0),
+        ("MINIMUM_ROLE", "owner", "minimum_level", 50),
+        ("TOMBSTONE_RETENTION", "0.5", "tombstone_retention_ms", 500),
+        ("SESSION_TIMEOUT", "6", "session_timeout", 6),
+        ("WEB_PORT", "65535", "web_port", 65535),
+        ("LOG_LEVEL", "debug", "log_level", "debug"),
+    ],
+)
+def test_a_variable_sets_its_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, field: str, read: object
+) -> None:
+    assert getattr(load(monkeypatch, **{name: value}), field) == read
+
+
+def test_the_topic_prefix_stands_before_every_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, TOPIC_PREFIX="blue.").topic("membership") == "blue.membership"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("KAFKA", v) for v in ("", "localhost", "h:", ":9092", "h:0", "h:65536", "h:x", "a:1,")],
+        *[("REDIS_URL", v) for v in ("", "localhost:6379", "http://h", "redis://[::1", "redis")],
+        *[("REDIS_URL", v) for v in ("redis://h:x/0", "redis://h:99999/0")],
+        *[("PARTITIONS", v) for v in ("", "0", "-1", "10001", "1.5", "many")],
+        *[("REPLICATION_FACTOR", v) for v in ("-1", "x")],
+        *[("TOPIC_PREFIX", v) for v in ("a b", "a/", "ä", "a\n", "x" * 201)],
+        *[("MAX_STALENESS", v) for v in ("0", "-1", "nan", "inf", "10s")],
+        *[("MISS_GRACE", v) for v in ("0", "nan")],
+        *[("MAX_WAITING", v) for v in ("0", "x")],
+        *[("MINIMUM_ROLE", v) for v in ("", "Developer", "30", "boss")],
+        *[("TOMBSTONE_RETENTION", v) for v in ("0", "inf")],
+        *[("SESSION_TIMEOUT", v) for v in ("5.9", "inf")],
+        *[("WEB_PORT", v) for v in ("-1", "65536")],
+        *[("LOG_LEVEL", v) for v in ("", "loud", "INFO")],
+    ],
+    ids=lambda case: ascii(case)[:20],
+)
+def test_a_wrong_setting_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    said = refusal(monkeypatch, **{name: value})
+    assert said.startswith(f"PROJECTOR_{name}: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refusal(monkeypatch, PARTITIONS="0", KAFKA="here", MAX_STALENESS="nan")
+    assert {line.partition(":")[0] for line in said.splitlines()} == {
+        "PROJECTOR_PARTITIONS",
+        "PROJECTOR_KAFKA",
+        "PROJECTOR_MAX_STALENESS",
+    }
+
+
+def test_wrong_and_unknown_settings_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refusal(monkeypatch, PARTITIONS="0", KAFKAA="h:1")
+    assert "PROJECTOR_PARTITIONS: " in said
+    assert "PROJECTOR_KAFKAA is no setting" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("KAFKAS", "PROJECTOR_KAFKAS is no setting; did you mean PROJECTOR_KAFKA?"),
+        ("REDIS", "PROJECTOR_REDIS is no setting; did you mean PROJECTOR_REDIS_URL?"),
+        ("MAX_STALENES", "PROJECTOR_MAX_STALENES is no setting; did you mean "
+         "PROJECTOR_MAX_STALENESS?"),
+        ("ZZZZZZZZZZZZZZZZZZZZ", "PROJECTOR_ZZZZZZZZZZZZZZZZZZZZ is no setting"),
+    ],
+)  # fmt: skip
+def test_an_unknown_variable_is_refused_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    """A misspelt bound must not go unnoticed."""
+    assert refusal(monkeypatch, **{name: "1"}) == says
+
+
+def test_variables_without_the_prefix_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARTITIONS", "0")
+    monkeypatch.setenv("MY_PROJECTOR_KAFKA", "x")
+    assert Settings.load() == Settings()
+
+
+# the password of Redis
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("redis://h:1/0", "redis://h:1/0"),
+        (f"redis://:{SECRET}@h:1/0", "redis://h:1/0"),
+        (f"rediss://user:{SECRET}@h", "rediss://h"),
+        (f"redis://:x@{SECRET}@h:1", "redis://h:1"),
+        (f"redis://h:1/0?password={SECRET}", "redis://h:1/0"),
+        (f"unix://user:{SECRET}@/run/redis.sock", "unix:///run/redis.sock"),
+    ],
+)
+def test_the_place_of_redis_shows_no_password(
+    monkeypatch: pytest.MonkeyPatch, url: str, place: str
+) -> None:
+    assert load(monkeypatch, REDIS_URL=url).redis_place == place
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:a/{SECRET}@h:1/0",
+        f"redis://:{SECRET}/a@h:1/0",
+        f"redis://:{SECRET}#a@h:1/0",
+        f"redis://:{SECRET}?a@h:1/0",
+        f"redis://:{SECRET}[@h:1/0",
+        f"redis://:{SECRET}\u2100@h:1/0",
+        f"redis://:{SECRET}@h:x/0",
+        f"redis://:{SECRET}@h:99999/0",
+        f"http://:{SECRET}@h:1/0",
+        f"{SECRET}@h:1",
+    ],
+    ids=ascii,
+)
+def test_a_password_that_spoils_the_address_is_refused_and_never_shown(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    """Such a password must be percent-encoded; taken as it is, it would end up in messages."""
+    said = refusal(monkeypatch, REDIS_URL=url)
+    assert said.startswith("PROJECTOR_REDIS_URL: ")
+    assert SECRET not in said
+
+
+def test_an_error_about_another_setting_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refusal(monkeypatch, REDIS_URL=f"redis://:{SECRET}@h", PARTITIONS="0")
+    assert SECRET not in said
+
+
+async def test_redis_is_reached_with_the_password_and_gives_up_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    redis = connections.redis(load(monkeypatch, REDIS_URL=f"redis://:{SECRET}@h:1/2"))
+    how = redis.connection_pool.connection_kwargs
+    assert (how["password"], how["host"], how["port"], how["db"]) == (SECRET, "h", 1, 2)
+    assert how["socket_timeout"] == how["socket_connect_timeout"] == connections.TIMEOUT_S
+    await redis.aclose()
+
+
+def test_the_settings_as_text_show_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever logs the settings, or an error that holds them, must not leak it."""
+    settings = load(monkeypatch, REDIS_URL=f"redis://:{SECRET}@h:1/0")
+    assert SECRET not in repr(settings)
+    assert SECRET not in str(settings)
