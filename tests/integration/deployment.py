@@ -34,11 +34,8 @@ class Letter(NamedTuple):
 
 
 class Deployment:
-    def __init__(
-        self, kafka: str, redis_server: Server, port: int, prefix: str, folder: Path
-    ) -> None:
+    def __init__(self, kafka: str, port: int, prefix: str, folder: Path) -> None:
         self.kafka = kafka
-        self.redis_server = redis_server
         self.redis_url = f"redis://127.0.0.1:{port}/0"
         self.redis: Any = redis.Redis.from_url(self.redis_url)
         self.env = {
