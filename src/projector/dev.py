@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from projector import connections, topics, views
 from projector.errors import SetupError
 from projector.outages import outlasting
-from projector.ports import free_port, is_free
+from projector.ports import free_port, is_free, is_listening
 from projector.settings import Settings, variable
 
 log = structlog.get_logger()
@@ -27,6 +27,7 @@ HOST: Final = "127.0.0.1"
 # The embedded broker ignores members that leave: a restarted worker waits this long for its
 # partitions. Brokers take no shorter sessions than six seconds.
 SESSION_TIMEOUT: Final = "6"
+START_S: Final = 20.0
 STOP_S: Final = 8.0
 RESTART_S: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
@@ -116,21 +117,30 @@ async def _servers(settings: Settings) -> AsyncIterator[tuple[list[Child], Setti
     """Whatever of Kafka and Redis is embedded, and the settings that lead there."""
     servers: list[Child] = []
     with tempfile.TemporaryDirectory(prefix="projector-dev-") as folder:
-        if variable("redis_url") not in os.environ:
-            place = free_port()
-            servers.append(Child("redis", redis_command(place, folder), os.environ))
-            settings = settings.model_copy(update={"redis_url": f"redis://{HOST}:{place}/0"})
-        if variable("kafka") not in os.environ:
-            place = free_port()
-            servers.append(Child("kafka", kafka_command(place), os.environ))
-            settings = settings.model_copy(update={"kafka": f"{HOST}:{place}"})
         try:
-            for server in servers:
-                await server.start()
+            if variable("redis_url") not in os.environ:
+                port = free_port()
+                servers.append(await _started("redis", redis_command(port, folder), port))
+                settings = settings.model_copy(update={"redis_url": f"redis://{HOST}:{port}/0"})
+            if variable("kafka") not in os.environ:
+                port = free_port()
+                servers.append(await _started("kafka", kafka_command(port), port))
+                settings = settings.model_copy(update={"kafka": f"{HOST}:{port}"})
             await _prepare(settings)
             yield servers, settings
         finally:
             await asyncio.gather(*(server.stop() for server in servers))
+
+
+async def _started(name: str, command: list[str], port: int) -> Child:
+    server = Child(name, command, os.environ)
+    await server.start()
+    for _ in range(int(START_S / 0.05)):
+        if is_listening(port):
+            return server
+        await asyncio.sleep(0.05)
+    await server.stop()
+    raise DevError(f"the embedded {name} does not start: {' '.join(command)}")
 
 
 async def _prepare(settings: Settings) -> None:

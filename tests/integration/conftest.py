@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from projector.ports import free_port
+from projector.ports import free_port, is_listening
 from tests.integration import servers
 from tests.integration.deployment import Deployment
 
@@ -32,7 +32,7 @@ def kafka(
     port = free_port()
     start = BROKERS[request.param]
     with servers.running(start(tmp_path_factory.mktemp(request.param), port)) as broker:
-        servers.eventually(lambda: servers.listening(port), f"broker listening: {broker.log()}")
+        servers.eventually(lambda: is_listening(port), f"broker listening: {broker.log()}")
         yield f"127.0.0.1:{port}"
 
 
@@ -41,6 +41,6 @@ def deployment(kafka: str, tmp_path: Path) -> Iterator[Deployment]:
     """Topics and a Redis of its own; the test starts the processes that it wants."""
     port = free_port()
     with servers.running(servers.valkey(tmp_path, port)):
-        servers.eventually(lambda: servers.listening(port), "Valkey listening")
+        servers.eventually(lambda: is_listening(port), "Valkey listening")
         with Deployment(kafka, port, f"test-{next(prefixes)}.", tmp_path) as deployment:
             yield deployment

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from projector.ports import free_port
+from projector.ports import free_port, is_listening
 from tests import build
 from tests.integration import servers
 from tests.integration.conftest import BROKERS, apache_or_skip
 from tests.integration.deployment import Deployment
-from tests.integration.servers import eventually, listening, running
+from tests.integration.servers import eventually, running
 
 
 @pytest.mark.parametrize("broker", list(BROKERS))
@@ -31,7 +31,7 @@ def test_worker_and_api_wait_for_redis_and_kafka(tmp_path: Path, broker: str) ->
             eventually(lambda: "Kafka is not ready" in worker.log(), "the worker misses Kafka")
             assert f"127.0.0.1:{kafka_port}" in worker.log()
             with running(BROKERS[broker](tmp_path, kafka_port)):
-                eventually(lambda: listening(kafka_port), "the broker listening")
+                eventually(lambda: is_listening(kafka_port), "the broker listening")
                 eventually(lambda: "projector topics" in worker.log(), "the worker misses topics")
                 assert deployment.command("topics").returncode == 0
                 deployment.until_ready()
@@ -41,5 +41,5 @@ def test_worker_and_api_wait_for_redis_and_kafka(tmp_path: Path, broker: str) ->
                 redis.kill()
                 eventually(lambda: deployment.look_up("token-9").status == 503, "503 again")
                 redis.start()
-                eventually(lambda: listening(redis_port), "Valkey listening, empty")
+                eventually(lambda: is_listening(redis_port), "Valkey listening, empty")
                 deployment.until("token-9", 200, "the views back in an empty Redis")

@@ -42,8 +42,9 @@ class World:
     async def stamp(self, *partitions: int, age: float = 0.0) -> None:
         moment = round((time.time() - age) * 1000)
         for partition in partitions:
-            fields = {"stamp": moment, "stamp_epoch": EPOCH}
-            await self.writer.hset(views.partition_key(partition), mapping=fields)
+            await self.writer.hset(
+                views.partition_key(partition), mapping={"stamp": moment, "stamp_epoch": EPOCH}
+            )
 
     async def ready(self, status: int) -> dict[str, Any]:
         """The body of `/health/ready` as soon as it has this status."""
@@ -62,7 +63,7 @@ async def running(app: ASGIApp) -> AsyncIterator[None]:
     to_app: asyncio.Queue[Message] = asyncio.Queue()
     from_app: asyncio.Queue[Message] = asyncio.Queue()
     scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
-    serving = asyncio.create_task(app(scope, to_app.get, from_app.put))
+    serving = asyncio.ensure_future(app(scope, to_app.get, from_app.put))
     await to_app.put({"type": "lifespan.startup"})
     assert (await from_app.get())["type"] == "lifespan.startup.complete"
     yield
@@ -233,7 +234,7 @@ def resolved(schema: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]
 def faults(value: Any, schema: dict[str, Any], document: dict[str, Any]) -> list[str]:
     """What is wrong with `value` by the part of JSON Schema that this document uses."""
     schema = resolved(schema, document)
-    kinds = {"object": dict, "array": list, "string": str, "integer": int}
+    kinds: dict[str, Any] = {"object": dict, "array": list, "string": str, "integer": int}
     if not isinstance(value, kinds[schema["type"]]):
         return [f"{value!r} is no {schema['type']}"]
     if schema["type"] == "array":

@@ -52,7 +52,7 @@ def test_the_bearer_token_comes_before_the_parameter_before_the_header_and_empty
     ids=str,
 )
 def test_scheme_and_header_names_are_read_in_any_case_and_spacing(headers: dict[str, str]) -> None:
-    assert read(**headers).token == b"a"
+    assert read(b"", **headers).token == b"a"
 
 
 def test_a_malformed_token_is_not_replaced_by_a_good_one_of_lower_rank() -> None:

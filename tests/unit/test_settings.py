@@ -126,6 +126,19 @@ def test_an_unknown_variable_is_refused_with_the_one_that_was_meant(
     assert refusal(monkeypatch, **{name: "1"}) == says
 
 
+def test_what_kubernetes_sets_for_a_service_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = {
+        "PORT": "tcp://10.0.0.1:80",
+        "SERVICE_HOST": "10.0.0.1",
+        "API_SERVICE_PORT_HTTP": "80",
+        "API_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+    assert "PROJECTOR_PORT is no setting" in refusal(monkeypatch, **links)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.2")
+    assert Settings.load() == Settings()
+    assert "PROJECTOR_KAFKAS is no" in refusal(monkeypatch, KAFKAS="h:1")
+
+
 def test_variables_without_the_prefix_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARTITIONS", "0")
     monkeypatch.setenv("MY_PROJECTOR_KAFKA", "x")
