@@ -29,7 +29,7 @@ class Poll(NamedTuple):
     The read was sent at `sent` and received at `received` (seconds of this process's clock).
     """
 
-    now: int
+    now: float
     sent: float
     received: float
     stamps: tuple[Stamp | None, ...]
@@ -42,31 +42,33 @@ class Freshness:
         self._redis = redis
         self._poll: Poll | None = None
         self._polled = asyncio.Event()
+        self.reachable = True
 
     async def run(self, place: str) -> None:
         """Poll until cancelled; while Redis is away the last poll just grows old.
 
         `place` is where Redis is, for messages.
         """
-        reachable = True
         while True:
             try:
                 self._poll = await self._read()
-                if not reachable:
+                if not self.reachable:
                     log.info("Redis is reachable again", place=place)
-                reachable = True
+                self.reachable = True
             except (RedisError, OSError, ValueError) as error:
-                if reachable:
+                if self.reachable:
                     log.warning("Redis is not ready, trying again", place=place, reason=str(error))
-                reachable = False
+                self.reachable = False
             self._polled.set()
             self._polled = asyncio.Event()
             await asyncio.sleep(POLL_INTERVAL_S)
 
     async def next_poll(self, timeout: float) -> None:  # noqa: ASYNC109  a bound, not a deadline
         """Wait for the next poll, at most `timeout` seconds."""
+        # wait_for would lose a cancellation that comes together with the poll.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._polled.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._polled.wait()
 
     def age(self, partition: int) -> float | None:
         """Seconds since the partition was last known fresh; None if it never was."""
@@ -105,6 +107,6 @@ class Freshness:
                 pipe.hmget(views.partition_key(partition), ["stamp", "stamp_epoch"])
             pipe.time()
             *fields, (seconds, microseconds) = await pipe.execute()
-        now = int(seconds) * 1000 + int(microseconds) // 1000
+        now = int(seconds) * 1000 + int(microseconds) / 1000
         stamps = tuple(Stamp(int(m), int(e)) if m and e else None for m, e in fields)
         return Poll(now, sent, time.monotonic(), stamps)

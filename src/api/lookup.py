@@ -90,7 +90,7 @@ class Lookup:
             stored = await self._reads.get(key)
         finally:
             self._waiting -= 1
-        return self._from_record(Record.decode(stored), request) if stored else UNAUTHORIZED
+        return UNAUTHORIZED if stored is None else self._from_record(Record.decode(stored), request)
 
     def _from_record(self, record: Record, request: LookupRequest) -> Reply:
         age, stamp = self._freshness.age(record.partition), self._freshness.stamp(record.partition)
@@ -102,7 +102,7 @@ class Lookup:
                 f"partition {record.partition} was last known fresh {age:.1f} s ago; "
                 f"the bound is {bound:g} s"
             )
-        if record.version.epoch < stamp.epoch:
+        if record.status != 401 and record.version.epoch < stamp.epoch:
             return unavailable(f"the view is older than the claim of partition {record.partition}")
         return _sent(record, age)
 

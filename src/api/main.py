@@ -82,7 +82,10 @@ def create() -> LookupFirst:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         polling = asyncio.create_task(freshness.run(settings.redis_place))
         yield
-        polling.cancel()
+        # Once is not enough: libraries lose cancellations now and then.
+        while not polling.done():
+            polling.cancel()
+            await asyncio.wait({polling}, timeout=0.1)
         await redis.aclose()
 
     app = FastAPI(
@@ -122,7 +125,7 @@ def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRou
         """Whether every partition is fresh; lookups of fresh partitions work all the same."""
         ages = freshness.ages()
         stale = [p for p, age in enumerate(ages) if age is None or age > max_staleness]
-        if ages and not stale:
+        if freshness.reachable and ages and not stale:
             return JSONResponse({"status": "ready", "partitions": len(ages)})
         return JSONResponse({"status": "not ready", "stale_partitions": stale}, 503)
 

@@ -4,7 +4,6 @@ import asyncio
 from typing import Final, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 Value = bytes | None
 
@@ -48,7 +47,7 @@ class Reads:
     async def _read(self, batch: list[tuple[str, asyncio.Future[Value]]]) -> None:
         try:
             values = cast(list[Value], await self._redis.mget([key for key, _ in batch]))
-        except (RedisError, OSError) as error:
+        except Exception as error:  # whatever it is, every waiter must hear of it
             for _, result in batch:
                 if not result.done():
                     result.set_exception(error)

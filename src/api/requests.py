@@ -1,11 +1,11 @@
 """What a lookup request carries: the one token that is used, and how fresh the answer must be."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
-Headers = Iterable[tuple[bytes, bytes]]
+Headers = Sequence[tuple[bytes, bytes]]
 
 MAX_TOKEN_LENGTH: Final = 8192
 _VISIBLE_ASCII: Final = re.compile(rb"[!-~]+")
@@ -32,10 +32,8 @@ def parse(headers: Headers, query: bytes) -> LookupRequest:
         or (_parameter(query) if query else b"")
         or fields.get(b"job-token", b"").strip()
     )
-    control = fields.get(b"cache-control")
-    return LookupRequest(
-        token if is_well_formed(token) else None, None if control is None else _max_age(control)
-    )
+    control = b",".join(value for name, value in headers if name.lower() == b"cache-control")
+    return LookupRequest(token if is_well_formed(token) else None, _max_age(control))
 
 
 def is_well_formed(token: bytes) -> bool:
@@ -58,5 +56,5 @@ def _max_age(control: bytes) -> int | None:
     text = control.decode("latin-1").lower()
     if "no-cache" in text:
         return 1
-    asked = _MAX_AGE.search(text)
-    return max(1, int(asked[1])) if asked else None
+    asked = [int(seconds) for seconds in _MAX_AGE.findall(text)]
+    return max(1, min(asked)) if asked else None

@@ -148,24 +148,25 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
 
 def _fail(code: int, *sentences: str) -> NoReturn:
     for sentence in sentences:
-        errors.print(sentence, style="red", markup=False, soft_wrap=True)
+        errors.print(sentence, style="red", markup=False, emoji=False, soft_wrap=True)
     raise typer.Exit(code)
 
 
 @contextmanager
 def _opened(file: str) -> Iterator[BinaryIO]:
-    if file != "-":
-        try:
-            source = Path(file).open("rb")  # noqa: SIM115  the reason is this file's, not the body's
-        except OSError as error:
-            _fail(WRONG, f"{file}: {error.strerror}")
-        with source:
+    """The file or standard input, such that it can be read twice."""
+    try:
+        source = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115
+    except OSError as error:
+        _fail(WRONG, f"{file}: {error.strerror}")
+    with source:
+        if file != "-" and source.seekable():
             yield source
-        return
-    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
-        shutil.copyfileobj(sys.stdin.buffer, spool)
-        spool.seek(0)
-        yield cast(BinaryIO, spool)
+            return
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+            shutil.copyfileobj(source, spool)
+            spool.seek(0)
+            yield cast(BinaryIO, spool)
 
 
 def _refuse_lines(file: str, bad: list[feeding.BadLine]) -> NoReturn:

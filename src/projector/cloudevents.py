@@ -114,18 +114,24 @@ def _sequence(envelope: _RevocationEnvelope) -> int | None:
 
 def _envelope(record: Record, shape: type[E]) -> E:
     """The attributes: from the headers in binary mode, else from the value."""
-    headers = dict(record.headers)
-    if not headers.get("content-type", b"").startswith(b"application/cloudevents") and (
-        "ce_specversion" in headers
-    ):
-        attributes: dict[str, Any] = {
-            name.removeprefix("ce_"): content.decode()
-            for name, content in record.headers
-            if name.startswith("ce_")
-        }
-        attributes["data"] = msgspec.Raw(record.value or b"null")
-        return msgspec.convert(attributes, shape, dec_hook=_from_wire)
-    return msgspec.json.decode(record.value or b"", type=shape, dec_hook=_from_wire)
+    headers = {name: content or b"" for name, content in record.headers}
+    content_type = headers.get("content-type", b"")
+    if content_type.startswith(b"application/cloudevents") or "ce_specversion" not in headers:
+        return msgspec.json.decode(record.value or b"", type=shape, dec_hook=_from_wire)
+    attributes: dict[str, Any] = {
+        name.removeprefix("ce_"): _attribute(name, content)
+        for name, content in headers.items()
+        if name.startswith("ce_")
+    }
+    attributes["data"] = msgspec.Raw(record.value or b"null")
+    return msgspec.convert(attributes, shape, dec_hook=_from_wire)
+
+
+def _attribute(name: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise BadEvent(f"the header {name} is not UTF-8") from None
 
 
 def _refuse_deep(raw: bytes) -> None:
@@ -139,7 +145,7 @@ def _readable(read: Callable[[], T], where: str = "event") -> T:
     try:
         return read()
     except msgspec.ValidationError as error:
-        raise BadEvent(redaction.text(str(error).replace("`$", f"`{where}"))) from None
+        raise BadEvent(str(error).replace("`$", f"`{where}")) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadEvent(f"the value is not JSON: {error}") from None
     except RecursionError:
@@ -150,5 +156,5 @@ def _known_type(name: str) -> str:
     """The type without its reverse-DNS prefix: `com.example.job.started` is `job.started`."""
     short = ".".join(name.split(".")[-2:])
     if short not in KINDS:
-        raise BadEvent(f"unknown type {redaction.text(name[:100])!r}; known are {', '.join(KINDS)}")
+        raise BadEvent(f"unknown type {redaction.text(name)[:100]!r}; known are {', '.join(KINDS)}")
     return short

@@ -15,7 +15,9 @@ MAX_LETTER_BYTES: Final = 4 * 1024 * 1024
 # Headers of the original beyond this many bytes are left out, so that no letter is ever too large.
 MAX_HEADER_BYTES: Final = 64 * 1024
 
-Headers = list[tuple[str, bytes]]
+MAX_KEY_BYTES: Final = 64 * 1024
+
+Headers = list[tuple[str, bytes | None]]
 
 
 class DeadLetter(NamedTuple):
@@ -69,8 +71,9 @@ def compose(letter: DeadLetter, now: datetime) -> tuple[bytes | None, bytes | No
         "offset": str(record.offset),
         "time": now.isoformat(timespec="milliseconds"),
     }
-    headers = [(f"dead-letter-{name}", text.encode()) for name, text in finding.items()]
+    headers: Headers = [(f"dead-letter-{name}", text.encode()) for name, text in finding.items()]
     kept = redaction.headers(record.headers)
-    if sum(len(name) + len(content) for name, content in kept) <= MAX_HEADER_BYTES:
+    if sum(len(name) + len(content or b"") for name, content in kept) <= MAX_HEADER_BYTES:
         headers += kept
-    return redaction.key(record.key), value and value[:MAX_ORIGINAL_BYTES], headers
+    key = redaction.key(record.key)
+    return key and key[:MAX_KEY_BYTES], value and value[:MAX_ORIGINAL_BYTES], headers

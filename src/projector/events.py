@@ -11,6 +11,8 @@ from typing import Annotated, Any, Final, NamedTuple, Self
 import msgspec
 from msgspec import Meta, Struct
 
+from projector import redaction
+
 MAX_EVENT_BYTES: Final = 1024 * 1024
 MAX_NESTING: Final = 64
 # A reason may quote the event; it goes into logs and headers.
@@ -39,14 +41,14 @@ class Record(NamedTuple):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: redaction.Headers = ()
 
 
 class BadEvent(ValueError):
     """A record that is no valid event; the message is the reason, one readable sentence."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason[:MAX_REASON])
+        super().__init__(redaction.text(reason)[:MAX_REASON])
 
 
 class Instant(int):

@@ -102,8 +102,7 @@ class Owner:
                     await self._own()
                 except RefusedError as refusal:
                     log.warning("refused", partition=self._partition, reason=str(refusal))
-                    if await self._is_claimed_by_another():
-                        break
+                    self._stopping = await self._is_claimed_by_another()
             probing.cancel()
 
     async def _own(self) -> None:
@@ -223,7 +222,7 @@ class Owner:
 
     async def _probe(self) -> None:
         """Ask every quarter second what would make the partition fresh as of now."""
-        while True:
+        while not self._stopping:
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT_S):
                     moment = await self._store.now()

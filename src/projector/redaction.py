@@ -6,10 +6,13 @@ refused and neither the dead letter nor the reason repeats it.
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
+
+Headers = tuple[tuple[str, bytes | None], ...]
 
 REDACTED: Final = "[redacted]"
 
@@ -27,10 +30,10 @@ def text(sentence: str) -> str:
     return _TOKEN.sub(REDACTED, sentence)
 
 
-def secret_in(value: bytes | None, headers: tuple[tuple[str, bytes], ...]) -> str | None:
+def secret_in(value: bytes | None, headers: Headers) -> str | None:
     """Which field or header of a record holds a token, or None; it never returns the token."""
     for name, content in headers:
-        if _is_secret(name.removeprefix("ce_"), content.decode(errors="replace")):
+        if _is_secret(name.removeprefix("ce_"), (content or b"").decode(errors="replace")):
             return f"the header {text(name)}"
     if value is None or not _SUSPICIOUS.search(value):
         return None
@@ -65,22 +68,29 @@ def value(original: bytes | None) -> bytes | None:
         return f"{REDACTED}: {len(original)} bytes that are not JSON and may hold a token".encode()
 
 
-def headers(original: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, bytes], ...]:
+def headers(original: Headers) -> Headers:
     """What may be kept of a record's headers."""
-    return tuple(
-        (
-            text(name),
-            text(_blotted(name.removeprefix("ce_"), content.decode(errors="replace"))).encode(),
-        )
-        for name, content in original
-    )
+    return tuple((text(name), _content(name, content)) for name, content in original)
 
 
 def key(original: bytes | None) -> bytes | None:
     """What may be kept of a record's key."""
-    return (
-        None if original is None else text(_blotted("", original.decode(errors="replace"))).encode()
-    )
+    return _content("", original)
+
+
+def _content(name: str, original: bytes | None) -> bytes | None:
+    """The same bytes unless a token stands in them; nothing of those that are no plain text."""
+    if original is None:
+        return None
+    kept = _blotted(name.removeprefix("ce_"), original.decode(errors="replace"))
+    if kept == REDACTED:
+        return REDACTED.encode()
+    if b"glcbt" not in original.replace(b"\0", b""):
+        return original
+    try:
+        return REDACTED.encode() if b"\0" in original else text(original.decode()).encode()
+    except UnicodeDecodeError:
+        return REDACTED.encode()
 
 
 def _worth_reading(original: bytes) -> bool:
@@ -89,7 +99,14 @@ def _worth_reading(original: bytes) -> bool:
 
 
 def _parse(value: bytes) -> Any:
-    return json.loads(value, object_pairs_hook=_merged)
+    """As forgiving as can be: whatever another reader accepts must be searched."""
+    readable = value.decode(errors="replace")
+    return json.loads(readable, object_pairs_hook=_merged, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | str:
+    """Python refuses to read longer ones, for that takes quadratic time."""
+    return int(digits) if len(digits) < sys.int_info.str_digits_check_threshold else digits
 
 
 def _merged(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -112,10 +129,10 @@ def _blotted(name: str, leaf: str) -> str:
 
 
 def _redacted(node: Any, name: str = "") -> Any:
-    if isinstance(node, dict):
-        return {text(key): _redacted(child, key) for key, child in node.items()}
     if _is_secret(name, node):
         return REDACTED
+    if isinstance(node, dict):
+        return {text(key): _redacted(child, key) for key, child in node.items()}
     if isinstance(node, list):
         return [_redacted(child) for child in node]
     return _blotted(name, node) if isinstance(node, str) else node

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     )
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",
+        repr=False,
         description="Redis or Valkey: `redis://`, `rediss://`, `unix://`",
     )
     partitions: int = Field(
@@ -91,21 +92,28 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _redis_scheme(cls, url: str) -> str:
-        if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+    def _redis_address(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            parts.port  # noqa: B018  raises
+        except ValueError:
+            raise ValueError("is no URL; percent-encode what is special in a password") from None
+        if parts.scheme not in ("redis", "rediss", "unix"):
             raise ValueError("must begin with redis://, rediss:// or unix://")
+        if "@" in parts.path + parts.query + parts.fragment:
+            raise ValueError("must have the characters / ? # and @ of a password percent-encoded")
         return url
 
     @classmethod
     def load(cls) -> Self:
         """Read the environment; `SettingsError` names each variable that is wrong or unknown."""
+        problems = [_suggestion(name) for name in os.environ if _is_unknown(name)]
         try:
             settings = cls()
         except ValidationError as error:
-            raise SettingsError("\n".join(_sentence(e) for e in error.errors())) from None
-        unknown = [name for name in os.environ if _is_unknown(name)]
-        if unknown:
-            raise SettingsError("\n".join(map(_suggestion, unknown)))
+            problems += [_sentence(dict(problem)) for problem in error.errors()]
+        if problems:
+            raise SettingsError("\n".join(problems))
         return settings
 
     @property
@@ -157,7 +165,6 @@ def _suggestion(name: str) -> str:
     return f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def _sentence(error: object) -> str:
-    assert isinstance(error, dict)  # noqa: S101
-    reason = error["msg"].removeprefix("Value error, ")
-    return f"{variable(str(error['loc'][0]))}: {reason[0].lower()}{reason[1:]}"
+def _sentence(problem: dict[str, Any]) -> str:
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"{variable(str(problem['loc'][0]))}: {reason[0].lower()}{reason[1:]}"

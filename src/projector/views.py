@@ -4,6 +4,7 @@ The read side imports this module alone. Names and widths here are public: opera
 languages read them.
 """
 
+import re
 from typing import Any, Final, NamedTuple, NotRequired, Self
 
 from typing_extensions import TypedDict
@@ -11,6 +12,8 @@ from typing_extensions import TypedDict
 PREFIX: Final = "allowed-agents"
 PARTITIONS_KEY: Final = f"{PREFIX}:partitions"
 MAX_PARTITIONS: Final = 10_000
+
+_HEADER: Final = re.compile(rb"(200|401|403|503) (\d{4}) ([0-9a-f]{12}) ([0-9a-f]{12}) ")
 
 
 def token_key(digest: str) -> str:
@@ -58,13 +61,12 @@ class Record(NamedTuple):
     @classmethod
     def decode(cls, raw: bytes) -> Self:
         """Read the stored bytes; ValueError where they are no record."""
-        if len(raw) < HEADER_WIDTH or raw[HEADER_WIDTH - 1 : HEADER_WIDTH] != b" ":
+        header = _HEADER.match(raw)
+        if header is None:
             raise ValueError("not a view record")
-        version = Version(int(raw[9:21], 16), int(raw[22:34], 16))
-        return cls(int(raw[0:3]), int(raw[4:8]), version, raw[HEADER_WIDTH:])
-
-
-HEADER_WIDTH: Final = 35
+        status, partition, epoch, revision = header.groups()
+        version = Version(int(epoch, 16), int(revision, 16))
+        return cls(int(status), int(partition), version, raw[header.end() :])
 
 
 class ConfigProject(TypedDict):

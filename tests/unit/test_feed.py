@@ -99,7 +99,7 @@ def token_places() -> list[dict[str, Any]]:
     return messages
 
 
-@pytest.mark.parametrize("message", token_places(), ids=lambda message: str(message)[:30])
+@pytest.mark.parametrize("message", token_places())
 def test_no_reason_repeats_a_token_or_a_piece_of_it(message: dict[str, Any]) -> None:
     _, bad = checked(json.dumps(message).encode(), json.dumps(message).encode()[:-1])
     assert bad
