@@ -12,6 +12,7 @@ from projector.dead_letters import (
     MAX_LETTER_BYTES,
     MAX_ORIGINAL_BYTES,
     DeadLetter,
+    Headers,
     compose,
 )
 from projector.events import BadEvent, Record, Topic
@@ -27,12 +28,12 @@ def letter(
     key: bytes | None = b"3",
     headers: tuple[tuple[str, bytes], ...] = (),
     reason: str = "because",
-) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
+) -> tuple[bytes | None, bytes | None, Headers]:
     original = Record(Topic.AGENT_CONFIG, 7, 12345, 1_800_000_000_000, key, value, headers)
     return compose(DeadLetter(original, reason), NOW)
 
 
-def size(composed: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]) -> int:
+def size(composed: tuple[bytes | None, bytes | None, Headers]) -> int:
     key, value, headers = composed
     return len(key or b"") + len(value or b"") + sum(len(n) + len(c) for n, c in headers)
 

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from pydantic import ValidationError
 
 from projector import connections
 from projector.settings import Settings, SettingsError
@@ -193,6 +194,13 @@ def test_a_password_that_spoils_the_address_is_refused_and_never_shown(
 def test_an_error_about_another_setting_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     said = refusal(monkeypatch, REDIS_URL=f"redis://:{SECRET}@h", PARTITIONS="0")
     assert SECRET not in said
+
+
+def test_what_pydantic_says_itself_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROJECTOR_REDIS_URL", f"http://:{SECRET}@h:1/0")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert SECRET not in str(refused.value)
 
 
 async def test_redis_is_reached_with_the_password_and_gives_up_in_time(
