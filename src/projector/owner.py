@@ -150,14 +150,18 @@ class Owner:
 
     async def _step(self) -> None:
         taken = await self._take_batch()
-        for delivered in taken:
-            await self._take(delivered.record)
-        await self._read_what_stalls()
-        self._now = max([self._now, *(probe.moment for probe in self._probes)])
-        self._projection.advance(self._now)
-        await self._flush()
-        for delivered in taken:
-            delivered.ack()
+        try:
+            for delivered in taken:
+                await self._take(delivered.record)
+            await self._read_what_stalls()
+            self._now = max([self._now, *(probe.moment for probe in self._probes)])
+            self._projection.advance(self._now)
+            await self._flush()
+        finally:
+            # Also of a batch that was refused: the next claim reads it from Kafka, and an event
+            # without its ack would hold back Faust's commits for good.
+            for delivered in taken:
+                delivered.ack()
         await self._stamp()
 
     async def _take_batch(self) -> list[Delivered]:

@@ -35,7 +35,7 @@ def letter(
 
 def size(composed: tuple[bytes | None, bytes | None, Headers]) -> int:
     key, value, headers = composed
-    return len(key or b"") + len(value or b"") + sum(len(n) + len(c) for n, c in headers)
+    return len(key or b"") + len(value or b"") + sum(len(n) + len(c or b"") for n, c in headers)
 
 
 @pytest.mark.parametrize(
