@@ -1,0 +1,68 @@
+"""Topics on which the projection would be wrong are refused, by the command and by the worker."""
+
+import asyncio
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from tests.integration.deployment import PARTITIONS, Deployment
+
+
+def create(deployment: Deployment, name: str, partitions: int, **configs: str) -> None:
+    async def run() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=deployment.kafka)
+        await admin.start()
+        topic = NewTopic(deployment.prefix + name, partitions, 1, topic_configs=configs)
+        await admin.create_topics([topic])
+        await admin.close()
+
+    asyncio.run(run())
+
+
+def test_missing_topics_are_created_and_listed(deployment: Deployment) -> None:
+    create(deployment, "membership", 6)
+    for _ in range(2):
+        done = deployment.command("topics")
+        assert done.returncode == 0
+        assert sorted(done.stdout.splitlines()) == [
+            f"{deployment.prefix}agent-config: 6 partitions",
+            f"{deployment.prefix}dead-letters: 1 partition",
+            f"{deployment.prefix}job-lifecycle: 6 partitions",
+            f"{deployment.prefix}membership: 6 partitions",
+        ]
+
+
+def test_unequal_numbers_of_partitions_are_refused(deployment: Deployment) -> None:
+    assert deployment.command("topics").returncode == 0
+    other = Deployment(deployment.kafka, 1, deployment.prefix + "other.", deployment.folder)
+    for name, partitions in (("membership", 4), ("agent-config", 5), ("job-lifecycle", 4)):
+        create(other, name, partitions)
+    create(other, "dead-letters", 1)
+    deployment.env["PROJECTOR_TOPIC_PREFIX"] = other.prefix
+    for command in ("topics", "worker"):
+        refused = deployment.command(command)
+        assert refused.returncode == 2
+        assert f"{other.prefix}membership 4" in refused.stderr
+        assert f"{other.prefix}agent-config 5" in refused.stderr
+
+
+def test_views_of_another_number_of_partitions_are_refused(deployment: Deployment) -> None:
+    assert deployment.command("topics").returncode == 0
+    deployment.redis.set("allowed-agents:partitions", PARTITIONS + 1)
+    refused = deployment.command("worker")
+    assert refused.returncode == 2
+    assert "have 4 partitions" in refused.stderr
+    assert "written for 5" in refused.stderr
+
+
+def test_compaction_is_refused(deployment: Deployment) -> None:
+    """The key is the root namespace: compaction would erase all facts but the last."""
+    create(deployment, "membership", 4, **{"cleanup.policy": "compact"})
+    refused = deployment.command("topics")
+    assert refused.returncode == 2
+    assert "cleanup.policy=compact" in refused.stderr
+
+
+def test_feed_says_that_topics_are_missing(deployment: Deployment) -> None:
+    refused = deployment.command("feed", "-", stdin="")
+    assert refused.returncode == 2
+    assert "projector topics" in refused.stderr
