@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from projector.events import KINDS, Record, Topic
+from projector.redaction import Headers
 
 ROOT = "3"
 NOW = 1_800_000_000_000  # 2027-01-15T08:00:00Z
@@ -77,7 +78,7 @@ def record(
     *,
     topic: Topic | None = None,
     partition: int = 0,
-    headers: tuple[tuple[str, bytes], ...] = (),
+    headers: Headers = (),
     timestamp: int = NOW,
 ) -> Record:
     """The record that carries `message`, in the topic where its type belongs."""

@@ -7,13 +7,14 @@ from typing import Final, NamedTuple
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from projector import views
 
 log = structlog.get_logger()
 
 POLL_INTERVAL_S: Final = 0.25
+# However many ask for a poll at once, Redis sees no more of them than this allows.
+POLL_PAUSE_S: Final = 0.02
 
 
 class Stamp(NamedTuple):
@@ -26,12 +27,11 @@ class Stamp(NamedTuple):
 class Poll(NamedTuple):
     """The stamps of all partitions as read at Redis TIME `now` (ms).
 
-    The read was sent at `sent` and received at `received` (seconds of this process's clock).
+    The read was sent at `sent` (seconds of this process's clock).
     """
 
     now: float
     sent: float
-    received: float
     stamps: tuple[Stamp | None, ...]
 
 
@@ -42,6 +42,7 @@ class Freshness:
         self._redis = redis
         self._poll: Poll | None = None
         self._polled = asyncio.Event()
+        self._hurry = asyncio.Event()
         self.reachable = True
 
     async def run(self, place: str) -> None:
@@ -55,20 +56,23 @@ class Freshness:
                 if not self.reachable:
                     log.info("Redis is reachable again", place=place)
                 self.reachable = True
-            except (RedisError, OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, polling must go on
                 if self.reachable:
                     log.warning("Redis is not ready, trying again", place=place, reason=str(error))
                 self.reachable = False
             self._polled.set()
             self._polled = asyncio.Event()
-            await asyncio.sleep(POLL_INTERVAL_S)
+            await asyncio.sleep(POLL_PAUSE_S)
+            await self._wait(self._hurry, POLL_INTERVAL_S - POLL_PAUSE_S)
+            self._hurry.clear()
+
+    def hurry(self) -> None:
+        """Let the next poll begin at once."""
+        self._hurry.set()
 
     async def next_poll(self, timeout: float) -> None:  # noqa: ASYNC109  a bound, not a deadline
         """Wait for the next poll, at most `timeout` seconds."""
-        # wait_for would lose a cancellation that comes together with the poll.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._polled.wait()
+        await self._wait(self._polled, timeout)
 
     def age(self, partition: int) -> float | None:
         """Seconds since the partition was last known fresh; None if it never was."""
@@ -91,13 +95,23 @@ class Freshness:
             else []
         )
 
-    def covers(self, arrival: float) -> bool:
-        """Whether every partition was stamped for a moment after `arrival` (seconds, own clock)."""
-        if self._poll is None or not self._poll.stamps:
+    def covers(self, arrival: float, since: float) -> bool:
+        """Whether every partition was stamped for a moment after `arrival`.
+
+        Only a poll sent at or after `since` can say so. Both are seconds of this process's clock.
+        """
+        if self._poll is None or not self._poll.stamps or self._poll.sent < since:
             return False
         # Redis took its time after `sent`, so this is at or after the arrival on Redis's clock.
         latest = self._poll.now + (arrival - self._poll.sent) * 1000
         return all(stamp is not None and stamp.moment > latest for stamp in self._poll.stamps)
+
+    @staticmethod
+    async def _wait(event: asyncio.Event, seconds: float) -> None:
+        # wait_for would lose a cancellation that comes together with the event.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
 
     async def _read(self) -> Poll:
         sent = time.monotonic()
@@ -108,5 +122,12 @@ class Freshness:
             pipe.time()
             *fields, (seconds, microseconds) = await pipe.execute()
         now = int(seconds) * 1000 + int(microseconds) / 1000
-        stamps = tuple(Stamp(int(m), int(e)) if m and e else None for m, e in fields)
-        return Poll(now, sent, time.monotonic(), stamps)
+        stamps = tuple(_stamp(now, *held) for held in fields)
+        return Poll(now, sent, stamps)
+
+
+def _stamp(now: float, moment: bytes | None, epoch: bytes | None) -> Stamp | None:
+    """A stamp from the future is none: a failover led to a server whose clock is behind."""
+    if moment is None or epoch is None or int(moment) > now:
+        return None
+    return Stamp(int(moment), int(epoch))

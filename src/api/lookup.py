@@ -5,6 +5,7 @@ import time
 from typing import Final, NamedTuple
 
 import orjson
+import structlog
 from redis.exceptions import RedisError
 
 from api.freshness import Freshness
@@ -12,6 +13,8 @@ from api.reads import OverloadedError, Reads
 from api.requests import LookupRequest
 from projector import views
 from projector.views import Record
+
+log = structlog.get_logger()
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -75,6 +78,10 @@ class Lookup:
             return unavailable("too many lookups are waiting")
         except ValueError:
             return unavailable("the stored view cannot be read")
+        except Exception as error:
+            # Its text may hold anything, so only its type is logged.
+            log.error("a lookup failed", error=type(error).__name__)  # noqa: TRY400
+            return unavailable("internal error")
 
     async def _prove_miss(self, key: str, arrival: float, request: LookupRequest) -> Reply:
         """A token that just started may still be on its way: wait until it cannot be any more."""
@@ -82,15 +89,26 @@ class Lookup:
             return unavailable("too many unknown tokens are waiting")
         self._waiting += 1
         try:
-            while not self._freshness.covers(arrival):
-                left = arrival + self._miss_grace - time.monotonic()
-                if left <= 0:
-                    return unavailable("the token is not known, but events may be on their way")
-                await self._freshness.next_poll(left)
+            deadline = arrival + self._miss_grace
+            await self._covered(arrival, since=arrival, deadline=deadline)
             stored = await self._reads.get(key)
+            if stored is None:
+                # An emptied Redis has no token either; then its stamps are gone as well.
+                self._freshness.hurry()
+                await self._covered(arrival, since=time.monotonic(), deadline=deadline)
+        except TimeoutError:
+            return unavailable("the token is not known, but events may be on their way")
         finally:
             self._waiting -= 1
         return UNAUTHORIZED if stored is None else self._from_record(Record.decode(stored), request)
+
+    async def _covered(self, arrival: float, *, since: float, deadline: float) -> None:
+        """Wait for a poll sent after `since` by which all stamps are later than `arrival`."""
+        while not self._freshness.covers(arrival, since):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            await self._freshness.next_poll(left)
 
     def _from_record(self, record: Record, request: LookupRequest) -> Reply:
         age, stamp = self._freshness.age(record.partition), self._freshness.stamp(record.partition)
@@ -102,7 +120,7 @@ class Lookup:
                 f"partition {record.partition} was last known fresh {age:.1f} s ago; "
                 f"the bound is {bound:g} s"
             )
-        if record.status != 401 and record.version.epoch < stamp.epoch:
+        if record.version.epoch < stamp.epoch:
             return unavailable(f"the view is older than the claim of partition {record.partition}")
         return _sent(record, age)
 

@@ -93,6 +93,8 @@ def create() -> LookupFirst:
         version=version("allowed-agents-projector"),
         description="Which cluster agents may a CI job token use?",
         lifespan=lifespan,
+        # A redirect would repeat the query, and with it a token, in its Location header.
+        redirect_slashes=False,
     )
     app.include_router(routes(lookup, freshness, settings.max_staleness))
     app.openapi_schema = _openapi(app)

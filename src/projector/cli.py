@@ -58,7 +58,8 @@ def worker() -> None:
     """Consume the topics and keep the views in Redis up to date. Run as many as you like."""
     from projector import worker as working
 
-    _run(working.run(_settings()))
+    settings = _settings()
+    _run(settings, working.run(settings))
 
 
 @app.command()
@@ -81,7 +82,7 @@ def api(
 def topics() -> None:
     """Create the topics that are missing, and check those that exist."""
     settings = _settings()
-    for name, count in _run(kafka_topics.create(settings)).items():
+    for name, count in _run(settings, kafka_topics.create(settings)).items():
         typer.echo(f"{settings.topic(name)}: {count} partition{'' if count == 1 else 's'}")
 
 
@@ -104,7 +105,7 @@ def feed(
         source.seek(0)
         with Progress(console=errors, disable=not errors.is_terminal) as progress:
             task = progress.add_task("sending", total=count)
-            _run(feeding.send(source, settings, lambda: progress.advance(task)))
+            _run(settings, feeding.send(source, settings, lambda: progress.advance(task)))
     typer.echo(f"{count} event{'' if count == 1 else 's'} acknowledged by Kafka")
 
 
@@ -118,7 +119,8 @@ def dev(
     """
     from projector import dev as environment
 
-    _run(environment.run(_settings(), port))
+    settings = _settings()
+    _run(settings, environment.run(settings, port))
 
 
 def main() -> None:
@@ -135,9 +137,8 @@ def _settings() -> Settings:
     return settings
 
 
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
+def _run(settings: Settings, work: Coroutine[Any, Any, Any]) -> Any:
     """Run to the end; what a person can mend is one sentence and an exit code."""
-    settings = Settings.load()
     try:
         return asyncio.run(work)
     except SetupError as error:

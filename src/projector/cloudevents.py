@@ -24,7 +24,7 @@ from projector.events import (
 )
 
 T = TypeVar("T")
-E = TypeVar("E")
+E = TypeVar("E", bound=Struct)
 
 
 class _Envelope(Struct, frozen=True):
@@ -40,13 +40,21 @@ class _Envelope(Struct, frozen=True):
     data: msgspec.Raw | UnsetType = UNSET
 
 
-class _RevocationEnvelope(Struct, frozen=True):
+class _BareRevocation(Struct, frozen=True):
     """What alone a revocation needs, so that nothing else can keep it from being applied."""
 
     type: Text
     partitionkey: RootNamespace
     data: msgspec.Raw
+
+
+class _Revocation(_BareRevocation, frozen=True):
+    """The same with its sequence, where that can be read."""
+
     sequence: Any = None
+
+
+_REVOCATIONS: Final[tuple[type[_BareRevocation], ...]] = (_Revocation, _BareRevocation)
 
 
 def _from_wire(kind: type, value: object) -> object:
@@ -94,20 +102,22 @@ def _strictly(record: Record) -> Event:
 
 
 def _leniently(record: Record, complaint: str) -> Event | None:
-    try:
-        envelope = _envelope(record, _RevocationEnvelope)
-        name = _known_type(envelope.type)
-        if not KINDS[name].revokes:
-            return None
-        data = _DATA[name].decode(bytes(envelope.data))
-    except (ValueError, RecursionError):
-        return None
-    return Event(name, envelope.partitionkey, data, None, _sequence(envelope), complaint)
+    for shape in _REVOCATIONS:
+        try:
+            envelope = _envelope(record, shape)
+            name = _known_type(envelope.type)
+            data = _DATA[name].decode(bytes(envelope.data))
+        except (ValueError, RecursionError):
+            continue
+        if KINDS[name].revokes:
+            sequence = _sequence(getattr(envelope, "sequence", None))
+            return Event(name, envelope.partitionkey, data, None, sequence, complaint)
+    return None
 
 
-def _sequence(envelope: _RevocationEnvelope) -> int | None:
+def _sequence(text: object) -> int | None:
     try:
-        return int(msgspec.convert(envelope.sequence, Sequence))
+        return int(msgspec.convert(text, Sequence))
     except msgspec.ValidationError:
         return None
 
@@ -121,7 +131,7 @@ def _envelope(record: Record, shape: type[E]) -> E:
     attributes: dict[str, Any] = {
         name.removeprefix("ce_"): _attribute(name, content)
         for name, content in headers.items()
-        if name.startswith("ce_")
+        if name.startswith("ce_") and name.removeprefix("ce_") in shape.__struct_fields__
     }
     attributes["data"] = msgspec.Raw(record.value or b"null")
     return msgspec.convert(attributes, shape, dec_hook=_from_wire)

@@ -7,8 +7,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from projector.settings import Settings
+from projector.views import MAX_PARTITIONS
 
 TIMEOUT_S: Final = 2.0
+# Each partition's owner uses two at most, and one worker may own them all.
+MAX_CONNECTIONS: Final = 2 * MAX_PARTITIONS
 
 
 def redis(settings: Settings) -> Redis:
@@ -18,4 +21,5 @@ def redis(settings: Settings) -> Redis:
         socket_timeout=TIMEOUT_S,
         socket_connect_timeout=TIMEOUT_S,
         retry=Retry(NoBackoff(), 1),
+        max_connections=MAX_CONNECTIONS,
     )

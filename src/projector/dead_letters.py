@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import MessageSizeTooLargeError
 
 from projector import redaction
 from projector.events import DEAD_LETTERS, Record
 from projector.settings import Settings
 
+PREFIX: Final = "dead-letter-"
 MAX_ORIGINAL_BYTES: Final = 1024 * 1024
 MAX_LETTER_BYTES: Final = 4 * 1024 * 1024
 # Headers of the original beyond this many bytes are left out, so that no letter is ever too large.
@@ -49,15 +51,16 @@ class DeadLetters:
 
     async def send(self, letters: list[DeadLetter]) -> None:
         """Send the letters and wait until Kafka has them all."""
-        sent = [await self._send(letter) for letter in letters]
-        await asyncio.gather(*sent)
+        await asyncio.gather(*(self._send(letter) for letter in letters))
 
-    async def _send(self, letter: DeadLetter) -> asyncio.Future[object]:
+    async def _send(self, letter: DeadLetter) -> None:
         key, value, headers = compose(letter, datetime.now(UTC))
-        future: asyncio.Future[object] = await self._producer.send(
-            self._topic, key=key, value=value, headers=headers
-        )
-        return future
+        try:
+            await self._producer.send_and_wait(self._topic, value, key, headers=headers)
+        except MessageSizeTooLargeError:
+            # A topic that others made with a smaller limit must not hold the partition up.
+            finding = [header for header in headers if header[0].startswith(PREFIX)]
+            await self._producer.send_and_wait(self._topic, None, None, headers=finding)
 
 
 def compose(letter: DeadLetter, now: datetime) -> tuple[bytes | None, bytes | None, Headers]:
@@ -71,7 +74,7 @@ def compose(letter: DeadLetter, now: datetime) -> tuple[bytes | None, bytes | No
         "offset": str(record.offset),
         "time": now.isoformat(timespec="milliseconds"),
     }
-    headers: Headers = [(f"dead-letter-{name}", text.encode()) for name, text in finding.items()]
+    headers: Headers = [(f"{PREFIX}{name}", text.encode()) for name, text in finding.items()]
     kept = redaction.headers(record.headers)
     if sum(len(name) + len(content or b"") for name, content in kept) <= MAX_HEADER_BYTES:
         headers += kept

@@ -33,7 +33,7 @@ class Progress(NamedTuple):
     positions: Offsets
 
 
-class Log:
+class RangeReader:
     """The three topics as one worker reads them beside Faust."""
 
     def __init__(self, settings: Settings) -> None:
@@ -67,8 +67,8 @@ class Log:
         if not wanted:
             return
         consumer = self._new_consumer()
-        await consumer.start()
         try:
+            await consumer.start()
             places = {self._place(topic, partition): topic for topic in wanted}
             consumer.assign(list(places))
             for place, topic in places.items():

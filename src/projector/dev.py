@@ -17,9 +17,10 @@ from redis.asyncio import Redis
 
 from projector import connections, topics, views
 from projector.errors import SetupError
-from projector.outages import outlasting
+from projector.outages import wait_until_ready
 from projector.ports import free_port, is_free, is_listening
 from projector.settings import Settings, variable
+from projector.signals import until_signalled
 
 log = structlog.get_logger()
 
@@ -80,16 +81,7 @@ class Child:
 
 async def run(settings: Settings, port: int) -> None:
     """Run until SIGINT or SIGTERM; prints one `ready` line once every partition is fresh."""
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    running = asyncio.create_task(_run(settings, port))
-    stopping = asyncio.create_task(stopped.wait())
-    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+    await until_signalled(_run(settings, port))
 
 
 async def _run(settings: Settings, port: int) -> None:
@@ -120,11 +112,13 @@ async def _servers(settings: Settings) -> AsyncIterator[tuple[list[Child], Setti
         try:
             if variable("redis_url") not in os.environ:
                 port = free_port()
-                servers.append(await _started("redis", redis_command(port, folder), port))
+                servers.append(Child("redis", redis_command(port, folder), os.environ))
+                await _start(servers[-1], port)
                 settings = settings.model_copy(update={"redis_url": f"redis://{HOST}:{port}/0"})
             if variable("kafka") not in os.environ:
                 port = free_port()
-                servers.append(await _started("kafka", kafka_command(port), port))
+                servers.append(Child("kafka", kafka_command(port), os.environ))
+                await _start(servers[-1], port)
                 settings = settings.model_copy(update={"kafka": f"{HOST}:{port}"})
             await _prepare(settings)
             yield servers, settings
@@ -132,21 +126,19 @@ async def _servers(settings: Settings) -> AsyncIterator[tuple[list[Child], Setti
             await asyncio.gather(*(server.stop() for server in servers))
 
 
-async def _started(name: str, command: list[str], port: int) -> Child:
-    server = Child(name, command, os.environ)
+async def _start(server: Child, port: int) -> None:
     await server.start()
     for _ in range(int(START_S / 0.05)):
         if is_listening(port):
-            return server
+            return
         await asyncio.sleep(0.05)
-    await server.stop()
-    raise DevError(f"the embedded {name} does not start: {' '.join(command)}")
+    raise DevError(f"the embedded {server.name} does not start")
 
 
 async def _prepare(settings: Settings) -> None:
     redis = connections.redis(settings)
     try:
-        held = await outlasting("Redis", settings.redis_place, lambda: _has_checkpoint(redis))
+        held = await wait_until_ready("Redis", settings.redis_place, lambda: _has_checkpoint(redis))
     finally:
         await redis.aclose()
     if held and variable("kafka") not in os.environ:
@@ -154,7 +146,7 @@ async def _prepare(settings: Settings) -> None:
             f"Redis at {settings.redis_place} holds a checkpoint, but the embedded Kafka starts "
             f"empty and would contradict it. Set {variable('kafka')}, or use an empty database"
         )
-    await outlasting("Kafka", settings.kafka, lambda: topics.create(settings))
+    await wait_until_ready("Kafka", settings.kafka, lambda: topics.create(settings))
 
 
 async def _has_checkpoint(redis: Redis) -> bool:

@@ -17,8 +17,6 @@ MAX_EVENT_BYTES: Final = 1024 * 1024
 MAX_NESTING: Final = 64
 # A reason may quote the event; it goes into logs and headers.
 MAX_REASON: Final = 1000
-# GitLab's AUTHORIZED_ENTITY_LIMIT: only the first entries of each list count.
-MAX_GRANTS: Final = 500
 
 
 class Topic(StrEnum):

@@ -1,7 +1,7 @@
 """The latest of everything in one partition, and which tokens a change to it touches."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, Generic, TypeVar, cast
 
 import msgspec
@@ -43,6 +43,9 @@ class Fact(Struct, Generic[T], frozen=True, omit_defaults=True):
 
 AnyFact = Fact[Thing]
 
+# GitLab allows 20 levels of groups; a bound keeps hostile chains from costing quadratic time.
+MAX_DEPTH: Final = 100
+
 _DECODERS: Final = {
     kind: msgspec.json.Decoder(Fact[data])  # type: ignore[valid-type]
     for kind, data in things.KINDS.items()
@@ -82,9 +85,6 @@ class Facts:
     def __len__(self) -> int:
         return len(self._facts)
 
-    def __iter__(self) -> Iterator[Key]:
-        return iter(self._facts)
-
     def get(self, key: Key) -> AnyFact | None:
         """The fact under `key`, also of a removed thing."""
         return self._facts.get(key)
@@ -104,8 +104,12 @@ class Facts:
         self._hang(projects)
         self._touch_dependents(key, fact.data)
 
+    def is_needed(self, key: Key) -> bool:
+        """Whether a view still depends on the thing being removed: a live job's project."""
+        return self.is_removed(key) and key in self._jobs_of_project
+
     def forget(self, key: Key) -> None:
-        """Drop the fact altogether; only for things that no view depends on any more."""
+        """Drop the fact altogether; only of things that no view depends on any more."""
         self._unindex(key, self._data(key))
         del self._facts[key]
 
@@ -165,10 +169,10 @@ class Facts:
     def chain(self, root: Root, group: int | None) -> tuple[list[int], bool]:
         """The ids of the group and all above it, nearest first, and whether all are known.
 
-        A chain that runs in a circle counts as not known.
+        A chain that runs in a circle, or deeper than any GitLab allows, counts as not known.
         """
         ids: dict[int, None] = {}
-        while group is not None and group not in ids:
+        while group is not None and group not in ids and len(ids) < MAX_DEPTH:
             ids[group] = None
             known = self.group(root, group)
             if known is None:
@@ -216,14 +220,10 @@ class Facts:
 
     def _jobs_of_member(self, scope: Key, user: int) -> list[Key]:
         jobs = ((key, self.job(key)) for key in self._jobs_of_user.get(user, ()))
-        return [key for key, job in jobs if job and scope in self.scopes(key, job)]
+        return [key for key, job in jobs if job and self._counts_for(scope, _project_of(key, job))]
 
-    def scopes(self, key: Key, job: Job) -> list[Key]:
-        """The job's project and all groups above it: where a membership counts for it."""
-        root = things.root_of(key)
-        project = self.project(root, job.project)
-        groups, _ = self.chain(root, project.group if project else None)
-        return [project_key(root, job.project), *(group_key(root, group) for group in groups)]
+    def _counts_for(self, scope: Key, project: Key) -> bool:
+        return scope == project or project in self._busy_projects.get(scope, ())
 
     # indexes
 

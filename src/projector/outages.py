@@ -26,18 +26,20 @@ def _complain(state: RetryCallState) -> None:
     attempt = state.attempt_number
     if attempt & (attempt - 1) == 0:
         error = state.outcome.exception() if state.outcome else None
-        log.warning("outage, trying again", reason=str(error) or repr(error), attempt=attempt)
+        partition = getattr(state.args[0], "partition", None) if state.args else None
+        reason = str(error) or repr(error)
+        log.warning("outage, trying again", partition=partition, reason=reason, attempt=attempt)
 
 
 # For methods whose work may be done again from the start.
 outlast = retry(
     retry=retry_if_exception_type(OUTAGES),
-    wait=wait_exponential_jitter(multiplier=0.05, max=2.0),
+    wait=wait_exponential_jitter(multiplier=0.05, max=2.0, jitter=0.05),
     before_sleep=_complain,
 )
 
 
-async def outlasting(name: str, place: str, reach: Callable[[], Awaitable[T]]) -> T:
+async def wait_until_ready(name: str, place: str, reach: Callable[[], Awaitable[T]]) -> T:
     """Try until `reach` succeeds, and say which server does not answer and where it should be."""
 
     def complain(state: RetryCallState) -> None:

@@ -14,7 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from projector.dead_letters import DeadLetter, DeadLetters
-from projector.delivery import Log, Offsets
+from projector.delivery import Offsets, RangeReader
 from projector.events import Record, Topic
 from projector.outages import OUTAGES, outlast
 from projector.projection import Changes, Policy, Projection
@@ -24,6 +24,7 @@ from projector.views import Version
 log = structlog.get_logger()
 
 QUEUE_SIZE: Final = 10_000
+QUEUE_BYTES: Final = 32 * 1024 * 1024
 BATCH_SIZE: Final = 500
 # How long arrivals gather while the owner is busy: some 10,000 events/s instead of 6,000.
 LINGER_S: Final = 0.005
@@ -31,8 +32,10 @@ PROBE_INTERVAL_S: Final = 0.25
 PROBE_TIMEOUT_S: Final = 2.0
 # A delivery that the broker has and Faust does not bring within this time is read directly.
 STALL_S: Final = 2.0
-# Freshness probes whose end offsets are not reached yet; older ones make newer ones pointless.
+# Freshness probes whose end offsets are not reached yet. The oldest are kept: they come true first.
 MAX_PROBES: Final = 64
+# A claim that is refused again and again must not take all of Redis' time.
+REFUSED_PAUSE_S: Final = 0.5
 
 
 class Delivered(NamedTuple):
@@ -53,24 +56,31 @@ class Owner:
     """Owns one partition from `run` until another claims it or `stop` is called."""
 
     def __init__(
-        self, partition: int, policy: Policy, store: Store, source: Log, dead_letters: DeadLetters
+        self,
+        partition: int,
+        policy: Policy,
+        store: Store,
+        source: RangeReader,
+        dead_letters: DeadLetters,
     ) -> None:
-        self._partition = partition
+        self.partition = partition
         self._policy = policy
         self._store = store
         self._source = source
         self._dead_letters = dead_letters
         self._projection = Projection(partition, policy)
         self._queue: deque[Delivered] = deque()
+        self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._stopping = False
         self._next: Offsets = {}
         self._checkpointed: Offsets = {}
         self._delivered: Offsets = dict.fromkeys(Topic, 0)
         self._letters: list[DeadLetter] = []
-        self._probes: deque[Probe] = deque(maxlen=MAX_PROBES)
+        self._probes: deque[Probe] = deque()
         self._now = 0
-        self._behind_since: dict[Topic, float] = {}
+        # The offset that each topic waits for, and since when (seconds of the loop's clock).
+        self._awaited: dict[Topic, tuple[int, float]] = {}
 
     @property
     def version(self) -> Version:
@@ -82,11 +92,13 @@ class Owner:
         record = delivered.record
         end = self._delivered[record.topic]
         self._delivered[record.topic] = max(end, record.offset + 1)
-        if len(self._queue) >= QUEUE_SIZE:
+        size = len(record.value or b"")
+        if len(self._queue) >= QUEUE_SIZE or self._queued_bytes + size > QUEUE_BYTES:
             delivered.ack()
-        else:
-            self._queue.append(delivered)
-            self._wake.set()
+            return
+        self._queue.append(delivered)
+        self._queued_bytes += size
+        self._wake.set()
 
     def stop(self) -> None:
         """Finish the batch at hand, then return from `run`."""
@@ -101,8 +113,10 @@ class Owner:
                 try:
                     await self._own()
                 except RefusedError as refusal:
-                    log.warning("refused", partition=self._partition, reason=str(refusal))
-                    self._stopping = await self._is_claimed_by_another()
+                    log.warning("refused", partition=self.partition, reason=str(refusal))
+                    if await self._is_claimed_by_another():
+                        self._stopping = True
+                    await asyncio.sleep(REFUSED_PAUSE_S)
             probing.cancel()
 
     async def _own(self) -> None:
@@ -120,22 +134,23 @@ class Owner:
 
     @outlast
     async def _claim(self) -> None:
-        self._projection = Projection(self._partition, self._policy)
+        self._projection = Projection(self.partition, self._policy)
         self._letters = []
         checkpoint = await self._store.claim(self._policy.partitions)
-        beginnings = await self._source.beginnings(self._partition)
+        beginnings = await self._source.beginnings(self.partition)
         self._next = beginnings | checkpoint.offsets
         try:
             fields = [field async for field in self._store.load(checkpoint)]
             self._projection.restore(fields)
-        except IncompleteCheckpointError as error:
-            log.warning("checkpoint unusable, reading everything again", reason=str(error))
+        except (IncompleteCheckpointError, ValueError, KeyError) as error:
+            log.warning("checkpoint unusable, reading everything again", reason=repr(error))
             await self._store.forget_checkpoint()
+            self._projection = Projection(self.partition, self._policy)
             self._next = beginnings
-        await self._catch_up(await self._source.ends(self._partition))
+        await self._catch_up(await self._source.ends(self.partition))
         await self._reconcile()
         log.info(
-            "claimed", partition=self._partition, epoch=self.version.epoch,
+            "claimed", partition=self.partition, epoch=self.version.epoch,
             facts=len(self._projection.facts), **_named(self._next),
         )  # fmt: skip
 
@@ -168,6 +183,7 @@ class Owner:
         if len(self._queue) > 1:
             await asyncio.sleep(LINGER_S)
         taken = [self._queue.popleft() for _ in range(min(BATCH_SIZE, len(self._queue)))]
+        self._queued_bytes -= sum(len(delivered.record.value or b"") for delivered in taken)
         if self._queue:
             self._wake.set()
         return taken
@@ -175,7 +191,7 @@ class Owner:
     async def _take(self, record: Record) -> None:
         expected = self._next[record.topic]
         if record.offset > expected:
-            log.info("gap", partition=self._partition, topic=record.topic,
+            log.info("gap", partition=self.partition, topic=record.topic,
                      expected=expected, delivered=record.offset)  # fmt: skip
             await self._catch_up({record.topic: record.offset})
         if record.offset == self._next[record.topic]:
@@ -185,11 +201,12 @@ class Owner:
     @outlast
     async def _catch_up(self, ends: Offsets) -> None:
         """Read and apply everything below `ends` straight from Kafka."""
-        async for progress in self._source.read(self._partition, dict(self._next), ends):
+        async for progress in self._source.read(self.partition, dict(self._next), ends):
             for record in progress.records:
                 if record.offset >= self._next[record.topic]:
                     self._apply(record)
             self._next |= progress.positions
+            await self._send_letters()
 
     def _apply(self, record: Record) -> None:
         if reason := self._projection.apply(record):
@@ -202,11 +219,12 @@ class Owner:
             return
         ends, now = self._probes[-1].ends, asyncio.get_running_loop().time()
         for topic in Topic:
-            if self._next[topic] >= ends[topic]:
-                self._behind_since.pop(topic, None)
-            elif now - self._behind_since.setdefault(topic, now) > STALL_S:
-                log.info("delivery stalled", partition=self._partition, topic=topic,
-                         expected=self._next[topic], end=ends[topic])  # fmt: skip
+            expected, since = self._awaited.get(topic, (-1, now))
+            if self._next[topic] >= ends[topic] or self._next[topic] != expected:
+                self._awaited[topic] = (self._next[topic], now)
+            elif now - since > STALL_S:
+                log.info("delivery stalled", partition=self.partition, topic=topic,
+                         expected=expected, end=ends[topic])  # fmt: skip
                 await self._catch_up({topic: ends[topic]})
 
     async def _flush(self) -> None:
@@ -217,10 +235,13 @@ class Owner:
     @outlast
     async def _persist(self, changes: Changes) -> None:
         await self._store.write_views(changes.views)
-        await self._dead_letters.send(self._letters)
-        self._letters = []
+        await self._send_letters()
         await self._store.checkpoint(self._next, changes.facts, len(self._projection.facts))
         self._checkpointed = dict(self._next)
+
+    async def _send_letters(self) -> None:
+        await self._dead_letters.send(self._letters)
+        self._letters = []
 
     # freshness
 
@@ -230,13 +251,14 @@ class Owner:
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT_S):
                     moment = await self._store.now()
-                    ends = await self._source.ends(self._partition)
+                    ends = await self._source.ends(self.partition)
                 # A broker may know less than it has delivered (embedded ones do).
                 ends = {topic: max(end, self._delivered[topic]) for topic, end in ends.items()}
-                self._probes.append(Probe(moment, ends))
+                if len(self._probes) < MAX_PROBES:
+                    self._probes.append(Probe(moment, ends))
                 self._wake.set()
             except OUTAGES as error:
-                log.debug("no probe", partition=self._partition, reason=repr(error))
+                log.debug("no probe", partition=self.partition, reason=repr(error))
             await asyncio.sleep(PROBE_INTERVAL_S)
 
     async def _stamp(self) -> None:
@@ -249,7 +271,7 @@ class Owner:
         try:
             await self._store.stamp(reached.moment)
         except RedisError as error:
-            log.debug("no stamp", partition=self._partition, reason=repr(error))
+            log.debug("no stamp", partition=self.partition, reason=repr(error))
 
     def _is_reached(self, probe: Probe) -> bool:
         return probe.moment <= self._now and all(

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 import orjson
+import structlog
 
 from projector import cloudevents, rules, things
 from projector.events import BadEvent, Event, Record
@@ -17,6 +18,8 @@ from projector.partitioning import partition_of
 from projector.things import EndedToken, Job, Key
 from projector.timers import Timers
 from projector.transitions import changes
+
+log = structlog.get_logger()
 
 
 class View(NamedTuple):
@@ -75,10 +78,15 @@ class Projection:
         try:
             event = cloudevents.decode(record)
             self._check_place(event, record)
-            for change in changes(self.facts, event, record):
-                self._put(*change)
+            new_states = list(changes(self.facts, event, record))
         except BadEvent as error:
             return str(error)
+        except Exception as error:
+            # No event may stop everybody else's, not even by a mistake of this program.
+            log.exception("an event that this program cannot handle; please report it")
+            return f"internal error: {type(error).__name__}"
+        for change in new_states:
+            self._put(*change)
         return event.complaint
 
     def advance(self, now: int) -> None:
@@ -90,7 +98,8 @@ class Projection:
 
     def take_changes(self, now: int) -> Changes:
         """What has changed since the last call, as of `now` (milliseconds)."""
-        views = [self.view(digest, now) for digest in sorted(self.facts.touched)]
+        touched = filter(self.facts.job_of_token, sorted(self.facts.touched))
+        views = [self.view(digest, now) for digest in touched]
         fields = {key: self._encoded(key) for key in self._changed}
         self.facts.touched.clear()
         self._changed.clear()
@@ -164,6 +173,8 @@ class Projection:
     def _fall_due(self, key: Key, fact: AnyFact, now: int) -> None:
         if isinstance(fact.data, things.Member):
             self.facts.touch(key)
+        elif self.facts.is_needed(key):
+            self._timers.set(key, now + self._policy.tombstone_retention_ms)
         elif self._forget_at(fact) <= now:
             self.facts.forget(key)
             self._changed.add(key)

@@ -33,15 +33,17 @@ def text(sentence: str) -> str:
 def secret_in(value: bytes | None, headers: Headers) -> str | None:
     """Which field or header of a record holds a token, or None; it never returns the token."""
     for name, content in headers:
-        if _is_secret(name.removeprefix("ce_"), (content or b"").decode(errors="replace")):
+        if _holds_token(name.removeprefix("ce_"), (content or b"").decode(errors="replace")):
             return f"the header {text(name)}"
     if value is None or not _SUSPICIOUS.search(value):
         return None
     try:
         leaves = _leaves(_parse(value))
-    except (ValueError, RecursionError):
+    except RecursionError:
+        return "a field nested too deep to be searched, which perhaps"
+    except ValueError:
         return None
-    secret = next((name for name, leaf in leaves if _is_secret(name, leaf)), None)
+    secret = next((name for name, leaf in leaves if _holds_token(name, leaf)), None)
     return None if secret is None else f"the field `{text(secret)}`"
 
 
@@ -101,7 +103,7 @@ def _worth_reading(original: bytes) -> bool:
 def _parse(value: bytes) -> Any:
     """As forgiving as can be: whatever another reader accepts must be searched."""
     readable = value.decode(errors="replace")
-    return json.loads(readable, object_pairs_hook=_merged, parse_int=_integer)
+    return json.loads(readable, object_pairs_hook=_merged, parse_int=_integer, strict=False)
 
 
 def _integer(digits: str) -> int | str:
@@ -121,6 +123,11 @@ def _is_secret(name: str, leaf: object) -> bool:
     if name.lower().replace("-", "_") in _SECRET_FIELDS:
         return True
     return isinstance(leaf, str) and leaf.startswith(_PREFIX)
+
+
+def _holds_token(name: str, leaf: object) -> bool:
+    within = _TOKEN.search(name) or (isinstance(leaf, str) and _TOKEN.search(leaf))
+    return bool(within) or _is_secret(name, leaf)
 
 
 def _blotted(name: str, leaf: str) -> str:

@@ -14,12 +14,26 @@ from projector import things
 from projector.events import ROLES
 from projector.facts import Facts
 from projector.things import Job, Key, Root
-from projector.views import AllowedAgent, AllowedAgents, Refusal
+from projector.views import AllowedAgent, AllowedAgents, Refusal, UserPart
 
 # GitLab: doc/api/jobs.md, `roles_in_project`. The other levels of ROLES have no name there.
 NAMED_ROLES: Final = ("guest", "planner", "reporter", "developer", "maintainer", "owner")
-# GitLab: lib/gitlab/auth/user_access_denied_reason.rb.
-BLOCKED: Final = "403 Forbidden - Your account has been blocked."
+# GitLab: lib/gitlab/auth/user_access_denied_reason.rb, without the addresses of its own pages.
+BLOCKED: Final = "Your account has been blocked."
+REFUSALS: Final = {
+    "blocked_pending_approval": (
+        "Your account is pending approval from your administrator and hence blocked."
+    ),
+    "deactivated": (
+        "Your account has been deactivated by your administrator. "
+        "Please log back in from a web browser to reactivate your account."
+    ),
+    "unconfirmed": "Your primary email address is not confirmed.",
+    "password_expired": (
+        "Your password expired. Please access GitLab from a web browser to update your password."
+    ),
+    "internal": "This action cannot be performed by internal users",
+}
 UNAVAILABLE: Final = "503 Service Unavailable"
 
 
@@ -43,17 +57,29 @@ def answer(facts: Facts, key: Key, job: Job, minimum_level: int, now: int) -> An
     root = things.root_of(key)
     if facts.is_removed(things.project_key(root, job.project)):
         return Answer(HTTPStatus.UNAUTHORIZED)
-    if gap := _unknown(facts, root, job):
-        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, {"message": UNAVAILABLE, "reason": gap})
+    project = facts.project(root, job.project)
+    if project is None:
+        return _unavailable(f"project {job.project} is not known yet")
+    groups, complete = facts.chain(root, project.group)
+    if not complete:
+        return _unavailable(f"group {groups[-1]} above project {job.project} is not known yet")
     user = facts.user(job.user)
     if user and user.state != "active":
-        return Answer(HTTPStatus.FORBIDDEN, {"message": BLOCKED})
-    return Answer(HTTPStatus.OK, _document(facts, key, job, minimum_level, now))
+        return Answer(HTTPStatus.FORBIDDEN, {"message": f"403 Forbidden - {_refusal(user.state)}"})
+    level = access_level(facts, root, job, groups, now)
+    allowed = candidates(facts, root, job) if level >= minimum_level else ()
+    who: UserPart = {
+        "id": job.user,
+        "username": user.username if user else job.username,
+        "roles_in_project": [name for name in NAMED_ROLES if ROLES[name] <= level],
+    }
+    return Answer(HTTPStatus.OK, _document(key, job, groups, who, allowed))
 
 
-def access_level(facts: Facts, key: Key, job: Job, now: int) -> int:
+def access_level(facts: Facts, root: Root, job: Job, groups: list[int], now: int) -> int:
     """The user's level in the job's project: the highest membership there or in a group above."""
-    memberships = (facts.memberships(scope, job.user) for scope in facts.scopes(key, job))
+    scopes = [things.project_key(root, job.project), *(things.group_key(root, g) for g in groups)]
+    memberships = (facts.memberships(scope, job.user) for scope in scopes)
     return max((m.level for m in chain(*memberships) if m.counts(now)), default=0)
 
 
@@ -74,32 +100,27 @@ def _own_agents(facts: Facts, root: Root, job: Job) -> Iterable[Candidate]:
         yield Candidate(agent, job.project, {})
 
 
-def _unknown(facts: Facts, root: Root, job: Job) -> str | None:
-    project = facts.project(root, job.project)
-    if project is None:
-        return f"project {job.project} is not known yet"
-    groups, complete = facts.chain(root, project.group)
-    return None if complete else f"group {groups[-1]} above project {job.project} is not known yet"
+def _unavailable(reason: str) -> Answer:
+    return Answer(HTTPStatus.SERVICE_UNAVAILABLE, {"message": UNAVAILABLE, "reason": reason})
 
 
-def _document(facts: Facts, key: Key, job: Job, minimum_level: int, now: int) -> AllowedAgents:
-    root = things.root_of(key)
-    level = access_level(facts, key, job, now)
-    allowed = candidates(facts, root, job) if level >= minimum_level else ()
+def _document(
+    key: Key, job: Job, groups: list[int], user: UserPart, allowed: Iterable[Candidate]
+) -> AllowedAgents:
     document: AllowedAgents = {
         "allowed_agents": [_allowed(candidate) for candidate in allowed],
         "job": {"id": things.id_of(key)},
         "pipeline": {"id": job.pipeline},
-        "project": {"id": job.project, "groups": [{"id": g} for g in _groups(facts, root, job)]},
-        "user": {
-            "id": job.user,
-            "username": _username(facts, job),
-            "roles_in_project": [name for name in NAMED_ROLES if ROLES[name] <= level],
-        },
+        "project": {"id": job.project, "groups": [{"id": group} for group in groups]},
+        "user": user,
     }
     if job.environment:
         document["environment"] = {"slug": job.environment.slug, "tier": job.environment.tier}
     return document
+
+
+def _refusal(state: str) -> str:
+    return REFUSALS.get(state, BLOCKED)
 
 
 def _allowed(candidate: Candidate) -> AllowedAgent:
@@ -108,13 +129,3 @@ def _allowed(candidate: Candidate) -> AllowedAgent:
         "config_project": {"id": candidate.config_project},
         "configuration": candidate.configuration,
     }
-
-
-def _groups(facts: Facts, root: Root, job: Job) -> list[int]:
-    project = facts.project(root, job.project)
-    return facts.chain(root, project.group if project else None)[0]
-
-
-def _username(facts: Facts, job: Job) -> str:
-    user = facts.user(job.user)
-    return user.username if user else job.username

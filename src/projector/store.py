@@ -4,9 +4,8 @@ Every write carries the owner's claim. A script refuses what a newer claim has o
 its own retry for the success that it was (clients repeat scripts whose answer got lost).
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from itertools import islice
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 
@@ -22,7 +21,10 @@ Argument = bytes | str | int
 # 1,000 keys in one script block the server for some 7 ms; lookups must not wait that long.
 VIEWS_PER_CALL: Final = 100
 FIELDS_PER_CALL: Final = 1000
+BYTES_PER_CALL: Final = 4 * 1024 * 1024
 INCOMPLETE: Final = -1
+# Redis takes no expiry at or before 1970; anything else that is past deletes the key.
+FIRST_EXPIRY: Final = 1
 
 # The names of the partition hash's fields stand here and in docs/redis.md.
 # KEYS: partition hash. ARGV: owner.
@@ -143,10 +145,10 @@ class Store:
 
     async def claim(self, partitions: int) -> Checkpoint:
         """Become the owner of one of `partitions` under a new epoch; what the last one left."""
-        await number_of_partitions(self._redis, partitions)
+        await agree_on_partitions(self._redis, partitions)
         self._epoch = int(await self._claim(keys=[self._hash], args=[self._owner]))
-        held = await self._redis.hgetall(self._hash)
-        fields = {_text(name): value for name, value in held.items()}
+        held: dict[Any, Any] = await self._redis.hgetall(self._hash)
+        fields = {name.decode(): value for name, value in held.items()}
         self._revision = int(fields.get("revision", 0))
         offsets = {t: int(fields[f"offset:{t}"]) for t in Topic if f"offset:{t}" in fields}
         return Checkpoint(self._revision, offsets, int(fields.get("facts", 0)))
@@ -179,12 +181,12 @@ class Store:
         Raises `RefusedError` if a newer claim has written any of them.
         """
         version = Version(self._epoch, self._revision + 1)
-        for chunk in _chunks(changed, VIEWS_PER_CALL):
+        for chunk in _chunks(changed, VIEWS_PER_CALL, lambda view: len(view.body)):
             await self._write_jobs(chunk)
             args: list[Argument] = [str(version)]
             for view in chunk:
                 record = views.Record(view.status, self._partition, version, view.body)
-                args += [record.encode(), view.expires_at]
+                args += [record.encode(), max(view.expires_at, FIRST_EXPIRY)]
             keys = [views.token_key(view.digest) for view in chunk]
             if refused := await self._write_views(keys=keys, args=args):
                 raise RefusedError(f"{refused} views of partition {self._partition} are newer")
@@ -198,7 +200,8 @@ class Store:
         checkpoint counts as incomplete, for its facts are ahead of its offsets.
         Raises `RefusedError` if the claim is no longer this owner's or the revision not its last.
         """
-        *steps, last = list(_chunks(facts.items(), FIELDS_PER_CALL)) or [[]]
+        chunks = _chunks(facts.items(), FIELDS_PER_CALL, lambda field: len(field[1] or b""))
+        *steps, last = list(chunks) or [[]]
         for step in steps:
             await self._checkpoint_step({}, step, INCOMPLETE)
         await self._checkpoint_step(offsets, last, total)
@@ -226,7 +229,11 @@ class Store:
         async with self._redis.pipeline(transaction=False) as pipe:
             for view in chunk:
                 if view.is_current:
-                    pipe.set(views.job_key(view.job), view.digest, pxat=view.expires_at)
+                    pipe.set(
+                        views.job_key(view.job),
+                        view.digest,
+                        pxat=max(view.expires_at, FIRST_EXPIRY),
+                    )
             await pipe.execute()
 
     def _check(self, outcome: bytes) -> None:
@@ -236,8 +243,8 @@ class Store:
             )
 
 
-async def number_of_partitions(redis: Redis, expected: int) -> int:
-    """The number of partitions that the views are written for; `expected` where none is stored."""
+async def agree_on_partitions(redis: Redis, expected: int) -> int:
+    """Store `expected` where no number of partitions is stored; the number that is stored then."""
     await redis.set(views.PARTITIONS_KEY, expected, nx=True)
     return int(await redis.get(views.PARTITIONS_KEY) or expected)
 
@@ -248,15 +255,19 @@ async def redis_time(redis: Redis) -> int:
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
+def _chunks(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[list[T]]:
+    """Chunks of at most so many items, and of so many bytes that no call takes seconds."""
+    chunk: list[T] = []
+    held = 0
+    for item in items:
+        if chunk and (len(chunk) == most or held + size(item) > BYTES_PER_CALL):
+            yield chunk
+            chunk, held = [], 0
+        chunk.append(item)
+        held += size(item)
+    if chunk:
         yield chunk
 
 
 def _flat(pairs: Iterable[tuple[str, Argument]]) -> list[Argument]:
     return [part for pair in pairs for part in pair]
-
-
-def _text(reply: bytes | str) -> str:
-    return reply.decode() if isinstance(reply, bytes) else reply

@@ -14,9 +14,6 @@ class Timers(Generic[K]):
         self._due: dict[K, int] = {}
         self._heap: list[tuple[int, K]] = []
 
-    def __len__(self) -> int:
-        return len(self._due)
-
     def set(self, key: K, due: int | None) -> None:
         """Replace the key's timer; None leaves it without one."""
         if due is None:

@@ -123,7 +123,12 @@ def _check_counts(settings: Settings, existing: Mapping[str, int]) -> None:
 async def _check_cleanup(admin: AIOKafkaAdminClient, settings: Settings) -> None:
     resources = [ConfigResource(ConfigResourceType.TOPIC, settings.topic(name)) for name in Topic]
     for response in await admin.describe_configs(resources):
-        for _code, _message, _type, name, entries in response.resources:
+        for code, _message, _type, name, entries in response.resources:
+            if code:
+                raise UnusableTopicsError(
+                    f"Kafka does not tell the configuration of {name}: {for_code(code).__name__}. "
+                    "Grant DescribeConfigs: on a compacted topic the projection would be wrong"
+                )
             if "compact" in _value(entries, "cleanup.policy"):
                 raise UnusableTopicsError(
                     f"the topic {name} has cleanup.policy=compact: the key is the root namespace, "

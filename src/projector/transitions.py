@@ -15,6 +15,10 @@ from projector.things import EndedToken, Job, Key, Thing
 MAX_TOKEN_LIFE_MS: Final = 60 * 24 * 3600 * 1000
 
 
+# GitLab's AUTHORIZED_ENTITY_LIMIT: only the first entries of each list count.
+MAX_GRANTS: Final = 500
+
+
 class Change(NamedTuple):
     """A thing's new state."""
 
@@ -89,8 +93,8 @@ def _milliseconds(moment: events.Instant | None) -> int | None:
 def _configuration(file: events.AgentFile) -> things.Configuration:
     access = file.ci_access or events.CiAccess()
     return things.Configuration(
-        projects=(access.projects or [])[: events.MAX_GRANTS],
-        groups=(access.groups or [])[: events.MAX_GRANTS],
+        projects=(access.projects or [])[:MAX_GRANTS],
+        groups=(access.groups or [])[:MAX_GRANTS],
     )
 
 

@@ -1,7 +1,7 @@
 """The Redis contract: every key, and the record that answers one token's lookups.
 
-The read side imports this module alone. Names and widths here are public: operators and other
-languages read them.
+All that the read side knows of the write side is this. Names and widths are public: operators and
+other languages read them.
 """
 
 import re

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,16 +15,17 @@ from redis.asyncio import Redis
 
 from projector import connections, topics
 from projector.dead_letters import DeadLetters
-from projector.delivery import Log
+from projector.delivery import RangeReader
 from projector.errors import SetupError
 from projector.events import Record, Topic
-from projector.outages import outlasting
+from projector.outages import wait_until_ready
 from projector.owner import Owner
 from projector.owners import Owners
 from projector.ports import free_port
 from projector.projection import Policy
 from projector.settings import Settings, variable
-from projector.store import Store, number_of_partitions
+from projector.signals import until_signalled
+from projector.store import Store, agree_on_partitions
 
 log = structlog.get_logger()
 
@@ -43,21 +43,8 @@ class ChangedPartitionsError(SetupError):
 
 async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raises what makes going on impossible."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    working = asyncio.create_task(_work(settings))
-    stopping = asyncio.create_task(stopped.wait())
-    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if stopped.is_set():
-        loop.call_later(HARD_EXIT_S, _exit_hard)
-        working.cancel()
-    try:
-        await working
-    except asyncio.CancelledError:
-        log.info("stopped")
+    await until_signalled(_work(settings))
+    log.info("stopped")
 
 
 async def _work(settings: Settings) -> None:
@@ -75,16 +62,18 @@ async def _work(settings: Settings) -> None:
 async def _connected(settings: Settings) -> AsyncIterator[Callable[[int], Owner]]:
     """Everything that an owner works with, once Redis and Kafka can be reached."""
     redis = connections.redis(settings)
-    await outlasting("Redis", settings.redis_place, redis.ping)
-    found = await outlasting("Kafka", settings.kafka, lambda: topics.check(settings))
+    await wait_until_ready("Redis", settings.redis_place, redis.ping)
+    found = await wait_until_ready("Kafka", settings.kafka, lambda: topics.check(settings))
     partitions = found[Topic.MEMBERSHIP]
-    await outlasting("Redis", settings.redis_place, lambda: _agree(redis, settings, partitions))
-    source, dead_letters = Log(settings), DeadLetters(settings)
+    await wait_until_ready(
+        "Redis", settings.redis_place, lambda: _agree(redis, settings, partitions)
+    )
+    source, dead_letters = RangeReader(settings), DeadLetters(settings)
     policy = Policy(partitions, settings.minimum_level, settings.tombstone_retention_ms)
     identity = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     try:
-        await outlasting("Kafka", settings.kafka, source.start)
-        await outlasting("Kafka", settings.kafka, dead_letters.start)
+        await wait_until_ready("Kafka", settings.kafka, source.start)
+        await wait_until_ready("Kafka", settings.kafka, dead_letters.start)
         yield lambda partition: Owner(
             partition, policy, Store(redis, partition, identity), source, dead_letters
         )
@@ -101,6 +90,7 @@ async def _delivering(settings: Settings, owners: Owners) -> AsyncIterator[Any]:
         await app.start()
         yield app
     finally:
+        asyncio.get_running_loop().call_later(HARD_EXIT_S, _exit_hard)
         await owners.stop()
         await app.stop()
 
@@ -169,7 +159,7 @@ def _record(topic: Topic, message: Any) -> Record:
 
 async def _agree(redis: Redis, settings: Settings, partitions: int) -> None:
     """Hold the number of partitions in Redis against Kafka's; set it where it is missing."""
-    stored = await number_of_partitions(redis, partitions)
+    stored = await agree_on_partitions(redis, partitions)
     if stored != partitions:
         raise ChangedPartitionsError(
             f"the topics in Kafka at {settings.kafka} have {partitions} partitions, but the views "

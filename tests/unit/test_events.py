@@ -220,6 +220,21 @@ def test_a_revocation_needs_only_its_ids(message: dict[str, Any]) -> None:
     assert revocation.data.id == 9  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("sequence", [b"1" * 5000, b"9" * 400, b'{"a": ' * 20 + b"1" + b"}" * 20])
+def test_no_sequence_keeps_a_revocation_from_being_applied(sequence: bytes) -> None:
+    value = json.dumps(removed("job", 9, sequence="X")).encode().replace(b'"X"', sequence)
+    assert decode(record(value)).complaint
+
+
+@pytest.mark.parametrize("header", ["ce_id", "ce_source", "ce_time", "ce_sequence", "ce_subject"])
+def test_no_header_keeps_a_revocation_from_being_applied(header: str) -> None:
+    original = binary(removed("job", 9))
+    headers = dict(original.headers) | {header: b"\xff"}
+    revocation = decode(original._replace(headers=tuple(headers.items())))
+    assert revocation.data.id == 9  # type: ignore[union-attr]
+    assert bool(revocation.complaint) == (header != "ce_subject")
+
+
 def test_a_revocation_without_its_id_is_refused() -> None:
     assert "id" in reason(event("job.finished", {"status": "success"}))
 

@@ -188,7 +188,11 @@ async def test_a_full_queue_drops_nothing_for_good(
         setup.deliver(owner, *records)
         assert len(setup.acked) == len(records) - 2
         await until(lambda: setup.has_applied(Topic.JOB_LIFECYCLE, 31))
-        assert await setup.agents("token-39") == [5]
+        await until(lambda: _gets(setup, "token-39", [5]))
+
+
+async def _gets(setup: Setup, token: str, agents: list[int]) -> bool:
+    return await setup.agents(token) == agents
 
 
 async def test_a_restarted_owner_goes_on_from_the_checkpoint(setup: Setup) -> None:

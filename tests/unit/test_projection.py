@@ -5,8 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
-from projector import things
 from projector.events import Record, Topic
+from projector.facts import MAX_DEPTH
 from projector.partitioning import partition_of
 from projector.projection import Policy, Projection
 from tests import build
@@ -192,6 +192,60 @@ def test_a_blocked_user_gets_403_until_active_again() -> None:
     assert world.body()["user"]["username"] == "u1"
 
 
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ("deactivated", "deactivated by"),
+        ("blocked_pending_approval", "pending"),
+        ("new", "blocked"),
+    ],
+)
+def test_every_state_but_active_is_refused_with_gitlabs_text(state: str, says: str) -> None:
+    world = World(*HIERARCHY, build.started(9, 7), build.user(1, state))
+    assert world.status() == 403
+    assert says in world.body()["message"]
+
+
+def test_a_rebuild_of_old_history_forgets_what_has_long_ended() -> None:
+    """Applied and forgotten within one batch: nothing is left to write, and nothing breaks."""
+    world = World()
+    soon = "2027-01-15T08:00:10Z"
+    for message in (*HIERARCHY, build.started(9, 7, expires_at=soon), build.removed("job", 9)):
+        world.projection.apply(world.feed(message))
+    world.at(NOW + 10 * DAY)
+    assert world.written == {}
+    assert len(world.projection.facts) == len(HIERARCHY)
+
+
+def test_a_removed_project_is_remembered_as_long_as_its_jobs_live() -> None:
+    world = World(*HIERARCHY, build.started(9, 7), build.removed("project", 7))
+    world.at(NOW + 2 * RETENTION)
+    world.take(build.user(1))
+    assert world.status() == 401
+
+
+def test_an_event_that_breaks_this_program_becomes_a_dead_letter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It must not stop the partition, whose other events revoke."""
+    world = World(*HIERARCHY, build.started(9, 7))
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a token may stand here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("projector.projection.changes", broken)
+        assert world.take(build.group(3)) == ["internal error: RuntimeError"]
+    world.take(build.removed("job", 9))
+    assert world.status() == 401
+
+
+def test_a_chain_of_groups_beyond_all_reason_is_not_known() -> None:
+    chain = [build.group(n, n + 1) for n in range(100, 100 + 2 * MAX_DEPTH)]
+    world = World(*chain, build.project(7, 100), build.started(9, 7))
+    assert world.status() == 503
+
+
 def test_a_finished_job_leaves_a_tombstone_until_its_token_expires() -> None:
     world = World(*HIERARCHY, build.started(9, 7), build.removed("job", 9))
     view = world.views[digest("token-9")]
@@ -291,8 +345,7 @@ def test_what_has_ended_is_forgotten_in_time() -> None:
     assert len(world.projection.facts) == 7
     world.projection.advance(NOW + RETENTION)
     assert set(world.projection.take_changes(NOW).facts.values()) == {None}
-    kinds = {things.kind_of(key) for key in world.projection.facts}
-    assert kinds == {"group", "project"}
+    assert len(world.projection.facts) == len(HIERARCHY)
 
 
 def test_a_record_in_the_wrong_partition_is_refused_with_both_numbers() -> None:

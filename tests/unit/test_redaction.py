@@ -144,6 +144,11 @@ def test_what_is_around_a_token_is_kept() -> None:
     assert json.loads(redaction.value(original) or b"") == redacted
 
 
+def test_all_three_parts_of_a_jwt_are_blotted_out() -> None:
+    jwt = "glcbt-eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJnaWQ6Ly8ifQ.c2lnbmF0dXJl-_"
+    assert redaction.text(f"use {jwt}!") == f"use {REDACTED}!"
+
+
 def test_nesting_too_deep_to_search_is_not_kept() -> None:
     deep = b'{"a":' * 100_000 + b'"' + TOKEN.encode() + b'"' + b"}" * 100_000
     kept = redaction.value(deep)
@@ -241,9 +246,8 @@ def test_no_key_stays_no_key() -> None:
 
 def test_a_header_without_content_is_kept_as_it_is() -> None:
     """Kafka allows it; an exception here would stop the partition."""
-    null: Any = None
-    assert redaction.headers((("trace", null),)) == (("trace", null),)
-    assert redaction.secret_in(b"{}", (("trace", null),)) is None
+    assert redaction.headers((("trace", None),)) == (("trace", None),)
+    assert redaction.secret_in(b"{}", (("trace", None),)) is None
 
 
 # where a token stands

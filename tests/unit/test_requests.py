@@ -114,6 +114,8 @@ def test_anything_else_is_malformed_and_counts_as_no_token(token: str) -> None:
         ("no-store, max-age=5", 5),
         ("max-age = 5", 5),
         ('max-age="5"', 5),
+        ("max-age=3600, max-age=5", 5),
+        ("max-age=5, max-age=3600", 5),
         ("max-age=0", 1),
         ("max-age=1", 1),
         ("no-cache", 1),

@@ -92,8 +92,10 @@ async def test_a_view_that_has_expired_takes_the_older_record_away(
 ) -> None:
     store = await claimed(redis)
     await store.write_views([view()])
-    await store.write_views([view(expires_at=1000)])
-    assert await stored(redis) is None
+    for past in (1000, 0, -62135596800000):
+        await store.write_views([view()])
+        await store.write_views([view(expires_at=past)])
+        assert await stored(redis) is None
 
 
 async def test_a_checkpoint_keeps_facts_offsets_and_their_number(
@@ -179,6 +181,15 @@ async def test_a_checkpoint_with_missing_facts_is_noticed(redis: fakeredis.FakeA
     held = await Store(redis, 3, "next").claim(4)
     with pytest.raises(IncompleteCheckpointError, match="has 1 facts where 2 were written"):
         [field async for field in store.load(held)]
+
+
+async def test_large_facts_go_in_steps_that_take_no_seconds(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projector.store.BYTES_PER_CALL", 100)
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key(f"3/group/{n}"): b"x" * 60 for n in range(3)}, 3)
+    assert store.version.revision == 3
 
 
 async def test_a_checkpoint_cut_short_between_its_steps_is_not_used(
