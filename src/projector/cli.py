@@ -74,6 +74,7 @@ def api(
     _settings()
     uvicorn.run(
         "api.main:create", factory=True, host=host, port=port, workers=workers,
+        http="api.protocol:BoundedHttpToolsProtocol",
         access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
     )  # fmt: skip
 
