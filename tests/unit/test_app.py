@@ -102,6 +102,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setenv("PROJECTOR_MISS_GRACE", "0.1")
     monkeypatch.setattr("projector.log.configure", lambda level: None)
     monkeypatch.setattr("api.freshness.POLL_INTERVAL_S", 0.005)
+    monkeypatch.setattr("api.freshness.POLL_PAUSE_S", 0.002)
     world = World()
     await world.writer.set(views.PARTITIONS_KEY, PARTITIONS)
     await world.stamp(*range(PARTITIONS))

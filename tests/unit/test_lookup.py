@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable
 from types import SimpleNamespace
 from typing import cast
@@ -39,10 +40,10 @@ class World:
         self.lookup = self.with_limits()
 
     def with_limits(
-        self, *, miss_grace: float = LONG_GRACE_S, max_staleness: float = 10.0, waiting: int = 100
+        self, *, miss_grace: float = LONG_GRACE_S, waiting: int = 100, reads: Reads | None = None
     ) -> Lookup:
         self.lookup = Lookup(
-            Reads(self.redis), self.freshness, max_staleness=max_staleness,
+            reads or Reads(self.redis), self.freshness, max_staleness=10.0,
             miss_grace=miss_grace, max_waiting=waiting,
         )  # fmt: skip
         return self.lookup
@@ -82,6 +83,7 @@ class World:
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     """A Redis with fresh stamps on all partitions, polled every few milliseconds."""
     monkeypatch.setattr("api.freshness.POLL_INTERVAL_S", 0.005)
+    monkeypatch.setattr("api.freshness.POLL_PAUSE_S", 0.002)
     world = World()
     await world.redis.set(views.PARTITIONS_KEY, PARTITIONS)
     await world.stamp()
@@ -353,6 +355,7 @@ class Scripted:
         (OverloadedError("full"), "too many lookups are waiting"),
         (b"garbage", "the stored view cannot be read"),
         (b"", "the stored view cannot be read"),
+        (RuntimeError("broken"), "internal error"),
     ],
     ids=repr,
 )
@@ -361,10 +364,7 @@ async def test_whatever_is_wrong_at_the_first_or_the_second_read_is_503(
     world: World, at: str, answer: bytes | Exception, says: str
 ) -> None:
     reads = Scripted(answer) if at == "first" else Scripted(None, answer)
-    lookup = Lookup(
-        cast(Reads, reads), world.freshness, max_staleness=10, miss_grace=LONG_GRACE_S,
-        max_waiting=1,
-    )  # fmt: skip
+    lookup = world.with_limits(reads=cast(Reads, reads))
     async with owners(world):
         assert reason(await soon(lookup.answer(LookupRequest(b"known", None)))) == says
 
@@ -418,6 +418,50 @@ async def test_a_token_that_appears_from_before_the_claim_is_503(world: World) -
     await world.put("late", epoch=EPOCH - 1)
     await world.stamp()
     assert "older than the claim" in reason(await soon(answer))
+
+
+async def test_a_miss_in_a_redis_that_was_emptied_proves_nothing(world: World) -> None:
+    """The token is gone with everything else; that the stamps are too shows a moment later."""
+
+    class Emptied:
+        async def get(self, key: str) -> bytes | None:
+            if world.freshness.covers(arrival, arrival):
+                await world.redis.flushall()
+            return None
+
+    lookup = world.with_limits(miss_grace=SHORT_GRACE_S, reads=cast(Reads, Emptied()))
+    arrival = time.monotonic()
+    answer = asyncio.create_task(lookup.answer(LookupRequest(b"known", None)))
+    await world.polled()
+    await world.stamp()
+    assert "may be on their way" in reason(await soon(answer))
+
+
+async def test_a_miss_in_a_redis_that_was_emptied_and_healed_at_once_is_no_401(
+    world: World,
+) -> None:
+    """The stamps are back before anybody saw that they were gone, and so is the token."""
+
+    class Healed:
+        emptied = False
+
+        async def get(self, key: str) -> bytes | None:
+            if self.emptied or not world.freshness.covers(arrival, arrival):
+                return cast(bytes | None, await world.redis.get(key))
+            self.emptied = True
+            await world.redis.flushall()
+            missed = cast(bytes | None, await world.redis.get(key))
+            await world.put("known")
+            await world.redis.set(views.PARTITIONS_KEY, PARTITIONS)
+            await world.stamp()
+            return missed
+
+    lookup = world.with_limits(reads=cast(Reads, Healed()))
+    arrival = time.monotonic()
+    answer = asyncio.create_task(lookup.answer(LookupRequest(b"known", None)))
+    await world.polled()
+    await world.stamp()
+    assert await soon(answer) != UNAUTHORIZED
 
 
 async def test_the_number_of_partitions_counts_that_was_read_after_the_request(
@@ -514,3 +558,34 @@ async def test_a_stamp_covers_a_request_only_if_it_is_later_in_every_case(
     """
     Clock(monkeypatch, redis=1000.000999, own=50.0)
     assert (await poll_once(stamp)).covers(arrival, since=0.0) is covered
+
+
+async def test_a_poll_from_before_it_was_asked_for_covers_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Clock(monkeypatch, redis=1000.0, own=50.0)
+    freshness = await poll_once(stamp=999_999)
+    assert freshness.covers(49.0, since=50.0)
+    assert not freshness.covers(49.0, since=50.001)
+
+
+async def test_a_stamp_from_the_future_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failover led to a server whose clock is behind: nothing is known to be fresh there."""
+    Clock(monkeypatch, redis=1000.0, own=50.0)
+    freshness = await poll_once(stamp=1_000_001)
+    assert freshness.ages() == [None]
+    assert not freshness.covers(49.0, since=0.0)
+
+
+async def test_whoever_hurries_need_not_wait_for_the_next_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("api.freshness.POLL_INTERVAL_S", 3600.0)
+    world = World()
+    polling = asyncio.create_task(world.freshness.run("redis://test"))
+    await world.freshness.next_poll(PATIENCE_S)
+    world.freshness.hurry()
+    async with asyncio.timeout(PATIENCE_S):
+        await world.freshness.next_poll(3600)
+    polling.cancel()
+    await world.redis.aclose()
