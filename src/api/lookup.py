@@ -93,9 +93,11 @@ class Lookup:
             await self._covered(arrival, since=arrival, deadline=deadline)
             stored = await self._reads.get(key)
             if stored is None:
-                # An emptied Redis has no token either; then its stamps are gone as well.
+                # An emptied Redis has no token either; its stamps tell, unless it was healed
+                # meanwhile, and then the token is back.
                 self._freshness.hurry()
                 await self._covered(arrival, since=time.monotonic(), deadline=deadline)
+                stored = await self._reads.get(key)
         except TimeoutError:
             return unavailable("the token is not known, but events may be on their way")
         finally:

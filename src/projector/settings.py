@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     session_timeout: Seconds = Field(
         default=10.0, ge=6, description="when Kafka gives a silent worker's partitions to another"
     )
-    web_port: int = Field(
+    worker_web_port: int = Field(
         default=0, ge=0, le=65535, description="port of the worker's own web page; 0: a free one"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(

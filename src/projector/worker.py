@@ -107,7 +107,7 @@ def create_app(settings: Settings, owners: Owners) -> Any:
         topic_disable_leader=True,
         web_tables_enabled=False,
         web_host="127.0.0.1",
-        web_port=settings.web_port or free_port(),
+        web_port=settings.worker_web_port or free_port(),
         # Unacknowledged events would block the next rebalance; the checkpoint decides, not acks.
         stream_wait_empty=False,
         broker_session_timeout=settings.session_timeout,

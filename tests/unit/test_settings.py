@@ -53,7 +53,7 @@ def test_without_variables_the_defaults_hold() -> None:
         ("MINIMUM_ROLE", "owner", "minimum_level", 50),
         ("TOMBSTONE_RETENTION", "0.5", "tombstone_retention_ms", 500),
         ("SESSION_TIMEOUT", "6", "session_timeout", 6),
-        ("WEB_PORT", "65535", "web_port", 65535),
+        ("WORKER_WEB_PORT", "65535", "worker_web_port", 65535),
         ("LOG_LEVEL", "debug", "log_level", "debug"),
     ],
 )
@@ -82,7 +82,7 @@ def test_the_topic_prefix_stands_before_every_topic(monkeypatch: pytest.MonkeyPa
         *[("MINIMUM_ROLE", v) for v in ("", "Developer", "30", "boss")],
         *[("TOMBSTONE_RETENTION", v) for v in ("0", "inf")],
         *[("SESSION_TIMEOUT", v) for v in ("5.9", "inf")],
-        *[("WEB_PORT", v) for v in ("-1", "65536")],
+        *[("WORKER_WEB_PORT", v) for v in ("-1", "65536")],
         *[("LOG_LEVEL", v) for v in ("", "loud", "INFO")],
     ],
     ids=lambda case: ascii(case)[:20],
