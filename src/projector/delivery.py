@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from projector.events import Record, Topic
 from projector.settings import Settings
@@ -24,6 +24,10 @@ EMPTY_POLLS: Final = 20
 
 class RangeError(KafkaError):  # type: ignore[misc]
     """A range of a topic could not be read."""
+
+
+class HistoryLostError(Exception):
+    """Kafka no longer has what the facts need: no waiting helps, and no answer may be given."""
 
 
 class Progress(NamedTuple):
@@ -62,6 +66,7 @@ class RangeReader:
         """Read each topic from `starts` until its position has passed `ends`.
 
         Positions and not records decide, for transaction markers use offsets without a record.
+        Raises `KafkaError`, and `HistoryLostError` where a topic no longer has its start.
         """
         wanted = [topic for topic in Topic if starts[topic] < ends.get(topic, 0)]
         if not wanted:
@@ -75,8 +80,31 @@ class RangeReader:
                 consumer.seek(place, starts[topic])
             async for progress in self._polls(consumer, places, ends):
                 yield progress
+        except OffsetOutOfRangeError as error:
+            raise HistoryLostError(f"Kafka no longer has the offsets {error}") from None
         finally:
             await consumer.stop()
+
+    async def has_reached(self, partition: int, topic: Topic, offset: int) -> bool:
+        """Whether the topic really goes up to `offset`; false where it was recreated.
+
+        A fetch says so and not the end offset, for that of the embedded broker is too low.
+        """
+        consumer = self._new_consumer()
+        place = self._place(topic, partition)
+        try:
+            await consumer.start()
+            consumer.assign([place])
+            consumer.seek(place, offset)
+            await consumer.getmany(timeout_ms=POLL_MS)
+            highwater: int | None = consumer.highwater(place)
+        except OffsetOutOfRangeError:
+            return False
+        finally:
+            await consumer.stop()
+        if highwater is None:
+            raise RangeError(f"no answer about {topic} at offset {offset}")
+        return highwater >= offset
 
     async def _polls(
         self,
@@ -116,6 +144,18 @@ class RangeReader:
     def _by_topic(self, offsets: Mapping[TopicPartition, int]) -> Offsets:
         names = {self._settings.topic(topic): topic for topic in Topic}
         return {names[place.topic]: offset for place, offset in offsets.items()}
+
+
+def lost_history(stored: Mapping[Topic, int], beginnings: Mapping[Topic, int]) -> str | None:
+    """Which needed events Kafka no longer has, given the checkpoint's next offsets; None if none.
+
+    Without a checkpoint job-lifecycle may begin anywhere: no token is older than its retention.
+    """
+    for topic, beginning in beginnings.items():
+        needed = stored.get(topic, beginning if topic is Topic.JOB_LIFECYCLE else 0)
+        if needed < beginning:
+            return f"{topic} begins at offset {beginning}, but events from {needed} on are needed"
+    return None
 
 
 def to_record(record: ConsumerRecord, topic: Topic) -> Record:

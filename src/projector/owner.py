@@ -14,7 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from projector.dead_letters import DeadLetter, DeadLetters
-from projector.delivery import Offsets, RangeReader
+from projector.delivery import HistoryLostError, Offsets, RangeReader, lost_history
 from projector.events import Record, Topic
 from projector.outages import OUTAGES, outlast
 from projector.projection import Changes, Policy, Projection
@@ -36,6 +36,11 @@ STALL_S: Final = 2.0
 MAX_PROBES: Final = 64
 # A claim that is refused again and again must not take all of Redis' time.
 REFUSED_PAUSE_S: Final = 0.5
+HISTORY_PAUSE_S: Final = 10.0
+HISTORY_ADVICE: Final = (
+    "feed everything into new topics under another PROJECTOR_TOPIC_PREFIX, "
+    "and use an empty Redis database"
+)
 
 
 class Delivered(NamedTuple):
@@ -46,10 +51,14 @@ class Delivered(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """When everything below `ends` is applied, the partition is fresh as of `moment`."""
+    """When everything below `ends` is applied, the partition is fresh as of `moment`.
+
+    `receded` are the topics that the broker said end below what was applied when it was asked.
+    """
 
     moment: int
     ends: Offsets
+    receded: tuple[Topic, ...] = ()
 
 
 class Owner:
@@ -79,6 +88,8 @@ class Owner:
         self._letters: list[DeadLetter] = []
         self._probes: deque[Probe] = deque()
         self._now = 0
+        # The offset up to which each topic was last seen to go, beyond what the broker said.
+        self._confirmed: Offsets = {}
         # The offset that each topic waits for, and since when (seconds of the loop's clock).
         self._awaited: dict[Topic, tuple[int, float]] = {}
 
@@ -117,7 +128,14 @@ class Owner:
                     if await self._is_claimed_by_another():
                         self._stopping = True
                     await asyncio.sleep(REFUSED_PAUSE_S)
+                except HistoryLostError as loss:
+                    self._alarm(loss)
+                    await asyncio.sleep(HISTORY_PAUSE_S)
             probing.cancel()
+
+    def _alarm(self, loss: HistoryLostError) -> None:
+        log.error("history lost, the partition stays stale", partition=self.partition,
+                  reason=str(loss), advice=HISTORY_ADVICE)  # fmt: skip
 
     async def _own(self) -> None:
         await self._claim()
@@ -138,6 +156,8 @@ class Owner:
         self._letters = []
         checkpoint = await self._store.claim(self._policy.partitions)
         beginnings = await self._source.beginnings(self.partition)
+        if lost := lost_history(checkpoint.offsets, beginnings):
+            raise HistoryLostError(lost)
         self._next = beginnings | checkpoint.offsets
         try:
             fields = [field async for field in self._store.load(checkpoint)]
@@ -146,13 +166,32 @@ class Owner:
             log.warning("checkpoint unusable, reading everything again", reason=repr(error))
             await self._store.forget_checkpoint()
             self._projection = Projection(self.partition, self._policy)
+            if lost := lost_history({}, beginnings):
+                raise HistoryLostError(lost) from None
             self._next = beginnings
-        await self._catch_up(await self._source.ends(self.partition))
+        ends = await self._source.ends(self.partition)
+        await self._refuse_recreated(self._receded(self._next, ends))
+        await self._catch_up(ends)
         await self._reconcile()
         log.info(
             "claimed", partition=self.partition, epoch=self.version.epoch,
             facts=len(self._projection.facts), **_named(self._next),
         )  # fmt: skip
+
+    @staticmethod
+    def _receded(applied: Offsets, ends: Offsets) -> tuple[Topic, ...]:
+        return tuple(topic for topic, end in ends.items() if end < applied.get(topic, 0))
+
+    @outlast
+    async def _refuse_recreated(self, receded: tuple[Topic, ...]) -> None:
+        """A topic made anew numbers its events anew: to wait for the old offsets skips them."""
+        for topic in receded:
+            offset = self._next[topic]
+            if self._confirmed.get(topic) == offset:
+                continue
+            if not await self._source.has_reached(self.partition, topic, offset):
+                raise HistoryLostError(f"{topic} was recreated: it ends before offset {offset}")
+            self._confirmed[topic] = offset
 
     async def _reconcile(self) -> None:
         """Rewrite every view: whatever the former owner wrote last, this is what holds."""
@@ -251,11 +290,13 @@ class Owner:
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT_S):
                     moment = await self._store.now()
+                    applied = dict(self._next)
                     ends = await self._source.ends(self.partition)
+                receded = self._receded(applied, ends)
                 # A broker may know less than it has delivered (embedded ones do).
                 ends = {topic: max(end, self._delivered[topic]) for topic, end in ends.items()}
                 if len(self._probes) < MAX_PROBES:
-                    self._probes.append(Probe(moment, ends))
+                    self._probes.append(Probe(moment, ends, receded))
                 self._wake.set()
             except OUTAGES as error:
                 log.debug("no probe", partition=self.partition, reason=repr(error))
@@ -268,6 +309,7 @@ class Owner:
             reached = self._probes.popleft()
         if reached is None:
             return
+        await self._refuse_recreated(reached.receded)
         try:
             await self._store.stamp(reached.moment)
         except RedisError as error:

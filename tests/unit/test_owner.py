@@ -36,6 +36,9 @@ class Kafka:
         self.letters: list[DeadLetter] = []
         self.reads: list[tuple[dict[Topic, int], dict[Topic, int]]] = []
         self.down = False
+        self.begins = dict.fromkeys(Topic, 0)
+        # What the embedded broker says less than it has.
+        self.hides = 0
 
     def add(self, *messages: dict[str, Any] | bytes) -> list[Record]:
         added = []
@@ -49,11 +52,14 @@ class Kafka:
 
     async def ends(self, partition: int) -> Offsets:
         self._answer()
-        return {topic: len(records) for topic, records in self.records.items()}
+        return {topic: max(0, len(r) - self.hides) for topic, r in self.records.items()}
+
+    async def has_reached(self, partition: int, topic: Topic, offset: int) -> bool:
+        return len(self.records[topic]) >= offset
 
     async def beginnings(self, partition: int) -> Offsets:
         self._answer()
-        return dict.fromkeys(Topic, 0)
+        return self.begins
 
     async def read(
         self, partition: int, starts: Mapping[Topic, int], ends: Mapping[Topic, int]
@@ -284,3 +290,84 @@ async def test_a_flushed_redis_is_filled_again(setup: Setup) -> None:
         await until(setup.agents)
         await until(lambda: setup.field("stamp"))
         assert await setup.redis.get(views.PARTITIONS_KEY) == b"1"
+
+
+@pytest.fixture
+def quick_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner_module, "HISTORY_PAUSE_S", 0.1)
+
+
+@asynccontextmanager
+async def running(owner: Owner) -> AsyncIterator[None]:
+    task = asyncio.create_task(owner.run())
+    await asyncio.sleep(4 * owner_module.PROBE_INTERVAL_S)
+    assert not task.done()
+    yield
+    owner.stop()
+    await asyncio.wait_for(task, 5)
+
+
+@pytest.mark.usefixtures("quick_alarm")
+@pytest.mark.parametrize(
+    ("topic", "says"),
+    [(Topic.MEMBERSHIP, "begins at offset 2"), (Topic.AGENT_CONFIG, "begins at offset 2")],
+)
+async def test_a_topic_without_its_first_facts_keeps_the_partition_stale(
+    setup: Setup, topic: Topic, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup.kafka.begins = setup.kafka.begins | {topic: 2}
+    async with running(setup.new_owner()):
+        assert await setup.field("stamp") is None
+    assert says in capsys.readouterr().out
+
+
+async def test_job_lifecycle_may_begin_anywhere_for_a_new_owner(setup: Setup) -> None:
+    """Its retention is as long as a token can live."""
+    setup.kafka.begins = setup.kafka.begins | {Topic.JOB_LIFECYCLE: 2}
+    setup.kafka.add(*(build.started(n, 7) for n in (9, 10, 11)))
+    async with setup.owning():
+        assert await setup.agents("token-11") == []
+
+
+@pytest.mark.usefixtures("quick_alarm")
+async def test_a_checkpoint_older_than_what_kafka_has_keeps_the_partition_stale(
+    setup: Setup,
+) -> None:
+    """What was cut may have been a revocation."""
+    setup.kafka.add(*COMPANY, build.started(9, 7))
+    async with setup.owning():
+        pass
+    await setup.redis.hdel(views.partition_key(PARTITION), "stamp")
+    setup.kafka.begins = setup.kafka.begins | {Topic.JOB_LIFECYCLE: 2}
+    async with running(setup.new_owner()):
+        assert await setup.field("stamp") is None
+
+
+@pytest.mark.usefixtures("quick_alarm")
+@pytest.mark.parametrize("when", ["while owned", "between owners"])
+async def test_a_recreated_topic_keeps_the_partition_stale(setup: Setup, when: str) -> None:
+    """Its events have the offsets of those applied before: they would all be skipped."""
+    setup.kafka.add(*COMPANY, build.started(9, 7))
+    async with setup.owning():
+        if when == "while owned":
+            setup.kafka.records[Topic.MEMBERSHIP].clear()
+            await asyncio.sleep(2 * owner_module.PROBE_INTERVAL_S)
+            before = await setup.field("stamp")
+            await asyncio.sleep(3 * owner_module.PROBE_INTERVAL_S)
+            assert await setup.field("stamp") == before
+    if when == "between owners":
+        setup.kafka.records[Topic.MEMBERSHIP].clear()
+        await setup.redis.hdel(views.partition_key(PARTITION), "stamp")
+        async with running(setup.new_owner()):
+            assert await setup.field("stamp") is None
+
+
+async def test_a_broker_that_says_too_little_is_no_recreated_topic(setup: Setup) -> None:
+    """The embedded one names the last batch's first record as the end."""
+    setup.kafka.add(*COMPANY, build.started(9, 7))
+    async with setup.owning() as owner:
+        setup.kafka.hides = 1
+        before = await setup.field("stamp")
+        setup.deliver(owner, *setup.kafka.add(build.started(10, 7)))
+        await until(lambda: _gets(setup, "token-10", [5]))
+        await until(lambda: _differs(setup, before))
