@@ -1,8 +1,9 @@
 """The topics in Kafka: created, or checked before anything relies on them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -15,6 +16,7 @@ from projector.settings import Settings, variable
 _DAYS_MS: Final = 24 * 3600 * 1000
 _MIB: Final = 1024 * 1024
 MAX_DEFAULT_COPIES: Final = 3
+WATCH_INTERVAL_S: Final = 1.0
 
 CONFIGS: Final[dict[str, dict[str, str]]] = {
     Topic.MEMBERSHIP: {"retention.ms": "-1", "max.message.bytes": str(2 * _MIB)},
@@ -30,6 +32,17 @@ class MissingTopicsError(NotReadyError):
 
 class UnusableTopicsError(SetupError):
     """Topics exist, but the projection would be wrong on them."""
+
+
+class ChangedPartitionsError(SetupError):
+    """The topics have another number of partitions than the views were written for."""
+
+    def __init__(self, settings: Settings, found: int, expected: int) -> None:
+        super().__init__(
+            f"the topics in Kafka at {settings.kafka} have {found} partitions, but the views in "
+            f"Redis at {settings.redis_place} were written for {expected}. Create new topics under "
+            f"another {variable('topic_prefix')}, feed them anew, and use an empty database"
+        )
 
 
 async def create(settings: Settings) -> dict[str, int]:
@@ -63,6 +76,21 @@ async def check(settings: Settings) -> dict[str, int]:
         _check_counts(settings, existing)
         await _check_cleanup(admin, settings)
     return existing
+
+
+async def watch(settings: Settings, expected: int) -> NoReturn:
+    """Ask for the number of partitions every second; raises once it is another.
+
+    Producers then send events where nobody looks for them, revocations too.
+    Raises `ChangedPartitionsError`, and `KafkaError` when Kafka does not answer.
+    """
+    async with _admin(settings) as admin:
+        while True:
+            existing = await _partitions(admin, settings)
+            for count in (existing.get(topic, expected) for topic in Topic):
+                if count != expected:
+                    raise ChangedPartitionsError(settings, count, expected)
+            await asyncio.sleep(WATCH_INTERVAL_S)
 
 
 @asynccontextmanager

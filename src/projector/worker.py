@@ -16,14 +16,13 @@ from redis.asyncio import Redis
 from projector import connections, topics
 from projector.dead_letters import DeadLetters
 from projector.delivery import RangeReader
-from projector.errors import SetupError
 from projector.events import Record, Topic
-from projector.outages import wait_until_ready
+from projector.outages import outlast, wait_until_ready
 from projector.owner import Owner
 from projector.owners import Owners
 from projector.ports import free_port
 from projector.projection import Policy
-from projector.settings import Settings, variable
+from projector.settings import Settings
 from projector.signals import until_signalled
 from projector.store import Store, agree_on_partitions
 
@@ -37,10 +36,6 @@ class NotCopartitionedError(Exception):
     """An assignment gave this worker a partition of one topic but not of the others."""
 
 
-class ChangedPartitionsError(SetupError):
-    """The topics have another number of partitions than the views were written for."""
-
-
 async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raises what makes going on impossible."""
     await until_signalled(_work(settings))
@@ -48,18 +43,32 @@ async def run(settings: Settings) -> None:
 
 
 async def _work(settings: Settings) -> None:
-    async with _connected(settings) as new_owner:
+    async with _connected(settings) as (policy, new_owner):
         owners = Owners(new_owner)
-        async with _delivering(settings, owners) as app:
-            while not app.should_stop:
-                await asyncio.wait({owners.failed}, timeout=0.5)
-                if owners.failed.done():
-                    owners.failed.result()
-            raise RuntimeError("Faust stopped by itself; its log says why")
+        watching = asyncio.create_task(_watch(settings, policy.partitions))
+        try:
+            async with _delivering(settings, owners) as app:
+                await _until_broken(app, {owners.failed, watching})
+        finally:
+            watching.cancel()
+
+
+async def _until_broken(app: Any, failures: set[asyncio.Future[None]]) -> None:
+    """Return never, but raise what makes going on impossible."""
+    while not app.should_stop:
+        done, _ = await asyncio.wait(failures, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+        for failure in done:
+            failure.result()
+    raise RuntimeError("Faust stopped by itself; its log says why")
+
+
+@outlast
+async def _watch(settings: Settings, partitions: int) -> None:
+    await topics.watch(settings, partitions)
 
 
 @asynccontextmanager
-async def _connected(settings: Settings) -> AsyncIterator[Callable[[int], Owner]]:
+async def _connected(settings: Settings) -> AsyncIterator[tuple[Policy, Callable[[int], Owner]]]:
     """Everything that an owner works with, once Redis and Kafka can be reached."""
     redis = connections.redis(settings)
     await wait_until_ready("Redis", settings.redis_place, redis.ping)
@@ -74,8 +83,11 @@ async def _connected(settings: Settings) -> AsyncIterator[Callable[[int], Owner]
     try:
         await wait_until_ready("Kafka", settings.kafka, source.start)
         await wait_until_ready("Kafka", settings.kafka, dead_letters.start)
-        yield lambda partition: Owner(
-            partition, policy, Store(redis, partition, identity), source, dead_letters
+        yield (
+            policy,
+            lambda partition: Owner(
+                partition, policy, Store(redis, partition, identity), source, dead_letters
+            ),
         )
     finally:
         await dead_letters.stop()
@@ -161,11 +173,7 @@ async def _agree(redis: Redis, settings: Settings, partitions: int) -> None:
     """Hold the number of partitions in Redis against Kafka's; set it where it is missing."""
     stored = await agree_on_partitions(redis, partitions)
     if stored != partitions:
-        raise ChangedPartitionsError(
-            f"the topics in Kafka at {settings.kafka} have {partitions} partitions, but the views "
-            f"in Redis at {settings.redis_place} were written for {stored}. Create new topics "
-            f"under another {variable('topic_prefix')}, feed them anew, and use an empty database"
-        )
+        raise topics.ChangedPartitionsError(settings, partitions, stored)
 
 
 def _exit_hard() -> None:

@@ -2,7 +2,8 @@
 
 import asyncio
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from tests.integration.deployment import PARTITIONS, Deployment
 
@@ -52,6 +53,24 @@ def test_views_of_another_number_of_partitions_are_refused(deployment: Deploymen
     assert refused.returncode == 2
     assert "have 4 partitions" in refused.stderr
     assert "written for 5" in refused.stderr
+
+
+@pytest.mark.parametrize("kafka", ["apache"], indirect=True)
+def test_a_number_of_partitions_that_changes_ends_the_worker(deployment: Deployment) -> None:
+    """From then on producers put events where nobody looks for them."""
+    worker = deployment.start_all()
+
+    async def add_partitions() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=deployment.kafka)
+        await admin.start()
+        await admin.create_partitions(
+            {f"{deployment.prefix}membership": NewPartitions(PARTITIONS + 1)}
+        )
+        await admin.close()
+
+    asyncio.run(add_partitions())
+    assert worker.process.wait(30) == 2
+    assert "have 5 partitions" in worker.log()
 
 
 def test_compaction_is_refused(deployment: Deployment) -> None:
