@@ -13,9 +13,11 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
 
     _in_head = True
     _head_bytes = 0
+    _chunk_bytes = 0
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sent, unless it is still in its headers and too much."""
+        self._chunk_bytes = len(data)
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -24,8 +26,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         super().data_received(data)
 
     def on_message_begin(self) -> None:
-        """A request begins."""
-        self._in_head, self._head_bytes = True, 0
+        """A request begins, somewhere within the chunk at hand."""
+        self._in_head, self._head_bytes = True, self._chunk_bytes
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:

@@ -88,15 +88,16 @@ class RangeReader:
     async def has_reached(self, partition: int, topic: Topic, offset: int) -> bool:
         """Whether the topic really goes up to `offset`; false where it was recreated.
 
-        A fetch says so and not the end offset, for that of the embedded broker is too low.
+        A fetch of the record before it says so and not the end offset, for that of the embedded
+        broker is too low. Raises `KafkaError` where no answer comes.
         """
         consumer = self._new_consumer()
         place = self._place(topic, partition)
         try:
             await consumer.start()
             consumer.assign([place])
-            consumer.seek(place, offset)
-            await consumer.getmany(timeout_ms=POLL_MS)
+            consumer.seek(place, offset - 1)
+            await consumer.getmany(timeout_ms=REQUEST_TIMEOUT_MS)
             highwater: int | None = consumer.highwater(place)
         except OffsetOutOfRangeError:
             return False

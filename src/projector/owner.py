@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import structlog
-from redis.exceptions import RedisError
 
 from projector.dead_letters import DeadLetter, DeadLetters
 from projector.delivery import HistoryLostError, Offsets, RangeReader, lost_history
@@ -182,7 +181,6 @@ class Owner:
     def _receded(applied: Offsets, ends: Offsets) -> tuple[Topic, ...]:
         return tuple(topic for topic, end in ends.items() if end < applied.get(topic, 0))
 
-    @outlast
     async def _refuse_recreated(self, receded: tuple[Topic, ...]) -> None:
         """A topic made anew numbers its events anew: to wait for the old offsets skips them."""
         for topic in receded:
@@ -309,10 +307,10 @@ class Owner:
             reached = self._probes.popleft()
         if reached is None:
             return
-        await self._refuse_recreated(reached.receded)
         try:
+            await self._refuse_recreated(reached.receded)
             await self._store.stamp(reached.moment)
-        except RedisError as error:
+        except OUTAGES as error:
             log.debug("no stamp", partition=self.partition, reason=repr(error))
 
     def _is_reached(self, probe: Probe) -> bool:

@@ -97,23 +97,24 @@ async def _connected(settings: Settings) -> AsyncIterator[tuple[Policy, Callable
 
 @asynccontextmanager
 async def _delivering(settings: Settings, owners: Owners) -> AsyncIterator[Any]:
-    app = create_app(settings, owners)
-    try:
-        await app.start()
-        yield app
-    finally:
-        asyncio.get_running_loop().call_later(HARD_EXIT_S, _exit_hard)
-        await owners.stop()
-        await app.stop()
+    with tempfile.TemporaryDirectory(prefix="projector-") as folder:
+        app = create_app(settings, owners, folder)
+        try:
+            await app.start()
+            yield app
+        finally:
+            asyncio.get_running_loop().call_later(HARD_EXIT_S, _exit_hard)
+            await owners.stop()
+            await app.stop()
 
 
-def create_app(settings: Settings, owners: Owners) -> Any:
+def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
     """The Faust app: one agent per topic that only enqueues, and the assignment's signal."""
     app = faust.App(
         id=settings.topic("projector"),
         broker=[f"kafka://{broker}" for broker in settings.brokers],
         store="memory://",
-        datadir=tempfile.mkdtemp(prefix="projector-"),
+        datadir=folder,
         # 0 would assign partitions round robin: the three topics would not be co-partitioned.
         table_standby_replicas=1,
         topic_disable_leader=True,

@@ -55,6 +55,20 @@ async def test_larger_ones_are_refused_before_they_are_complete(port: int) -> No
     assert await status(port, endless) == [b"HTTP/1.1 400 Bad Request"]
 
 
+async def test_they_are_counted_from_their_first_byte_on_every_request(port: int) -> None:
+    small = REQUEST % b"x"
+    endless = b"GET / HTTP/1.1\r\nfiller: " + b"x" * (MAX_HEAD_BYTES - 1000)
+    rest = b"x" * 2000
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(small)
+    await reader.readuntil(b"ok")
+    writer.write(endless)
+    await asyncio.sleep(0.1)
+    writer.write(rest)
+    assert b"400 Bad Request" in await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+
+
 async def test_many_small_headers_are_no_way_around(port: int) -> None:
     endless = b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * MAX_HEAD_BYTES
     assert await status(port, endless) == [b"HTTP/1.1 400 Bad Request"]
