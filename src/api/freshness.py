@@ -84,16 +84,11 @@ class Freshness:
 
     def stamp(self, partition: int) -> Stamp | None:
         """The partition's stamp."""
-        stamps = self._poll.stamps if self._poll else ()
-        return stamps[partition] if partition < len(stamps) else None
+        return self._stamps[partition] if partition < len(self._stamps) else None
 
     def ages(self) -> list[float | None]:
         """The age of each partition; empty while their number is not known."""
-        return (
-            [self.age(partition) for partition in range(len(self._poll.stamps))]
-            if self._poll
-            else []
-        )
+        return [self.age(partition) for partition in range(len(self._stamps))]
 
     def covers(self, arrival: float, since: float) -> bool:
         """Whether every partition was stamped for a moment after `arrival`.
@@ -105,6 +100,10 @@ class Freshness:
         # Redis took its time after `sent`, so this is at or after the arrival on Redis's clock.
         latest = self._poll.now + (arrival - self._poll.sent) * 1000
         return all(stamp is not None and stamp.moment > latest for stamp in self._poll.stamps)
+
+    @property
+    def _stamps(self) -> tuple[Stamp | None, ...]:
+        return self._poll.stamps if self._poll else ()
 
     @staticmethod
     async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -43,8 +43,7 @@ UNAUTHORIZED: Final = reply(401, b'{"message":"401 Unauthorized"}')
 
 def unavailable(reason: str) -> Reply:
     """A 503 that says why; callers may try again."""
-    body = {"message": "503 Service Unavailable", "reason": reason}
-    return reply(503, orjson.dumps(body), _RETRY)
+    return reply(503, orjson.dumps(views.unavailable(reason)), _RETRY)
 
 
 class Lookup:

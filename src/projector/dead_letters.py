@@ -16,7 +16,6 @@ MAX_ORIGINAL_BYTES: Final = 1024 * 1024
 MAX_LETTER_BYTES: Final = 4 * 1024 * 1024
 # Headers of the original beyond this many bytes are left out, so that no letter is ever too large.
 MAX_HEADER_BYTES: Final = 64 * 1024
-
 MAX_KEY_BYTES: Final = 64 * 1024
 
 Headers = list[tuple[str, bytes | None]]

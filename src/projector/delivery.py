@@ -147,16 +147,17 @@ class RangeReader:
         return {names[place.topic]: offset for place, offset in offsets.items()}
 
 
-def lost_history(stored: Mapping[Topic, int], beginnings: Mapping[Topic, int]) -> str | None:
-    """Which needed events Kafka no longer has, given the checkpoint's next offsets; None if none.
+def refuse_lost_history(stored: Mapping[Topic, int], beginnings: Mapping[Topic, int]) -> None:
+    """Raise `HistoryLostError` if Kafka no longer has events behind the stored next offsets.
 
     Without a checkpoint job-lifecycle may begin anywhere: no token is older than its retention.
     """
     for topic, beginning in beginnings.items():
         needed = stored.get(topic, beginning if topic is Topic.JOB_LIFECYCLE else 0)
         if needed < beginning:
-            return f"{topic} begins at offset {beginning}, but events from {needed} on are needed"
-    return None
+            raise HistoryLostError(
+                f"{topic} begins at offset {beginning}, but events from {needed} on are needed"
+            )
 
 
 def to_record(record: ConsumerRecord, topic: Topic) -> Record:

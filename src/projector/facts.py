@@ -132,10 +132,6 @@ class Facts:
         """The project, if it is known in this root namespace."""
         return cast(Project | None, self._data(project_key(root, project)))
 
-    def agent(self, root: Root, agent: int) -> Agent | None:
-        """The agent, if it is known in this root namespace."""
-        return cast(Agent | None, self._data(things.agent_key(root, agent)))
-
     def user(self, user: int) -> User | None:
         """The user, if a `user.set` came."""
         return cast(User | None, self._data(things.user_key(user)))

@@ -21,14 +21,19 @@ T = TypeVar("T")
 OUTAGES: Final = (RedisError, KafkaError, OSError, TimeoutError)
 
 
+def _reason(state: RetryCallState) -> str:
+    error = state.outcome.exception() if state.outcome else None
+    return str(error) or repr(error)
+
+
 def _complain(state: RetryCallState) -> None:
     """Warn at the first attempt and then ever more rarely: an outage is one fact."""
     attempt = state.attempt_number
     if attempt & (attempt - 1) == 0:
-        error = state.outcome.exception() if state.outcome else None
         partition = getattr(state.args[0], "partition", None) if state.args else None
-        reason = str(error) or repr(error)
-        log.warning("outage, trying again", partition=partition, reason=reason, attempt=attempt)
+        log.warning(
+            "outage, trying again", partition=partition, reason=_reason(state), attempt=attempt
+        )
 
 
 # For methods whose work may be done again from the start.
@@ -43,9 +48,7 @@ async def wait_until_ready(name: str, place: str, reach: Callable[[], Awaitable[
     """Try until `reach` succeeds, and say which server does not answer and where it should be."""
 
     def complain(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        reason = str(error) or repr(error)
-        log.warning(f"{name} is not ready, trying again", place=place, reason=reason)
+        log.warning(f"{name} is not ready, trying again", place=place, reason=_reason(state))
 
     @retry(
         retry=retry_if_exception_type((*OUTAGES, NotReadyError)),

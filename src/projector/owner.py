@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from projector.dead_letters import DeadLetter, DeadLetters
-from projector.delivery import HistoryLostError, Offsets, RangeReader, lost_history
+from projector.delivery import HistoryLostError, Offsets, RangeReader, refuse_lost_history
 from projector.events import Record, Topic
 from projector.outages import OUTAGES, outlast
 from projector.projection import Changes, Policy, Projection
@@ -155,8 +155,7 @@ class Owner:
         self._letters = []
         checkpoint = await self._store.claim(self._policy.partitions)
         beginnings = await self._source.beginnings(self.partition)
-        if lost := lost_history(checkpoint.offsets, beginnings):
-            raise HistoryLostError(lost)
+        refuse_lost_history(checkpoint.offsets, beginnings)
         self._next = beginnings | checkpoint.offsets
         try:
             fields = [field async for field in self._store.load(checkpoint)]
@@ -165,8 +164,7 @@ class Owner:
             log.warning("checkpoint unusable, reading everything again", reason=repr(error))
             await self._store.forget_checkpoint()
             self._projection = Projection(self.partition, self._policy)
-            if lost := lost_history({}, beginnings):
-                raise HistoryLostError(lost) from None
+            refuse_lost_history({}, beginnings)
             self._next = beginnings
         ends = await self._source.ends(self.partition)
         await self._refuse_recreated(self._receded(self._next, ends))

@@ -14,7 +14,7 @@ from projector import things
 from projector.events import ROLES
 from projector.facts import Facts
 from projector.things import Job, Key, Root
-from projector.views import AllowedAgent, AllowedAgents, Refusal, UserPart
+from projector.views import AllowedAgent, AllowedAgents, Refusal, UserPart, unavailable
 
 # GitLab: doc/api/jobs.md, `roles_in_project`. The other levels of ROLES have no name there.
 NAMED_ROLES: Final = ("guest", "planner", "reporter", "developer", "maintainer", "owner")
@@ -34,7 +34,6 @@ REFUSALS: Final = {
     ),
     "internal": "This action cannot be performed by internal users",
 }
-UNAVAILABLE: Final = "503 Service Unavailable"
 
 
 class Answer(NamedTuple):
@@ -101,7 +100,7 @@ def _own_agents(facts: Facts, root: Root, job: Job) -> Iterable[Candidate]:
 
 
 def _unavailable(reason: str) -> Answer:
-    return Answer(HTTPStatus.SERVICE_UNAVAILABLE, {"message": UNAVAILABLE, "reason": reason})
+    return Answer(HTTPStatus.SERVICE_UNAVAILABLE, unavailable(reason))
 
 
 def _document(

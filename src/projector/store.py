@@ -52,7 +52,7 @@ end
 return refused
 """
 
-# What the two scripts below begin with. KEYS[1]: partition hash. ARGV: epoch, owner, revision.
+# What the scripts below begin with. KEYS[1]: partition hash. ARGV: epoch, owner, revision.
 _CLAIMED: Final = """
 local held = redis.call('HMGET', KEYS[1], 'epoch', 'owner', 'revision')
 if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then return 'claim' end

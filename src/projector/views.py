@@ -139,3 +139,8 @@ class Refusal(TypedDict):
 
     message: str
     reason: NotRequired[str]
+
+
+def unavailable(reason: str) -> Refusal:
+    """The body of every 503, whether it stands in a view or not."""
+    return {"message": "503 Service Unavailable", "reason": reason}

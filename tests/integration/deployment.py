@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, Self
 import httpx
 import redis
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
 
 from projector.events import KINDS
 from projector.partitioning import partition_of
@@ -105,6 +107,19 @@ class Deployment:
         """Look the token up until it has the status."""
         eventually(lambda: self.look_up(token).status == status, what or f"status {status}", 30)
         return self.look_up(token)
+
+    def administrate(self, work: Callable[[AIOKafkaAdminClient], Awaitable[object]]) -> None:
+        """Let `work` do something with Kafka's admin client."""
+
+        async def run() -> None:
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
+            await admin.start()
+            try:
+                await work(admin)
+            finally:
+                await admin.close()
+
+        asyncio.run(run())
 
     def produce(
         self, event: dict[str, Any] | bytes, topic: str | None = None, partition: int | None = None

@@ -1,9 +1,7 @@
 """When Kafka no longer has what the facts stand on, nobody gets an answer that could be wrong."""
 
-import asyncio
-
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin import RecordsToDelete
 from aiokafka.structs import TopicPartition
 
 from tests import build
@@ -16,25 +14,6 @@ pytestmark = pytest.mark.parametrize("kafka", ["apache"], indirect=True)
 COMPANY = [build.group(3), build.project(7, 3), build.member(1, group_id=3), build.started(9, 7)]
 
 
-def administrate(deployment: Deployment, how: str) -> None:
-    """Delete the topic `membership`, or only its records."""
-    name = f"{deployment.prefix}membership"
-
-    async def run() -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=deployment.kafka)
-        await admin.start()
-        if how == "delete the topic":
-            await admin.delete_topics([name])
-        else:
-            places = [TopicPartition(name, partition) for partition in range(PARTITIONS)]
-            await admin.delete_records(
-                {place: RecordsToDelete(before_offset=-1) for place in places}
-            )
-        await admin.close()
-
-    asyncio.run(run())
-
-
 def stopped_after_work(deployment: Deployment) -> Server:
     worker = deployment.start_all()
     deployment.feed(*COMPANY)
@@ -45,7 +24,7 @@ def stopped_after_work(deployment: Deployment) -> Server:
 
 def test_a_recreated_topic_is_an_alarm_and_its_lookups_get_503(deployment: Deployment) -> None:
     worker = stopped_after_work(deployment)
-    administrate(deployment, "delete the topic")
+    deployment.administrate(lambda admin: admin.delete_topics([f"{deployment.prefix}membership"]))
     assert deployment.command("topics").returncode == 0
     worker.start()
     eventually(lambda: "membership was recreated" in worker.log(), "the alarm")
@@ -56,7 +35,12 @@ def test_a_cut_topic_is_an_alarm_when_everything_must_be_read_again(
     deployment: Deployment,
 ) -> None:
     worker = stopped_after_work(deployment)
-    administrate(deployment, "delete the records")
+    name = f"{deployment.prefix}membership"
+    everything = {
+        TopicPartition(name, partition): RecordsToDelete(before_offset=-1)
+        for partition in range(PARTITIONS)
+    }
+    deployment.administrate(lambda admin: admin.delete_records(everything))
     deployment.redis.flushall()
     worker.start()
     eventually(lambda: "membership begins at offset" in worker.log(), "the alarm")

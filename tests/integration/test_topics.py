@@ -1,22 +1,14 @@
 """Topics on which the projection would be wrong are refused, by the command and by the worker."""
 
-import asyncio
-
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import NewPartitions, NewTopic
 
 from tests.integration.deployment import PARTITIONS, Deployment
 
 
 def create(deployment: Deployment, name: str, partitions: int, **configs: str) -> None:
-    async def run() -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=deployment.kafka)
-        await admin.start()
-        topic = NewTopic(deployment.prefix + name, partitions, 1, topic_configs=configs)
-        await admin.create_topics([topic])
-        await admin.close()
-
-    asyncio.run(run())
+    topic = NewTopic(deployment.prefix + name, partitions, 1, topic_configs=configs)
+    deployment.administrate(lambda admin: admin.create_topics([topic]))
 
 
 def test_missing_topics_are_created_and_listed(deployment: Deployment) -> None:
@@ -60,15 +52,8 @@ def test_a_number_of_partitions_that_changes_ends_the_worker(deployment: Deploym
     """From then on producers put events where nobody looks for them."""
     worker = deployment.start_all()
 
-    async def add_partitions() -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=deployment.kafka)
-        await admin.start()
-        await admin.create_partitions(
-            {f"{deployment.prefix}membership": NewPartitions(PARTITIONS + 1)}
-        )
-        await admin.close()
-
-    asyncio.run(add_partitions())
+    more = {f"{deployment.prefix}membership": NewPartitions(PARTITIONS + 1)}
+    deployment.administrate(lambda admin: admin.create_partitions(more))
     assert worker.process.wait(30) == 2
     assert "have 5 partitions" in worker.log()
 
