@@ -11,12 +11,14 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from projector import inbox, views
 from projector import owner as owner_module
-from projector import views
+from projector.connections import Server
 from projector.dead_letters import DeadLetter
 from projector.delivery import Offsets, Progress
 from projector.events import KINDS, Record, Topic
-from projector.owner import Delivered, Owner
+from projector.inbox import Delivered
+from projector.owner import Owner
 from projector.projection import Policy
 from projector.store import Store
 from tests import build
@@ -84,10 +86,11 @@ class Setup:
     def __init__(self) -> None:
         self.kafka = Kafka()
         self.redis = fakeredis.FakeAsyncRedis()
+        self.server = Server()
         self.acked: list[tuple[Topic, int]] = []
 
     def new_owner(self, name: str = "me") -> Owner:
-        store = Store(self.redis, PARTITION, name)
+        store = Store(self.redis, self.server, PARTITION, name)
         kafka: Any = self.kafka
         return Owner(PARTITION, Policy(1, 30, 10**9), store, kafka, kafka)
 
@@ -187,7 +190,7 @@ async def test_what_never_comes_is_read_from_kafka(
 async def test_a_full_queue_drops_nothing_for_good(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owner_module, "QUEUE_SIZE", 2)
+    monkeypatch.setattr(inbox, "MAX_RECORDS", 2)
     monkeypatch.setattr(owner_module, "STALL_S", 0.3)
     async with setup.owning() as owner:
         records = setup.kafka.add(*COMPANY, *(build.started(n, 7) for n in range(9, 40)))

@@ -7,6 +7,7 @@ import fakeredis
 import pytest
 
 from projector import views
+from projector.connections import Server
 from projector.events import Topic
 from projector.projection import View
 from projector.store import IncompleteCheckpointError, RefusedError, Store
@@ -36,7 +37,7 @@ async def stored(redis: fakeredis.FakeAsyncRedis, token: str = "a") -> Record | 
 
 
 async def claimed(redis: fakeredis.FakeAsyncRedis, owner: str = "me") -> Store:
-    store = Store(redis, 3, owner)
+    store = Store(redis, Server(), 3, owner)
     await store.claim(4)
     return store
 
@@ -104,7 +105,7 @@ async def test_a_checkpoint_keeps_facts_offsets_and_their_number(
     store = await claimed(redis)
     await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a", Key("3/group/4"): b"b"}, 2)
     await store.checkpoint({Topic.MEMBERSHIP: 9}, {Key("3/group/4"): None, Key("3/job/1"): b"c"}, 2)
-    held = await Store(redis, 3, "next").claim(4)
+    held = await Store(redis, Server(), 3, "next").claim(4)
     assert held.offsets == OFFSETS | {Topic.MEMBERSHIP: 9}
     assert (held.revision, held.facts) == (2, 2)
     fields = {field async for field in store.load(held)}
@@ -118,7 +119,7 @@ async def test_thousands_of_facts_go_in_steps_with_the_offsets_last(
     facts: dict[Key, bytes | None] = {Key(f"3/group/{n}"): b"x" for n in range(2500)}
     await store.checkpoint(OFFSETS, facts, 2500)
     assert store.version.revision == 3
-    held = await Store(redis, 3, "next").claim(4)
+    held = await Store(redis, Server(), 3, "next").claim(4)
     assert (held.facts, held.offsets) == (2500, OFFSETS)
 
 
@@ -178,7 +179,7 @@ async def test_a_checkpoint_with_missing_facts_is_noticed(redis: fakeredis.FakeA
     store = await claimed(redis)
     await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a", Key("3/group/4"): b"b"}, 2)
     await redis.hdel(FACTS, "3/group/3")
-    held = await Store(redis, 3, "next").claim(4)
+    held = await Store(redis, Server(), 3, "next").claim(4)
     with pytest.raises(IncompleteCheckpointError, match="has 1 facts where 2 were written"):
         [field async for field in store.load(held)]
 
@@ -206,7 +207,7 @@ async def test_a_checkpoint_cut_short_between_its_steps_is_not_used(
 
     monkeypatch.setattr(store, "_checkpoint_step", killed)
     await store.checkpoint(OFFSETS, {Key(f"3/group/{n}"): b"y" for n in range(1500)}, 1500)
-    successor = Store(redis, 3, "next")
+    successor = Store(redis, Server(), 3, "next")
     held = await successor.claim(4)
     with pytest.raises(IncompleteCheckpointError):
         [field async for field in successor.load(held)]
