@@ -9,6 +9,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from projector.errors import SetupError
 from projector.settings import Settings
 from projector.views import MAX_PARTITIONS
 
@@ -17,6 +18,10 @@ log = structlog.get_logger()
 TIMEOUT_S: Final = 2.0
 # Each partition's owner uses two at most, and one worker may own them all.
 MAX_CONNECTIONS: Final = 2 * MAX_PARTITIONS
+
+
+class EvictionError(SetupError):
+    """Redis is set up to forget what it was told."""
 
 
 class Server:
@@ -45,6 +50,17 @@ class Server:
 
 
 _RUN_ID: Final = re.compile(rb"run_id:(\w+)")
+
+
+async def refuse_eviction(redis: Redis, place: str) -> None:
+    """Raise `EvictionError` if the server may drop keys: a dropped token would count as unknown."""
+    memory = await redis.info("memory")
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if memory.get("maxmemory") and policy != "noeviction":
+        raise EvictionError(
+            f"Redis at {place} has maxmemory-policy {policy}: it would drop live tokens, and their "
+            "jobs would get 401. Set maxmemory-policy noeviction"
+        )
 
 
 def redis(settings: Settings, server: Server | None = None) -> Redis:

@@ -81,7 +81,11 @@ async def _connected(settings: Settings) -> AsyncIterator[tuple[Policy, Redis, N
     """Everything that an owner works with, once Redis and Kafka can be reached."""
     server = connections.Server()
     redis = connections.redis(settings, server)
-    await wait_until_ready("Redis", settings.redis_place, redis.ping)
+    await wait_until_ready(
+        "Redis",
+        settings.redis_place,
+        lambda: connections.refuse_eviction(redis, settings.redis_place),
+    )
     found = await wait_until_ready("Kafka", settings.kafka, lambda: topics.check(settings))
     partitions = found[Topic.MEMBERSHIP]
     await wait_until_ready(

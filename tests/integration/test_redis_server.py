@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from projector import connections
-from projector.connections import Server
+from projector.connections import EvictionError, Server
 from projector.ports import free_port, is_listening
 from projector.settings import Settings
 from tests.integration import servers
@@ -32,3 +32,15 @@ async def test_a_restarted_server_counts_as_another(tmp_path: Path, protocol: st
             servers.eventually(lambda: is_listening(port), "Valkey listening again")
             await redis.ping()
             assert server.changes == 1
+
+
+async def test_a_server_that_may_evict_is_refused(tmp_path: Path) -> None:
+    port = free_port()
+    with servers.running(servers.valkey(tmp_path, port)):
+        servers.eventually(lambda: is_listening(port), "Valkey listening")
+        async with connections.redis(Settings(redis_url=f"redis://127.0.0.1:{port}/0")) as redis:
+            await redis.config_set("maxmemory-policy", "allkeys-lru")
+            await connections.refuse_eviction(redis, "here")
+            await redis.config_set("maxmemory", "100mb")
+            with pytest.raises(EvictionError, match="Redis at here has maxmemory-policy allkeys-l"):
+                await connections.refuse_eviction(redis, "here")
