@@ -9,13 +9,18 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from projector import redaction
+from projector import grants, redaction
 from projector.events import (
     KINDS,
     MAX_EVENT_BYTES,
     MAX_NESTING,
+    AgentConfigured,
+    AgentFile,
     BadEvent,
+    CiAccess,
+    Data,
     Event,
+    InstanceAgentSet,
     Instant,
     Record,
     RootNamespace,
@@ -98,7 +103,27 @@ def _strictly(record: Record) -> Event:
     _refuse_deep(raw)
     data = _readable(lambda: _DATA[name].decode(raw), where="data")
     sequence = None if envelope.sequence is None else int(envelope.sequence)
-    return Event(name, envelope.partitionkey, data, envelope.time, sequence)
+    return Event(name, envelope.partitionkey, data, envelope.time, sequence, _complaint(data))
+
+
+def _complaint(data: Data) -> str | None:
+    """What of the event does not count although the rest of it does."""
+    found: list[str] = []
+    match data:
+        case AgentConfigured(
+            config=AgentFile(ci_access=CiAccess(projects=projects, groups=groups))
+        ):
+            found += grants.complaints("ci_access.projects", (projects or [])[: grants.MAX_ENTRIES])
+            found += grants.complaints("ci_access.groups", (groups or [])[: grants.MAX_ENTRIES])
+        case InstanceAgentSet(configuration=configuration):
+            reason = grants.unreadable(configuration)
+            found += [f"the agent does not count: {reason}"] if reason else []
+    more = (
+        f"; and {len(found) - grants.MAX_COMPLAINTS} more"
+        if len(found) > grants.MAX_COMPLAINTS
+        else ""
+    )
+    return redaction.text("; ".join(found[: grants.MAX_COMPLAINTS]) + more) or None
 
 
 def _leniently(record: Record, complaint: str) -> Event | None:

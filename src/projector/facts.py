@@ -1,17 +1,21 @@
 """The latest of everything in one partition, and which tokens a change to it touches."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Final, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
 
-from projector import things
+from projector import grants, things
+from projector.grants import Grant
 from projector.things import (
     Agent,
+    Configuration,
     EndedToken,
     Group,
+    InstanceAgent,
     Job,
     Key,
     Member,
@@ -26,6 +30,7 @@ from projector.things import (
 T = TypeVar("T", bound=Thing)
 K = TypeVar("K")
 V = TypeVar("V")
+Scope = Group | Project
 
 
 class Fact(Struct, Generic[T], frozen=True, omit_defaults=True):
@@ -75,6 +80,11 @@ class Facts:
         # The keys of the memberships of each scope (a group's or project's key) and user.
         self._members: defaultdict[Key, dict[int, set[Key]]] = defaultdict(dict)
         self._agents_of_project: defaultdict[Key, set[int]] = defaultdict(set)
+        # The known projects and groups by path, and what agents' configurations grant to each
+        # project or group, by its key or its path, and by agent.
+        self._by_path: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._grants: defaultdict[Key, dict[int, Grant]] = defaultdict(dict)
+        self._instance_agents: set[int] = set()
         self._job_of_token: dict[str, Key] = {}
         # Live jobs only, by the project and by the user that they run for.
         self._jobs_of_project: defaultdict[Key, set[Key]] = defaultdict(set)
@@ -100,13 +110,13 @@ class Facts:
             self._facts[key] = fact
             return
         projects = self._hanging_on(key)
-        self._touch_dependents(key, before)
+        self._touch_dependents(key, before, fact.data)
         self._unhang(projects)
         self._unindex(key, before)
         self._facts[key] = fact
         self._index(key, fact.data)
         self._hang(projects)
-        self._touch_dependents(key, fact.data)
+        self._touch_dependents(key, fact.data, before)
 
     def is_needed(self, key: Key) -> bool:
         """Whether a view still depends on the thing being removed: a live job's project."""
@@ -124,7 +134,7 @@ class Facts:
 
     def touch(self, key: Key) -> None:
         """Mark the tokens that depend on `key`, whose meaning changed with time alone."""
-        self._touch_dependents(key, self._data(key))
+        self._touch_dependents(key, self._data(key), None)
 
     # what is known
 
@@ -157,6 +167,26 @@ class Facts:
         """The ids of the agents that the project configures, ascending."""
         return sorted(self._agents_of_project.get(project_key(root, project), ()))
 
+    def agent(self, root: Root, agent: int) -> Agent | None:
+        """The agent, if it is known in this root namespace."""
+        return cast(Agent | None, self._data(things.agent_key(root, agent)))
+
+    def grants(self, scope: Key) -> dict[int, Grant]:
+        """What agents' configurations grant to exactly this project or group, by agent."""
+        found = dict(self._grants.get(scope, {}))
+        data = cast(Group | Project | None, self._data(scope))
+        by_path = self._grants.get(things.path_of(scope, data.path), {}) if data else {}
+        for agent, grant in by_path.items():
+            found[agent] = max(grant, found.get(agent, grant), key=lambda g: g.position)
+        return found
+
+    def instance_agents(self) -> list[tuple[int, InstanceAgent]]:
+        """The agents shared with the whole instance, by id."""
+        keys = (
+            (agent, things.instance_agent_key(agent)) for agent in sorted(self._instance_agents)
+        )
+        return [(agent, cast(InstanceAgent, self._data(key))) for agent, key in keys]
+
     def memberships(self, scope: Key, user: int) -> list[Member]:
         """The user's memberships in exactly this group or project."""
         keys = self._members.get(scope, {}).get(user, ())
@@ -180,6 +210,12 @@ class Facts:
             group = known.parent
         return list(ids), group is None
 
+    def is_in_circle(self, root: Root, group: int) -> bool:
+        """Whether the group is above itself."""
+        ids, complete = self.chain(root, group)
+        last = self.group(root, ids[-1])
+        return not complete and last is not None and last.parent == group
+
     def job_of_token(self, digest: str) -> Key | None:
         """The job that the token belongs or belonged to."""
         return self._job_of_token.get(digest)
@@ -194,29 +230,65 @@ class Facts:
 
     # what depends on what
 
-    def _touch_dependents(self, key: Key, data: Thing | None) -> None:
+    def _touch_dependents(self, key: Key, data: Thing | None, other: Thing | None) -> None:
+        """Touch what depends on `data`, as far as it is not the same with `other`."""
         if isinstance(data, Job):
             self.touched.add(data.digest)
         elif isinstance(data, EndedToken):
             self.touched.add(things.name_of(key))
-        for job in self._dependents(key, data):
+        for job in self._dependents(key, data, other):
             self.touched.add(cast(Job, self.job(job)).digest)
 
-    def _dependents(self, key: Key, data: Thing | None) -> Iterable[Key]:
-        """The live jobs whose view reads the thing."""
+    def _dependents(self, key: Key, data: Thing | None, other: Thing | None) -> Iterable[Key]:
+        """The live jobs whose view may be another with `other` in place of `data`."""
         match things.kind_of(key):
-            case "group":
-                projects = self._busy_projects.get(key, ())
-                return [job for project in projects for job in self._jobs_of_project[project]]
-            case "project":
-                return self._jobs_of_project.get(key, ())
+            case "group" | "project":
+                return self._jobs_of_scope(key, cast(Scope | None, data), cast(Scope | None, other))
             case "member":
                 return self._jobs_of_member(*things.membership_of(key))
             case "user":
                 return self._jobs_of_user.get(things.id_of(key), ())
-        if isinstance(data, Agent):
-            return self._jobs_of_project.get(_project_of(key, data), ())
+            case "agent":
+                return self._jobs_of_agent(key, cast(Agent | None, data), cast(Agent | None, other))
+            case "configuration":
+                return self._jobs_of_configuration(key, cast(Configuration | None, data))
+            case "instance-agent":
+                return chain.from_iterable(self._jobs_of_project.values())
         return ()
+
+    def _jobs_of_scope(self, key: Key, data: Scope | None, other: Scope | None) -> Iterable[Key]:
+        if data is None or other is None:
+            return chain(self._jobs_in(key), self._jobs_of_agents_of(key))
+        same_place = _parent(data) == _parent(other)
+        paths = (things.path_of(key, scope.path) for scope in (data, other))
+        if same_place and not any(path in self._grants for path in paths):
+            return ()
+        return self._jobs_in(key)
+
+    def _jobs_in(self, scope: Key) -> Iterable[Key]:
+        """The live jobs in a project, or in all projects below a group."""
+        if scope in self._jobs_of_project:
+            return self._jobs_of_project[scope]
+        projects = self._busy_projects.get(scope, ())
+        return [job for project in projects for job in self._jobs_of_project[project]]
+
+    def _jobs_of_agents_of(self, project: Key) -> Iterable[Key]:
+        """The live jobs that the agents which the project configures are granted to."""
+        for agent in self._agents_of_project.get(project, ()):
+            key = things.configuration_key(things.root_of(project), agent)
+            yield from self._jobs_of_configuration(key, self._data(key))
+
+    def _jobs_of_agent(self, key: Key, data: Agent | None, other: Agent | None) -> Iterable[Key]:
+        if data is None or (other is not None and other.project == data.project):
+            return ()
+        configuration = things.configuration_key(things.root_of(key), things.id_of(key))
+        granted = self._jobs_of_configuration(configuration, self._data(configuration))
+        return chain(self._jobs_of_project.get(_project_of(key, data), ()), granted)
+
+    def _jobs_of_configuration(self, key: Key, data: Thing | None) -> Iterable[Key]:
+        for target, _ in _granted(key, data):
+            for scope in self._by_path.get(target, ()) or (target,):
+                yield from self._jobs_in(scope)
 
     def _jobs_of_member(self, scope: Key, user: int) -> list[Key]:
         jobs = ((key, self.job(key)) for key in self._jobs_of_user.get(user, ()))
@@ -232,8 +304,15 @@ class Facts:
             case Member():
                 scope, user = things.membership_of(key)
                 self._members[scope].setdefault(user, set()).add(key)
+            case Group() | Project():
+                self._by_path[things.path_of(key, data.path)].add(key)
             case Agent():
                 self._agents_of_project[_project_of(key, data)].add(things.id_of(key))
+            case Configuration():
+                for target, grant in _granted(key, data):
+                    self._grants[target][things.id_of(key)] = grant
+            case InstanceAgent():
+                self._instance_agents.add(things.id_of(key))
             case EndedToken():
                 self._job_of_token[things.name_of(key)] = things.job_key(
                     things.root_of(key), data.job
@@ -247,13 +326,26 @@ class Facts:
         match data:
             case Member():
                 self._unindex_member(key)
+            case Group() | Project():
+                _discard(self._by_path, things.path_of(key, data.path), key)
             case Agent():
                 _discard(self._agents_of_project, _project_of(key, data), things.id_of(key))
+            case Configuration():
+                for target, _ in _granted(key, data):
+                    self._ungrant(target, things.id_of(key))
+            case InstanceAgent():
+                self._instance_agents.discard(things.id_of(key))
             case EndedToken():
                 del self._job_of_token[things.name_of(key)]
             case Job():
                 del self._job_of_token[data.digest]
                 self._unindex_live(key, data)
+
+    def _ungrant(self, target: Key, agent: int) -> None:
+        grants = self._grants.get(target, {})
+        grants.pop(agent, None)
+        if not grants:
+            self._grants.pop(target, None)
 
     def _unindex_member(self, key: Key) -> None:
         scope, user = things.membership_of(key)
@@ -299,6 +391,20 @@ class Facts:
 
 def _project_of(key: Key, data: Agent | Job) -> Key:
     return project_key(things.root_of(key), data.project)
+
+
+def _parent(scope: Scope) -> int | None:
+    return scope.parent if isinstance(scope, Group) else scope.group
+
+
+def _granted(key: Key, data: Thing | None) -> Iterator[tuple[Key, Grant]]:
+    """What a configuration grants: the key or the path of each project and group."""
+    if not isinstance(data, Configuration):
+        return
+    root = things.root_of(key)
+    for kind, entries in (("project", data.projects), ("group", data.groups)):
+        for grant in grants.read(entries):
+            yield things.target_key(root, kind, grant.target), grant
 
 
 def _discard(index: dict[K, set[V]], key: K, value: V) -> None:

@@ -12,7 +12,7 @@ import orjson
 import structlog
 
 from projector import cloudevents, rules, things
-from projector.events import BadEvent, Event, Record
+from projector.events import BadEvent, Event, GroupSet, Record
 from projector.facts import AnyFact, Facts, decode, encode
 from projector.partitioning import partition_of
 from projector.things import EndedToken, Job, Key
@@ -91,7 +91,7 @@ class Projection:
             return f"internal error: {type(error).__name__}"
         for change in new_states:
             self._put(*change)
-        return event.complaint
+        return event.complaint or self._circle(event)
 
     def advance(self, now: int) -> None:
         """Do what time alone has made due at `now` (milliseconds)."""
@@ -129,6 +129,13 @@ class Projection:
         job = self.facts.job(key)
         assert job is not None, key  # noqa: S101  the index holds started jobs only
         return self._job_view(key, job, now)
+
+    def _circle(self, event: Event) -> str | None:
+        """Later events may mend it, so the group is taken as it is."""
+        group = event.data
+        if isinstance(group, GroupSet) and self.facts.is_in_circle(event.root, group.id):
+            return f"group {group.id} is above itself; until that is mended, jobs below it get 503"
+        return None
 
     def _put(self, key: Key, fact: AnyFact) -> None:
         self.facts.put(key, fact)

@@ -5,14 +5,15 @@ that this product began as. A candidate is one way for an agent to reach the job
 first per agent wins and there is no falling back to another.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
-from projector import things
+from projector import filters, things
 from projector.events import ROLES
 from projector.facts import Facts
+from projector.grants import Grant, unreadable
 from projector.things import Job, Key, Root
 from projector.views import AllowedAgent, AllowedAgents, Refusal, UserPart, unavailable
 
@@ -66,7 +67,11 @@ def answer(facts: Facts, key: Key, job: Job, minimum_level: int, now: int) -> An
     if user and user.state != "active":
         return Answer(HTTPStatus.FORBIDDEN, {"message": f"403 Forbidden - {_refusal(user.state)}"})
     level = access_level(facts, root, job, groups, now)
-    allowed = candidates(facts, root, job) if level >= minimum_level else ()
+    allowed = [
+        candidate
+        for candidate in candidates(facts, root, job, groups)
+        if level >= minimum_level and filters.refusal(candidate.configuration, job) is None
+    ]
     who: UserPart = {
         "id": job.user,
         "username": user.username if user else job.username,
@@ -82,21 +87,52 @@ def access_level(facts: Facts, root: Root, job: Job, groups: list[int], now: int
     return max((m.level for m in chain(*memberships) if m.counts(now)), default=0)
 
 
-def candidates(facts: Facts, root: Root, job: Job) -> Iterable[Candidate]:
-    """Every way for an agent to reach the job's project, the one that wins first.
+def candidates(facts: Facts, root: Root, job: Job, groups: list[int]) -> Iterable[Candidate]:
+    """Every agent that reaches the job's project, by the way that wins, before any filter.
 
-    GitLab: app/finders/clusters/agents/authorizations/ci_access/finder.rb.
+    The closest way wins: a grant to the project, the project's own agents, a grant to the nearest
+    group, the instance. GitLab: app/finders/clusters/agents/authorizations/ci_access/finder.rb.
     """
-    sources = (_own_agents(facts, root, job),)
     first: dict[int, Candidate] = {}
-    for candidate in chain(*sources):
+    for candidate in chain(
+        _project_grants(facts, root, job),
+        _own_agents(facts, root, job),
+        _group_grants(facts, root, groups),
+        _instance_agents(facts),
+    ):
         first.setdefault(candidate.agent, candidate)
     return first.values()
 
 
-def _own_agents(facts: Facts, root: Root, job: Job) -> Iterable[Candidate]:
+def _project_grants(facts: Facts, root: Root, job: Job) -> Iterator[Candidate]:
+    yield from _granted(facts, root, facts.grants(things.project_key(root, job.project)))
+
+
+def _own_agents(facts: Facts, root: Root, job: Job) -> Iterator[Candidate]:
     for agent in facts.agents_of_project(root, job.project):
         yield Candidate(agent, job.project, {})
+
+
+def _group_grants(facts: Facts, root: Root, groups: list[int]) -> Iterator[Candidate]:
+    nearest: dict[int, Grant] = {}
+    for group in groups:
+        nearest = facts.grants(things.group_key(root, group)) | nearest
+    yield from _granted(facts, root, nearest)
+
+
+def _granted(facts: Facts, root: Root, grants: dict[int, Grant]) -> Iterator[Candidate]:
+    """Those of agents whose configuration project is known in the same root namespace."""
+    for number in sorted(grants):
+        agent = facts.agent(root, number)
+        if agent and facts.project(root, agent.project):
+            yield Candidate(number, agent.project, grants[number].configuration)
+
+
+def _instance_agents(facts: Facts) -> Iterator[Candidate]:
+    for number, agent in facts.instance_agents():
+        if unreadable(agent.configuration) is None:
+            configuration = {k: v for k, v in agent.configuration.items() if k != "id"}
+            yield Candidate(number, agent.project, configuration)
 
 
 def _unavailable(reason: str) -> Answer:

@@ -142,6 +142,16 @@ def instance_agent_key(agent: int) -> Key:
     return Key(f"*/instance-agent/{agent}")
 
 
+def path_of(key: Key, path: str) -> Key:
+    """`12/project-path/acme/shop` for the project `12/project/7` with this path, in any case."""
+    return Key(f"{root_of(key)}/{kind_of(key)}-path/{path.lower()}")
+
+
+def target_key(root: Root, kind: str, target: int | str) -> Key:
+    """What a grant names: `12/project/7`, or `12/project-path/acme/shop`."""
+    return Key(f"{root}/{kind}{'-path' if isinstance(target, str) else ''}/{target}")
+
+
 def job_key(root: Root, job: int) -> Key:
     """`12/job/9`."""
     return Key(f"{root}/job/{job}")

@@ -8,15 +8,12 @@ import msgspec
 from projector import events, things
 from projector.events import BadEvent, Event, Record
 from projector.facts import AnyFact, Fact, Facts
+from projector.grants import MAX_ENTRIES
 from projector.things import EndedToken, Job, Key, Thing
 
 # A token lives at most this long from its job.started record, whatever the event says: a rebuild
 # then never needs older records of the job-lifecycle topic than its retention keeps.
 MAX_TOKEN_LIFE_MS: Final = 60 * 24 * 3600 * 1000
-
-
-# GitLab's AUTHORIZED_ENTITY_LIMIT: only the first entries of each list count.
-MAX_GRANTS: Final = 500
 
 
 class Change(NamedTuple):
@@ -93,8 +90,8 @@ def _milliseconds(moment: events.Instant | None) -> int | None:
 def _configuration(file: events.AgentFile) -> things.Configuration:
     access = file.ci_access or events.CiAccess()
     return things.Configuration(
-        projects=(access.projects or [])[:MAX_GRANTS],
-        groups=(access.groups or [])[:MAX_GRANTS],
+        projects=(access.projects or [])[:MAX_ENTRIES],
+        groups=(access.groups or [])[:MAX_ENTRIES],
     )
 
 

@@ -1,0 +1,53 @@
+"""Whether the grant that won lets this job in: its environment, and its ref.
+
+GitLab: app/services/clusters/agents/authorizations/ci_access/filter_service.rb. Deliberately other
+than GitLab's: a pattern must match the whole name, and only `*` is special in it.
+"""
+
+from typing import Any
+
+from projector.things import Job
+
+
+def refusal(configuration: dict[str, Any], job: Job) -> str | None:
+    """Which key of the configuration refuses the job, or None."""
+    if not _allows_environment(configuration.get("environments"), job):
+        return "environments"
+    if _is_true(configuration.get("protected_branches_only")) and not job.ref_protected:
+        return "protected_branches_only"
+    return None
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether the whole name matches; `*` stands for any run of characters, even none.
+
+    Each part is searched for once, from where the last one ended: linear in both lengths.
+    """
+    first, *rest = pattern.split("*")
+    if not rest:
+        return pattern == name
+    *middle, last = rest
+    at, end = len(first), len(name) - len(last)
+    if at > end or not (name.startswith(first) and name.endswith(last)):
+        return False
+    for part in middle:
+        found = name.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
+
+
+def _allows_environment(patterns: object, job: Job) -> bool:
+    """Without patterns all jobs are let in; by patterns that are no list of texts none is."""
+    if patterns is None or patterns == []:
+        return True
+    if job.environment is None or not isinstance(patterns, list):
+        return False
+    name = job.environment.name
+    return any(isinstance(pattern, str) and matches(pattern, name) for pattern in patterns)
+
+
+def _is_true(value: object) -> bool:
+    """As in Ruby, where only nil and false are not true: the text "false" is."""
+    return value is not None and value is not False
