@@ -106,7 +106,7 @@ class Facts:
     def put(self, key: Key, fact: AnyFact) -> None:
         """Take `fact` as the newest state of `key`."""
         before = self._data(key)
-        if before == fact.data and key in self._facts:
+        if key in self._facts and _same(before, fact.data):
             self._facts[key] = fact
             return
         projects = self._hanging_on(key)
@@ -251,7 +251,7 @@ class Facts:
             case "agent":
                 return self._jobs_of_agent(key, cast(Agent | None, data), cast(Agent | None, other))
             case "configuration":
-                return self._jobs_of_configuration(key, cast(Configuration | None, data))
+                return self._jobs_of_configuration(key, data, other)
             case "instance-agent":
                 return chain.from_iterable(self._jobs_of_project.values())
         return ()
@@ -285,10 +285,14 @@ class Facts:
         granted = self._jobs_of_configuration(configuration, self._data(configuration))
         return chain(self._jobs_of_project.get(_project_of(key, data), ()), granted)
 
-    def _jobs_of_configuration(self, key: Key, data: Thing | None) -> Iterable[Key]:
-        for target, _ in _granted(key, data):
-            for scope in self._by_path.get(target, ()) or (target,):
-                yield from self._jobs_in(scope)
+    def _jobs_of_configuration(
+        self, key: Key, data: Thing | None, other: Thing | None = None
+    ) -> Iterable[Key]:
+        stays = dict(_granted(key, other))
+        for target, grant in dict(_granted(key, data)).items():
+            if not _same(grant, stays.get(target)):
+                for scope in self._by_path.get(target, ()) or (target,):
+                    yield from self._jobs_in(scope)
 
     def _jobs_of_member(self, scope: Key, user: int) -> list[Key]:
         jobs = ((key, self.job(key)) for key in self._jobs_of_user.get(user, ()))
@@ -387,6 +391,11 @@ class Facts:
         root, project = things.root_of(key), cast(Project | None, self._data(key))
         groups, _ = self.chain(root, project.group if project else None)
         return [group_key(root, group) for group in groups]
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether both are the same JSON: to Python alone 0 equals false, to GitLab's rules not."""
+    return one == other and msgspec.json.encode(one) == msgspec.json.encode(other)
 
 
 def _project_of(key: Key, data: Agent | Job) -> Key:

@@ -33,6 +33,8 @@ class _Impersonate(Struct):
     extra: list[_Extra] | None = None
 
 
+# What KAS reads of an entry. It takes `accessAs` for `access_as` as well, but not both at once.
+FIELDS: Final = ("default_namespace", "access_as")
 # The identities that KAS knows, one of which `access_as` must name, and what each must be.
 IDENTITIES: Final[dict[str, Any]] = {
     "agent": dict[str, Any],
@@ -80,19 +82,42 @@ def complaint(entry: Entry) -> str | None:
 
 def unreadable(configuration: Entry) -> str | None:
     """What of it KAS cannot read, or None."""
-    if not isinstance(configuration.get("default_namespace", ""), str | None):
+    if twice := _given_twice(configuration, FIELDS):
+        return twice
+    namespace, access = (_field(configuration, name) for name in FIELDS)
+    if not isinstance(namespace, str | None):
         return "`default_namespace` must be text"
-    access = configuration.get("access_as")
     return None if access is None else _unreadable_identity(access)
 
 
 def _unreadable_identity(access: Any) -> str | None:
-    named = [name for name in IDENTITIES if isinstance(access, dict) and access.get(name)
-             is not None]  # fmt: skip
+    if not isinstance(access, dict):
+        return "`access_as` must be an object"
+    if twice := _given_twice(access, IDENTITIES):
+        return twice
+    named = [name for name in IDENTITIES if _field(access, name) is not None]
     if len(named) != 1:
         return f"`access_as` must name exactly one of {', '.join(IDENTITIES)}"
     try:
-        msgspec.convert(access[named[0]], IDENTITIES[named[0]])
+        msgspec.convert(_field(access, named[0]), IDENTITIES[named[0]])
     except msgspec.ValidationError as error:
         return f"`access_as.{named[0]}`: {error}"
     return None
+
+
+def _field(message: Entry, name: str) -> Any:
+    return message.get(name, message.get(_other_spelling(name)))
+
+
+def _given_twice(message: Entry, names: Iterable[str]) -> str | None:
+    for name in names:
+        other = _other_spelling(name)
+        if other != name and name in message and other in message:
+            return f"`{name}` stands there twice, also as `{other}`"
+    return None
+
+
+def _other_spelling(name: str) -> str:
+    """`accessAs` of `access_as`."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)

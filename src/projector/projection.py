@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import NamedTuple
 
-import orjson
+import msgspec
 import structlog
 
 from projector import cloudevents, rules, things
@@ -147,7 +147,7 @@ class Projection:
         if job.finished:
             return View(job.digest, number, HTTPStatus.UNAUTHORIZED, b"", job.expires_at)
         status, document = rules.answer(self.facts, key, job, self._policy.minimum_level, now)
-        body = b"" if document is None else orjson.dumps(document)
+        body = b"" if document is None else msgspec.json.encode(document)
         return View(job.digest, number, status, body, job.expires_at)
 
     def _check_place(self, event: Event, record: Record) -> None:

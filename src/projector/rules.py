@@ -62,7 +62,7 @@ def answer(facts: Facts, key: Key, job: Job, minimum_level: int, now: int) -> An
         return _unavailable(f"project {job.project} is not known yet")
     groups, complete = facts.chain(root, project.group)
     if not complete:
-        return _unavailable(f"group {groups[-1]} above project {job.project} is not known yet")
+        return _unavailable(_gap(facts, root, job.project, groups[-1]))
     user = facts.user(job.user)
     if user and user.state != "active":
         return Answer(HTTPStatus.FORBIDDEN, {"message": f"403 Forbidden - {_refusal(user.state)}"})
@@ -133,6 +133,13 @@ def _instance_agents(facts: Facts) -> Iterator[Candidate]:
         if unreadable(agent.configuration) is None:
             configuration = {k: v for k, v in agent.configuration.items() if k != "id"}
             yield Candidate(number, agent.project, configuration)
+
+
+def _gap(facts: Facts, root: Root, project: int, last: int) -> str:
+    """What is wrong above the project where `last` is the furthest group found."""
+    if facts.group(root, last):
+        return f"the groups above project {project} run in a circle, or are too many"
+    return f"group {last} above project {project} is not known yet"
 
 
 def _unavailable(reason: str) -> Answer:
