@@ -1,10 +1,11 @@
 """The `projector` command."""
 
 import asyncio
+import io
 import shutil
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -15,10 +16,11 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import Progress
 
+from projector import agent_file, log
 from projector import feed as feeding
-from projector import log
 from projector import topics as kafka_topics
 from projector.errors import SetupError
+from projector.events import MAX_ID
 from projector.settings import Settings, SettingsError
 
 WRONG: Final = 2
@@ -88,21 +90,53 @@ def topics() -> None:
 
 
 @app.command()
-def feed(
+def feed(  # noqa: PLR0913  one for each option
     file: Annotated[
-        str, typer.Argument(help="File with one CloudEvent (JSON) a line; - for stdin.")
-    ],
+        str | None,
+        typer.Argument(
+            help="File with one CloudEvent (JSON) a line; - for stdin.", show_default=False
+        ),
+    ] = None,
+    *,
+    agent_config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="YAML",
+            help="Instead of FILE: an agent's .gitlab/agents/<name>/config.yaml; - for stdin.",
+        ),
+    ] = None,
+    agent: Annotated[
+        int | None, typer.Option(metavar="ID", help="The agent's id.", min=1, max=MAX_ID)
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="The agent's name.")] = None,
+    project: Annotated[
+        int | None,
+        typer.Option(metavar="ID", help="The project that holds the YAML.", min=1, max=MAX_ID),
+    ] = None,
+    partitionkey: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ID", help="The top-level group, or user namespace.", min=1, max=MAX_ID
+        ),
+    ] = None,
 ) -> None:
     """Check every line of FILE, then send all events and wait until Kafka has them.
 
     Exits with 0 when Kafka has acknowledged everything, with 2 when any line is bad (then nothing
     was sent), with 3 when Kafka cannot be reached.
+
+    Example of an agent's file: projector feed --agent-config .gitlab/agents/production/config.yaml
+    --agent 5 --name production --project 3 --partitionkey 12
     """
+    about: dict[str, Any] = {
+        "--agent": agent, "--name": name, "--project": project, "--partitionkey": partitionkey,
+    }  # fmt: skip
+    path = _one_source(file, agent_config, about)
     settings = _settings()
-    with _opened(file) as source:
+    with _opened(path) if agent_config is None else _agent_events(path, about) as source:
         count, bad = feeding.check(source)
         if bad:
-            _refuse_lines(file, bad)
+            _refuse_lines(path, bad)
         source.seek(0)
         with Progress(console=errors, disable=not errors.is_terminal) as progress:
             task = progress.add_task("sending", total=count)
@@ -171,8 +205,44 @@ def _opened(file: str) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, spool)
 
 
-def _refuse_lines(file: str, bad: list[feeding.BadLine]) -> NoReturn:
-    shown = [f"{file}:{line.number}: {line.reason}" for line in bad[:MAX_BAD_LINES_SHOWN]]
+def _one_source(file: str | None, agent_config: str | None, about: dict[str, Any]) -> str:
+    """The path of what to send, which is FILE or an agent's file with all that it does not say."""
+    given = [option for option, value in about.items() if value is not None]
+    missing = [option for option in about if option not in given]
+    if file is not None and agent_config is not None:
+        _fail(WRONG, "give FILE or --agent-config, not both")
+    if agent_config is None and given:
+        _fail(WRONG, f"{', '.join(given)}: only with --agent-config")
+    if agent_config is not None and missing:
+        _fail(WRONG, f"--agent-config also needs {', '.join(missing)}")
+    if file is None and agent_config is None:
+        _fail(WRONG, "give FILE, - for standard input, or --agent-config; --help shows how")
+    return str(agent_config if file is None else file)
+
+
+@contextmanager
+def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
+    """The events that an agent's file means, a line each."""
+    agent_id, name, project, partitionkey = about.values()
+    agent = agent_file.Agent(agent_id, name, project, str(partitionkey))
+    with _opened(path) as source:
+        content = source.read(agent_file.MAX_BYTES + 1)
+    try:
+        access = agent_file.read(content)
+    except agent_file.BadAgentFile as error:
+        _refuse_lines(path, error.faults)
+    for line, note in access.notes:
+        errors.print(f"{path}:{line}: {note}", markup=False, emoji=False, soft_wrap=True)
+    events = io.BytesIO(b"\n".join(agent_file.events(agent, access)))
+    _, bad = feeding.check(events)
+    if bad:
+        _fail(WRONG, *(f"{path}: {event.reason}" for event in bad), "nothing was sent")
+    events.seek(0)
+    yield events
+
+
+def _refuse_lines(file: str, bad: Sequence[tuple[int, str]]) -> NoReturn:
+    shown = [f"{file}:{number}: {reason}" for number, reason in bad[:MAX_BAD_LINES_SHOWN]]
     if len(bad) > len(shown):
         shown.append(f"... and {len(bad) - len(shown)} more bad lines")
     _fail(WRONG, *shown, "nothing was sent")

@@ -67,7 +67,8 @@ class Instant(int):
         return cls(int(moment.timestamp() * 1000))
 
 
-Id = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+MAX_ID: Final = 2**63 - 1
+Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 Text = Annotated[str, Meta(min_length=1)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z")]
 RootNamespace = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,18}\Z")]

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
+from projector.events import MAX_ID
+
 Entry = dict[str, Any]
 
 # GitLab's AUTHORIZED_ENTITY_LIMIT: only the first entries of each list count, as written.
@@ -18,7 +20,6 @@ MAX_ENTRIES: Final = 500
 MAX_COMPLAINTS: Final = 5
 
 _Text = Annotated[str, Meta(min_length=1)]
-_MAX_ID: Final = 2**63 - 1
 
 
 class _Extra(Struct):
@@ -74,7 +75,7 @@ def complaints(name: str, entries: Iterable[Entry]) -> Iterator[str]:
 def complaint(entry: Entry) -> str | None:
     """Why the entry does not count, or None."""
     target = entry.get("id")
-    is_id = type(target) is int and 1 <= target <= _MAX_ID
+    is_id = type(target) is int and 1 <= target <= MAX_ID
     if not is_id and not (isinstance(target, str) and target):
         return "`id` must be a path, or a number from 1"
     return unreadable(entry)

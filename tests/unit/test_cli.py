@@ -173,6 +173,81 @@ def test_what_a_person_must_set_up_is_one_sentence(tmp_path: Path, kafka: Kafka)
     assert (result.exit_code, result.stderr) == (WRONG, "create the topics first\n")
 
 
+# feed --agent-config
+
+ABOUT = ["--agent", "5", "--name", "production", "--project", "3", "--partitionkey", "12"]
+
+
+def agents_file(folder: Path, text: str) -> str:
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_feed_sends_what_an_agents_file_means(tmp_path: Path, kafka: Kafka) -> None:
+    file = agents_file(tmp_path, "ci_access: {projects: [{id: acme/shop}], instance: {}}")
+    result = run("feed", "--agent-config", file, *ABOUT)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "3 events acknowledged by Kafka\n"
+    types = [json.loads(line)["type"] for line in kafka.sent]
+    assert types == ["agent.set", "agent.configured", "instance-agent.set"]
+    assert {json.loads(line)["partitionkey"] for line in kafka.sent} == {"12"}
+
+
+def test_feed_reads_an_agents_file_from_standard_input(kafka: Kafka) -> None:
+    assert run("feed", "--agent-config", "-", *ABOUT, stdin="ci_access: {}").exit_code == 0
+    assert len(kafka.sent) == 3
+
+
+def test_feed_names_a_bad_line_of_an_agents_file_and_sends_nothing(
+    tmp_path: Path, kafka: Kafka
+) -> None:
+    file = agents_file(tmp_path, "ci_access:\n  projects:\n    - id: 0\n  groups: 7\n")
+    result = run("feed", "--agent-config", file, *ABOUT)
+    assert result.exit_code == WRONG
+    first, second, last = result.stderr.splitlines()
+    assert first.startswith(f"{file}:3: an entry of `ci_access.projects` does not count")
+    assert second == f"{file}:4: `ci_access.groups` must be a list"
+    assert last == "nothing was sent"
+    assert kafka.sent == []
+
+
+def test_feed_sends_no_agents_file_that_holds_a_token(tmp_path: Path, kafka: Kafka) -> None:
+    file = agents_file(tmp_path, f"ci_access: {{projects: [{{id: a, x: {TOKEN}}}]}}")
+    result = run("feed", "--agent-config", file, *ABOUT)
+    assert result.exit_code == WRONG
+    assert result.stderr.startswith(f"{file}: the field `x` holds a job token")
+    assert kafka.sent == []
+
+
+def test_feed_says_which_entries_of_an_agents_file_are_too_many(
+    tmp_path: Path, kafka: Kafka
+) -> None:
+    file = agents_file(tmp_path, "ci_access:\n  groups:" + "\n    - id: a" * 501)
+    result = run("feed", "--agent-config", file, *ABOUT)
+    assert result.exit_code == 0
+    assert f"{file}:503: `ci_access.groups`: only the first 500 of 501" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give FILE"),
+        (["-", "--agent-config", "-", *ABOUT], "not both"),
+        (["--agent-config", "-"], "also needs --agent, --name, --project, --partitionkey"),
+        (["--agent-config", "-", *ABOUT[:-2]], "also needs --partitionkey"),
+        (["-", *ABOUT[:4]], "--agent, --name: only with --agent-config"),
+        (["--agent-config", "nowhere.yaml", *ABOUT], "nowhere.yaml: No such file"),
+        (["--agent-config", "-", "--agent", "0"], "Invalid value for '--agent'"),
+    ],
+)
+def test_feed_refuses_what_is_half_given(arguments: list[str], says: str, kafka: Kafka) -> None:
+    result = run("feed", *arguments)
+    assert result.exit_code == WRONG
+    assert says in result.stderr
+    assert kafka.sent == []
+
+
 # every command
 
 
