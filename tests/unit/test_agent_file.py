@@ -44,7 +44,7 @@ def entry(source: str) -> Any:
 def faults(source: str | bytes) -> list[tuple[int, str]]:
     with pytest.raises(BadAgentFile) as caught:
         read(source if isinstance(source, bytes) else source.encode())
-    return [tuple(fault) for fault in caught.value.faults]
+    return [(line, reason) for line, reason in caught.value.faults]
 
 
 def test_the_file_means_these_events() -> None:
