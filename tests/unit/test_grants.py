@@ -24,7 +24,11 @@ def configured(projects: list[Any], groups: list[Any] | None = None) -> str | No
 
 
 def test_a_grant_is_its_place_its_target_and_the_rest() -> None:
-    entries = [{"id": 7}, {"id": 0}, {"id": "Acme/Shop", "environments": ["x"], "future": 1}]
+    entries: list[grants.Entry] = [
+        {"id": 7},
+        {"id": 0},
+        {"id": "Acme/Shop", "environments": ["x"], "future": 1},
+    ]
     assert list(grants.read(entries)) == [
         Grant(0, 7, {}),
         Grant(2, "acme/shop", {"environments": ["x"], "future": 1}),

@@ -1,0 +1,174 @@
+"""The indexes: they follow the facts, hold nothing for ever, and keep changes cheap."""
+
+import sys
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from projector import things
+from projector.facts import Fact, Facts
+from projector.projection import Policy, Projection
+from projector.things import Key
+from tests import build
+from tests.build import NOW
+from tests.compat.table import Case, Message, load
+from tests.unit.test_projection import RETENTION, World
+
+CASES = load()
+
+
+def indexes(facts: Facts) -> dict[str, Any]:
+    return {name: index for name, index in vars(facts).items() if name not in {"_facts", "touched"}}
+
+
+def world_of(case: Case) -> World:
+    return World(*case.messages(NOW / 1000))
+
+
+def ending(key: Key) -> Message | None:
+    """The event that takes the thing away, or as much of it as can be."""
+    root, kind = things.root_of(key), things.kind_of(key)
+    root = "1" if root == "*" else root
+    match kind:
+        case "member":
+            scope, user = things.membership_of(key)
+            data = {"user_id": user, "via": key.split("/", 4)[4]}
+            data[f"{things.kind_of(scope)}_id"] = things.id_of(scope)
+            return build.event("member.removed", data, root)
+        case "configuration":
+            data = {"id": things.id_of(key), "config": {}}
+            return build.event("agent.configured", data, root)
+        case "user" | "token":
+            return None
+    return build.removed(kind, things.id_of(key), root=root)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_when_all_is_removed_the_indexes_are_empty(case: Case) -> None:
+    world = world_of(case)
+    facts = world.projection.facts
+    endings = [ending(key) for key, fact in facts.items() if fact.data is not None]
+    world.take(*filter(None, endings))
+    world.at(NOW + 61 * RETENTION)
+    assert not any(indexes(facts).values()), indexes(facts)
+    assert {things.kind_of(key) for key, _ in facts.items()} <= {"user", "configuration"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_indexes_are_those_of_the_facts_alone(case: Case) -> None:
+    """Whatever happened before: a restored projection has the same."""
+    world = world_of(case)
+    restored = Projection(0, Policy(1, 30, RETENTION))
+    restored.restore(world.projection.fields().items())
+    assert indexes(restored.facts) == indexes(world.projection.facts)
+
+
+# the cost of an event
+
+
+GROUP, PROJECT, OTHER, AGENT = 2, 1_000_001, 1_000_002, 2_000_000
+SIZES = (10, 1000, 100_000)
+
+
+def filled(projects: int) -> World:
+    """A namespace in which seven jobs run, whatever its size: five in PROJECT, two in OTHER."""
+    world = World(build.group(1), build.group(GROUP, 1), build.group(3, 1), build.group(4, 1))
+    facts = world.projection.facts
+    for key, thing in _bystanders(projects):
+        facts.put(key, Fact(0, NOW, None, thing))
+    world.take(
+        build.project(PROJECT, GROUP), build.project(OTHER, 3), build.member(1, group_id=1),
+        build.agent(AGENT, OTHER), build.agent(AGENT + 1, PROJECT),
+        *(build.started(job, PROJECT) for job in range(1, 6)),
+        *(build.started(job, OTHER, 2) for job in (6, 7)),
+    )  # fmt: skip
+    return world
+
+
+def _bystanders(projects: int) -> Iterable[tuple[Key, things.Thing]]:
+    """In the busy project's own group, with members, agents and grants of their own."""
+    for number in range(10, 10 + projects):
+        project = things.project_key(build.ROOT, number)
+        yield project, things.Project(GROUP, f"acme/{number}")
+        if number % 10 == 0:
+            grant = {"id": f"acme/{number + 1}"}
+            yield things.agent_key(build.ROOT, number), things.Agent("a", number)
+            yield (
+                things.configuration_key(build.ROOT, number),
+                things.Configuration(projects=[grant], groups=[]),
+            )
+            yield things.member_key(project, number, "direct"), things.Member(30)
+
+
+class Steps:
+    """Counts the bytecodes that are executed meanwhile: the same on every machine."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> "Steps":
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        sys.settrace(self._before)
+
+    def _trace(self, frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        self.count += event == "opcode"
+        return self._trace
+
+
+def configured(agent: int, projects: list[Any], groups: list[Any]) -> Message:
+    config = {"ci_access": {"projects": projects, "groups": groups}}
+    return build.event("agent.configured", {"id": agent, "config": config})
+
+
+SHARED = {"id": 9, "name": "shared", "project_id": 3, "configuration": {}}
+EVENTS: dict[str, tuple[Message, set[int]]] = {
+    "a member of the project": (build.member(1, "owner", project_id=PROJECT), {1, 2, 3, 4, 5}),
+    "a member of its group": (build.member(1, "owner", group_id=GROUP), {1, 2, 3, 4, 5}),
+    "a member of the root group": (build.member(2, group_id=1), {6, 7}),
+    "a user": (build.user(2), {6, 7}),
+    "an own agent": (build.agent(AGENT + 2, PROJECT), {1, 2, 3, 4, 5}),
+    "a grant to the project": (configured(AGENT, [{"id": PROJECT}], []), {1, 2, 3, 4, 5}),
+    "a grant to its group": (
+        configured(AGENT, [{"id": PROJECT}], [{"id": GROUP}]),
+        {1, 2, 3, 4, 5},
+    ),
+    "a grant to the other project alone is new": (
+        configured(AGENT, [{"id": PROJECT}], [{"id": GROUP}, {"id": 3}]),
+        {6, 7},
+    ),
+    "the granted agent's configuration project": (
+        build.removed("project", OTHER),
+        set(range(1, 8)),
+    ),
+    "the same, back again": (build.project(OTHER, 3), set(range(1, 8))),
+    "the group moved": (build.group(GROUP, 4), {1, 2, 3, 4, 5}),
+    "the project moved": (build.project(PROJECT, 4), {1, 2, 3, 4, 5}),
+    "a project without jobs moved": (build.project(11, 4), set()),
+    "an agent of the instance": (build.event("instance-agent.set", SHARED), set(range(1, 8))),
+    "a job started": (build.started(8, PROJECT), {8}),
+    "a job finished": (build.removed("job", 1), {1}),
+}
+
+
+def test_the_cost_of_an_event_depends_on_the_views_that_it_changes() -> None:
+    """Not on the size of the namespace: these have 10, 1,000 and 100,000 projects."""
+    worlds = {size: filled(size) for size in SIZES}
+    for what, (message, jobs) in EVENTS.items():
+        steps = {size: _steps(world, message, jobs, what) for size, world in worlds.items()}
+        assert max(steps.values()) <= 1.1 * min(steps.values()), (what, steps)
+
+
+def _steps(world: World, message: Message, jobs: set[int], what: str) -> int:
+    record = world.feed(message)
+    with Steps() as steps:
+        world.projection.apply(record)
+        views = world.projection.take_changes(NOW).views
+    assert {view.job for view in views} == jobs, what
+    return steps.count
