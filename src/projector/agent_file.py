@@ -27,6 +27,7 @@ _TAG: Final = "tag:yaml.org,2002:"
 # JSON's own; YAML 1.1 also has 010 for 8 and 1:30 for 90. Nineteen digits hold any id.
 _INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
 _FLOAT: Final = re.compile(r"-?(0|[1-9][0-9]{0,18})\.[0-9]{1,30}", re.ASCII)
+_MERGE: Final = "<<"
 _BOOLEANS: Final = {"true": True, "false": False}
 # As KAS does, which turns the file into JSON: a date is the text as it is written.
 _TEXTS: Final = (f"{_TAG}str", f"{_TAG}timestamp", f"{_TAG}value")
@@ -202,17 +203,14 @@ class _Reader:
         """The fields of a mapping, those of `<<` beneath its own; each name once."""
         if not isinstance(node, MappingNode) or node.tag != f"{_TAG}map":
             raise _Unreadable(node, f"{what} must be a mapping (`name: value`)")
-        merged: dict[str, Node] = {}
         own: dict[str, Node] = {}
         for key, value in node.value:
             self._count(key, depth)
-            if key.tag == f"{_TAG}merge":
-                merged = dict(self._merged(value, depth)) | merged
-                continue
-            name = _name(key)
+            name = _MERGE if key.tag == f"{_TAG}merge" else _name(key)
             if name in own:
                 raise _Unreadable(key, f"`{name}` stands there twice")
             own[name] = value
+        merged = self._merged(own.pop(_MERGE), depth) if _MERGE in own else {}
         return (merged | own).items()
 
     def _merged(self, node: Node, depth: int) -> dict[str, Node]:

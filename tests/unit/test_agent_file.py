@@ -121,6 +121,8 @@ def test_a_file_may_share_nothing(source: str) -> None:
         ("ci_access:\n  projects:\n    - id: 0", 3, "`id` must be a path, or a number from 1"),
         ("ci_access:\n  groups:\n    - default_namespace: x", 3, "`id` must be a path"),
         ("ci_access:\n  groups: []\n  groups: []", 3, "`groups` stands there twice"),
+        ("a: &a {}\n<<: *a\n<<: *a", 3, "`<<` stands there twice"),
+        ("<<: [1]", 1, "what `<<` names must be a mapping"),
         ("ci_access: {}\nci_access: {}", 2, "`ci_access` stands there twice"),
     ],
 )
