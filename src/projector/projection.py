@@ -14,6 +14,7 @@ import structlog
 from projector import cloudevents, rules, things
 from projector.events import BadEvent, Event, Record
 from projector.facts import AnyFact, Facts, decode, encode
+from projector.lateness import refuse_late
 from projector.partitioning import partition_of
 from projector.things import EndedToken, Job, Key
 from projector.timers import Timers
@@ -78,6 +79,7 @@ class Projection:
         try:
             event = cloudevents.decode(record)
             self._check_place(event, record)
+            event = refuse_late(event, record, self._policy.tombstone_retention_ms)
             new_states = list(changes(self.facts, event, record))
         except BadEvent as error:
             return str(error)
