@@ -180,8 +180,12 @@ def thing(message: Message) -> tuple[Any, ...]:
 
 
 def with_sequences(messages: list[Message], dice: Random) -> list[Message]:
-    """Some things with sequences, in Kafka's order where memberships hang on the thing, or not."""
+    """Some things with sequences, in Kafka's order where memberships hang on the thing, or not.
+
+    A token that is started again has the same one.
+    """
     sequenced: dict[Any, bool] = {}
+    of_token: dict[str, int] = {}
     numbered: list[Message] = []
     for position, message in enumerate(messages):
         if not sequenced.setdefault(thing(message), dice.random() < 0.5):
@@ -189,6 +193,8 @@ def with_sequences(messages: list[Message], dice: Random) -> list[Message]:
             continue
         ordered = thing(message)[0] in ("group", "project")
         sequence = position if ordered else dice.randint(0, 9)
+        if token := message["data"].get("token_sha256"):
+            sequence = of_token.setdefault(token, sequence)
         numbered.append(message | {"sequence": str(sequence)})
     return numbered
 
