@@ -15,10 +15,11 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 import typer
 
+from projector import letters
 from projector import replay as replaying
 from projector.events import MAX_EVENT_BYTES, MAX_REASON, BadEvent, Topic
 from projector.lateness import readable
-from projector.letters import Letter, LetterId, Mailbox
+from projector.letters import Letter, LetterId
 from projector.replay import Replay
 from projector.settings import Settings
 from projector.terminal import WRONG, fail, harmless, load_settings, run
@@ -86,7 +87,7 @@ async def _latest(settings: Settings, wanted: Wanted, most: int) -> tuple[list[L
     """The latest lines in order, how many match, how many there are; holds no more than `most`."""
     lines: list[Line] = []
     matching = total = 0
-    async with Mailbox(settings) as mailbox:
+    async with letters.opened(settings) as mailbox:
         async for letter in mailbox.read():
             total += 1
             what = _summary(letter)
@@ -119,7 +120,7 @@ def show(
 
 @app.command()
 def replay(
-    letters: Annotated[list[str], typer.Argument(help="Letters as `list` names them.")],
+    letter: Annotated[list[str], typer.Argument(help="Letters as `list` names them.")],
     event: Annotated[
         str | None,
         typer.Option(help="File with the mended event, a CloudEvent in JSON; - for stdin."),
@@ -141,7 +142,7 @@ def replay(
     """
     settings = load_settings()
     mended = None if event is None else _read(event)
-    found, partitions = run(settings, _fetch(settings, letters))
+    found, partitions = run(settings, _fetch(settings, letter))
     prepared = _prepared(settings, found, mended, partitions)
     offsets = run(settings, replaying.send(prepared, settings))
     for each, offset in zip(prepared, offsets, strict=True):
@@ -151,7 +152,7 @@ def replay(
 async def _fetch(settings: Settings, names: list[str]) -> tuple[list[Letter], int]:
     """The letters of these names, and how many partitions each of the three topics has."""
     ids = dict.fromkeys(LetterId.parse(name) for name in names)
-    async with Mailbox(settings) as mailbox:
+    async with letters.opened(settings) as mailbox:
         return [await mailbox.letter(id_) for id_ in ids], mailbox.partitions[Topic.MEMBERSHIP]
 
 
@@ -165,12 +166,12 @@ def _read(file: str) -> bytes:
 
 
 def _prepared(
-    settings: Settings, letters: list[Letter], mended: bytes | None, partitions: int
+    settings: Settings, found: list[Letter], mended: bytes | None, partitions: int
 ) -> list[Replay]:
     """What to send for the letters; ends the command if one of them must not be replayed."""
     retention, now = settings.tombstone_retention_ms, time.time_ns() // 1_000_000
     prepared, refused = [], []
-    for letter in letters:
+    for letter in found:
         try:
             prepared.append(replaying.prepare(letter, mended, partitions, retention, now))
         except BadEvent as error:

@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -81,37 +82,38 @@ class Letter(NamedTuple):
         return Record(topic, partition, offset, timestamp, self.key, self.value, self.headers)
 
 
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator["Mailbox"]:
+    """The letters in Kafka; raises `KafkaError`, and what `topics.check` raises."""
+    partitions = await topics.check(settings)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=settings.brokers,
+        client_id=f"{settings.topic_prefix}projector-letters",
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+        fetch_max_wait_ms=MAX_WAIT_MS,
+        max_partition_fetch_bytes=2 * MAX_LETTER_BYTES,
+    )
+    try:
+        await consumer.start()
+        # A consumer that is stopped before its tasks have begun raises their cancellation.
+        await asyncio.sleep(0)
+        yield Mailbox(settings, consumer, partitions)
+    finally:
+        await consumer.stop()
+
+
 class Mailbox:
-    """The topic `dead-letters`."""
+    """The topic `dead-letters`; `partitions` says how many each topic has."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=settings.brokers,
-            client_id=f"{settings.topic_prefix}projector-letters",
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
-            fetch_max_wait_ms=MAX_WAIT_MS,
-            max_partition_fetch_bytes=2 * MAX_LETTER_BYTES,
-        )
-        self.partitions: dict[str, int] = {}
-
-    async def __aenter__(self) -> Self:
-        """Connect; raises `KafkaError`, and what `topics.check` raises."""
-        self.partitions = await topics.check(self._settings)
-        try:
-            await self._consumer.start()
-            # A consumer that is stopped before its tasks have begun raises their cancellation.
-            await asyncio.sleep(0)
-        except BaseException:
-            await self._consumer.stop()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._consumer.stop()
+    def __init__(
+        self, settings: Settings, consumer: AIOKafkaConsumer, partitions: Mapping[str, int]
+    ) -> None:
+        self.partitions = partitions
+        self._consumer = consumer
+        self._name = settings.topic(DEAD_LETTERS)
 
     async def read(self) -> AsyncIterator[Letter]:
         """Every letter that is there now, each partition's in order; raises `KafkaError`."""
@@ -179,7 +181,7 @@ class Mailbox:
         raise UnansweredError(f"the dead letter at offset {offset} does not come")
 
     def _place(self, partition: int) -> TopicPartition:
-        return TopicPartition(self._settings.topic(DEAD_LETTERS), partition)
+        return TopicPartition(self._name, partition)
 
 
 def _letter(record: ConsumerRecord) -> Letter:
