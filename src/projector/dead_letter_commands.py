@@ -194,16 +194,11 @@ def _sent(each: Replay, offset: int) -> str:
 
 
 def _summary(letter: Letter) -> dict[str, Any]:
-    reason = letter.finding("reason")
-    return {
-        "id": str(letter.id),
-        "time": letter.finding("time"),
-        "topic": letter.finding("topic"),
-        "partition": _number(letter.finding("partition")),
-        "offset": _number(letter.finding("offset")),
-        "timestamp": _number(letter.finding("timestamp")),
-        "reason": reason and reason[:MAX_REASON],
-    }
+    texts = ("time", "topic", "reason")
+    numbers = ("partition", "offset", "timestamp")
+    found = {name: (letter.finding(name) or "")[:MAX_REASON] or None for name in texts}
+    counted = {name: _number(letter.finding(name)) for name in numbers}
+    return {"id": str(letter.id)} | found | counted
 
 
 def _number(text: str | None) -> int | None:
