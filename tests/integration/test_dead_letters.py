@@ -208,7 +208,7 @@ def test_nothing_in_a_letter_reaches_the_terminal_unescaped(deployment: Deployme
 
 def test_the_latest_letters_are_listed_and_can_be_chosen(deployment: Deployment) -> None:
     """Many at once: then the embedded broker says too low where the topic ends."""
-    deployment.start_all()
+    assert deployment.command("topics").returncode == 0
     empty = deployment.command("dead-letters", "list")
     assert (empty.returncode, empty.stdout) == (
         0, "0 shown of 0 that match, 0 dead letters in all\n",
@@ -216,6 +216,7 @@ def test_the_latest_letters_are_listed_and_can_be_chosen(deployment: Deployment)
     for number in range(10):
         deployment.produce(f"{number}".encode(), topic=Topic.MEMBERSHIP, partition=number % 2)
     deployment.produce(build.group(3), topic=Topic.AGENT_CONFIG)
+    deployment.start_all()
     letters = listed(deployment, 11)
     assert [letter["id"] for letter in letters] == [f"0:{n}" for n in range(11)]
     assert listed(deployment, 3, "--last", "3") == letters[-3:]
