@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from projector import batches
 from projector.events import Record, Topic
 from projector.settings import Settings
 
@@ -41,6 +42,8 @@ class RangeReader:
     """The three topics as one worker reads them beside Faust."""
 
     def __init__(self, settings: Settings) -> None:
+        # Before Faust makes its consumer, which then reads like those of this class.
+        batches.install()
         self._settings = settings
         self._consumer = self._new_consumer()
 
@@ -162,6 +165,7 @@ def refuse_lost_history(stored: Mapping[Topic, int], beginnings: Mapping[Topic, 
 
 def to_record(record: ConsumerRecord, topic: Topic) -> Record:
     """aiokafka's record as this product's."""
+    headers, fault = batches.split_fault(record.headers)
     return Record(
         topic,
         record.partition,
@@ -169,5 +173,6 @@ def to_record(record: ConsumerRecord, topic: Topic) -> Record:
         record.timestamp,
         record.key,
         record.value,
-        tuple(record.headers),
+        headers,
+        fault,
     )

@@ -13,7 +13,7 @@ import faust
 import structlog
 from redis.asyncio import Redis
 
-from projector import connections, topics
+from projector import batches, connections, topics
 from projector.dead_letters import DeadLetters
 from projector.delivery import RangeReader
 from projector.events import Record, Topic
@@ -161,12 +161,11 @@ def _enqueue(topic: Topic, owners: Owners) -> Callable[[Any], Awaitable[None]]:
 
 
 def _record(topic: Topic, message: Any) -> Record:
-    headers = message.headers or ()
-    pairs = headers.items() if isinstance(headers, dict) else headers
+    headers, fault = batches.split_fault(tuple(message.headers or ()))
     milliseconds = round((message.timestamp or 0) * 1000)
     return Record(
         topic, message.partition, message.offset, milliseconds,
-        message.key, message.value, tuple(pairs),
+        message.key, message.value, headers, fault,
     )  # fmt: skip
 
 
