@@ -54,36 +54,32 @@ def split_fault(headers: redaction.Headers) -> tuple[redaction.Headers, str | No
 class Batches:
     """What a fetch brought of one partition; stands in for aiokafka's `MemoryRecords`."""
 
-    def __init__(self, data: bytes | None) -> None:
-        self._data = data or b""
+    def __init__(self, data: bytes) -> None:
+        self._data = data
         self._start = 0
-
-    def size_in_bytes(self) -> int:
-        """The bytes fetched, with those of a last batch that is cut off."""
-        return len(self._data)
-
-    def has_next(self) -> bool:
-        """Whether another whole batch is there."""
-        left = len(self._data) - self._start
-        return left >= PREFIX.size and left >= self._size()
+        self._strict = MemoryRecords(data)
+        self.has_next = self._strict.has_next
+        self.size_in_bytes = self._strict.size_in_bytes
 
     def next_batch(self) -> Any:
         """The next batch; aiokafka's own where the format is older than v2."""
-        data = self._data[self._start : self._start + self._size()]
-        self._start += len(data)
-        strict = MemoryRecords(data).next_batch()
-        return strict if data[MAGIC_AT] < 2 else Batch(data, strict)
-
-    def _size(self) -> int:
-        return int(PREFIX.size + PREFIX.unpack_from(self._data, self._start)[1])
+        strict = self._strict.next_batch()
+        start, length = self._start, PREFIX.unpack_from(self._data, self._start)[1]
+        self._start = start + PREFIX.size + length
+        if self._data[start + MAGIC_AT] < 2:
+            return strict
+        return Batch(strict, self._data[start : self._start])
 
 
 class Batch:
     """One batch: aiokafka's own in everything but its records."""
 
-    def __init__(self, data: bytes, strict: Any) -> None:
-        self._data = data
+    def __init__(self, strict: Any, data: bytes) -> None:
         self._strict = strict
+        self._data = data
+        self.validate_crc = strict.validate_crc
+        self.is_control_batch = strict.is_control_batch
+        self.next_offset = strict.next_offset
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._strict, name)

@@ -11,7 +11,6 @@ import cramjam
 # What a batch may unpack to; 32 times the largest batch that the topics take.
 MAX_UNPACKED: Final = 64 * 1024 * 1024
 
-_TOO_LARGE: Final = f"it has more than {MAX_UNPACKED} bytes"
 _GZIP: Final = b"\x1f\x8b"
 # How snappy's Java library begins, which puts blocks with their sizes behind 16 bytes.
 _XERIAL: Final = b"\x82SNAPPY\x00"
@@ -28,6 +27,10 @@ def unpack(codec: int, data: bytes) -> bytes:
     return _CODECS[codec](data)
 
 
+def _too_large() -> ValueError:
+    return ValueError(f"it has more than {MAX_UNPACKED} bytes")
+
+
 def _gunzip(data: bytes) -> bytes:
     parts, left = [], MAX_UNPACKED
     # A stream may have several members; what is behind the last is nobody's.
@@ -36,7 +39,7 @@ def _gunzip(data: bytes) -> bytes:
         parts.append(member.decompress(data, left + 1))
         left -= len(parts[-1])
         if left < 0:
-            raise ValueError(_TOO_LARGE)
+            raise _too_large()
         data = member.unused_data
     return b"".join(parts)
 
@@ -44,7 +47,7 @@ def _gunzip(data: bytes) -> bytes:
 def _unsnap(data: bytes) -> bytes:
     blocks = _xerial_blocks(data) if data.startswith(_XERIAL) else [data]
     if sum(cramjam.snappy.decompress_raw_len(block) for block in blocks) > MAX_UNPACKED:
-        raise ValueError(_TOO_LARGE)
+        raise _too_large()
     return b"".join(bytes(cramjam.snappy.decompress_raw(block)) for block in blocks)
 
 
