@@ -20,6 +20,7 @@ from projector.raw_records import (
     MAX_HEADERS,
     PREFIX,
     RECORDS_AT,
+    Damage,
     Fault,
     Header,
 )
@@ -44,10 +45,10 @@ def install() -> None:
     fetcher.MemoryRecords = Batches
 
 
-def split_fault(headers: redaction.Headers) -> tuple[redaction.Headers, str | None]:
+def split_fault(headers: redaction.Headers) -> tuple[redaction.Headers, Fault | None]:
     """A record's own headers, and why it cannot be read as it is, or None."""
     if headers and isinstance(headers[0][0], Fault):
-        return headers[1:], str(headers[0][0])
+        return headers[1:], headers[0][0]
     return headers, None
 
 
@@ -77,21 +78,21 @@ class Batch:
     def __init__(self, strict: Any, data: bytes) -> None:
         self._strict = strict
         self._data = data
-        self.validate_crc = strict.validate_crc
         self.is_control_batch = strict.is_control_batch
         self.next_offset = strict.next_offset
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._strict, name)
 
+    def validate_crc(self) -> bool:
+        """True: aiokafka would raise, and Faust's worker end. Damage is a fault of its records."""
+        return True
+
     def __iter__(self) -> Iterator[Any]:
         """The records as aiokafka reads them, until it stumbles or reads what cannot be."""
         offset: int = self._strict.base_offset
-        try:
-            if self._strict.compression_type:
-                self._unpack()
-        except Exception as error:  # whatever a codec raises
-            yield self._unpackable(error)
+        if fault := self._fault():
+            yield Header.of(self._data).record(offset).with_fault(fault)
             return
         try:
             for record in self._strict:
@@ -105,6 +106,18 @@ class Batch:
             pass
         yield from raw_records.read(self._data, offset)
 
+    def _fault(self) -> Fault | None:
+        """Why the batch as a whole cannot be read; None if it can, and then it is unpacked."""
+        batch = f"the batch of offsets {self._strict.base_offset} to {self.next_offset - 1}"
+        if not self._strict.validate_crc():
+            return Damage(f"{batch} is damaged on the broker: its checksum is wrong")
+        try:
+            if self._strict.compression_type:
+                self._unpack()
+        except Exception as error:  # whatever a codec raises
+            return Fault(f"{batch} cannot be unpacked: {error}")
+        return None
+
     def _unpack(self) -> None:
         batch = self._strict
         data = bytearray(self._data[:RECORDS_AT])
@@ -113,10 +126,3 @@ class Batch:
         struct.pack_into(">h", data, ATTRIBUTES_AT, batch.attributes & ~CODEC)
         self._data = bytes(data)
         self._strict = MemoryRecords(self._data).next_batch()
-
-    def _unpackable(self, error: Exception) -> raw_records.RawRecord:
-        first, last = self._strict.base_offset, self._strict.next_offset - 1
-        record = Header.of(self._data).record(first)
-        return record.with_fault(
-            f"the batch of offsets {first} to {last} cannot be unpacked: {error}"
-        )

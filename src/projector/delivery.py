@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from projector import batches
 from projector.events import Record, Topic
+from projector.raw_records import Damage
 from projector.settings import Settings
 
 Offsets = dict[Topic, int]
@@ -164,8 +165,10 @@ def refuse_lost_history(stored: Mapping[Topic, int], beginnings: Mapping[Topic, 
 
 
 def to_record(record: ConsumerRecord, topic: Topic) -> Record:
-    """aiokafka's record as this product's."""
+    """aiokafka's record as this product's; raises `HistoryLostError` if the broker damaged it."""
     headers, fault = batches.split_fault(record.headers)
+    if isinstance(fault, Damage):
+        raise HistoryLostError(f"{topic}: {fault}")
     return Record(
         topic,
         record.partition,

@@ -31,6 +31,12 @@ class Fault(str):
     __slots__ = ()
 
 
+class Damage(Fault):
+    """The broker no longer has what it acknowledged: its copy does not match its checksum."""
+
+    __slots__ = ()
+
+
 class RawRecord(NamedTuple):
     """A record as aiokafka's consumers take it from a batch."""
 
@@ -42,11 +48,11 @@ class RawRecord(NamedTuple):
     headers: list[tuple[str, bytes | None]]
     checksum: None = None
 
-    def with_fault(self, fault: str) -> Self:
+    def with_fault(self, fault: Fault) -> Self:
         """The same, with this fault unless it already has one."""
         if self.headers and isinstance(self.headers[0][0], Fault):
             return self
-        return self._replace(headers=[(Fault(fault), None), *self.headers])
+        return self._replace(headers=[(fault, None), *self.headers])
 
 
 class Header(NamedTuple):
@@ -96,8 +102,9 @@ def read(batch: bytes, first: int) -> Iterator[RawRecord]:
         try:
             body = source.content() or b""
         except ValueError as error:
-            fault = f"the rest of its batch, to offset {header.base + header.last_delta}, "
-            yield header.record(header.base + last + 1).with_fault(f"{fault}is unreadable: {error}")
+            rest = f"the rest of its batch, to offset {header.base + header.last_delta},"
+            fault = Fault(f"{rest} is unreadable: {error}")
+            yield header.record(header.base + last + 1).with_fault(fault)
             return
         last, record = _placed(header, body, last, latest)
         if record.offset >= first:
@@ -109,12 +116,11 @@ def _placed(header: Header, body: bytes, last: int, latest: int) -> tuple[int, R
     try:
         delta, record = _parsed(header, body)
     except ValueError as error:
-        return last + 1, header.record(header.base + last + 1).with_fault(
-            f"the record is unreadable: {error}"
-        )
+        fault = Fault(f"the record is unreadable: {error}")
+        return last + 1, header.record(header.base + last + 1).with_fault(fault)
     if last < delta <= latest:
         return delta, record
-    fault = f"the record is at {delta} in its batch by its own account, which cannot be"
+    fault = Fault(f"the record is at {delta} in its batch by its own account, which cannot be")
     return last + 1, record._replace(offset=header.base + last + 1).with_fault(fault)
 
 
@@ -127,7 +133,7 @@ def _parsed(header: Header, body: bytes) -> tuple[int, RawRecord]:
     if count > MAX_HEADERS:
         fault = f"the record has {count} headers; at most {MAX_HEADERS} fit"
     record = header.record(header.base + delta, timestamp_delta, key, value, headers)
-    return delta, record.with_fault(fault) if fault else record
+    return delta, record.with_fault(Fault(fault)) if fault else record
 
 
 def _headers(source: "_Bytes", count: int) -> tuple[list[tuple[str, bytes | None]], str]:

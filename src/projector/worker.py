@@ -23,6 +23,7 @@ from projector.owner import Owner
 from projector.owners import Owners
 from projector.ports import free_port
 from projector.projection import Policy
+from projector.raw_records import Damage
 from projector.settings import Settings
 from projector.signals import until_signalled
 from projector.store import Store, agree_on_partitions
@@ -179,7 +180,12 @@ def copartitioned(assigned: set[Any], settings: Settings) -> frozenset[int]:
 def _enqueue(topic: Topic, owners: Owners) -> Callable[[Any], Awaitable[None]]:
     async def enqueue(stream: Any) -> None:
         async for event in stream.noack().events():
-            owners.enqueue(_record(topic, event.message), event.ack)
+            record = _record(topic, event.message)
+            if isinstance(record.fault, Damage):
+                # The owner misses it, and the range reader raises the alarm for its partition.
+                event.ack()
+            else:
+                owners.enqueue(record, event.ack)
 
     return enqueue
 

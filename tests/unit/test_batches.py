@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from projector import batches, unpacking
 from projector.batches import Batches, split_fault
+from projector.delivery import HistoryLostError, to_record
+from projector.events import Topic
 from projector.raw_records import MAX_HEADERS
 from tests.wire import NOW, batch, record
 
@@ -122,6 +124,15 @@ def test_what_is_packed_is_unpacked_up_to_a_bound(
     found, following = read(placed(batch(codec=codec, packed=packed, count=3), 7), first=7)
     assert (found.offset, found.value, following) == (7, None, 10)
     assert "the batch of offsets 7 to 9 cannot be unpacked: " in str(faults([found])[0])
+
+
+def test_what_the_broker_damaged_is_an_alarm_and_no_dead_letter() -> None:
+    """A revocation may stand in it: the partition must stay stale, and no other."""
+    damaged = batch(record(VALUE), record(VALUE, offset_delta=1)).replace(b"a", b"b", 1)
+    found, behind, following = read(damaged, placed(ordinary(1), 2))
+    assert (found.offset, found.value, behind.offset, following) == (0, None, 2, 3)
+    with pytest.raises(HistoryLostError, match=r"membership: .* 0 to 1 is damaged"):
+        to_record(found, Topic.MEMBERSHIP)
 
 
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
