@@ -50,14 +50,19 @@ def batch(
     codec: str = "none",
     packed: bytes | None = None,
     timestamp: int = NOW,
+    broker_time: int | None = None,
     count: int | None = None,
     last_delta: int | None = None,
 ) -> bytes:
-    """A batch of format v2; `packed` are the records as compressed with `codec`."""
+    """A batch of format v2; `packed` are the records as compressed with `codec`.
+
+    `broker_time` is the time at which the broker appended it, where the topic asks for that.
+    """
     number = len(records) if count is None else count
+    attributes = CODECS[codec] | (8 if broker_time else 0)
     covered = struct.pack(
-        ">hiqqqhii", CODECS[codec], number - 1 if last_delta is None else last_delta,
-        timestamp, timestamp, -1, -1, -1, number,
+        ">hiqqqhii", attributes, number - 1 if last_delta is None else last_delta, timestamp,
+        broker_time or timestamp, -1, -1, -1, number,
     ) + (b"".join(records) if packed is None else packed)  # fmt: skip
     head = struct.pack(">ibI", -1, 2, calc_crc32c(covered))
     return struct.pack(">qi", 0, len(head) + len(covered)) + head + covered

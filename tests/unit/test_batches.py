@@ -12,7 +12,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projector import batches, unpacking
+from projector import batches, raw_records, unpacking
 from projector.batches import Batches, split_fault
 from projector.delivery import HistoryLostError, to_record
 from projector.events import Topic
@@ -46,7 +46,10 @@ def ordinary(number: int, codec: str = "none") -> bytes:
 
 
 @pytest.mark.parametrize("codec", ["none", "gzip"])
-def test_ordinary_batches_read_as_aiokafka_reads_them(codec: str) -> None:
+def test_ordinary_batches_read_as_aiokafka_reads_them(
+    codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(raw_records, "read")  # too slow for every record
     parts = placed(ordinary(3, codec), 0), placed(ordinary(2, codec), 3), ordinary(2)[:40]
     assert read(*parts, first=1) == read(*parts, first=1, reader=MemoryRecords)
     assert read(*parts)[-1] == 5
@@ -75,6 +78,14 @@ def test_offsets_that_cannot_be_are_faults_and_every_record_has_its_own() -> Non
         assert [r.offset for r in found] == [0, 1]
         assert len([fault for fault in faults(found) if fault]) == bad
         assert following == 2
+
+
+def test_the_lenient_reading_begins_where_the_other_ended_and_knows_the_brokers_time() -> None:
+    records = [record(VALUE, offset_delta=delta) for delta in range(3)]
+    found = list(raw_records.read(placed(batch(*records), 5), first=6))
+    assert [(r.offset, r.timestamp, r.timestamp_type) for r in found] == [(6, NOW, 0), (7, NOW, 0)]
+    (only,) = raw_records.read(batch(record(VALUE), broker_time=NOW + 5), first=0)
+    assert (only.timestamp, only.timestamp_type) == (NOW + 5, 1)
 
 
 def test_the_attributes_of_a_record_mean_nothing() -> None:
