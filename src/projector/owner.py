@@ -81,7 +81,7 @@ class Owner:
         self._projection = Projection(partition, policy)
         self._inbox = Inbox()
         self._wake = asyncio.Event()
-        self._outbox = Outbox(partition, source, dead_letters, on_sent=self._wake.set)
+        self._outbox = Outbox(partition, source, dead_letters)
         self._rounds = Rounds(policy.sweep_interval, PROBE_INTERVAL_S)
         self._stopping = False
         # Whether the facts in memory are whole: then they outlast whatever happens to Redis.
@@ -105,10 +105,9 @@ class Owner:
         self._inbox.put(delivered)
         self._wake.set()
 
-    def suspect(self, digest: str, epoch: int) -> None:
+    def suspect(self, digest: str) -> None:
         """A live record of this partition was found in Redis; is there a fact behind it?"""
-        known = not self._knows_all or self._projection.facts.job_of_token(digest)
-        if not known and epoch <= self.version.epoch:
+        if self._knows_all and not self._projection.facts.job_of_token(digest):
             self._rounds.suspect(digest)
 
     def stop(self) -> None:
