@@ -31,7 +31,10 @@ DEAD_LETTERS: Final = "dead-letters"
 
 
 class Record(NamedTuple):
-    """One Kafka record as delivered. `timestamp` is Kafka's, in milliseconds."""
+    """One Kafka record as delivered. `timestamp` is Kafka's, in milliseconds.
+
+    `fault` says why it could not be read as it was written: a sentence, or None.
+    """
 
     topic: Topic
     partition: int
@@ -40,6 +43,7 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: redaction.Headers = ()
+    fault: str | None = None
 
 
 class Rank(NamedTuple):
