@@ -45,6 +45,12 @@ class Record(NamedTuple):
     headers: redaction.Headers = ()
     fault: str | None = None
 
+    @property
+    def size(self) -> int:
+        """Roughly the bytes that it takes in memory: a bound on what others may send."""
+        headers = sum(len(name) + len(content or b"") for name, content in self.headers)
+        return len(self.value or b"") + len(self.key or b"") + headers
+
 
 class Rank(NamedTuple):
     """The place that a replayed event keeps: its original's offset, and Kafka's timestamp (ms)."""
