@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from projector import grants, redaction
+from projector import grants, redaction, replays
 from projector.events import (
     KINDS,
     MAX_EVENT_BYTES,
@@ -22,6 +22,7 @@ from projector.events import (
     Event,
     InstanceAgentSet,
     Instant,
+    Rank,
     Record,
     RootNamespace,
     Sequence,
@@ -89,6 +90,8 @@ def decode(record: Record) -> Event:
 
 
 def _strictly(record: Record) -> Event:
+    if record.fault:
+        raise BadEvent(record.fault)
     if record.value is None:
         raise BadEvent("the record has no value")
     if len(record.value) > MAX_EVENT_BYTES:
@@ -103,7 +106,16 @@ def _strictly(record: Record) -> Event:
     _refuse_deep(raw)
     data = _readable(lambda: _DATA[name].decode(raw), where="data")
     sequence = None if envelope.sequence is None else int(envelope.sequence)
-    return Event(name, envelope.partitionkey, data, envelope.time, sequence, _complaint(data))
+    rank = replays.replayed(record)
+    return Event(
+        name,
+        envelope.partitionkey,
+        data,
+        envelope.time,
+        sequence,
+        complaint=_complaint(data),
+        replays=rank,
+    )
 
 
 def _complaint(data: Data) -> str | None:
@@ -136,7 +148,8 @@ def _leniently(record: Record, complaint: str) -> Event | None:
             continue
         if KINDS[name].revokes:
             sequence = _sequence(getattr(envelope, "sequence", None))
-            return Event(name, envelope.partitionkey, data, None, sequence, complaint)
+            rank = _rank(record)
+            return Event(name, envelope.partitionkey, data, None, sequence, complaint, rank)
     return None
 
 
@@ -144,6 +157,13 @@ def _sequence(text: object) -> int | None:
     try:
         return int(msgspec.convert(text, Sequence))
     except msgspec.ValidationError:
+        return None
+
+
+def _rank(record: Record) -> Rank | None:
+    try:
+        return replays.replayed(record)
+    except BadEvent:
         return None
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -122,7 +122,11 @@ class Deployment:
         asyncio.run(run())
 
     def produce(
-        self, event: dict[str, Any] | bytes, topic: str | None = None, partition: int | None = None
+        self,
+        event: dict[str, Any] | bytes,
+        topic: str | None = None,
+        partition: int | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
     ) -> None:
         """Put a record into Kafka past `projector feed`, as another team's producer would."""
         value = event if isinstance(event, bytes) else json.dumps(event).encode()
@@ -132,7 +136,9 @@ class Deployment:
 
         async def send() -> None:
             async with AIOKafkaProducer(bootstrap_servers=self.kafka, acks="all") as producer:
-                await producer.send_and_wait(self.prefix + name, value, root.encode(), place)
+                await producer.send_and_wait(
+                    self.prefix + name, value, root.encode(), place, headers=list(headers)
+                )
 
         asyncio.run(send())
 
@@ -145,11 +151,15 @@ class Deployment:
                 bootstrap_servers=self.kafka,
                 auto_offset_reset="earliest",
             ) as consumer:
-                polled = await consumer.getmany(timeout_ms=1000)
+                found: list[Any] = []
+                while polled := await consumer.getmany(timeout_ms=1000):
+                    found += (record for records in polled.values() for record in records)
             return [
-                Letter(r.value, {name: value.decode() for name, value in r.headers})
-                for records in polled.values()
-                for r in records
+                Letter(
+                    r.value,
+                    {name: (text or b"").decode(errors="replace") for name, text in r.headers},
+                )
+                for r in found
             ]
 
         letters: list[Letter] = []

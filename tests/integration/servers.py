@@ -70,10 +70,12 @@ def embedded_kafka(folder: Path, port: int) -> Server:
     return Server(kafka_command(port), folder / "broker.log")
 
 
-def apache_kafka(folder: Path, port: int) -> Server:
-    return Server(
-        [str(SCRIPT), "run", str(port), str(folder), str(free_port())], folder / "broker.log"
-    )
+def apache_kafka(
+    folder: Path, port: int, controller: int | None = None, command: str = "run"
+) -> Server:
+    """A broker; with the command `join` another of the cluster with that controller's port."""
+    argv = [str(SCRIPT), command, str(port), str(folder), str(controller or free_port())]
+    return Server(argv, folder / f"{command}.log")
 
 
 def valkey(folder: Path, port: int) -> Server:

@@ -20,7 +20,7 @@ from tests.build import group, record
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 NOW = datetime(2026, 11, 23, 8, 30, 1, 234_567, UTC)
-FINDINGS = 5
+FINDINGS = 6
 
 
 def letter(
@@ -58,6 +58,7 @@ def test_the_headers_say_where_it_came_from_and_why_and_when() -> None:
         ("dead-letter-topic", b"agent-config"),
         ("dead-letter-partition", b"7"),
         ("dead-letter-offset", b"12345"),
+        ("dead-letter-timestamp", b"1800000000000"),
         ("dead-letter-time", b"2026-11-23T08:30:01.234+00:00"),
     ]
 
@@ -78,6 +79,12 @@ def test_a_header_without_content_is_no_reason_to_stop() -> None:
 
 def test_an_original_of_more_than_one_mebibyte_is_cut() -> None:
     assert letter(b"ab" * MAX_ORIGINAL_BYTES)[1] == b"ab" * (MAX_ORIGINAL_BYTES // 2)
+
+
+def test_of_a_record_without_key_and_value_there_is_a_letter_too() -> None:
+    """aiokafka refuses to send one that has neither; that would stop the partition for good."""
+    assert letter(key=None, value=None)[:2] == (None, b"")
+    assert letter(key=b"3", value=None)[:2] == (b"3", None)
 
 
 @pytest.mark.parametrize(
