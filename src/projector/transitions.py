@@ -124,6 +124,8 @@ def _ranked(
     if before is None:
         return Fact(record.offset, record.timestamp, event.sequence, thing)
     leads = _leads(event, record, before)
+    if event.replays and record.offset == before.offset:
+        return _mended(event, before, thing, leads)
     if _wins(event, record, before, leads):
         if leads:
             return Fact(record.offset, record.timestamp, event.sequence, thing)
@@ -132,6 +134,13 @@ def _ranked(
         ahead = None if record.offset == before.offset else record.offset
         return replace(before, sequence=event.sequence, sequence_offset=ahead)
     return None
+
+
+def _mended(event: Event, before: AnyFact, thing: Thing | None, leads: bool) -> AnyFact:
+    """The state in place of the replayed event's own, of which not everything counted."""
+    if leads:
+        return replace(before, data=thing, sequence=event.sequence, sequence_offset=None)
+    return replace(before, data=thing)
 
 
 def _leads(event: Event, record: Record, before: AnyFact) -> bool:

@@ -157,7 +157,7 @@ def test_two_workers_share_the_partitions(deployment: Deployment) -> None:
 
 
 def test_events_of_every_type_are_taken(deployment: Deployment) -> None:
-    """Those whose grants come later too: their facts are kept, nothing is dead-lettered."""
+    """Their facts are kept, and nothing is dead-lettered."""
     deployment.start_all()
     config = {"ci_access": {"projects": [{"id": "acme/shop"}]}}
     shared = {"id": 6, "name": "shared", "project_id": 3, "configuration": {}}

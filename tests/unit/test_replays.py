@@ -319,3 +319,29 @@ def test_a_fact_says_no_more_than_it_must() -> None:
     world.take(build.group(12))
     (fact,) = [fact for name, fact in world.projection.facts.items() if name == key]
     assert (fact.last_removal, fact.sequence, fact.sequenced_at) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("sequence", [{}, {"sequence": "7"}])
+@pytest.mark.parametrize("mended_sequence", [{}, {"sequence": "7"}, {"sequence": "8"}])
+def test_a_mended_replay_replaces_what_counted_of_its_original(
+    sequence: dict[str, str], mended_sequence: dict[str, str]
+) -> None:
+    """The original was applied, but for the entry that KAS could not read."""
+
+    def configured(*projects: dict[str, Any], **more: Any) -> dict[str, Any]:
+        config = {"ci_access": {"projects": list(projects)}}
+        return build.event("agent.configured", {"id": 5, "config": config}, **more)
+
+    world = World(*HIERARCHY, build.project(8, 12), build.agent(5, 8), build.member(1, group_id=3))
+    original = world.feed(configured({"id": 7, "access_as": {}}, **sequence))
+    assert "does not count" in (world.projection.apply(original) or "")
+    header = replays.header(Rank(original.offset, original.timestamp))
+    mended = world.feed(configured({"id": 7, "access_as": {"agent": {}}}, **mended_sequence))
+    for record in (mended._replace(headers=(header,)), original):
+        world.projection.apply(record)
+    world.take(build.started(9, 7))
+    assert world.agents() == [5]
+    world.take(configured(sequence="9"))
+    world.projection.apply(mended._replace(offset=mended.offset + 9, headers=(header,)))
+    world.write()
+    assert world.agents() == [], "a replay never overwrites what came later"
