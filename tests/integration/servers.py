@@ -12,7 +12,8 @@ from pathlib import Path
 from projector.dev import kafka_command, redis_command
 from projector.ports import free_port
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "kafka"
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT = REPOSITORY / "scripts" / "kafka"
 START_S = 60
 
 
@@ -70,18 +71,24 @@ def embedded_kafka(folder: Path, port: int) -> Server:
     return Server(kafka_command(port), folder / "broker.log")
 
 
-def apache_kafka(folder: Path, port: int) -> Server:
-    return Server(
-        [str(SCRIPT), "run", str(port), str(folder), str(free_port())], folder / "broker.log"
-    )
+def apache_kafka(folder: Path, port: int, *properties: str) -> Server:
+    """One broker; `properties` (name=value) override those of `scripts/kafka`."""
+    command = [str(SCRIPT), "run", str(port), str(folder), str(free_port()), *properties]
+    return Server(command, folder / "broker.log")
 
 
-def valkey(folder: Path, port: int) -> Server:
-    return Server(redis_command(port, str(folder)), folder / "valkey.log")
+def valkey(folder: Path, port: int, *options: str) -> Server:
+    """A server; `options` override the defaults, which keep nothing on disk."""
+    return Server([*redis_command(port, str(folder)), *options], folder / "valkey.log")
 
 
-def projector(command: list[str], log: Path, env: Mapping[str, str]) -> Server:
-    return Server([sys.executable, "-m", "projector", *command], log, os.environ | env)
+def projector(
+    command: list[str], log: Path, env: Mapping[str, str], module: str = "projector"
+) -> Server:
+    """A process of the product, or of a module of the tests that runs its command line."""
+    paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    argv = [sys.executable, "-m", module, *command]
+    return Server(argv, log, os.environ | {"PYTHONPATH": paths, **env})
 
 
 def without_apache_kafka() -> str | None:

@@ -1,0 +1,207 @@
+"""One scenario: the product under traffic, a fault, and what the observer saw of it."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+from tests.faults import shim
+from tests.faults.background import Background
+from tests.faults.expectation import Expectation, expectations, wall_ms
+from tests.faults.observer import Look, Observer
+from tests.faults.report import Report, Row
+from tests.faults.traffic import Sent, Traffic
+from tests.faults.world import SHORT_LIFE_S, Crafted, Event, Root, roots
+from tests.integration.deployment import Deployment
+from tests.integration.servers import Server, eventually
+
+# The bound on staleness (seconds) in this suite, and when Kafka gives up a silent worker.
+BOUND_S: Final = 3.0
+SESSION_S: Final = 6.0
+ROOTS_PER_PARTITION: Final = 3
+CRAFTED_FROM: Final = 500
+WARM_EVENTS: Final = 700
+SEND_S: Final = 60.0
+SHOWN: Final = 5
+# A check of nothing passes: so many answers of each kind are the least.
+LEAST: Final = {200: 300, 401: 30}
+
+
+class Verdict(NamedTuple):
+    """What is wrong with the answers, a sentence for each."""
+
+    over_grants: list[str]
+    false_401s: list[str]
+    wrong: list[str]
+
+    def assert_clean(self) -> None:
+        """Fail with the first findings of each kind."""
+        findings = [
+            f"{len(found)} {name}:\n  " + "\n  ".join(found[:SHOWN])
+            for name, found in self._asdict().items()
+            if found
+        ]
+        assert not findings, "\n".join(findings)
+
+
+class Scenario:
+    """Workers, an API, traffic and the observer, until the end of the block."""
+
+    def __init__(self, deployment: Deployment, seed: int, report: Report, fault: str) -> None:
+        self.deployment = deployment
+        self.fault = fault
+        self.workers: list[Server] = []
+        self.crafted = [Crafted(root) for root in roots(1, CRAFTED_FROM)]
+        self._report = report
+        self._seed = seed
+        self._stack = ExitStack()
+        self._proofs: list[str] = []
+        self._injected = 0.0
+        deployment.env |= {
+            "PROJECTOR_MAX_STALENESS": f"{BOUND_S:g}",
+            "PROJECTOR_SESSION_TIMEOUT": f"{SESSION_S:g}",
+        }
+
+    @property
+    def folder(self) -> Path:
+        return self.deployment.folder
+
+    def __enter__(self) -> Self:
+        self.background = self._stack.enter_context(Background())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    # before the fault
+
+    def start(self, workers: int = 2, *faults: tuple[str, dict[str, Any]]) -> None:
+        """Everything, until all partitions are fresh and traffic has gone on for a while.
+
+        The first worker has the faults.
+        """
+        self.create_topics()
+        self.start_worker(*faults)
+        for _ in range(workers - 1):
+            self.start_worker()
+        self.start_traffic()
+        self.warm_up()
+
+    def create_topics(self) -> None:
+        done = self.deployment.command("topics")
+        assert done.returncode == 0, done.stderr
+
+    def start_worker(self, *faults: tuple[str, dict[str, Any]]) -> Server:
+        """One more worker, with the faults inside, if any."""
+        if faults:
+            env = shim.environment(*faults)
+            worker = self.deployment.start("worker", module="tests.faults.shim", **env)
+        else:
+            worker = self.deployment.start("worker")
+        self.workers.append(worker)
+        return worker
+
+    def start_traffic(self) -> None:
+        self.deployment.start_api()
+        world = [Root(root, self._seed) for root in roots(ROOTS_PER_PARTITION)]
+        self.traffic = Traffic(self.deployment.kafka, self.deployment.prefix, self._seed, world)
+        self.background.call(self.traffic.start(), SEND_S)
+        self._stack.callback(lambda: self.background.call(self.traffic.close(), SEND_S))
+        port = int(self.deployment.api.rpartition(":")[2])
+        self.observer = Observer(port, self.traffic, self._seed)
+        self.background.keep(self.observer.look_all_along())
+
+    def warm_up(self) -> None:
+        self.until(lambda: self.traffic.count > WARM_EVENTS, f"{WARM_EVENTS} events sent")
+        self.until_fresh()
+
+    # the fault
+
+    def inject(self) -> None:
+        """The fault begins now."""
+        self._injected = time.monotonic()
+
+    def prove(self, proof: str) -> None:
+        """The fault was real, for this reason."""
+        self._proofs.append(proof)
+
+    def send(self, event: Event) -> Sent:
+        """Send one event of a crafted root; returns once Kafka has it."""
+        return self.background.call(self.traffic.send(event), SEND_S)
+
+    def go_on(self, seconds: float) -> None:
+        """Let traffic go on for a while: the fault's own duration, nothing to wait for."""
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() >= end, "time passes", seconds + 5)
+
+    def until(self, holds: Callable[[], bool], what: str, timeout: float = 45.0) -> None:
+        """Wait until it holds, and fail if meanwhile traffic or observer have."""
+
+        def checked() -> bool:
+            self.background.check()
+            return holds()
+
+        eventually(checked, what, timeout)
+
+    def until_fresh(self) -> None:
+        """Wait until every partition holds all that Kafka had when this began."""
+        self.until(
+            lambda: self.background.call(self.observer.settle(), SEND_S), "all partitions fresh"
+        )
+
+    def until_stale(self) -> None:
+        """Wait until /health/ready says 503."""
+        self.until(lambda: self.observer.health[-1].status == 503, "/health/ready is 503")
+
+    def logged(self, text: str) -> int:
+        """How many lines of the workers' logs have the text."""
+        return sum(text in line for worker in self.workers for line in worker.log().splitlines())
+
+    # after the fault
+
+    def finish(self) -> Verdict:
+        """End the traffic, wait until all is fresh, and judge; adds the row to the report."""
+        self.background.call(self.traffic.stop(), SEND_S)
+        self.go_on(SHORT_LIFE_S[1])
+        self.until_fresh()
+        expected = expectations(self.traffic.histories.values())
+        looks = list(self.observer.looks)
+        verdict = Verdict(
+            over_grants=[s for look in looks if look.agents
+                         for s in expected[look.token.root].over_grants(look, BOUND_S)],
+            false_401s=[expected[look.token.root].false_401(look) for look in looks
+                        if look.status == 401 and expected[look.token.root].is_false_401(look)],
+            wrong=self._wrong_at_the_end(expected),
+        )  # fmt: skip
+        self._add_row(verdict, looks)
+        return verdict
+
+    def _wrong_at_the_end(self, expected: dict[str, Expectation]) -> list[str]:
+        answers = self.background.call(self.observer.sweep(self.traffic.started), SEND_S)
+        now = wall_ms(time.monotonic())
+        final = {d: said for each in expected.values() for d, said in each.final(now).items()}
+        return [
+            f"job {token.job} (root {token.root}): {answers[token.digest]} "
+            f"instead of {final[token.digest]}"
+            for token in self.traffic.started
+            if answers[token.digest] != final[token.digest]
+        ]
+
+    def _add_row(self, verdict: Verdict, looks: list[Look]) -> None:
+        statuses = self.observer.statuses()
+        for status, least in LEAST.items():
+            assert statuses[status] >= least, f"too few answers with {status}: {statuses}"
+        over_grants, false_401s, wrong = (len(found) for found in verdict)
+        self._report.rows.append(
+            Row(self.fault, self.traffic.count, len(looks), over_grants, false_401s, wrong,
+                self.fresh_again(), ", ".join(self._proofs))
+        )  # fmt: skip
+
+    def fresh_again(self) -> float:
+        """Seconds from the fault until /health/ready was 200 for good."""
+        bad = [h.at for h in self.observer.health if h.status != 200 and h.at > self._injected]
+        if not bad:
+            return 0.0
+        back = [h.at for h in self.observer.health if h.status == 200 and h.at > bad[-1]]
+        return min(back, default=time.monotonic()) - self._injected
