@@ -13,7 +13,7 @@ from tests.faults.traffic import Traffic
 from tests.faults.world import Token
 from tests.integration.deployment import PATH
 
-LINES: Final = 6
+LINES: Final = 16
 LOOKUPS_PER_S: Final = 300.0
 HEALTH_INTERVAL_S: Final = 0.1
 TIMEOUT_S: Final = 8.0
@@ -115,12 +115,14 @@ class Observer:
         if self._new < len(started):
             self._new += 1
             return started[self._new - 1]
-        if self.watched and self._dice.random() < 0.4:
-            return self._dice.choice(self.watched)
         if not started:
             return None
-        since = -RECENT if self._dice.random() < 0.7 else 0
-        return self._dice.choice(started[since:])
+        chance = self._dice.random()
+        if self.watched and chance < 0.3:
+            return self._dice.choice(self.watched)
+        if self._traffic.live and chance < 0.7:
+            return self._dice.choice(list(self._traffic.live.values()))
+        return self._dice.choice(started[-RECENT:] if chance < 0.9 else started)
 
     async def look(self, line: Line, token: Token) -> Look | None:
         """Look one token up and note the answer."""
@@ -172,7 +174,7 @@ class Observer:
         """By digest the whole answer to each token: a status, and of 200 the body."""
         answers: dict[str, Any] = {}
         waiting = iter(tokens)
-        await asyncio.gather(*(self._sweep(waiting, answers) for _ in range(2 * LINES)))
+        await asyncio.gather(*(self._sweep(waiting, answers) for _ in range(LINES)))
         return answers
 
     async def _sweep(self, waiting: Iterator[Token], answers: dict[str, Any]) -> None:

@@ -1,19 +1,22 @@
 """One scenario: the product under traffic, a fault, and what the observer saw of it."""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
 from tests.faults import shim
 from tests.faults.background import Background
-from tests.faults.expectation import Expectation, expectations, wall_ms
+from tests.faults.expectation import TOLERANCE_S, Expectation, expectations, wall_ms
 from tests.faults.observer import Look, Observer
 from tests.faults.report import Report, Row
-from tests.faults.traffic import Sent, Traffic
+from tests.faults.traffic import Headers, Sent, Traffic
 from tests.faults.world import SHORT_LIFE_S, Crafted, Event, Root, roots
-from tests.integration.deployment import Deployment
+from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import Server, eventually
 
 # The bound on staleness (seconds) in this suite, and when Kafka gives up a silent worker.
@@ -26,6 +29,22 @@ SEND_S: Final = 60.0
 SHOWN: Final = 5
 # A check of nothing passes: so many answers of each kind are the least.
 LEAST: Final = {200: 300, 401: 30}
+
+
+Fault = tuple[str, dict[str, Any]]
+Faults = Sequence[Fault]
+# A worker as it is.
+SOUND: Final[Faults] = ()
+
+
+class Raw(NamedTuple):
+    """A record as it goes to Kafka, whatever it says."""
+
+    topic: str
+    value: bytes | None
+    key: bytes
+    partition: int
+    headers: Headers = ()
 
 
 class Verdict(NamedTuple):
@@ -76,15 +95,14 @@ class Scenario:
 
     # before the fault
 
-    def start(self, workers: int = 2, *faults: tuple[str, dict[str, Any]]) -> None:
+    def start(self, *workers: Faults) -> None:
         """Everything, until all partitions are fresh and traffic has gone on for a while.
 
-        The first worker has the faults.
+        For each worker the faults inside.
         """
         self.create_topics()
-        self.start_worker(*faults)
-        for _ in range(workers - 1):
-            self.start_worker()
+        for faults in workers:
+            self.start_worker(*faults)
         self.start_traffic()
         self.warm_up()
 
@@ -92,7 +110,7 @@ class Scenario:
         done = self.deployment.command("topics")
         assert done.returncode == 0, done.stderr
 
-    def start_worker(self, *faults: tuple[str, dict[str, Any]]) -> Server:
+    def start_worker(self, *faults: Fault) -> Server:
         """One more worker, with the faults inside, if any."""
         if faults:
             env = shim.environment(*faults)
@@ -130,10 +148,69 @@ class Scenario:
         """Send one event of a crafted root; returns once Kafka has it."""
         return self.background.call(self.traffic.send(event), SEND_S)
 
+    def craft(self) -> None:
+        """Set up the crafted roots; the observer keeps looking at their tokens."""
+        for crafted in self.crafted:
+            *company, job = crafted.foundation()
+            for event in company:
+                self.send(event)
+            self.background.call(self.traffic.send(job, crafted.token), SEND_S)
+            self.observer.watched.append(crafted.token)
+        for crafted in self.crafted:
+            self.until_agents(crafted, (crafted.agent,))
+
+    def until_agents(self, crafted: Crafted, agents: tuple[int, ...]) -> None:
+        """Wait until the crafted job may use exactly these."""
+
+        def answered() -> bool:
+            answer = self.deployment.look_up(crafted.token.secret)
+            if answer.status != 200:
+                return False
+            return tuple(agent["id"] for agent in answer.body["allowed_agents"]) == agents
+
+        self.until(answered, f"job {crafted.token.job} gets the agents {agents}")
+
+    def owner(self, partition: int) -> str:
+        """Who holds the partition's claim in Redis; empty if nobody does."""
+        held = self.deployment.redis.hget(f"allowed-agents:partition:{{{partition}}}", "owner")
+        return (held or b"").decode()
+
+    def owned_by(self, worker: Server) -> list[int]:
+        """The partitions that the worker has claimed."""
+        mark = f"-{worker.process.pid}-"
+        return [partition for partition in range(PARTITIONS) if mark in self.owner(partition)]
+
+    def produce(self, *records: Raw) -> None:
+        """Send records past the histories: nothing may come of them."""
+        self.background.call(self._produce(records), SEND_S)
+
+    async def _produce(self, records: Sequence[Raw]) -> None:
+        await asyncio.gather(*(self.traffic.produce(*record) for record in records))
+
+    def dead_letters(self) -> set[tuple[str, str, str]]:
+        """Topic, partition and offset of every record that became a dead letter."""
+        return self.background.call(self._dead_letters(), SEND_S)
+
+    async def _dead_letters(self) -> set[tuple[str, str, str]]:
+        place = TopicPartition(f"{self.deployment.prefix}dead-letters", 0)
+        found: set[tuple[str, str, str]] = set()
+        async with AIOKafkaConsumer(bootstrap_servers=self.deployment.kafka) as consumer:
+            consumer.assign([place])
+            end = (await consumer.end_offsets([place]))[place]
+            await consumer.seek_to_beginning(place)
+            while await consumer.position(place) < end:
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    found |= {_origin(dict(record.headers)) for record in records}
+        return found
+
     def go_on(self, seconds: float) -> None:
         """Let traffic go on for a while: the fault's own duration, nothing to wait for."""
         end = time.monotonic() + seconds
         self.until(lambda: time.monotonic() >= end, "time passes", seconds + 5)
+
+    def go_on_past_the_bound(self) -> None:
+        """Until an answer from before would be an old one, and a check of it would find it."""
+        self.go_on(BOUND_S + TOLERANCE_S)
 
     def until(self, holds: Callable[[], bool], what: str, timeout: float = 45.0) -> None:
         """Wait until it holds, and fail if meanwhile traffic or observer have."""
@@ -205,3 +282,10 @@ class Scenario:
             return 0.0
         back = [h.at for h in self.observer.health if h.status == 200 and h.at > bad[-1]]
         return min(back, default=time.monotonic()) - self._injected
+
+
+def _origin(headers: dict[str, bytes]) -> tuple[str, str, str]:
+    topic, partition, offset = (
+        headers[f"dead-letter-{name}"].decode() for name in ("topic", "partition", "offset")
+    )
+    return topic, partition, offset

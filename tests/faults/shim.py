@@ -36,12 +36,15 @@ def patch(owner: type, name: str, replacement: Callable[[Any], Any]) -> None:
 # fault points
 
 
-def kill(phase: str, nth: int) -> None:
-    """This process ends by SIGKILL when it comes to the phase for the n-th time."""
+def kill(phase: str, nth: int, trigger: str) -> None:
+    """This process ends by SIGKILL when it comes to the phase for the n-th time.
+
+    It counts from when the file `trigger` is there.
+    """
     left = [nth]
 
     def die_at_last() -> None:
-        left[0] -= 1
+        left[0] -= Path(trigger).exists()
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -57,14 +60,22 @@ def kill(phase: str, nth: int) -> None:
 
 
 def stop(trigger: str) -> None:
-    """This process stops itself before the next views that it writes once the file is there."""
+    """This process stops itself when it is to write the view whose digest is in the file."""
+    path = Path(trigger)
 
-    def stop_once() -> None:
-        if Path(trigger).exists():
-            Path(trigger).unlink()
+    def stop_at_last(changed: Any) -> None:
+        if path.exists() and path.read_text() in {view.digest for view in changed}:
+            path.unlink()
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    patch(Store, "write_views", lambda write: _before(write, stop_once))
+    def stopping(write: Method) -> Method:
+        async def wrapped(self: Store, changed: Any) -> Any:
+            stop_at_last(changed)
+            return await write(self, changed)
+
+        return wrapped
+
+    patch(Store, "write_views", stopping)
 
 
 def _before(write: Method, act: Callable[[], None]) -> Method:

@@ -1,22 +1,57 @@
 """Workers that die, stop, sleep, and come and go."""
 
 import signal
+from pathlib import Path
 
 import pytest
 
 from tests.faults import shim
 from tests.faults.conftest import NewScenario
+from tests.faults.scenario import SOUND
+from tests.faults.zombie import wake_a_zombie
+
+NTH = 20
+BACKLOG = 3000
 
 
 @pytest.mark.parametrize("phase", shim.PHASES)
-def test_kill_9(new_scenario: NewScenario, phase: str) -> None:
+def test_kill_9(new_scenario: NewScenario, tmp_path: Path, phase: str) -> None:
     scenario = new_scenario(f"kill -9 {phase}")
-    scenario.start(2, ("kill", {"phase": phase, "nth": 150}))
+    trigger = tmp_path / "kill"
+    scenario.start([("kill", {"phase": phase, "nth": NTH, "trigger": str(trigger)})], SOUND)
     doomed = scenario.workers[0]
-    scenario.until(lambda: doomed.process.poll() is not None, "the worker killed itself")
+    scenario.until(lambda: bool(scenario.owned_by(doomed)), "the worker owns partitions")
     scenario.inject()
+    trigger.touch()
+    scenario.until(lambda: doomed.process.poll() is not None, "the worker killed itself")
     assert doomed.process.returncode == -signal.SIGKILL
     scenario.prove(f"exit {doomed.process.returncode}")
     scenario.start_worker()
     scenario.until_fresh()
+    scenario.finish().assert_clean()
+
+
+def test_restart_with_a_backlog(new_scenario: NewScenario) -> None:
+    scenario = new_scenario("restart with a backlog")
+    scenario.start(SOUND)
+    worker = scenario.workers[0]
+    assert worker.stop() == 0
+    scenario.inject()
+    before = scenario.traffic.count
+    usual, scenario.traffic.rate = scenario.traffic.rate, 10.0 * BACKLOG
+    scenario.until(lambda: scenario.traffic.count > before + BACKLOG, "the backlog")
+    scenario.traffic.rate = usual
+    scenario.prove(f"exit 0, {scenario.traffic.count - before:,} events waiting")
+    worker.start()
+    scenario.until_fresh()
+    scenario.finish().assert_clean()
+
+
+def test_zombie(new_scenario: NewScenario, tmp_path: Path) -> None:
+    scenario = new_scenario("zombie")
+    trigger = tmp_path / "stop"
+    scenario.start([("stop", {"trigger": str(trigger)})], SOUND)
+    zombie = wake_a_zombie(scenario, trigger)
+    scenario.until(lambda: "refused" in zombie.log(), "the zombie's writes are refused")
+    scenario.prove(f"{zombie.log().count('refused')} writes of the zombie refused")
     scenario.finish().assert_clean()

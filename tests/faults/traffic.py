@@ -6,6 +6,7 @@ So every root has a total order of events, each with the time it was sent and th
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from random import Random
 from typing import Final, NamedTuple
 
@@ -21,6 +22,8 @@ RATE: Final = 150.0
 RETRY_S: Final = 0.2
 # Longer than any fault lasts, so that a retry is the producer's own, which cannot repeat an event.
 GIVE_UP_MS: Final = 90_000
+
+Headers = Sequence[tuple[str, bytes]]
 
 
 class Sent(NamedTuple):
@@ -50,6 +53,10 @@ class Traffic:
         self.histories = {root.root: History(root.root) for root in roots}
         # Tokens whose job.started Kafka has, in that order.
         self.started: list[Token] = []
+        # Of the jobs that have not finished, the latest token of each.
+        self.live: dict[int, Token] = {}
+        # Events per second of all roots together.
+        self.rate = RATE
         # Whether user.set, which needs every partition, may be sent.
         self.broadcasts = True
         self._stopping = False
@@ -92,26 +99,30 @@ class Traffic:
             enable_idempotence=True,
             request_timeout_ms=GIVE_UP_MS,
             retry_backoff_ms=50,
+            max_request_size=4 * 1024 * 1024,
         )
 
     async def _play(self, root: Root) -> None:
-        pause = len(self.roots) / RATE
         while not self._stopping:
             event = root.next()
             if event["type"] == "user.set" and not self.broadcasts:
                 continue
             await self.send(event, root.tokens.get(event["data"].get("token_sha256", "")))
+            pause = len(self.roots) / self.rate
             await asyncio.sleep(self._dice.uniform(0.2, 1.8) * pause)
 
     async def send(self, event: Event, token: Token | None = None) -> Sent:
         """Send one event and note it in its root's history once Kafka has it."""
+        root = event["partitionkey"]
         sent = time.monotonic()
         await self._deliver(event)
         entry = Sent(event, sent, time.monotonic())
-        self.histories.setdefault(event["partitionkey"], History(event["partitionkey"]))
-        self.histories[event["partitionkey"]].events.append(entry)
+        self.histories.setdefault(root, History(root)).events.append(entry)
         if token:
             self.started.append(token)
+            self.live[token.job] = token
+        elif event["type"] == "job.finished":
+            self.live.pop(event["data"]["id"], None)
         return entry
 
     async def _deliver(self, event: Event) -> None:
@@ -122,11 +133,16 @@ class Traffic:
             *(self.produce(kind.topic, value, root.encode(), place) for place in places)
         )
 
-    async def produce(self, topic: str, value: bytes, key: bytes, partition: int) -> None:
-        """Until Kafka has it: an event counts from its acknowledgement on."""
+    async def produce(
+        self, topic: str, value: bytes | None, key: bytes, partition: int, headers: Headers = ()
+    ) -> None:
+        """Send until Kafka has it: an event counts from its acknowledgement on."""
+        name = self._prefix + topic
         while True:
             try:
-                await self._producer.send_and_wait(self._prefix + topic, value, key, partition)
+                await self._producer.send_and_wait(
+                    name, value, key, partition, headers=list(headers)
+                )
             except KafkaError:
                 await asyncio.sleep(RETRY_S)
             else:

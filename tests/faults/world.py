@@ -63,7 +63,7 @@ class Root:
         self._base = int(root) * 10_000
         self._top = int(root)
         self._groups = [self._id(n) for n in (1, 2, 3)]
-        self._projects = [self._id(n) for n in (11, 12, 13)]
+        self.projects = [self._id(n) for n in (11, 12, 13)]
         self._users = [self._id(n) for n in (21, 22, 23)]
         self._agents = [self._id(n) for n in (31, 32, 33, 34, 35)]
         self._jobs = 0
@@ -105,13 +105,13 @@ class Root:
         yield build.group(self._top, root=self.root)
         for group, parent in ((first, self._top), (second, first), (third, self._top)):
             yield build.group(group, parent, root=self.root)
-        for project, group in zip(self._projects, (second, first, third), strict=True):
+        for project, group in zip(self.projects, (second, first, third), strict=True):
             yield build.project(project, group, root=self.root)
         for user in self._users:
             yield build.user(user, root=self.root)
             yield build.member(user, "developer", group_id=self._top, root=self.root)
         for number, agent in enumerate(self._agents):
-            yield build.agent(agent, self._projects[number % 3], root=self.root)
+            yield build.agent(agent, self.projects[number % 3], root=self.root)
 
     # jobs
 
@@ -124,7 +124,7 @@ class Root:
     def _job_started(self) -> Event:
         self._jobs += 1
         job = self._id(1000 + self._jobs)
-        self._live[job] = self.dice.choice(self._projects), self.dice.choice(self._users)
+        self._live[job] = self.dice.choice(self.projects), self.dice.choice(self._users)
         return self._start(job)
 
     def _job_started_again(self) -> Event:
@@ -149,7 +149,7 @@ class Root:
 
     def _scope(self) -> dict[str, int]:
         if self.dice.random() < 0.5:
-            return {"project_id": self.dice.choice(self._projects)}
+            return {"project_id": self.dice.choice(self.projects)}
         return {"group_id": self.dice.choice([self._top, *self._groups])}
 
     def _member_set(self) -> Event:
@@ -174,7 +174,7 @@ class Root:
     # agents, projects, groups
 
     def _agent_set(self) -> Event:
-        agent, project = self.dice.choice(self._agents), self.dice.choice(self._projects)
+        agent, project = self.dice.choice(self._agents), self.dice.choice(self.projects)
         return build.agent(agent, project, root=self.root)
 
     def _agent_removed(self) -> Event:
@@ -182,7 +182,7 @@ class Root:
 
     def _project_removed(self) -> Event:
         """And soon set again, with a member."""
-        project, group = self.dice.choice(self._projects), self.dice.choice(self._groups)
+        project, group = self.dice.choice(self.projects), self.dice.choice(self._groups)
         user = self.dice.choice(self._users)
         self._due += [
             self._agent_set(),
@@ -209,10 +209,10 @@ class Root:
     def _sequenced_agent(self) -> Event:
         if self.dice.random() < 0.3:
             return build.removed("agent", self._id(36), root=self.root)
-        return build.agent(self._id(36), self.dice.choice(self._projects), root=self.root)
+        return build.agent(self._id(36), self.dice.choice(self.projects), root=self.root)
 
     def _sequenced_member(self) -> Event:
-        where = {"project_id": self.dice.choice(self._projects), "via": "share:5"}
+        where = {"project_id": self.dice.choice(self.projects), "via": "share:5"}
         user = self.dice.choice(self._users)
         if self.dice.random() < 0.4:
             return build.event("member.removed", {"user_id": user, **where}, self.root)
@@ -227,6 +227,10 @@ class Crafted(NamedTuple):
     """A root where nothing happens but what a scenario sends: one job, one agent, one member."""
 
     root: str
+
+    @property
+    def partition(self) -> int:
+        return partition_of(self.root, PARTITIONS)
 
     @property
     def number(self) -> int:

@@ -71,9 +71,10 @@ def embedded_kafka(folder: Path, port: int) -> Server:
     return Server(kafka_command(port), folder / "broker.log")
 
 
-def apache_kafka(folder: Path, port: int, *properties: str) -> Server:
+def apache_kafka(folder: Path, port: int, controller: int = 0, *properties: str) -> Server:
     """One broker; `properties` (name=value) override those of `scripts/kafka`."""
-    command = [str(SCRIPT), "run", str(port), str(folder), str(free_port()), *properties]
+    ports = str(port), str(folder), str(controller or free_port())
+    command = [str(SCRIPT), "run", *ports, *properties]
     return Server(command, folder / "broker.log")
 
 
