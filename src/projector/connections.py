@@ -1,20 +1,69 @@
 """How this product connects to Redis, on the write and on the read side alike."""
 
+import re
 from typing import Final
 
+import structlog
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from projector.errors import SetupError
 from projector.settings import Settings
 from projector.views import MAX_PARTITIONS
+
+log = structlog.get_logger()
 
 TIMEOUT_S: Final = 2.0
 # Each partition's owner uses two at most, and one worker may own them all.
 MAX_CONNECTIONS: Final = 2 * MAX_PARTITIONS
 
 
-def redis(settings: Settings) -> Redis:
+class EvictionError(SetupError):
+    """Redis is set up to forget what it was told."""
+
+
+class Server:
+    """Which Redis server answers.
+
+    `changes` counts restarts and failovers: after one, writes that were acknowledged may be gone.
+    Every new connection asks; nothing else can lead to another server.
+    """
+
+    def __init__(self) -> None:
+        self.changes = 0
+        self._run_id = b""
+
+    async def greet(self, connection: AbstractConnection) -> None:
+        """Begin a connection as redis-py does, then ask who is there."""
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        found = _RUN_ID.search(await connection.read_response())
+        self._note(found.group(1) if found else b"")
+
+    def _note(self, run_id: bytes) -> None:
+        if self._run_id and run_id != self._run_id:
+            self.changes += 1
+            log.warning("Redis was restarted or failed over, everything is written again")
+        self._run_id = run_id
+
+
+_RUN_ID: Final = re.compile(rb"run_id:(\w+)")
+
+
+async def refuse_eviction(redis: Redis, place: str) -> None:
+    """Raise `EvictionError` if the server may drop keys: a dropped token would count as unknown."""
+    memory = await redis.info("memory")
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if memory.get("maxmemory") and policy != "noeviction":
+        raise EvictionError(
+            f"Redis at {place} has maxmemory-policy {policy}: it would drop live tokens, and their "
+            "jobs would get 401. Set maxmemory-policy noeviction"
+        )
+
+
+def redis(settings: Settings, server: Server | None = None) -> Redis:
     """A client that gives up after two seconds; whoever calls it decides about trying again."""
     return Redis.from_url(
         settings.redis_url,
@@ -22,4 +71,5 @@ def redis(settings: Settings) -> Redis:
         socket_connect_timeout=TIMEOUT_S,
         retry=Retry(NoBackoff(), 1),
         max_connections=MAX_CONNECTIONS,
+        redis_connect_func=server.greet if server else None,
     )

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
 
-from projector import redaction
+from projector import metrics, redaction
 from projector.events import DEAD_LETTERS, Record
 from projector.settings import Settings
 
@@ -51,6 +51,7 @@ class DeadLetters:
     async def send(self, letters: list[DeadLetter]) -> None:
         """Send the letters and wait until Kafka has them all."""
         await asyncio.gather(*(self._send(letter) for letter in letters))
+        metrics.DEAD_LETTERS.inc(len(letters))
 
     async def _send(self, letter: DeadLetter) -> None:
         key, value, headers = compose(letter, datetime.now(UTC))

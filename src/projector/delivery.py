@@ -68,7 +68,7 @@ class RangeReader:
         Positions and not records decide, for transaction markers use offsets without a record.
         Raises `KafkaError`, and `HistoryLostError` where a topic no longer has its start.
         """
-        wanted = [topic for topic in Topic if starts[topic] < ends.get(topic, 0)]
+        wanted = [topic for topic in Topic if starts.get(topic, 0) < ends.get(topic, 0)]
         if not wanted:
             return
         consumer = self._new_consumer()

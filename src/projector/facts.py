@@ -85,6 +85,10 @@ class Facts:
     def __len__(self) -> int:
         return len(self._facts)
 
+    def items(self) -> Iterable[tuple[Key, AnyFact]]:
+        """Every fact with its key."""
+        return self._facts.items()
+
     def get(self, key: Key) -> AnyFact | None:
         """The fact under `key`, also of a removed thing."""
         return self._facts.get(key)

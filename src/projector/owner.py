@@ -7,46 +7,41 @@ errors are retried while the partition grows stale; nothing but a newer claim en
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import structlog
 
-from projector.dead_letters import DeadLetter, DeadLetters
+from projector import metrics, outbox
+from projector.dead_letters import DeadLetters
 from projector.delivery import HistoryLostError, Offsets, RangeReader, refuse_lost_history
 from projector.events import Record, Topic
+from projector.inbox import Delivered, Inbox
 from projector.outages import OUTAGES, outlast
-from projector.projection import Changes, Policy, Projection
-from projector.store import IncompleteCheckpointError, RefusedError, Store
+from projector.outbox import Outbox
+from projector.projection import Policy, Projection, View
+from projector.store import Checkpoint, IncompleteCheckpointError, RefusedError, Store
+from projector.sweep import Rounds
+from projector.things import Key, kind_of
 from projector.views import Version
 
 log = structlog.get_logger()
 
-QUEUE_SIZE: Final = 10_000
-QUEUE_BYTES: Final = 32 * 1024 * 1024
-BATCH_SIZE: Final = 500
-# How long arrivals gather while the owner is busy: some 10,000 events/s instead of 6,000.
-LINGER_S: Final = 0.005
 PROBE_INTERVAL_S: Final = 0.25
 PROBE_TIMEOUT_S: Final = 2.0
 # A delivery that the broker has and Faust does not bring within this time is read directly.
 STALL_S: Final = 2.0
 # Freshness probes whose end offsets are not reached yet. The oldest are kept: they come true first.
 MAX_PROBES: Final = 64
-# A claim that is refused again and again must not take all of Redis' time.
-REFUSED_PAUSE_S: Final = 0.5
+# The first heal begins at once; one after the other must not take all of Redis' time.
+HEAL_PAUSE_S: Final = 0.5
 HISTORY_PAUSE_S: Final = 10.0
+# Long enough for whoever wrote the orphan to be gone.
+ORPHAN_KEPT_MS: Final = 24 * 3600 * 1000
 HISTORY_ADVICE: Final = (
     "feed everything into new topics under another PROJECTOR_TOPIC_PREFIX, "
     "and use an empty Redis database"
 )
-
-
-class Delivered(NamedTuple):
-    """A record from Faust, and how to acknowledge it there."""
-
-    record: Record
-    ack: Callable[[], object]
 
 
 class Probe(NamedTuple):
@@ -58,6 +53,14 @@ class Probe(NamedTuple):
     moment: int
     ends: Offsets
     receded: tuple[Topic, ...] = ()
+
+
+class Batch(NamedTuple):
+    """What to write: views, then fields of the checkpoint (None: delete), `total` of them then."""
+
+    views: list[View]
+    fields: dict[Key, bytes | None]
+    total: int
 
 
 class Owner:
@@ -75,16 +78,16 @@ class Owner:
         self._policy = policy
         self._store = store
         self._source = source
-        self._dead_letters = dead_letters
         self._projection = Projection(partition, policy)
-        self._queue: deque[Delivered] = deque()
-        self._queued_bytes = 0
+        self._inbox = Inbox()
         self._wake = asyncio.Event()
+        self._outbox = Outbox(partition, source, dead_letters, on_sent=self._wake.set)
+        self._rounds = Rounds(policy.sweep_interval, PROBE_INTERVAL_S)
         self._stopping = False
+        # Whether the facts in memory are whole: then they outlast whatever happens to Redis.
+        self._knows_all = False
         self._next: Offsets = {}
         self._checkpointed: Offsets = {}
-        self._delivered: Offsets = dict.fromkeys(Topic, 0)
-        self._letters: list[DeadLetter] = []
         self._probes: deque[Probe] = deque()
         self._now = 0
         # The offset up to which each topic was last seen to go, beyond what the broker said.
@@ -98,17 +101,15 @@ class Owner:
         return self._store.version
 
     def enqueue(self, delivered: Delivered) -> None:
-        """Take a delivery, at once. When the queue is full it is only noted, to be read later."""
-        record = delivered.record
-        end = self._delivered[record.topic]
-        self._delivered[record.topic] = max(end, record.offset + 1)
-        size = len(record.value or b"")
-        if len(self._queue) >= QUEUE_SIZE or self._queued_bytes + size > QUEUE_BYTES:
-            delivered.ack()
-            return
-        self._queue.append(delivered)
-        self._queued_bytes += size
+        """Take a delivery, at once."""
+        self._inbox.put(delivered)
         self._wake.set()
+
+    def suspect(self, digest: str, epoch: int) -> None:
+        """A live record of this partition was found in Redis; is there a fact behind it?"""
+        known = not self._knows_all or self._projection.facts.job_of_token(digest)
+        if not known and epoch <= self.version.epoch:
+            self._rounds.suspect(digest)
 
     def stop(self) -> None:
         """Finish the batch at hand, then return from `run`."""
@@ -118,23 +119,31 @@ class Owner:
     async def run(self) -> None:
         """Own the partition; returns when stopped or when another owner claimed it."""
         async with asyncio.TaskGroup() as tasks:
-            probing = tasks.create_task(self._probe())
+            beside = [tasks.create_task(self._probe()), tasks.create_task(self._outbox.run())]
             while not self._stopping:
+                began = asyncio.get_running_loop().time()
                 try:
                     await self._own()
                 except RefusedError as refusal:
-                    log.warning("refused", partition=self.partition, reason=str(refusal))
-                    if await self._is_claimed_by_another():
-                        self._stopping = True
-                    await asyncio.sleep(REFUSED_PAUSE_S)
+                    await self._take_refusal(refusal, began)
                 except HistoryLostError as loss:
                     self._alarm(loss)
                     await asyncio.sleep(HISTORY_PAUSE_S)
-            probing.cancel()
+            for task in beside:
+                task.cancel()
 
     def _alarm(self, loss: HistoryLostError) -> None:
+        metrics.ALARMS.labels(reason="history lost").inc()
         log.error("history lost, the partition stays stale", partition=self.partition,
                   reason=str(loss), advice=HISTORY_ADVICE)  # fmt: skip
+
+    async def _take_refusal(self, refusal: RefusedError, began: float) -> None:
+        metrics.REFUSED_WRITES.inc()
+        log.warning("refused", partition=self.partition, reason=str(refusal))
+        if await self._is_claimed_by_another():
+            self._stopping = True
+        elif asyncio.get_running_loop().time() - began < HEAL_PAUSE_S:
+            await asyncio.sleep(HEAL_PAUSE_S)
 
     async def _own(self) -> None:
         await self._claim()
@@ -151,29 +160,56 @@ class Owner:
 
     @outlast
     async def _claim(self) -> None:
-        self._projection = Projection(self.partition, self._policy)
-        self._letters = []
+        """Take the partition, catch up with Kafka, and make Redis say what the facts say."""
         checkpoint = await self._store.claim(self._policy.partitions)
         beginnings = await self._source.beginnings(self.partition)
-        refuse_lost_history(checkpoint.offsets, beginnings)
-        self._next = beginnings | checkpoint.offsets
-        try:
-            fields = [field async for field in self._store.load(checkpoint)]
-            self._projection.restore(fields)
-        except (IncompleteCheckpointError, ValueError, KeyError) as error:
-            log.warning("checkpoint unusable, reading everything again", reason=repr(error))
-            await self._store.forget_checkpoint()
-            self._projection = Projection(self.partition, self._policy)
-            refuse_lost_history({}, beginnings)
-            self._next = beginnings
+        heal = self._knows_all
+        if heal:
+            refuse_lost_history(self._next, beginnings)
+        else:
+            await self._load(checkpoint, beginnings)
         ends = await self._source.ends(self.partition)
         await self._refuse_recreated(self._receded(self._next, ends))
         await self._catch_up(ends)
-        await self._reconcile()
+        await (self._heal() if heal else self._reconcile())
+        self._knows_all = True
+        self._report_claim("memory" if heal else "checkpoint")
+
+    def _report_claim(self, source: str) -> None:
+        metrics.CLAIMS.labels(facts=source).inc()
         log.info(
-            "claimed", partition=self.partition, epoch=self.version.epoch,
+            "claimed", partition=self.partition, epoch=self.version.epoch, source=source,
             facts=len(self._projection.facts), **_named(self._next),
         )  # fmt: skip
+
+    async def _load(self, checkpoint: Checkpoint, beginnings: Offsets) -> None:
+        refuse_lost_history(checkpoint.offsets, beginnings)
+        self._next = beginnings | checkpoint.offsets
+        try:
+            await self._restore(checkpoint)
+        except (IncompleteCheckpointError, ValueError, KeyError) as error:
+            log.warning("checkpoint unusable, reading everything again",
+                        partition=self.partition, reason=repr(error))  # fmt: skip
+            await self._store.forget_checkpoint()
+            self._forget()
+            refuse_lost_history({}, beginnings)
+            self._next = beginnings
+
+    async def _restore(self, checkpoint: Checkpoint) -> None:
+        self._forget()
+        facts: list[tuple[Key, bytes]] = []
+        letters: dict[Key, bytes] = {}
+        async for key, raw in self._store.load(checkpoint):
+            if kind_of(key) == outbox.KIND:
+                letters[key] = raw
+            else:
+                facts.append((key, raw))
+        self._projection.restore(facts)
+        self._outbox.restore(letters)
+
+    def _forget(self) -> None:
+        self._projection = Projection(self.partition, self._policy)
+        self._outbox.restore({})
 
     @staticmethod
     def _receded(applied: Offsets, ends: Offsets) -> tuple[Topic, ...]:
@@ -191,21 +227,31 @@ class Owner:
 
     async def _reconcile(self) -> None:
         """Rewrite every view: whatever the former owner wrote last, this is what holds."""
-        self._now = await self._store.now()
-        self._projection.advance(self._now)
-        facts = self._projection.take_changes(self._now).facts
-        await self._persist(Changes(self._projection.all_views(self._now), facts))
+        self._advance(await self._store.now())
+        changed = self._take_changes()
+        await self._persist(changed._replace(views=self._projection.all_views(self._now)))
+
+    async def _heal(self) -> None:
+        """Write everything from memory: Redis was emptied, went back, or was claimed meanwhile."""
+        self._advance(await self._store.now())
+        self._take_changes()
+        views = self._projection.all_views(self._now)
+        everything = self._batch([], {**self._projection.fields(), **self._outbox.fields()})
+        await self._store.write_views(views)
+        await self._store.forget_checkpoint()
+        await self._persist(everything)
 
     # deliveries
 
     async def _step(self) -> None:
-        taken = await self._take_batch()
+        taken = await self._inbox.take()
+        if self._inbox:
+            self._wake.set()
         try:
             for delivered in taken:
                 await self._take(delivered.record)
             await self._read_what_stalls()
-            self._now = max([self._now, *(probe.moment for probe in self._probes)])
-            self._projection.advance(self._now)
+            self._advance(max([self._now, *(probe.moment for probe in self._probes)]))
             await self._flush()
         finally:
             # Also of a batch that was refused: the next claim reads it from Kafka, and an event
@@ -213,41 +259,40 @@ class Owner:
             for delivered in taken:
                 delivered.ack()
         await self._stamp()
-
-    async def _take_batch(self) -> list[Delivered]:
-        if len(self._queue) > 1:
-            await asyncio.sleep(LINGER_S)
-        taken = [self._queue.popleft() for _ in range(min(BATCH_SIZE, len(self._queue)))]
-        self._queued_bytes -= sum(len(delivered.record.value or b"") for delivered in taken)
-        if self._queue:
-            self._wake.set()
-        return taken
+        await self._sweep()
 
     async def _take(self, record: Record) -> None:
         expected = self._next[record.topic]
         if record.offset > expected:
+            metrics.GAPS_READ.inc()
             log.info("gap", partition=self.partition, topic=record.topic,
                      expected=expected, delivered=record.offset)  # fmt: skip
             await self._catch_up({record.topic: record.offset})
         if record.offset == self._next[record.topic]:
+            await self._outbox.room()
             self._apply(record)
             self._next[record.topic] = record.offset + 1
+        else:
+            metrics.EVENTS.labels(topic=record.topic, outcome="repeated").inc()
 
     @outlast
     async def _catch_up(self, ends: Offsets) -> None:
         """Read and apply everything below `ends` straight from Kafka."""
         async for progress in self._source.read(self.partition, dict(self._next), ends):
+            await self._outbox.room()
             for record in progress.records:
                 if record.offset >= self._next[record.topic]:
                     self._apply(record)
             self._next |= progress.positions
-            await self._send_letters()
 
     def _apply(self, record: Record) -> None:
-        if reason := self._projection.apply(record):
+        reason = self._projection.apply(record)
+        outcome = "refused" if reason else "applied"
+        metrics.EVENTS.labels(topic=record.topic, outcome=outcome).inc()
+        if reason:
             log.warning("bad event", topic=record.topic, partition=record.partition,
                         offset=record.offset, reason=reason)  # fmt: skip
-            self._letters.append(DeadLetter(record, reason))
+            self._outbox.add(record, reason)
 
     async def _read_what_stalls(self) -> None:
         if not self._probes:
@@ -258,25 +303,33 @@ class Owner:
             if self._next[topic] >= ends[topic] or self._next[topic] != expected:
                 self._awaited[topic] = (self._next[topic], now)
             elif now - since > STALL_S:
+                metrics.STALLS_READ.inc()
                 log.info("delivery stalled", partition=self.partition, topic=topic,
                          expected=expected, end=ends[topic])  # fmt: skip
                 await self._catch_up({topic: ends[topic]})
 
+    def _advance(self, now: int) -> None:
+        self._now = max(self._now, now)
+        self._projection.advance(self._now)
+
+    def _take_changes(self) -> Batch:
+        views, facts = self._projection.take_changes(self._now)
+        return self._batch(views, facts | self._outbox.take_changes())
+
+    def _batch(self, views: list[View], fields: dict[Key, bytes | None]) -> Batch:
+        total = len(self._projection.facts) + len(self._outbox)
+        return Batch(views, fields, total)
+
     async def _flush(self) -> None:
-        changes = self._projection.take_changes(self._now)
-        if changes.views or changes.facts or self._letters or self._next != self._checkpointed:
-            await self._persist(changes)
+        batch = self._take_changes()
+        if batch.views or batch.fields or self._next != self._checkpointed:
+            await self._persist(batch)
 
     @outlast
-    async def _persist(self, changes: Changes) -> None:
-        await self._store.write_views(changes.views)
-        await self._send_letters()
-        await self._store.checkpoint(self._next, changes.facts, len(self._projection.facts))
+    async def _persist(self, batch: Batch) -> None:
+        await self._store.write_views(batch.views)
+        await self._store.checkpoint(self._next, batch.fields, batch.total)
         self._checkpointed = dict(self._next)
-
-    async def _send_letters(self) -> None:
-        await self._dead_letters.send(self._letters)
-        self._letters = []
 
     # freshness
 
@@ -285,18 +338,22 @@ class Owner:
         while not self._stopping:
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT_S):
-                    moment = await self._store.now()
-                    applied = dict(self._next)
-                    ends = await self._source.ends(self.partition)
-                receded = self._receded(applied, ends)
-                # A broker may know less than it has delivered (embedded ones do).
-                ends = {topic: max(end, self._delivered[topic]) for topic, end in ends.items()}
-                if len(self._probes) < MAX_PROBES:
-                    self._probes.append(Probe(moment, ends, receded))
-                self._wake.set()
+                    await self._ask()
             except OUTAGES as error:
                 log.debug("no probe", partition=self.partition, reason=repr(error))
             await asyncio.sleep(PROBE_INTERVAL_S)
+
+    async def _ask(self) -> None:
+        moment = await self._store.now()
+        applied = dict(self._next)
+        ends = await self._source.ends(self.partition)
+        receded = self._receded(applied, ends)
+        # A broker may know less than it has delivered (embedded ones do).
+        ends = {topic: max(end, self._inbox.arrived[topic]) for topic, end in ends.items()}
+        if len(self._probes) < MAX_PROBES:
+            self._probes.append(Probe(moment, ends, receded))
+        self._rounds.tick()
+        self._wake.set()
 
     async def _stamp(self) -> None:
         """Declare the partition fresh as of the latest probe whose every event is applied."""
@@ -315,6 +372,32 @@ class Owner:
         return probe.moment <= self._now and all(
             self._next[topic] >= end for topic, end in probe.ends.items()
         )
+
+    # sweep
+
+    @outlast
+    async def _sweep(self) -> None:
+        """Compare the next few views with what stands in Redis, and write what differs."""
+        facts = self._projection.facts
+        digests = [d for d in self._rounds.take(facts.tokens) if facts.job_of_token(d)]
+        views = [self._projection.view(digest, self._now) for digest in digests]
+        orphans = [d for d in self._rounds.take_suspects() if not facts.job_of_token(d)]
+        drifted = await self._store.drifted([view for view in views if view.expires_at > self._now])
+        if drifted or orphans:
+            self._report_drift(drifted, orphans)
+            ended = [_tombstone(digest, self._now) for digest in orphans]
+            await self._persist(self._batch(drifted + ended, {}))
+
+    def _report_drift(self, drifted: list[View], orphans: list[str]) -> None:
+        metrics.DRIFT_REPAIRED.labels(what="view").inc(len(drifted))
+        metrics.DRIFT_REPAIRED.labels(what="orphan").inc(len(orphans))
+        log.warning("Redis differed from the facts and was repaired", partition=self.partition,
+                    jobs=[view.job for view in drifted], orphans=len(orphans))  # fmt: skip
+
+
+def _tombstone(digest: str, now: int) -> View:
+    """The end of a token that no fact knows."""
+    return View(digest, 0, HTTPStatus.UNAUTHORIZED, b"", now + ORPHAN_KEPT_MS, False)
 
 
 def _named(offsets: Offsets) -> dict[str, int]:

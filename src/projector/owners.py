@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Final
 
 from projector.events import Record
-from projector.owner import Delivered, Owner
+from projector.inbox import Delivered
+from projector.owner import Owner
 
 # Whoever overtook a lost claim may be on its way out: a zombie, or the last rebalance's owner.
 CLAIM_AGAIN_S: Final = 5.0
@@ -41,6 +42,11 @@ class Owners:
             owner.enqueue(Delivered(record, ack))
         else:
             ack()
+
+    def suspect(self, partition: int, digest: str, epoch: int) -> None:
+        """Ask the partition's owner about a live record in Redis, if it is owned here."""
+        if owner := self._owners.get(partition):
+            owner.suspect(digest, epoch)
 
     async def stop(self) -> None:
         """Let every owner finish its batch; end those that cannot within five seconds."""

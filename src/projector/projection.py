@@ -44,11 +44,15 @@ class Changes(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """The settings that decide what a view says."""
+    """The settings that an owner works by.
+
+    `sweep_interval` is how many seconds one comparison of all views with Redis may take.
+    """
 
     partitions: int
     minimum_level: int
     tombstone_retention_ms: int
+    sweep_interval: float = 600.0
 
 
 class Projection:
@@ -104,6 +108,10 @@ class Projection:
         self.facts.touched.clear()
         self._changed.clear()
         return Changes(views, fields)
+
+    def fields(self) -> dict[Key, bytes]:
+        """Every fact as it stands in the checkpoint."""
+        return {key: encode(fact) for key, fact in self.facts.items()}
 
     def all_views(self, now: int) -> list[View]:
         """Every view and tombstone of the partition that is not expired at `now`."""

@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     tombstone_retention: Seconds = Field(
         default=7 * 24 * 3600.0, description="how long removed things keep late events out"
     )
+    sweep_interval: Seconds = Field(
+        default=600.0, description="how long one comparison of all views with Redis may take"
+    )
     session_timeout: Seconds = Field(
         default=10.0, ge=6, description="when Kafka gives a silent worker's partitions to another"
     )

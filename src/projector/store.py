@@ -7,9 +7,11 @@ its own retry for the success that it was (clients repeat scripts whose answer g
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
+import structlog
 from redis.asyncio import Redis
 
-from projector import views
+from projector import metrics, scripts, views
+from projector.connections import Server
 from projector.events import Topic
 from projector.projection import View
 from projector.things import Key
@@ -25,84 +27,10 @@ BYTES_PER_CALL: Final = 4 * 1024 * 1024
 INCOMPLETE: Final = -1
 # Redis takes no expiry at or before 1970; anything else that is past deletes the key.
 FIRST_EXPIRY: Final = 1
+# How far a record's expiry may be from what was written before it counts as another.
+EXPIRY_TOLERANCE_MS: Final = 5000
 
-# The names of the partition hash's fields stand here and in docs/redis.md.
-# KEYS: partition hash. ARGV: owner.
-# The clock keeps the epoch rising even after FLUSHALL took the stored one away.
-CLAIM: Final = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local stored = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
-local epoch = math.max(stored + 1, now)
-redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch), 'owner', ARGV[1])
-return string.format('%.0f', epoch)
-"""
-
-# KEYS: token records. ARGV: version, then (record, expiry in ms) per key. Returns the refused.
-WRITE_VIEWS: Final = """
-local refused = 0
-for i, key in ipairs(KEYS) do
-  local stored = redis.call('GETRANGE', key, 9, 33)
-  if stored > ARGV[1] then
-    refused = refused + 1
-  else
-    redis.call('SET', key, ARGV[2 * i], 'PXAT', ARGV[2 * i + 1])
-  end
-end
-return refused
-"""
-
-# What the scripts below begin with. KEYS[1]: partition hash. ARGV: epoch, owner, revision.
-_CLAIMED: Final = """
-local held = redis.call('HMGET', KEYS[1], 'epoch', 'owner', 'revision')
-if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then return 'claim' end
-local revision = held[3] or '0'
-"""
-
-# KEYS: partition hash, facts hash. ARGV: epoch, owner, previous revision, new revision, how many
-# facts there are then (-1 while more steps of the same checkpoint follow), number of offsets,
-# (topic, offset)..., number of facts set, (field, fact)..., fields deleted...
-CHECKPOINT: Final = (
-    _CLAIMED
-    + """
-if revision == ARGV[4] then return 'ok' end
-if revision ~= ARGV[3] then return 'revision' end
-local at = 7
-for _ = 1, ARGV[6] do
-  redis.call('HSET', KEYS[1], 'offset:' .. ARGV[at], ARGV[at + 1])
-  at = at + 2
-end
-local sets = tonumber(ARGV[at])
-at = at + 1
-for _ = 1, sets do
-  redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1])
-  at = at + 2
-end
-for i = at, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end
-redis.call('HSET', KEYS[1], 'revision', ARGV[4], 'facts', ARGV[5])
-return 'ok'
-"""
-)
-
-# KEYS: partition hash, facts hash. ARGV: epoch, owner, then the fields of the offsets.
-FORGET: Final = (
-    _CLAIMED
-    + """
-redis.call('HDEL', KEYS[1], 'facts', unpack(ARGV, 3))
-redis.call('DEL', KEYS[2])
-return 'ok'
-"""
-)
-
-# KEYS: partition hash. ARGV: epoch, owner, revision, T0 in ms.
-STAMP: Final = (
-    _CLAIMED
-    + """
-if revision ~= ARGV[3] then return 'revision' end
-redis.call('HSET', KEYS[1], 'stamp', ARGV[4], 'stamp_epoch', ARGV[1])
-return 'ok'
-"""
-)
+log = structlog.get_logger()
 
 
 class RefusedError(Exception):
@@ -122,21 +50,28 @@ class Checkpoint(NamedTuple):
 
 
 class Store:
-    """One partition in Redis, for one owner."""
+    """One partition in Redis, for one owner.
 
-    def __init__(self, redis: Redis, partition: int, owner: str) -> None:
+    Every method raises `RedisError` when Redis does not answer, and those that write
+    `RefusedError` when another owner has come in between.
+    """
+
+    def __init__(self, redis: Redis, server: Server, partition: int, owner: str) -> None:
         self._redis = redis
+        self._server = server
+        self._server_changes = 0
         self._partition = partition
         self._owner = owner
         self._epoch = 0
         self._revision = 0
+        self._refused_by = 0
         self._hash = views.partition_key(partition)
         self._facts = views.facts_key(partition)
-        self._claim = redis.register_script(CLAIM)
-        self._write_views = redis.register_script(WRITE_VIEWS)
-        self._checkpoint = redis.register_script(CHECKPOINT)
-        self._forget = redis.register_script(FORGET)
-        self._stamp = redis.register_script(STAMP)
+        self._claim = redis.register_script(scripts.CLAIM)
+        self._write_views = redis.register_script(scripts.WRITE_VIEWS)
+        self._checkpoint = redis.register_script(scripts.CHECKPOINT)
+        self._forget = redis.register_script(scripts.FORGET)
+        self._stamp = redis.register_script(scripts.STAMP)
 
     @property
     def version(self) -> Version:
@@ -145,8 +80,10 @@ class Store:
 
     async def claim(self, partitions: int) -> Checkpoint:
         """Become the owner of one of `partitions` under a new epoch; what the last one left."""
+        self._server_changes = self._server.changes
         await agree_on_partitions(self._redis, partitions)
-        self._epoch = int(await self._claim(keys=[self._hash], args=[self._owner]))
+        args: list[Argument] = [self._owner, self._refused_by]
+        self._epoch = int(await self._claim(keys=[self._hash], args=args))
         held: dict[Any, Any] = await self._redis.hgetall(self._hash)
         fields = {name.decode(): value for name, value in held.items()}
         self._revision = int(fields.get("revision", 0))
@@ -169,6 +106,7 @@ class Store:
             raise IncompleteCheckpointError(
                 f"{self._facts} has {len(seen)} facts where {checkpoint.facts} were written"
             )
+        self._refuse_changed_server()
 
     async def forget_checkpoint(self) -> None:
         """Drop a checkpoint that cannot be used; the facts come from Kafka again."""
@@ -183,13 +121,35 @@ class Store:
         version = Version(self._epoch, self._revision + 1)
         for chunk in _chunks(changed, VIEWS_PER_CALL, lambda view: len(view.body)):
             await self._write_jobs(chunk)
-            args: list[Argument] = [str(version)]
+            args: list[Argument] = [f"{self._partition:04}", str(version)]
             for view in chunk:
                 record = views.Record(view.status, self._partition, version, view.body)
                 args += [record.encode(), max(view.expires_at, FIRST_EXPIRY)]
-            keys = [views.token_key(view.digest) for view in chunk]
-            if refused := await self._write_views(keys=keys, args=args):
-                raise RefusedError(f"{refused} views of partition {self._partition} are newer")
+            newest, foreign = await self._write_views(keys=_token_keys(chunk), args=args)
+            self._report_foreign(chunk, foreign)
+            self._refuse_newer(newest)
+
+    async def drifted(self, expected: list[View]) -> list[View]:
+        """Those views whose record in Redis says something else, or expires at another time."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for key in _token_keys(expected):
+                pipe.get(key)
+                pipe.pttl(key)
+            pipe.time()
+            *stored, time = await pipe.execute()
+        now = _milliseconds(*time)
+        pairs = zip(expected, stored[::2], stored[1::2], strict=True)
+        return [view for view, raw, ttl in pairs if not self._matches(view, raw, now + ttl)]
+
+    def _matches(self, view: View, raw: bytes | None, expires_at: int) -> bool:
+        try:
+            record = views.Record.decode(raw or b"")
+        except ValueError:
+            return False
+        if record.partition != self._partition:
+            return True
+        same = (record.status, record.body) == (view.status, view.body)
+        return same and abs(view.expires_at - expires_at) < EXPIRY_TOLERANCE_MS
 
     async def checkpoint(
         self, offsets: Mapping[Topic, int], facts: Mapping[Key, bytes | None], total: int
@@ -205,6 +165,7 @@ class Store:
         for step in steps:
             await self._checkpoint_step({}, step, INCOMPLETE)
         await self._checkpoint_step(offsets, last, total)
+        self._refuse_changed_server()
 
     async def _checkpoint_step(
         self, offsets: Mapping[Topic, int], facts: list[tuple[Key, bytes | None]], total: int
@@ -242,6 +203,24 @@ class Store:
                 f"partition {self._partition}: another {outcome.decode()} is in Redis"
             )
 
+    def _refuse_newer(self, newest: bytes) -> None:
+        if newest:
+            self._refused_by = int(newest.split()[0], 16)
+            raise RefusedError(f"views of partition {self._partition} are newer: {newest.decode()}")
+
+    def _refuse_changed_server(self) -> None:
+        """What was acknowledged before a restart or failover may be lost, what came after not."""
+        if self._server.changes != self._server_changes:
+            raise RefusedError(f"partition {self._partition}: Redis was restarted or failed over")
+
+    def _report_foreign(self, chunk: list[View], positions: list[int]) -> None:
+        for position in positions:
+            metrics.FOREIGN_TOKENS.inc()
+            log.warning(
+                "a job's token belongs to a job of another partition; the first one keeps it",
+                partition=self._partition, job=chunk[position - 1].job,
+            )  # fmt: skip
+
 
 async def agree_on_partitions(redis: Redis, expected: int) -> int:
     """Store `expected` where no number of partitions is stored; the number that is stored then."""
@@ -251,8 +230,15 @@ async def agree_on_partitions(redis: Redis, expected: int) -> int:
 
 async def redis_time(redis: Redis) -> int:
     """Redis TIME in milliseconds."""
-    seconds, microseconds = await redis.time()
+    return _milliseconds(*await redis.time())
+
+
+def _milliseconds(seconds: int, microseconds: int) -> int:
     return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def _token_keys(chunk: list[View]) -> list[str]:
+    return [views.token_key(view.digest) for view in chunk]
 
 
 def _chunks(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[list[T]]:

@@ -13,6 +13,7 @@ PREFIX: Final = "allowed-agents"
 PARTITIONS_KEY: Final = f"{PREFIX}:partitions"
 MAX_PARTITIONS: Final = 10_000
 
+HEADER_BYTES: Final = 35
 _HEADER: Final = re.compile(rb"(200|401|403|503) (\d{4}) ([0-9a-f]{12}) ([0-9a-f]{12}) ")
 
 

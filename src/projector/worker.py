@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import faust
 import structlog
+from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
 from projector import connections, topics
@@ -25,8 +26,11 @@ from projector.projection import Policy
 from projector.settings import Settings
 from projector.signals import until_signalled
 from projector.store import Store, agree_on_partitions
+from projector.sweep import OrphanScan
 
 log = structlog.get_logger()
+
+NewOwner = Callable[[int], Owner]
 
 # A frozen broker can hang Faust's shutdown for minutes; checkpoints make a hard exit safe.
 HARD_EXIT_S: Final = 15.0
@@ -43,14 +47,19 @@ async def run(settings: Settings) -> None:
 
 
 async def _work(settings: Settings) -> None:
-    async with _connected(settings) as (policy, new_owner):
+    async with _connected(settings) as (policy, redis, new_owner):
         owners = Owners(new_owner)
-        watching = asyncio.create_task(_watch(settings, policy.partitions))
+        sweep = OrphanScan(redis, settings.sweep_interval, owners.suspect)
+        beside = {
+            asyncio.create_task(_watch(settings, policy.partitions)),
+            asyncio.create_task(sweep.run()),
+        }
         try:
             async with _delivering(settings, owners) as app:
-                await _until_broken(app, {owners.failed, watching})
+                await _until_broken(app, {owners.failed, *beside})
         finally:
-            watching.cancel()
+            for task in beside:
+                task.cancel()
 
 
 async def _until_broken(app: Any, failures: set[asyncio.Future[None]]) -> None:
@@ -68,27 +77,37 @@ async def _watch(settings: Settings, partitions: int) -> None:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings) -> AsyncIterator[tuple[Policy, Callable[[int], Owner]]]:
+async def _connected(settings: Settings) -> AsyncIterator[tuple[Policy, Redis, NewOwner]]:
     """Everything that an owner works with, once Redis and Kafka can be reached."""
-    redis = connections.redis(settings)
-    await wait_until_ready("Redis", settings.redis_place, redis.ping)
+    server = connections.Server()
+    redis = connections.redis(settings, server)
+    await wait_until_ready(
+        "Redis",
+        settings.redis_place,
+        lambda: connections.refuse_eviction(redis, settings.redis_place),
+    )
     found = await wait_until_ready("Kafka", settings.kafka, lambda: topics.check(settings))
     partitions = found[Topic.MEMBERSHIP]
     await wait_until_ready(
         "Redis", settings.redis_place, lambda: _agree(redis, settings, partitions)
     )
     source, dead_letters = RangeReader(settings), DeadLetters(settings)
-    policy = Policy(partitions, settings.minimum_level, settings.tombstone_retention_ms)
+    policy = Policy(
+        partitions,
+        settings.minimum_level,
+        settings.tombstone_retention_ms,
+        settings.sweep_interval,
+    )
     identity = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     try:
         await wait_until_ready("Kafka", settings.kafka, source.start)
         await wait_until_ready("Kafka", settings.kafka, dead_letters.start)
-        yield (
-            policy,
-            lambda partition: Owner(
-                partition, policy, Store(redis, partition, identity), source, dead_letters
-            ),
-        )
+
+        def new_owner(partition: int) -> Owner:
+            store = Store(redis, server, partition, identity)
+            return Owner(partition, policy, store, source, dead_letters)
+
+        yield policy, redis, new_owner
     finally:
         await dead_letters.stop()
         await source.stop()
@@ -137,7 +156,12 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         owners.assign(copartitioned(assigned, settings))
 
     app.on_partitions_assigned.connect(assign)
+    app.page("/metrics")(_metrics)
     return app
+
+
+async def _metrics(page: Any, _request: Any) -> Any:
+    return page.text(generate_latest().decode(), content_type="text/plain")
 
 
 def copartitioned(assigned: set[Any], settings: Settings) -> frozenset[int]:

@@ -8,17 +8,20 @@ from typing import Any
 import fakeredis
 import orjson
 import pytest
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from projector import inbox, outbox, views
 from projector import owner as owner_module
-from projector import views
+from projector.connections import Server
 from projector.dead_letters import DeadLetter
 from projector.delivery import Offsets, Progress
 from projector.events import KINDS, Record, Topic
-from projector.owner import Delivered, Owner
+from projector.inbox import Delivered
+from projector.owner import Owner
 from projector.projection import Policy
 from projector.store import Store
+from projector.views import Version
 from tests import build
 from tests.build import digest
 
@@ -36,6 +39,7 @@ class Kafka:
         self.letters: list[DeadLetter] = []
         self.reads: list[tuple[dict[Topic, int], dict[Topic, int]]] = []
         self.down = False
+        self.takes_letters = True
         self.begins = dict.fromkeys(Topic, 0)
         # What the embedded broker says less than it has.
         self.hides = 0
@@ -65,7 +69,7 @@ class Kafka:
         self, partition: int, starts: Mapping[Topic, int], ends: Mapping[Topic, int]
     ) -> AsyncIterator[Progress]:
         self._answer()
-        wanted = {topic: end for topic, end in ends.items() if starts[topic] < end}
+        wanted = {topic: end for topic, end in ends.items() if starts.get(topic, 0) < end}
         if wanted:
             self.reads.append((dict(starts), wanted))
         for topic, end in wanted.items():
@@ -73,6 +77,8 @@ class Kafka:
 
     async def send(self, letters: list[DeadLetter]) -> None:
         self._answer()
+        if not self.takes_letters:
+            raise KafkaTimeoutError("the topic dead-letters has no leader")
         self.letters += letters
 
     def _answer(self) -> None:
@@ -84,10 +90,11 @@ class Setup:
     def __init__(self) -> None:
         self.kafka = Kafka()
         self.redis = fakeredis.FakeAsyncRedis()
+        self.server = Server()
         self.acked: list[tuple[Topic, int]] = []
 
     def new_owner(self, name: str = "me") -> Owner:
-        store = Store(self.redis, PARTITION, name)
+        store = Store(self.redis, self.server, PARTITION, name)
         kafka: Any = self.kafka
         return Owner(PARTITION, Policy(1, 30, 10**9), store, kafka, kafka)
 
@@ -187,7 +194,7 @@ async def test_what_never_comes_is_read_from_kafka(
 async def test_a_full_queue_drops_nothing_for_good(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owner_module, "QUEUE_SIZE", 2)
+    monkeypatch.setattr(inbox, "MAX_RECORDS", 2)
     monkeypatch.setattr(owner_module, "STALL_S", 0.3)
     async with setup.owning() as owner:
         records = setup.kafka.add(*COMPANY, *(build.started(n, 7) for n in range(9, 40)))
@@ -264,11 +271,12 @@ async def test_a_redis_outage_delays_and_loses_nothing(setup: Setup) -> None:
         await until(setup.agents)
 
 
-async def test_a_bad_event_becomes_a_dead_letter_before_it_is_acknowledged(setup: Setup) -> None:
+async def test_a_bad_event_becomes_a_dead_letter(setup: Setup) -> None:
     async with setup.owning() as owner:
         records = setup.kafka.add(b"{", *COMPANY, build.started(9, 7))
         setup.deliver(owner, *records)
         await until(lambda: len(setup.acked) == len(records))
+        await until(lambda: setup.kafka.letters)
         (letter,) = setup.kafka.letters
         assert (letter.record.offset, letter.record.value) == (0, b"{")
         assert await setup.agents() == [5]
@@ -371,3 +379,218 @@ async def test_a_broker_that_says_too_little_is_no_recreated_topic(setup: Setup)
         setup.deliver(owner, *setup.kafka.add(build.started(10, 7)))
         await until(lambda: _gets(setup, "token-10", [5]))
         await until(lambda: _differs(setup, before))
+
+
+# Redis emptied, set back, changed: whatever it was, the facts in memory are whole
+
+
+def damage_flush(setup: Setup) -> Any:
+    return setup.redis.flushall()
+
+
+async def damage_hash(setup: Setup) -> None:
+    await setup.redis.delete(views.partition_key(PARTITION), views.facts_key(PARTITION))
+
+
+async def damage_revision(setup: Setup) -> None:
+    """As a failover to a replica that lacks the last writes."""
+    await setup.redis.hincrby(views.partition_key(PARTITION), "revision", -1)
+    await setup.redis.delete(views.token_key(digest("token-9")))
+    await setup.redis.hset(views.facts_key(PARTITION), "3/group/99", b"{}")
+    await setup.redis.hdel(views.facts_key(PARTITION), "3/group/3")
+
+
+@pytest.mark.parametrize("damage", [damage_flush, damage_hash, damage_revision])
+async def test_redis_is_healed_from_memory_without_kafka(
+    setup: Setup, damage: Callable[[Setup], Any]
+) -> None:
+    setup.kafka.add(*COMPANY, build.started(9, 7))
+    async with setup.owning():
+        before = await setup.redis.hgetall(views.facts_key(PARTITION))
+        setup.kafka.reads.clear()
+        epoch = int(await setup.field("epoch") or 0)
+        await damage(setup)
+        await until(lambda: _is_claimed_above(setup, epoch))
+        await until(setup.agents)
+        await until(lambda: _says(setup, views.facts_key(PARTITION), before))
+        await until(lambda: _is_stamped_above(setup, epoch))
+        assert setup.kafka.reads == []
+    setup.kafka.reads.clear()
+    await setup.redis.hdel(views.partition_key(PARTITION), "stamp_epoch")
+    async with setup.owning("next"):
+        assert await setup.agents() == [5]
+        assert setup.kafka.reads == []
+
+
+async def _is_claimed_above(setup: Setup, epoch: int) -> bool:
+    return int(await setup.field("epoch") or 0) > epoch
+
+
+async def _is_stamped_above(setup: Setup, epoch: int) -> bool:
+    return int(await setup.field("stamp_epoch") or 0) > epoch
+
+
+async def _says(setup: Setup, key: str, fields: Any) -> bool:
+    return bool(await setup.redis.hgetall(key) == fields)
+
+
+async def test_a_healed_redis_has_its_views_before_its_first_stamp(setup: Setup) -> None:
+    """A stamp says that every view is there; one too early is a false 401 for each that is not."""
+    setup.kafka.add(*COMPANY, *(build.started(n, 7) for n in range(9, 30)))
+    async with setup.owning() as owner:
+        stamp = owner._store.stamp
+        missing: list[int] = []
+
+        async def watched(moment: int) -> None:
+            keys = [views.token_key(digest(f"token-{n}")) for n in range(9, 30)]
+            missing.append(len(keys) - await setup.redis.exists(*keys))
+            await stamp(moment)
+
+        owner._store.stamp = watched  # type: ignore[method-assign]
+        await setup.redis.flushall()
+        await until(lambda: setup.field("stamp"))
+        assert missing[-1] == 0
+
+
+async def test_another_server_is_written_anew_though_it_says_the_same(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, build.started(9, 7))
+    async with setup.owning() as owner:
+        epoch = int(await setup.field("epoch") or 0)
+        await setup.redis.delete(views.token_key(digest("token-9")))
+        setup.server.changes += 1
+        setup.deliver(owner, *setup.kafka.add(build.started(10, 7)))
+        await until(lambda: _is_claimed_above(setup, epoch))
+        await until(setup.agents)
+        await until(lambda: _gets(setup, "token-10", [5]))
+
+
+# the sweep
+
+
+@pytest.fixture
+def quick_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner_module, "PROBE_INTERVAL_S", 0.02)
+
+
+@pytest.mark.usefixtures("quick_sweep")
+@pytest.mark.parametrize("drift", ["gone", "other", "endless"])
+async def test_a_view_that_drifted_is_repaired(setup: Setup, drift: str) -> None:
+    setup.kafka.add(*COMPANY, build.started(9, 7))
+    async with setup.owning():
+        key = views.token_key(digest("token-9"))
+        before = await setup.redis.pexpiretime(key)
+        match drift:
+            case "gone":
+                await setup.redis.delete(key)
+            case "other":
+                raw: Any = await setup.redis.get(key)
+                await setup.redis.set(key, raw.replace(b'"id":5', b'"id":6'), keepttl=True)
+            case "endless":
+                await setup.redis.persist(key)
+        await until(lambda: _gets(setup, "token-9", [5]))
+        await until(lambda: _expires(setup, key, before))
+
+
+async def _expires(setup: Setup, key: str, moment: int) -> bool:
+    return bool(await setup.redis.pexpiretime(key) == moment)
+
+
+@pytest.mark.usefixtures("quick_sweep")
+async def test_a_record_that_no_fact_justifies_becomes_a_tombstone(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, build.started(9, 7))
+    async with setup.owning() as owner:
+        epoch = owner.version.epoch
+        for name, written in (("orphan", epoch), ("newer", epoch + 1)):
+            record = views.Record(200, PARTITION, Version(written, 1), b"{}")
+            await setup.redis.set(views.token_key(digest(name)), record.encode())
+            owner.suspect(digest(name), written)
+        owner.suspect(digest("token-9"), epoch)
+        await until(lambda: _has_ended(setup, "orphan"))
+        assert not await _has_ended(setup, "newer")
+        assert not await _has_ended(setup, "token-9")
+
+
+async def _has_ended(setup: Setup, token: str) -> bool:
+    raw: Any = await setup.redis.get(views.token_key(digest(token)))
+    return views.Record.decode(raw).status == 401
+
+
+# dead letters
+
+
+async def test_dead_letters_that_cannot_be_sent_hold_nobody_up(setup: Setup) -> None:
+    setup.kafka.takes_letters = False
+    async with setup.owning() as owner:
+        records = setup.kafka.add(b"{", *COMPANY, build.started(9, 7))
+        setup.deliver(owner, *records)
+        await until(lambda: _gets(setup, "token-9", [5]))
+        before = await setup.field("stamp")
+        await until(lambda: _differs(setup, before))
+        assert await setup.field("facts") == b"6"
+    setup.kafka.takes_letters = True
+    await setup.redis.hdel(views.partition_key(PARTITION), "stamp_epoch")
+    async with setup.owning("next"):
+        await until(lambda: setup.kafka.letters)
+        (letter,) = setup.kafka.letters
+        assert (letter.record.offset, letter.record.value) == (0, b"{")
+        assert "not JSON" in letter.reason
+        await until(lambda: _field_is(setup, "facts", b"5"))
+    await setup.redis.hdel(views.partition_key(PARTITION), "stamp_epoch")
+    async with setup.owning("third"):
+        assert await setup.agents() == [5]
+    assert len(setup.kafka.letters) == 1
+
+
+async def _field_is(setup: Setup, name: str, value: bytes) -> bool:
+    return await setup.field(name) == value
+
+
+async def test_a_partition_waits_once_too_many_letters_do(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing may be forgotten, and nothing may grow without bound."""
+    monkeypatch.setattr(outbox, "MAX_LETTERS", 3)
+    setup.kafka.takes_letters = False
+    async with setup.owning() as owner:
+        records = setup.kafka.add(*[b"{"] * 5, *COMPANY)
+        setup.deliver(owner, *records)
+        await asyncio.sleep(0.3)
+        assert setup.acked == []
+        setup.kafka.takes_letters = True
+        await until(lambda: len(setup.acked) == len(records))
+        await until(lambda: len(setup.kafka.letters) == 5)
+
+
+async def test_letters_too_large_for_memory_are_read_again(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MAX_BYTES", 2)
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(b"{1", b"{2", b"{3"))
+        await until(lambda: len(setup.kafka.letters) == 3)
+        assert {letter.record.value for letter in setup.kafka.letters} == {b"{1", b"{2", b"{3"}
+
+
+# time
+
+
+async def test_time_alone_changes_a_view_before_the_next_stamp(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock stands until the test moves it."""
+    clock = [build.NOW]
+
+    async def now(_store: Store) -> int:
+        return clock[0]
+
+    monkeypatch.setattr(Store, "now", now)
+    until_then = build.member(2, project_id=7, expires_at="2027-01-15T08:00:10Z")
+    setup.kafka.add(*COMPANY, until_then, build.started(9, 7, 2))
+    async with setup.owning():
+        assert await setup.agents() == [5]
+        clock[0] = build.NOW + 9_999
+        await until(lambda: _field_is(setup, "stamp", b"%d" % clock[0]))
+        assert await setup.agents() == [5]
+        clock[0] = build.NOW + 10_000
+        await until(lambda: _field_is(setup, "stamp", b"%d" % clock[0]))
+        assert await setup.agents() == []

@@ -7,6 +7,7 @@ import fakeredis
 import pytest
 
 from projector import views
+from projector.connections import Server
 from projector.events import Topic
 from projector.projection import View
 from projector.store import IncompleteCheckpointError, RefusedError, Store
@@ -36,7 +37,7 @@ async def stored(redis: fakeredis.FakeAsyncRedis, token: str = "a") -> Record | 
 
 
 async def claimed(redis: fakeredis.FakeAsyncRedis, owner: str = "me") -> Store:
-    store = Store(redis, 3, owner)
+    store = Store(redis, Server(), 3, owner)
     await store.claim(4)
     return store
 
@@ -104,7 +105,7 @@ async def test_a_checkpoint_keeps_facts_offsets_and_their_number(
     store = await claimed(redis)
     await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a", Key("3/group/4"): b"b"}, 2)
     await store.checkpoint({Topic.MEMBERSHIP: 9}, {Key("3/group/4"): None, Key("3/job/1"): b"c"}, 2)
-    held = await Store(redis, 3, "next").claim(4)
+    held = await Store(redis, Server(), 3, "next").claim(4)
     assert held.offsets == OFFSETS | {Topic.MEMBERSHIP: 9}
     assert (held.revision, held.facts) == (2, 2)
     fields = {field async for field in store.load(held)}
@@ -118,7 +119,7 @@ async def test_thousands_of_facts_go_in_steps_with_the_offsets_last(
     facts: dict[Key, bytes | None] = {Key(f"3/group/{n}"): b"x" for n in range(2500)}
     await store.checkpoint(OFFSETS, facts, 2500)
     assert store.version.revision == 3
-    held = await Store(redis, 3, "next").claim(4)
+    held = await Store(redis, Server(), 3, "next").claim(4)
     assert (held.facts, held.offsets) == (2500, OFFSETS)
 
 
@@ -178,7 +179,7 @@ async def test_a_checkpoint_with_missing_facts_is_noticed(redis: fakeredis.FakeA
     store = await claimed(redis)
     await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a", Key("3/group/4"): b"b"}, 2)
     await redis.hdel(FACTS, "3/group/3")
-    held = await Store(redis, 3, "next").claim(4)
+    held = await Store(redis, Server(), 3, "next").claim(4)
     with pytest.raises(IncompleteCheckpointError, match="has 1 facts where 2 were written"):
         [field async for field in store.load(held)]
 
@@ -206,7 +207,7 @@ async def test_a_checkpoint_cut_short_between_its_steps_is_not_used(
 
     monkeypatch.setattr(store, "_checkpoint_step", killed)
     await store.checkpoint(OFFSETS, {Key(f"3/group/{n}"): b"y" for n in range(1500)}, 1500)
-    successor = Store(redis, 3, "next")
+    successor = Store(redis, Server(), 3, "next")
     held = await successor.claim(4)
     with pytest.raises(IncompleteCheckpointError):
         [field async for field in successor.load(held)]
@@ -232,3 +233,104 @@ async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> No
     await store.write_views([view()])
     await store.checkpoint(OFFSETS, {}, 0)
     await store.stamp(1)
+
+
+# what may stand under a token's key besides this owner's last view
+
+
+async def test_a_token_of_another_partition_is_left_alone_and_disturbs_nobody(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """A digest sent under two root namespaces must not let one refuse the other's writes."""
+    first = await claimed(redis)
+    await first.write_views([view(body=b"first")])
+    other = Store(redis, Server(), 2, "other")
+    await other.claim(4)
+    await other.write_views([view("b"), view(body=b"second"), view("c")])
+    for token, partition in (("a", 3), ("b", 2), ("c", 2)):
+        record = await stored(redis, token)
+        assert record is not None
+        assert record.partition == partition
+    assert await other.drifted([view(body=b"second")]) == []
+    await first.write_views([view(body=b"", status=401)])
+    record = await stored(redis)
+    assert record is not None
+    assert record.status == 401
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"", b"{}", b"200 0003 ffffffffffff ffffffffffff {}",
+        b"200 0003 ~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~",
+    ],
+)  # fmt: skip
+async def test_what_is_no_record_is_overwritten(
+    redis: fakeredis.FakeAsyncRedis, garbage: bytes
+) -> None:
+    """Were it taken for a newer one, it would refuse its partition's writes for ever."""
+    await redis.set(views.token_key(digest("a")), garbage)
+    store = await claimed(redis)
+    await store.write_views([view()])
+    assert (await stored(redis)) is not None
+
+
+async def test_a_key_of_another_type_is_overwritten(redis: fakeredis.FakeAsyncRedis) -> None:
+    await redis.rpush(views.token_key(digest("a")), "x")
+    store = await claimed(redis)
+    await store.write_views([view()])
+    assert (await stored(redis)) is not None
+
+
+async def test_a_claim_rises_above_the_views_that_refused_it(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """The partition's hash may be gone and the views not; a clock may have been ahead."""
+    ahead = await claimed(redis)
+    ahead._epoch += 10_000_000
+    await ahead.write_views([view(body=b"ahead")])
+    await redis.delete(HASH)
+    store = await claimed(redis)
+    with pytest.raises(RefusedError):
+        await store.write_views([view(body=b"mine")])
+    await store.claim(4)
+    assert store.version.epoch == ahead.version.epoch + 1
+    await store.write_views([view(body=b"mine")])
+
+
+# drift
+
+
+async def test_a_record_that_differs_is_drift(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    names = ("same", "body", "status", "gone", "garbage", "endless", "longer")
+    expected = [view(name) for name in names]
+    await store.write_views(expected)
+    await store.write_views([view("body", body=b"x"), view("status", 401)])
+    await redis.delete(views.token_key(digest("gone")))
+    await redis.set(views.token_key(digest("garbage")), b"x", pxat=FAR)
+    await redis.persist(views.token_key(digest("endless")))
+    await redis.pexpireat(views.token_key(digest("longer")), FAR + 60_000)
+    assert await store.drifted(expected) == expected[1:]
+    await store.write_views(expected)
+    assert await store.drifted(expected) == []
+    assert await store.drifted([]) == []
+
+
+# another server
+
+
+async def test_a_checkpoint_behind_a_failover_is_refused(redis: fakeredis.FakeAsyncRedis) -> None:
+    """Its views may have gone to the server that is no more; nothing may be stamped upon it."""
+    server = Server()
+    store = Store(redis, server, 3, "me")
+    await store.claim(4)
+    await store.write_views([view()])
+    server.changes += 1
+    with pytest.raises(RefusedError, match="failed over"):
+        await store.checkpoint(OFFSETS, {}, 0)
+    held = await store.claim(4)
+    await store.checkpoint(OFFSETS, {}, 0)
+    server.changes += 1
+    with pytest.raises(RefusedError, match="failed over"):
+        [field async for field in store.load(held)]

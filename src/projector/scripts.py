@@ -1,0 +1,95 @@
+"""The Lua that fences every write: compare and set, nothing else.
+
+A script refuses what a newer claim has overtaken, and takes its own retry for the success that it
+was (clients repeat scripts whose answer got lost). The names of the partition hash's fields stand
+here and in docs/redis.md.
+"""
+
+from typing import Final
+
+# KEYS: partition hash. ARGV: owner, the newest epoch that refused a view of this owner.
+# The clock keeps the epoch rising even after FLUSHALL took the stored one away.
+CLAIM: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local stored = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+local epoch = math.max(stored + 1, now, ARGV[2] + 1)
+redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch), 'owner', ARGV[1])
+return string.format('%.0f', epoch)
+"""
+
+# KEYS: token records. ARGV: partition (4 digits), version, then (record, expiry in ms) per key.
+# Returns the newest version that refused a view, '' if none, and the positions of the tokens that
+# belong to another partition: theirs are left alone, so that no partition can disturb another.
+# What is no record is overwritten; epochs have a leading zero until the year 2527.
+WRITE_VIEWS: Final = """
+local newest = ''
+local foreign = {}
+for i, key in ipairs(KEYS) do
+  local stored = redis.pcall('GETRANGE', key, 0, 34)
+  local partition, version
+  if type(stored) == 'string' then
+    partition, version = string.match(stored, '^%d%d%d (%d%d%d%d) (0%x+ %x+) $')
+  end
+  if version and partition ~= ARGV[1] then
+    foreign[#foreign + 1] = i
+  elseif version and version > ARGV[2] then
+    if version > newest then newest = version end
+  else
+    redis.call('SET', key, ARGV[2 * i + 1], 'PXAT', ARGV[2 * i + 2])
+  end
+end
+return {newest, foreign}
+"""
+
+# What the scripts below begin with. KEYS[1]: partition hash. ARGV: epoch, owner, revision.
+_CLAIMED: Final = """
+local held = redis.call('HMGET', KEYS[1], 'epoch', 'owner', 'revision')
+if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then return 'claim' end
+local revision = held[3] or '0'
+"""
+
+# KEYS: partition hash, facts hash. ARGV: epoch, owner, previous revision, new revision, how many
+# facts there are then (-1 while more steps of the same checkpoint follow), number of offsets,
+# (topic, offset)..., number of facts set, (field, fact)..., fields deleted...
+CHECKPOINT: Final = (
+    _CLAIMED
+    + """
+if revision == ARGV[4] then return 'ok' end
+if revision ~= ARGV[3] then return 'revision' end
+local at = 7
+for _ = 1, ARGV[6] do
+  redis.call('HSET', KEYS[1], 'offset:' .. ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+local sets = tonumber(ARGV[at])
+at = at + 1
+for _ = 1, sets do
+  redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+for i = at, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end
+redis.call('HSET', KEYS[1], 'revision', ARGV[4], 'facts', ARGV[5])
+return 'ok'
+"""
+)
+
+# KEYS: partition hash, facts hash. ARGV: epoch, owner, then the fields of the offsets.
+FORGET: Final = (
+    _CLAIMED
+    + """
+redis.call('HDEL', KEYS[1], 'facts', unpack(ARGV, 3))
+redis.call('UNLINK', KEYS[2])
+return 'ok'
+"""
+)
+
+# KEYS: partition hash. ARGV: epoch, owner, revision, T0 in ms.
+STAMP: Final = (
+    _CLAIMED
+    + """
+if revision ~= ARGV[3] then return 'revision' end
+redis.call('HSET', KEYS[1], 'stamp', ARGV[4], 'stamp_epoch', ARGV[1])
+return 'ok'
+"""
+)
