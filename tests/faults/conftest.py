@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import redis as client
 
 from projector.ports import free_port, is_listening
 from tests.faults.background import Background
 from tests.faults.proxy import Proxy
 from tests.faults.report import Report
 from tests.faults.scenario import Scenario
+from tests.faults.stories import Replicated
 from tests.integration import servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import Deployment
@@ -129,6 +131,18 @@ def new_redis(tmp_path: Path) -> Iterator[NewRedis]:
 @pytest.fixture
 def redis(new_redis: NewRedis) -> Redis:
     return new_redis()
+
+
+@pytest.fixture
+def replicated(new_redis: NewRedis, network: Background) -> Iterator[Replicated]:
+    primary, replica = new_redis(), new_redis()
+    port = free_port()
+    proxy = Proxy(network, port, primary.port)
+    with client.Redis(port=primary.port) as old, client.Redis(port=replica.port) as new:
+        new.replicaof("127.0.0.1", primary.port)
+        eventually(lambda: new.info("replication")["master_link_status"] == "up", "replication")
+        yield Replicated(old, new, port, lambda: proxy.switch(replica.port))
+    proxy.close()
 
 
 @pytest.fixture

@@ -99,8 +99,12 @@ class Observer:
             for _ in range(LINES):
                 tasks.create_task(self._look_on())
 
+    def new_line(self) -> Line:
+        """One more connection to the API."""
+        return Line(*self._address)
+
     async def _look_on(self) -> None:
-        line = Line(*self._address)
+        line = self.new_line()
         try:
             while True:
                 if token := self._choose():
@@ -136,7 +140,7 @@ class Observer:
         return self.looks[-1]
 
     async def _watch_health(self) -> None:
-        line = Line(*self._address)
+        line = self.new_line()
         try:
             while True:
                 self.health.append(await self._health(line))
@@ -162,7 +166,7 @@ class Observer:
 
         A 401 for a token that nobody knows is the proof: it takes a later stamp of each.
         """
-        line = Line(*self._address)
+        line = self.new_line()
         try:
             unknown = await line.get(PATH, "Authorization: Bearer never-started")
             ready = await line.get("/health/ready")
@@ -178,7 +182,7 @@ class Observer:
         return answers
 
     async def _sweep(self, waiting: Iterator[Token], answers: dict[str, Any]) -> None:
-        line = Line(*self._address)
+        line = self.new_line()
         try:
             for token in waiting:
                 answers[token.digest] = said(

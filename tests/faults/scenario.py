@@ -159,6 +159,18 @@ class Scenario:
         for crafted in self.crafted:
             self.until_agents(crafted, (crafted.agent,))
 
+    def crafted_in(self, partition: int) -> Crafted:
+        """The crafted root of the partition."""
+        return next(each for each in self.crafted if each.partition == partition)
+
+    def pause_traffic(self) -> None:
+        """Only crafted roots go on; what has been sent before falls due before this returns."""
+        self.background.call(self.traffic.pause(), SEND_S)
+        self.go_on(SHORT_LIFE_S[1])
+
+    def resume_traffic(self) -> None:
+        self.background.call(self.traffic.resume(), SEND_S)
+
     def until_agents(self, crafted: Crafted, agents: tuple[int, ...]) -> None:
         """Wait until the crafted job may use exactly these."""
 
@@ -239,8 +251,7 @@ class Scenario:
 
     def finish(self) -> Verdict:
         """End the traffic, wait until all is fresh, and judge; adds the row to the report."""
-        self.background.call(self.traffic.stop(), SEND_S)
-        self.go_on(SHORT_LIFE_S[1])
+        self.pause_traffic()
         self.until_fresh()
         expected = expectations(self.traffic.histories.values())
         looks = list(self.observer.looks)

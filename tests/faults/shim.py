@@ -59,8 +59,8 @@ def kill(phase: str, nth: int, trigger: str) -> None:
             patch(Owners, "enqueue", lambda enqueue: _before_ack(enqueue, die_at_last))
 
 
-def stop(trigger: str) -> None:
-    """This process stops itself when it is to write the view whose digest is in the file."""
+def stop(trigger: str, phase: str) -> None:
+    """This process stops itself before or after it writes the view whose digest is in the file."""
     path = Path(trigger)
 
     def stop_at_last(changed: Any) -> None:
@@ -69,9 +69,12 @@ def stop(trigger: str) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def stopping(write: Method) -> Method:
-        async def wrapped(self: Store, changed: Any) -> Any:
-            stop_at_last(changed)
-            return await write(self, changed)
+        async def wrapped(self: Store, changed: Any) -> None:
+            if phase == "before views":
+                stop_at_last(changed)
+            await write(self, changed)
+            if phase == "after views":
+                stop_at_last(changed)
 
         return wrapped
 

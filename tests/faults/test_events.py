@@ -14,6 +14,7 @@ POISON = 3000
 CHUNK = 200
 DISTURBED = ("disturb delivery", {"seed": SEED, "share": 0.05})
 DISTURBED_EVENTS = 1500
+GAP = '"event": "gap"'
 
 
 def test_delivery_disturbed(new_scenario: NewScenario) -> None:
@@ -22,8 +23,8 @@ def test_delivery_disturbed(new_scenario: NewScenario) -> None:
     scenario.inject()
     before = scenario.traffic.count
     scenario.until(lambda: scenario.traffic.count > before + DISTURBED_EVENTS, "more traffic")
-    assert scenario.logged('"event": "gap"') > 10
-    scenario.prove(f"{scenario.logged('"event": "gap"')} gaps read")
+    assert scenario.logged(GAP) > 10
+    scenario.prove(f"{scenario.logged(GAP)} gaps read")
     scenario.until_fresh()
     scenario.finish().assert_clean()
 

@@ -8,7 +8,7 @@ import pytest
 from tests.faults import shim
 from tests.faults.conftest import NewScenario
 from tests.faults.scenario import SOUND
-from tests.faults.zombie import wake_a_zombie
+from tests.faults.stories import wake_a_zombie
 
 NTH = 20
 BACKLOG = 3000
@@ -50,7 +50,7 @@ def test_restart_with_a_backlog(new_scenario: NewScenario) -> None:
 def test_zombie(new_scenario: NewScenario, tmp_path: Path) -> None:
     scenario = new_scenario("zombie")
     trigger = tmp_path / "stop"
-    scenario.start([("stop", {"trigger": str(trigger)})], SOUND)
+    scenario.start([("stop", {"trigger": str(trigger), "phase": "before views"})], SOUND)
     zombie = wake_a_zombie(scenario, trigger)
     scenario.until(lambda: "refused" in zombie.log(), "the zombie's writes are refused")
     scenario.prove(f"{zombie.log().count('refused')} writes of the zombie refused")

@@ -43,7 +43,7 @@ class History:
 
 
 class Traffic:
-    """Plays the stories of all roots at once until stopped."""
+    """Plays the stories of all roots at once until paused."""
 
     def __init__(self, brokers: str, prefix: str, seed: int, roots: list[Root]) -> None:
         self._brokers = brokers
@@ -59,7 +59,8 @@ class Traffic:
         self.rate = RATE
         # Whether user.set, which needs every partition, may be sent.
         self.broadcasts = True
-        self._stopping = False
+        self._pausing = False
+        self._players: list[asyncio.Task[None]] = []
 
     @property
     def count(self) -> int:
@@ -78,12 +79,17 @@ class Traffic:
         """Connect to Kafka, and begin every root's story."""
         self._producer = self._new_producer()
         await self._producer.start()
-        self._players = [asyncio.create_task(self._play(root)) for root in self.roots]
+        await self.resume()
 
-    async def stop(self) -> None:
-        """Let every root finish the event that it is sending."""
-        self._stopping = True
+    async def pause(self) -> None:
+        """Let every root finish the event that it is sending, and send no more."""
+        self._pausing = True
         await asyncio.gather(*self._players)
+
+    async def resume(self) -> None:
+        """Let every root's story go on."""
+        self._pausing = False
+        self._players = [asyncio.create_task(self._play(root)) for root in self.roots]
 
     async def close(self) -> None:
         """Disconnect, whatever is still being sent."""
@@ -103,7 +109,7 @@ class Traffic:
         )
 
     async def _play(self, root: Root) -> None:
-        while not self._stopping:
+        while not self._pausing:
             event = root.next()
             if event["type"] == "user.set" and not self.broadcasts:
                 continue
