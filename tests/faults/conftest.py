@@ -92,6 +92,8 @@ def session_broker(
         f"advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{outer}",
         "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "inter.broker.listener.name=PLAINTEXT",
+        # A broker that was killed may come back only when its session is over.
+        "broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=500",
     )  # fmt: skip
     with running(server):
         eventually(lambda: is_listening(port), f"broker listening: {server.log()}")

@@ -9,13 +9,15 @@ from typing import Any, Final, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from projector import topics
+from projector.settings import Settings
 from tests.faults import shim
 from tests.faults.background import Background
 from tests.faults.expectation import TOLERANCE_S, Expectation, expectations, wall_ms
 from tests.faults.observer import Look, Observer
 from tests.faults.report import Report, Row
 from tests.faults.traffic import Headers, Sent, Traffic
-from tests.faults.world import SHORT_LIFE_S, Crafted, Event, Root, roots
+from tests.faults.world import SHORT_LIFE_S, Crafted, Event, Root, Token, roots
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import Server, eventually
 
@@ -24,7 +26,7 @@ BOUND_S: Final = 3.0
 SESSION_S: Final = 6.0
 ROOTS_PER_PARTITION: Final = 3
 CRAFTED_FROM: Final = 500
-WARM_EVENTS: Final = 700
+WARM_EVENTS: Final = 500
 SEND_S: Final = 60.0
 SHOWN: Final = 5
 # A check of nothing passes: so many answers of each kind are the least.
@@ -45,6 +47,14 @@ class Raw(NamedTuple):
     key: bytes
     partition: int
     headers: Headers = ()
+
+
+class Origin(NamedTuple):
+    """Where a bad record was."""
+
+    topic: str
+    partition: int
+    offset: int
 
 
 class Verdict(NamedTuple):
@@ -107,8 +117,13 @@ class Scenario:
         self.warm_up()
 
     def create_topics(self) -> None:
-        done = self.deployment.command("topics")
-        assert done.returncode == 0, done.stderr
+        env = self.deployment.env
+        settings = Settings(
+            kafka=env["PROJECTOR_KAFKA"],
+            topic_prefix=env["PROJECTOR_TOPIC_PREFIX"],
+            partitions=PARTITIONS,
+        )
+        asyncio.run(topics.create(settings))
 
     def start_worker(self, *faults: Fault) -> Server:
         """One more worker, with the faults inside, if any."""
@@ -131,6 +146,7 @@ class Scenario:
         self.background.keep(self.observer.look_all_along())
 
     def warm_up(self) -> None:
+        self.until(lambda: all(map(self.owned_by, self.workers)), "every worker owns partitions")
         self.until(lambda: self.traffic.count > WARM_EVENTS, f"{WARM_EVENTS} events sent")
         self.until_fresh()
 
@@ -144,17 +160,16 @@ class Scenario:
         """The fault was real, for this reason."""
         self._proofs.append(proof)
 
-    def send(self, event: Event) -> Sent:
+    def send(self, event: Event, token: Token | None = None) -> Sent:
         """Send one event of a crafted root; returns once Kafka has it."""
-        return self.background.call(self.traffic.send(event), SEND_S)
+        return self.background.call(self.traffic.send(event, token), SEND_S)
 
     def craft(self) -> None:
         """Set up the crafted roots; the observer keeps looking at their tokens."""
         for crafted in self.crafted:
-            *company, job = crafted.foundation()
-            for event in company:
+            for event in crafted.foundation():
                 self.send(event)
-            self.background.call(self.traffic.send(job, crafted.token), SEND_S)
+            self.send(crafted.started(crafted.token), crafted.token)
             self.observer.watched.append(crafted.token)
         for crafted in self.crafted:
             self.until_agents(crafted, (crafted.agent,))
@@ -199,17 +214,27 @@ class Scenario:
     async def _produce(self, records: Sequence[Raw]) -> None:
         await asyncio.gather(*(self.traffic.produce(*record) for record in records))
 
-    def dead_letters(self) -> set[tuple[str, str, str]]:
-        """Topic, partition and offset of every record that became a dead letter."""
-        return self.background.call(self._dead_letters(), SEND_S)
+    def dead_letters(self, count: int) -> set[Origin]:
+        """Where the bad records were, once so many have become dead letters."""
+        found: set[Origin] = set()
 
-    async def _dead_letters(self) -> set[tuple[str, str, str]]:
+        def enough() -> bool:
+            found.update(self.background.call(self._dead_letters(count), SEND_S))
+            return len(found) >= count
+
+        self.until(enough, f"{count} dead letters")
+        return found
+
+    async def _dead_letters(self, least: int) -> set[Origin]:
+        """All of them, if there are so many; none otherwise, for reading costs time."""
         place = TopicPartition(f"{self.deployment.prefix}dead-letters", 0)
-        found: set[tuple[str, str, str]] = set()
+        found: set[Origin] = set()
         async with AIOKafkaConsumer(bootstrap_servers=self.deployment.kafka) as consumer:
             consumer.assign([place])
             end = (await consumer.end_offsets([place]))[place]
-            await consumer.seek_to_beginning(place)
+            if end < least:
+                return found
+            consumer.seek(place, 0)
             while await consumer.position(place) < end:
                 for records in (await consumer.getmany(timeout_ms=500)).values():
                     found |= {_origin(dict(record.headers)) for record in records}
@@ -295,8 +320,8 @@ class Scenario:
         return min(back, default=time.monotonic()) - self._injected
 
 
-def _origin(headers: dict[str, bytes]) -> tuple[str, str, str]:
+def _origin(headers: dict[str, bytes]) -> Origin:
     topic, partition, offset = (
         headers[f"dead-letter-{name}"].decode() for name in ("topic", "partition", "offset")
     )
-    return topic, partition, offset
+    return Origin(topic, int(partition), int(offset))

@@ -134,10 +134,26 @@ def disturb_delivery(seed: int, share: float) -> None:
     patch(Owners, "enqueue", disturbed)
 
 
+def hold_delivery(text: str, seconds: float) -> None:
+    """Faust's deliveries with the text in their value come so much later."""
+
+    def holding(enqueue: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(self: Owners, record: Any, ack: Callable[[], object]) -> None:
+            if text.encode() in (record.value or b""):
+                asyncio.get_running_loop().call_later(seconds, enqueue, self, record, ack)
+            else:
+                enqueue(self, record, ack)
+
+        return wrapped
+
+    patch(Owners, "enqueue", holding)
+
+
 FAULTS: Final[dict[str, Callable[..., None]]] = {
     "kill": kill,
     "stop": stop,
     "disturb delivery": disturb_delivery,
+    "hold delivery": hold_delivery,
 }
 
 

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterator
 
+import pytest
+
 from tests import build
 from tests.faults import poison
 from tests.faults.conftest import SEED, NewScenario
@@ -11,6 +13,7 @@ from tests.faults.world import Event, Root
 from tests.integration.deployment import PARTITIONS
 
 POISON = 3000
+LATE_PATH = "set-again"
 CHUNK = 200
 DISTURBED = ("disturb delivery", {"seed": SEED, "share": 0.05})
 DISTURBED_EVENTS = 1500
@@ -39,9 +42,8 @@ def test_poison(new_scenario: NewScenario) -> None:
     records = list(poison.records(victim.root, victim.partition, POISON, SEED))
     for first in range(0, POISON, CHUNK):
         scenario.produce(*records[first : first + CHUNK])
-    scenario.until(lambda: len(scenario.dead_letters()) >= POISON, f"{POISON} dead letters")
-    letters = scenario.dead_letters()
-    assert {partition for _, partition, _ in letters} == {str(victim.partition)}
+    letters = scenario.dead_letters(POISON)
+    assert {letter.partition for letter in letters} == {victim.partition}
     assert len(letters) == POISON
     stale = {p for health in scenario.observer.health if health.at > began for p in health.stale}
     assert not stale, f"partitions {stale} grew stale"
@@ -56,8 +58,7 @@ def test_misrouted(new_scenario: NewScenario) -> None:
     scenario.inject()
     records = [record for root in scenario.traffic.roots for record in misrouted(scenario, root)]
     scenario.produce(*records)
-    scenario.until(lambda: len(scenario.dead_letters()) >= len(records), "all are dead letters")
-    assert len(scenario.dead_letters()) == len(records)
+    assert len(scenario.dead_letters(len(records))) == len(records)
     scenario.prove(f"{len(records)} dead letters")
     scenario.until_fresh()
     scenario.finish().assert_clean()
@@ -92,3 +93,28 @@ def harmful(scenario: Scenario, root: Root) -> Iterator[tuple[Event, str]]:
 
 def project_of(root: Root) -> int:
     return root.projects[0]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a job of a project that was set again gets 401 while that project.set is on its way",
+)
+def test_project_set_again_on_its_way(new_scenario: NewScenario) -> None:
+    """The topics are not in step: the job's start comes before what its project is set by."""
+    scenario = new_scenario("project.set late, job.started not")
+    scenario.start([("hold delivery", {"text": LATE_PATH, "seconds": 1.0})])
+    scenario.craft()
+    crafted = scenario.crafted[0]
+    scenario.send(build.removed("project", crafted.number, root=crafted.root))
+    scenario.until(
+        lambda: scenario.deployment.look_up(crafted.token.secret).status == 401, "removed"
+    )
+    scenario.inject()
+    again = build.project(crafted.number, crafted.number, root=crafted.root)
+    scenario.send(again | {"data": again["data"] | {"path": LATE_PATH}})
+    second = crafted.another_token()
+    scenario.observer.watched = [second]
+    scenario.send(crafted.started(second), second)
+    scenario.prove("project.set comes a second late")
+    scenario.go_on(2.0)
+    scenario.finish().assert_clean()

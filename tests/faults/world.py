@@ -21,7 +21,7 @@ ROLES: Final = ("guest", "reporter", "developer", "developer", "maintainer")
 ENVIRONMENT: Final = {"name": "review/7", "slug": "review-7", "tier": "development"}
 LIVE_JOBS: Final = 10
 TOKEN_LIFE_S: Final = 3600.0
-SHORT_LIFE_S: Final = (1.5, 4.0)
+SHORT_LIFE_S: Final = (1.0, 2.5)
 
 
 class Token(NamedTuple):
@@ -244,17 +244,21 @@ class Crafted(NamedTuple):
     def token(self) -> Token:
         return Token(f"crafted-{self.root}", self.number * 10_000 + 9, self.root)
 
-    def foundation(self) -> list[Event]:
-        job = build.started(
-            self.token.job, self.number, self.number, token=self.token.secret,
+    def another_token(self) -> Token:
+        return Token(f"crafted-again-{self.root}", self.token.job + 1, self.root)
+
+    def started(self, token: Token) -> Event:
+        return build.started(
+            token.job, self.number, self.number, token=token.secret,
             expires_at=instant(TOKEN_LIFE_S), root=self.root,
         )  # fmt: skip
+
+    def foundation(self) -> list[Event]:
         return [
             build.group(self.number, root=self.root),
             build.project(self.number, self.number, root=self.root),
             build.agent(self.agent, self.number, root=self.root),
             self.granted(),
-            job,
         ]
 
     def granted(self, role: str = "developer") -> Event:
