@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, Self
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from projector import topics
+from projector.events import DEAD_LETTERS
 from projector.settings import Settings
 from tests.faults import shim
 from tests.faults.background import Background
@@ -214,31 +215,38 @@ class Scenario:
     async def _produce(self, records: Sequence[Raw]) -> None:
         await asyncio.gather(*(self.traffic.produce(*record) for record in records))
 
-    def dead_letters(self, count: int) -> set[Origin]:
-        """Where the bad records were, once so many have become dead letters."""
-        found: set[Origin] = set()
+    def until_letters(self, count: int) -> None:
+        """Wait until so many dead letters have been written, repeated ones among them."""
 
         def enough() -> bool:
-            found.update(self.background.call(self._dead_letters(count), SEND_S))
-            return len(found) >= count
+            return self.background.call(self._letters_end(), SEND_S) >= count
 
         self.until(enough, f"{count} dead letters")
-        return found
 
-    async def _dead_letters(self, least: int) -> set[Origin]:
-        """All of them, if there are so many; none otherwise, for reading costs time."""
-        place = TopicPartition(f"{self.deployment.prefix}dead-letters", 0)
-        found: set[Origin] = set()
+    def dead_letters(self, count: int) -> set[Origin]:
+        """Where the bad records were, once so many have become dead letters."""
+        self.until_letters(count)
+        return self.background.call(self._dead_letters(), SEND_S)
+
+    async def _letters_end(self) -> int:
         async with AIOKafkaConsumer(bootstrap_servers=self.deployment.kafka) as consumer:
-            consumer.assign([place])
-            end = (await consumer.end_offsets([place]))[place]
-            if end < least:
-                return found
-            consumer.seek(place, 0)
-            while await consumer.position(place) < end:
+            ends = await consumer.end_offsets([self._letters])
+            return int(ends[self._letters])
+
+    async def _dead_letters(self) -> set[Origin]:
+        found: set[Origin] = set()
+        end = await self._letters_end()
+        async with AIOKafkaConsumer(bootstrap_servers=self.deployment.kafka) as consumer:
+            consumer.assign([self._letters])
+            consumer.seek(self._letters, 0)
+            while await consumer.position(self._letters) < end:
                 for records in (await consumer.getmany(timeout_ms=500)).values():
                     found |= {_origin(dict(record.headers)) for record in records}
         return found
+
+    @property
+    def _letters(self) -> TopicPartition:
+        return TopicPartition(self.deployment.prefix + DEAD_LETTERS, 0)
 
     def go_on(self, seconds: float) -> None:
         """Let traffic go on for a while: the fault's own duration, nothing to wait for."""

@@ -14,7 +14,7 @@ from tests.integration.deployment import PARTITIONS
 
 POISON = 3000
 LATE_PATH = "set-again"
-CHUNK = 200
+CHUNK = 150
 DISTURBED = ("disturb delivery", {"seed": SEED, "share": 0.05})
 DISTURBED_EVENTS = 1500
 GAP = '"event": "gap"'
@@ -42,6 +42,8 @@ def test_poison(new_scenario: NewScenario) -> None:
     records = list(poison.records(victim.root, victim.partition, POISON, SEED))
     for first in range(0, POISON, CHUNK):
         scenario.produce(*records[first : first + CHUNK])
+        # No faster than it is digested: how fast that is, is another question.
+        scenario.until_letters(first + CHUNK)
     letters = scenario.dead_letters(POISON)
     assert {letter.partition for letter in letters} == {victim.partition}
     assert len(letters) == POISON

@@ -23,7 +23,7 @@ from tests.faults.stories import revoke_while_cut_off
 from tests.integration.deployment import PARTITIONS
 from tests.integration.servers import Server, apache_kafka, eventually, running
 
-OUTAGE_S = 3 * BOUND_S
+OUTAGE_S = 2.5 * BOUND_S
 # Bad records that come while the topic dead-letters has no leader either.
 BAD = 100
 
