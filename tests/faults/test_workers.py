@@ -24,9 +24,10 @@ def test_kill_9(new_scenario: NewScenario, tmp_path: Path, phase: str) -> None:
     trigger.touch()
     scenario.until(lambda: doomed.process.poll() is not None, "the worker killed itself")
     assert doomed.process.returncode == -signal.SIGKILL
-    scenario.prove(f"exit {doomed.process.returncode}")
-    scenario.start_worker()
+    before = scenario.claims()
     scenario.until_fresh()
+    scenario.prove(f"exit {doomed.process.returncode}, {scenario.claims() - before} claims")
+    assert scenario.claims() > before
     scenario.finish().assert_clean()
 
 
