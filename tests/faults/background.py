@@ -32,9 +32,13 @@ class Background:
         """Do the work there; its result, or `TimeoutError` after so many seconds."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
-    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+    def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Let the work go on until the end."""
-        self.call(self._start(work), END_S)
+        return self.call(self._start(work), END_S)
+
+    def join(self, task: asyncio.Task[None], timeout: float) -> None:
+        """Wait until work that goes on has ended by itself."""
+        self.call(_outcome(task), timeout)
 
     def check(self) -> None:
         """Raise what any of the work that goes on has failed with."""
@@ -42,10 +46,16 @@ class Background:
             if task.done() and not task.cancelled() and (error := task.exception()):
                 raise error
 
-    async def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.add(asyncio.create_task(work))
+    async def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        return task
 
     async def _cancel_all(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _outcome(task: asyncio.Task[None]) -> None:
+    await task

@@ -180,7 +180,9 @@ class Expectation:
     # what answers may be
 
     def over_grants(self, look: Look, bound: float) -> Iterator[str]:
-        """What is wrong with an answer that lists agents, a sentence for each."""
+        """What is wrong with the agents in an answer, a sentence for each."""
+        if not look.agents:
+            return
         earliest, latest = look.sent - bound - TOLERANCE_S, look.received
         life = self.lives.get(look.token.digest)
         if life is None:

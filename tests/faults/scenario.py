@@ -7,15 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-
 from projector import topics
-from projector.events import DEAD_LETTERS
 from projector.settings import Settings
-from tests.faults import shim
+from tests.faults import letters, shim
 from tests.faults.background import Background
-from tests.faults.expectation import TOLERANCE_S, Expectation, expectations, wall_ms
-from tests.faults.observer import Look, Observer
+from tests.faults.expectation import TOLERANCE_S, expectations
+from tests.faults.judge import Verdict, judge
+from tests.faults.letters import Origin
+from tests.faults.observer import Observer
 from tests.faults.report import Report, Row
 from tests.faults.traffic import Headers, Sent, Traffic
 from tests.faults.world import SHORT_LIFE_S, Crafted, Event, Root, Token, roots
@@ -29,7 +28,6 @@ ROOTS_PER_PARTITION: Final = 3
 CRAFTED_FROM: Final = 500
 WARM_EVENTS: Final = 500
 SEND_S: Final = 60.0
-SHOWN: Final = 5
 # A check of nothing passes: so many answers of each kind are the least.
 LEAST: Final = {200: 500, 401: 50}
 
@@ -48,31 +46,6 @@ class Raw(NamedTuple):
     key: bytes
     partition: int
     headers: Headers = ()
-
-
-class Origin(NamedTuple):
-    """Where a bad record was."""
-
-    topic: str
-    partition: int
-    offset: int
-
-
-class Verdict(NamedTuple):
-    """What is wrong with the answers, a sentence for each."""
-
-    over_grants: list[str]
-    false_401s: list[str]
-    wrong: list[str]
-
-    def assert_clean(self) -> None:
-        """Fail with the first findings of each kind."""
-        findings = [
-            f"{len(found)} {name}:\n  " + "\n  ".join(found[:SHOWN])
-            for name, found in self._asdict().items()
-            if found
-        ]
-        assert not findings, "\n".join(findings)
 
 
 class Scenario:
@@ -217,43 +190,25 @@ class Scenario:
 
     def until_letters(self, count: int) -> None:
         """Wait until so many dead letters have been written, repeated ones among them."""
+        kafka, prefix = self.deployment.kafka, self.deployment.prefix
 
         def enough() -> bool:
-            return self.background.call(self._letters_end(), SEND_S) >= count
+            return self.background.call(letters.written(kafka, prefix), SEND_S) >= count
 
         self.until(enough, f"{count} dead letters")
 
     def dead_letters(self, count: int) -> set[Origin]:
         """Where the bad records were, once so many have become dead letters."""
         self.until_letters(count)
+        kafka, prefix = self.deployment.kafka, self.deployment.prefix
         found: set[Origin] = set()
 
         def enough() -> bool:
-            found.update(self.background.call(self._dead_letters(), SEND_S))
+            found.update(self.background.call(letters.origins(kafka, prefix), SEND_S))
             return len(found) >= count
 
         self.until(enough, f"letters about {count} records")
         return found
-
-    async def _letters_end(self) -> int:
-        async with AIOKafkaConsumer(bootstrap_servers=self.deployment.kafka) as consumer:
-            ends = await consumer.end_offsets([self._letters])
-            return int(ends[self._letters])
-
-    async def _dead_letters(self) -> set[Origin]:
-        found: set[Origin] = set()
-        end = await self._letters_end()
-        async with AIOKafkaConsumer(bootstrap_servers=self.deployment.kafka) as consumer:
-            consumer.assign([self._letters])
-            consumer.seek(self._letters, 0)
-            while await consumer.position(self._letters) < end:
-                for records in (await consumer.getmany(timeout_ms=500)).values():
-                    found |= {_origin(dict(record.headers)) for record in records}
-        return found
-
-    @property
-    def _letters(self) -> TopicPartition:
-        return TopicPartition(self.deployment.prefix + DEAD_LETTERS, 0)
 
     def go_on(self, seconds: float) -> None:
         """Let traffic go on for a while: the fault's own duration, nothing to wait for."""
@@ -302,37 +257,20 @@ class Scenario:
         self.until(self._has_seen_enough, f"so many answers of each kind: {LEAST}")
         self.pause_traffic()
         self.until_fresh()
-        expected = expectations(self.traffic.histories.values())
-        looks = list(self.observer.looks)
-        verdict = Verdict(
-            over_grants=[s for look in looks if look.agents
-                         for s in expected[look.token.root].over_grants(look, BOUND_S)],
-            false_401s=[expected[look.token.root].false_401(look) for look in looks
-                        if look.status == 401 and expected[look.token.root].is_false_401(look)],
-            wrong=self._wrong_at_the_end(expected),
-        )  # fmt: skip
-        self._add_row(verdict, looks)
+        answers = self.background.call(self.observer.sweep(self.traffic.started), SEND_S)
+        looks, expected = list(self.observer.looks), expectations(self.traffic.histories.values())
+        verdict = judge(expected, looks, answers, BOUND_S)
+        self._add_row(verdict, len(looks))
         return verdict
 
     def _has_seen_enough(self) -> bool:
         statuses = self.observer.statuses()
         return all(statuses[status] >= least for status, least in LEAST.items())
 
-    def _wrong_at_the_end(self, expected: dict[str, Expectation]) -> list[str]:
-        answers = self.background.call(self.observer.sweep(self.traffic.started), SEND_S)
-        now = wall_ms(time.monotonic())
-        final = {d: said for each in expected.values() for d, said in each.final(now).items()}
-        return [
-            f"job {token.job} (root {token.root}): {answers[token.digest]} "
-            f"instead of {final[token.digest]}"
-            for token in self.traffic.started
-            if answers[token.digest] != final[token.digest]
-        ]
-
-    def _add_row(self, verdict: Verdict, looks: list[Look]) -> None:
+    def _add_row(self, verdict: Verdict, looks: int) -> None:
         over_grants, false_401s, wrong = (len(found) for found in verdict)
         self._report.rows.append(
-            Row(self.fault, self.traffic.count, len(looks), over_grants, false_401s, wrong,
+            Row(self.fault, self.traffic.count, looks, over_grants, false_401s, wrong,
                 self.fresh_again(), ", ".join(self._proofs))
         )  # fmt: skip
 
@@ -343,10 +281,3 @@ class Scenario:
             return 0.0
         back = [h.at for h in self.observer.health if h.status == 200 and h.at > bad[-1]]
         return min(back, default=time.monotonic()) - self._injected
-
-
-def _origin(headers: dict[str, bytes]) -> Origin:
-    topic, partition, offset = (
-        headers[f"dead-letter-{name}"].decode() for name in ("topic", "partition", "offset")
-    )
-    return Origin(topic, int(partition), int(offset))

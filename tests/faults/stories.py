@@ -88,6 +88,7 @@ def lose_a_view(scenario: Scenario, trigger: Path, redis: Replicated) -> None:
     worker, crafted = scenario.workers[0], scenario.crafted[0]
     scenario.pause_traffic()
     scenario.until_fresh()
+    scenario.until(lambda: revisions(redis.old) == revisions(redis.new), "the replica has it all")
     trigger.write_text(crafted.token.digest)
     redis.new.replicaof("NO", "ONE")
     scenario.inject()

@@ -14,6 +14,8 @@ from tests.integration.deployment import PARTITIONS
 
 POISON = 3000
 LATE_PATH = "set-again"
+# Shorter than what the owner takes for a stall.
+LATE_S = 1.8
 CHUNK = 150
 DISTURBED = ("disturb delivery", {"seed": SEED, "share": 0.05})
 DISTURBED_EVENTS = 1500
@@ -104,7 +106,7 @@ def project_of(root: Root) -> int:
 def test_project_set_again_on_its_way(new_scenario: NewScenario) -> None:
     """The topics are not in step: the job's start comes before what its project is set by."""
     scenario = new_scenario("project.set late, job.started not")
-    scenario.start([("hold delivery", {"text": LATE_PATH, "seconds": 1.0})])
+    scenario.start([("hold delivery", {"text": LATE_PATH, "seconds": LATE_S})])
     scenario.craft()
     crafted = scenario.crafted[0]
     scenario.send(build.removed("project", crafted.number, root=crafted.root))
@@ -117,6 +119,6 @@ def test_project_set_again_on_its_way(new_scenario: NewScenario) -> None:
     second = crafted.another_token()
     scenario.observer.watched = [second]
     scenario.send(crafted.started(second), second)
-    scenario.prove("project.set comes a second late")
-    scenario.go_on(2.0)
+    scenario.prove(f"project.set comes {LATE_S} s late")
+    scenario.go_on(2 * LATE_S)
     scenario.finish().assert_clean()

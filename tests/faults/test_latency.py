@@ -6,7 +6,7 @@ from typing import Final
 from tests.faults.conftest import NewScenario
 from tests.faults.observer import Line
 from tests.faults.report import Latency, Report
-from tests.faults.scenario import SOUND, Scenario
+from tests.faults.scenario import SEND_S, SOUND, Scenario
 from tests.faults.world import Crafted
 from tests.integration.servers import Server
 
@@ -21,14 +21,16 @@ class Stopwatch:
     def __init__(self, scenario: Scenario) -> None:
         self._traffic = scenario.traffic
         self._observer = scenario.observer
+        self._background = scenario.background
         self._ending = False
         self.samples: list[float] = []
-        for crafted in scenario.crafted:
-            scenario.background.keep(self._time(crafted))
+        self._tasks = [self._background.keep(self._time(each)) for each in scenario.crafted]
 
     def end(self) -> None:
-        """Take no more samples."""
+        """Take no more samples; returns when every agent has been granted again."""
         self._ending = True
+        for task in self._tasks:
+            self._background.join(task, SEND_S)
 
     async def _time(self, crafted: Crafted) -> None:
         line = self._observer.new_line()
