@@ -19,7 +19,6 @@ def event(root: int, kind: str, **data: object) -> None:
                 "id": f"example-{next(ids)}",
                 "source": "/example",
                 "type": kind,
-                "time": "2026-11-23T08:00:00Z",
                 "partitionkey": str(root),
                 "data": data,
             }

@@ -1,28 +1,22 @@
 """The `projector` command."""
 
-import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final, NoReturn, cast
+from typing import Annotated, BinaryIO, Final, NoReturn, cast
 
 import typer
-from aiokafka.errors import KafkaError
-from rich.console import Console
 from rich.progress import Progress
 
 from projector import feed as feeding
-from projector import log
 from projector import topics as kafka_topics
-from projector.errors import SetupError
-from projector.settings import Settings, SettingsError
+from projector.dead_letter_commands import app as dead_letters
+from projector.terminal import WRONG, errors, fail, load_settings, run
 
-WRONG: Final = 2
-OUTAGE: Final = 3
 MAX_BAD_LINES_SHOWN: Final = 50
 # Events from standard input are read twice; what does not fit into memory goes to a file.
 SPOOL_BYTES: Final = 64 * 1024 * 1024
@@ -31,9 +25,10 @@ app = typer.Typer(
     help="Which cluster agents may a CI job token use? Events in, one answer per token out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     add_completion=False,
 )
-errors = Console(stderr=True, highlight=False)
+app.add_typer(dead_letters, name="dead-letters")
 
 
 def _show_version(wanted: bool) -> None:
@@ -58,8 +53,8 @@ def worker() -> None:
     """Consume the topics and keep the views in Redis up to date. Run as many as you like."""
     from projector import worker as working
 
-    settings = _settings()
-    _run(settings, working.run(settings))
+    settings = load_settings()
+    run(settings, working.run(settings))
 
 
 @app.command()
@@ -71,7 +66,7 @@ def api(
     """Answer lookups over HTTP. Reads Redis, writes nothing."""
     import uvicorn
 
-    _settings()
+    load_settings()
     uvicorn.run(
         "api.main:create", factory=True, host=host, port=port, workers=workers,
         http="api.protocol:BoundedHttpToolsProtocol",
@@ -82,8 +77,8 @@ def api(
 @app.command()
 def topics() -> None:
     """Create the topics that are missing, and check those that exist."""
-    settings = _settings()
-    for name, count in _run(settings, kafka_topics.create(settings)).items():
+    settings = load_settings()
+    for name, count in run(settings, kafka_topics.create(settings)).items():
         typer.echo(f"{settings.topic(name)}: {count} partition{'' if count == 1 else 's'}")
 
 
@@ -98,7 +93,7 @@ def feed(
     Exits with 0 when Kafka has acknowledged everything, with 2 when any line is bad (then nothing
     was sent), with 3 when Kafka cannot be reached.
     """
-    settings = _settings()
+    settings = load_settings()
     with _opened(file) as source:
         count, bad = feeding.check(source)
         if bad:
@@ -106,7 +101,7 @@ def feed(
         source.seek(0)
         with Progress(console=errors, disable=not errors.is_terminal) as progress:
             task = progress.add_task("sending", total=count)
-            _run(settings, feeding.send(source, settings, lambda: progress.advance(task)))
+            run(settings, feeding.send(source, settings, lambda: progress.advance(task)))
     typer.echo(f"{count} event{'' if count == 1 else 's'} acknowledged by Kafka")
 
 
@@ -120,38 +115,13 @@ def dev(
     """
     from projector import dev as environment
 
-    settings = _settings()
-    _run(settings, environment.run(settings, port))
+    settings = load_settings()
+    run(settings, environment.run(settings, port))
 
 
 def main() -> None:
     """Run the command line."""
     app()
-
-
-def _settings() -> Settings:
-    try:
-        settings = Settings.load()
-    except SettingsError as error:
-        _fail(WRONG, *(f"wrong setting: {line}" for line in str(error).splitlines()))
-    log.configure(settings.log_level)
-    return settings
-
-
-def _run(settings: Settings, work: Coroutine[Any, Any, Any]) -> Any:
-    """Run to the end; what a person can mend is one sentence and an exit code."""
-    try:
-        return asyncio.run(work)
-    except SetupError as error:
-        _fail(WRONG, str(error))
-    except (KafkaError, OSError) as error:
-        _fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")
-
-
-def _fail(code: int, *sentences: str) -> NoReturn:
-    for sentence in sentences:
-        errors.print(sentence, style="red", markup=False, emoji=False, soft_wrap=True)
-    raise typer.Exit(code)
 
 
 @contextmanager
@@ -160,7 +130,7 @@ def _opened(file: str) -> Iterator[BinaryIO]:
     try:
         source = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115
     except OSError as error:
-        _fail(WRONG, f"{file}: {error.strerror}")
+        fail(WRONG, f"{file}: {error.strerror}")
     with source:
         if file != "-" and source.seekable():
             yield source
@@ -175,4 +145,4 @@ def _refuse_lines(file: str, bad: list[feeding.BadLine]) -> NoReturn:
     shown = [f"{file}:{line.number}: {line.reason}" for line in bad[:MAX_BAD_LINES_SHOWN]]
     if len(bad) > len(shown):
         shown.append(f"... and {len(bad) - len(shown)} more bad lines")
-    _fail(WRONG, *shown, "nothing was sent")
+    fail(WRONG, *shown, "nothing was sent")

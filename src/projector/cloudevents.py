@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from projector import redaction
+from projector import redaction, replays
 from projector.events import (
     KINDS,
     MAX_EVENT_BYTES,
@@ -17,6 +17,7 @@ from projector.events import (
     BadEvent,
     Event,
     Instant,
+    Rank,
     Record,
     RootNamespace,
     Sequence,
@@ -98,7 +99,10 @@ def _strictly(record: Record) -> Event:
     _refuse_deep(raw)
     data = _readable(lambda: _DATA[name].decode(raw), where="data")
     sequence = None if envelope.sequence is None else int(envelope.sequence)
-    return Event(name, envelope.partitionkey, data, envelope.time, sequence)
+    rank = replays.replayed(record)
+    return Event(
+        name, envelope.partitionkey, data, envelope.time, sequence, complaint=None, replays=rank
+    )
 
 
 def _leniently(record: Record, complaint: str) -> Event | None:
@@ -111,7 +115,8 @@ def _leniently(record: Record, complaint: str) -> Event | None:
             continue
         if KINDS[name].revokes:
             sequence = _sequence(getattr(envelope, "sequence", None))
-            return Event(name, envelope.partitionkey, data, None, sequence, complaint)
+            rank = _rank(record)
+            return Event(name, envelope.partitionkey, data, None, sequence, complaint, rank)
     return None
 
 
@@ -119,6 +124,13 @@ def _sequence(text: object) -> int | None:
     try:
         return int(msgspec.convert(text, Sequence))
     except msgspec.ValidationError:
+        return None
+
+
+def _rank(record: Record) -> Rank | None:
+    try:
+        return replays.replayed(record)
+    except BadEvent:
         return None
 
 

@@ -72,6 +72,7 @@ def compose(letter: DeadLetter, now: datetime) -> tuple[bytes | None, bytes | No
         "topic": record.topic,
         "partition": str(record.partition),
         "offset": str(record.offset),
+        "timestamp": str(record.timestamp),
         "time": now.isoformat(timespec="milliseconds"),
     }
     headers: Headers = [(f"{PREFIX}{name}", text.encode()) for name, text in finding.items()]

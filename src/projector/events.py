@@ -42,6 +42,13 @@ class Record(NamedTuple):
     headers: redaction.Headers = ()
 
 
+class Rank(NamedTuple):
+    """The place that a replayed event keeps: its original's offset, and Kafka's timestamp (ms)."""
+
+    offset: int
+    timestamp: int
+
+
 class BadEvent(ValueError):
     """A record that is no valid event; the message is the reason, one readable sentence."""
 
@@ -290,6 +297,8 @@ class Event(Struct, frozen=True):
     sequence: int | None = None
     # Set where a revocation was applied although something else about the event was wrong.
     complaint: str | None = None
+    # Set where a dead letter was replayed: where its original stood in the same partition.
+    replays: Rank | None = None
 
     @property
     def kind(self) -> Kind:

@@ -28,17 +28,38 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
+# Before every offset.
+NEVER: Final = -1
+
+
 class Fact(Struct, Generic[T], frozen=True, omit_defaults=True):
     """The newest accepted state of one thing: where in Kafka it stood, and the data.
 
     Without data the thing was removed; it is kept for a while so that a late event cannot bring
-    it back. `timestamp` is the record's, in milliseconds.
+    it back. `timestamp` is the record's, in milliseconds. `offset` is where the event ranks: its
+    record's, or its original's if it was replayed.
     """
 
     offset: int
     timestamp: int
     sequence: int | None = None
     data: T | None = None
+    # Where the event with `sequence` ranks, if it is not the one at `offset`.
+    sequence_offset: int | None = None
+    # Where a group or project was last removed, if that is not what the event at `offset` did.
+    removal_offset: int | None = None
+
+    @property
+    def sequenced_at(self) -> int:
+        """Where the event ranks that brought `sequence`."""
+        return self.offset if self.sequence_offset is None else self.sequence_offset
+
+    @property
+    def last_removal(self) -> int:
+        """Where the thing was last removed, though it may have been set again; else `NEVER`."""
+        if self.removal_offset is not None:
+            return self.removal_offset
+        return self.offset if self.data is None else NEVER
 
 
 AnyFact = Fact[Thing]

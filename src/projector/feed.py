@@ -34,8 +34,13 @@ def lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def parse(line: bytes) -> Event:
-    """The event on a line; raises `BadEvent`, also for what a worker would only complain about."""
-    event = decode(Record(Topic.MEMBERSHIP, 0, 0, 0, None, line))
+    """The event on a line; raises `BadEvent` as `strict` does."""
+    return strict(Record(Topic.MEMBERSHIP, 0, 0, 0, None, line))
+
+
+def strict(record: Record) -> Event:
+    """The event of a record; raises `BadEvent` also where a worker would only complain."""
+    event = decode(record)
     if event.complaint:
         raise BadEvent(event.complaint)
     return event

@@ -6,7 +6,6 @@ owner reads the record once more and sends what the former could not.
 """
 
 import asyncio
-from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
@@ -46,17 +45,10 @@ class Reference(Struct, frozen=True):
 class Outbox:
     """One partition's letters that Kafka has not acknowledged yet."""
 
-    def __init__(
-        self,
-        partition: int,
-        source: RangeReader,
-        dead_letters: DeadLetters,
-        on_sent: Callable[[], object],
-    ) -> None:
+    def __init__(self, partition: int, source: RangeReader, dead_letters: DeadLetters) -> None:
         self.partition = partition
         self._source = source
         self._dead_letters = dead_letters
-        self._on_sent = on_sent
         self._waiting: dict[Key, Reference] = {}
         self._records: dict[Key, Record] = {}
         self._bytes = 0
@@ -107,7 +99,6 @@ class Outbox:
             for reference in batch:
                 self._drop(reference.key)
             self._note_size()
-            self._on_sent()
 
     @outlast
     async def _send(self, batch: list[Reference]) -> None:

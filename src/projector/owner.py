@@ -81,7 +81,7 @@ class Owner:
         self._projection = Projection(partition, policy)
         self._inbox = Inbox()
         self._wake = asyncio.Event()
-        self._outbox = Outbox(partition, source, dead_letters, on_sent=self._wake.set)
+        self._outbox = Outbox(partition, source, dead_letters)
         self._rounds = Rounds(policy.sweep_interval, PROBE_INTERVAL_S)
         self._stopping = False
         # Whether the facts in memory are whole: then they outlast whatever happens to Redis.
@@ -90,6 +90,8 @@ class Owner:
         self._checkpointed: Offsets = {}
         self._probes: deque[Probe] = deque()
         self._now = 0
+        # The moment up to which every event that Kafka had is applied (milliseconds).
+        self._applied_until = 0
         # The offset up to which each topic was last seen to go, beyond what the broker said.
         self._confirmed: Offsets = {}
         # The offset that each topic waits for, and since when (seconds of the loop's clock).
@@ -105,10 +107,9 @@ class Owner:
         self._inbox.put(delivered)
         self._wake.set()
 
-    def suspect(self, digest: str, epoch: int) -> None:
+    def suspect(self, digest: str) -> None:
         """A live record of this partition was found in Redis; is there a fact behind it?"""
-        known = not self._knows_all or self._projection.facts.job_of_token(digest)
-        if not known and epoch <= self.version.epoch:
+        if self._knows_all and not self._projection.facts.job_of_token(digest):
             self._rounds.suspect(digest)
 
     def stop(self) -> None:
@@ -168,9 +169,11 @@ class Owner:
             refuse_lost_history(self._next, beginnings)
         else:
             await self._load(checkpoint, beginnings)
+        moment = await self._store.now()
         ends = await self._source.ends(self.partition)
         await self._refuse_recreated(self._receded(self._next, ends))
         await self._catch_up(ends)
+        self._applied_until = moment
         await (self._heal() if heal else self._reconcile())
         self._knows_all = True
         self._report_claim("memory" if heal else "checkpoint")
@@ -310,7 +313,7 @@ class Owner:
 
     def _advance(self, now: int) -> None:
         self._now = max(self._now, now)
-        self._projection.advance(self._now)
+        self._projection.advance(self._now, self._applied_until)
 
     def _take_changes(self) -> Batch:
         views, facts = self._projection.take_changes(self._now)
@@ -364,6 +367,7 @@ class Owner:
             return
         try:
             await self._refuse_recreated(reached.receded)
+            self._applied_until = reached.moment
             await self._store.stamp(reached.moment)
         except OUTAGES as error:
             log.debug("no stamp", partition=self.partition, reason=repr(error))

@@ -43,10 +43,10 @@ class Owners:
         else:
             ack()
 
-    def suspect(self, partition: int, digest: str, epoch: int) -> None:
+    def suspect(self, partition: int, digest: str) -> None:
         """Ask the partition's owner about a live record in Redis, if it is owned here."""
         if owner := self._owners.get(partition):
-            owner.suspect(digest, epoch)
+            owner.suspect(digest)
 
     async def stop(self) -> None:
         """Let every owner finish its batch; end those that cannot within five seconds."""

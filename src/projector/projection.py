@@ -6,7 +6,7 @@ writes the same views, and repeating a delivery changes nothing.
 
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 import structlog
@@ -14,12 +14,17 @@ import structlog
 from projector import cloudevents, rules, things
 from projector.events import BadEvent, Event, Record
 from projector.facts import AnyFact, Facts, decode, encode
+from projector.lateness import refuse_late
 from projector.partitioning import partition_of
 from projector.things import EndedToken, Job, Key
 from projector.timers import Timers
 from projector.transitions import changes
 
 log = structlog.get_logger()
+
+
+# When to look again at what would be forgotten but for events that are not applied yet.
+FORGET_LATER_MS: Final = 1000
 
 
 class View(NamedTuple):
@@ -82,6 +87,7 @@ class Projection:
         try:
             event = cloudevents.decode(record)
             self._check_place(event, record)
+            event = refuse_late(event, record, self._policy.tombstone_retention_ms)
             new_states = list(changes(self.facts, event, record))
         except BadEvent as error:
             return str(error)
@@ -93,12 +99,17 @@ class Projection:
             self._put(*change)
         return event.complaint
 
-    def advance(self, now: int) -> None:
-        """Do what time alone has made due at `now` (milliseconds)."""
+    def advance(self, now: int, applied_until: int | None = None) -> None:
+        """Do what time alone has made due at `now` (milliseconds).
+
+        `applied_until` is the moment up to which every event has been applied, `now` if not given.
+        Nothing is forgotten that an event of before may still need, or a rebuild, which reads all
+        events before it looks at the clock, would decide otherwise.
+        """
         for key in self._timers.take_due(now):
             fact = self.facts.get(key)
             if fact is not None:
-                self._fall_due(key, fact, now)
+                self._fall_due(key, fact, now, now if applied_until is None else applied_until)
 
     def take_changes(self, now: int) -> Changes:
         """What has changed since the last call, as of `now` (milliseconds)."""
@@ -178,14 +189,14 @@ class Projection:
         expires_at = fact.data.expires_at if isinstance(fact.data, Job | EndedToken) else 0
         return max(expires_at, fact.timestamp + self._policy.tombstone_retention_ms)
 
-    def _fall_due(self, key: Key, fact: AnyFact, now: int) -> None:
+    def _fall_due(self, key: Key, fact: AnyFact, now: int, applied_until: int) -> None:
         if isinstance(fact.data, things.Member):
             self.facts.touch(key)
         elif self.facts.is_needed(key):
             self._timers.set(key, now + self._policy.tombstone_retention_ms)
-        elif self._forget_at(fact) <= now:
+        elif self._forget_at(fact) <= applied_until:
             self.facts.forget(key)
             self._changed.add(key)
         else:
             self.facts.expire_job(key)
-            self._timers.set(key, self._forget_at(fact))
+            self._timers.set(key, max(self._forget_at(fact), now + FORGET_LATER_MS))

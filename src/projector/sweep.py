@@ -58,14 +58,12 @@ class Rounds:
 
 
 class OrphanScan:
-    """Walks through the token keys and names every live record to `suspect`.
+    """Walks through the token keys and names every live record, partition and digest, to `suspect`.
 
-    `suspect` gets the record's partition, its digest and its epoch.
+    One walk takes `interval` seconds.
     """
 
-    def __init__(
-        self, redis: Redis, interval: float, suspect: Callable[[int, str, int], None]
-    ) -> None:
+    def __init__(self, redis: Redis, interval: float, suspect: Callable[[int, str], None]) -> None:
         self._redis = redis
         self._interval = interval
         self._suspect = suspect
@@ -107,4 +105,4 @@ class OrphanScan:
         except (ValueError, TypeError):
             return
         if record.status != 401:
-            self._suspect(record.partition, key.removeprefix(_KEY_PREFIX), record.version.epoch)
+            self._suspect(record.partition, key.removeprefix(_KEY_PREFIX))

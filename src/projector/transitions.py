@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from projector import events, things
 from projector.events import BadEvent, Event, Record
-from projector.facts import AnyFact, Fact, Facts
+from projector.facts import NEVER, AnyFact, Fact, Facts
 from projector.things import EndedToken, Job, Key, Thing
 
 # A token lives at most this long from its job.started record, whatever the event says: a rebuild
@@ -29,9 +29,11 @@ class Change(NamedTuple):
 def changes(facts: Facts, event: Event, record: Record) -> Iterator[Change]:
     """The new states that the event brings, given the facts so far; none if it comes too late.
 
-    Raises `BadEvent` where it contradicts a fact.
+    A replayed event ranks at its original's offset. Raises `BadEvent` where it contradicts a fact.
     """
     root = event.root
+    if event.replays:
+        record = record._replace(offset=event.replays.offset)
     match event.data:
         case events.JobStarted() as started:
             yield from _start(facts, event, record, started)
@@ -39,6 +41,12 @@ def changes(facts: Facts, event: Event, record: Record) -> Iterator[Change]:
             yield from _finish(facts, record, things.job_key(root, job))
         case events.JobCanceling():
             pass
+        case events.MemberSet() | events.MemberRemoved():
+            yield from _replace_member(facts, event, record, *_state(event))
+        case events.GroupSet() | events.GroupRemoved():
+            yield from _replace_scope(facts, event, record, *_state(event))
+        case events.ProjectSet() | events.ProjectRemoved():
+            yield from _replace_scope(facts, event, record, *_state(event))
         case _:
             yield from _replace(facts, event, record, *_state(event))
 
@@ -101,39 +109,106 @@ def _configuration(file: events.AgentFile) -> things.Configuration:
 def _replace(
     facts: Facts, event: Event, record: Record, key: Key, thing: Thing | None
 ) -> Iterator[Change]:
+    after = _ranked(event, record, facts.get(key), thing)
+    if after:
+        yield Change(key, after)
+
+
+# order: what an event does to the fact that is there
+
+
+def _ranked(
+    event: Event, record: Record, before: AnyFact | None, thing: Thing | None
+) -> AnyFact | None:
+    """The fact after the event; None if nothing changes.
+
+    An event that was outranked may still bring the highest sequence, which later ones must pass.
+    """
+    if before is None:
+        return Fact(record.offset, record.timestamp, event.sequence, thing)
+    leads = _leads(event, record, before)
+    if _wins(event, record, before, leads):
+        if leads:
+            return Fact(record.offset, record.timestamp, event.sequence, thing)
+        return _fact(record.offset, record.timestamp, thing, before)
+    if leads:
+        ahead = None if record.offset == before.offset else record.offset
+        return replace(before, sequence=event.sequence, sequence_offset=ahead)
+    return None
+
+
+def _leads(event: Event, record: Record, before: AnyFact) -> bool:
+    """Whether the event has the highest sequence so far; of equal ones the first counts."""
+    if event.sequence is None or before.sequence is None:
+        return event.sequence is not None
+    highest = (before.sequence, -before.sequenced_at)
+    return (event.sequence, -record.offset) > highest
+
+
+def _wins(event: Event, record: Record, before: AnyFact, leads: bool) -> bool:
+    """Whether the event outranks the fact: by sequence where both have one, else by offset."""
+    if event.sequence is None or before.sequence is None:
+        return record.offset > before.offset
+    return leads and (record.offset > before.offset or before.sequenced_at == before.offset)
+
+
+def _fact(offset: int, timestamp: int, thing: Thing | None, before: AnyFact | None) -> AnyFact:
+    """A new state, with the sequence of the one before."""
+    if before is None or before.sequence is None:
+        return Fact(offset, timestamp, None, thing)
+    elsewhere = None if before.sequenced_at == offset else before.sequenced_at
+    return Fact(offset, timestamp, before.sequence, thing, elsewhere)
+
+
+# groups and projects: memberships go with them, and those from before do not come back
+
+
+def _replace_scope(
+    facts: Facts, event: Event, record: Record, key: Key, thing: Thing | None
+) -> Iterator[Change]:
     before = facts.get(key)
-    if not _is_newer(event, record, before):
-        return
-    yield Change(key, _fact(record, thing, _sequence(event, before)))
-    if thing is None:
+    removes = thing is None and _removes_memberships(event, record, before)
+    removal = max(before.last_removal if before else NEVER, record.offset if removes else NEVER)
+    after = _ranked(event, record, before, thing) or before
+    if after and (after := _removed_at(after, removal)) != before:
+        yield Change(key, after)
+    if removes:
         yield from _memberships_removed(facts, record, scope=key)
+
+
+def _removes_memberships(event: Event, record: Record, before: AnyFact | None) -> bool:
+    """Whether a removal took effect at its place, though the thing may have been set again since.
+
+    Of a replay that is not certain where a later event has the higher sequence: then it did.
+    """
+    if before is None or event.sequence is None or before.sequence is None:
+        return True
+    outrun = event.replays is not None and record.offset < before.sequenced_at
+    return outrun or _leads(event, record, before)
+
+
+def _removed_at(fact: AnyFact, removal: int) -> AnyFact:
+    unmarked = replace(fact, removal_offset=None)
+    return unmarked if unmarked.last_removal == removal else replace(fact, removal_offset=removal)
 
 
 def _memberships_removed(facts: Facts, record: Record, scope: Key) -> Iterator[Change]:
     for key in facts.membership_keys(scope):
         before = facts.get(key)
-        yield Change(key, _fact(record, None, before.sequence if before else None))
+        if before and before.offset < record.offset:
+            yield Change(key, _fact(record.offset, record.timestamp, None, before))
 
 
-def _is_newer(event: Event, record: Record, before: AnyFact | None) -> bool:
-    """Whether the event outranks the fact. Without sequences Kafka's order counts alone."""
-    if before is None:
-        return True
-    if record.offset <= before.offset:
-        return False
-    if before.sequence is None or event.sequence is None:
-        return True
-    return event.sequence > before.sequence
-
-
-def _sequence(event: Event, before: AnyFact | None) -> int | None:
-    if event.sequence is not None:
-        return event.sequence
-    return before.sequence if before else None
-
-
-def _fact(record: Record, thing: Thing | None, sequence: int | None) -> AnyFact:
-    return Fact(record.offset, record.timestamp, sequence, thing)
+def _replace_member(
+    facts: Facts, event: Event, record: Record, key: Key, thing: Thing | None
+) -> Iterator[Change]:
+    after = _ranked(event, record, facts.get(key), thing)
+    scope = facts.get(things.membership_of(key)[0])
+    removal = scope.last_removal if scope else NEVER
+    if after and after.offset < removal:
+        after = _fact(removal, record.timestamp, None, after)
+    if after:
+        yield Change(key, after)
 
 
 # jobs: finished is final, and a token belongs to one job
@@ -143,21 +218,19 @@ def _start(
     facts: Facts, event: Event, record: Record, started: events.JobStarted
 ) -> Iterator[Change]:
     key = things.job_key(event.root, started.id)
-    job = _job(started, record)
+    job = _job(event, record, started)
     _refuse_shared_token(facts.job_of_token(job.digest), key)
     before, known = facts.get(key), facts.job(key)
-    goes_on = _is_newer(event, record, before) and not (known and known.finished)
-    sequence = _sequence(event, before)
     if facts.ended_token(event.root, job.digest):
         return
     if before is not None and known is None:
-        yield Change(key, _fact(record, _finished(job), sequence))
-    elif known is None or known.digest == job.digest:
-        if goes_on:
-            yield Change(key, _fact(record, job, sequence))
-    else:
-        if goes_on:
-            yield Change(key, _fact(record, job, sequence))
+        yield Change(key, _finished(before, record, job))
+        return
+    after = None if known and known.finished else _ranked(event, record, before, job)
+    if after:
+        yield Change(key, after)
+    if known and known.digest != job.digest:
+        goes_on = after is not None and after.data is job
         yield _end_token(event.root, key, record, known if goes_on else job)
 
 
@@ -172,20 +245,24 @@ def _refuse_shared_token(owner: Key | None, key: Key) -> None:
 def _end_token(root: things.Root, job_key: Key, record: Record, job: Job) -> Change:
     """The token of an overtaken start ends, though its job may go on with another."""
     token = EndedToken(things.id_of(job_key), job.expires_at)
-    return Change(things.token_key(root, job.digest), _fact(record, token, None))
+    return Change(
+        things.token_key(root, job.digest), Fact(record.offset, record.timestamp, None, token)
+    )
 
 
 def _finish(facts: Facts, record: Record, key: Key) -> Iterator[Change]:
-    before, job = facts.get(key), facts.job(key)
-    sequence = before.sequence if before else None
-    yield Change(key, _fact(record, _finished(job) if job else None, sequence))
+    yield Change(key, _finished(facts.get(key), record, facts.job(key)))
 
 
-def _finished(job: Job) -> Job:
-    return msgspec.structs.replace(job, finished=True)
+def _finished(before: AnyFact | None, record: Record, job: Job | None) -> AnyFact:
+    """The end of a job, which holds for every event before and after it."""
+    ended = replace(job, finished=True) if job else None
+    offset = max(before.offset, record.offset) if before else record.offset
+    return _fact(offset, record.timestamp, ended, before)
 
 
-def _job(started: events.JobStarted, record: Record) -> Job:
+def _job(event: Event, record: Record, started: events.JobStarted) -> Job:
+    first = min(record.timestamp, event.replays.timestamp) if event.replays else record.timestamp
     return Job(
         digest=started.token_sha256.lower(),
         project=started.project_id,
@@ -193,6 +270,6 @@ def _job(started: events.JobStarted, record: Record) -> Job:
         user=started.user.id,
         username=started.user.username,
         ref_protected=started.ref_protected,
-        expires_at=min(int(started.expires_at), record.timestamp + MAX_TOKEN_LIFE_MS),
+        expires_at=min(int(started.expires_at), first + MAX_TOKEN_LIFE_MS),
         environment=started.environment,
     )

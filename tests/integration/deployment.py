@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -123,7 +123,11 @@ class Deployment:
         asyncio.run(run())
 
     def produce(
-        self, event: dict[str, Any] | bytes, topic: str | None = None, partition: int | None = None
+        self,
+        event: dict[str, Any] | bytes,
+        topic: str | None = None,
+        partition: int | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
     ) -> None:
         """Put a record into Kafka past `projector feed`, as another team's producer would."""
         value = event if isinstance(event, bytes) else json.dumps(event).encode()
@@ -133,7 +137,9 @@ class Deployment:
 
         async def send() -> None:
             async with AIOKafkaProducer(bootstrap_servers=self.kafka, acks="all") as producer:
-                await producer.send_and_wait(self.prefix + name, value, root.encode(), place)
+                await producer.send_and_wait(
+                    self.prefix + name, value, root.encode(), place, headers=list(headers)
+                )
 
         asyncio.run(send())
 

@@ -14,9 +14,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from projector import feed
-from projector.cli import MAX_BAD_LINES_SHOWN, OUTAGE, WRONG, app
+from projector.cli import MAX_BAD_LINES_SHOWN, app
 from projector.errors import SetupError
 from projector.settings import Settings
+from projector.terminal import OUTAGE, WRONG
 from tests.build import group, removed
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
@@ -177,8 +178,13 @@ def test_what_a_person_must_set_up_is_one_sentence(tmp_path: Path, kafka: Kafka)
 
 
 @pytest.mark.parametrize(
-    "command", [["feed", "-"], ["topics"], ["worker"], ["api"], ["dev"]], ids=lambda c: c[0]
-)
+    "command",
+    [
+        ["feed", "-"], ["topics"], ["worker"], ["api"], ["dev"], ["dead-letters", "list"],
+        ["dead-letters", "show", "1"], ["dead-letters", "replay", "1"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
 def test_a_wrong_setting_stops_every_command(
     monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
@@ -197,15 +203,34 @@ def test_without_kafka_topics_says_where_it_should_be() -> None:
     assert f"Kafka at {NOBODY_THERE} cannot be reached" in result.stderr
 
 
+@pytest.mark.parametrize("command", [["list"], ["show", "1"], ["replay", "1"]], ids=lambda c: c[0])
+def test_without_kafka_dead_letters_say_where_it_should_be(command: list[str]) -> None:
+    result = run("dead-letters", *command)
+    assert result.exit_code == OUTAGE
+    assert f"Kafka at {NOBODY_THERE} cannot be reached" in result.stderr
+
+
+def test_a_mended_event_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    file = str(tmp_path / "missing")
+    result = run("dead-letters", "replay", "1", "--event", file)
+    assert (result.exit_code, result.stderr) == (WRONG, f"{file}: No such file or directory\n")
+
+
 def test_the_version_is_the_packages() -> None:
     result = run("--version")
     assert result.exit_code == 0
     assert result.stdout == version("allowed-agents-projector") + "\n"
 
 
-@pytest.mark.parametrize("command", ["", "worker", "api", "topics", "feed", "dev"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "", "worker", "api", "topics", "feed", "dev", "dead-letters", "dead-letters list",
+        "dead-letters show", "dead-letters replay",
+    ],
+)  # fmt: skip
 def test_help_is_there_for_every_command(command: str) -> None:
-    result = run(*[part for part in (command, "--help") if part])
+    result = run(*command.split(), "--help")
     assert result.exit_code == 0
     assert "Usage" in result.stdout
 

@@ -20,7 +20,7 @@ from tests.build import group, record
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 NOW = datetime(2026, 11, 23, 8, 30, 1, 234_567, UTC)
-FINDINGS = 5
+FINDINGS = 6
 
 
 def letter(
@@ -58,6 +58,7 @@ def test_the_headers_say_where_it_came_from_and_why_and_when() -> None:
         ("dead-letter-topic", b"agent-config"),
         ("dead-letter-partition", b"7"),
         ("dead-letter-offset", b"12345"),
+        ("dead-letter-timestamp", b"1800000000000"),
         ("dead-letter-time", b"2026-11-23T08:30:01.234+00:00"),
     ]
 

@@ -9,6 +9,7 @@ from projector.events import Record, Topic
 from projector.facts import MAX_DEPTH
 from projector.partitioning import partition_of
 from projector.projection import Policy, Projection
+from projector.things import Key
 from tests import build
 from tests.build import NOW, digest
 
@@ -346,6 +347,20 @@ def test_what_has_ended_is_forgotten_in_time() -> None:
     world.projection.advance(NOW + RETENTION)
     assert set(world.projection.take_changes(NOW).facts.values()) == {None}
     assert len(world.projection.facts) == len(HIERARCHY)
+
+
+def test_nothing_is_forgotten_before_the_events_of_that_time_are_applied() -> None:
+    """One of them may be late by just less than the retention."""
+    world = World(*HIERARCHY, build.member(1, group_id=3, sequence="5"))
+    gone = build.event("member.removed", {"user_id": 1, "group_id": 3}, sequence="7")
+    world.take(gone)
+    projection = world.projection
+    projection.advance(NOW + RETENTION + DAY, applied_until=NOW + RETENTION - 1)
+    late = build.member(1, group_id=3, sequence="6", time="2027-01-15T08:00:00Z")
+    projection.apply(world.feed(late, NOW + RETENTION))
+    assert projection.facts.memberships(Key("3/group/3"), 1) == []
+    projection.advance(NOW + RETENTION + 2 * DAY, applied_until=NOW + RETENTION + DAY)
+    assert not projection.facts.get(Key("3/member/group:3/user:1/direct"))
 
 
 def test_a_record_in_the_wrong_partition_is_refused_with_both_numbers() -> None:

@@ -2,7 +2,8 @@
 
 Whole worlds are drawn, delivered in any order that keeps each topic's, cut into batches anywhere,
 repeated from any offset, while time passes; what was written is then compared with an oracle that
-reads the events the slow and obvious way.
+reads the events the slow and obvious way. And where some events are broken at first and replayed
+later, in any order, the end is the one that they would have led to at their place.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector.events import KINDS, Record, Topic
+from projector import replays
+from projector.events import KINDS, Rank, Record, Topic
 from projector.projection import Policy, Projection, View
 from tests import build
 from tests.build import LATER, NOW
@@ -165,3 +167,108 @@ def test_any_interleaving_batching_and_repetition_ends_in_the_views_from_scratch
         written = redis.copy()
         written.write(each, later)
         assert written.says(later) == Oracle(events, NOW).views(later)
+
+
+def thing(message: Message) -> tuple[Any, ...]:
+    """What the event is about; events of one thing share their sequence."""
+    data, root = message["data"], message["partitionkey"]
+    name = message["type"].split(".")[0]
+    if name == "member":
+        scope = (data.get("group_id"), data.get("project_id"))
+        return name, root, *scope, data["user_id"], data.get("via")
+    return (name, data["id"]) if name == "user" else (name, root, data["id"])
+
+
+def with_sequences(messages: list[Message], dice: Random) -> list[Message]:
+    """Some things with sequences, in Kafka's order where memberships hang on the thing, or not.
+
+    A token that is started again has the same one.
+    """
+    sequenced: dict[Any, bool] = {}
+    of_token: dict[str, int] = {}
+    numbered: list[Message] = []
+    for position, message in enumerate(messages):
+        if not sequenced.setdefault(thing(message), dice.random() < 0.5):
+            numbered.append(message)
+            continue
+        ordered = thing(message)[0] in ("group", "project")
+        sequence = position if ordered else dice.randint(0, 9)
+        if token := message["data"].get("token_sha256"):
+            sequence = of_token.setdefault(token, sequence)
+        numbered.append(message | {"sequence": str(sequence)})
+    return numbered
+
+
+def with_decent_tokens(messages: list[Message]) -> list[Message]:
+    """No digest with two jobs, and none that comes again after another one of its job."""
+    owners: dict[str, Any] = {}
+    latest: dict[Any, str] = {}
+    kept: list[Message] = []
+    for message in messages:
+        if message["type"] == "job.started":
+            token, job = message["data"]["token_sha256"], thing(message)
+            if token in owners and (owners[token] != job or latest[job] != token):
+                continue
+            owners[token], latest[job] = job, token
+        kept.append(message)
+    return kept
+
+
+def broken_and_replayed(
+    messages: list[Message], dice: Random
+) -> tuple[dict[Topic, list[Record]], dict[Topic, list[Record]]]:
+    """The records of a good world, and of one where some are broken and come later as replays."""
+    good: dict[Topic, list[Record]] = {topic: [] for topic in Topic}
+    mended: dict[Topic, list[Record]] = {topic: [] for topic in Topic}
+    waiting: list[Record] = []
+
+    def replay() -> None:
+        original = waiting.pop(dice.randrange(len(waiting)))
+        header = replays.header(Rank(original.offset, original.timestamp))
+        for _ in range(dice.choice([1, 1, 2])):
+            there = mended[original.topic]
+            there.append(original._replace(offset=len(there), headers=(header,)))
+
+    for message in messages:
+        there = mended[KINDS[message["type"]].topic]
+        record = build.record(message, len(there))
+        good[record.topic].append(record)
+        is_broken = dice.random() < 0.4
+        there.append(record._replace(value=b"{") if is_broken else record)
+        if is_broken or dice.random() < 0.1:
+            waiting.append(record)
+        while waiting and dice.random() < 0.2:
+            replay()
+    while waiting:
+        replay()
+    return good, mended
+
+
+def live(projection: Projection, now: int) -> dict[str, Any]:
+    """What every token gets that gets anything but 401."""
+    views = {view.digest: said(view) for view in projection.all_views(now)}
+    return {digest: says for digest, says in views.items() if says != 401}
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.booleans(), st.lists(EVENTS, max_size=30), st.integers(0, 2**32))
+def test_replays_end_in_the_views_of_a_world_in_which_nothing_was_broken(
+    with_base: bool, drawn: list[Message], seed: int
+) -> None:
+    dice = Random(seed)
+    messages = with_decent_tokens((BASE if with_base else []) + drawn)
+    good, mended = broken_and_replayed(with_sequences(messages, dice), dice)
+    expected, projection, redis = new_projection(), new_projection(), Redis()
+    for topic in Topic:
+        for record in good[topic]:
+            expected.apply(record)
+    for record in schedule(mended, dice):
+        projection.apply(record)
+        if dice.random() < 0.1:
+            redis.write(projection, NOW)
+            projection = new_projection()
+            projection.restore(redis.facts.items())
+    for now in (NOW, NOW + 10_000):
+        expected.advance(now)
+        projection.advance(now)
+        assert live(projection, now) == live(expected, now)

@@ -1,0 +1,229 @@
+"""Events that were refused: listed, shown and, once mended, replayed."""
+
+import json
+from typing import Any
+
+from projector.events import Topic
+from projector.partitioning import partition_of
+from tests import build
+from tests.integration.deployment import PARTITIONS, Deployment
+from tests.integration.servers import eventually
+
+TOKEN = "glcbt-64_example-of-a-token-x"
+HOME = partition_of("3", PARTITIONS)
+ELSEWHERE = (HOME + 1) % PARTITIONS
+COMPANY = [build.group(3), build.project(7, 3), build.agent(5, 7), build.started(9, 7)]
+MEMBER = build.member(1, "developer", group_id=3)
+BROKEN = build.member(1, "developper", group_id=3)
+COLOURED = "\x1b[31mred\x1b[0m\x07\u202e\x7f\x9b"
+
+
+def listed(deployment: Deployment, count: int, *options: str) -> list[dict[str, Any]]:
+    """The list as JSON, once it has `count` letters."""
+    lines: list[dict[str, Any]] = []
+
+    def enough() -> bool:
+        done = deployment.command("dead-letters", "list", "--json", *options)
+        assert done.returncode == 0, done.stderr
+        lines[:] = [json.loads(line) for line in done.stdout.splitlines()]
+        return len(lines) >= count
+
+    eventually(enough, f"{count} dead letters listed")
+    assert len(lines) == count
+    return lines
+
+
+def replay(deployment: Deployment, *arguments: str, event: dict[str, Any] | None = None) -> str:
+    """Replay with success; what was said."""
+    mended = () if event is None else ("--event", "-")
+    done = deployment.command(
+        "dead-letters", "replay", *arguments, *mended, stdin=json.dumps(event) if event else ""
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refused(deployment: Deployment, *arguments: str, stdin: str = "") -> str:
+    """The reason for which a command sends nothing."""
+    done = deployment.command("dead-letters", *arguments, stdin=stdin)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    return done.stderr
+
+
+def agents(deployment: Deployment) -> list[int]:
+    return [agent["id"] for agent in deployment.look_up("token-9").body["allowed_agents"]]
+
+
+def test_a_refused_event_is_listed_shown_mended_and_replayed(deployment: Deployment) -> None:
+    deployment.start_all()
+    deployment.feed(*COMPANY)
+    deployment.produce(BROKEN)
+    deployment.until("token-9", 200)
+    (letter,) = listed(deployment, 1)
+    assert (letter["topic"], letter["partition"]) == ("membership", HOME)
+    assert "Expected `role` to be one of" in letter["reason"]
+    assert agents(deployment) == []
+
+    line, count = deployment.command("dead-letters", "list").stdout.splitlines()
+    assert line.split()[0] == letter["id"] == "0:0"
+    assert letter["reason"] in line
+    assert count == "1 shown of 1 that match, 1 dead letters in all"
+    shown = deployment.command("dead-letters", "show", "0").stdout
+    assert letter["reason"] in shown
+    assert '"role": "developper"' in shown
+    whole = json.loads(deployment.command("dead-letters", "show", "0:0", "--json").stdout)
+    assert json.loads(whole["value"]) == BROKEN
+
+    assert "Expected `role`" in (said := refused(deployment, "replay", "0:0"))
+    assert said.endswith("--event FILE\nnothing was sent\n")
+    broken_again = json.dumps(BROKEN)
+    assert "Expected `role`" in refused(
+        deployment, "replay", "0:0", "--event", "-", stdin=broken_again
+    )
+    said = replay(deployment, "0:0", event=MEMBER)
+    assert said.startswith(f"0:0: member.set sent to membership partition {HOME}, offset ")
+    assert said.endswith(f"; it ranks at offset {letter['offset']}\n")
+    eventually(lambda: agents(deployment) == [5], "the agent of the project")
+    assert replay(deployment, "0:0", event=MEMBER)
+    assert len(listed(deployment, 1)) == 1
+
+
+def test_a_replay_does_not_overwrite_what_came_later(deployment: Deployment) -> None:
+    worker = deployment.start_all()
+    deployment.feed(*COMPANY)
+    deployment.produce(BROKEN)
+    deployment.produce(build.event("group.set", {"id": 12, "parent_id": 3, "path": 1}))
+    later = build.event("member.removed", {"user_id": 1, "group_id": 3})
+    deployment.feed(later, build.removed("group", 12), build.group(12, 3))
+    listed(deployment, 2)
+    replay(deployment, "0:0", event=MEMBER)
+    replay(deployment, "0:1", event=build.group(12))
+    deployment.feed(build.user(1))
+    eventually(
+        lambda: deployment.look_up("token-9").body.get("user", {}).get("username") == "u1",
+        "what was fed after the replay",
+    )
+    assert agents(deployment) == []
+    assert worker.stop() == 0
+    group = json.loads(deployment.redis.hget(f"allowed-agents:facts:{{{HOME}}}", "3/group/12"))
+    assert group["data"] == {"parent": 3, "path": "g12"}
+
+
+def test_a_misrouted_event_is_replayed_as_a_new_one_if_it_has_a_sequence(
+    deployment: Deployment,
+) -> None:
+    deployment.start_all()
+    deployment.feed(*COMPANY)
+    deployment.until("token-9", 200)
+    deployment.produce(MEMBER, partition=ELSEWHERE)
+    listed(deployment, 1)
+    deployment.produce(MEMBER | {"sequence": "3"}, topic=Topic.JOB_LIFECYCLE)
+    listed(deployment, 2)
+    reason = refused(deployment, "replay", "0:0", "0:1")
+    assert reason.startswith("0:0: member.set with partitionkey 3 belongs in membership partition")
+    assert "`sequence`" in reason
+    assert agents(deployment) == []
+    said = replay(deployment, "0:1")
+    assert said.startswith(f"0:1: member.set sent to membership partition {HOME}")
+    assert said.endswith("as a new event with sequence 3\n")
+    eventually(lambda: agents(deployment) == [5], "the agent of the project")
+
+
+def test_a_broadcast_is_replayed_in_its_own_partition_only(deployment: Deployment) -> None:
+    deployment.start_all()
+    deployment.feed(*COMPANY)
+    broken = build.event("user.set", {"id": 1, "username": "u1"})
+    for partition in (HOME, ELSEWHERE):
+        deployment.produce(broken, partition=partition)
+        listed(deployment, 1 if partition == HOME else 2)
+    replay(deployment, "0:0", event=build.user(1, "blocked"))
+    deployment.until("token-9", 403)
+    fields = [f"allowed-agents:facts:{{{p}}}" for p in range(PARTITIONS)]
+    known = [p for p, field in enumerate(fields) if deployment.redis.hexists(field, "*/user/1")]
+    assert known == [HOME]
+    both = replay(deployment, "0:0", "0:1", event=build.user(1, "blocked"))
+    assert len(both.splitlines()) == 2
+
+
+def test_binary_events_keep_their_headers_when_they_are_replayed(deployment: Deployment) -> None:
+    """Misrouted, so that they can be replayed as they are."""
+    deployment.start_all()
+    deployment.feed(*COMPANY)
+    attributes = MEMBER | {"sequence": "1"}
+    del attributes["data"]
+    headers = [(f"ce_{name}", value.encode()) for name, value in attributes.items()]
+    deployment.produce(
+        json.dumps(MEMBER["data"]).encode(), topic=Topic.MEMBERSHIP, partition=ELSEWHERE,
+        headers=headers,
+    )  # fmt: skip
+    deployment.until("token-9", 200)
+    listed(deployment, 1)
+    replay(deployment, "0:0")
+    eventually(lambda: agents(deployment) == [5], "the agent of the project")
+
+
+def test_no_token_is_shown_and_what_was_redacted_is_not_replayed(deployment: Deployment) -> None:
+    deployment.start_all()
+    deployment.produce(MEMBER | {"note": f"see {TOKEN}"})
+    deployment.produce(b"{}", topic=Topic.MEMBERSHIP, partition=0, headers=[(TOKEN, b"1")])
+    listed(deployment, 2)
+    # A letter that another program wrote, which redacts nothing.
+    foreign = [("dead-letter-reason", TOKEN.encode()), ("trace", TOKEN.encode())]
+    deployment.produce(TOKEN.encode(), topic="dead-letters", partition=0, headers=foreign)
+    listed(deployment, 3)
+    said = [deployment.command("dead-letters", "list")]
+    for letter in ("0", "1", "2"):
+        said.append(deployment.command("dead-letters", "show", letter))
+        said.append(deployment.command("dead-letters", "show", letter, "--json"))
+        said.append(deployment.command("dead-letters", "replay", letter))
+        assert said[-1].returncode == 2
+    assert TOKEN not in "".join(done.stdout + done.stderr for done in said)
+    assert "redacted" in said[3].stderr
+
+
+def test_nothing_in_a_letter_reaches_the_terminal_unescaped(deployment: Deployment) -> None:
+    deployment.start_all()
+    hostile = COLOURED.encode()
+    deployment.produce(hostile, topic=Topic.MEMBERSHIP, partition=0, headers=[("x", hostile)])
+    deployment.produce(json.dumps(build.group(3, note=COLOURED)).encode() + b" x", Topic.MEMBERSHIP)
+    listed(deployment, 2)
+    names = ("reason", "topic", "partition", "offset", "time", "timestamp")
+    foreign = [(f"dead-letter-{name}", hostile) for name in names]
+    deployment.produce(
+        json.dumps({COLOURED: COLOURED}, ensure_ascii=False).encode(), topic="dead-letters",
+        partition=0, headers=foreign,
+    )  # fmt: skip
+    deployment.produce(b"[bold]", topic="dead-letters", partition=0)
+    listed(deployment, 4)
+    commands = [["list"], ["list", "--json"], ["replay", "2"], ["list", "--reason", COLOURED]]
+    for letter in ("0", "1", "2", "3"):
+        commands += [["show", letter], ["show", letter, "--json"]]
+    for command in commands:
+        done = deployment.command("dead-letters", *command)
+        assert done.returncode == (2 if command[0] == "replay" else 0), done.stderr
+        text = done.stdout + done.stderr
+        assert not [c for c in text if not c.isprintable() and c != "\n"], (command, text)
+    assert "[bold]" in deployment.command("dead-letters", "show", "3").stdout
+
+
+def test_the_latest_letters_are_listed_and_can_be_chosen(deployment: Deployment) -> None:
+    """Many at once: then the embedded broker says too low where the topic ends."""
+    assert deployment.command("topics").returncode == 0
+    empty = deployment.command("dead-letters", "list")
+    assert (empty.returncode, empty.stdout) == (
+        0, "0 shown of 0 that match, 0 dead letters in all\n",
+    )  # fmt: skip
+    for number in range(10):
+        deployment.produce(f"{number}".encode(), topic=Topic.MEMBERSHIP, partition=number % 2)
+    deployment.produce(build.group(3), topic=Topic.AGENT_CONFIG)
+    deployment.start_all()
+    letters = listed(deployment, 11)
+    assert [letter["id"] for letter in letters] == [f"0:{n}" for n in range(11)]
+    assert listed(deployment, 3, "--last", "3") == letters[-3:]
+    assert len(listed(deployment, 5, "--topic", "membership", "--partition", "1")) == 5
+    (chosen,) = listed(deployment, 1, "--reason", "BELONGS IN the topic")
+    assert chosen["topic"] == "agent-config"
+    for wrong in ("0:11", "0:99", "1:0", "9:0"):
+        assert f"no dead letter {wrong}" in refused(deployment, "show", wrong)
+    value = json.loads(deployment.command("dead-letters", "show", chosen["id"], "--json").stdout)
+    assert json.loads(value["value"]) == build.group(3)

@@ -1,0 +1,37 @@
+"""The inbox never makes Faust wait and never grows without bound."""
+
+import pytest
+
+from projector import inbox
+from projector.events import Topic
+from projector.inbox import Delivered, Inbox
+from tests import build
+
+
+def put(box: Inbox, offset: int, value: bytes, acked: list[int]) -> None:
+    record = build.record(value, offset, topic=Topic.MEMBERSHIP)
+    box.put(Delivered(record, lambda: acked.append(offset)))
+
+
+@pytest.mark.parametrize(("limit", "bound"), [("MAX_RECORDS", 2), ("MAX_BYTES", 25)])
+async def test_one_delivery_too_many_is_noted_acknowledged_and_dropped(
+    monkeypatch: pytest.MonkeyPatch, limit: str, bound: int
+) -> None:
+    monkeypatch.setattr(inbox, limit, bound)
+    box, acked = Inbox(), list[int]()
+    for offset in range(5):
+        put(box, offset, b"x" * 10, acked)
+    assert acked == [2, 3, 4]
+    assert box.arrived[Topic.MEMBERSHIP] == 5
+    assert [delivered.record.offset for delivered in await box.take()] == [0, 1]
+    put(box, 5, b"x" * 10, acked)
+    assert [delivered.record.offset for delivered in await box.take()] == [5]
+
+
+async def test_a_batch_is_bounded_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "BATCH_SIZE", 3)
+    box = Inbox()
+    for offset in range(4):
+        put(box, offset, b"", [])
+    assert [delivered.record.offset for delivered in await box.take()] == [0, 1, 2]
+    assert len(box) == 1
