@@ -24,6 +24,7 @@ from tests.integration.servers import Server, eventually, running
 
 SEED = int(os.environ.get("FAULTS_SEED", "7"))
 REPORT = pytest.StashKey[Report]()
+DISKLESS = ("--repl-diskless-sync-delay", "0")
 prefixes = itertools.count(1)
 
 
@@ -116,14 +117,14 @@ def broker(session_broker: Broker) -> Iterator[Broker]:
 
 @pytest.fixture
 def new_redis(tmp_path: Path) -> Iterator[NewRedis]:
-    """Starts an empty Redis with further options."""
+    """Starts an empty Redis with further options; replicas need not wait for one another."""
     with ExitStack() as stack:
 
         def start(*options: str) -> Redis:
             port = free_port()
             folder = tmp_path / f"redis-{port}"
             folder.mkdir()
-            server = stack.enter_context(running(servers.valkey(folder, port, *options)))
+            server = stack.enter_context(running(servers.valkey(folder, port, *DISKLESS, *options)))
             eventually(lambda: is_listening(port), "Valkey listening")
             return Redis(server, port)
 

@@ -12,7 +12,7 @@ from tests.integration.servers import Server
 
 SAMPLES: Final = 200
 REBALANCES: Final = 3
-LOOK_INTERVAL_S: Final = 0.002
+LOOK_INTERVAL_S: Final = 0.004
 
 
 class Stopwatch:
