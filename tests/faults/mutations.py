@@ -59,6 +59,14 @@ def server_change_unnoticed() -> None:
     replace(Store, "_refuse_changed_server", lambda _self: None)
 
 
+def sweep_off() -> None:
+    """Nobody compares the views with Redis: it would mend sooner or later what others break."""
+
+    async def compare_nothing(_self: Any) -> None: ...
+
+    replace(Owner, "_sweep", compare_nothing)
+
+
 def replace(place: Any, name: str, by: Any) -> None:
     """Put something in a name's place; the name must be there, or the mutation is none."""
     assert hasattr(place, name), f"{place} has no {name} any more: mend the mutation"
@@ -76,4 +84,5 @@ MUTATIONS: Final[dict[str, Callable[..., None]]] = {
     "heal off": heal_off,
     "freshness off": freshness_off,
     "server change unnoticed": server_change_unnoticed,
+    "sweep off": sweep_off,
 }

@@ -113,7 +113,7 @@ def _before_ack(enqueue: Callable[..., None], act: Callable[[], None]) -> Callab
 
 def disturb_delivery(seed: int, share: float) -> None:
     """Faust's deliveries are dropped, repeated and delayed, each so often."""
-    dice = Random(f"{seed}/{os.getpid()}")
+    dice = Random(seed)
 
     def disturbed(enqueue: Callable[..., None]) -> Callable[..., None]:
         def wrapped(self: Owners, record: Any, ack: Callable[[], object]) -> None:

@@ -17,14 +17,14 @@ LATE_PATH = "set-again"
 # Shorter than what the owner takes for a stall.
 LATE_S = 1.8
 CHUNK = 150
-DISTURBED = ("disturb delivery", {"seed": SEED, "share": 0.05})
+DISTURBED = [("disturb delivery", {"seed": SEED + n, "share": 0.05}) for n in range(2)]
 DISTURBED_EVENTS = 1500
 GAP = '"event": "gap"'
 
 
 def test_delivery_disturbed(new_scenario: NewScenario) -> None:
     scenario = new_scenario("5 % dropped, repeated, delayed")
-    scenario.start([DISTURBED], [DISTURBED])
+    scenario.start(*([fault] for fault in DISTURBED))
     scenario.inject()
     before = scenario.traffic.count
     scenario.until(lambda: scenario.traffic.count > before + DISTURBED_EVENTS, "more traffic")

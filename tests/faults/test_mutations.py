@@ -4,9 +4,10 @@ A suite of zeros proves something only if the same suite counts more than zero h
 """
 
 from pathlib import Path
+from typing import Final
 
 from tests.faults.conftest import Broker, NewScenario
-from tests.faults.scenario import Faults
+from tests.faults.scenario import Fault, Faults
 from tests.faults.stories import (
     Replicated,
     empty_at_once,
@@ -16,11 +17,12 @@ from tests.faults.stories import (
 )
 from tests.faults.test_events import DISTURBED, DISTURBED_EVENTS
 
+SWEEP_OFF: Final[Fault] = ("sweep off", {})
+
 
 def test_delivery_check_off(new_scenario: NewScenario) -> None:
     scenario = new_scenario("MUTATION delivery check off, 5 % disturbed")
-    mutated: Faults = [("delivery check off", {}), DISTURBED]
-    scenario.start(mutated, mutated)
+    scenario.start(*([("delivery check off", {}), fault] for fault in DISTURBED))
     scenario.inject()
     before = scenario.traffic.count
     scenario.until(lambda: scenario.traffic.count > before + DISTURBED_EVENTS, "more traffic")
@@ -42,7 +44,8 @@ def test_fencing_off(new_scenario: NewScenario, tmp_path: Path) -> None:
 
 def test_heal_off(new_scenario: NewScenario) -> None:
     scenario = new_scenario("MUTATION heal off, FLUSHALL")
-    scenario.start([("heal off", {})], [("heal off", {})])
+    mutated: Faults = [("heal off", {}), SWEEP_OFF]
+    scenario.start(mutated, mutated)
     empty_at_once(scenario)
     scenario.go_on_past_the_bound()
     verdict = scenario.finish()
@@ -65,6 +68,8 @@ def test_server_change_unnoticed(
     scenario = new_scenario("MUTATION server change unnoticed, failover", replicated.port)
     trigger = tmp_path / "stop"
     stop = ("stop", {"trigger": str(trigger), "phase": "after views"})
-    scenario.start([("server change unnoticed", {}), stop])
+    scenario.start([("server change unnoticed", {}), SWEEP_OFF, stop])
     lose_a_view(scenario, trigger, replicated)
-    assert scenario.finish().over_grants
+    verdict = scenario.finish()
+    assert verdict.over_grants
+    assert verdict.wrong
