@@ -85,6 +85,8 @@ def decode(record: Record) -> Event:
 
 
 def _strictly(record: Record) -> Event:
+    if record.fault:
+        raise BadEvent(record.fault)
     if record.value is None:
         raise BadEvent("the record has no value")
     if len(record.value) > MAX_EVENT_BYTES:

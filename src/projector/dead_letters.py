@@ -18,6 +18,9 @@ MAX_LETTER_BYTES: Final = 4 * 1024 * 1024
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_KEY_BYTES: Final = 64 * 1024
 
+# aiokafka sends no record that has neither key nor value.
+NOTHING: Final = b""
+
 Headers = list[tuple[str, bytes | None]]
 
 
@@ -60,7 +63,7 @@ class DeadLetters:
         except MessageSizeTooLargeError:
             # A topic that others made with a smaller limit must not hold the partition up.
             finding = [header for header in headers if header[0].startswith(PREFIX)]
-            await self._producer.send_and_wait(self._topic, None, None, headers=finding)
+            await self._producer.send_and_wait(self._topic, NOTHING, None, headers=finding)
 
 
 def compose(letter: DeadLetter, now: datetime) -> tuple[bytes | None, bytes | None, Headers]:
@@ -80,4 +83,6 @@ def compose(letter: DeadLetter, now: datetime) -> tuple[bytes | None, bytes | No
     if sum(len(name) + len(content or b"") for name, content in kept) <= MAX_HEADER_BYTES:
         headers += kept
     key = redaction.key(record.key)
+    if key is None and value is None:
+        value = NOTHING
     return key and key[:MAX_KEY_BYTES], value and value[:MAX_ORIGINAL_BYTES], headers

@@ -11,7 +11,9 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from projector import batches
 from projector.events import Record, Topic
+from projector.raw_records import Damage
 from projector.settings import Settings
 
 Offsets = dict[Topic, int]
@@ -41,6 +43,8 @@ class RangeReader:
     """The three topics as one worker reads them beside Faust."""
 
     def __init__(self, settings: Settings) -> None:
+        # Before Faust makes its consumer, which then reads like those of this class.
+        batches.install()
         self._settings = settings
         self._consumer = self._new_consumer()
 
@@ -161,7 +165,10 @@ def refuse_lost_history(stored: Mapping[Topic, int], beginnings: Mapping[Topic, 
 
 
 def to_record(record: ConsumerRecord, topic: Topic) -> Record:
-    """aiokafka's record as this product's."""
+    """aiokafka's record as this product's; raises `HistoryLostError` if the broker damaged it."""
+    headers, fault = batches.split_fault(record.headers)
+    if isinstance(fault, Damage):
+        raise HistoryLostError(f"{topic}: {fault}")
     return Record(
         topic,
         record.partition,
@@ -169,5 +176,6 @@ def to_record(record: ConsumerRecord, topic: Topic) -> Record:
         record.timestamp,
         record.key,
         record.value,
-        tuple(record.headers),
+        headers,
+        fault,
     )

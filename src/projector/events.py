@@ -31,7 +31,10 @@ DEAD_LETTERS: Final = "dead-letters"
 
 
 class Record(NamedTuple):
-    """One Kafka record as delivered. `timestamp` is Kafka's, in milliseconds."""
+    """One Kafka record as delivered. `timestamp` is Kafka's, in milliseconds.
+
+    `fault` says why it could not be read as it was written: a sentence, or None.
+    """
 
     topic: Topic
     partition: int
@@ -40,6 +43,13 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: redaction.Headers = ()
+    fault: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Roughly the bytes that it takes in memory: a bound on what others may send."""
+        headers = sum(len(name) + len(content or b"") for name, content in self.headers)
+        return len(self.value or b"") + len(self.key or b"") + headers
 
 
 class Rank(NamedTuple):

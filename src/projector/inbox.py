@@ -40,20 +40,16 @@ class Inbox:
         """Take a delivery, at once. One too many is only noted: the owner reads it from Kafka."""
         record = delivered.record
         self.arrived[record.topic] = max(self.arrived[record.topic], record.offset + 1)
-        if len(self._waiting) >= MAX_RECORDS or self._bytes + _size(record) > MAX_BYTES:
+        if len(self._waiting) >= MAX_RECORDS or self._bytes + record.size > MAX_BYTES:
             delivered.ack()
             return
         self._waiting.append(delivered)
-        self._bytes += _size(record)
+        self._bytes += record.size
 
     async def take(self) -> list[Delivered]:
         """The next batch, perhaps empty. More than one waiting record lets others gather."""
         if len(self._waiting) > 1:
             await asyncio.sleep(LINGER_S)
         taken = [self._waiting.popleft() for _ in range(min(BATCH_SIZE, len(self._waiting)))]
-        self._bytes -= sum(_size(delivered.record) for delivered in taken)
+        self._bytes -= sum(delivered.record.size for delivered in taken)
         return taken
-
-
-def _size(record: Record) -> int:
-    return len(record.value or b"")

@@ -72,9 +72,9 @@ class Outbox:
         reference = Reference(record.topic, record.offset, reason)
         self._waiting[reference.key] = reference
         self._changed[reference.key] = msgspec.json.encode(reference)
-        if self._bytes + len(record.value or b"") <= MAX_BYTES:
+        if self._bytes + record.size <= MAX_BYTES:
             self._records[reference.key] = record
-            self._bytes += len(record.value or b"")
+            self._bytes += record.size
         self._note_size()
 
     async def room(self) -> None:
@@ -123,7 +123,7 @@ class Outbox:
         self._waiting.pop(key, None)
         self._changed[key] = None
         if record := self._records.pop(key, None):
-            self._bytes -= len(record.value or b"")
+            self._bytes -= record.size
 
     def _note_size(self) -> None:
         _set(self._filled, bool(self._waiting))

@@ -18,10 +18,16 @@ _MIB: Final = 1024 * 1024
 MAX_DEFAULT_COPIES: Final = 3
 WATCH_INTERVAL_S: Final = 1.0
 
+# The broker's clock and not a producer's: with a wrong time Kafka would delete job-lifecycle early,
+# and tokens would be dead from the start.
+_EVENTS: Final = {
+    "max.message.bytes": str(2 * _MIB),
+    "message.timestamp.type": "LogAppendTime",
+}
 CONFIGS: Final[dict[str, dict[str, str]]] = {
-    Topic.MEMBERSHIP: {"retention.ms": "-1", "max.message.bytes": str(2 * _MIB)},
-    Topic.AGENT_CONFIG: {"retention.ms": "-1", "max.message.bytes": str(2 * _MIB)},
-    Topic.JOB_LIFECYCLE: {"retention.ms": str(60 * _DAYS_MS), "max.message.bytes": str(2 * _MIB)},
+    Topic.MEMBERSHIP: {"retention.ms": "-1", **_EVENTS},
+    Topic.AGENT_CONFIG: {"retention.ms": "-1", **_EVENTS},
+    Topic.JOB_LIFECYCLE: {"retention.ms": str(60 * _DAYS_MS), **_EVENTS},
     DEAD_LETTERS: {"retention.ms": "-1", "max.message.bytes": str(4 * _MIB)},
 }
 

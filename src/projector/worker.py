@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
-from projector import connections, topics
+from projector import batches, connections, topics
 from projector.dead_letters import DeadLetters
 from projector.delivery import RangeReader
 from projector.events import Record, Topic
@@ -23,6 +23,7 @@ from projector.owner import Owner
 from projector.owners import Owners
 from projector.ports import free_port
 from projector.projection import Policy
+from projector.raw_records import Damage
 from projector.settings import Settings
 from projector.signals import until_signalled
 from projector.store import Store, agree_on_partitions
@@ -179,18 +180,22 @@ def copartitioned(assigned: set[Any], settings: Settings) -> frozenset[int]:
 def _enqueue(topic: Topic, owners: Owners) -> Callable[[Any], Awaitable[None]]:
     async def enqueue(stream: Any) -> None:
         async for event in stream.noack().events():
-            owners.enqueue(_record(topic, event.message), event.ack)
+            record = _record(topic, event.message)
+            if isinstance(record.fault, Damage):
+                # The owner misses it, and the range reader raises the alarm for its partition.
+                event.ack()
+            else:
+                owners.enqueue(record, event.ack)
 
     return enqueue
 
 
 def _record(topic: Topic, message: Any) -> Record:
-    headers = message.headers or ()
-    pairs = headers.items() if isinstance(headers, dict) else headers
+    headers, fault = batches.split_fault(tuple(message.headers or ()))
     milliseconds = round((message.timestamp or 0) * 1000)
     return Record(
         topic, message.partition, message.offset, milliseconds,
-        message.key, message.value, tuple(pairs),
+        message.key, message.value, headers, fault,
     )  # fmt: skip
 
 

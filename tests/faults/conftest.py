@@ -87,7 +87,7 @@ def session_broker(
     port, inner, outer, controller = (free_port() for _ in range(4))
     folder = tmp_path_factory.mktemp("kafka")
     server = servers.apache_kafka(
-        folder, port, controller,
+        folder, port, controller, "run",
         f"listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{inner},"
         f"CONTROLLER://127.0.0.1:{controller}",
         f"advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{outer}",

@@ -82,7 +82,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     for folder in folders:
         folder.mkdir()
     first = apache_kafka(
-        folders[0], first_port, controller,
+        folders[0], first_port, controller, "run",
         "broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=500",
     )  # fmt: skip
     with running(first):
@@ -90,9 +90,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         address = f"127.0.0.1:{first_port}"
         asyncio.run(make_first_the_coordinator(address))
         second = apache_kafka(
-            folders[1], second_port, controller,
-            "process.roles=broker", "node.id=2",
-            f"listeners=PLAINTEXT://127.0.0.1:{second_port}",
+            folders[1], second_port, controller, "join",
             "broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=500",
         )  # fmt: skip
         with running(second):

@@ -152,11 +152,15 @@ class Deployment:
                 bootstrap_servers=self.kafka,
                 auto_offset_reset="earliest",
             ) as consumer:
-                polled = await consumer.getmany(timeout_ms=1000)
+                found: list[Any] = []
+                while polled := await consumer.getmany(timeout_ms=1000):
+                    found += (record for records in polled.values() for record in records)
             return [
-                Letter(r.value, {name: value.decode() for name, value in r.headers})
-                for records in polled.values()
-                for r in records
+                Letter(
+                    r.value,
+                    {name: (text or b"").decode(errors="replace") for name, text in r.headers},
+                )
+                for r in found
             ]
 
         letters: list[Letter] = []

@@ -71,11 +71,15 @@ def embedded_kafka(folder: Path, port: int) -> Server:
     return Server(kafka_command(port), folder / "broker.log")
 
 
-def apache_kafka(folder: Path, port: int, controller: int = 0, *properties: str) -> Server:
-    """One broker; `properties` (name=value) override those of `scripts/kafka`."""
+def apache_kafka(
+    folder: Path, port: int, controller: int = 0, command: str = "run", *properties: str
+) -> Server:
+    """A broker; with the command `join` another of the cluster with that controller's port.
+
+    `properties` (name=value) override those of `scripts/kafka`.
+    """
     ports = str(port), str(folder), str(controller or free_port())
-    command = [str(SCRIPT), "run", *ports, *properties]
-    return Server(command, folder / "broker.log")
+    return Server([str(SCRIPT), command, *ports, *properties], folder / f"{command}.log")
 
 
 def valkey(folder: Path, port: int, *options: str) -> Server:

@@ -81,6 +81,12 @@ def test_an_original_of_more_than_one_mebibyte_is_cut() -> None:
     assert letter(b"ab" * MAX_ORIGINAL_BYTES)[1] == b"ab" * (MAX_ORIGINAL_BYTES // 2)
 
 
+def test_of_a_record_without_key_and_value_there_is_a_letter_too() -> None:
+    """aiokafka refuses to send one that has neither; that would stop the partition for good."""
+    assert letter(key=None, value=None)[:2] == (None, b"")
+    assert letter(key=b"3", value=None)[:2] == (b"3", None)
+
+
 @pytest.mark.parametrize(
     ("headers", "kept"),
     [

@@ -49,6 +49,14 @@ def reason(message: dict[str, Any] | bytes | None, **how: Any) -> str:
     return str(refusal.value)
 
 
+def test_a_record_that_kafkas_client_could_not_read_is_refused_for_that() -> None:
+    faulty = record(group(3))._replace(fault="its header is not UTF-8")
+    with pytest.raises(BadEvent, match="its header is not UTF-8"):
+        decode(faulty)
+    revocation = decode(record(removed("group", 3))._replace(fault="its header is not UTF-8"))
+    assert revocation.complaint == "its header is not UTF-8"
+
+
 def test_the_valid_examples_cover_every_type() -> None:
     assert {message["type"] for message in VALID} == set(KINDS)
 

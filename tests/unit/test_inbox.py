@@ -9,7 +9,8 @@ from tests import build
 
 
 def put(box: Inbox, offset: int, value: bytes, acked: list[int]) -> None:
-    record = build.record(value, offset, topic=Topic.MEMBERSHIP)
+    headers = (("x", value[1:]),)
+    record = build.record(b"", offset, topic=Topic.MEMBERSHIP, headers=headers)._replace(key=b"")
     box.put(Delivered(record, lambda: acked.append(offset)))
 
 

@@ -1,0 +1,139 @@
+"""One of two brokers is gone: its partitions wait for it, and all others stay fresh."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
+
+from projector.events import DEAD_LETTERS, Topic
+from projector.partitioning import partition_of
+from projector.ports import free_port, is_listening
+from projector.topics import CONFIGS
+from tests import build
+from tests.integration import servers
+from tests.integration.conftest import apache_or_skip
+from tests.integration.deployment import PARTITIONS, Deployment
+from tests.integration.servers import Server, eventually, running
+
+# By node: the partitions that it alone has.
+PLACES: Final = {1: [0, 1], 2: [2, 3]}
+STAYS, LEAVES = 1, 2
+
+
+class Cluster(NamedTuple):
+    deployment: Deployment
+    second: Server
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Two brokers without replication, and Redis."""
+    apache_or_skip("apache")
+    ports, controller, redis = [free_port(), free_port()], free_port(), free_port()
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    with ExitStack() as stack:
+        stack.enter_context(running(servers.valkey(tmp_path, redis)))
+        first = servers.apache_kafka(folders[0], ports[0], controller)
+        stack.enter_context(running(first))
+        second = servers.apache_kafka(folders[1], ports[1], controller, "join")
+        stack.enter_context(running(second))
+        eventually(lambda: all(map(is_listening, (*ports, redis))), "every server listening")
+        brokers = ",".join(f"127.0.0.1:{port}" for port in ports)
+        deployment = Deployment(brokers, redis, "", tmp_path)
+        with deployment:
+            yield Cluster(deployment, second)
+
+
+def wait_for_both(deployment: Deployment) -> None:
+    async def count(admin: AIOKafkaAdminClient) -> None:
+        assert len((await admin.describe_cluster())["brokers"]) == len(PLACES)
+
+    def both() -> bool:
+        try:
+            deployment.administrate(count)
+        except (AssertionError, KafkaError):
+            return False
+        return True
+
+    eventually(both, "both brokers in one cluster")
+
+
+def create_topics(deployment: Deployment, elsewhere: int) -> None:
+    """Create the topics; the coordinator of every group and the dead letters are `elsewhere`."""
+    apart = {p: [node] for node, partitions in PLACES.items() for p in partitions}
+    places: dict[str, tuple[dict[int, list[int]], dict[str, str]]] = {
+        **{topic: (apart, CONFIGS[topic]) for topic in Topic},
+        DEAD_LETTERS: ({0: [elsewhere]}, CONFIGS[DEAD_LETTERS]),
+        # As many as scripts/kafka says that there are.
+        "__consumer_offsets": ({p: [elsewhere] for p in range(4)}, {"cleanup.policy": "compact"}),
+    }
+    topics = [
+        NewTopic(name, -1, -1, place, topic_configs=configs)
+        for name, (place, configs) in places.items()
+    ]
+
+    async def create(admin: AIOKafkaAdminClient) -> None:
+        response = await admin.create_topics(topics)
+        assert [code for _, code, *_ in response.topic_errors] == [0] * len(topics)
+
+    deployment.administrate(create)
+
+
+def root_on(node: int) -> str:
+    """A root namespace whose events this node keeps."""
+    numbers = map(str, itertools.count(3))
+    return next(n for n in numbers if partition_of(n, PARTITIONS) in PLACES[node])
+
+
+def start_job(deployment: Deployment, job: int, root: str) -> None:
+    group = build.group(int(root), root=root)
+    project = build.project(100 + job, int(root), root=root)
+    deployment.feed(group, project, build.started(job, 100 + job, root=root))
+    deployment.until(f"token-{job}", 200)
+
+
+@pytest.mark.parametrize(
+    "elsewhere", [STAYS, LEAVES], ids=["partitions leave", "coordinator and letters leave too"]
+)
+def test_partitions_with_a_leader_stay_fresh(cluster: Cluster, elsewhere: int) -> None:
+    deployment = cluster.deployment
+    wait_for_both(deployment)
+    create_topics(deployment, elsewhere)
+    worker = deployment.start_all()
+    here, there = root_on(STAYS), root_on(LEAVES)
+    for job in (9, 11, 12):
+        start_job(deployment, job, here)
+    start_job(deployment, 10, there)
+
+    cluster.second.kill()
+    deployment.produce(b"not JSON", "membership", PLACES[STAYS][0])
+    eventually(lambda: deployment.look_up("token-10").status == 503, "no leader, no answer")
+    assert deployment.look_up("token-9").status == 200
+    deployment.feed(build.removed("job", 11, root=here))
+    deployment.until("token-11", 401, "a change applied beside the partitions without leader")
+    if elsewhere == STAYS:
+        # Kafka assigns nothing to a new worker while its group has no coordinator.
+        worker.kill()
+        worker = deployment.start("worker")
+    deployment.feed(build.removed("job", 12, root=here))
+    deployment.until("token-12", 401, "the same by whichever worker is there then")
+    assert deployment.look_up("token-9").status == 200
+    assert deployment.look_up("token-10").status == 503
+    assert deployment.get("/health/ready").status == 503
+
+    cluster.second.start()
+    deployment.until_ready()
+    deployment.until("token-10", 200)
+    for job, root in ((9, here), (10, there)):
+        deployment.feed(build.removed("job", job, root=root))
+        deployment.until(f"token-{job}", 401)
+    letters = deployment.dead_letters(1)
+    assert {letter.value for letter in letters} == {b"not JSON"}
+    assert worker.process.poll() is None
