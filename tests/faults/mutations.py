@@ -7,22 +7,23 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from projector import scripts
-from projector.events import Record, Topic
+from projector.delivery import Offsets
+from projector.events import Topic
 from projector.owner import Owner, Probe
 from projector.store import Store
 
 
 def delivery_check_off() -> None:
-    """Whatever Faust brings is taken as it comes; gaps and stalls are not read."""
+    """Faust is believed: what it skipped, or does not bring, is taken for read."""
+    catch_up = Owner._catch_up
 
-    async def take(self: Any, record: Record) -> None:
-        self._apply(record)
-        self._next[record.topic] = max(self._next[record.topic], record.offset + 1)
+    async def believe(self: Any, ends: Offsets) -> None:
+        if self._knows_all:
+            self._next |= ends
+        else:
+            await catch_up(self, ends)
 
-    async def read_nothing(_self: Any) -> None: ...
-
-    replace(Owner, "_take", take)
-    replace(Owner, "_read_what_stalls", read_nothing)
+    replace(Owner, "_catch_up", believe)
 
 
 def fencing_off() -> None:

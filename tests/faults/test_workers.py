@@ -52,6 +52,7 @@ def test_zombie(new_scenario: NewScenario, tmp_path: Path) -> None:
     trigger = tmp_path / "stop"
     scenario.start([("stop", {"trigger": str(trigger), "phase": "before views"})], SOUND)
     zombie = wake_a_zombie(scenario, trigger)
+    assert not scenario.owned_by(zombie)
     scenario.until(lambda: "refused" in zombie.log(), "the zombie's writes are refused")
     scenario.prove(f"{zombie.log().count('refused')} writes of the zombie refused")
     scenario.finish().assert_clean()
