@@ -90,8 +90,8 @@ class Freshness:
         """The age of each partition; empty while their number is not known."""
         return [self.age(partition) for partition in range(len(self._stamps))]
 
-    def covers(self, arrival: float, since: float) -> bool:
-        """Whether every partition was stamped for a moment after `arrival`.
+    def covers(self, arrival: float, since: float, partition: int | None = None) -> bool:
+        """Whether the partition, or else every one, was stamped for a moment after `arrival`.
 
         Only a poll sent at or after `since` can say so. Both are seconds of this process's clock.
         """
@@ -99,7 +99,8 @@ class Freshness:
             return False
         # Redis took its time after `sent`, so this is at or after the arrival on Redis's clock.
         latest = self._poll.now + (arrival - self._poll.sent) * 1000
-        return all(stamp is not None and stamp.moment > latest for stamp in self._poll.stamps)
+        stamps = self._poll.stamps if partition is None else [self.stamp(partition)]
+        return all(stamp is not None and stamp.moment > latest for stamp in stamps)
 
     @property
     def _stamps(self) -> tuple[Stamp | None, ...]:

@@ -46,6 +46,10 @@ def unavailable(reason: str) -> Reply:
     return reply(503, orjson.dumps(views.unavailable(reason)), _RETRY)
 
 
+class UnprovenError(Exception):
+    """It cannot be told yet whether events on their way make another answer."""
+
+
 class Lookup:
     """Answers lookups from the views, as long as their partition is fresh enough."""
 
@@ -67,12 +71,14 @@ class Lookup:
         arrival = time.monotonic()
         key = views.token_key(hashlib.sha256(request.token).hexdigest())
         try:
-            stored = await self._reads.get(key)
-            if stored is None:
-                return await self._prove_miss(key, arrival, request)
-            return self._from_record(Record.decode(stored), request)
+            record = _record(await self._reads.get(key))
+            if record is None or record.is_provisional:
+                record = await self._proven(key, arrival, record)
+            return UNAUTHORIZED if record is None else self._from_record(record, request)
         except (RedisError, OSError):
             return unavailable("Redis is not reachable")
+        except UnprovenError as error:
+            return unavailable(str(error))
         except OverloadedError:
             return unavailable("too many lookups are waiting")
         except ValueError:
@@ -82,33 +88,40 @@ class Lookup:
             log.error("a lookup failed", error=type(error).__name__)  # noqa: TRY400
             return unavailable("internal error")
 
-    async def _prove_miss(self, key: str, arrival: float, request: LookupRequest) -> Reply:
-        """A token that just started may still be on its way: wait until it cannot be any more."""
+    async def _proven(self, key: str, arrival: float, first: Record | None) -> Record | None:
+        """What stands there once no event from before `arrival` can change it any more.
+
+        A token that just started may still be on its way, or its project's return.
+        """
         if self._waiting >= self._max_waiting:
-            return unavailable("too many unknown tokens are waiting")
+            raise UnprovenError("too many unknown tokens are waiting")
         self._waiting += 1
         try:
             deadline = arrival + self._miss_grace
-            await self._covered(arrival, since=arrival, deadline=deadline)
-            stored = await self._reads.get(key)
-            if stored is None:
+            partition = first.partition if first else None
+            await self._covered(arrival, since=arrival, deadline=deadline, partition=partition)
+            record = _record(await self._reads.get(key))
+            if record is None:
                 # An emptied Redis has no token either; its stamps tell, unless it was healed
                 # meanwhile, and then the token is back.
                 self._freshness.hurry()
                 await self._covered(arrival, since=time.monotonic(), deadline=deadline)
-                stored = await self._reads.get(key)
-        except TimeoutError:
-            return unavailable("the token is not known, but events may be on their way")
+                record = _record(await self._reads.get(key))
+            return record
         finally:
             self._waiting -= 1
-        return UNAUTHORIZED if stored is None else self._from_record(Record.decode(stored), request)
 
-    async def _covered(self, arrival: float, *, since: float, deadline: float) -> None:
-        """Wait for a poll sent after `since` by which all stamps are later than `arrival`."""
-        while not self._freshness.covers(arrival, since):
+    async def _covered(
+        self, arrival: float, *, since: float, deadline: float, partition: int | None = None
+    ) -> None:
+        """Wait for a poll sent after `since` by which stamps are later than `arrival`.
+
+        The stamp of this one partition, or of all.
+        """
+        while not self._freshness.covers(arrival, since, partition):
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError
+                raise UnprovenError("the token is not known, but events may be on their way")
             await self._freshness.next_poll(left)
 
     def _from_record(self, record: Record, request: LookupRequest) -> Reply:
@@ -124,6 +137,10 @@ class Lookup:
         if record.version.epoch < stamp.epoch:
             return unavailable(f"the view is older than the claim of partition {record.partition}")
         return _sent(record, age)
+
+
+def _record(stored: bytes | None) -> Record | None:
+    return None if stored is None else Record.decode(stored)
 
 
 def _sent(record: Record, age: float) -> Reply:

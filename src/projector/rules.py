@@ -37,7 +37,7 @@ REFUSALS: Final = {
 
 
 class Answer(NamedTuple):
-    """What a lookup gets; 401 has no document."""
+    """What a lookup gets. 401 has a document where it may end; final ones have none."""
 
     status: HTTPStatus
     document: AllowedAgents | Refusal | None = None
@@ -55,7 +55,7 @@ def answer(facts: Facts, key: Key, job: Job, minimum_level: int, now: int) -> An
     """The answer for the live token of `job` at `now` (milliseconds)."""
     root = things.root_of(key)
     if facts.is_removed(things.project_key(root, job.project)):
-        return Answer(HTTPStatus.UNAUTHORIZED)
+        return Answer(HTTPStatus.UNAUTHORIZED, {"message": "401 Unauthorized"})
     project = facts.project(root, job.project)
     if project is None:
         return _unavailable(f"project {job.project} is not known yet")

@@ -55,6 +55,11 @@ class Record(NamedTuple):
     version: Version
     body: bytes
 
+    @property
+    def is_provisional(self) -> bool:
+        """Whether a 401 may end: its project was removed and may be set again."""
+        return self.status == 401 and bool(self.body)
+
     def encode(self) -> bytes:
         """The stored bytes."""
         return f"{self.status:03} {self.partition:04} {self.version} ".encode() + self.body

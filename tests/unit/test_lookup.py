@@ -49,9 +49,11 @@ class World:
         return self.lookup
 
     async def put(
-        self, token: str, status: int = 200, body: bytes = BODY, *, partition: int = 0,
+        self, token: str, status: int = 200, body: bytes | None = None, *, partition: int = 0,
         epoch: int = EPOCH,
     ) -> None:  # fmt: skip
+        if body is None:
+            body = b"" if status == 401 else BODY
         record = Record(status, partition, Version(epoch, 0x1F), body)
         await self.put_raw(token, record.encode())
 
@@ -589,3 +591,53 @@ async def test_whoever_hurries_need_not_wait_for_the_next_interval(
         await world.freshness.next_poll(3600)
     polling.cancel()
     await world.redis.aclose()
+
+
+# a 401 that may end: the project was removed, and its return may be on its way
+
+PROVISIONAL = b'{"message":"401 Unauthorized"}'
+
+
+async def test_a_removed_projects_token_is_401_once_its_own_partition_is_fresh(
+    world: World,
+) -> None:
+    await world.put("known", 401, PROVISIONAL, partition=1)
+    await world.stamp(0, 2, age=60)
+    answer = asyncio.create_task(world.ask())
+    assert await still_waits(answer, world)
+    async with owners(world, 1):
+        assert await soon(answer) == UNAUTHORIZED
+
+
+async def test_a_project_that_came_back_meanwhile_is_answered(world: World) -> None:
+    await world.put("known", 401, PROVISIONAL)
+    answer = asyncio.create_task(world.ask())
+    assert await still_waits(answer, world)
+    await world.put("known", 200)
+    async with owners(world, 0):
+        assert (await soon(answer)).status == 200
+
+
+async def test_a_removed_projects_token_in_an_emptied_redis_needs_the_whole_proof(
+    world: World,
+) -> None:
+    await world.put("known", 401, PROVISIONAL)
+    answer = asyncio.create_task(world.ask())
+    assert await still_waits(answer, world)
+    await world.redis.delete(views.token_key(hashlib.sha256(b"known").hexdigest()))
+    async with owners(world, 0):
+        assert await still_waits(answer, world)
+        async with owners(world, 1, 2):
+            assert await soon(answer) == UNAUTHORIZED
+
+
+async def test_a_removed_projects_token_is_503_where_nothing_can_be_proven(world: World) -> None:
+    await world.put("known", 401, PROVISIONAL)
+    world.with_limits(miss_grace=SHORT_GRACE_S)
+    assert "on their way" in reason(await world.ask())
+
+
+async def test_a_finished_jobs_token_is_401_at_once(world: World) -> None:
+    """Finished is final."""
+    await world.put("known", 401)
+    assert await world.ask() == UNAUTHORIZED

@@ -167,9 +167,11 @@ def test_a_chain_in_a_circle_is_not_known_and_hangs_nobody() -> None:
 
 def test_a_removed_project_ends_its_tokens_until_it_is_back() -> None:
     world = World(*HIERARCHY, build.started(9, 7), build.removed("project", 7))
-    assert (world.status(), world.views[digest("token-9")].body) == (401, b"")
+    assert (world.status(), world.body()) == (401, {"message": "401 Unauthorized"})
     world.take(build.project(7, 12))
     assert world.status() == 200
+    world.take(build.removed("project", 7), build.removed("job", 9))
+    assert (world.status(), world.views[digest("token-9")].body) == (401, b"")
 
 
 @pytest.mark.parametrize("kind", ["group", "project"])
