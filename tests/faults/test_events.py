@@ -3,8 +3,6 @@
 import time
 from collections.abc import Iterator
 
-import pytest
-
 from tests import build
 from tests.faults import poison
 from tests.faults.conftest import SEED, NewScenario
@@ -99,10 +97,6 @@ def project_of(root: Root) -> int:
     return root.projects[0]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a job of a project that was set again gets 401 while that project.set is on its way",
-)
 def test_project_set_again_on_its_way(new_scenario: NewScenario) -> None:
     """The topics are not in step: the job's start comes before what its project is set by."""
     scenario = new_scenario("project.set late, job.started not")
