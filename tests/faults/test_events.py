@@ -103,6 +103,8 @@ def test_project_set_again_on_its_way(new_scenario: NewScenario) -> None:
     scenario.start([("hold delivery", {"text": LATE_PATH, "seconds": LATE_S})])
     scenario.craft()
     crafted = scenario.crafted[0]
+    # What came behind it in its partition would bring the late event with it, as a gap.
+    scenario.pause_traffic()
     scenario.send(build.removed("project", crafted.number, root=crafted.root))
     scenario.until(
         lambda: scenario.deployment.look_up(crafted.token.secret).status == 401, "removed"
@@ -113,6 +115,9 @@ def test_project_set_again_on_its_way(new_scenario: NewScenario) -> None:
     second = crafted.another_token()
     scenario.observer.watched = [second]
     scenario.send(crafted.started(second), second)
-    scenario.prove(f"project.set comes {LATE_S} s late")
     scenario.go_on(2 * LATE_S)
+    early = [look for look in scenario.observer.looks if look.token == second]
+    assert {look.status for look in early} - {200}, "nobody asked before project.set came"
+    scenario.prove(f"project.set comes {LATE_S} s late")
+    scenario.resume_traffic()
     scenario.finish().assert_clean()
