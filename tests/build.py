@@ -29,11 +29,13 @@ def event(kind: str, data: dict[str, Any], root: str = ROOT, **attributes: Any) 
 
 
 def group(number: int, parent: int | None = None, **more: Any) -> dict[str, Any]:
-    return event("group.set", {"id": number, "parent_id": parent, "path": f"g{number}"}, **more)
+    path = more.pop("path", f"g{number}")
+    return event("group.set", {"id": number, "parent_id": parent, "path": path}, **more)
 
 
 def project(number: int, group_id: int | None = None, **more: Any) -> dict[str, Any]:
-    return event("project.set", {"id": number, "group_id": group_id, "path": f"p{number}"}, **more)
+    path = more.pop("path", f"p{number}")
+    return event("project.set", {"id": number, "group_id": group_id, "path": path}, **more)
 
 
 def member(user: int, role: str | int = "developer", **more: Any) -> dict[str, Any]:
@@ -52,6 +54,17 @@ def agent(number: int, project_id: int, **more: Any) -> dict[str, Any]:
     return event("agent.set", data, **more)
 
 
+def configured(number: int, *, projects: Any = None, groups: Any = None, **more: Any) -> Any:
+    config = {"ci_access": {"projects": projects, "groups": groups}}
+    return event("agent.configured", {"id": number, "config": config}, **more)
+
+
+def shared(number: int, project_id: int, configuration: Any = None, **more: Any) -> Any:
+    """An agent of the whole instance."""
+    data = {"id": number, "name": f"a{number}", "project_id": project_id}
+    return event("instance-agent.set", data | {"configuration": configuration or {}}, **more)
+
+
 def started(job: int, project_id: int, user_id: int = 1, **more: Any) -> dict[str, Any]:
     data = {
         "id": job,
@@ -59,7 +72,7 @@ def started(job: int, project_id: int, user_id: int = 1, **more: Any) -> dict[st
         "project_id": project_id,
         "pipeline_id": 2000 + job,
         "user": {"id": user_id, "username": "root"},
-        "ref_protected": False,
+        "ref_protected": more.pop("ref_protected", False),
         "environment": more.pop("environment", None),
         "expires_at": more.pop("expires_at", LATER),
     }

@@ -1,10 +1,11 @@
 """What the views must say, worked out the slow and obvious way; shares no code with the product.
 
-It reads the events of one partition topic by topic in order and looks everything up by scanning.
-Covers what the first release grants: agents of the job's own project, roles direct and inherited.
+It takes the events of one partition, in an order that keeps each topic's, and looks everything up
+by scanning. A `sequence` counts with everything but jobs.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,10 @@ LEVELS = {
     "maintainer": 40,
     "owner": 50,
 }
+DEVELOPER = 30
+IDENTITIES = {"agent", "ci_job", "impersonate"}
+# An agent, its configuration project, and the entry that grants it.
+Row = tuple[int, int, Event]
 SIXTY_DAYS = 60 * 24 * 3600 * 1000
 
 
@@ -27,15 +32,18 @@ def milliseconds(text: str) -> int:
 class Oracle:
     def __init__(self, topics: Mapping[Any, list[Event]], sent_at: int) -> None:
         self.things: dict[tuple[Any, ...], Any] = {}
+        self.sequences: dict[tuple[Any, ...], int] = {}
+        self.started: dict[tuple[str, int], Event] = {}
         self.tokens: dict[str, tuple[str, int, int]] = {}
         self.jobs: dict[tuple[str, int], str] = {}
         self.finished: set[tuple[str, int]] = set()
         self.sent_at = sent_at
         for events in topics.values():
             for event in events:
-                self.take(event["type"], event["partitionkey"], event["data"])
+                self.take(event)
 
-    def take(self, kind: str, root: str, data: Event) -> None:
+    def take(self, event: Event) -> None:
+        kind, root, data = event["type"], event["partitionkey"], event["data"]
         name, verb = kind.split(".")
         if kind == "job.started":
             self.start(root, data)
@@ -48,16 +56,27 @@ class Oracle:
                 else ("project", data["project_id"])
             )
             key = ("member", root, *scope, data["user_id"], data.get("via", "direct"))
-            self.things[key] = data if verb == "set" else None
-        elif name == "user":
-            self.things["user", data["id"]] = data
+            self.put(key, event, data if verb == "set" else None)
+        elif name in ("user", "instance-agent"):
+            self.put((name, data["id"]), event, None if verb == "removed" else data)
+        elif verb == "configured":
+            self.put(("configuration", root, data["id"]), event, data["config"])
         elif verb == "set":
-            self.things[name, root, data["id"]] = data
-        elif verb == "removed":
-            self.things[name, root, data["id"]] = None
+            self.put((name, root, data["id"]), event, data)
+        elif verb == "removed" and self.put((name, root, data["id"]), event, None):
             for key in list(self.things):
                 if key[:4] == ("member", root, name, data["id"]):
                     self.things[key] = None
+
+    def put(self, key: tuple[Any, ...], event: Event, state: Event | None) -> bool:
+        """Take the state unless a sequence says that it is old; whether it was taken."""
+        if "sequence" in event:
+            sequence = int(event["sequence"])
+            if sequence <= self.sequences.get(key, -1):
+                return False
+            self.sequences[key] = sequence
+        self.things[key] = state
+        return True
 
     def start(self, root: str, data: Event) -> None:
         digest, job = data["token_sha256"], (root, data["id"])
@@ -69,7 +88,7 @@ class Oracle:
         self.tokens[digest] = (*job, expires)
         if job not in self.finished:
             self.jobs[job] = digest
-            self.things["job", *job] = data
+            self.started[job] = data
 
     def views(self, now: int) -> dict[str, Any]:
         """By digest: 401, or status and document; without the tokens that have expired."""
@@ -82,17 +101,21 @@ class Oracle:
     def view(self, digest: str, root: str, job: int, now: int) -> Any:
         if (root, job) in self.finished or self.jobs[root, job] != digest:
             return 401
-        data = self.things["job", root, job]
+        data = self.started[root, job]
         project = self.things.get(("project", root, data["project_id"]), "unknown")
         if project is None:
             return 401
         groups = None if project == "unknown" else self.chain(root, project["group_id"])
         if groups is None:
             return 503
-        user = self.things.get(("user", data["user"]["id"])) or data["user"]
+        user = self.user(data)
         if user.get("state", "active") != "active":
             return 403
         return 200, self.document(data, root, groups, user, now)
+
+    def user(self, data: Event) -> Event:
+        known: Event = self.things.get(("user", data["user"]["id"])) or data["user"]
+        return known
 
     def chain(self, root: str, group: int | None) -> list[int] | None:
         chain: list[int] = []
@@ -105,28 +128,13 @@ class Oracle:
         return chain
 
     def document(self, data: Event, root: str, groups: list[int], user: Event, now: int) -> Event:
-        scopes = [("project", data["project_id"]), *(("group", group) for group in groups)]
-        level = max(
-            (
-                LEVELS[member["role"]]
-                for key, member in self.things.items()
-                if key[0] == "member" and key[1] == root and member
-                and member["user_id"] == user["id"]
-                and key[2:4] in scopes
-                and (member["expires_at"] is None or now < milliseconds(member["expires_at"]))
-            ),
-            default=0,
-        )  # fmt: skip
-        agents = sorted(
-            key[2]
-            for key, agent in self.things.items()
-            if key[0] == "agent" and key[1] == root and agent
-            and agent["project_id"] == data["project_id"]
-        )  # fmt: skip
+        level = self.level(root, data["project_id"], groups, user["id"], now)
+        allowed = self.allowed(root, data, groups) if level >= DEVELOPER else []
+        environment = data.get("environment")
         return {
             "allowed_agents": [
-                {"id": a, "config_project": {"id": data["project_id"]}, "configuration": {}}
-                for a in (agents if level >= 30 else [])
+                {"id": agent, "config_project": {"id": project}, "configuration": configuration}
+                for agent, project, configuration in allowed
             ],
             "job": {"id": data["id"]},
             "pipeline": {"id": data["pipeline_id"]},
@@ -136,4 +144,94 @@ class Oracle:
                 "username": user["username"],
                 "roles_in_project": [name for name, lowest in LEVELS.items() if lowest <= level],
             },
+            **(
+                {"environment": {"slug": environment["slug"], "tier": environment["tier"]}}
+                if environment
+                else {}
+            ),
         }
+
+    def level(self, root: str, project: int, groups: list[int], user: int, now: int) -> int:
+        scopes = [("project", project), *(("group", group) for group in groups)]
+        return max(
+            (
+                LEVELS[member["role"]]
+                for key, member in self.things.items()
+                if key[0] == "member" and key[1] == root and member
+                and member["user_id"] == user
+                and key[2:4] in scopes
+                and (member["expires_at"] is None or now < milliseconds(member["expires_at"]))
+            ),
+            default=0,
+        )  # fmt: skip
+
+    def agents(self, root: str, project: int) -> list[int]:
+        return sorted(
+            key[2]
+            for key, agent in self.things.items()
+            if key[0] == "agent" and key[1] == root and agent and agent["project_id"] == project
+        )
+
+    def allowed(self, root: str, job: Event, groups: list[int]) -> list[Row]:
+        project = job["project_id"]
+        rows = self.granted(root, "projects", "project", project)
+        rows += [(agent, project, {}) for agent in self.agents(root, project)]
+        nearest: dict[int, Row] = {}
+        for group in groups:
+            for row in self.granted(root, "groups", "group", group):
+                nearest.setdefault(row[0], row)
+        rows += [nearest[agent] for agent in sorted(nearest)]
+        rows += sorted(self.of_the_instance(), key=lambda row: row[0])
+        first: dict[int, Row] = {}
+        for row in rows:
+            first.setdefault(row[0], row)
+        return [row for row in first.values() if lets_in(row[2], job)]
+
+    def granted(self, root: str, kind: str, name: str, target: int) -> list[Row]:
+        """The agents whose configuration names the project or group, by its id or path."""
+        path = self.things[name, root, target]["path"]
+        rows = []
+        for agent, project in sorted(self.counting_agents(root)):
+            config = self.things.get(("configuration", root, agent)) or {}
+            entries = ((config.get("ci_access") or {}).get(kind) or [])[:500]
+            for entry in reversed(entries):
+                names = entry["id"] if isinstance(entry["id"], int) else entry["id"].lower()
+                if names in (target, path.lower()) and is_readable(entry):
+                    rows.append((agent, project, without_id(entry)))
+                    break
+        return rows
+
+    def counting_agents(self, root: str) -> Iterator[tuple[int, int]]:
+        """Agents and their configuration projects, where both are known."""
+        for key, agent in self.things.items():
+            known = agent and self.things.get(("project", root, agent["project_id"]))
+            if key[:2] == ("agent", root) and known:
+                yield key[2], agent["project_id"]
+
+    def of_the_instance(self) -> Iterator[Row]:
+        for key, agent in self.things.items():
+            if key[0] == "instance-agent" and agent and is_readable(agent["configuration"]):
+                yield key[1], agent["project_id"], without_id(agent["configuration"])
+
+
+def without_id(entry: Event) -> Event:
+    return {name: value for name, value in entry.items() if name != "id"}
+
+
+def is_readable(entry: Event) -> bool:
+    """For entries whose `access_as`, where there is one, is an object of objects."""
+    access = entry.get("access_as")
+    return access is None or len(IDENTITIES & access.keys()) == 1
+
+
+def lets_in(entry: Event, job: Event) -> bool:
+    if entry.get("protected_branches_only") and not job["ref_protected"]:
+        return False
+    patterns = entry.get("environments")
+    if not patterns:
+        return True
+    if not job.get("environment"):
+        return False
+    name = job["environment"]["name"]
+    wanted = (".*".join(re.escape(part) for part in pattern.split("*")) for pattern in patterns)
+    return any(re.fullmatch(expression, name, re.DOTALL) for expression in wanted)

@@ -11,6 +11,8 @@ from projector.owner import Owner
 # Whoever overtook a lost claim may be on its way out: a zombie, or the last rebalance's owner.
 CLAIM_AGAIN_S: Final = 5.0
 STOP_TIMEOUT_S: Final = 5.0
+# The others hear of the rebalance at their next heartbeat, then load their new partitions.
+HAND_OVER_S: Final = 4.0
 
 
 class Owners:
@@ -48,9 +50,19 @@ class Owners:
         if owner := self._owners.get(partition):
             owner.suspect(digest)
 
+    async def hand_over(self, partitions: int) -> None:
+        """Go on until other workers have claimed everything, a few seconds at most.
+
+        Whoever had all `partitions` has nobody to hand them to.
+        """
+        is_alone, self._assigned = len(self._assigned) == partitions, frozenset()
+        if self._tasks and not is_alone:
+            await asyncio.wait(self._tasks.values(), timeout=HAND_OVER_S)
+
     async def stop(self) -> None:
         """Let every owner finish its batch; end those that cannot within five seconds."""
         self._stopping = True
+        self._assigned = frozenset()
         for owner in self._owners.values():
             owner.stop()
         if tasks := list(self._tasks.values()):
@@ -63,10 +75,9 @@ class Owners:
             self._owners[partition] = self._new_owner(partition)
             await self._owners[partition].run()
             del self._owners[partition]
-            if not self._stopping:
-                await asyncio.sleep(CLAIM_AGAIN_S)
             if partition not in self._assigned:
                 break
+            await asyncio.sleep(CLAIM_AGAIN_S)
         del self._tasks[partition]
 
     def _note_failure(self, task: asyncio.Task[None]) -> None:

@@ -35,6 +35,8 @@ NewOwner = Callable[[int], Owner]
 
 # A frozen broker can hang Faust's shutdown for minutes; checkpoints make a hard exit safe.
 HARD_EXIT_S: Final = 15.0
+# How soon a worker hears that another has left; far below a third of any session timeout.
+HEARTBEAT_S: Final = 1.0
 
 
 class NotCopartitionedError(Exception):
@@ -56,7 +58,7 @@ async def _work(settings: Settings) -> None:
             asyncio.create_task(sweep.run()),
         }
         try:
-            async with _delivering(settings, owners) as app:
+            async with _delivering(settings, owners, policy.partitions) as app:
                 await _until_broken(app, {owners.failed, *beside})
         finally:
             for task in beside:
@@ -116,7 +118,7 @@ async def _connected(settings: Settings) -> AsyncIterator[tuple[Policy, Redis, N
 
 
 @asynccontextmanager
-async def _delivering(settings: Settings, owners: Owners) -> AsyncIterator[Any]:
+async def _delivering(settings: Settings, owners: Owners, partitions: int) -> AsyncIterator[Any]:
     with tempfile.TemporaryDirectory(prefix="projector-") as folder:
         app = create_app(settings, owners, folder)
         try:
@@ -124,8 +126,10 @@ async def _delivering(settings: Settings, owners: Owners) -> AsyncIterator[Any]:
             yield app
         finally:
             asyncio.get_running_loop().call_later(HARD_EXIT_S, _exit_hard)
-            await owners.stop()
+            # Leaving the group first tells the others; until they have claimed, owners go on.
             await app.stop()
+            await owners.hand_over(partitions)
+            await owners.stop()
 
 
 def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
@@ -144,7 +148,7 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         # Unacknowledged events would block the next rebalance; the checkpoint decides, not acks.
         stream_wait_empty=False,
         broker_session_timeout=settings.session_timeout,
-        broker_heartbeat_interval=settings.session_timeout / 3,
+        broker_heartbeat_interval=HEARTBEAT_S,
         consumer_auto_offset_reset="earliest",
     )
     for topic in Topic:

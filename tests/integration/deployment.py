@@ -66,9 +66,10 @@ class Deployment:
             check=False,
         )  # fmt: skip
 
-    def start(self, *command: str, **env: str) -> Server:
+    def start(self, *command: str, module: str = "projector", **env: str) -> Server:
         log = self.folder / f"{command[0]}-{free_port()}.log"
-        return self._stack.enter_context(running(projector(list(command), log, self.env | env)))
+        server = projector(list(command), log, self.env | env, module)
+        return self._stack.enter_context(running(server))
 
     def start_api(self, **env: str) -> Server:
         port = free_port()

@@ -12,7 +12,8 @@ from pathlib import Path
 from projector.dev import kafka_command, redis_command
 from projector.ports import free_port
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "kafka"
+REPOSITORY = Path(__file__).parents[2]
+SCRIPT = REPOSITORY / "scripts" / "kafka"
 START_S = 60
 
 
@@ -71,19 +72,28 @@ def embedded_kafka(folder: Path, port: int) -> Server:
 
 
 def apache_kafka(
-    folder: Path, port: int, controller: int | None = None, command: str = "run"
+    folder: Path, port: int, controller: int = 0, command: str = "run", *properties: str
 ) -> Server:
-    """A broker; with the command `join` another of the cluster with that controller's port."""
-    argv = [str(SCRIPT), command, str(port), str(folder), str(controller or free_port())]
-    return Server(argv, folder / f"{command}.log")
+    """A broker; with the command `join` another of the cluster with that controller's port.
+
+    `properties` (name=value) override those of `scripts/kafka`.
+    """
+    ports = str(port), str(folder), str(controller or free_port())
+    return Server([str(SCRIPT), command, *ports, *properties], folder / f"{command}.log")
 
 
-def valkey(folder: Path, port: int) -> Server:
-    return Server(redis_command(port, str(folder)), folder / "valkey.log")
+def valkey(folder: Path, port: int, *options: str) -> Server:
+    """A server; `options` override the defaults, which keep nothing on disk."""
+    return Server([*redis_command(port, str(folder)), *options], folder / "valkey.log")
 
 
-def projector(command: list[str], log: Path, env: Mapping[str, str]) -> Server:
-    return Server([sys.executable, "-m", "projector", *command], log, os.environ | env)
+def projector(
+    command: list[str], log: Path, env: Mapping[str, str], module: str = "projector"
+) -> Server:
+    """A process of the product, or of a module of the tests that runs its command line."""
+    paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    argv = [sys.executable, "-m", module, *command]
+    return Server(argv, log, os.environ | {"PYTHONPATH": paths, **env})
 
 
 def without_apache_kafka() -> str | None:

@@ -1,0 +1,165 @@
+"""One Apache Kafka for the session; for each scenario its own topics, Redis and processes."""
+
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import redis as client
+
+from projector.ports import free_port, is_listening
+from tests.faults.background import Background
+from tests.faults.proxy import Proxy
+from tests.faults.report import Report
+from tests.faults.scenario import Scenario
+from tests.faults.stories import Replicated
+from tests.integration import servers
+from tests.integration.conftest import apache_or_skip
+from tests.integration.deployment import Deployment
+from tests.integration.servers import Server, eventually, running
+
+SEED = int(os.environ.get("FAULTS_SEED", "7"))
+REPORT = pytest.StashKey[Report]()
+DISKLESS = ("--repl-diskless-sync-delay", "0")
+prefixes = itertools.count(1)
+
+
+class Broker(NamedTuple):
+    """Apache Kafka: its address, and the one that leads through the proxy."""
+
+    server: Server
+    port: int
+    address: str
+    proxied: str
+    proxy: Proxy
+
+
+class Redis(NamedTuple):
+    """A Valkey of one scenario."""
+
+    server: Server
+    port: int
+
+
+NewRedis = Callable[..., Redis]
+NewScenario = Callable[..., Scenario]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[REPORT] = Report()
+
+
+def pytest_report_header() -> str:
+    return f"FAULTS_SEED={SEED}"
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    report = config.stash[REPORT]
+    if report.rows or report.latencies:
+        terminalreporter.section(f"faults (FAULTS_SEED={SEED})")
+        for line in report.lines():
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Report:
+    return request.config.stash[REPORT]
+
+
+@pytest.fixture(scope="session")
+def network() -> Iterator[Background]:
+    """Where the proxies run."""
+    with Background() as background:
+        yield background
+
+
+@pytest.fixture(scope="session")
+def session_broker(
+    network: Background, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Broker]:
+    apache_or_skip("apache")
+    port, inner, outer, controller = (free_port() for _ in range(4))
+    folder = tmp_path_factory.mktemp("kafka")
+    server = servers.apache_kafka(
+        folder, port, controller, "run",
+        f"listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{inner},"
+        f"CONTROLLER://127.0.0.1:{controller}",
+        f"advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{outer}",
+        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name=PLAINTEXT",
+        # A broker that was killed may come back only when its session is over.
+        "broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=500",
+    )  # fmt: skip
+    with running(server):
+        eventually(lambda: is_listening(port), f"broker listening: {server.log()}")
+        proxy = Proxy(network, outer, inner)
+        yield Broker(server, port, f"127.0.0.1:{port}", f"127.0.0.1:{outer}", proxy)
+        proxy.close()
+
+
+@pytest.fixture
+def broker(session_broker: Broker) -> Iterator[Broker]:
+    """The session's Kafka; left running and reachable whatever a scenario does to it."""
+    yield session_broker
+    session_broker.proxy.thaw()
+    if session_broker.server.process.poll() is None:
+        session_broker.server.signal(signal.SIGCONT)
+    else:
+        session_broker.server.start()
+    eventually(lambda: is_listening(session_broker.port), "broker listening again")
+
+
+@pytest.fixture
+def new_redis(tmp_path: Path) -> Iterator[NewRedis]:
+    """Starts an empty Redis with further options; replicas need not wait for one another."""
+    with ExitStack() as stack:
+
+        def start(*options: str) -> Redis:
+            port = free_port()
+            folder = tmp_path / f"redis-{port}"
+            folder.mkdir()
+            server = stack.enter_context(running(servers.valkey(folder, port, *DISKLESS, *options)))
+            eventually(lambda: is_listening(port), "Valkey listening")
+            return Redis(server, port)
+
+        yield start
+
+
+@pytest.fixture
+def redis(new_redis: NewRedis) -> Redis:
+    return new_redis()
+
+
+@pytest.fixture
+def replicated(new_redis: NewRedis, network: Background) -> Iterator[Replicated]:
+    primary, replica = new_redis(), new_redis()
+    port = free_port()
+    proxy = Proxy(network, port, primary.port)
+    with client.Redis(port=primary.port) as old, client.Redis(port=replica.port) as new:
+        new.replicaof("127.0.0.1", primary.port)
+        eventually(lambda: new.info("replication")["master_link_status"] == "up", "replication")
+        yield Replicated(old, new, port, lambda: proxy.switch(replica.port))
+    proxy.close()
+
+
+@pytest.fixture
+def new_scenario(
+    request: pytest.FixtureRequest, report: Report, tmp_path: Path
+) -> Iterator[NewScenario]:
+    """Makes the scenario named after its fault, on the session's Kafka and a Redis of its own."""
+    with ExitStack() as stack:
+
+        def start(fault: str, redis_port: int | None = None, kafka: str | None = None) -> Scenario:
+            port = redis_port or request.getfixturevalue("redis").port
+            address = kafka or request.getfixturevalue("broker").address
+            prefix = f"faults-{next(prefixes)}."
+            deployment = stack.enter_context(Deployment(address, port, prefix, tmp_path))
+            return stack.enter_context(Scenario(deployment, SEED, report, fault))
+
+        yield start

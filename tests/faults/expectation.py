@@ -1,0 +1,227 @@
+"""What every answer may be, and when: worked out from the events with the oracle alone.
+
+The three topics of a root need not be in step, so an answer may combine a state of each. What
+allows an agent is therefore kept apart by topic: the token is alive (job-lifecycle), its user may
+use agents in the project (membership), the project has the agent (agent-config). Each holds for
+spans of time, from the moment its event was sent until Kafka had the event that ended it.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from tests.faults.observer import Look
+from tests.faults.traffic import History, Sent
+from tests.faults.world import Event
+from tests.oracle import DEVELOPER, Oracle, milliseconds
+
+# Seconds of the wall clock at second 0 of the monotonic clock.
+EPOCH: Final = time.time() - time.monotonic()
+# How much later than the bound an answer may be, for clocks that were read at different moments.
+TOLERANCE_S: Final = 1.0
+
+Pair = tuple[int, int]
+
+
+@dataclass
+class Span:
+    """Something was so from `opened` until `closed`, ended `by` an event."""
+
+    opened: float
+    closed: float = math.inf
+    by: str = ""
+
+
+@dataclass
+class Spans:
+    """When something was so; changes come in the order of their root's events."""
+
+    spans: list[Span] = field(default_factory=list)
+
+    def turn(self, holds: bool, change: Sent) -> None:
+        """From this change on it holds, or does not."""
+        is_open = bool(self.spans) and self.spans[-1].closed == math.inf
+        if holds and not is_open:
+            self.spans.append(Span(change.sent))
+        elif is_open and not holds:
+            self.spans[-1].closed = change.acked
+            self.spans[-1].by = describe(change.event)
+
+    def touch(self, earliest: float, latest: float) -> bool:
+        """Whether it was so at any moment between the two."""
+        return any(span.opened <= latest and span.closed >= earliest for span in self.spans)
+
+    def last_end(self, before: float) -> Span | None:
+        """The last span that had ended by then."""
+        return next((s for s in reversed(self.spans) if s.closed <= before), None)
+
+
+class Life(NamedTuple):
+    """A token: its job.started, and from when until when no answer may be 401."""
+
+    start: Event
+    alive: Spans
+    surely_from: float
+    surely_until: float
+
+
+def describe(event: Event) -> str:
+    """The event in a few words, without a token or its digest."""
+    shown = {name: value for name, value in event["data"].items() if name != "token_sha256"}
+    return f"{event['type']} {shown}"
+
+
+def _passing(moment: int) -> Sent:
+    """What time alone has done just after the wall clock's `moment` (milliseconds)."""
+    at = (moment + 1) / 1000 - EPOCH
+    return Sent({"type": "expiry", "data": {}}, at, at)
+
+
+def wall_ms(at: float) -> int:
+    """The wall clock (milliseconds) at a moment of the monotonic clock."""
+    return int((at + EPOCH) * 1000)
+
+
+def _expiries(history: History) -> Iterator[Sent]:
+    for entry in history.events:
+        if moment := entry.event["data"].get("expires_at"):
+            yield _passing(milliseconds(moment))
+
+
+class Expectation:
+    """One root's events, replayed: what was so when, and what every answer must be in the end."""
+
+    def __init__(self, history: History) -> None:
+        self._root = history.root
+        self._oracle = Oracle({}, wall_ms(history.events[0].sent) if history.events else 0)
+        self.may: defaultdict[Pair, Spans] = defaultdict(Spans)
+        self.serves: defaultdict[Pair, Spans] = defaultdict(Spans)
+        self.lives: dict[str, Life] = {}
+        now = time.monotonic()
+        expiries = (each for each in _expiries(history) if each.sent <= now)
+        for change in sorted([*history.events, *expiries], key=lambda change: change.sent):
+            self._take(change)
+
+    def final(self, now: int) -> dict[str, Any]:
+        """By digest, what every answer must be at `now` (ms): a status, and of 200 the body."""
+        return dict.fromkeys(self.lives, 401) | self._oracle.views(now)
+
+    # the replay
+
+    def _take(self, change: Sent) -> None:
+        event = change.event
+        if event["type"] != "expiry":
+            self._oracle.take(event)
+        if event["type"] == "job.started":
+            self._start(change)
+        name = event["type"].split(".")[0]
+        if name == "agent":
+            self._note_agents(change)
+        elif name != "job":
+            self._note_users(change)
+        self._note_tokens(change)
+
+    def _start(self, change: Sent) -> None:
+        data = change.event["data"]
+        life = self.lives.get(data["token_sha256"])
+        if life is None:
+            until = milliseconds(data["expires_at"]) / 1000 - EPOCH
+            if self._is_removed(data["project_id"]):
+                until = 0.0
+            life = Life(change.event, Spans(), change.acked, until)
+            self.lives[data["token_sha256"]] = life
+        pair = data["project_id"], data["user"]["id"]
+        if pair not in self.may:
+            self._note_user(pair, change)
+
+    def _is_removed(self, project: int) -> bool:
+        return self._oracle.things.get(("project", self._root, project), "unknown") is None
+
+    def _note_tokens(self, change: Sent) -> None:
+        """Alive is what the job's own events say; a removed project is a matter of membership."""
+        now = wall_ms(change.acked)
+        for digest, life in self.lives.items():
+            alive = self._is_alive(digest, now)
+            life.alive.turn(alive, change)
+            removed = self._is_removed(life.start["data"]["project_id"])
+            if (not alive or removed) and life.surely_until > change.sent:
+                self.lives[digest] = life._replace(surely_until=change.sent)
+
+    def _is_alive(self, digest: str, now: int) -> bool:
+        root, job, expires = self._oracle.tokens[digest]
+        current = self._oracle.jobs.get((root, job)) == digest
+        return current and (root, job) not in self._oracle.finished and expires > now
+
+    def _note_users(self, change: Sent) -> None:
+        for pair in self.may:
+            self._note_user(pair, change)
+
+    def _note_user(self, pair: Pair, change: Sent) -> None:
+        self.may[pair].turn(self._may(*pair, wall_ms(change.acked)), change)
+
+    def _may(self, project: int, user: int, now: int) -> bool:
+        oracle = self._oracle
+        known = oracle.things.get(("project", self._root, project))
+        groups = oracle.chain(self._root, known["group_id"]) if known else None
+        state = (oracle.things.get(("user", user)) or {}).get("state", "active")
+        if groups is None or state != "active":
+            return False
+        return oracle.level(self._root, project, groups, user, now) >= DEVELOPER
+
+    def _note_agents(self, change: Sent) -> None:
+        projects = {key[2] for key in self._oracle.things if key[0] == "project"}
+        now = {(agent, p) for p in projects for agent in self._oracle.agents(self._root, p)}
+        for pair in now | set(self.serves):
+            self.serves[pair].turn(pair in now, change)
+
+    # what answers may be
+
+    def over_grants(self, look: Look, bound: float) -> Iterator[str]:
+        """What is wrong with the agents in an answer, a sentence for each."""
+        if not look.agents:
+            return
+        earliest, latest = look.sent - bound - TOLERANCE_S, look.received
+        life = self.lives.get(look.token.digest)
+        if life is None:
+            yield f"job {look.token.job} is answered although it never started"
+            return
+        data = life.start["data"]
+        for agent in look.agents:
+            reasons = {
+                "its token": life.alive,
+                "its user": self.may[data["project_id"], data["user"]["id"]],
+                "the agent": self.serves[agent, data["project_id"]],
+            }
+            for what, spans in reasons.items():
+                if not spans.touch(earliest, latest):
+                    yield _sentence(look, agent, what, spans)
+
+    def is_false_401(self, look: Look) -> bool:
+        """Whether the token was alive for the whole of the request, whatever the topics' order."""
+        life = self.lives.get(look.token.digest)
+        return life is not None and life.surely_from < look.sent < look.received < life.surely_until
+
+    def false_401(self, look: Look) -> str:
+        """The sentence for it."""
+        life = self.lives[look.token.digest]
+        return (
+            f"job {look.token.job} (root {self._root}) got 401 "
+            f"{look.sent - life.surely_from:.2f} s after its job.started was acknowledged"
+        )
+
+
+def _sentence(look: Look, agent: int, what: str, spans: Spans) -> str:
+    ended = spans.last_end(look.received)
+    since = "was never allowed"
+    if ended:
+        late = look.sent - ended.closed
+        since = f"not allowed since {ended.by}, which Kafka had {late:.2f} s before the request"
+    return f"job {look.token.job} (root {look.token.root}) got agent {agent}; {what}: {since}"
+
+
+def expectations(histories: Iterable[History]) -> dict[str, Expectation]:
+    """What to expect of each root."""
+    return {history.root: Expectation(history) for history in histories}

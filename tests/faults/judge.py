@@ -1,0 +1,56 @@
+"""Holds what was answered against what could be answered."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from tests.faults.expectation import Expectation, wall_ms
+from tests.faults.observer import Look
+
+SHOWN: Final = 5
+
+
+class Verdict(NamedTuple):
+    """What is wrong with the answers, a sentence for each."""
+
+    over_grants: list[str]
+    false_401s: list[str]
+    wrong: list[str]
+
+    def assert_clean(self) -> None:
+        """Fail with the first findings of each kind."""
+        findings = [
+            f"{len(found)} {name}:\n  " + "\n  ".join(found[:SHOWN])
+            for name, found in self._asdict().items()
+            if found
+        ]
+        assert not findings, "\n".join(findings)
+
+
+def judge(
+    expected: Mapping[str, Expectation],
+    looks: Sequence[Look],
+    answers: Mapping[str, Any],
+    bound: float,
+) -> Verdict:
+    """The verdict on all `looks`, and on the whole `answers` (by digest) at the end, just now."""
+    over_grants = [
+        sentence
+        for look in looks
+        for sentence in expected[look.token.root].over_grants(look, bound)
+    ]
+    false_401s = [
+        expected[look.token.root].false_401(look)
+        for look in looks
+        if look.status == 401 and expected[look.token.root].is_false_401(look)
+    ]
+    return Verdict(over_grants, false_401s, list(_wrong(expected, answers)))
+
+
+def _wrong(expected: Mapping[str, Expectation], answers: Mapping[str, Any]) -> Iterator[str]:
+    now = wall_ms(time.monotonic())
+    for root, expectation in expected.items():
+        for digest, said in expectation.final(now).items():
+            if answers.get(digest) != said:
+                job = expectation.lives[digest].start["data"]["id"]
+                yield f"job {job} (root {root}): {answers.get(digest)} instead of {said}"

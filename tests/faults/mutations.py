@@ -1,0 +1,89 @@
+"""The product with one of its mechanisms taken out, to see that the observer notices.
+
+Each function patches the classes of a worker's process, before it starts.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from projector import scripts
+from projector.delivery import Offsets
+from projector.events import Topic
+from projector.owner import Owner, Probe
+from projector.store import Store
+
+
+def delivery_check_off() -> None:
+    """Faust is believed: what it skipped, or does not bring, is taken for read."""
+    catch_up = Owner._catch_up
+
+    async def believe(self: Any, ends: Offsets) -> None:
+        if self._knows_all:
+            self._next |= ends
+        else:
+            await catch_up(self, ends)
+
+    replace(Owner, "_catch_up", believe)
+
+
+def fencing_off() -> None:
+    """The scripts compare nothing: whoever writes last is right."""
+    unclaimed = "local revision = ARGV[3]"
+    for name in ("CHECKPOINT", "STAMP", "FORGET"):
+        replace(scripts, name, swapped(getattr(scripts, name), scripts._CLAIMED, unclaimed))
+    compared = "version and version > ARGV[2]"
+    replace(scripts, "WRITE_VIEWS", swapped(scripts.WRITE_VIEWS, compared, "false"))
+
+
+def heal_off() -> None:
+    """After a refused write the owner claims and goes on, without writing what was there."""
+
+    async def go_on(self: Any) -> None:
+        self._advance(await self._store.now())
+        await self._persist(self._take_changes())
+
+    replace(Owner, "_heal", go_on)
+
+
+def freshness_off() -> None:
+    """The owner stamps its partition without asking Kafka what there is."""
+
+    async def ask_nobody(self: Any) -> None:
+        self._probes.append(Probe(await self._store.now(), dict.fromkeys(Topic, 0)))
+        self._wake.set()
+
+    replace(Owner, "_ask", ask_nobody)
+
+
+def server_change_unnoticed() -> None:
+    """The owner does not notice that another Redis answers than the one that it wrote to."""
+    replace(Store, "_refuse_changed_server", lambda _self: None)
+
+
+def sweep_off() -> None:
+    """Nobody compares the views with Redis: it would mend sooner or later what others break."""
+
+    async def compare_nothing(_self: Any) -> None: ...
+
+    replace(Owner, "_sweep", compare_nothing)
+
+
+def replace(place: Any, name: str, by: Any) -> None:
+    """Put something in a name's place; the name must be there, or the mutation is none."""
+    assert hasattr(place, name), f"{place} has no {name} any more: mend the mutation"
+    setattr(place, name, by)
+
+
+def swapped(text: str, old: str, new: str) -> str:
+    assert old in text, f"the script has no {old!r} any more: mend the mutation"
+    return text.replace(old, new)
+
+
+MUTATIONS: Final[dict[str, Callable[..., None]]] = {
+    "delivery check off": delivery_check_off,
+    "fencing off": fencing_off,
+    "heal off": heal_off,
+    "freshness off": freshness_off,
+    "server change unnoticed": server_change_unnoticed,
+    "sweep off": sweep_off,
+}

@@ -1,0 +1,206 @@
+"""Looks on from outside: sees HTTP alone, notes every answer with the moments around it."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from random import Random
+from typing import Any, Final, NamedTuple
+
+from tests.faults.traffic import Traffic
+from tests.faults.world import Token
+from tests.integration.deployment import PATH
+
+LINES: Final = 16
+LOOKUPS_PER_S: Final = 300.0
+HEALTH_INTERVAL_S: Final = 0.1
+TIMEOUT_S: Final = 8.0
+RECENT: Final = 60
+
+
+class Look(NamedTuple):
+    """One answer: when it was asked for and came (monotonic clock), and what it said."""
+
+    token: Token
+    sent: float
+    received: float
+    status: int
+    agents: tuple[int, ...]
+
+
+class Health(NamedTuple):
+    """One answer of /health/ready; status 0 if there was none."""
+
+    at: float
+    status: int
+    stale: tuple[int, ...]
+
+
+class Response(NamedTuple):
+    status: int
+    body: bytes
+
+
+class Line:
+    """One connection to the API, kept alive."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def get(self, path: str, *headers: str) -> Response | None:
+        """The answer; None where none came in time."""
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._get(path, headers)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            await self.close()
+            return None
+
+    async def _get(self, path: str, headers: tuple[str, ...]) -> Response:
+        if self._writer is None:
+            self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        lines = [f"GET {path} HTTP/1.1", f"Host: {self._host}", *headers, "", ""]
+        self._writer.write("\r\n".join(lines).encode())
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        status, *fields = head.decode().split("\r\n")
+        lengths = [f.partition(":")[2] for f in fields if f.lower().startswith("content-length:")]
+        return Response(int(status.split()[1]), await self._reader.readexactly(int(lengths[0])))
+
+    async def close(self) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+class Observer:
+    """Looks up live and ended tokens without pause, recent ones above all."""
+
+    def __init__(self, port: int, traffic: Traffic, seed: int) -> None:
+        self._address = ("127.0.0.1", port)
+        self._traffic = traffic
+        self._dice = Random(seed)
+        self._new = 0
+        self.looks: list[Look] = []
+        self.unanswered = 0
+        self.health: list[Health] = []
+        # Tokens that a scenario wants to be looked up all the time.
+        self.watched: list[Token] = []
+
+    async def look_all_along(self) -> None:
+        """Look until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_health())
+            for _ in range(LINES):
+                tasks.create_task(self._look_on())
+
+    def new_line(self) -> Line:
+        """One more connection to the API."""
+        return Line(*self._address)
+
+    async def _look_on(self) -> None:
+        line = self.new_line()
+        try:
+            while True:
+                if token := self._choose():
+                    await self.look(line, token)
+                await asyncio.sleep(self._dice.uniform(0, 2) * LINES / LOOKUPS_PER_S)
+        finally:
+            await line.close()
+
+    def _choose(self) -> Token | None:
+        """A token that just started, if there is one; else any, rather a recent one."""
+        started = self._traffic.started
+        if self._new < len(started):
+            self._new += 1
+            return started[self._new - 1]
+        if not started:
+            return None
+        chance = self._dice.random()
+        if self.watched and chance < 0.3:
+            return self._dice.choice(self.watched)
+        if self._traffic.live and chance < 0.7:
+            return self._dice.choice(list(self._traffic.live.values()))
+        return self._dice.choice(started[-RECENT:] if chance < 0.9 else started)
+
+    async def look(self, line: Line, token: Token) -> Look | None:
+        """Look one token up and note the answer."""
+        sent = time.monotonic()
+        response = await line.get(PATH, f"Authorization: Bearer {token.secret}")
+        if response is None:
+            self.unanswered += 1
+            return None
+        agents = agents_of(response)
+        self.looks.append(Look(token, sent, time.monotonic(), response.status, agents))
+        return self.looks[-1]
+
+    async def _watch_health(self) -> None:
+        line = self.new_line()
+        try:
+            while True:
+                self.health.append(await self._health(line))
+                await asyncio.sleep(HEALTH_INTERVAL_S)
+        finally:
+            await line.close()
+
+    async def _health(self, line: Line) -> Health:
+        response = await line.get("/health/ready")
+        if response is None:
+            return Health(time.monotonic(), 0, ())
+        stale = json.loads(response.body).get("stale_partitions", ())
+        return Health(time.monotonic(), response.status, tuple(stale))
+
+    def statuses(self) -> Counter[int]:
+        """How many answers had which status."""
+        return Counter(look.status for look in self.looks)
+
+    # the end
+
+    async def settle(self) -> bool:
+        """Whether every partition holds everything that Kafka had before this call.
+
+        A 401 for a token that nobody knows is the proof: it takes a later stamp of each.
+        """
+        line = self.new_line()
+        try:
+            unknown = await line.get(PATH, "Authorization: Bearer never-started")
+            ready = await line.get("/health/ready")
+        finally:
+            await line.close()
+        return (unknown and unknown.status) == 401 and (ready and ready.status) == 200
+
+    async def sweep(self, tokens: list[Token]) -> dict[str, Any]:
+        """By digest the whole answer to each token: a status, and of 200 the body."""
+        answers: dict[str, Any] = {}
+        waiting = iter(tokens)
+        await asyncio.gather(*(self._sweep(waiting, answers) for _ in range(LINES)))
+        return answers
+
+    async def _sweep(self, waiting: Iterator[Token], answers: dict[str, Any]) -> None:
+        line = self.new_line()
+        try:
+            for token in waiting:
+                answers[token.digest] = said(
+                    await line.get(PATH, f"Authorization: Bearer {token.secret}")
+                )
+        finally:
+            await line.close()
+
+
+def agents_of(response: Response) -> tuple[int, ...]:
+    """The ids of the agents in an answer."""
+    if response.status != 200:
+        return ()
+    return tuple(agent["id"] for agent in json.loads(response.body)["allowed_agents"])
+
+
+def said(response: Response | None) -> Any:
+    """An answer as the oracle puts it."""
+    if response is None:
+        return "no answer"
+    return (200, json.loads(response.body)) if response.status == 200 else response.status

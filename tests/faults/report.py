@@ -1,0 +1,65 @@
+"""What a run saw, in one table at its end."""
+
+from typing import NamedTuple
+
+HEADERS = (
+    "fault", "events", "lookups", "over-grants", "false 401s", "wrong at the end",
+    "fresh again (s)", "proof",
+)  # fmt: skip
+
+
+class Row(NamedTuple):
+    """One scenario. `wrong` counts tokens whose whole answer is not the oracle's at the end."""
+
+    fault: str
+    events: int
+    lookups: int
+    over_grants: int
+    false_401s: int
+    wrong: int
+    fresh_again: float
+    proof: str
+
+    def cells(self) -> list[str]:
+        """The row as it is printed."""
+        *numbers, proof = self[1:]
+        return [self.fault, *(f"{n:.1f}" if isinstance(n, float) else f"{n:,}" for n in numbers),
+                str(proof)]  # fmt: skip
+
+
+class Latency(NamedTuple):
+    """How long after Kafka's acknowledgement a revocation was in the answer, in seconds."""
+
+    when: str
+    samples: list[float]
+
+    def line(self) -> str:
+        """The figures as they are printed."""
+        ordered = sorted(self.samples)
+        p50, p99 = (ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.99))
+        return (
+            f"revocation latency, {self.when}: {len(ordered)} samples, "
+            f"p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms, max {ordered[-1] * 1000:.0f} ms"
+        )
+
+
+class Report:
+    """Filled by the scenarios, printed by pytest."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.latencies: list[Latency] = []
+
+    def lines(self) -> list[str]:
+        """The table and the latencies."""
+        cells = [list(HEADERS), *(row.cells() for row in self.rows)]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(HEADERS))]
+        table = ["  ".join(_padded(row, widths)).rstrip() for row in cells]
+        return [*table, "", *(latency.line() for latency in self.latencies)]
+
+
+def _padded(row: list[str], widths: list[int]) -> list[str]:
+    first, *numbers, last = zip(row, widths, strict=True)
+    return [
+        first[0].ljust(first[1]), *(text.rjust(width) for text, width in numbers), last[0],
+    ]  # fmt: skip

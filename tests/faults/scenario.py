@@ -1,0 +1,283 @@
+"""One scenario: the product under traffic, a fault, and what the observer saw of it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+from projector import topics
+from projector.settings import Settings
+from tests.faults import letters, shim
+from tests.faults.background import Background
+from tests.faults.expectation import TOLERANCE_S, expectations
+from tests.faults.judge import Verdict, judge
+from tests.faults.letters import Origin
+from tests.faults.observer import Observer
+from tests.faults.report import Report, Row
+from tests.faults.traffic import Headers, Sent, Traffic
+from tests.faults.world import SHORT_LIFE_S, Crafted, Event, Root, Token, roots
+from tests.integration.deployment import PARTITIONS, Deployment
+from tests.integration.servers import Server, eventually
+
+# The bound on staleness (seconds) in this suite, and when Kafka gives up a silent worker.
+BOUND_S: Final = 3.0
+SESSION_S: Final = 6.0
+ROOTS_PER_PARTITION: Final = 3
+CRAFTED_FROM: Final = 500
+WARM_EVENTS: Final = 500
+SEND_S: Final = 60.0
+# A check of nothing passes: so many answers of each kind are the least.
+LEAST: Final = {200: 500, 401: 50}
+
+
+Fault = tuple[str, dict[str, Any]]
+Faults = Sequence[Fault]
+# A worker as it is.
+SOUND: Final[Faults] = ()
+
+
+class Raw(NamedTuple):
+    """A record as it goes to Kafka, whatever it says."""
+
+    topic: str
+    value: bytes | None
+    key: bytes
+    partition: int
+    headers: Headers = ()
+
+
+class Scenario:
+    """Workers, an API, traffic and the observer, until the end of the block."""
+
+    def __init__(self, deployment: Deployment, seed: int, report: Report, fault: str) -> None:
+        self.deployment = deployment
+        self.fault = fault
+        self.workers: list[Server] = []
+        self.crafted = [Crafted(root) for root in roots(1, CRAFTED_FROM)]
+        self._report = report
+        self._seed = seed
+        self._stack = ExitStack()
+        self._proofs: list[str] = []
+        self._injected = 0.0
+        deployment.env |= {
+            "PROJECTOR_MAX_STALENESS": f"{BOUND_S:g}",
+            "PROJECTOR_SESSION_TIMEOUT": f"{SESSION_S:g}",
+        }
+
+    @property
+    def folder(self) -> Path:
+        return self.deployment.folder
+
+    def __enter__(self) -> Self:
+        self.background = self._stack.enter_context(Background())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    # before the fault
+
+    def start(self, *workers: Faults) -> None:
+        """Everything, until all partitions are fresh and traffic has gone on for a while.
+
+        For each worker the faults inside.
+        """
+        self.create_topics()
+        for faults in workers:
+            self.start_worker(*faults)
+        self.start_traffic()
+        self.warm_up()
+
+    def create_topics(self) -> None:
+        env = self.deployment.env
+        settings = Settings(
+            kafka=env["PROJECTOR_KAFKA"],
+            topic_prefix=env["PROJECTOR_TOPIC_PREFIX"],
+            partitions=PARTITIONS,
+        )
+        asyncio.run(topics.create(settings))
+
+    def start_worker(self, *faults: Fault) -> Server:
+        """One more worker, with the faults inside, if any."""
+        if faults:
+            env = shim.environment(*faults)
+            worker = self.deployment.start("worker", module="tests.faults.shim", **env)
+        else:
+            worker = self.deployment.start("worker")
+        self.workers.append(worker)
+        return worker
+
+    def start_traffic(self) -> None:
+        self.deployment.start_api()
+        world = [Root(root, self._seed) for root in roots(ROOTS_PER_PARTITION)]
+        self.traffic = Traffic(self.deployment.kafka, self.deployment.prefix, self._seed, world)
+        self.background.call(self.traffic.start(), SEND_S)
+        self._stack.callback(lambda: self.background.call(self.traffic.close(), SEND_S))
+        port = int(self.deployment.api.rpartition(":")[2])
+        self.observer = Observer(port, self.traffic, self._seed)
+        self.background.keep(self.observer.look_all_along())
+
+    def warm_up(self) -> None:
+        self.until(lambda: all(map(self.owned_by, self.workers)), "every worker owns partitions")
+        self.until(lambda: self.traffic.count > WARM_EVENTS, f"{WARM_EVENTS} events sent")
+        self.until_fresh()
+
+    # the fault
+
+    def inject(self) -> None:
+        """The fault begins now."""
+        self._injected = time.monotonic()
+
+    def prove(self, proof: str) -> None:
+        """The fault was real, for this reason."""
+        self._proofs.append(proof)
+
+    def send(self, event: Event, token: Token | None = None) -> Sent:
+        """Send one event of a crafted root; returns once Kafka has it."""
+        return self.background.call(self.traffic.send(event, token), SEND_S)
+
+    def craft(self) -> None:
+        """Set up the crafted roots; the observer keeps looking at their tokens."""
+        for crafted in self.crafted:
+            for event in crafted.foundation():
+                self.send(event)
+            self.send(crafted.started(crafted.token), crafted.token)
+            self.observer.watched.append(crafted.token)
+        for crafted in self.crafted:
+            self.until_agents(crafted, (crafted.agent,))
+
+    def crafted_in(self, partition: int) -> Crafted:
+        """The crafted root of the partition."""
+        return next(each for each in self.crafted if each.partition == partition)
+
+    def pause_traffic(self) -> None:
+        """Only crafted roots go on; what has been sent before falls due before this returns."""
+        self.background.call(self.traffic.pause(), SEND_S)
+        self.go_on(SHORT_LIFE_S[1])
+
+    def resume_traffic(self) -> None:
+        self.background.call(self.traffic.resume(), SEND_S)
+
+    def until_agents(self, crafted: Crafted, agents: tuple[int, ...]) -> None:
+        """Wait until the crafted job may use exactly these."""
+
+        def answered() -> bool:
+            answer = self.deployment.look_up(crafted.token.secret)
+            if answer.status != 200:
+                return False
+            return tuple(agent["id"] for agent in answer.body["allowed_agents"]) == agents
+
+        self.until(answered, f"job {crafted.token.job} gets the agents {agents}")
+
+    def owner(self, partition: int) -> str:
+        """Who holds the partition's claim in Redis; empty if nobody does."""
+        held = self.deployment.redis.hget(f"allowed-agents:partition:{{{partition}}}", "owner")
+        return (held or b"").decode()
+
+    def owned_by(self, worker: Server) -> list[int]:
+        """The partitions that the worker has claimed."""
+        mark = f"-{worker.process.pid}-"
+        return [partition for partition in range(PARTITIONS) if mark in self.owner(partition)]
+
+    def produce(self, *records: Raw) -> None:
+        """Send records past the histories: nothing may come of them."""
+        self.background.call(self._produce(records), SEND_S)
+
+    async def _produce(self, records: Sequence[Raw]) -> None:
+        await asyncio.gather(*(self.traffic.produce(*record) for record in records))
+
+    def until_letters(self, count: int) -> None:
+        """Wait until so many dead letters have been written, repeated ones among them."""
+        kafka, prefix = self.deployment.kafka, self.deployment.prefix
+
+        def enough() -> bool:
+            return self.background.call(letters.written(kafka, prefix), SEND_S) >= count
+
+        self.until(enough, f"{count} dead letters")
+
+    def dead_letters(self, count: int) -> set[Origin]:
+        """Where the bad records were, once so many have become dead letters."""
+        self.until_letters(count)
+        kafka, prefix = self.deployment.kafka, self.deployment.prefix
+        found: set[Origin] = set()
+
+        def enough() -> bool:
+            found.update(self.background.call(letters.origins(kafka, prefix), SEND_S))
+            return len(found) >= count
+
+        self.until(enough, f"letters about {count} records")
+        return found
+
+    def go_on(self, seconds: float) -> None:
+        """Let traffic go on for a while: the fault's own duration, nothing to wait for."""
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() >= end, "time passes", seconds + 5)
+
+    def go_on_past_the_bound(self) -> None:
+        """Until an answer from before would be an old one, and a check of it would find it."""
+        self.go_on(BOUND_S + TOLERANCE_S)
+
+    def until(self, holds: Callable[[], bool], what: str, timeout: float = 45.0) -> None:
+        """Wait until it holds, and fail if meanwhile traffic or observer have."""
+
+        def checked() -> bool:
+            self.background.check()
+            return holds()
+
+        eventually(checked, what, timeout)
+
+    def until_fresh(self) -> None:
+        """Wait until every partition holds all that Kafka had when this began."""
+        self.until(
+            lambda: self.background.call(self.observer.settle(), SEND_S), "all partitions fresh"
+        )
+
+    def until_stale(self) -> None:
+        """Wait until /health/ready says 503."""
+        self.until(lambda: self.observer.health[-1].status == 503, "/health/ready is 503")
+
+    def claims(self) -> int:
+        """How often workers have claimed a partition so far."""
+        return self.logged('"event": "claimed"')
+
+    def heals(self) -> int:
+        """How often workers have written everything from memory so far."""
+        return self.logged('"source": "memory"')
+
+    def logged(self, text: str) -> int:
+        """How many lines of the workers' logs have the text."""
+        return sum(text in line for worker in self.workers for line in worker.log().splitlines())
+
+    # after the fault
+
+    def finish(self) -> Verdict:
+        """End the traffic, wait until all is fresh, and judge; adds the row to the report."""
+        self.until(self._has_seen_enough, f"so many answers of each kind: {LEAST}")
+        self.pause_traffic()
+        self.until_fresh()
+        answers = self.background.call(self.observer.sweep(self.traffic.started), SEND_S)
+        looks, expected = list(self.observer.looks), expectations(self.traffic.histories.values())
+        verdict = judge(expected, looks, answers, BOUND_S)
+        self._add_row(verdict, len(looks))
+        return verdict
+
+    def _has_seen_enough(self) -> bool:
+        statuses = self.observer.statuses()
+        return all(statuses[status] >= least for status, least in LEAST.items())
+
+    def _add_row(self, verdict: Verdict, looks: int) -> None:
+        over_grants, false_401s, wrong = (len(found) for found in verdict)
+        self._report.rows.append(
+            Row(self.fault, self.traffic.count, looks, over_grants, false_401s, wrong,
+                self.fresh_again(), ", ".join(self._proofs))
+        )  # fmt: skip
+
+    def fresh_again(self) -> float:
+        """Seconds from the fault until /health/ready was 200 for good."""
+        bad = [h.at for h in self.observer.health if h.status != 200 and h.at > self._injected]
+        if not bad:
+            return 0.0
+        back = [h.at for h in self.observer.health if h.status == 200 and h.at > bad[-1]]
+        return min(back, default=time.monotonic()) - self._injected

@@ -1,0 +1,173 @@
+"""Starts a command of the product with a fault inside, without any hook in the product.
+
+    FAULTS_SHIM='{"kill": "before views", "nth": 40}' python -m tests.faults.shim worker
+
+patches the product's classes in this process and then runs the normal command line.
+"""
+
+import asyncio
+import functools
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from projector import cli
+from projector.owners import Owners
+from projector.store import Store
+from tests.faults.mutations import MUTATIONS
+
+VARIABLE: Final = "FAULTS_SHIM"
+PHASES: Final = ("before views", "after views", "after checkpoint", "before ack")
+DELAY_S: Final = (0.05, 1.0)
+
+Method = Callable[..., Awaitable[Any]]
+
+
+def patch(owner: type, name: str, replacement: Callable[[Any], Any]) -> None:
+    """Replace a method by what `replacement` makes of it."""
+    original = getattr(owner, name)
+    setattr(owner, name, functools.wraps(original)(replacement(original)))
+
+
+# fault points
+
+
+def kill(phase: str, nth: int, trigger: str) -> None:
+    """This process ends by SIGKILL when it comes to the phase for the n-th time.
+
+    It counts from when the file `trigger` is there.
+    """
+    left = [nth]
+
+    def die_at_last() -> None:
+        left[0] -= Path(trigger).exists()
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    match phase:
+        case "before views":
+            patch(Store, "write_views", lambda write: _before(write, die_at_last))
+        case "after views":
+            patch(Store, "write_views", lambda write: _after(write, die_at_last))
+        case "after checkpoint":
+            patch(Store, "checkpoint", lambda write: _after(write, die_at_last))
+        case "before ack":
+            patch(Owners, "enqueue", lambda enqueue: _before_ack(enqueue, die_at_last))
+
+
+def stop(trigger: str, phase: str) -> None:
+    """This process stops itself before or after it writes the view whose digest is in the file."""
+    path = Path(trigger)
+
+    def stop_at_last(changed: Any) -> None:
+        if path.exists() and path.read_text() in {view.digest for view in changed}:
+            path.unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def stopping(write: Method) -> Method:
+        async def wrapped(self: Store, changed: Any) -> None:
+            if phase == "before views":
+                stop_at_last(changed)
+            await write(self, changed)
+            if phase == "after views":
+                stop_at_last(changed)
+
+        return wrapped
+
+    patch(Store, "write_views", stopping)
+
+
+def _before(write: Method, act: Callable[[], None]) -> Method:
+    async def wrapped(self: Store, changed: Any, *args: Any) -> Any:
+        if changed:
+            act()
+        return await write(self, changed, *args)
+
+    return wrapped
+
+
+def _after(write: Method, act: Callable[[], None]) -> Method:
+    async def wrapped(self: Store, changed: Any, *args: Any) -> Any:
+        result = await write(self, changed, *args)
+        if changed:
+            act()
+        return result
+
+    return wrapped
+
+
+def _before_ack(enqueue: Callable[..., None], act: Callable[[], None]) -> Callable[..., None]:
+    def wrapped(self: Owners, record: Any, ack: Callable[[], object]) -> None:
+        def acting_ack() -> None:
+            act()
+            ack()
+
+        enqueue(self, record, acting_ack)
+
+    return wrapped
+
+
+def disturb_delivery(seed: int, share: float) -> None:
+    """Faust's deliveries are dropped, repeated and delayed, each so often."""
+    dice = Random(seed)
+
+    def disturbed(enqueue: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(self: Owners, record: Any, ack: Callable[[], object]) -> None:
+            chance = dice.random()
+            if chance < share:
+                ack()
+            elif chance < 2 * share:
+                enqueue(self, record, ack)
+                enqueue(self, record, lambda: None)
+            elif chance < 3 * share:
+                delay = dice.uniform(*DELAY_S)
+                asyncio.get_running_loop().call_later(delay, enqueue, self, record, ack)
+            else:
+                enqueue(self, record, ack)
+
+        return wrapped
+
+    patch(Owners, "enqueue", disturbed)
+
+
+def hold_delivery(text: str, seconds: float) -> None:
+    """Faust's deliveries with the text in their value come so much later."""
+
+    def holding(enqueue: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(self: Owners, record: Any, ack: Callable[[], object]) -> None:
+            if text.encode() in (record.value or b""):
+                asyncio.get_running_loop().call_later(seconds, enqueue, self, record, ack)
+            else:
+                enqueue(self, record, ack)
+
+        return wrapped
+
+    patch(Owners, "enqueue", holding)
+
+
+FAULTS: Final[dict[str, Callable[..., None]]] = {
+    "kill": kill,
+    "stop": stop,
+    "disturb delivery": disturb_delivery,
+    "hold delivery": hold_delivery,
+}
+
+
+def environment(*faults: tuple[str, dict[str, Any]]) -> dict[str, str]:
+    """The environment variable that makes a process have these faults."""
+    return {VARIABLE: json.dumps(faults)}
+
+
+def main() -> None:
+    """Patch, then run the command line as it is."""
+    for name, options in json.loads(os.environ[VARIABLE]):
+        (FAULTS | MUTATIONS)[name](**options)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

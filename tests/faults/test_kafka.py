@@ -1,0 +1,167 @@
+"""Kafka restarted, frozen, cut off from the workers, or without a leader for some partitions."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
+
+from projector.events import DEAD_LETTERS
+from projector.partitioning import partition_of
+from projector.ports import free_port, is_listening
+from projector.topics import CONFIGS
+from tests.faults import poison
+from tests.faults.conftest import SEED, Broker, NewScenario
+from tests.faults.scenario import BOUND_S, SOUND, Scenario
+from tests.faults.stories import revoke_while_cut_off
+from tests.integration.deployment import PARTITIONS
+from tests.integration.servers import Server, apache_kafka, eventually, running
+
+OUTAGE_S = 2.5 * BOUND_S
+# Bad records that come while the topic dead-letters has no leader either.
+BAD = 100
+
+
+def test_restarted(new_scenario: NewScenario, broker: Broker) -> None:
+    scenario = new_scenario("Kafka kill -9 and restart")
+    scenario.start(SOUND, SOUND)
+    scenario.inject()
+    broker.server.kill()
+    assert not is_listening(broker.port)
+    scenario.prove(f"exit {broker.server.process.returncode}, not listening")
+    broker.server.start()
+    eventually(lambda: is_listening(broker.port), "the broker listening again")
+    scenario.until_fresh()
+    scenario.finish().assert_clean()
+
+
+def test_frozen(new_scenario: NewScenario, broker: Broker) -> None:
+    scenario = new_scenario("Kafka SIGSTOP beyond the bound")
+    scenario.start(SOUND, SOUND)
+    scenario.inject()
+    broker.server.signal(signal.SIGSTOP)
+    before = scenario.traffic.count
+    scenario.go_on_past_the_bound()
+    scenario.until_stale()
+    acknowledged = scenario.traffic.count - before
+    broker.server.signal(signal.SIGCONT)
+    scenario.prove(f"stopped for more than {BOUND_S:g} s, {acknowledged} events, 503")
+    scenario.until_fresh()
+    scenario.finish().assert_clean()
+
+
+def test_workers_cut_off(new_scenario: NewScenario, broker: Broker) -> None:
+    """Revocations are acknowledged while no worker can know of them."""
+    scenario = new_scenario("Kafka cut off from the workers")
+    scenario.deployment.env["PROJECTOR_KAFKA"] = broker.proxied
+    scenario.start(SOUND, SOUND)
+    revoke_while_cut_off(scenario, broker.proxy)
+    scenario.until_stale()
+    broker.proxy.thaw()
+    scenario.until_fresh()
+    scenario.finish().assert_clean()
+
+
+class Cluster(NamedTuple):
+    """Two brokers; the second leads the partitions with an odd number."""
+
+    address: str
+    second: Server
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    first_port, second_port, controller = (free_port() for _ in range(3))
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    first = apache_kafka(
+        folders[0], first_port, controller, "run",
+        "broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=500",
+    )  # fmt: skip
+    with running(first):
+        eventually(lambda: is_listening(first_port), f"the first broker: {first.log()}")
+        address = f"127.0.0.1:{first_port}"
+        asyncio.run(make_first_the_coordinator(address))
+        second = apache_kafka(
+            folders[1], second_port, controller, "join",
+            "broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=500",
+        )  # fmt: skip
+        with running(second):
+            eventually(lambda: asyncio.run(brokers(address)) == 2, "two brokers")
+            yield Cluster(address, second)
+
+
+async def make_first_the_coordinator(address: str) -> None:
+    """While it is alone: its group's first member makes Kafka create the topic of the offsets."""
+    async with AIOKafkaConsumer(bootstrap_servers=address, group_id="first") as consumer:
+        consumer.subscribe(["none"])
+        await consumer.getmany(timeout_ms=2000)
+
+
+async def brokers(address: str) -> int:
+    """How many there are, as far as they tell."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    try:
+        await admin.start()
+        return len((await admin.describe_cluster())["brokers"])
+    except KafkaError:
+        return 0
+    finally:
+        await admin.close()
+
+
+def test_one_leader_gone(new_scenario: NewScenario, cluster: Cluster) -> None:
+    scenario = new_scenario("Kafka partitions without a leader", kafka=cluster.address)
+    create_topics_on_both(scenario)
+    scenario.start(SOUND, SOUND)
+    scenario.traffic.broadcasts = False
+    scenario.until_fresh()
+    scenario.inject()
+    cluster.second.kill()
+    began = time.monotonic()
+    root = scenario.traffic.roots[0]
+    assert root.partition == 0
+    scenario.produce(*poison.records(root.root, root.partition, BAD, SEED))
+    scenario.go_on(OUTAGE_S)
+    prove_the_others_went_on(scenario, began)
+    cluster.second.start()
+    scenario.traffic.broadcasts = True
+    scenario.until_fresh()
+    assert len(scenario.dead_letters(BAD)) == BAD
+    scenario.finish().assert_clean()
+
+
+def create_topics_on_both(scenario: Scenario) -> None:
+    """Odd partitions and dead-letters on the second broker; the others on the first."""
+
+    async def create(admin: AIOKafkaAdminClient) -> None:
+        places = {p: [1 + p % 2] for p in range(PARTITIONS)}
+        prefix = scenario.deployment.prefix
+        topics = [
+            NewTopic(prefix + name, -1, -1, {0: [2]} if name == DEAD_LETTERS else places, config)
+            for name, config in CONFIGS.items()
+        ]
+        await admin.create_topics(topics)
+
+    scenario.deployment.administrate(create)
+
+
+def prove_the_others_went_on(scenario: Scenario, began: float) -> None:
+    """Even partitions fresh and answering all along; odd ones 503 once they are past the bound."""
+    stale = {p for health in scenario.observer.health if health.at > began for p in health.stale}
+    assert stale == {1, 3}
+    past = began + BOUND_S + 1
+    looks = [look for look in scenario.observer.looks if look.sent > past]
+    answered: dict[Any, int] = {0: 0, 1: 0}
+    for look in looks:
+        answered[partition_of(look.token.root, PARTITIONS) % 2] += look.status in (200, 401, 403)
+    assert answered[1] == 0, f"{answered[1]} answers of partitions without a leader"
+    assert answered[0] > 100, f"only {answered[0]} answers of the other partitions"
+    scenario.prove(f"stale {sorted(stale)}, {answered[0]} answers of the others, 0 of these")

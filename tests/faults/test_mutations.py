@@ -1,0 +1,75 @@
+"""Would the observer notice? The worst moments again, with what averts them taken out.
+
+A suite of zeros proves something only if the same suite counts more than zero here.
+"""
+
+from pathlib import Path
+from typing import Final
+
+from tests.faults.conftest import Broker, NewScenario
+from tests.faults.scenario import Fault, Faults
+from tests.faults.stories import (
+    Replicated,
+    empty_at_once,
+    lose_a_view,
+    revoke_while_cut_off,
+    wake_a_zombie,
+)
+from tests.faults.test_events import DISTURBED, DISTURBED_EVENTS
+
+SWEEP_OFF: Final[Fault] = ("sweep off", {})
+
+
+def test_delivery_check_off(new_scenario: NewScenario) -> None:
+    scenario = new_scenario("MUTATION delivery check off, 5 % disturbed")
+    scenario.start(*([("delivery check off", {}), fault] for fault in DISTURBED))
+    scenario.inject()
+    before = scenario.traffic.count
+    scenario.until(lambda: scenario.traffic.count > before + DISTURBED_EVENTS, "more traffic")
+    verdict = scenario.finish()
+    assert verdict.false_401s
+    assert verdict.wrong
+
+
+def test_fencing_off(new_scenario: NewScenario, tmp_path: Path) -> None:
+    scenario = new_scenario("MUTATION fencing off, zombie")
+    trigger = tmp_path / "stop"
+    stop = ("stop", {"trigger": str(trigger), "phase": "before views"})
+    scenario.start([("fencing off", {}), stop], [("fencing off", {})])
+    wake_a_zombie(scenario, trigger)
+    scenario.go_on_past_the_bound()
+    verdict = scenario.finish()
+    assert verdict.over_grants or verdict.wrong
+
+
+def test_heal_off(new_scenario: NewScenario) -> None:
+    scenario = new_scenario("MUTATION heal off, FLUSHALL")
+    mutated: Faults = [("heal off", {}), SWEEP_OFF]
+    scenario.start(mutated, mutated)
+    empty_at_once(scenario)
+    scenario.go_on_past_the_bound()
+    verdict = scenario.finish()
+    assert verdict.false_401s
+    assert verdict.wrong
+
+
+def test_freshness_off(new_scenario: NewScenario, broker: Broker) -> None:
+    scenario = new_scenario("MUTATION freshness off, cut off from Kafka")
+    scenario.deployment.env["PROJECTOR_KAFKA"] = broker.proxied
+    scenario.start([("freshness off", {})], [("freshness off", {})])
+    revoke_while_cut_off(scenario, broker.proxy)
+    broker.proxy.thaw()
+    assert scenario.finish().over_grants
+
+
+def test_server_change_unnoticed(
+    new_scenario: NewScenario, replicated: Replicated, tmp_path: Path
+) -> None:
+    scenario = new_scenario("MUTATION server change unnoticed, failover", replicated.port)
+    trigger = tmp_path / "stop"
+    stop = ("stop", {"trigger": str(trigger), "phase": "after views"})
+    scenario.start([("server change unnoticed", {}), SWEEP_OFF, stop])
+    lose_a_view(scenario, trigger, replicated)
+    verdict = scenario.finish()
+    assert verdict.over_grants
+    assert verdict.wrong

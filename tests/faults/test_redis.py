@@ -1,0 +1,147 @@
+"""Redis emptied, restarted, frozen, or failed over to a replica that missed the last writes."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as client
+
+from tests.faults.conftest import NewRedis, NewScenario, Redis
+from tests.faults.scenario import BOUND_S, SOUND, Scenario
+from tests.faults.stories import Replicated, empty_at_once, lose_a_view, revisions
+from tests.integration.servers import eventually
+
+# How long a detached replica misses what is written: the window that a failover can lose.
+DETACHED_EVENTS = 80
+
+
+def test_flushed(new_scenario: NewScenario) -> None:
+    scenario = new_scenario("Redis FLUSHALL")
+    scenario.start(SOUND, SOUND)
+    empty_at_once(scenario)
+    scenario.until_fresh()
+    prove_heals(scenario)
+    scenario.finish().assert_clean()
+
+
+def test_restarted_empty(new_scenario: NewScenario, redis: Redis) -> None:
+    scenario = new_scenario("Redis restarted empty")
+    scenario.start(SOUND, SOUND)
+    before = run_id(scenario.deployment.redis)
+    scenario.inject()
+    redis.server.kill()
+    redis.server.start()
+    eventually(lambda: answers(scenario.deployment.redis), "Redis answers")
+    assert run_id(scenario.deployment.redis) != before
+    scenario.prove("another run_id, nothing on disk")
+    scenario.until_fresh()
+    prove_heals(scenario)
+    scenario.finish().assert_clean()
+
+
+@pytest.mark.parametrize("fsync", ["always", "everysec"])
+def test_restarted_with_append_only_file(
+    new_scenario: NewScenario, new_redis: NewRedis, fsync: str
+) -> None:
+    redis = new_redis("--appendonly", "yes", "--appendfsync", fsync)
+    scenario = new_scenario(f"Redis restarted, AOF {fsync}", redis.port)
+    scenario.start(SOUND, SOUND)
+    before = run_id(scenario.deployment.redis)
+    scenario.inject()
+    redis.server.kill()
+    redis.server.start()
+    eventually(lambda: answers(scenario.deployment.redis), "Redis answers with what was on disk")
+    assert run_id(scenario.deployment.redis) != before
+    assert "loaded from append only file" in redis.server.log()
+    scenario.prove("another run_id, loaded from the AOF")
+    scenario.until_fresh()
+    prove_heals(scenario)
+    scenario.finish().assert_clean()
+
+
+def test_scripts_flushed(new_scenario: NewScenario) -> None:
+    scenario = new_scenario("Redis SCRIPT FLUSH")
+    scenario.start(SOUND, SOUND)
+
+    def missed() -> int:
+        errors = scenario.deployment.redis.info("errorstats")
+        return int(errors.get("errorstat_NOSCRIPT", {}).get("count", 0))
+
+    already = missed()
+    scenario.inject()
+    scenario.deployment.redis.script_flush()
+    scenario.until(lambda: missed() > already, "a worker misses its script")
+    scenario.prove(f"{missed() - already} NOSCRIPT")
+    scenario.until_fresh()
+    scenario.finish().assert_clean()
+
+
+def test_frozen(new_scenario: NewScenario, redis: Redis) -> None:
+    scenario = new_scenario("Redis SIGSTOP beyond the bound")
+    scenario.start(SOUND, SOUND)
+    scenario.inject()
+    redis.server.signal(signal.SIGSTOP)
+    scenario.go_on_past_the_bound()
+    scenario.until_stale()
+    redis.server.signal(signal.SIGCONT)
+    scenario.prove(f"stopped for more than {BOUND_S:g} s, 503")
+    scenario.until_fresh()
+    scenario.finish().assert_clean()
+
+
+def test_failed_over_to_a_replica_behind(new_scenario: NewScenario, replicated: Replicated) -> None:
+    scenario = new_scenario("Redis failover, replica behind", replicated.port)
+    scenario.start(SOUND, SOUND)
+    fall_behind(scenario, replicated.old, replicated.new)
+    replicated.fail_over()
+    scenario.until_fresh()
+    prove_heals(scenario)
+    scenario.finish().assert_clean()
+
+
+def test_failed_over_to_a_replica_without_one_view(
+    new_scenario: NewScenario, replicated: Replicated, tmp_path: Path
+) -> None:
+    scenario = new_scenario("Redis failover, one view behind", replicated.port)
+    trigger = tmp_path / "stop"
+    scenario.start([("stop", {"trigger": str(trigger), "phase": "after views"})])
+    lose_a_view(scenario, trigger, replicated)
+    scenario.until_fresh()
+    prove_heals(scenario)
+    scenario.finish().assert_clean()
+
+
+def fall_behind(scenario: Scenario, old: Any, new: Any) -> None:
+    """Detach the replica, let the primary go on alone, and prove what the replica misses."""
+    detached_at = scenario.traffic.count
+    new.replicaof("NO", "ONE")
+    scenario.until(lambda: scenario.traffic.count > detached_at + DETACHED_EVENTS, "more traffic")
+    scenario.inject()
+    old.client_pause(60_000, all=False)
+    behind = sum(revisions(old)) - sum(revisions(new))
+    missing = len(tokens(old) - tokens(new))
+    assert behind > 0
+    assert missing > 0
+    scenario.prove(f"{behind} revisions and {missing} tokens behind")
+
+
+def prove_heals(scenario: Scenario) -> None:
+    """Workers noticed, and wrote everything from memory."""
+    assert scenario.heals() > 0
+    scenario.prove(f"{scenario.heals()} heals")
+
+
+def tokens(redis: Any) -> set[bytes]:
+    return set(redis.keys("allowed-agents:token:*"))
+
+
+def run_id(redis: Any) -> str:
+    return str(redis.info("server")["run_id"])
+
+
+def answers(redis: Any) -> bool:
+    try:
+        return bool(redis.ping())
+    except client.RedisError:
+        return False
