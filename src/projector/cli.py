@@ -18,6 +18,7 @@ from projector import feed as feeding
 from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
 from projector.events import MAX_ID
+from projector.ports import obstacle
 from projector.terminal import WRONG, errors, fail, load_settings, run
 
 MAX_BAD_LINES_SHOWN: Final = 50
@@ -70,6 +71,8 @@ def api(
     import uvicorn
 
     load_settings()
+    if found := obstacle(port, host):
+        fail(WRONG, f"{found}; choose another with --port, or 0 for a free one")
     uvicorn.run(
         "api.main:create", factory=True, host=host, port=port, workers=workers,
         http="api.protocol:BoundedHttpToolsProtocol",

@@ -18,13 +18,13 @@ from redis.asyncio import Redis
 from projector import connections, topics, views
 from projector.errors import SetupError
 from projector.outages import wait_until_ready
-from projector.ports import free_port, is_free, is_listening
+from projector.ports import LOOPBACK, free_port, is_listening, obstacle
 from projector.settings import Settings, variable
 from projector.signals import until_signalled
 
 log = structlog.get_logger()
 
-HOST: Final = "127.0.0.1"
+HOST: Final = LOOPBACK
 # The embedded broker ignores members that leave: a restarted worker waits this long for its
 # partitions. Brokers take no shorter sessions than six seconds.
 SESSION_TIMEOUT: Final = "6"
@@ -86,8 +86,8 @@ async def run(settings: Settings, port: int) -> None:
 
 async def _run(settings: Settings, port: int) -> None:
     port = port or free_port()
-    if not is_free(port):
-        raise DevError(f"port {port} is in use; choose another with --port, or 0 for a free one")
+    if found := obstacle(port):
+        raise DevError(f"{found}; choose another with --port, or 0 for a free one")
     async with _servers(settings) as (servers, place):
         env = os.environ | {
             variable("kafka"): place.kafka,

@@ -1,12 +1,16 @@
 """TCP ports of this machine."""
 
+import errno
 import socket
+from typing import Final
+
+LOOPBACK: Final = "127.0.0.1"
 
 
 def free_port() -> int:
     """A port that nobody listens on right now."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
 
@@ -14,15 +18,18 @@ def free_port() -> int:
 def is_listening(port: int) -> bool:
     """Whether a server of this machine accepts connections on the port."""
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((LOOPBACK, port)) == 0
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen on the port."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+def obstacle(port: int, host: str = LOOPBACK) -> str | None:
+    """Why no server could listen there, or None."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return f"port {port} is in use"
+        return f"nobody can listen on port {port} of {host} ({error.strerror})"
+    return None

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
@@ -14,6 +14,8 @@ from projector.events import ROLES
 from projector.views import MAX_PARTITIONS
 
 PREFIX = "PROJECTOR_"
+_DATABASE: Final = re.compile(r"/?|/[0-9]{1,9}")
+_TOPIC_PREFIX: Final = re.compile(r"[a-zA-Z0-9._-]{0,200}")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -51,9 +53,7 @@ class Settings(BaseSettings):
         ge=0,
         description="copies per topic, when `topics` creates them; 0: one per broker, at most 3",
     )
-    topic_prefix: str = Field(
-        default="", pattern=r"^[a-zA-Z0-9._-]{0,200}$", description="put before every topic's name"
-    )
+    topic_prefix: str = Field(default="", description="put before every topic's name")
     max_staleness: Seconds = Field(
         default=10.0, description="an answer is never older than this; beyond it lookups get 503"
     )
@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     @field_validator("kafka")
     @classmethod
     def _host_and_port(cls, brokers: str) -> str:
+        if "://" in brokers:
+            raise ValueError("must be host:port without a scheme such as http://")
         for broker in brokers.split(","):
             host, _, port = broker.strip().rpartition(":")
             if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -105,7 +107,16 @@ class Settings(BaseSettings):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         if "@" in parts.path + parts.query + parts.fragment:
             raise ValueError("must have the characters / ? # and @ of a password percent-encoded")
+        if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
+            raise ValueError("must end with the number of a database, as in redis://host:6379/0")
         return url
+
+    @field_validator("topic_prefix")
+    @classmethod
+    def _start_of_a_name(cls, prefix: str) -> str:
+        if not _TOPIC_PREFIX.fullmatch(prefix):
+            raise ValueError("must be at most 200 of the characters a-z, A-Z, 0-9, . _ and -")
+        return prefix
 
     @classmethod
     def load(cls) -> Self:
@@ -150,16 +161,17 @@ def variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
-# What Kubernetes sets in every pod for a Service named `projector` or `projector-...`.
-_SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_(HOST|PORT)|PORT$|PORT_\d+_)")
+# All that Kubernetes sets in every pod for a Service named `projector` or `projector-...`.
+_SERVICE_LINK: Final = re.compile(
+    rf"{PREFIX}([A-Z0-9_]+_)?"
+    r"(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
 
 
 def _is_unknown(name: str) -> bool:
-    if "KUBERNETES_SERVICE_HOST" in os.environ and _SERVICE_LINK.match(name):
+    if not name.startswith(PREFIX) or name.removeprefix(PREFIX).lower() in Settings.model_fields:
         return False
-    return (
-        name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields
-    )
+    return "KUBERNETES_SERVICE_HOST" not in os.environ or not _SERVICE_LINK.fullmatch(name)
 
 
 def _suggestion(name: str) -> str:

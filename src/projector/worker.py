@@ -17,14 +17,15 @@ from redis.asyncio import Redis
 from projector import batches, connections, topics
 from projector.dead_letters import DeadLetters
 from projector.delivery import MAX_POLLED, RangeReader
+from projector.errors import SetupError
 from projector.events import Record, Topic
 from projector.outages import outlast, wait_until_ready
 from projector.owner import Owner
 from projector.owners import Owners
-from projector.ports import free_port
+from projector.ports import LOOPBACK, free_port, obstacle
 from projector.projection import Policy
 from projector.raw_records import Damage
-from projector.settings import Settings
+from projector.settings import Settings, variable
 from projector.signals import until_signalled
 from projector.store import Store, agree_on_partitions
 from projector.sweep import OrphanScan
@@ -43,8 +44,13 @@ class NotCopartitionedError(Exception):
     """An assignment gave this worker a partition of one topic but not of the others."""
 
 
+class WebPortError(SetupError):
+    """The worker's own web page cannot have the port that is set."""
+
+
 async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raises what makes going on impossible."""
+    _check_web_port(settings.worker_web_port)
     await until_signalled(_work(settings))
     log.info("stopped")
 
@@ -72,6 +78,12 @@ async def _until_broken(app: Any, failures: set[asyncio.Future[None]]) -> None:
         for failure in done:
             failure.result()
     raise RuntimeError("Faust stopped by itself; its log says why")
+
+
+def _check_web_port(port: int) -> None:
+    if port and (found := obstacle(port)):
+        name = variable("worker_web_port")
+        raise WebPortError(f"{found}; set {name} to another, or to 0 for a free one")
 
 
 @outlast
@@ -123,6 +135,7 @@ async def _delivering(settings: Settings, owners: Owners, partitions: int) -> As
         app = create_app(settings, owners, folder)
         try:
             await app.start()
+            log.info("metrics", url=f"http://{LOOPBACK}:{app.conf.web_port}/metrics")
             yield app
         finally:
             asyncio.get_running_loop().call_later(HARD_EXIT_S, _exit_hard)
@@ -143,7 +156,9 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         table_standby_replicas=1,
         topic_disable_leader=True,
         web_tables_enabled=False,
-        web_host="127.0.0.1",
+        # What Faust listens on; `web_host` is only what it calls itself.
+        web_bind=LOOPBACK,
+        web_host=LOOPBACK,
         web_port=settings.worker_web_port or free_port(),
         # Unacknowledged events would block the next rebalance; the checkpoint decides, not acks.
         stream_wait_empty=False,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -283,6 +284,30 @@ def test_without_kafka_dead_letters_say_where_it_should_be(command: list[str]) -
     result = run("dead-letters", *command)
     assert result.exit_code == OUTAGE
     assert f"Kafka at {NOBODY_THERE} cannot be reached" in result.stderr
+
+
+def test_a_port_in_use_stops_the_api_in_one_sentence() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        result = run("api", "--port", str(port))
+    assert result.exit_code == WRONG
+    assert result.stderr == (
+        f"port {port} is in use; choose another with --port, or 0 for a free one\n"
+    )
+
+
+def test_a_web_port_in_use_stops_the_worker_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        monkeypatch.setenv("PROJECTOR_WORKER_WEB_PORT", str(other.getsockname()[1]))
+        result = run("worker")
+    assert result.exit_code == WRONG
+    assert "PROJECTOR_WORKER_WEB_PORT" in result.stderr
 
 
 def test_a_mended_event_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -133,11 +133,48 @@ def test_what_kubernetes_sets_for_a_service_is_no_setting(monkeypatch: pytest.Mo
         "SERVICE_HOST": "10.0.0.1",
         "API_SERVICE_PORT_HTTP": "80",
         "API_PORT_80_TCP_ADDR": "10.0.0.1",
+        "SERVICE_PORT": "80",
+        "SERVICE_PORT_HTTP": "80",
+        "SERVICE_PORT_WEB_METRICS": "81",
+        "PORT_80_TCP": "tcp://10.0.0.1:80",
+        "PORT_80_TCP_PROTO": "tcp",
+        "PORT_80_TCP_PORT": "80",
+        "PORT_80_TCP_ADDR": "10.0.0.1",
+        "API_SERVICE_HOST": "10.0.0.1",
+        "API_SERVICE_PORT": "80",
+        "API_PORT": "tcp://10.0.0.1:80",
+        "API_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "API_PORT_53_UDP_ADDR": "10.0.0.1",
+        "WORKER_2_PORT_80_TCP_ADDR": "10.0.0.1",
     }
     assert "PROJECTOR_PORT is no setting" in refusal(monkeypatch, **links)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.2")
     assert Settings.load() == Settings()
-    assert "PROJECTOR_KAFKAS is no" in refusal(monkeypatch, KAFKAS="h:1")
+    for name in ("KAFKAS", "PORT_80", "SERVICE_HOSTS", "WORKER_WEB_PORTS"):
+        assert f"PROJECTOR_{name} is no" in refusal(monkeypatch, **{name: "h:1"})
+
+
+def test_a_setting_is_read_although_a_service_could_be_named_like_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.2")
+    assert load(monkeypatch, WORKER_WEB_PORT="81").worker_web_port == 81
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("KAFKA", "http://h:9092", "without a scheme"),
+        ("KAFKA", "a:1,kafka://h:9092", "without a scheme"),
+        ("REDIS_URL", "redis://h:1/zero", "number of a database"),
+        ("REDIS_URL", "redis://h:1/0/1", "number of a database"),
+        ("TOPIC_PREFIX", "a/", "characters a-z"),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    assert says in refusal(monkeypatch, **{name: value})
 
 
 def test_variables_without_the_prefix_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

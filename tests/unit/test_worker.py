@@ -1,12 +1,22 @@
 """The wiring's own checks; the rest of the worker is tested on real brokers."""
 
+import socket
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from projector.events import Topic
+from projector.owners import Owners
+from projector.ports import free_port
 from projector.settings import Settings
-from projector.worker import NotCopartitionedError, copartitioned
+from projector.worker import (
+    NotCopartitionedError,
+    WebPortError,
+    copartitioned,
+    create_app,
+    run,
+)
 
 SETTINGS = Settings(topic_prefix="x.")
 
@@ -35,3 +45,19 @@ def test_any_other_assignment_is_refused() -> None:
     """Its views would be computed without the memberships or the agents."""
     with pytest.raises(NotCopartitionedError, match=r"'agent-config': \[1, 2\]"):
         copartitioned(assignment(membership=[1], agents=[1, 2], jobs=[1]), SETTINGS)
+
+
+async def test_the_web_page_listens_on_loopback_alone(tmp_path: Path) -> None:
+    """Faust's own default is every interface of the machine."""
+    settings = Settings(worker_web_port=free_port())
+    app = create_app(settings, Owners(lambda partition: pytest.fail("no owner")), str(tmp_path))
+    assert (app.conf.web_bind, app.conf.web_port) == ("127.0.0.1", settings.worker_web_port)
+
+
+async def test_a_web_port_in_use_is_named_before_anything_else() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(WebPortError, match=rf"port {port} is.*PROJECTOR_WORKER_WEB_PORT"):
+            await run(Settings(worker_web_port=port))
