@@ -204,8 +204,9 @@ class Oracle:
     def counting_agents(self, root: str) -> Iterator[tuple[int, int]]:
         """Agents and their configuration projects, where both are known."""
         for key, agent in self.things.items():
-            known = agent and self.things.get(("project", root, agent["project_id"]))
-            if key[:2] == ("agent", root) and known:
+            if key[:2] != ("agent", root) or not agent:
+                continue
+            if self.things.get(("project", root, agent["project_id"])):
                 yield key[2], agent["project_id"]
 
     def of_the_instance(self) -> Iterator[Row]:
