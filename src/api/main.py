@@ -38,6 +38,7 @@ RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     403: {"model": Refusal, "description": "The job's user is not active"},
     503: {"model": Refusal, "description": "The answer could be too old; see `reason`, try again"},
 }
+NO_STORE: Final = {"cache-control": "no-store"}
 SECURITY_SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "used before the other two"},
     "job_token": {"type": "apiKey", "in": "query", "name": "job_token"},
@@ -128,10 +129,20 @@ def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRou
         ages = freshness.ages()
         stale = [p for p, age in enumerate(ages) if age is None or age > max_staleness]
         if freshness.reachable and ages and not stale:
-            return JSONResponse({"status": "ready", "partitions": len(ages)})
-        return JSONResponse({"status": "not ready", "stale_partitions": stale}, 503)
+            return JSONResponse({"status": "ready", "partitions": len(ages)}, headers=NO_STORE)
+        reason = _not_ready(freshness.reachable, len(ages), len(stale))
+        body = {"status": "not ready", "reason": reason, "stale_partitions": stale}
+        return JSONResponse(body, 503, NO_STORE)
 
     return router
+
+
+def _not_ready(reachable: bool, partitions: int, stale: int) -> str:
+    if not reachable:
+        return "Redis cannot be reached"
+    if not partitions:
+        return "no worker has said yet how many partitions there are"
+    return f"{stale} of {partitions} partitions are staler than the bound"
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

@@ -4,6 +4,7 @@ KAS reads the same file by YAML 1.1 and so does PyYAML, whose nodes also know th
 `ci_access` is read. What readers of YAML differ about is refused rather than guessed.
 """
 
+import difflib
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,9 @@ MAX_BYTES: Final = 128 * 1024
 # Aliases can repeat a part over and over: a file of 1 KiB can stand for any amount of memory.
 MAX_VALUES: Final = 100_000
 LISTS: Final = ("projects", "groups")
+MAX_SHOWN: Final = 40
+# How alike a key must be; GitLab's own `user_access` is not that near.
+_NEAR: Final = 0.75
 
 _TAG: Final = "tag:yaml.org,2002:"
 # JSON's own; YAML 1.1 also has 010 for 8 and 1:30 for 90. Nineteen digits hold any id.
@@ -73,13 +77,18 @@ def read(source: bytes) -> CiAccess:
             [Fault(1, f"the file has more than the {MAX_BYTES} bytes that KAS reads")]
         )
     reader = _Reader()
-    file = reader.mapping(_composed(source), "the file")
-    access = reader.mapping(file.get("ci_access"), "`ci_access`")
+    whole = _composed(source)
+    file = reader.mapping(whole, "the file")
+    shared = file.get("ci_access")
+    access = reader.mapping(shared, "`ci_access`")
     projects, groups = (reader.entries(access.get(name), name) for name in LISTS)
     instance = reader.instance(access.get("instance"))
     if reader.faults:
         raise BadAgentFile(reader.faults)
-    return CiAccess(projects, groups, instance, reader.notes)
+    notes = [*_misspelt(whole), *_unread(shared), *reader.notes]
+    if not projects and not groups and instance is None:
+        notes.append(Fault(_line(shared) if shared else 1, "this shares the agent with nobody"))
+    return CiAccess(projects, groups, instance, sorted(notes))
 
 
 def events(agent: Agent, access: CiAccess) -> Iterator[bytes]:
@@ -93,6 +102,28 @@ def events(agent: Agent, access: CiAccess) -> Iterator[bytes]:
     else:
         data = shared | {"configuration": access.instance}
         yield _event(agent.root, "instance-agent.set", data)
+
+
+def _misspelt(file: Node | None) -> Iterator[Fault]:
+    """Keys of the file that may have been meant as `ci_access`."""
+    for name, line in _keys(file):
+        if name != "ci_access" and difflib.get_close_matches(name, ["ci_access"], 1, _NEAR):
+            yield Fault(line, f"`{name}` is not read; did you mean `ci_access`?")
+
+
+def _unread(access: Node | None) -> Iterator[Fault]:
+    for name, line in _keys(access):
+        if name not in (*LISTS, "instance"):
+            near = difflib.get_close_matches(name, [*LISTS, "instance"], 1)
+            meant = f"; did you mean `{near[0]}`?" if near else ""
+            yield Fault(line, f"`ci_access.{name[:MAX_SHOWN]}` is not read{meant}")
+
+
+def _keys(node: Node | None) -> Iterator[tuple[str, int]]:
+    """The names in a mapping, without those that `<<` brings in."""
+    for key, _ in node.value if isinstance(node, MappingNode) else ():
+        if key.tag in _TEXTS:
+            yield key.value, _line(key)
 
 
 def _event(root: Root, kind: str, data: dict[str, Any]) -> bytes:
@@ -174,12 +205,16 @@ class _Reader:
         self, node: Node, what: str, complaint: Callable[[grants.Entry], str | None]
     ) -> grants.Entry | None:
         try:
-            entry = {name: self._value(child, 1) for name, child in self._fields(node, what)}
+            fields = dict(self._fields(node, what))
+            entry = {name: self._value(child, 1) for name, child in fields.items()}
         except _Unreadable as error:
             self.faults.append(error.fault)
             return None
         if reason := complaint(entry):
             self.faults.append(Fault(_line(node), f"{what} does not count: {reason}"))
+        if not isinstance(entry.get("environments"), list | None):
+            said = f"{what} lets nobody in: `environments` is no list"
+            self.notes.append(Fault(_line(fields["environments"]), said))
         return entry
 
     def _value(self, node: Node, depth: int) -> Any:
@@ -234,7 +269,15 @@ def _name(key: Node) -> str:
     """Only texts: of `on:` and `1:` each reader makes something else."""
     if not isinstance(key, ScalarNode) or key.tag not in _TEXTS:
         raise _Unreadable(key, "a name must be text; put it in quotes")
-    return str(key.value)
+    return _text(key)
+
+
+def _text(node: Node) -> str:
+    """What a scalar says; half of a surrogate pair, as in "\\ud800", is no character."""
+    text = str(node.value)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise _Unreadable(node, "text with \\ud800 to \\udfff, which are no characters")
+    return text
 
 
 _QUOTE: Final = "put it in quotes"
@@ -242,8 +285,8 @@ _ADVICE: Final = {"bool": "write true or false, or put it in quotes"}
 
 
 def _scalar(node: Node) -> Any:
-    if node.tag in _TEXTS:
-        return node.value
+    if node.tag in _TEXTS and isinstance(node, ScalarNode):
+        return _text(node)
     if _is_null(node):
         return None
     if not isinstance(node, ScalarNode):

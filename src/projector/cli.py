@@ -19,7 +19,7 @@ from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
 from projector.events import MAX_ID
 from projector.ports import obstacle
-from projector.terminal import WRONG, errors, fail, load_settings, run
+from projector.terminal import WRONG, errors, fail, harmless, load_settings, run
 
 MAX_BAD_LINES_SHOWN: Final = 50
 # Events from standard input are read twice; what does not fit into memory goes to a file.
@@ -206,7 +206,7 @@ def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
     except agent_file.BadAgentFile as error:
         _refuse_lines(path, error.faults)
     for line, note in access.notes:
-        errors.print(f"{path}:{line}: {note}", markup=False, emoji=False, soft_wrap=True)
+        errors.print(harmless(f"{path}:{line}: {note}"), markup=False, emoji=False, soft_wrap=True)
     events = io.BytesIO(b"\n".join(agent_file.events(agent, access)))
     _, bad = feeding.check(events)
     if bad:

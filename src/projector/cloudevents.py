@@ -11,17 +11,21 @@ from msgspec import UNSET, Struct, UnsetType
 
 from projector import grants, redaction, replays
 from projector.events import (
+    APPLIED,
     KINDS,
     MAX_EVENT_BYTES,
     MAX_NESTING,
+    PATTERNS,
     AgentConfigured,
     AgentFile,
     BadEvent,
     CiAccess,
     Data,
     Event,
+    Id,
     InstanceAgentSet,
     Instant,
+    MemberRemoved,
     Rank,
     Record,
     RootNamespace,
@@ -44,6 +48,17 @@ class _Envelope(Struct, frozen=True):
     time: Instant | None = None
     sequence: Sequence | None = None
     data: msgspec.Raw | UnsetType = UNSET
+
+
+class _Named(Struct, frozen=True):
+    """What tells which thing an event is about."""
+
+    type: Text
+    data: msgspec.Raw
+
+
+class _Numbered(Struct, frozen=True):
+    id: Id
 
 
 class _BareRevocation(Struct, frozen=True):
@@ -87,6 +102,25 @@ def decode(record: Record) -> Event:
         if revocation := _leniently(record, str(error)):
             return revocation
         raise
+
+
+def subject(record: Record) -> str | None:
+    """The thing that the record is about, in words; None where its type or ids cannot be read."""
+    try:
+        envelope = _envelope(record, _Named)
+        thing, _, what = _known_type(envelope.type).rpartition(".")
+        data = bytes(envelope.data)
+        if thing == "member":
+            return _membership(msgspec.json.decode(data, type=MemberRemoved))
+        number = msgspec.json.decode(data, type=_Numbered).id
+    except (ValueError, RecursionError):
+        return None
+    return f"the configuration of agent {number}" if what == "configured" else f"{thing} {number}"
+
+
+def _membership(member: MemberRemoved) -> str:
+    scope = f"project {member.project_id}" if member.project_id else f"group {member.group_id}"
+    return f"the membership of user {member.user_id} in {scope} via {member.via}"
 
 
 def _strictly(record: Record) -> Event:
@@ -135,7 +169,8 @@ def _complaint(data: Data) -> str | None:
         if len(found) > grants.MAX_COMPLAINTS
         else ""
     )
-    return redaction.text("; ".join(found[: grants.MAX_COMPLAINTS]) + more) or None
+    said = "; ".join(found[: grants.MAX_COMPLAINTS]) + more
+    return APPLIED + redaction.text(said) if found else None
 
 
 def _leniently(record: Record, complaint: str) -> Event | None:
@@ -149,7 +184,8 @@ def _leniently(record: Record, complaint: str) -> Event | None:
         if KINDS[name].revokes:
             sequence = _sequence(getattr(envelope, "sequence", None))
             rank = _rank(record)
-            return Event(name, envelope.partitionkey, data, None, sequence, complaint, rank)
+            said = APPLIED + complaint
+            return Event(name, envelope.partitionkey, data, None, sequence, said, rank)
     return None
 
 
@@ -200,11 +236,17 @@ def _readable(read: Callable[[], T], where: str = "event") -> T:
     try:
         return read()
     except msgspec.ValidationError as error:
-        raise BadEvent(str(error).replace("`$", f"`{where}")) from None
+        raise BadEvent(_in_words(str(error)).replace("`$", f"`{where}")) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadEvent(f"the value is not JSON: {error}") from None
     except RecursionError:
         raise BadEvent(_TOO_DEEP) from None
+
+
+def _in_words(complaint: str) -> str:
+    for pattern, words in PATTERNS.items():
+        complaint = complaint.replace(f"matching regex {pattern!r}", words)
+    return complaint
 
 
 def _known_type(name: str) -> str:

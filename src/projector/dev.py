@@ -138,7 +138,8 @@ async def _start(server: Child, port: int) -> None:
 async def _prepare(settings: Settings) -> None:
     redis = connections.redis(settings)
     try:
-        held = await wait_until_ready("Redis", settings.redis_place, lambda: _has_checkpoint(redis))
+        place = place_of("redis_url", settings.redis_place)
+        held = await wait_until_ready("Redis", place, lambda: _has_checkpoint(redis))
     finally:
         await redis.aclose()
     if held and variable("kafka") not in os.environ:
@@ -146,7 +147,16 @@ async def _prepare(settings: Settings) -> None:
             f"Redis at {settings.redis_place} holds a checkpoint, but the embedded Kafka starts "
             f"empty and would contradict it. Set {variable('kafka')}, or use an empty database"
         )
-    await wait_until_ready("Kafka", settings.kafka, lambda: topics.create(settings))
+    place = place_of("kafka", settings.kafka)
+    await wait_until_ready("Kafka", place, lambda: topics.create(settings))
+
+
+def place_of(setting: str, place: str) -> str:
+    """Where a server is and, if it is not embedded, why; for the message that it is away."""
+    name = variable(setting)
+    if name not in os.environ:
+        return place
+    return f"{place} (not embedded, because {name} is set; unset it to have it embedded)"
 
 
 async def _has_checkpoint(redis: Redis) -> bool:

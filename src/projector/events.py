@@ -66,6 +66,10 @@ class BadEvent(ValueError):
         super().__init__(redaction.text(reason)[:MAX_REASON])
 
 
+# What the complaint about an event begins with that takes effect, but for what is wrong with it.
+APPLIED: Final = "applied all the same: "
+
+
 class Instant(int):
     """A point in time, milliseconds since 1970 UTC; on the wire RFC 3339 or a bare date."""
 
@@ -87,10 +91,21 @@ class Instant(int):
 MAX_ID: Final = 2**63 - 1
 Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 Text = Annotated[str, Meta(min_length=1)]
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z")]
-RootNamespace = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,18}\Z")]
+# It becomes part of a key in Redis.
+Via = Annotated[str, Meta(min_length=1, max_length=255)]
+_DIGEST: Final = r"^[0-9a-fA-F]{64}\Z"
+_ROOT: Final = r"^[1-9][0-9]{0,18}\Z"
+_SEQUENCE: Final = r"^[0-9]{1,40}\Z"
+# What the patterns ask for, in words for messages.
+PATTERNS: Final = {
+    _DIGEST: "of 64 hex digits",
+    _ROOT: "of 1 to 19 digits without a leading zero",
+    _SEQUENCE: "of 1 to 40 digits",
+}
+Digest = Annotated[str, Meta(pattern=_DIGEST)]
+RootNamespace = Annotated[str, Meta(pattern=_ROOT)]
 # Forty digits hold any 128-bit number; int() of unbounded digits would cost quadratic time.
-Sequence = Annotated[str, Meta(pattern=r"^[0-9]{1,40}\Z")]
+Sequence = Annotated[str, Meta(pattern=_SEQUENCE)]
 
 ROLES: Final = {
     "minimal_access": 5,
@@ -136,7 +151,7 @@ class _Membership(Struct, frozen=True, kw_only=True):
     user_id: Id
     group_id: Id | None = None
     project_id: Id | None = None
-    via: Text = "direct"
+    via: Via = "direct"
 
     def __post_init__(self) -> None:
         if (self.group_id is None) == (self.project_id is None):
@@ -306,7 +321,7 @@ class Event(Struct, frozen=True):
     data: Data
     time: Instant | None = None
     sequence: int | None = None
-    # Set where a revocation was applied although something else about the event was wrong.
+    # Set where the event is applied although something in it is wrong; it begins with `APPLIED`.
     complaint: str | None = None
     # Set where a dead letter was replayed: where its original stood in the same partition.
     replays: Rank | None = None

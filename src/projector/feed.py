@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaProducer
 
 from projector import topics
 from projector.cloudevents import decode
-from projector.events import MAX_EVENT_BYTES, BadEvent, Event, Record, Topic
+from projector.events import APPLIED, MAX_EVENT_BYTES, BadEvent, Event, Record, Topic
 from projector.partitioning import partition_of
 from projector.settings import Settings
 
@@ -42,7 +42,7 @@ def strict(record: Record) -> Event:
     """The event of a record; raises `BadEvent` also where a worker would only complain."""
     event = decode(record)
     if event.complaint:
-        raise BadEvent(event.complaint)
+        raise BadEvent(event.complaint.removeprefix(APPLIED))
     return event
 
 

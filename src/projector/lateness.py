@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from projector.events import BadEvent, Event, Record
+from projector.events import APPLIED, BadEvent, Event, Record
 
 
 def refuse_late(event: Event, record: Record, retention_ms: int) -> Event:
@@ -21,7 +21,7 @@ def refuse_late(event: Event, record: Record, retention_ms: int) -> Event:
         return event
     if not event.kind.revokes:
         raise BadEvent(reason)
-    complaint = f"{event.complaint}; {reason}" if event.complaint else reason
+    complaint = f"{event.complaint}; {reason}" if event.complaint else APPLIED + reason
     return msgspec.structs.replace(event, complaint=complaint)
 
 

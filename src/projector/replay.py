@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 from msgspec.structs import replace
 
-from projector import replays
+from projector import cloudevents, replays
 from projector.dead_letters import MAX_ORIGINAL_BYTES
 from projector.events import BadEvent, Event, Rank, Record, Topic
 from projector.feed import CONTENT_TYPE, MAX_REQUEST_BYTES, strict
@@ -43,6 +43,8 @@ def prepare(
         event = strict(record)
     except BadEvent as error:
         raise error if mended else BadEvent(f"{error}{_advice(letter)}") from None
+    if mended:
+        _refuse_another_thing(original, record)
     topic, partition = _place(event, original.partition, partitions)
     rank: Rank | None = _rank(original)
     refuse_late(replace(event, replays=rank), record._replace(timestamp=now), retention_ms)
@@ -64,6 +66,16 @@ def _as_it_was(letter: Letter, original: Record) -> Record:
 
 def _mended(original: Record, mended: bytes) -> Record:
     return original._replace(value=mended, headers=(CONTENT_TYPE,))
+
+
+def _refuse_another_thing(original: Record, mended: Record) -> None:
+    """Only where the original says what it was about; else whoever mends it has to know."""
+    was, now = cloudevents.subject(original), cloudevents.subject(mended)
+    if was not in (None, now):
+        raise BadEvent(
+            f"the original is about {was}, the mended event about {now}, which must not take its "
+            "place; send that with `feed` as a new event"
+        )
 
 
 def _advice(letter: Letter) -> str:

@@ -95,7 +95,9 @@ def test_the_instance_key_shares_with_the_instance_and_its_lack_ends_that(
 
 @pytest.mark.parametrize("source", ["", "# nothing", "ci_access:", "ci_access: {projects: }", "{}"])
 def test_a_file_may_share_nothing(source: str) -> None:
-    assert shared(source) == CiAccess([], [], None, [])
+    access = shared(source)
+    assert access[:3] == ([], [], None)
+    assert access.notes == [(1, "this shares the agent with nobody")]
 
 
 # faults, by line
@@ -222,7 +224,7 @@ def test_circles_and_deep_nests_are_refused(circle: str) -> None:
 
 
 def test_a_larger_file_than_kas_reads_is_refused() -> None:
-    assert read(b"#" * MAX_BYTES) == CiAccess([], [], None, [])
+    assert read(b"#" * MAX_BYTES)[:3] == ([], [], None)
     assert "KAS reads" in faults(b"#" * (MAX_BYTES + 1))[0][1]
 
 
@@ -233,6 +235,49 @@ def test_more_entries_than_count_are_left_out_and_noted() -> None:
     [(line, note)] = access.notes
     assert line == MAX_ENTRIES + 3
     assert note == "`ci_access.projects`: only the first 500 of 502 entries count"
+
+
+@pytest.mark.parametrize(
+    ("source", "notes"),
+    [
+        (
+            "ci_access:\n  project:\n    - id: a\n  groups: [{id: a}]",
+            [(2, "`ci_access.project` is not read; did you mean `projects`?")],
+        ),
+        ("ci_access:\n  groups: [{id: a}]\n  zzz: 1", [(3, "`ci_access.zzz` is not read")]),
+        (
+            "a: 1\nci-access:\n  groups: [{id: a}]",
+            [
+                (1, "this shares the agent with nobody"),
+                (2, "`ci-access` is not read; did you mean `ci_access`?"),
+            ],
+        ),
+        (
+            "ci_access:\n  groups:\n    - id: a\n      environments: production",
+            [(4, "an entry of `ci_access.groups` lets nobody in: `environments` is no list")],
+        ),
+        ("ci_access:\n  groups: [{id: a, environments: }]", []),
+        ("user_access: {}\nci_access: {instance: {}}", []),
+    ],
+)
+def test_what_is_probably_not_meant_is_noted(source: str, notes: list[tuple[int, str]]) -> None:
+    assert shared(source).notes == notes
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'ci_access:\n  projects:\n    - id: "\\ud800"',
+        'ci_access:\n  projects:\n    - {id: a, x: ["\\ud83d\\ude00"]}',
+        'ci_access:\n  projects:\n    - {id: a, "\\udfff": 1}',
+        'a: 1\nb: 2\n"\\ud800": 1',
+    ],
+)
+def test_half_a_character_is_a_fault(source: str) -> None:
+    """YAML can escape it, JSON in UTF-8 cannot hold it."""
+    [(line, reason)] = faults(source)
+    assert line == 3
+    assert "no characters" in reason
 
 
 def test_no_fault_repeats_a_token() -> None:

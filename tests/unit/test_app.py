@@ -187,26 +187,43 @@ async def test_ready_once_every_partition_is_fresh(world: World) -> None:
 async def test_not_ready_names_the_partitions_that_are_stale(world: World) -> None:
     await world.ready(200)
     await world.stamp(1, age=60)
-    assert await world.ready(503) == {"status": "not ready", "stale_partitions": [1]}
+    assert await world.ready(503) == {
+        "status": "not ready",
+        "reason": "1 of 2 partitions are staler than the bound",
+        "stale_partitions": [1],
+    }
 
 
 async def test_not_ready_while_a_partition_was_never_stamped(world: World) -> None:
     await world.ready(200)
     await world.writer.delete(views.partition_key(0))
-    assert await world.ready(503) == {"status": "not ready", "stale_partitions": [0]}
+    assert await world.ready(503) == {
+        "status": "not ready",
+        "reason": "1 of 2 partitions are staler than the bound",
+        "stale_partitions": [0],
+    }
 
 
 async def test_not_ready_while_the_number_of_partitions_is_not_known(world: World) -> None:
     await world.ready(200)
     await world.writer.delete(views.PARTITIONS_KEY)
-    assert (await world.ready(503))["status"] == "not ready"
+    reason = "no worker has said yet how many partitions there are"
+    assert (await world.ready(503))["reason"] == reason
 
 
 async def test_not_ready_while_redis_cannot_be_reached(world: World) -> None:
     """Contract: ready means fresh stamps and a Redis that answers."""
     await world.ready(200)
     world.server.connected = False
-    assert (await world.ready(503))["status"] == "not ready"
+    assert (await world.ready(503))["reason"] == "Redis cannot be reached"
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_nobody_keeps_an_answer_about_readiness(world: World, connected: bool) -> None:
+    world.server.connected = connected
+    await world.ready(200 if connected else 503)
+    reply = await world.http.get("/health/ready")
+    assert reply.headers["cache-control"] == "no-store"
 
 
 async def test_a_server_that_stops_no_longer_polls_redis(world: World) -> None:

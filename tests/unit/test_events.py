@@ -7,7 +7,19 @@ import pytest
 
 from projector.cloudevents import decode
 from projector.events import KINDS, MAX_EVENT_BYTES, BadEvent, Record, Topic
-from tests.build import agent, digest, event, group, member, project, record, removed, started, user
+from tests.build import (
+    agent,
+    configured,
+    digest,
+    event,
+    group,
+    member,
+    project,
+    record,
+    removed,
+    started,
+    user,
+)
 
 ENVIRONMENT = {"name": "review/7", "slug": "review-7-abc", "tier": "development"}
 CONFIG = {"ci_access": {"projects": [{"id": "acme/shop"}, {"id": 7}], "groups": None}, "more": 1}
@@ -54,7 +66,7 @@ def test_a_record_that_kafkas_client_could_not_read_is_refused_for_that() -> Non
     with pytest.raises(BadEvent, match="its header is not UTF-8"):
         decode(faulty)
     revocation = decode(record(removed("group", 3))._replace(fault="its header is not UTF-8"))
-    assert revocation.complaint == "its header is not UTF-8"
+    assert revocation.complaint == "applied all the same: its header is not UTF-8"
 
 
 def test_the_valid_examples_cover_every_type() -> None:
@@ -254,3 +266,32 @@ def test_a_token_does_not_hide_behind_a_repeated_field() -> None:
 
 def test_a_reason_is_short_whatever_the_event_holds() -> None:
     assert len(reason(group(3, specversion="9" * 100_000))) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (group(3, root="03"), "of 1 to 19 digits without a leading zero - at `event.part"),
+        (group(3, sequence="-1"), "of 1 to 40 digits - at `event.sequence`"),
+        (event("job.started", {"id": 1, "token_sha256": "x"}), "of 64 hex digits - at `data"),
+        (member(1, group_id=3, via="x" * 256), "length <= 255 - at `data.via`"),
+    ],
+)
+def test_what_is_expected_is_said_in_words(message: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadEvent) as refused:
+        decode(record(message))
+    assert says in str(refused.value)
+    assert "regex" not in str(refused.value)
+
+
+def test_via_has_room_for_255_characters() -> None:
+    assert decode(record(member(1, group_id=3, via="x" * 255))).complaint is None
+
+
+def test_a_complaint_says_that_the_event_is_applied_all_the_same() -> None:
+    for message in (
+        removed("group", 3, time="noon"),
+        configured(5, projects=[{"id": 0}]),
+        event("instance-agent.set", INSTANCE | {"configuration": {"access_as": {}}}),
+    ):
+        assert (decode(record(message)).complaint or "").startswith("applied all the same: ")

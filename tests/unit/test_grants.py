@@ -88,6 +88,7 @@ def test_kas_cannot_read_it(configuration: dict[str, Any], says: str) -> None:
 def test_every_entry_that_does_not_count_is_reported_by_its_place() -> None:
     said = configured([{"id": 7}, {"id": 0}], [{"id": "a", "access_as": {}}])
     assert said == (
+        "applied all the same: "
         "`ci_access.projects[1]` does not count: `id` must be a path, or a number from 1; "
         "`ci_access.groups[0]` does not count: "
         "`access_as` must name exactly one of agent, ci_job, impersonate"

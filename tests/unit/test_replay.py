@@ -19,6 +19,7 @@ PARTITIONS = 4
 HOME = partition_of("3", PARTITIONS)
 RETENTION = 7 * 24 * 3600 * 1000
 MEMBER = build.member(1, group_id=3)
+GONE = {"user_id": 1, "group_id": 3}
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 
 
@@ -81,7 +82,7 @@ def test_an_original_that_names_letters_headers_itself_cannot_forge_them() -> No
         (record(MEMBER, headers=(("trace", TOKEN.encode()),)), "redacted"),
         (record(json.dumps(MEMBER).encode() + b" " * 2**20 + b"x"), "bytes"),
         (record(json.dumps(MEMBER).encode()[:-1] + b" " * 2**20 + b"}"), "bytes only"),
-        (record(build.removed("group", 3, time="noon")), "RFC 3339"),
+        (record(build.event("member.removed", GONE, time="noon")), "RFC 3339"),
     ],
     ids=["broken", "empty", "token", "token in header", "cut", "cut within", "only reported"],
 )
@@ -94,6 +95,31 @@ def test_what_cannot_be_sent_as_it_is_must_be_mended(original: Record, says: str
     assert reason.endswith("give the whole event, mended, with --event FILE")
     assert "glcbt" not in reason
     assert prepared(original, MEMBER).rank == Rank(41, NOW)
+
+
+@pytest.mark.parametrize(
+    ("original", "mended", "says"),
+    [
+        (build.group(3, path=7), build.group(4), "about group 3, the mended event about group 4"),
+        (build.group(3, path=7), build.project(3), "about group 3, the mended event about project"),
+        (build.agent(5, 7, time="?"), build.configured(5), "about the configuration of agent 5"),
+        (build.member(1, "boss", group_id=3), build.member(2, group_id=3), "of user 2 in group 3"),
+        (build.member(1, "boss", group_id=3), build.member(1, project_id=3), "in project 3 via"),
+        (build.member(1, "boss", group_id=3), MEMBER | {"type": "x.member.set"}, None),
+        (build.group(3, path=7), build.removed("group", 3), None),
+        (build.member(1, group_id="3"), MEMBER, None),
+        (build.member(1, group_id=3, via="x" * 256), MEMBER, None),
+        (MEMBER | {"type": "members.set"}, MEMBER, None),
+    ],
+)
+def test_a_mended_event_is_about_the_originals_thing_where_that_can_be_read(
+    original: dict[str, Any], mended: dict[str, Any], says: str | None
+) -> None:
+    """Elsewhere it would rank in the place of something else."""
+    if says is None:
+        assert prepared(record(original), mended).rank == Rank(41, NOW)
+    else:
+        assert says in refusal(record(original), mended)
 
 
 def test_a_mended_event_that_is_none_is_refused() -> None:
