@@ -119,6 +119,11 @@ BASE: list[Message] = [
     build.configured(
         2, projects=[{"id": "P1", "environments": ["review/*"]}], groups=[{"id": 1}], root="1"
     ),
+    build.agent(3, 3, root="1"),
+    build.project(3, 1, root="1"),
+    build.configured(
+        3, groups=[{"id": "g3", "default_namespace": "near"}, {"id": 1}, {"id": 2}], root="1"
+    ),
     build.shared(4, 9),
     build.started(1, 1, 1, token="1-1", root="1"),
     build.started(2, 2, 1, token="1-2", root="1"),
