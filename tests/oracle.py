@@ -203,11 +203,10 @@ class Oracle:
 
     def counting_agents(self, root: str) -> Iterator[tuple[int, int]]:
         """Agents and their configuration projects, where both are known."""
-        for key, agent in self.things.items():
-            if key[:2] != ("agent", root) or not agent:
-                continue
-            if self.things.get(("project", root, agent["project_id"])):
-                yield key[2], agent["project_id"]
+        agents = [(key[2], a) for key, a in self.things.items() if key[:2] == ("agent", root) and a]
+        for agent, data in agents:
+            if self.things.get(("project", root, data["project_id"])):
+                yield agent, data["project_id"]
 
     def of_the_instance(self) -> Iterator[Row]:
         for key, agent in self.things.items():

@@ -94,18 +94,21 @@ class Lookup:
         A token that just started may still be on its way, or its project's return.
         """
         if self._waiting >= self._max_waiting:
-            raise UnprovenError("too many unknown tokens are waiting")
+            raise UnprovenError("too many tokens are waiting for proof that they are not valid")
         self._waiting += 1
         try:
             deadline = arrival + self._miss_grace
             partition = first.partition if first else None
             await self._covered(arrival, since=arrival, deadline=deadline, partition=partition)
             record = _record(await self._reads.get(key))
-            if record is None:
-                # An emptied Redis has no token either; its stamps tell, unless it was healed
-                # meanwhile, and then the token is back.
+            if record is None or record.is_provisional:
+                # A Redis that was emptied or went back says so too; its stamps tell, unless it
+                # was healed meanwhile, and then the token is back.
                 self._freshness.hurry()
-                await self._covered(arrival, since=time.monotonic(), deadline=deadline)
+                partition = record.partition if record else None
+                await self._covered(
+                    arrival, since=time.monotonic(), deadline=deadline, partition=partition
+                )
                 record = _record(await self._reads.get(key))
             return record
         finally:
@@ -121,7 +124,7 @@ class Lookup:
         while not self._freshness.covers(arrival, since, partition):
             left = deadline - time.monotonic()
             if left <= 0:
-                raise UnprovenError("the token is not known, but events may be on their way")
+                raise UnprovenError("the token may be valid: events about it may be on their way")
             await self._freshness.next_poll(left)
 
     def _from_record(self, record: Record, request: LookupRequest) -> Reply:

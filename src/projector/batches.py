@@ -18,6 +18,7 @@ from projector.raw_records import (
     CODEC,
     MAGIC_AT,
     MAX_HEADERS,
+    MAX_VALUE,
     PREFIX,
     RECORDS_AT,
     Damage,
@@ -50,6 +51,10 @@ def split_fault(headers: redaction.Headers) -> tuple[redaction.Headers, Fault | 
     if headers and isinstance(headers[0][0], Fault):
         return headers[1:], headers[0][0]
     return headers, None
+
+
+def _is_too_large(record: Any) -> bool:
+    return len(record.headers) > MAX_HEADERS or len(record.value or b"") > MAX_VALUE
 
 
 class Batches:
@@ -96,7 +101,7 @@ class Batch:
             return
         try:
             for record in self._strict:
-                if record.offset != offset or len(record.headers) > MAX_HEADERS:
+                if record.offset != offset or _is_too_large(record):
                     break
                 yield record
                 offset += 1

@@ -2,12 +2,14 @@
 
 import re
 from typing import Final
+from weakref import WeakSet
 
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ReadOnlyError
 
 from projector.errors import SetupError
 from projector.settings import Settings
@@ -28,25 +30,35 @@ class Server:
     """Which Redis server answers.
 
     `changes` counts restarts and failovers: after one, writes that were acknowledged may be gone.
-    Every new connection asks; nothing else can lead to another server.
+    Every new connection asks. Where another server answers, the older connections are given up:
+    what the former still says may be old.
     """
 
     def __init__(self) -> None:
         self.changes = 0
+        self.pool: ConnectionPool | None = None
         self._run_id = b""
+        self._connections: WeakSet[AbstractConnection] = WeakSet()
 
     async def greet(self, connection: AbstractConnection) -> None:
         """Begin a connection as redis-py does, then ask who is there."""
         await connection.on_connect()
         await connection.send_command("INFO", "server")
         found = _RUN_ID.search(await connection.read_response())
-        self._note(found.group(1) if found else b"")
-
-    def _note(self, run_id: bytes) -> None:
-        if self._run_id and run_id != self._run_id:
+        run_id = found.group(1) if found else b""
+        if self._run_id not in (b"", run_id):
             self.changes += 1
-            log.warning("Redis was restarted or failed over, everything is written again")
+            log.warning("Redis was restarted or failed over")
+            await self._leave_older()
         self._run_id = run_id
+        self._connections.add(connection)
+
+    async def _leave_older(self) -> None:
+        """Close the connections that are idle; those in use close when they are given back."""
+        for older in self._connections:
+            older.mark_for_reconnect()  # type: ignore[no-untyped-call]
+        if self.pool:
+            await self.pool.disconnect(inuse_connections=False)
 
 
 _RUN_ID: Final = re.compile(rb"run_id:(\w+)")
@@ -65,11 +77,16 @@ async def refuse_eviction(redis: Redis, place: str) -> None:
 
 def redis(settings: Settings, server: Server | None = None) -> Redis:
     """A client that gives up after two seconds; whoever calls it decides about trying again."""
-    return Redis.from_url(
+    server = server or Server()
+    client = Redis.from_url(
         settings.redis_url,
         socket_timeout=TIMEOUT_S,
         socket_connect_timeout=TIMEOUT_S,
         retry=Retry(NoBackoff(), 1),
+        # A primary that became a replica keeps its connections: the next one leads elsewhere.
+        retry_on_error=[ReadOnlyError],
         max_connections=MAX_CONNECTIONS,
-        redis_connect_func=server.greet if server else None,
+        redis_connect_func=server.greet,
     )
+    server.pool = client.connection_pool
+    return client

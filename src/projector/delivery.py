@@ -22,6 +22,8 @@ REQUEST_TIMEOUT_MS: Final = 2000
 # A range that makes no progress for this many polls is given up, to be asked for again.
 POLL_MS: Final = 500
 EMPTY_POLLS: Final = 20
+# Bounds the memory that packed records take once unpacked, here and in Faust.
+MAX_POLLED: Final = 500
 
 
 class RangeError(KafkaError):  # type: ignore[misc]
@@ -120,7 +122,7 @@ class RangeReader:
         positions = dict.fromkeys(places.values(), -1)
         idle = 0
         while any(position < ends[topic] for topic, position in positions.items()):
-            polled = await consumer.getmany(timeout_ms=POLL_MS)
+            polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_POLLED)
             before = dict(positions)
             for place, topic in places.items():
                 positions[topic] = await consumer.position(place)

@@ -161,23 +161,23 @@ class Facts:
 
     def group(self, root: Root, group: int) -> Group | None:
         """The group, if it is known in this root namespace."""
-        return cast(Group | None, self._data(group_key(root, group)))
+        return self._known(Group, group_key(root, group))
 
     def project(self, root: Root, project: int) -> Project | None:
         """The project, if it is known in this root namespace."""
-        return cast(Project | None, self._data(project_key(root, project)))
+        return self._known(Project, project_key(root, project))
 
     def user(self, user: int) -> User | None:
         """The user, if a `user.set` came."""
-        return cast(User | None, self._data(things.user_key(user)))
+        return self._known(User, things.user_key(user))
 
     def job(self, key: Key) -> Job | None:
         """The job, if it has started."""
-        return cast(Job | None, self._data(key))
+        return self._known(Job, key)
 
     def ended_token(self, root: Root, digest: str) -> EndedToken | None:
         """The token, if it ended before its job."""
-        return cast(EndedToken | None, self._data(things.token_key(root, digest)))
+        return self._known(EndedToken, things.token_key(root, digest))
 
     def is_removed(self, key: Key) -> bool:
         """Whether the thing was known and is gone."""
@@ -190,7 +190,7 @@ class Facts:
 
     def agent(self, root: Root, agent: int) -> Agent | None:
         """The agent, if it is known in this root namespace."""
-        return cast(Agent | None, self._data(things.agent_key(root, agent)))
+        return self._known(Agent, things.agent_key(root, agent))
 
     def grants(self, scope: Key) -> dict[int, Grant]:
         """What agents' configurations grant to exactly this project or group, by agent."""
@@ -244,6 +244,10 @@ class Facts:
     def tokens(self) -> Iterable[str]:
         """The digests of all tokens, live and ended."""
         return self._job_of_token.keys()
+
+    def _known(self, kind: type[T], key: Key) -> T | None:
+        data = self._data(key)
+        return data if isinstance(data, kind) else None
 
     def _data(self, key: Key) -> Thing | None:
         fact = self._facts.get(key)

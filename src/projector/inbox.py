@@ -46,6 +46,12 @@ class Inbox:
         self._waiting.append(delivered)
         self._bytes += record.size
 
+    def leave(self) -> None:
+        """Acknowledge what nobody will take: an event without its ack holds back all commits."""
+        while self._waiting:
+            self._waiting.popleft().ack()
+        self._bytes = 0
+
     async def take(self) -> list[Delivered]:
         """The next batch, perhaps empty. More than one waiting record lets others gather."""
         if len(self._waiting) > 1:

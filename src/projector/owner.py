@@ -2,7 +2,8 @@
 
 It claims the partition, loads the checkpoint, catches up from Kafka, rewrites every view and from
 then on applies what is delivered: facts, views, checkpoint, ack, in this order. Redis and Kafka
-errors are retried while the partition grows stale; nothing but a newer claim ends an owner.
+errors are retried while the partition grows stale. An owner ends when another claims, when it is
+stopped, or by an error of this program, which ends the process.
 """
 
 import asyncio
@@ -130,8 +131,10 @@ class Owner:
                 except HistoryLostError as loss:
                     self._alarm(loss)
                     await asyncio.sleep(HISTORY_PAUSE_S)
+                    self._stopping |= await self._is_claimed_by_another()
             for task in beside:
                 task.cancel()
+        self._inbox.leave()
 
     def _alarm(self, loss: HistoryLostError) -> None:
         metrics.ALARMS.labels(reason="history lost").inc()
@@ -141,9 +144,8 @@ class Owner:
     async def _take_refusal(self, refusal: RefusedError, began: float) -> None:
         metrics.REFUSED_WRITES.inc()
         log.warning("refused", partition=self.partition, reason=str(refusal))
-        if await self._is_claimed_by_another():
-            self._stopping = True
-        elif asyncio.get_running_loop().time() - began < HEAL_PAUSE_S:
+        self._stopping |= await self._is_claimed_by_another()
+        if not self._stopping and asyncio.get_running_loop().time() - began < HEAL_PAUSE_S:
             await asyncio.sleep(HEAL_PAUSE_S)
 
     async def _own(self) -> None:
@@ -162,8 +164,9 @@ class Owner:
     @outlast
     async def _claim(self) -> None:
         """Take the partition, catch up with Kafka, and make Redis say what the facts say."""
-        checkpoint = await self._store.claim(self._policy.partitions)
+        # First: whoever cannot reach Kafka must not take the partition from one who can.
         beginnings = await self._source.beginnings(self.partition)
+        checkpoint = await self._store.claim(self._policy.partitions)
         heal = self._knows_all
         if heal:
             refuse_lost_history(self._next, beginnings)
@@ -190,7 +193,7 @@ class Owner:
         self._next = beginnings | checkpoint.offsets
         try:
             await self._restore(checkpoint)
-        except (IncompleteCheckpointError, ValueError, KeyError) as error:
+        except (IncompleteCheckpointError, ValueError, LookupError) as error:
             log.warning("checkpoint unusable, reading everything again",
                         partition=self.partition, reason=repr(error))  # fmt: skip
             await self._store.forget_checkpoint()
@@ -379,18 +382,22 @@ class Owner:
 
     # sweep
 
-    @outlast
     async def _sweep(self) -> None:
         """Compare the next few views with what stands in Redis, and write what differs."""
         facts = self._projection.facts
         digests = [d for d in self._rounds.take(facts.tokens) if facts.job_of_token(d)]
         views = [self._projection.view(digest, self._now) for digest in digests]
         orphans = [d for d in self._rounds.take_suspects() if not facts.job_of_token(d)]
-        drifted = await self._store.drifted([view for view in views if view.expires_at > self._now])
+        drifted = await self._drifted([view for view in views if view.expires_at > self._now])
         if drifted or orphans:
             self._report_drift(drifted, orphans)
+            batch = self._take_changes()
             ended = [_tombstone(digest, self._now) for digest in orphans]
-            await self._persist(self._batch(drifted + ended, {}))
+            await self._persist(batch._replace(views=batch.views + drifted + ended))
+
+    @outlast
+    async def _drifted(self, views: list[View]) -> list[View]:
+        return await self._store.drifted(views)
 
     def _report_drift(self, drifted: list[View], orphans: list[str]) -> None:
         metrics.DRIFT_REPAIRED.labels(what="view").inc(len(drifted))

@@ -27,7 +27,6 @@ class Owners:
         self._assigned: frozenset[int] = frozenset()
         self._owners: dict[int, Owner] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._stopping = False
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def assign(self, partitions: frozenset[int]) -> None:
@@ -53,7 +52,7 @@ class Owners:
     async def hand_over(self, partitions: int) -> None:
         """Go on until other workers have claimed everything, a few seconds at most.
 
-        Whoever had all `partitions` has nobody to hand them to.
+        Whoever had all `partitions` is taken to be alone, with nobody to hand them to.
         """
         is_alone, self._assigned = len(self._assigned) == partitions, frozenset()
         if self._tasks and not is_alone:
@@ -61,7 +60,6 @@ class Owners:
 
     async def stop(self) -> None:
         """Let every owner finish its batch; end those that cannot within five seconds."""
-        self._stopping = True
         self._assigned = frozenset()
         for owner in self._owners.values():
             owner.stop()
@@ -71,13 +69,12 @@ class Owners:
                 task.cancel()
 
     async def _own(self, partition: int) -> None:
-        while not self._stopping:
+        while partition in self._assigned:
             self._owners[partition] = self._new_owner(partition)
             await self._owners[partition].run()
             del self._owners[partition]
-            if partition not in self._assigned:
-                break
-            await asyncio.sleep(CLAIM_AGAIN_S)
+            if partition in self._assigned:
+                await asyncio.sleep(CLAIM_AGAIN_S)
         del self._tasks[partition]
 
     def _note_failure(self, task: asyncio.Task[None]) -> None:

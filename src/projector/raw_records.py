@@ -20,6 +20,10 @@ CODEC: Final = 0x07
 _LOG_APPEND_TIME: Final = 0x08
 # A record of 2 MiB could have a million, and hold up everything for a second.
 MAX_HEADERS: Final = 1000
+# What a topic takes unpacked; packed, hundreds of megabytes can hide in a few kilobytes.
+MAX_VALUE: Final = 2 * 1024 * 1024
+# What is kept of a value that is too large.
+_KEPT: Final = 64 * 1024
 
 
 class Fault(str):
@@ -99,6 +103,9 @@ def read(batch: bytes, first: int) -> Iterator[RawRecord]:
     for number in range(header.size):
         # Each record behind this one needs an offset too, up to the batch's last.
         latest = header.last_delta - (header.size - 1 - number)
+        if last == header.last_delta:
+            # The offsets behind are another batch's; a broker takes no batch that says otherwise.
+            return
         try:
             body = source.content() or b""
         except ValueError as error:
@@ -116,8 +123,7 @@ def _placed(header: Header, body: bytes, last: int, latest: int) -> tuple[int, R
     try:
         delta, record = _parsed(header, body)
     except ValueError as error:
-        fault = Fault(f"the record is unreadable: {error}")
-        return last + 1, header.record(header.base + last + 1).with_fault(fault)
+        delta, record = -1, header.record(0).with_fault(Fault(f"the record is unreadable: {error}"))
     if last < delta <= latest:
         return delta, record
     fault = Fault(f"the record is at {delta} in its batch by its own account, which cannot be")
@@ -132,6 +138,9 @@ def _parsed(header: Header, body: bytes) -> tuple[int, RawRecord]:
     headers, fault = _headers(source, min(count, MAX_HEADERS))
     if count > MAX_HEADERS:
         fault = f"the record has {count} headers; at most {MAX_HEADERS} fit"
+    if value is not None and len(value) > MAX_VALUE:
+        fault = fault or f"the value has {len(value)} bytes; at most {MAX_VALUE} fit"
+        value = value[:_KEPT]
     record = header.record(header.base + delta, timestamp_delta, key, value, headers)
     return delta, record.with_fault(Fault(fault)) if fault else record
 

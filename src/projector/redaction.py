@@ -26,8 +26,9 @@ _SUSPICIOUS: Final = re.compile(rb"glcbt|token\"|\\u", re.IGNORECASE)
 
 
 def text(sentence: str) -> str:
-    """`sentence` without any token that stands in it."""
-    return _TOKEN.sub(REDACTED, sentence)
+    """`sentence` without any token that stands in it, such that it can be written anywhere."""
+    # JSON may hold halves of surrogate pairs, which no encoding has.
+    return _TOKEN.sub(REDACTED, sentence.encode(errors="backslashreplace").decode())
 
 
 def secret_in(value: bytes | None, headers: Headers) -> str | None:

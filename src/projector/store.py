@@ -1,7 +1,6 @@
 """Redis, as one partition's owner writes it: claim, views, checkpoint, stamp.
 
-Every write carries the owner's claim. A script refuses what a newer claim has overtaken, and takes
-its own retry for the success that it was (clients repeat scripts whose answer got lost).
+Every write carries the owner's claim, and is refused once a newer claim has overtaken it.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -131,12 +130,15 @@ class Store:
 
     async def drifted(self, expected: list[View]) -> list[View]:
         """Those views whose record in Redis says something else, or expires at another time."""
+        if not expected:
+            return []
         async with self._redis.pipeline(transaction=False) as pipe:
             for key in _token_keys(expected):
                 pipe.get(key)
                 pipe.pttl(key)
             pipe.time()
             *stored, time = await pipe.execute()
+        self._refuse_changed_server()
         now = _milliseconds(*time)
         pairs = zip(expected, stored[::2], stored[1::2], strict=True)
         return [view for view, raw, ttl in pairs if not self._matches(view, raw, now + ttl)]
@@ -160,7 +162,7 @@ class Store:
         checkpoint counts as incomplete, for its facts are ahead of its offsets.
         Raises `RefusedError` if the claim is no longer this owner's or the revision not its last.
         """
-        chunks = _chunks(facts.items(), FIELDS_PER_CALL, lambda field: len(field[1] or b""))
+        chunks = _chunks(facts.items(), FIELDS_PER_CALL, lambda f: len(f[0]) + len(f[1] or b""))
         *steps, last = list(chunks) or [[]]
         for step in steps:
             await self._checkpoint_step({}, step, INCOMPLETE)
@@ -200,7 +202,7 @@ class Store:
     def _check(self, outcome: bytes) -> None:
         if outcome != b"ok":
             raise RefusedError(
-                f"partition {self._partition}: another {outcome.decode()} is in Redis"
+                f"partition {self._partition}: Redis no longer has this owner's {outcome.decode()}"
             )
 
     def _refuse_newer(self, newest: bytes) -> None:

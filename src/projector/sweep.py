@@ -79,7 +79,7 @@ class OrphanScan:
         async for page in self._pages():
             headers = await self._headers(page)
             for key, header in zip(page, headers, strict=True):
-                self._look_at(key.decode(), header)
+                self._look_at(key, header)
             await asyncio.sleep(self._interval / pages)
 
     async def _pages(self) -> AsyncIterator[list[bytes]]:
@@ -99,10 +99,11 @@ class OrphanScan:
             stored: list[bytes] = await pipe.execute(raise_on_error=False)
             return stored
 
-    def _look_at(self, key: str, header: bytes) -> None:
+    def _look_at(self, key: bytes, header: bytes) -> None:
         try:
+            digest = key.decode().removeprefix(_KEY_PREFIX)
             record = Record.decode(header)
         except (ValueError, TypeError):
             return
         if record.status != 401:
-            self._suspect(record.partition, key.removeprefix(_KEY_PREFIX))
+            self._suspect(record.partition, digest)

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import cramjam
 
-# What a batch may unpack to; 32 times the largest batch that the topics take.
-MAX_UNPACKED: Final = 64 * 1024 * 1024
+# What a batch may unpack to; eight times the largest batch that the topics take.
+MAX_UNPACKED: Final = 16 * 1024 * 1024
 
 _GZIP: Final = b"\x1f\x8b"
 # How snappy's Java library begins, which puts blocks with their sizes behind 16 bytes.

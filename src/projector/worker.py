@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from projector import batches, connections, topics
 from projector.dead_letters import DeadLetters
-from projector.delivery import RangeReader
+from projector.delivery import MAX_POLLED, RangeReader
 from projector.errors import SetupError
 from projector.events import Record, Topic
 from projector.outages import outlast, wait_until_ready
@@ -165,6 +165,7 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         broker_session_timeout=settings.session_timeout,
         broker_heartbeat_interval=HEARTBEAT_S,
         consumer_auto_offset_reset="earliest",
+        broker_max_poll_records=MAX_POLLED,
     )
     for topic in Topic:
         source = app.topic(

@@ -1,6 +1,7 @@
 """The table of cases against the pure core: the order between topics must not matter."""
 
 from itertools import permutations
+from random import Random
 from typing import Any
 
 import msgspec
@@ -13,15 +14,26 @@ from tests.unit.test_projection import World
 
 CASES = load()
 LEVELS = {"developer": 30, "none": 0}
-Order = tuple[Topic, ...] | None
-ORDERS: list[Order] = [None, *permutations(Topic)]
+Order = tuple[Topic, ...] | int | None
+INTERLEAVINGS = 20
+ORDERS: list[Order] = [None, *permutations(Topic), *range(INTERLEAVINGS)]
 
 
 def in_order(messages: list[Message], order: Order) -> list[Message]:
-    """The events as written, or all of one topic after all of another."""
+    """The events as written, all of one topic after all of another, or shuffled by a seed.
+
+    Each topic's own order is kept.
+    """
+    topics = [KINDS[message["type"]].topic for message in messages]
     if order is None:
         return messages
-    return sorted(messages, key=lambda message: order.index(KINDS[message["type"]].topic))
+    if isinstance(order, int):
+        Random(order).shuffle(turns := list(topics))
+    else:
+        turns = sorted(topics, key=order.index)
+    waiting = {topic: iter([m for m, t in zip(messages, topics, strict=True) if t is topic])
+               for topic in Topic}  # fmt: skip
+    return [next(waiting[topic]) for topic in turns]
 
 
 def outcome(case: Case, order: Order) -> tuple[int, Any, str]:

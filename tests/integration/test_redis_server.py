@@ -1,6 +1,8 @@
 """A worker must know when another Redis answers: what the former acknowledged may be gone."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,66 @@ async def test_a_restarted_server_counts_as_another(tmp_path: Path, protocol: st
             servers.eventually(lambda: is_listening(port), "Valkey listening again")
             await redis.ping()
             assert server.changes == 1
+
+
+class Failover:
+    """Two Valkeys and one address: connections that are there stay, new ones may lead elsewhere."""
+
+    def __init__(self, ports: list[int]) -> None:
+        self.ports = ports
+        self.target = ports[0]
+
+    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while part := await reader.read(1024):
+        writer.write(part)
+    writer.close()
+
+
+@pytest.fixture
+async def failover(tmp_path: Path) -> AsyncIterator[tuple[Failover, str]]:
+    """The two servers, and the URL that leads to the first."""
+    with ExitStack() as stack:
+        ports = [free_port(), free_port()]
+        for port in ports:
+            (folder := tmp_path / str(port)).mkdir()
+            stack.enter_context(servers.running(servers.valkey(folder, port)))
+        servers.eventually(lambda: all(map(is_listening, ports)), "both listening")
+        both = Failover(ports)
+        async with await asyncio.start_server(both.pump, "127.0.0.1", 0) as proxy:
+            yield both, f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}/0"
+            proxy.close()
+
+
+async def test_connections_to_a_former_server_are_given_up(
+    failover: tuple[Failover, str],
+) -> None:
+    """One that it still answers would bring old views beside the new server's stamps."""
+    both, url = failover
+    server = Server()
+    async with connections.redis(Settings(redis_url=url), server) as redis:
+        await asyncio.gather(redis.ping(), redis.ping())
+        both.target = both.ports[1]
+        await asyncio.gather(*(redis.blpop(["nothing"], timeout=1) for _ in range(3)))
+        assert server.changes == 1
+        found = await asyncio.gather(*(redis.info("server") for _ in range(3)))
+        assert {info["tcp_port"] for info in found} == {both.ports[1]}
+
+
+async def test_a_primary_that_became_a_replica_is_left(failover: tuple[Failover, str]) -> None:
+    both, url = failover
+    server = Server()
+    async with connections.redis(Settings(redis_url=url), server) as redis:
+        await redis.set("a", "1")
+        await redis.replicaof("127.0.0.1", both.ports[1])
+        both.target = both.ports[1]
+        await redis.set("a", "2")
+        assert (await redis.info("server"))["tcp_port"] == both.ports[1]
+        assert server.changes == 1
 
 
 async def test_a_server_that_may_evict_is_refused(tmp_path: Path) -> None:

@@ -175,3 +175,13 @@ def test_another_aiokafka_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(fetcher.Fetcher, "_proc_fetch_request", fetcher.Fetcher.close)
     with pytest.raises(batches.UnsupportedAiokafkaError, match=r"requirements\.lock"):
         batches.install()
+
+
+def test_a_value_that_was_packed_small_is_kept_small() -> None:
+    """Five hundred of them in one fetch would take all memory."""
+    big = bytes(raw_records.MAX_VALUE + 1)
+    packed = gzip.compress(record(big) + record(VALUE, offset_delta=1))
+    found, behind, _ = read(batch(codec="gzip", packed=packed, count=2))
+    assert len(found.value) < raw_records.MAX_VALUE
+    assert "at most 2097152 fit" in str(faults([found])[0])
+    assert (behind.offset, behind.value) == (1, VALUE)

@@ -36,3 +36,12 @@ async def test_a_batch_is_bounded_and_in_order(monkeypatch: pytest.MonkeyPatch) 
         put(box, offset, b"", [])
     assert [delivered.record.offset for delivered in await box.take()] == [0, 1, 2]
     assert len(box) == 1
+
+
+async def test_what_nobody_takes_any_more_is_acknowledged() -> None:
+    box, acked = Inbox(), list[int]()
+    for offset in range(3):
+        put(box, offset, b"x", acked)
+    box.leave()
+    assert acked == [0, 1, 2]
+    assert await box.take() == []

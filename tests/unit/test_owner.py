@@ -607,3 +607,33 @@ async def test_time_alone_changes_a_view_before_the_next_stamp(
         clock[0] = build.NOW + 10_000
         await until(lambda: _field_is(setup, "stamp", b"%d" % clock[0]))
         assert await setup.agents() == []
+
+
+async def test_whoever_cannot_reach_kafka_takes_no_partition_from_whoever_can(
+    setup: Setup,
+) -> None:
+    setup.kafka.add(*COMPANY, build.started(9, 7))
+    async with setup.owning("well"):
+        cut_off = Setup()
+        cut_off.redis, cut_off.kafka.down = setup.redis, True
+        claiming = asyncio.create_task(cut_off.new_owner("cut off").run())
+        await asyncio.sleep(1)
+        assert await setup.field("owner") == b"well"
+        claiming.cancel()
+
+
+async def test_an_event_that_no_encoding_can_quote_becomes_a_dead_letter(setup: Setup) -> None:
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(b'{"\\ud800": "glcbt-1"}', *COMPANY))
+        await until(lambda: setup.kafka.letters)
+        await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 4))
+
+
+async def test_a_field_that_is_no_fact_is_a_checkpoint_that_cannot_be_used(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, build.started(9, 7))
+    async with setup.owning():
+        pass
+    await setup.redis.hset(views.facts_key(PARTITION), "stray", b"{}")
+    await setup.redis.hdel(views.partition_key(PARTITION), "stamp_epoch")
+    async with setup.owning("next"):
+        assert await setup.agents() == [5]

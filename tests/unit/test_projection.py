@@ -351,6 +351,15 @@ def test_what_has_ended_is_forgotten_in_time() -> None:
     assert len(world.projection.facts) == len(HIERARCHY)
 
 
+def test_a_replaced_token_is_forgotten_only_then_too() -> None:
+    world = World(*HIERARCHY, build.started(9, 7), build.started(9, 7, token="second"))
+    late = NOW + 60 * DAY
+    world.projection.advance(late, applied_until=NOW)
+    assert world.projection.facts.ended_token("3", digest("token-9"))
+    world.projection.advance(late + DAY, applied_until=late)
+    assert not world.projection.facts.ended_token("3", digest("token-9"))
+
+
 def test_nothing_is_forgotten_before_the_events_of_that_time_are_applied() -> None:
     """One of them may be late by just less than the retention."""
     world = World(*HIERARCHY, build.member(1, group_id=3, sequence="5"))

@@ -300,3 +300,10 @@ def test_a_token_is_found_beside_what_one_json_reader_takes_and_another_does_not
 ) -> None:
     """The event's own decoder skips both in fields that it does not know, and accepts the event."""
     assert redaction.secret_in(b'{"note": "glcbt-x", "other": ' + other + b"}", ())
+
+
+def test_a_reason_can_be_written_whatever_it_quotes() -> None:
+    """JSON may name a field by half a surrogate pair; no encoding has it."""
+    place = redaction.secret_in(b'{"\\ud800": "glcbt-1"}', ())
+    assert place is not None
+    assert place.encode() == b"the field `\\ud800`"

@@ -334,3 +334,12 @@ async def test_a_checkpoint_behind_a_failover_is_refused(redis: fakeredis.FakeAs
     server.changes += 1
     with pytest.raises(RefusedError, match="failed over"):
         [field async for field in store.load(held)]
+
+
+async def test_facts_with_large_names_go_in_steps_too(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projector.store.BYTES_PER_CALL", 100)
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key(f"3/group/{n}" + "x" * 60): None for n in range(3)}, 0)
+    assert store.version.revision == 3

@@ -62,6 +62,7 @@ async def test_every_live_record_is_named_and_nothing_else() -> None:
             await redis.set(views.token_key(digest(str(number))), record.encode())
         await redis.set(views.token_key("ended"), Record(401, 1, Version(7, 1), b"").encode())
         await redis.set(views.token_key("garbage"), b"x")
+        await redis.set(views.token_key("").encode() + b"\xff", b"x")
         await redis.rpush(views.token_key("list"), "x")
         await redis.set(views.job_key(9), "x")
         scan = OrphanScan(redis, 0.0, lambda *found: named.append(found))
