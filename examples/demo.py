@@ -41,7 +41,7 @@ def settled(api: str, token: str) -> tuple[int, bytes]:
 
 def show(ready: dict[str, str]) -> None:
     servers = {"PROJECTOR_KAFKA": ready["kafka"], "PROJECTOR_REDIS_URL": ready["redis"]}
-    print(f"\n$ projector feed {EVENTS.name}", flush=True)
+    print(f"\n$ projector feed examples/{EVENTS.name}", flush=True)
     subprocess.run([*PROJECTOR, "feed", str(EVENTS)], env=os.environ | servers, check=True)
     time.sleep(1.5)  # with max-age=1 every answer is then one that knows all of these events
     for title, token in LOOKUPS.items():
@@ -50,7 +50,8 @@ def show(ready: dict[str, str]) -> None:
         print(f"$ curl -H 'Job-Token: {token}' {ready['api']}/api/v4/job/allowed_agents")
         print(f"{status} {json.dumps(json.loads(body), indent=2)}", flush=True)
     print("\nIt stays up until Ctrl-C. For the other commands, in another terminal:")
-    for name, value in servers.items():
+    path = {"PATH": f"{Path(sys.executable).parent}:$PATH"}
+    for name, value in (path | servers).items():
         print(f"  export {name}={value}", flush=True)
 
 

@@ -139,7 +139,7 @@ def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRou
 
 def _not_ready(reachable: bool, partitions: int, stale: int) -> str:
     if not reachable:
-        return "Redis cannot be reached"
+        return "Redis is not reachable"
     if not partitions:
         return "no worker has said yet how many partitions there are"
     return f"{stale} of {partitions} partitions are staler than the bound"

@@ -215,7 +215,7 @@ async def test_not_ready_while_redis_cannot_be_reached(world: World) -> None:
     """Contract: ready means fresh stamps and a Redis that answers."""
     await world.ready(200)
     world.server.connected = False
-    assert (await world.ready(503))["reason"] == "Redis cannot be reached"
+    assert (await world.ready(503))["reason"] == "Redis is not reachable"
 
 
 @pytest.mark.parametrize("connected", [True, False])
