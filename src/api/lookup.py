@@ -37,7 +37,7 @@ def reply(status: int, body: bytes, *headers: tuple[bytes, bytes]) -> Reply:
     return Reply(status, [_JSON, length, _NO_STORE, *headers], body)
 
 
-# No credential, malformed, unknown, finished, expired: one and the same answer.
+# No credential, malformed, unknown, finished, expired, project removed: one and the same answer.
 UNAUTHORIZED: Final = reply(401, b'{"message":"401 Unauthorized"}')
 
 

@@ -59,10 +59,10 @@ class Settings(BaseSettings):
     )
     miss_grace: Seconds = Field(
         default=1.0,
-        description="how long an unknown token may wait for the proof that it is unknown",
+        description="how long a token may wait for the proof that it is not valid",
     )
     max_waiting: int = Field(
-        default=1000, ge=1, description="unknown tokens that may wait at once in one API process"
+        default=1000, ge=1, description="tokens that may wait for that at once in one API process"
     )
     minimum_role: Role = Field(
         default="developer",
