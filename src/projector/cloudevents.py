@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from projector import grants, redaction, replays
+from projector import grants, ranks, redaction
 from projector.events import (
     APPLIED,
     KINDS,
@@ -140,7 +140,7 @@ def _strictly(record: Record) -> Event:
     _refuse_deep(raw)
     data = _readable(lambda: _DATA[name].decode(raw), where="data")
     sequence = None if envelope.sequence is None else int(envelope.sequence)
-    rank = replays.replayed(record)
+    rank = ranks.replayed(record)
     return Event(
         name,
         envelope.partitionkey,
@@ -198,7 +198,7 @@ def _sequence(text: object) -> int | None:
 
 def _rank(record: Record) -> Rank | None:
     try:
-        return replays.replayed(record)
+        return ranks.replayed(record)
     except BadEvent:
         return None
 

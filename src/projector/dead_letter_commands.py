@@ -15,11 +15,10 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 import typer
 
-from projector import letters
 from projector import replay as replaying
 from projector.events import MAX_EVENT_BYTES, MAX_REASON, BadEvent, Topic
 from projector.lateness import readable
-from projector.letters import Letter, LetterId
+from projector.mailbox import Letter, LetterId, opened
 from projector.replay import Replay
 from projector.settings import Settings
 from projector.terminal import WRONG, fail, harmless, load_settings, run
@@ -87,7 +86,7 @@ async def _latest(settings: Settings, wanted: Wanted, most: int) -> tuple[list[L
     """The latest lines in order, how many match, how many there are; holds no more than `most`."""
     lines: list[Line] = []
     matching = total = 0
-    async with letters.opened(settings) as mailbox:
+    async with opened(settings) as mailbox:
         async for letter in mailbox.read():
             total += 1
             what = _summary(letter)
@@ -152,7 +151,7 @@ def replay(
 async def _fetch(settings: Settings, names: list[str]) -> tuple[list[Letter], int]:
     """The letters of these names, and how many partitions each of the three topics has."""
     ids = dict.fromkeys(LetterId.parse(name) for name in names)
-    async with letters.opened(settings) as mailbox:
+    async with opened(settings) as mailbox:
         return [await mailbox.letter(id_) for id_ in ids], mailbox.partitions[Topic.MEMBERSHIP]
 
 

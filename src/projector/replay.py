@@ -5,12 +5,12 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 from msgspec.structs import replace
 
-from projector import cloudevents, replays
+from projector import cloudevents, ranks
 from projector.dead_letters import MAX_ORIGINAL_BYTES
 from projector.events import BadEvent, Event, Rank, Record, Topic
 from projector.feed import CONTENT_TYPE, MAX_REQUEST_BYTES, strict
 from projector.lateness import refuse_late
-from projector.letters import Letter, LetterId
+from projector.mailbox import Letter, LetterId
 from projector.partitioning import partition_of
 from projector.redaction import REDACTED, Headers
 from projector.settings import Settings
@@ -95,7 +95,7 @@ def _place(event: Event, own: int, partitions: int) -> tuple[Topic, int]:
 
 def _rank(original: Record) -> Rank:
     """The original's place; if it was a replay itself, the place of what that replayed."""
-    return replays.replayed(original) or Rank(original.offset, original.timestamp)
+    return ranks.replayed(original) or Rank(original.offset, original.timestamp)
 
 
 def _refuse_unordered(event: Event, original: Record, topic: Topic, partition: int) -> None:
@@ -124,7 +124,7 @@ async def send(prepared: list[Replay], settings: Settings) -> list[int]:
 
 
 async def _send(producer: AIOKafkaProducer, settings: Settings, replay: Replay) -> int:
-    rank = [replays.header(replay.rank)] if replay.rank else []
+    rank = [ranks.header(replay.rank)] if replay.rank else []
     sent = await producer.send_and_wait(
         settings.topic(replay.topic),
         value=replay.value,

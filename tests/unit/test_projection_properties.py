@@ -14,7 +14,7 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector import replays
+from projector import ranks
 from projector.events import KINDS, Rank, Record, Topic
 from projector.projection import Policy, Projection, View
 from tests import build
@@ -273,7 +273,7 @@ def broken_and_replayed(
 
     def replay() -> None:
         original = waiting.pop(dice.randrange(len(waiting)))
-        header = replays.header(Rank(original.offset, original.timestamp))
+        header = ranks.header(Rank(original.offset, original.timestamp))
         for _ in range(dice.choice([1, 1, 2])):
             there = mended[original.topic]
             there.append(original._replace(offset=len(there), headers=(header,)))

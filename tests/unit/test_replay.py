@@ -8,10 +8,10 @@ import pytest
 
 from projector.dead_letters import PREFIX, DeadLetter, compose
 from projector.events import BadEvent, Rank, Record, Topic
-from projector.letters import Letter, LetterError, LetterId
+from projector.mailbox import Letter, LetterError, LetterId
 from projector.partitioning import partition_of
+from projector.ranks import HEADER
 from projector.replay import Replay, prepare
-from projector.replays import HEADER
 from tests import build
 from tests.build import NOW
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from projector import replays
+from projector import ranks
 from projector.events import Rank, Record
 from projector.facts import decode, encode
 from projector.projection import Policy, Projection
@@ -30,7 +30,7 @@ class Replayed(World):
     def replay(self, original: Record, timestamp: int = NOW) -> str | None:
         """Apply the mended event as `projector dead-letters replay` sends it."""
         own = self.feed(build.group(0) | {"type": _kind(original)}, timestamp)
-        header = replays.header(Rank(original.offset, original.timestamp))
+        header = ranks.header(Rank(original.offset, original.timestamp))
         said = self.projection.apply(
             original._replace(offset=own.offset, timestamp=timestamp, headers=(header,))
         )
@@ -65,7 +65,7 @@ def test_a_rank_that_is_unreadable_or_not_before_the_record_is_a_bad_event(
     contents: list[bytes | None],
 ) -> None:
     world = World(*COMPANY)
-    headers = tuple((replays.HEADER, content) for content in contents)
+    headers = tuple((ranks.HEADER, content) for content in contents)
     member = build.record(build.member(1, group_id=12), 9, headers=headers)
     said = world.projection.apply(member)
     assert said is not None
@@ -335,7 +335,7 @@ def test_a_mended_replay_replaces_what_counted_of_its_original(
     world = World(*HIERARCHY, build.project(8, 12), build.agent(5, 8), build.member(1, group_id=3))
     original = world.feed(configured({"id": 7, "access_as": {}}, **sequence))
     assert "does not count" in (world.projection.apply(original) or "")
-    header = replays.header(Rank(original.offset, original.timestamp))
+    header = ranks.header(Rank(original.offset, original.timestamp))
     mended = world.feed(configured({"id": 7, "access_as": {"agent": {}}}, **mended_sequence))
     for record in (mended._replace(headers=(header,)), original):
         world.projection.apply(record)
