@@ -27,10 +27,15 @@ def delivery_check_off() -> None:
 
 
 def fencing_off() -> None:
-    """The scripts compare nothing: whoever writes last is right."""
+    """The scripts compare nothing, and every claim has the same epoch: whoever is last is right.
+
+    With epochs alone the API would still notice: a record below its partition's stamp is 503.
+    """
     unclaimed = "local revision = ARGV[3]"
     for name in ("CHECKPOINT", "STAMP", "FORGET"):
         replace(scripts, name, swapped(getattr(scripts, name), scripts._CLAIMED, unclaimed))
+    risen = "math.max(stored + 1, now, ARGV[2] + 1)"
+    replace(scripts, "CLAIM", swapped(scripts.CLAIM, risen, "1"))
     compared = "version and version > ARGV[2]"
     replace(scripts, "WRITE_VIEWS", swapped(scripts.WRITE_VIEWS, compared, "false"))
 

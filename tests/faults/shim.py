@@ -60,21 +60,26 @@ def kill(phase: str, nth: int, trigger: str) -> None:
 
 
 def stop(trigger: str, phase: str) -> None:
-    """This process stops itself before or after it writes the view whose digest is in the file."""
+    """This process stops itself when it writes the view whose digest is in the file.
+
+    Before it has, after it has, or, `around views`, both.
+    """
     path = Path(trigger)
 
-    def stop_at_last(changed: Any) -> None:
-        if path.exists() and path.read_text() in {view.digest for view in changed}:
+    def is_due(changed: Any) -> bool:
+        due = path.exists() and path.read_text() in {view.digest for view in changed}
+        if due:
             path.unlink()
-            os.kill(os.getpid(), signal.SIGSTOP)
+        return due
 
     def stopping(write: Method) -> Method:
         async def wrapped(self: Store, changed: Any) -> None:
-            if phase == "before views":
-                stop_at_last(changed)
+            stops = is_due(changed)
+            if stops and phase != "after views":
+                os.kill(os.getpid(), signal.SIGSTOP)
             await write(self, changed)
-            if phase == "after views":
-                stop_at_last(changed)
+            if stops and phase != "before views":
+                os.kill(os.getpid(), signal.SIGSTOP)
 
         return wrapped
 
