@@ -28,12 +28,7 @@ def test_flushed(new_scenario: NewScenario) -> None:
 def test_restarted_empty(new_scenario: NewScenario, redis: Redis) -> None:
     scenario = new_scenario("Redis restarted empty")
     scenario.start(SOUND, SOUND)
-    before = run_id(scenario.deployment.redis)
-    scenario.inject()
-    redis.server.kill()
-    redis.server.start()
-    eventually(lambda: answers(scenario.deployment.redis), "Redis answers")
-    assert run_id(scenario.deployment.redis) != before
+    restart(scenario, redis)
     scenario.prove("another run_id, nothing on disk")
     scenario.until_fresh()
     prove_heals(scenario)
@@ -47,12 +42,7 @@ def test_restarted_with_append_only_file(
     redis = new_redis("--appendonly", "yes", "--appendfsync", fsync)
     scenario = new_scenario(f"Redis restarted, AOF {fsync}", redis.port)
     scenario.start(SOUND, SOUND)
-    before = run_id(scenario.deployment.redis)
-    scenario.inject()
-    redis.server.kill()
-    redis.server.start()
-    eventually(lambda: answers(scenario.deployment.redis), "Redis answers with what was on disk")
-    assert run_id(scenario.deployment.redis) != before
+    restart(scenario, redis)
     assert "loaded from append only file" in redis.server.log()
     scenario.prove("another run_id, loaded from the AOF")
     scenario.until_fresh()
@@ -110,6 +100,16 @@ def test_failed_over_to_a_replica_without_one_view(
     scenario.until_fresh()
     prove_heals(scenario)
     scenario.finish().assert_clean()
+
+
+def restart(scenario: Scenario, redis: Redis) -> None:
+    """Kill Redis and start it again; another server answers then, with what was on disk."""
+    before = run_id(scenario.deployment.redis)
+    scenario.inject()
+    redis.server.kill()
+    redis.server.start()
+    eventually(lambda: answers(scenario.deployment.redis), "Redis answers with what was on disk")
+    assert run_id(scenario.deployment.redis) != before
 
 
 def fall_behind(scenario: Scenario, old: Any, new: Any) -> None:
