@@ -90,3 +90,13 @@ def redis(settings: Settings, server: Server | None = None) -> Redis:
     )
     server.pool = client.connection_pool
     return client
+
+
+async def redis_time(redis: Redis) -> int:
+    """Redis TIME in milliseconds."""
+    return milliseconds(*await redis.time())
+
+
+def milliseconds(seconds: int, microseconds: int) -> int:
+    """What TIME answers, in milliseconds."""
+    return int(seconds) * 1000 + int(microseconds) // 1000

@@ -4,13 +4,13 @@ Every write carries the owner's claim, and is refused once a newer claim has ove
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import structlog
 from redis.asyncio import Redis
 
-from projector import metrics, scripts, views
-from projector.connections import Server
+from projector import metrics, partition_state, scripts, views
+from projector.connections import Server, milliseconds, redis_time
 from projector.events import Topic
 from projector.projection import View
 from projector.things import Key
@@ -83,11 +83,9 @@ class Store:
         await agree_on_partitions(self._redis, partitions)
         args: list[Argument] = [self._owner, self._refused_by]
         self._epoch = int(await self._claim(keys=[self._hash], args=args))
-        held: dict[Any, Any] = await self._redis.hgetall(self._hash)
-        fields = {name.decode(): value for name, value in held.items()}
-        self._revision = int(fields.get("revision", 0))
-        offsets = {t: int(fields[f"offset:{t}"]) for t in Topic if f"offset:{t}" in fields}
-        return Checkpoint(self._revision, offsets, int(fields.get("facts", 0)))
+        held = await partition_state.read(self._redis, self._partition)
+        self._revision = held.version.revision if held else 0
+        return Checkpoint(self._revision, held.offsets if held else {}, (held and held.facts) or 0)
 
     async def is_claimed_by_another(self) -> bool:
         """Whether a newer claim holds the partition; not so if the claim is only gone."""
@@ -139,7 +137,7 @@ class Store:
             pipe.time()
             *stored, time = await pipe.execute()
         self._refuse_changed_server()
-        now = _milliseconds(*time)
+        now = milliseconds(*time)
         pairs = zip(expected, stored[::2], stored[1::2], strict=True)
         return [view for view, raw, ttl in pairs if not self._matches(view, raw, now + ttl)]
 
@@ -228,15 +226,6 @@ async def agree_on_partitions(redis: Redis, expected: int) -> int:
     """Store `expected` where no number of partitions is stored; the number that is stored then."""
     await redis.set(views.PARTITIONS_KEY, expected, nx=True)
     return int(await redis.get(views.PARTITIONS_KEY) or expected)
-
-
-async def redis_time(redis: Redis) -> int:
-    """Redis TIME in milliseconds."""
-    return _milliseconds(*await redis.time())
-
-
-def _milliseconds(seconds: int, microseconds: int) -> int:
-    return int(seconds) * 1000 + int(microseconds) // 1000
 
 
 def _token_keys(chunk: list[View]) -> list[str]:

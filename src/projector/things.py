@@ -9,6 +9,7 @@ from typing import Any, Final, NewType
 from msgspec import Struct
 
 from projector import events
+from projector.events import Topic
 
 Key = NewType("Key", str)
 Root = str
@@ -103,6 +104,19 @@ KINDS: Final[dict[str, type[Thing]]] = {
     "instance-agent": InstanceAgent,
     "job": Job,
     "token": EndedToken,
+}
+
+# The topic whose events each kind is made of.
+TOPICS: Final[dict[str, Topic]] = {
+    "group": Topic.MEMBERSHIP,
+    "project": Topic.MEMBERSHIP,
+    "member": Topic.MEMBERSHIP,
+    "user": Topic.MEMBERSHIP,
+    "agent": Topic.AGENT_CONFIG,
+    "configuration": Topic.AGENT_CONFIG,
+    "instance-agent": Topic.AGENT_CONFIG,
+    "job": Topic.JOB_LIFECYCLE,
+    "token": Topic.JOB_LIFECYCLE,
 }
 
 

@@ -1,0 +1,54 @@
+"""What stands in Redis about one partition: who owns it, how far it has read, how fresh it is."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+from redis.asyncio import Redis
+
+from projector import views
+from projector.events import Topic
+from projector.views import Version
+
+
+class PartitionState(NamedTuple):
+    """The hash `allowed-agents:partition:{p}`.
+
+    `version` is epoch and revision of the last checkpoint, `offsets` the next offset of each topic.
+    `facts` is how many fields the checkpoint has, negative while it is being written in steps, and
+    None if there is none. `stamp` is the moment (ms of Redis TIME) as of which the partition is
+    fresh under `stamp_epoch`.
+    """
+
+    owner: str
+    version: Version
+    offsets: dict[Topic, int]
+    facts: int | None
+    stamp: int | None
+    stamp_epoch: int | None
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one, written to its end."""
+        return self.facts is not None and self.facts >= 0
+
+    @classmethod
+    def decode(cls, fields: Mapping[bytes, bytes]) -> Self | None:
+        """Read the hash's fields, None if there are none; ValueError where one is no number."""
+        if not fields:
+            return None
+        held = {name.decode(errors="replace"): value for name, value in fields.items()}
+        numbers = {name: int(value) for name, value in held.items() if name != "owner"}
+        return cls(
+            held.get("owner", b"").decode(errors="replace"),
+            Version(numbers.get("epoch", 0), numbers.get("revision", 0)),
+            {t: numbers[f"offset:{t}"] for t in Topic if f"offset:{t}" in numbers},
+            numbers.get("facts"),
+            numbers.get("stamp"),
+            numbers.get("stamp_epoch"),
+        )
+
+
+async def read(redis: Redis, partition: int) -> PartitionState | None:
+    """The partition's state, None if no worker has claimed it yet; raises `RedisError`."""
+    fields: dict[Any, Any] = await redis.hgetall(views.partition_key(partition))
+    return PartitionState.decode(fields)
