@@ -19,7 +19,10 @@ DIGEST = build.digest("a")
 # valid events
 
 ids = st.integers(1, MAX_ID) | st.integers(1, 20)
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+# Hypothesis also draws what stands in the code.
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
+    lambda text: "glcbt" not in text and not text.lower().endswith("token")
+)
 days = st.dates().map(str)
 moments = st.builds(
     "{}{}{:%H:%M:%S}{}{}".format,

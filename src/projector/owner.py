@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from projector import metrics, outbox
 from projector.dead_letters import DeadLetters
@@ -167,6 +168,8 @@ class Owner:
         # First: whoever cannot reach Kafka must not take the partition from one who can.
         beginnings = await self._source.beginnings(self.partition)
         checkpoint = await self._store.claim(self._policy.partitions)
+        # Everything that this task logs from here on says so.
+        bind_contextvars(epoch=self.version.epoch)
         heal = self._knows_all
         if heal:
             refuse_lost_history(self._next, beginnings)

@@ -47,6 +47,5 @@ def fail(code: int, *sentences: str) -> NoReturn:
     raise typer.Exit(code)
 
 
-def harmless(text: str) -> str:
-    """One line of text without anything that moves a cursor, colours, rings or hides."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+# Logs and commands alike write to terminals.
+harmless: Final = log.harmless

@@ -52,7 +52,7 @@ async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raises what makes going on impossible."""
     _check_web_port(settings.worker_web_port)
     await until_signalled(_work(settings))
-    log.info("stopped")
+    log.info("worker stopped")
 
 
 async def _work(settings: Settings) -> None:
@@ -135,7 +135,10 @@ async def _delivering(settings: Settings, owners: Owners, partitions: int) -> As
         app = create_app(settings, owners, folder)
         try:
             await app.start()
-            log.info("metrics", url=f"http://{LOOPBACK}:{app.conf.web_port}/metrics")
+            log.info(
+                "worker started", kafka=settings.kafka, redis=settings.redis_place,
+                partitions=partitions, metrics=f"http://{LOOPBACK}:{app.conf.web_port}/metrics",
+            )  # fmt: skip
             yield app
         finally:
             asyncio.get_running_loop().call_later(HARD_EXIT_S, _exit_hard)
@@ -174,7 +177,9 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         app.agent(source, name=f"enqueue-{topic}")(_enqueue(topic, owners))
 
     async def assign(_app: Any, assigned: set[Any], **_: Any) -> None:
-        owners.assign(copartitioned(assigned, settings))
+        partitions = copartitioned(assigned, settings)
+        log.info("partitions assigned", partitions=sorted(partitions))
+        owners.assign(partitions)
 
     app.on_partitions_assigned.connect(assign)
     app.page("/metrics")(_metrics)
