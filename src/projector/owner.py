@@ -25,6 +25,7 @@ from projector.projection import Policy, Projection, View
 from projector.store import Checkpoint, IncompleteCheckpointError, RefusedError, Store
 from projector.sweep import Rounds
 from projector.things import Key, kind_of
+from projector.tracing import EventSpans
 from projector.views import Version
 
 log = structlog.get_logger()
@@ -84,6 +85,7 @@ class Owner:
         self._inbox = Inbox()
         self._wake = asyncio.Event()
         self._outbox = Outbox(partition, source, dead_letters)
+        self._spans = EventSpans()
         self._rounds = Rounds(policy.sweep_interval, PROBE_INTERVAL_S)
         self._stopping = False
         # Whether the facts in memory are whole: then they outlast whatever happens to Redis.
@@ -296,6 +298,7 @@ class Owner:
 
     def _apply(self, record: Record) -> None:
         reason = self._projection.apply(record)
+        self._spans.applied(record, refused=reason is not None)
         outcome = "refused" if reason else "applied"
         metrics.EVENTS.labels(topic=record.topic, outcome=outcome).inc()
         if reason:
@@ -337,6 +340,7 @@ class Owner:
     @outlast
     async def _persist(self, batch: Batch) -> None:
         await self._store.write_views(batch.views)
+        self._spans.written()
         await self._store.checkpoint(self._next, batch.fields, batch.total)
         self._checkpointed = dict(self._next)
 

@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
-from projector import batches, connections, topics
+from projector import batches, connections, topics, tracing
 from projector.dead_letters import DeadLetters
 from projector.delivery import MAX_POLLED, RangeReader
 from projector.errors import SetupError
@@ -51,6 +51,7 @@ class WebPortError(SetupError):
 async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raises what makes going on impossible."""
     _check_web_port(settings.worker_web_port)
+    tracing.start("projector-worker")
     await until_signalled(_work(settings))
     log.info("worker stopped")
 
