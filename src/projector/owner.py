@@ -17,6 +17,7 @@ from projector.dead_letters import DeadLetters
 from projector.delivery import HistoryLostError, Offsets, RangeReader, refuse_lost_history
 from projector.events import Record, Topic
 from projector.inbox import Delivered, Inbox
+from projector.meter import Meter, Sizes
 from projector.outages import OUTAGES, outlast
 from projector.outbox import Outbox
 from projector.probes import Probes
@@ -68,6 +69,7 @@ class Owner:
         self._inbox = Inbox()
         self._wake = asyncio.Event()
         self._outbox = Outbox(partition, source, dead_letters)
+        self._meter = Meter(partition, self._sizes)
         self._rounds = Rounds(policy.sweep_interval, probes.PROBE_INTERVAL_S)
         self._stopping = False
         # Whether the facts in memory are whole: then they outlast whatever happens to Redis.
@@ -105,10 +107,16 @@ class Owner:
 
     async def run(self) -> None:
         """Own the partition; returns when stopped or when another owner claimed it."""
+        with self._meter:
+            await self._run()
+        self._inbox.leave()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             beside = [
                 tasks.create_task(self._probes.run(lambda: self._next, self._note_probe)),
                 tasks.create_task(self._outbox.run()),
+                tasks.create_task(self._meter.publish(self._store)),
             ]
             while not self._stopping:
                 began = asyncio.get_running_loop().time()
@@ -122,7 +130,6 @@ class Owner:
                     self._stopping |= await self._is_claimed_by_another()
             for task in beside:
                 task.cancel()
-        self._inbox.leave()
 
     def _alarm(self, loss: HistoryLostError) -> None:
         metrics.ALARMS.labels(reason="history lost").inc()
@@ -169,8 +176,13 @@ class Owner:
         self._knows_all = True
         self._report_claim("memory" if heal else "checkpoint")
 
+    def _sizes(self) -> Sizes:
+        facts = self._projection.facts
+        return Sizes(facts.live_tokens, len(facts), len(self._outbox))
+
     def _report_claim(self, source: str) -> None:
         metrics.CLAIMS.labels(facts=source).inc()
+        self._meter.claimed()
         log.info(
             "claimed", partition=self.partition, epoch=self.version.epoch, source=source,
             facts=len(self._projection.facts), **_named(self._next),
@@ -228,6 +240,7 @@ class Owner:
         views = self._projection.all_views(self._now)
         everything = self._batch([], {**self._projection.fields(), **self._outbox.fields()})
         await self._store.write_views(views)
+        self._meter.written(views)
         await self._store.forget_checkpoint()
         await self._persist(everything)
 
@@ -263,7 +276,7 @@ class Owner:
             self._apply(record)
             self._next[record.topic] = record.offset + 1
         else:
-            metrics.EVENTS.labels(topic=record.topic, outcome="repeated").inc()
+            self._meter.repeated(record)
 
     @outlast
     async def _catch_up(self, ends: Offsets) -> None:
@@ -277,8 +290,8 @@ class Owner:
 
     def _apply(self, record: Record) -> None:
         reason = self._projection.apply(record)
-        outcome = "refused" if reason else "applied"
-        metrics.EVENTS.labels(topic=record.topic, outcome=outcome).inc()
+        event = self._projection.latest
+        self._meter.took(record, event, good=reason is None, live=self._knows_all)
         if reason:
             log.warning("bad event", topic=record.topic, partition=record.partition,
                         offset=record.offset, reason=reason)  # fmt: skip
@@ -319,6 +332,7 @@ class Owner:
     @outlast
     async def _persist(self, batch: Batch) -> None:
         await self._store.write_views(batch.views)
+        self._meter.written(batch.views)
         await self._store.checkpoint(self._next, batch.fields, batch.total)
         self._checkpointed = dict(self._next)
 
@@ -337,6 +351,7 @@ class Owner:
             await self._refuse_recreated(probe.receded)
             self._applied_until = probe.moment
             await self._store.stamp(probe.moment)
+            self._meter.stamped(probe.asked)
         except OUTAGES as error:
             log.debug("no stamp", partition=self.partition, reason=repr(error))
 
