@@ -42,6 +42,7 @@ class Rule(StrEnum):
 
     TOKEN_REPLACED = "token_replaced"  # noqa: S105  no token
     JOB_FINISHED = "job_finished"
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105  no token
     PROJECT_REMOVED = "project_removed"
     PROJECT_UNKNOWN = "project_unknown"
     GROUP_UNKNOWN = "group_unknown"
@@ -50,6 +51,10 @@ class Rule(StrEnum):
     ROLE = "role"
     ENVIRONMENTS = "environments"
     PROTECTED_BRANCHES_ONLY = "protected_branches_only"
+
+
+# No event makes such a token live again.
+FINAL: Final = (Rule.TOKEN_REPLACED, Rule.JOB_FINISHED, Rule.TOKEN_EXPIRED)
 
 
 class Membership(NamedTuple):
@@ -104,6 +109,8 @@ def judge(facts: Facts, key: Key, digest: str, minimum_level: int, now: int) -> 
         return Judgement(HTTPStatus.UNAUTHORIZED, Rule.TOKEN_REPLACED)
     if job.finished:
         return Judgement(HTTPStatus.UNAUTHORIZED, Rule.JOB_FINISHED)
+    if job.expires_at <= now:
+        return Judgement(HTTPStatus.UNAUTHORIZED, Rule.TOKEN_EXPIRED)
     if facts.is_removed(things.project_key(root, job.project)):
         return Judgement(HTTPStatus.UNAUTHORIZED, Rule.PROJECT_REMOVED)
     project = facts.project(root, job.project)
@@ -175,7 +182,7 @@ def _unavailable(rule: Rule, reason: str, groups: Iterable[int] = ()) -> Judgeme
 
 def _written(facts: Facts, key: Key, judgement: Judgement) -> AllowedAgents | Refusal | None:
     job = facts.job(key)
-    if judgement.rule in (Rule.TOKEN_REPLACED, Rule.JOB_FINISHED) or job is None:
+    if job is None or judgement.rule in FINAL:
         return None
     user = facts.user(job.user)
     match judgement.status:
