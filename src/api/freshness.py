@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import structlog
 from redis.asyncio import Redis
 
-from projector import views
+from projector import access, views
 
 log = structlog.get_logger()
 
@@ -58,8 +58,9 @@ class Freshness:
                 self.reachable = True
             except Exception as error:  # whatever it is, polling must go on
                 if self.reachable:
+                    reason = access.redis_reason(error) or str(error)
                     log.warning(
-                        "not ready, trying again", server="Redis", place=place, reason=str(error)
+                        "not ready, trying again", server="Redis", place=place, reason=reason
                     )
                 self.reachable = False
             self._polled.set()

@@ -20,6 +20,7 @@ from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
 from projector.events import MAX_ID
 from projector.ports import free_port, obstacle
+from projector.status_command import status
 from projector.terminal import WRONG, errors, fail, harmless, load_settings, run
 
 log = structlog.get_logger()
@@ -36,6 +37,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(dead_letters, name="dead-letters")
+app.command()(status)
 app.command("schemas")(schema_commands.generate)
 
 

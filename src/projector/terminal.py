@@ -4,16 +4,29 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final, NoReturn, TypeVar
 
+import structlog
 import typer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
 from rich.console import Console
 
-from projector import log
+from projector import log as logs
 from projector.errors import SetupError
 from projector.settings import Settings, SettingsError
+from projector.variables import variable
 
 T = TypeVar("T")
+log = structlog.get_logger()
 
+NOT_ALLOWED: Final = (
+    TopicAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    ClusterAuthorizationFailedError,
+)
 WRONG: Final = 2
 OUTAGE: Final = 3
 
@@ -26,7 +39,12 @@ def load_settings() -> Settings:
         settings = Settings.load()
     except SettingsError as error:
         fail(WRONG, *(f"wrong setting: {line}" for line in str(error).splitlines()))
-    log.configure(settings.log_level)
+    logs.configure(settings.log_level)
+    if settings.kafka_security_protocol == "SASL_PLAINTEXT":
+        log.warning(
+            "nothing is encrypted on the way to Kafka",
+            setting=f"{variable('kafka_security_protocol')}=SASL_PLAINTEXT",
+        )
     return settings
 
 
@@ -36,6 +54,8 @@ def run(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except SetupError as error:
         fail(WRONG, str(error))
+    except NOT_ALLOWED as error:
+        fail(WRONG, f"Kafka at {settings.kafka} forbids this: {error}. See docs/security.md")
     except (KafkaError, OSError) as error:
         fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")
 
@@ -48,4 +68,4 @@ def fail(code: int, *sentences: str) -> NoReturn:
 
 
 # Logs and commands alike write to terminals.
-harmless: Final = log.harmless
+harmless: Final = logs.harmless

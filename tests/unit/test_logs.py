@@ -45,10 +45,8 @@ def calls() -> Iterator[Call]:
     for path in sorted((REPOSITORY / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
-                case ast.Call(
-                    ast.Attribute(ast.Name("log" | "logger"), level), [event, *_], fields
-                ):
-                    if level in LEVELS:
+                case ast.Call(ast.Attribute(logger, level), [event, *_], fields):
+                    if level in LEVELS and re.match(r"_?log|.*get_logger", ast.unparse(logger)):
                         yield Call(
                             f"{path.name}:{node.lineno}", level, event,
                             tuple(field.arg for field in fields),
