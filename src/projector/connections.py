@@ -19,8 +19,8 @@ from projector.views import MAX_PARTITIONS
 log = structlog.get_logger()
 
 TIMEOUT_S: Final = 2.0
-# Each partition's owner uses two at most, and one worker may own them all.
-MAX_CONNECTIONS: Final = 2 * MAX_PARTITIONS
+# Each partition's owner uses three at most, and one worker may own them all.
+MAX_CONNECTIONS: Final = 3 * MAX_PARTITIONS
 
 
 class EvictionError(SetupError):

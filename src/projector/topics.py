@@ -26,6 +26,7 @@ _EVENTS: Final = {
     "max.message.bytes": str(2 * _MIB),
     "message.timestamp.type": "LogAppendTime",
 }
+CLEANUP: Final = "delete"
 CONFIGS: Final[dict[str, dict[str, str]]] = {
     Topic.MEMBERSHIP: {"retention.ms": "-1", **_EVENTS},
     Topic.AGENT_CONFIG: {"retention.ms": "-1", **_EVENTS},
@@ -143,7 +144,7 @@ async def _create(
             settings.topic(name),
             num_partitions=1 if name == DEAD_LETTERS else count,
             replication_factor=copies,
-            topic_configs={"cleanup.policy": "delete", **CONFIGS[name]},
+            topic_configs={"cleanup.policy": CLEANUP, **CONFIGS[name]},
         )
         for name in names
     ]
