@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from projector import explain, facts, projection, snapshot, things, views
+from projector.case import Question
 from projector.connections import redis_time
 from projector.errors import SetupError
-from projector.explain import Question
 from projector.explanation import Explanation, Inquiry, StoredView
 from projector.lateness import readable
 from projector.settings import Settings
