@@ -13,12 +13,13 @@ from typing import Annotated, Any, BinaryIO, Final, NoReturn, cast
 import typer
 from rich.progress import Progress
 
-from projector import agent_file
+from projector import agent_file, schema_commands
 from projector import feed as feeding
 from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
 from projector.events import MAX_ID
 from projector.ports import obstacle
+from projector.status_command import status
 from projector.terminal import WRONG, errors, fail, harmless, load_settings, run
 
 MAX_BAD_LINES_SHOWN: Final = 50
@@ -33,6 +34,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(dead_letters, name="dead-letters")
+app.command()(status)
+app.command("schemas")(schema_commands.generate)
 
 
 def _show_version(wanted: bool) -> None:

@@ -77,6 +77,8 @@ class Projection:
 
     def __init__(self, partition: int, policy: Policy) -> None:
         self.facts = Facts()
+        # The event of the record applied last; None where it was refused.
+        self.latest: Event | None = None
         self._partition = partition
         self._policy = policy
         self._timers: Timers[Key] = Timers()
@@ -96,6 +98,7 @@ class Projection:
         Returns what is wrong with it, where something is. It was applied all the same if it is a
         revocation whose ids could be read.
         """
+        self.latest = None
         try:
             event = cloudevents.decode(record)
             self._check_place(event, record)
@@ -109,6 +112,7 @@ class Projection:
             return f"internal error: {type(error).__name__}"
         for change in new_states:
             self._put(*change)
+        self.latest = event
         return event.complaint or self._circle(event)
 
     def advance(self, now: int, applied_until: int | None = None) -> None:
