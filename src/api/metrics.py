@@ -4,19 +4,9 @@ With several processes, each keeps its counts in a file of the folder that prome
 from its environment variable; whichever process is asked adds them all up.
 """
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator
-from math import inf
-from pathlib import Path
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from prometheus_client.registry import Collector
-
-from api.freshness import Freshness
+from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 PREFIX: Final = "projector_api_"

@@ -19,6 +19,8 @@ from projector import feed as feeding
 from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
 from projector.events import MAX_ID
+from projector.inquiry_commands import explain
+from projector.inspect_commands import app as inspect
 from projector.ports import free_port, obstacle
 from projector.status_command import status
 from projector.terminal import WRONG, errors, fail, harmless, load_settings, run
@@ -37,6 +39,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(inspect, name="inspect")
+app.command()(explain)
 app.command()(status)
 app.command("schemas")(schema_commands.generate)
 

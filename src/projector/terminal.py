@@ -1,9 +1,11 @@
 """What all commands share: settings, exit codes, and text that is safe on a terminal."""
 
 import asyncio
+import json
 from collections.abc import Coroutine
 from typing import Any, Final, NoReturn, TypeVar
 
+import msgspec
 import structlog
 import typer
 from aiokafka.errors import (
@@ -12,6 +14,7 @@ from aiokafka.errors import (
     KafkaError,
     TopicAuthorizationFailedError,
 )
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from rich.console import Console
 
 from projector import log as logs
@@ -56,6 +59,11 @@ def run(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
         fail(WRONG, str(error))
     except NOT_ALLOWED as error:
         fail(WRONG, f"Kafka at {settings.kafka} forbids this: {error}. See docs/security.md")
+    except (AuthenticationError, NoPermissionError) as error:
+        fail(WRONG, f"Redis at {settings.redis_place} refuses this user: {error}")
+    except RedisError as error:
+        fail(OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}")
+    # redis-py makes every OSError a RedisError: what is left is aiokafka's.
     except (KafkaError, OSError) as error:
         fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")
 
@@ -69,3 +77,8 @@ def fail(code: int, *sentences: str) -> NoReturn:
 
 # Logs and commands alike write to terminals.
 harmless: Final = logs.harmless
+
+
+def as_json(found: object) -> str:
+    """ASCII alone; JSON itself escapes all control characters but one."""
+    return json.dumps(msgspec.to_builtins(found)).replace("\x7f", "\\u007f")
