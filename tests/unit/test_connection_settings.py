@@ -1,5 +1,6 @@
 """Users, passwords and certificates as settings: what is wrong or contradictory is said at once."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ SECRET = "hunter2-glcbt"
 SASL = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_USERNAME": "u", "KAFKA_PASSWORD": SECRET}
 TLS = {"KAFKA_SECURITY_PROTOCOL": "SSL"}
 REDISS = {"REDIS_URL": "rediss://h:1/0"}
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("PROJECTOR_")]:
+        monkeypatch.delenv(name)
 
 
 def load(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> Settings:
