@@ -14,7 +14,7 @@ from typing import Annotated, Any, BinaryIO, Final, NoReturn, cast
 import typer
 from rich.progress import Progress
 
-from projector import agent_file
+from projector import agent_file, schema_commands
 from projector import feed as feeding
 from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(dead_letters, name="dead-letters")
 app.command()(status)
+app.command("schemas")(schema_commands.generate)
 
 
 def _show_version(wanted: bool) -> None:

@@ -37,7 +37,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=Struct)
 
 
-class _Envelope(Struct, frozen=True):
+class Envelope(Struct, frozen=True):
     """The CloudEvents attributes that every event needs."""
 
     specversion: Literal["1.0"]
@@ -132,7 +132,7 @@ def _strictly(record: Record) -> Event:
         raise BadEvent(f"the event has {len(record.value)} bytes; at most {MAX_EVENT_BYTES} fit")
     if place := redaction.secret_in(record.value, record.headers):
         raise BadEvent(f"{place} holds a job token; send `token_sha256`, never the token itself")
-    envelope = _readable(lambda: _envelope(record, _Envelope))
+    envelope = _readable(lambda: _envelope(record, Envelope))
     name = _known_type(envelope.type)
     if envelope.data is UNSET:
         raise BadEvent("the event has no `data`; it must be a JSON object")

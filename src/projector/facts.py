@@ -210,10 +210,10 @@ class Facts:
         )
         return [(agent, cast(InstanceAgent, self._data(key))) for agent, key in keys]
 
-    def memberships(self, scope: Key, user: int) -> list[Member]:
-        """The user's memberships in exactly this group or project."""
+    def memberships(self, scope: Key, user: int) -> list[tuple[Key, Member]]:
+        """The user's memberships in exactly this group or project, with their keys."""
         keys = self._members.get(scope, {}).get(user, ())
-        return [cast(Member, self._facts[key].data) for key in keys]
+        return [(key, cast(Member, self._facts[key].data)) for key in keys]
 
     def membership_keys(self, scope: Key) -> list[Key]:
         """The keys of everybody's memberships in exactly this group or project."""

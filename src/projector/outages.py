@@ -13,6 +13,8 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from projector import access
+from projector.access import AccessError
 from projector.errors import NotReadyError
 
 log = structlog.get_logger()
@@ -23,6 +25,8 @@ OUTAGES: Final = (RedisError, KafkaError, OSError, TimeoutError)
 
 def _reason(state: RetryCallState) -> str:
     error = state.outcome.exception() if state.outcome else None
+    if reason := access.redis_reason(error):
+        return f"Redis {reason}"
     return str(error) or repr(error)
 
 
@@ -45,7 +49,10 @@ outlast = retry(
 
 
 async def wait_until_ready(name: str, place: str, reach: Callable[[], Awaitable[T]]) -> T:
-    """Try until `reach` succeeds, and say which server does not answer and where it should be."""
+    """Try until `reach` succeeds, and say which server does not answer and where it should be.
+
+    A server that answers but refuses this product is not waited for: raises `AccessError`.
+    """
 
     def complain(state: RetryCallState) -> None:
         log.warning(f"{name} is not ready, trying again", place=place, reason=_reason(state))
@@ -56,6 +63,11 @@ async def wait_until_ready(name: str, place: str, reach: Callable[[], Awaitable[
         before_sleep=complain,
     )
     async def attempt() -> T:
-        return await reach()
+        try:
+            return await reach()
+        except RedisError as error:
+            if reason := access.redis_reason(error):
+                raise AccessError(f"Redis at {place} {reason}") from None
+            raise
 
     return await attempt()

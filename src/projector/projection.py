@@ -5,7 +5,6 @@ writes the same views, and repeating a delivery changes nothing.
 """
 
 from collections.abc import Iterable
-from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import msgspec
@@ -58,6 +57,19 @@ class Policy(NamedTuple):
     minimum_level: int
     tombstone_retention_ms: int
     sweep_interval: float = 600.0
+
+
+def view_of(facts: Facts, digest: str, minimum_level: int, now: int) -> View:
+    """What the record of a token is to say at `now` (milliseconds); KeyError if no job had it."""
+    key = facts.job_of_token(digest)
+    if key is None:
+        raise KeyError(digest)
+    ended = facts.ended_token(things.root_of(key), digest)
+    holder = ended or facts.job(key)
+    assert holder is not None, key  # noqa: S101  the index holds started jobs only
+    status, document = rules.answer(facts, key, digest, minimum_level, now)
+    body = b"" if document is None else msgspec.json.encode(document)
+    return View(digest, things.id_of(key), status, body, holder.expires_at, ended is None)
 
 
 class Projection:
@@ -135,15 +147,7 @@ class Projection:
 
     def view(self, digest: str, now: int) -> View:
         """What the token's record is to say at `now` (milliseconds)."""
-        key = self.facts.job_of_token(digest)
-        if key is None:
-            raise KeyError(digest)
-        ended = self.facts.ended_token(things.root_of(key), digest)
-        if ended is not None:
-            return View(digest, ended.job, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at, False)
-        job = self.facts.job(key)
-        assert job is not None, key  # noqa: S101  the index holds started jobs only
-        return self._job_view(key, job, now)
+        return view_of(self.facts, digest, self._policy.minimum_level, now)
 
     def _circle(self, event: Event) -> str | None:
         """Later events may mend it, so the group is taken as it is."""
@@ -156,14 +160,6 @@ class Projection:
         self.facts.put(key, fact)
         self._changed.add(key)
         self._timers.set(key, self._next_due(fact))
-
-    def _job_view(self, key: Key, job: Job, now: int) -> View:
-        number = things.id_of(key)
-        if job.finished:
-            return View(job.digest, number, HTTPStatus.UNAUTHORIZED, b"", job.expires_at)
-        status, document = rules.answer(self.facts, key, job, self._policy.minimum_level, now)
-        body = b"" if document is None else msgspec.json.encode(document)
-        return View(job.digest, number, status, body, job.expires_at)
 
     def _check_place(self, event: Event, record: Record) -> None:
         kind = event.kind

@@ -9,13 +9,14 @@ from typing import Annotated, Final, NoReturn
 import msgspec
 import typer
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import RedisError
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from projector import connections, status_display
 from projector import status as statuses
+from projector.access import redis_reason
 from projector.errors import SetupError
 from projector.lag import Follower
 from projector.settings import Settings
@@ -95,7 +96,8 @@ async def _shown(settings: Settings, redis: Redis, kafka: Follower, show: Show) 
     try:
         found = await _read(settings, redis, kafka)
     except (RedisError, SetupError) as error:
-        show(f"Redis at {settings.redis_place} cannot be read: {error}")
+        reason = redis_reason(error) or f"cannot be read: {error}"
+        show(f"Redis at {settings.redis_place} {reason}")
         return None
     show(found)
     return found
@@ -119,8 +121,8 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Redis, Follower]]:
 
 
 def _refuse(settings: Settings, error: RedisError) -> NoReturn:
-    if isinstance(error, AuthenticationError | NoPermissionError):
-        fail(WRONG, f"Redis at {settings.redis_place} refuses this user: {error}")
+    if reason := redis_reason(error):
+        fail(WRONG, f"Redis at {settings.redis_place} {reason}")
     fail(OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}")
 
 

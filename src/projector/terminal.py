@@ -4,16 +4,28 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Final, NoReturn, TypeVar
 
+import structlog
 import typer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
 from rich.console import Console
 
 from projector import log
 from projector.errors import SetupError
 from projector.settings import Settings, SettingsError
+from projector.variables import variable
 
 T = TypeVar("T")
 
+NOT_ALLOWED: Final = (
+    TopicAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    ClusterAuthorizationFailedError,
+)
 WRONG: Final = 2
 OUTAGE: Final = 3
 
@@ -27,6 +39,9 @@ def load_settings() -> Settings:
     except SettingsError as error:
         fail(WRONG, *(f"wrong setting: {line}" for line in str(error).splitlines()))
     log.configure(settings.log_level)
+    if settings.kafka_security_protocol == "SASL_PLAINTEXT":
+        name = variable("kafka_security_protocol")
+        structlog.get_logger().warning(f"{name}=SASL_PLAINTEXT: nothing is encrypted")
     return settings
 
 
@@ -36,6 +51,8 @@ def run(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except SetupError as error:
         fail(WRONG, str(error))
+    except NOT_ALLOWED as error:
+        fail(WRONG, f"Kafka at {settings.kafka} forbids this: {error}. See docs/security.md")
     except (KafkaError, OSError) as error:
         fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")
 

@@ -11,10 +11,12 @@ from uuid import uuid4
 
 import faust
 import structlog
+from aiokafka.errors import KafkaError
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
 from projector import batches, connections, topics
+from projector.access import AccessError
 from projector.dead_letters import DeadLetters
 from projector.delivery import MAX_POLLED, RangeReader
 from projector.errors import SetupError
@@ -25,10 +27,11 @@ from projector.owners import Owners
 from projector.ports import LOOPBACK, free_port, obstacle
 from projector.projection import Policy
 from projector.raw_records import Damage
-from projector.settings import Settings, variable
+from projector.settings import Settings
 from projector.signals import until_signalled
 from projector.store import Store, agree_on_partitions
 from projector.sweep import OrphanScan
+from projector.variables import variable
 
 log = structlog.get_logger()
 
@@ -89,7 +92,11 @@ def _check_web_port(settings: Settings) -> None:
 
 @outlast
 async def _watch(settings: Settings, partitions: int) -> None:
-    await topics.watch(settings, partitions)
+    try:
+        await topics.watch(settings, partitions)
+    except AccessError as refused:
+        # Who was let in at the start goes on: rights may come back, and the facts are in memory.
+        raise KafkaError(str(refused)) from None
 
 
 @asynccontextmanager
@@ -153,6 +160,7 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
     app = faust.App(
         id=settings.topic("projector"),
         broker=[f"kafka://{broker}" for broker in settings.brokers],
+        broker_credentials=_credentials(settings),
         store="memory://",
         datadir=folder,
         # 0 would assign partitions round robin: the three topics would not be co-partitioned.
@@ -182,6 +190,17 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
     app.on_partitions_assigned.connect(assign)
     app.page("/metrics")(_metrics)
     return app
+
+
+def _credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """What `connections.kafka` tells aiokafka, as Faust wants to be told."""
+    how = connections.kafka(settings)
+    if settings.uses_sasl:
+        return faust.SASLCredentials(
+            username=how["sasl_plain_username"], password=how["sasl_plain_password"],
+            mechanism=how["sasl_mechanism"], ssl_context=how["ssl_context"],
+        )  # fmt: skip
+    return faust.SSLCredentials(how["ssl_context"]) if how["ssl_context"] else None
 
 
 async def _metrics(page: Any, _request: Any) -> Any:
