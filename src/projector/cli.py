@@ -1,6 +1,7 @@
 """The `projector` command."""
 
 import io
+import os
 import shutil
 import sys
 import tempfile
@@ -80,11 +81,12 @@ def api(
     load_settings()
     if found := obstacle(port, host):
         fail(WRONG, f"{found}; choose another with --port, or 0 for a free one")
-    uvicorn.run(
-        "api.main:create", factory=True, host=host, port=port, workers=workers,
-        http="api.protocol:BoundedHttpToolsProtocol",
-        access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
-    )  # fmt: skip
+    with _shared_counts(workers):
+        uvicorn.run(
+            "api.main:create", factory=True, host=host, port=port, workers=workers,
+            http="api.protocol:BoundedHttpToolsProtocol",
+            access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
+        )  # fmt: skip
 
 
 @app.command()
@@ -167,6 +169,17 @@ def dev(
 def main() -> None:
     """Run the command line."""
     app()
+
+
+@contextmanager
+def _shared_counts(workers: int) -> Iterator[None]:
+    """Where several processes of the API add up what they count; set before any of them starts."""
+    if workers == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="projector-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        yield
 
 
 @contextmanager
