@@ -1,6 +1,7 @@
 """The `projector` command."""
 
 import io
+import os
 import shutil
 import sys
 import tempfile
@@ -90,11 +91,12 @@ def api(
         max_staleness=settings.max_staleness, miss_grace=settings.miss_grace,
         max_waiting=settings.max_waiting,
     )  # fmt: skip
-    uvicorn.run(
-        "api.main:create", factory=True, host=host, port=port, workers=workers,
-        http="api.protocol:BoundedHttpToolsProtocol",
-        access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
-    )  # fmt: skip
+    with _shared_counts(workers):
+        uvicorn.run(
+            "api.main:create", factory=True, host=host, port=port, workers=workers,
+            http="api.protocol:BoundedHttpToolsProtocol",
+            access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
+        )  # fmt: skip
 
 
 @app.command()
@@ -188,6 +190,17 @@ def dev(
 def main() -> None:
     """Run the command line."""
     app()
+
+
+@contextmanager
+def _shared_counts(workers: int) -> Iterator[None]:
+    """Where several processes of the API add up what they count; set before any of them starts."""
+    if workers == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="projector-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        yield
 
 
 @contextmanager

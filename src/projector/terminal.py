@@ -75,10 +75,10 @@ def fail(code: int, *sentences: str) -> NoReturn:
     raise typer.Exit(code)
 
 
-# Logs and commands alike write to terminals.
-harmless: Final = logs.harmless
-
-
 def as_json(found: object) -> str:
     """ASCII alone; JSON itself escapes all control characters but one."""
     return json.dumps(msgspec.to_builtins(found)).replace("\x7f", "\\u007f")
+
+
+# Logs and commands alike write to terminals.
+harmless: Final = logs.harmless

@@ -53,7 +53,7 @@ class WebPortError(SetupError):
 
 async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raises what makes going on impossible."""
-    _check_web_port(settings.worker_web_port)
+    _check_web_port(settings)
     tracing.start("projector-worker")
     await until_signalled(_work(settings))
     log.info("worker stopped")
@@ -84,10 +84,11 @@ async def _until_broken(app: Any, failures: set[asyncio.Future[None]]) -> None:
     raise RuntimeError("Faust stopped by itself; its log says why")
 
 
-def _check_web_port(port: int) -> None:
-    if port and (found := obstacle(port)):
-        name = variable("worker_web_port")
-        raise WebPortError(f"{found}; set {name} to another, or to 0 for a free one")
+def _check_web_port(settings: Settings) -> None:
+    port, host = settings.worker_web_port, settings.worker_web_host
+    if (port or host != LOOPBACK) and (found := obstacle(port, host)):
+        names = " and ".join(variable(name) for name in ("worker_web_host", "worker_web_port"))
+        raise WebPortError(f"{found}; {names} choose another, with the port 0 a free one")
 
 
 @outlast
@@ -145,7 +146,8 @@ async def _delivering(settings: Settings, owners: Owners, partitions: int) -> As
             await app.start()
             log.info(
                 "worker started", kafka=settings.kafka, redis=settings.redis_place,
-                partitions=partitions, metrics=f"http://{LOOPBACK}:{app.conf.web_port}/metrics",
+                partitions=partitions,
+                metrics=f"http://{settings.worker_web_host}:{app.conf.web_port}/metrics",
             )  # fmt: skip
             yield app
         finally:
@@ -169,8 +171,8 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         topic_disable_leader=True,
         web_tables_enabled=False,
         # What Faust listens on; `web_host` is only what it calls itself.
-        web_bind=LOOPBACK,
-        web_host=LOOPBACK,
+        web_bind=settings.worker_web_host,
+        web_host=settings.worker_web_host,
         web_port=settings.worker_web_port or free_port(),
         # Unacknowledged events would block the next rebalance; the checkpoint decides, not acks.
         stream_wait_empty=False,
