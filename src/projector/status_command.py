@@ -16,6 +16,7 @@ from rich.text import Text
 
 from projector import connections, status_display
 from projector import status as statuses
+from projector.access import redis_reason
 from projector.errors import SetupError
 from projector.lag import Follower
 from projector.settings import Settings
@@ -93,7 +94,8 @@ async def _shown(settings: Settings, redis: Redis, kafka: Follower, show: Show) 
     try:
         found = await _read(settings, redis, kafka)
     except (RedisError, SetupError) as error:
-        show(f"Redis at {settings.redis_place} cannot be read: {error}")
+        reason = redis_reason(error) or f"cannot be read: {error}"
+        show(f"Redis at {settings.redis_place} {reason}")
         return None
     show(found)
     return found

@@ -17,12 +17,13 @@ from aiokafka.errors import (
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from rich.console import Console
 
-from projector import log
+from projector import log as logs
 from projector.errors import SetupError
 from projector.settings import Settings, SettingsError
 from projector.variables import variable
 
 T = TypeVar("T")
+log = structlog.get_logger()
 
 NOT_ALLOWED: Final = (
     TopicAuthorizationFailedError,
@@ -41,10 +42,12 @@ def load_settings() -> Settings:
         settings = Settings.load()
     except SettingsError as error:
         fail(WRONG, *(f"wrong setting: {line}" for line in str(error).splitlines()))
-    log.configure(settings.log_level)
+    logs.configure(settings.log_level)
     if settings.kafka_security_protocol == "SASL_PLAINTEXT":
-        name = variable("kafka_security_protocol")
-        structlog.get_logger().warning(f"{name}=SASL_PLAINTEXT: nothing is encrypted")
+        log.warning(
+            "nothing is encrypted on the way to Kafka",
+            setting=f"{variable('kafka_security_protocol')}=SASL_PLAINTEXT",
+        )
     return settings
 
 
@@ -72,11 +75,10 @@ def fail(code: int, *sentences: str) -> NoReturn:
     raise typer.Exit(code)
 
 
-def harmless(text: str) -> str:
-    """One line of text without anything that moves a cursor, colours, rings or hides."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def as_json(found: object) -> str:
     """ASCII alone; JSON itself escapes all control characters but one."""
     return json.dumps(msgspec.to_builtins(found)).replace("\x7f", "\\u007f")
+
+
+# Logs and commands alike write to terminals.
+harmless: Final = logs.harmless
