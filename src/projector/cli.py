@@ -19,12 +19,13 @@ from projector import agent_file, schema_commands
 from projector import feed as feeding
 from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
-from projector.events import MAX_ID
+from projector.events import MAX_ID, Topic
 from projector.inquiry_commands import explain
 from projector.inspect_commands import app as inspect
 from projector.ports import free_port, obstacle
 from projector.status_command import status
 from projector.terminal import WRONG, errors, fail, harmless, load_settings, run
+from projector.variables import variable
 
 log = structlog.get_logger()
 
@@ -102,8 +103,16 @@ def api(
 def topics() -> None:
     """Create the topics that are missing, and check those that exist."""
     settings = load_settings()
-    for name, count in run(settings, kafka_topics.create(settings)).items():
+    found = run(settings, kafka_topics.create(settings))
+    for name, count in found.items():
         typer.echo(f"{settings.topic(name)}: {count} partition{'' if count == 1 else 's'}")
+    if "partitions" in settings.model_fields_set and settings.partitions != found[Topic.MEMBERSHIP]:
+        note = (
+            f"{variable('partitions')} is {settings.partitions} and changes nothing: the topics "
+            f"that were there have {found[Topic.MEMBERSHIP]}. Another number needs new topics, "
+            f"under another {variable('topic_prefix')}, fed anew"
+        )
+        errors.print(note, markup=False, emoji=False, soft_wrap=True)
 
 
 @app.command()
@@ -139,8 +148,8 @@ def feed(  # noqa: PLR0913  one for each option
 ) -> None:
     """Check every line of FILE, then send all events and wait until Kafka has them.
 
-    Exits with 0 when Kafka has acknowledged everything, with 2 when any line is bad (then nothing
-    was sent), with 3 when Kafka cannot be reached.
+    Exits with 0 when Kafka has acknowledged everything, with 2 when any line is bad or there is
+    none (then nothing was sent), with 3 when Kafka cannot be reached.
 
     Example of an agent's file: projector feed --agent-config .gitlab/agents/production/config.yaml
     --agent 5 --name production --project 3 --partitionkey 12
@@ -154,6 +163,9 @@ def feed(  # noqa: PLR0913  one for each option
         count, bad = feeding.check(source)
         if bad:
             _refuse_lines(path, bad)
+        if not count:
+            # Perhaps whoever should have written it has failed: that is no success.
+            fail(WRONG, f"{path}: there is no event in it; nothing was sent")
         source.seek(0)
         with Progress(console=errors, disable=not errors.is_terminal) as progress:
             task = progress.add_task("sending", total=count)

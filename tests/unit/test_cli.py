@@ -94,6 +94,14 @@ def test_feed_reads_standard_input_where_the_file_is_a_dash(kafka: Kafka) -> Non
     assert kafka.sent == [GOOD.strip().encode()]
 
 
+@pytest.mark.parametrize("nothing", ["", "\n \n"])
+def test_a_feed_of_nothing_is_no_success(tmp_path: Path, kafka: Kafka, nothing: str) -> None:
+    """In a pipe, whoever should have written the events has perhaps failed."""
+    result = run("feed", file := written(tmp_path, nothing))
+    assert (result.exit_code, result.stdout) == (WRONG, "")
+    assert result.stderr == f"{file}: there is no event in it; nothing was sent\n"
+
+
 def test_feed_names_a_bad_line_and_sends_nothing(tmp_path: Path, kafka: Kafka) -> None:
     file = written(tmp_path, GOOD, "\n", "{\n", GOOD, "[]\n")
     result = run("feed", file)
