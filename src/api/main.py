@@ -10,14 +10,14 @@ from typing import Any, Final
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import metrics
 from api.freshness import Freshness
 from api.lookup import Lookup
 from api.reads import Reads
 from api.requests import parse
-from projector import connections, log
+from projector import connections, log, tracing
 from projector.settings import Settings
 from projector.views import AllowedAgents, Refusal
 
@@ -70,10 +70,11 @@ class LookupFirst:
             await self._app(scope, receive, send)
 
 
-def create() -> LookupFirst:
+def create() -> ASGIApp:
     """The ASGI application, from the environment's settings; what `projector api` serves."""
     settings = Settings.load()
     log.configure(settings.log_level)
+    tracing.start("projector-api")
     redis = connections.redis(settings)
     freshness = Freshness(redis)
     lookup = Lookup(
@@ -106,7 +107,7 @@ def create() -> LookupFirst:
     )
     app.include_router(routes(lookup, freshness, settings.max_staleness))
     app.openapi_schema = _openapi(app)
-    return LookupFirst(app, lookup)
+    return tracing.traced(LookupFirst(app, lookup), PATH)
 
 
 def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRouter:

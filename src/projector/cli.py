@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, NoReturn, cast
 
+import structlog
 import typer
 from rich.progress import Progress
 
@@ -19,9 +20,13 @@ from projector import feed as feeding
 from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
 from projector.events import MAX_ID
-from projector.ports import obstacle
+from projector.inquiry_commands import explain
+from projector.inspect_commands import app as inspect
+from projector.ports import free_port, obstacle
 from projector.status_command import status
 from projector.terminal import WRONG, errors, fail, harmless, load_settings, run
+
+log = structlog.get_logger()
 
 MAX_BAD_LINES_SHOWN: Final = 50
 # Events from standard input are read twice; what does not fit into memory goes to a file.
@@ -35,6 +40,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(inspect, name="inspect")
+app.command()(explain)
 app.command()(status)
 app.command("schemas")(schema_commands.generate)
 
@@ -74,9 +81,15 @@ def api(
     """Answer lookups over HTTP. Reads Redis, writes nothing."""
     import uvicorn
 
-    load_settings()
+    settings = load_settings()
     if found := obstacle(port, host):
         fail(WRONG, f"{found}; choose another with --port, or 0 for a free one")
+    port = port or free_port(host)
+    log.info(
+        "api starting", bind=f"{host}:{port}", processes=workers, redis=settings.redis_place,
+        max_staleness=settings.max_staleness, miss_grace=settings.miss_grace,
+        max_waiting=settings.max_waiting,
+    )  # fmt: skip
     with _shared_counts(workers):
         uvicorn.run(
             "api.main:create", factory=True, host=host, port=port, workers=workers,

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
-from projector import batches, connections, topics
+from projector import batches, connections, topics, tracing
 from projector.access import AccessError
 from projector.dead_letters import DeadLetters
 from projector.delivery import MAX_POLLED, RangeReader
@@ -54,8 +54,9 @@ class WebPortError(SetupError):
 async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raises what makes going on impossible."""
     _check_web_port(settings)
+    tracing.start("projector-worker")
     await until_signalled(_work(settings))
-    log.info("stopped")
+    log.info("worker stopped")
 
 
 async def _work(settings: Settings) -> None:
@@ -144,8 +145,10 @@ async def _delivering(settings: Settings, owners: Owners, partitions: int) -> As
         try:
             await app.start()
             log.info(
-                "metrics", url=f"http://{settings.worker_web_host}:{app.conf.web_port}/metrics"
-            )
+                "worker started", kafka=settings.kafka, redis=settings.redis_place,
+                partitions=partitions,
+                metrics=f"http://{settings.worker_web_host}:{app.conf.web_port}/metrics",
+            )  # fmt: skip
             yield app
         finally:
             asyncio.get_running_loop().call_later(HARD_EXIT_S, _exit_hard)
@@ -185,7 +188,9 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         app.agent(source, name=f"enqueue-{topic}")(_enqueue(topic, owners))
 
     async def assign(_app: Any, assigned: set[Any], **_: Any) -> None:
-        owners.assign(copartitioned(assigned, settings))
+        partitions = copartitioned(assigned, settings)
+        log.info("partitions assigned", partitions=sorted(partitions))
+        owners.assign(partitions)
 
     app.on_partitions_assigned.connect(assign)
     app.page("/metrics")(_metrics)
