@@ -13,7 +13,7 @@ from typing import Annotated, Any, BinaryIO, Final, NoReturn, cast
 import typer
 from rich.progress import Progress
 
-from projector import agent_file
+from projector import agent_file, mending_commands
 from projector import feed as feeding
 from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
@@ -33,6 +33,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(dead_letters, name="dead-letters")
+app.command("verify")(mending_commands.verify_views)
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,7 +8,6 @@ stopped, or by an error of this program, which ends the process.
 
 import asyncio
 from collections import deque
-from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import structlog
@@ -22,7 +21,7 @@ from projector.outages import OUTAGES, outlast
 from projector.outbox import Outbox
 from projector.projection import Policy, Projection, View
 from projector.store import Checkpoint, IncompleteCheckpointError, RefusedError, Store
-from projector.sweep import Rounds
+from projector.sweep import Rounds, tombstone
 from projector.things import Key, kind_of
 from projector.views import Version
 
@@ -37,8 +36,6 @@ MAX_PROBES: Final = 64
 # The first heal begins at once; one after the other must not take all of Redis' time.
 HEAL_PAUSE_S: Final = 0.5
 HISTORY_PAUSE_S: Final = 10.0
-# Long enough for whoever wrote the orphan to be gone.
-ORPHAN_KEPT_MS: Final = 24 * 3600 * 1000
 HISTORY_ADVICE: Final = (
     "feed everything into new topics under another PROJECTOR_TOPIC_PREFIX, "
     "and use an empty Redis database"
@@ -166,7 +163,7 @@ class Owner:
         """Take the partition, catch up with Kafka, and make Redis say what the facts say."""
         # First: whoever cannot reach Kafka must not take the partition from one who can.
         beginnings = await self._source.beginnings(self.partition)
-        checkpoint = await self._store.claim(self._policy.partitions)
+        checkpoint = await self._store.claim(self._policy.partitions, self._policy.rules)
         heal = self._knows_all
         if heal:
             refuse_lost_history(self._next, beginnings)
@@ -392,7 +389,7 @@ class Owner:
         if drifted or orphans:
             self._report_drift(drifted, orphans)
             batch = self._take_changes()
-            ended = [_tombstone(digest, self._now) for digest in orphans]
+            ended = [tombstone(digest, self._now) for digest in orphans]
             await self._persist(batch._replace(views=batch.views + drifted + ended))
 
     @outlast
@@ -404,11 +401,6 @@ class Owner:
         metrics.DRIFT_REPAIRED.labels(what="orphan").inc(len(orphans))
         log.warning("Redis differed from the facts and was repaired", partition=self.partition,
                     jobs=[view.job for view in drifted], orphans=len(orphans))  # fmt: skip
-
-
-def _tombstone(digest: str, now: int) -> View:
-    """The end of a token that no fact knows."""
-    return View(digest, 0, HTTPStatus.UNAUTHORIZED, b"", now + ORPHAN_KEPT_MS, False)
 
 
 def _named(offsets: Offsets) -> dict[str, int]:

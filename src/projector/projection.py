@@ -59,6 +59,41 @@ class Policy(NamedTuple):
     tombstone_retention_ms: int
     sweep_interval: float = 600.0
 
+    @property
+    def rules(self) -> dict[str, int]:
+        """What decides about views and facts; claims keep it in Redis, by these fields."""
+        return {
+            "minimum_level": self.minimum_level,
+            "tombstone_retention": self.tombstone_retention_ms,
+        }
+
+
+def view_of(facts: Facts, digest: str, minimum_level: int, now: int) -> View:
+    """What the token's record is to say at `now` (ms), by the facts and the rules alone.
+
+    Raises `KeyError` for a token that no fact knows.
+    """
+    key = facts.job_of_token(digest)
+    if key is None:
+        raise KeyError(digest)
+    ended = facts.ended_token(things.root_of(key), digest)
+    if ended is not None:
+        return View(digest, ended.job, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at, False)
+    job = facts.job(key)
+    assert job is not None, key  # noqa: S101  the index holds started jobs only
+    number = things.id_of(key)
+    if job.finished:
+        return View(digest, number, HTTPStatus.UNAUTHORIZED, b"", job.expires_at)
+    status, document = rules.answer(facts, key, job, minimum_level, now)
+    body = b"" if document is None else msgspec.json.encode(document)
+    return View(digest, number, status, body, job.expires_at)
+
+
+def forget_at(fact: AnyFact, tombstone_retention_ms: int) -> int:
+    """When nothing can need a removed or ended thing any more (milliseconds)."""
+    expires_at = fact.data.expires_at if isinstance(fact.data, Job | EndedToken) else 0
+    return max(expires_at, fact.timestamp + tombstone_retention_ms)
+
 
 class Projection:
     """One partition's facts, and what their changes mean for the views."""
@@ -131,15 +166,7 @@ class Projection:
 
     def view(self, digest: str, now: int) -> View:
         """What the token's record is to say at `now` (milliseconds)."""
-        key = self.facts.job_of_token(digest)
-        if key is None:
-            raise KeyError(digest)
-        ended = self.facts.ended_token(things.root_of(key), digest)
-        if ended is not None:
-            return View(digest, ended.job, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at, False)
-        job = self.facts.job(key)
-        assert job is not None, key  # noqa: S101  the index holds started jobs only
-        return self._job_view(key, job, now)
+        return view_of(self.facts, digest, self._policy.minimum_level, now)
 
     def _circle(self, event: Event) -> str | None:
         """Later events may mend it, so the group is taken as it is."""
@@ -152,14 +179,6 @@ class Projection:
         self.facts.put(key, fact)
         self._changed.add(key)
         self._timers.set(key, self._next_due(fact))
-
-    def _job_view(self, key: Key, job: Job, now: int) -> View:
-        number = things.id_of(key)
-        if job.finished:
-            return View(job.digest, number, HTTPStatus.UNAUTHORIZED, b"", job.expires_at)
-        status, document = rules.answer(self.facts, key, job, self._policy.minimum_level, now)
-        body = b"" if document is None else msgspec.json.encode(document)
-        return View(job.digest, number, status, body, job.expires_at)
 
     def _check_place(self, event: Event, record: Record) -> None:
         kind = event.kind
@@ -192,9 +211,7 @@ class Projection:
         return None
 
     def _forget_at(self, fact: AnyFact) -> int:
-        """When nothing can need a removed or ended thing any more."""
-        expires_at = fact.data.expires_at if isinstance(fact.data, Job | EndedToken) else 0
-        return max(expires_at, fact.timestamp + self._policy.tombstone_retention_ms)
+        return forget_at(fact, self._policy.tombstone_retention_ms)
 
     def _fall_due(self, key: Key, fact: AnyFact, now: int, applied_until: int) -> None:
         if isinstance(fact.data, things.Member):

@@ -6,6 +6,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import typer
 from aiokafka.errors import KafkaError
+from redis.exceptions import RedisError
 from rich.console import Console
 
 from projector import log
@@ -14,6 +15,7 @@ from projector.settings import Settings, SettingsError
 
 T = TypeVar("T")
 
+FINDING: Final = 1
 WRONG: Final = 2
 OUTAGE: Final = 3
 
@@ -36,6 +38,8 @@ def run(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except SetupError as error:
         fail(WRONG, str(error))
+    except RedisError as error:
+        fail(OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}")
     except (KafkaError, OSError) as error:
         fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")
 

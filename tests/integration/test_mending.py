@@ -1,0 +1,114 @@
+"""Verify, audit and rebuild, beside workers that go on and lookups that must not notice."""
+
+import json
+from typing import Any
+
+from projector.partitioning import partition_of
+from tests import build
+from tests.build import digest
+from tests.integration.deployment import PARTITIONS, Deployment
+
+HOME = partition_of("3", PARTITIONS)
+COMPANY = [
+    build.group(3), build.project(7, 3), build.member(1, group_id=3), build.agent(5, 7),
+    build.started(9, 7), build.started(8, 7, 2),
+]  # fmt: skip
+
+
+def token_key(token: str) -> str:
+    return f"allowed-agents:token:{digest(token)}"
+
+
+def agents(deployment: Deployment, token: str = "token-9") -> list[int]:
+    answer = deployment.look_up(token)
+    return [agent["id"] for agent in (answer.body or {}).get("allowed_agents", [])]
+
+
+def damage(deployment: Deployment, old: bytes, new: bytes, token: str = "token-9") -> None:
+    raw = deployment.redis.get(token_key(token))
+    assert old in raw
+    deployment.redis.set(token_key(token), raw.replace(old, new), keepttl=True)
+
+
+def rows(deployment: Deployment, *command: str, status: int) -> list[dict[str, Any]]:
+    """What a command says as JSON."""
+    done = deployment.command(*command, "--json")
+    assert done.returncode == status, (done.stdout, done.stderr)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+# verify
+
+
+def test_drift_is_found_and_repaired(deployment: Deployment) -> None:
+    worker = deployment.start_all()
+    deployment.feed(*COMPANY)
+    deployment.until("token-9", 200)
+    deployment.until("token-8", 200)
+    done = deployment.command("verify")
+    assert (done.returncode, done.stdout) == (
+        0, "2 tokens compared: 0 differ (0 over-grants)\n",
+    )  # fmt: skip
+
+    # So few views are swept within a second, so the worker must not run.
+    assert worker.stop() == 0
+    damage(deployment, b'"id":5', b'"id":6')
+    deployment.redis.delete(token_key("token-8"))
+    orphan = deployment.redis.get(token_key("token-9"))
+    deployment.redis.set(token_key("orphan"), orphan)
+    found = rows(deployment, "verify", status=1)
+    assert [(row["job"], row["differences"], row["over_grant"]) for row in found] == [
+        (None, ["orphan"], True), (9, ["body"], True), (8, ["missing"], False),
+    ]  # fmt: skip
+    assert (found[1]["agents_too_many"], found[1]["agents_too_few"]) == ([6], [5])
+    assert {row["partition"] for row in found} == {HOME}
+    told = deployment.command("verify").stdout.splitlines()
+    assert told[1] == (
+        f"found: OVER-GRANT, partition {HOME}, job 9, token {digest('token-9')}: "
+        "body, agents too many: 6, agents missing: 5"
+    )
+    assert told[-1] == "3 tokens compared: 3 differ (2 over-grants)"
+    assert deployment.command("verify", "--partition", str((HOME + 1) % 4)).returncode == 0
+
+    mended = rows(deployment, "verify", "--repair", status=0)
+    assert [row["outcome"] for row in mended] == ["repaired"] * 3
+    assert b'"id":5' in deployment.redis.get(token_key("token-9"))
+    assert deployment.redis.get(token_key("token-8")).startswith(b"200 ")
+    assert deployment.redis.get(token_key("orphan")).startswith(b"401 ")
+    assert deployment.command("verify").returncode == 0
+
+
+def test_a_repair_beside_a_running_worker_is_seen_by_lookups(deployment: Deployment) -> None:
+    deployment.start_all()
+    deployment.feed(*COMPANY)
+    deployment.until("token-9", 200)
+    orphan = deployment.redis.get(token_key("token-9"))
+    deployment.redis.set(token_key("orphan"), orphan)
+    deployment.redis.delete("allowed-agents:job:9")
+    assert deployment.look_up("orphan").status == 200
+    mended = rows(deployment, "verify", "--repair", status=0)
+    assert [row["differences"] for row in mended] == [["orphan"], ["job key"]]
+    assert deployment.look_up("orphan").status == 401
+    assert deployment.redis.get("allowed-agents:job:9").decode() == digest("token-9")
+    assert agents(deployment) == [5]
+
+
+def test_verify_says_what_is_missing_and_when_redis_is_away(deployment: Deployment) -> None:
+    empty = deployment.command("verify")
+    assert (empty.returncode, empty.stdout) == (2, "")
+    assert "has a worker run?" in empty.stderr
+    deployment.start_all()
+    assert deployment.command("verify", "--partition", str(PARTITIONS)).returncode == 2
+    deployment.env["PROJECTOR_MINIMUM_ROLE"] = "none"
+    other = deployment.command("verify", "--repair")
+    assert other.returncode == 2
+    assert "PROJECTOR_MINIMUM_ROLE" in other.stderr
+    del deployment.env["PROJECTOR_MINIMUM_ROLE"]
+    deployment.redis.hset(f"allowed-agents:facts:{{{HOME}}}", "3/group/12", "garbage")
+    (row,) = rows(deployment, "verify", status=1)
+    assert (row["partition"], row["outcome"]) == (HOME, "not compared")
+    deployment.redis.shutdown(nosave=True)
+    gone = deployment.command("verify")
+    assert gone.returncode == 3
+    assert "Redis at " in gone.stderr
+    assert "Traceback" not in gone.stderr
