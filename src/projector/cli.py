@@ -1,29 +1,30 @@
 """The `projector` command."""
 
 import io
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final, NoReturn, cast
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from rich.progress import Progress
 
-from projector import agent_file, mending_commands
+from projector import agent_file, audit_command, mending_commands
 from projector import feed as feeding
 from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
 from projector.events import MAX_ID
 from projector.ports import obstacle
-from projector.terminal import WRONG, errors, fail, harmless, load_settings, run
-
-MAX_BAD_LINES_SHOWN: Final = 50
-# Events from standard input are read twice; what does not fit into memory goes to a file.
-SPOOL_BYTES: Final = 64 * 1024 * 1024
+from projector.terminal import (
+    WRONG,
+    errors,
+    fail,
+    harmless,
+    load_settings,
+    opened,
+    refuse_lines,
+    run,
+)
 
 app = typer.Typer(
     help="Which cluster agents may a CI job token use? Events in, one answer per token out.",
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(dead_letters, name="dead-letters")
 app.command("verify")(mending_commands.verify_views)
+app.command("audit")(audit_command.audit_facts)
 
 
 def _show_version(wanted: bool) -> None:
@@ -133,10 +135,10 @@ def feed(  # noqa: PLR0913  one for each option
     }  # fmt: skip
     path = _one_source(file, agent_config, about)
     settings = load_settings()
-    with _opened(path) if agent_config is None else _agent_events(path, about) as source:
+    with opened(path) if agent_config is None else _agent_events(path, about) as source:
         count, bad = feeding.check(source)
         if bad:
-            _refuse_lines(path, bad)
+            refuse_lines(path, bad)
         source.seek(0)
         with Progress(console=errors, disable=not errors.is_terminal) as progress:
             task = progress.add_task("sending", total=count)
@@ -163,23 +165,6 @@ def main() -> None:
     app()
 
 
-@contextmanager
-def _opened(file: str) -> Iterator[BinaryIO]:
-    """The file or standard input, such that it can be read twice."""
-    try:
-        source = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115
-    except OSError as error:
-        fail(WRONG, f"{file}: {error.strerror}")
-    with source:
-        if file != "-" and source.seekable():
-            yield source
-            return
-        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
-            shutil.copyfileobj(source, spool)
-            spool.seek(0)
-            yield cast(BinaryIO, spool)
-
-
 def _one_source(file: str | None, agent_config: str | None, about: dict[str, Any]) -> str:
     """The path of what to send, which is FILE or an agent's file with all that it does not say."""
     given = [option for option, value in about.items() if value is not None]
@@ -200,12 +185,12 @@ def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
     """The events that an agent's file means, a line each."""
     agent_id, name, project, partitionkey = about.values()
     agent = agent_file.Agent(agent_id, name, project, str(partitionkey))
-    with _opened(path) as source:
+    with opened(path) as source:
         content = source.read(agent_file.MAX_BYTES + 1)
     try:
         access = agent_file.read(content)
     except agent_file.BadAgentFile as error:
-        _refuse_lines(path, error.faults)
+        refuse_lines(path, error.faults)
     for line, note in access.notes:
         errors.print(harmless(f"{path}:{line}: {note}"), markup=False, emoji=False, soft_wrap=True)
     events = io.BytesIO(b"\n".join(agent_file.events(agent, access)))
@@ -214,10 +199,3 @@ def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
         fail(WRONG, *(f"{path}: {event.reason}" for event in bad), "nothing was sent")
     events.seek(0)
     yield events
-
-
-def _refuse_lines(file: str, bad: Sequence[tuple[int, str]]) -> NoReturn:
-    shown = [f"{file}:{number}: {reason}" for number, reason in bad[:MAX_BAD_LINES_SHOWN]]
-    if len(bad) > len(shown):
-        shown.append(f"... and {len(bad) - len(shown)} more bad lines")
-    fail(WRONG, *shown, "nothing was sent")

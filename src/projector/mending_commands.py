@@ -94,7 +94,7 @@ def verify_views(
     rows, tokens = run(settings, _verify(settings, partition, repair))
     rows.sort(key=lambda row: (not row["over_grant"], row["partition"] or 0, row["job"] or 0))
     for row in rows:
-        typer.echo(as_json(row) if as_json_ else harmless(_told(row)))
+        typer.echo(as_json(row) if as_json_ else harmless(told_of(row)))
     typer.echo(_counted(rows, tokens), err=as_json_)
     if any(row["outcome"] != REPAIRED for row in rows):
         raise typer.Exit(FINDING)
@@ -138,12 +138,13 @@ async def _rows(verifier: Verifier, found: Findings, repair: bool) -> list[dict[
         left = {each.digest for each in await verifier.again(found.differences)}
         outcomes |= dict.fromkeys(left, NOT_REPAIRED)
         outcomes |= {digest: REPAIRED for digest in outcomes if digest not in left}
-    rows = [_row(each, outcomes[each.digest]) for each in found.differences]
-    rows += [_row(each, NOT_SETTLED) for each in found.unsettled]
+    rows = [row_of(each, outcomes[each.digest]) for each in found.differences]
+    rows += [row_of(each, NOT_SETTLED) for each in found.unsettled]
     return rows
 
 
-def _row(difference: Difference, outcome: str) -> dict[str, Any]:
+def row_of(difference: Difference, outcome: str) -> dict[str, Any]:
+    """What is said of a token whose record differs."""
     too_many, too_few, others = agents(difference.view, difference.stored)
     record = difference.stored.record
     foreign = record.partition if record and What.FOREIGN in difference.what else None
@@ -170,7 +171,8 @@ def _unread(partition: int, reason: object) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _told(row: dict[str, Any]) -> str:
+def told_of(row: dict[str, Any]) -> str:
+    """The row on one line."""
     place = "no partition" if row["partition"] is None else f"partition {row['partition']}"
     if "error" in row:
         return f"{row['outcome']}: {place}: {row['error']}"

@@ -1,8 +1,13 @@
 """What all commands share: settings, exit codes, and text that is safe on a terminal."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Final, NoReturn, TypeVar
+import shutil
+import sys
+import tempfile
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NoReturn, TypeVar, cast
 
 import typer
 from aiokafka.errors import KafkaError
@@ -18,6 +23,10 @@ T = TypeVar("T")
 FINDING: Final = 1
 WRONG: Final = 2
 OUTAGE: Final = 3
+
+MAX_BAD_LINES_SHOWN: Final = 50
+# Events from standard input are read twice; what does not fit into memory goes to a file.
+SPOOL_BYTES: Final = 64 * 1024 * 1024
 
 errors = Console(stderr=True, highlight=False)
 
@@ -54,3 +63,30 @@ def fail(code: int, *sentences: str) -> NoReturn:
 def harmless(text: str) -> str:
     """One line of text without anything that moves a cursor, colours, rings or hides."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def opened(file: str) -> Iterator[BinaryIO]:
+    """The file or standard input, such that it can be read twice."""
+    try:
+        source = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115
+    except OSError as error:
+        fail(WRONG, f"{file}: {error.strerror}")
+    with source:
+        if file != "-" and source.seekable():
+            yield source
+            return
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+            shutil.copyfileobj(source, spool)
+            spool.seek(0)
+            yield cast(BinaryIO, spool)
+
+
+def refuse_lines(
+    file: str, bad: Sequence[tuple[int, str]], so: str = "nothing was sent"
+) -> NoReturn:
+    """End the command for these lines of the file, and say what was `so` not done."""
+    shown = [f"{file}:{number}: {reason}" for number, reason in bad[:MAX_BAD_LINES_SHOWN]]
+    if len(bad) > len(shown):
+        shown.append(f"... and {len(bad) - len(shown)} more bad lines")
+    fail(WRONG, *shown, so)

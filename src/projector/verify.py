@@ -42,7 +42,7 @@ LOOKS: Final = 4
 # Of one partition, with their bodies in memory.
 MAX_DIFFERENCES: Final = 10_000
 PAUSE_S: Final = 1.0
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 Look = Callable[[], Awaitable[Snapshot]]
 
@@ -110,7 +110,7 @@ async def live_tokens(redis: Redis, partitions: Iterable[int]) -> Live:
     found = Live({partition: [] for partition in partitions}, set())
     async for page in sweep.headers(redis):
         for digest, record in page:
-            if not _DIGEST.fullmatch(digest):
+            if not DIGEST.fullmatch(digest):
                 continue
             if record is None:
                 found.unreadable.add(digest)

@@ -1,12 +1,15 @@
 """Verify, audit and rebuild, beside workers that go on and lookups that must not notice."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
+
 
 from projector.partitioning import partition_of
 from tests import build
 from tests.build import digest
 from tests.integration.deployment import PARTITIONS, Deployment
+from tests.integration.servers import eventually
 
 HOME = partition_of("3", PARTITIONS)
 COMPANY = [
@@ -112,3 +115,106 @@ def test_verify_says_what_is_missing_and_when_redis_is_away(deployment: Deployme
     assert gone.returncode == 3
     assert "Redis at " in gone.stderr
     assert "Traceback" not in gone.stderr
+
+
+# audit
+
+
+def audit(
+    deployment: Deployment, *export: dict[str, Any], status: int, options: list[str]
+) -> list[dict[str, Any]]:
+    lines = "\n".join(json.dumps(event) for event in export)
+    done = deployment.command("audit", "-", "--json", *options, stdin=lines)
+    assert done.returncode == status, (done.stdout, done.stderr)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def moment() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def has_applied(deployment: Deployment, key: str, part: str) -> bool:
+    fact = deployment.redis.hget(f"allowed-agents:facts:{{{HOME}}}", key)
+    return fact is not None and part in fact.decode()
+
+
+def test_facts_are_made_what_an_export_says_and_not_what_it_no_longer_says(
+    deployment: Deployment,
+) -> None:
+    deployment.start_all()
+    deployment.feed(*COMPANY, build.agent(6, 7))
+    deployment.until("token-9", 200)
+    eventually(lambda: agents(deployment) == [5, 6], "both agents")
+    kinds = ["group", "project", "member", "agent"]
+    asked = [word for kind in kinds for word in ("--kind", kind)] + ["--clock-skew", "0"]
+    taken = ["--taken", moment()]
+    export = [
+        build.group(3), build.project(7, 3), build.project(77, 3),
+        build.member(1, "guest", group_id=3),
+        build.agent(5, 7),
+    ]  # fmt: skip
+    found = audit(deployment, *export, status=1, options=asked + taken)
+    assert {row["key"]: (row["what"], row["line"]) for row in found} == {
+        "3/agent/6": ("extra", None),
+        "3/member/group:3/user:1/direct": ("different", 4),
+        "3/project/77": ("missing", 3),
+    }
+    assert found[1]["fields"] == {"level": {"fact": 30, "export": 10}}
+    assert audit(deployment, *COMPANY, build.agent(6, 7), status=0, options=taken) == []
+    lines = "\n".join(json.dumps(event) for event in export)
+    told = deployment.command("audit", "-", *asked, *taken, stdin=lines).stdout
+    assert "different: 3/member/group:3/user:1/direct, line 4, level is 30 and not 10, by" in told
+    assert "1 missing, 1 extra, 1 different, 0 newer" in told
+    assert "not compared: job" in told
+
+    fed = audit(deployment, *export, status=0, options=[*asked, *taken, "--repair"])
+    assert [row["outcome"] for row in fed] == ["fed"] * 3
+    eventually(lambda: has_applied(deployment, "3/member/group:3/user:1/direct", "10"), "applied")
+    eventually(lambda: has_applied(deployment, "3/project/77", "p77"), "applied")
+    assert agents(deployment) == []
+    assert audit(deployment, *export, status=0, options=[*asked, "--taken", moment()]) == []
+
+    # An old export, and a revocation that came after it.
+    old = ["--taken", moment(), "--clock-skew", "0"]
+    deployment.feed(build.event("member.removed", {"user_id": 1, "group_id": 3}))
+    field = "3/member/group:3/user:1/direct"
+    eventually(lambda: not has_applied(deployment, field, "data"), "removed")
+    assert audit(deployment, *export, status=0, options=[*old, "--repair"]) == []
+    deployment.feed(build.user(1))
+    eventually(
+        lambda: deployment.look_up("token-9").body.get("user", {}).get("username") == "u1",
+        "what was fed after the audit",
+    )
+    assert agents(deployment) == []
+
+
+def test_audit_says_what_is_wrong_with_the_export_and_what_is_away(deployment: Deployment) -> None:
+    deployment.start_all()
+    bad = deployment.command("audit", "-", stdin=json.dumps(build.removed("group", 3)) + "\n{")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.splitlines()[0].startswith("-:1: an export says what there is; group.removed")
+    assert bad.stderr.splitlines()[1].startswith("-:2: ")
+    line = json.dumps(build.group(3))
+    for options, reason in [
+        (["--repair"], "not every line has a `time`"),
+        (["--repair", "--taken", "2001-01-01"], "removed since could come back"),
+        (["--repair", "--taken", "2099-01-01"], "yet to come"),
+        (["--taken", "x"], "--taken: Expected a time"),
+        (["--kind", "token"], "--kind: token is no kind"),
+    ]:
+        refused = deployment.command("audit", "-", *options, stdin=line)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert reason in refused.stderr
+    empty = deployment.command("audit", "-", stdin="\n")
+    assert empty.returncode == 2
+    kafka, deployment.env["PROJECTOR_KAFKA"] = deployment.env["PROJECTOR_KAFKA"], "127.0.0.1:1"
+    away = deployment.command("audit", "-", "--repair", "--taken", moment(), stdin=line)
+    assert away.returncode == 3
+    assert "Kafka at 127.0.0.1:1 cannot be reached" in away.stderr
+    deployment.env["PROJECTOR_KAFKA"] = kafka
+    deployment.redis.shutdown(nosave=True)
+    gone = deployment.command("audit", "-", stdin=line)
+    assert gone.returncode == 3
+    assert "Redis at " in gone.stderr
+
+
