@@ -1,34 +1,28 @@
 """The facts held against an upstream export: what is missing, what is extra, what is different.
 
 The export is as of one moment; events go on. A fact whose event is younger than the export counts
-as newer and is left alone. What is to be mended is sent as events that rank at the export's moment
-(`ranks`): any later event outranks them, whether it is applied already or still on its way. So no
-repair undoes a revocation that came after the export.
+as newer and is left alone. `amends` makes the events that mend the rest.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, BinaryIO, Final, NamedTuple
-from uuid import uuid4
 
 import msgspec
 from msgspec.structs import replace
 
-from projector import events, feed, ranks, things
-from projector.events import BadEvent, Event, Rank, Record, Topic
-from projector.facts import AnyFact, Facts
-from projector.feed import CONTENT_TYPE, BadLine, Message
-from projector.lateness import refuse_late
+from projector import events, feed, things
+from projector.events import BadEvent, Event, Record, Topic
+from projector.facts import AnyFact
+from projector.feed import BadLine
 from projector.partitioning import partition_of
 from projector.snapshot import Snapshot
 from projector.things import Configuration, Job, Key, Member, Thing
-from projector.transitions import MAX_TOKEN_LIFE_MS, changes, job_of, state
+from projector.transitions import MAX_TOKEN_LIFE_MS, job_of, state
 
-SOURCE: Final = "projector audit"
 # The kinds that an export can list: tokens that ended before their job are nobody's to export.
 KINDS: Final = tuple(kind for kind in things.KINDS if kind != "token")
-# Higher than any offset: the record that a repair will be.
+# Later than any record.
 _LAST: Final = 2**62
 
 
@@ -158,16 +152,17 @@ def compare(export: Export, scope: Scope, look: Snapshot, cutoff: int | None) ->
     facts = {key: fact for key, fact in look.facts.items() if scope.covers(key)}
     for key in sorted(entries.keys() | facts.keys()):
         entry, fact = entries.get(key), facts.get(key)
-        what, fields = _difference(entry, fact, look.now)
+        what, fields = difference(entry, fact, look.now)
         if what and fact and cutoff is not None and fact.timestamp > cutoff:
             what = What.NEWER
         if what:
             yield Finding(look.partition, key, what, entry, fact, fields)
 
 
-def _difference(
+def difference(
     entry: Entry | None, fact: AnyFact | None, now: int
 ) -> tuple[What | None, dict[str, tuple[Any, Any]]]:
+    """How the fact and the export differ at `now` (ms), if they do, and in which fields."""
     data = fact.data if fact else None
     if entry is None:
         return (What.EXTRA if data is not None and not _is_over(data, now) else None), {}
@@ -210,119 +205,6 @@ def _is_capped(fact: AnyFact, wanted: Job) -> bool:
 def _same(one: object, other: object) -> bool:
     """Whether both are the same JSON: to Python 0 equals false."""
     return one == other and msgspec.json.encode(one) == msgspec.json.encode(other)
-
-
-# repairing
-
-
-class Repair(NamedTuple):
-    """What mends a finding: a message to send, or why there is none."""
-
-    message: Message | None
-    obstacle: str = ""
-
-
-def moments(facts: Facts, cutoff: int) -> dict[Topic, int]:
-    """Where in the partition's topics the moment `cutoff` (ms) lies: the last offset before it.
-
-    As far as the facts know, which is enough: no older fact stands behind it, and no newer event
-    before it.
-    """
-    last: dict[Topic, int] = {}
-    for key, fact in facts.items():
-        topic = things.TOPICS[things.kind_of(key)]
-        if fact.timestamp <= cutoff:
-            last[topic] = max(last.get(topic, fact.offset), fact.offset)
-    return last
-
-
-class Mender:
-    """Makes the events that mend the findings of one partition."""
-
-    def __init__(self, look: Snapshot, cutoff: int, retention_ms: int) -> None:
-        self._look = look
-        self._cutoff = cutoff
-        self._retention_ms = retention_ms
-        self._moments = moments(look.facts, cutoff)
-
-    def mend(self, finding: Finding, line: bytes | None) -> Repair:
-        """The event for a finding; `line` is the exported one, as it stands in the file."""
-        value = line or _removal(finding.key)
-        if value is None:
-            return Repair(None, "no event removes a user; feed `user.set` with another state")
-        event = feed.parse(value)
-        offset = self._moments.get(event.kind.topic)
-        if offset is None:
-            return Repair(None, f"{event.kind.topic} has nothing older; feed it as a new event")
-        rank = Rank(offset, self._cutoff)
-        if obstacle := self._obstacle(replace(event, replays=rank), finding):
-            return Repair(None, obstacle)
-        headers = (CONTENT_TYPE, ranks.header(rank))
-        topic, partition = event.kind.topic, self._look.partition
-        return Repair(Message(topic, partition, event.root, value, headers))
-
-    def _obstacle(self, event: Event, finding: Finding) -> str:
-        """Why the event would not mend the finding; empty if it would."""
-        if too_low := _too_low(event, finding.fact):
-            return too_low
-        facts, now = self._look.facts, self._look.now
-        record = Record(event.kind.topic, self._look.partition, _LAST, now, None, None)
-        try:
-            new = dict(changes(facts, refuse_late(event, record, self._retention_ms), record))
-        except BadEvent as error:
-            return str(error)
-        after = new.get(finding.key, finding.fact)
-        what, _ = _difference(finding.entry, after, now)
-        return "" if what is None else _reason(finding.fact)
-
-
-def _reason(fact: AnyFact | None) -> str:
-    if fact and isinstance(fact.data, Job) and fact.data.finished:
-        return "the job has finished, and finished is final"
-    return "an event of after the export outranks it"
-
-
-def _too_low(event: Event, fact: AnyFact | None) -> str:
-    """Upstream's own order says that the fact is as new as the export, or newer."""
-    if fact is None or fact.sequence is None or event.sequence is None:
-        return ""
-    if event.sequence > fact.sequence:
-        return ""
-    return (
-        f"its sequence {event.sequence} is not above {fact.sequence}, which the facts have seen: "
-        "give a higher sequence"
-    )
-
-
-def _removal(key: Key) -> bytes | None:
-    """The event that takes a thing away; None where there is none."""
-    name, data = _revocation(key)
-    if name is None:
-        return None
-    root = things.root_of(key)
-    envelope = {
-        "specversion": "1.0", "id": str(uuid4()), "source": SOURCE, "type": name,
-        "partitionkey": "1" if root == "*" else root, "data": data,
-    }  # fmt: skip
-    return json.dumps(envelope).encode()
-
-
-def _revocation(key: Key) -> tuple[str | None, dict[str, Any]]:
-    match things.kind_of(key):
-        case "user":
-            return None, {}
-        case "member":
-            scope, user = things.membership_of(key)
-            via = key.split("/", 4)[4]
-            return "member.removed", {
-                "user_id": user, f"{things.kind_of(scope)}_id": things.id_of(scope), "via": via,
-            }  # fmt: skip
-        case "job":
-            return "job.finished", {"id": things.id_of(key)}
-        case "configuration":
-            return "agent.configured", {"id": things.id_of(key), "config": {}}
-        case kind:
-            return f"{kind}.removed", {"id": things.id_of(key)}
 
 
 def line_at(source: BinaryIO, entry: Entry | None) -> bytes | None:

@@ -8,7 +8,8 @@ import typer
 from redis.asyncio import Redis
 
 from projector import audit, feed, partition_state, snapshot, things, topics, verify
-from projector.audit import KINDS, Export, Finding, Mender, Repair, Scope, What
+from projector.amends import Mender, Repair
+from projector.audit import KINDS, Export, Finding, Scope, What
 from projector.connections import redis_time
 from projector.events import Instant, Topic
 from projector.lateness import readable

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from projector import audit, ranks, things
-from projector.audit import Export, Finding, Mender, Scope, What
+from projector import amends, audit, ranks, things
+from projector.amends import Mender
+from projector.audit import Export, Finding, Scope, What
 from projector.events import Record, Topic
 from projector.partition_state import PartitionState
 from projector.projection import Policy, Projection
@@ -219,7 +220,7 @@ def test_a_grant_still_on_its_way_outlives_the_removal_of_what_was_extra() -> No
 def test_a_repair_ranks_behind_the_last_fact_of_before_the_export() -> None:
     world = World()
     world.apply(build.group(4, 3), timestamp=AFTER)
-    assert audit.moments(world.projection.facts, TAKEN)[Topic.MEMBERSHIP] == 3
+    assert amends.moments(world.projection.facts, TAKEN)[Topic.MEMBERSHIP] == 3
     (finding,) = world.findings(*COMPANY, build.group(12, 3))[:1]
     repair = Mender(world.look, TAKEN, RETENTION).mend(
         finding, json.dumps(build.group(12, 3)).encode()
