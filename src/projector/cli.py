@@ -9,7 +9,7 @@ from typing import Annotated, Any, BinaryIO
 import typer
 from rich.progress import Progress
 
-from projector import agent_file, audit_command, mending_commands
+from projector import agent_file, audit_command, mending_commands, rebuild_command
 from projector import feed as feeding
 from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
@@ -36,6 +36,7 @@ app = typer.Typer(
 app.add_typer(dead_letters, name="dead-letters")
 app.command("verify")(mending_commands.verify_views)
 app.command("audit")(audit_command.audit_facts)
+app.command("rebuild")(rebuild_command.rebuild_partitions)
 
 
 def _show_version(wanted: bool) -> None:

@@ -37,8 +37,8 @@ MAX_PROBES: Final = 64
 HEAL_PAUSE_S: Final = 0.5
 HISTORY_PAUSE_S: Final = 10.0
 HISTORY_ADVICE: Final = (
-    "feed everything into new topics under another PROJECTOR_TOPIC_PREFIX, "
-    "and use an empty Redis database"
+    "feed everything into new topics under another PROJECTOR_TOPIC_PREFIX with an empty Redis "
+    "database, or go on from what is there with `projector rebuild --accept-loss`"
 )
 
 
@@ -94,6 +94,7 @@ class Owner:
         self._confirmed: Offsets = {}
         # The offset that each topic waits for, and since when (seconds of the loop's clock).
         self._awaited: dict[Topic, tuple[int, float]] = {}
+        self._stall_s = STALL_S
 
     @property
     def version(self) -> Version:
@@ -305,7 +306,7 @@ class Owner:
             expected, since = self._awaited.get(topic, (-1, now))
             if self._next[topic] >= ends[topic] or self._next[topic] != expected:
                 self._awaited[topic] = (self._next[topic], now)
-            elif now - since > STALL_S:
+            elif now - since > self._stall_s:
                 metrics.STALLS_READ.inc()
                 log.info("delivery stalled", partition=self.partition, topic=topic,
                          expected=expected, end=ends[topic])  # fmt: skip

@@ -1,9 +1,13 @@
 """Verify, audit and rebuild, beside workers that go on and lookups that must not notice."""
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 
 from projector.partitioning import partition_of
 from tests import build
@@ -218,3 +222,126 @@ def test_audit_says_what_is_wrong_with_the_export_and_what_is_away(deployment: D
     assert "Redis at " in gone.stderr
 
 
+# rebuild
+
+FACTS = f"allowed-agents:facts:{{{HOME}}}"
+MEMBER = "3/member/group:3/user:1/direct"
+
+
+@contextmanager
+def looking_up(deployment: Deployment, token: str) -> Iterator[list[tuple[int, list[int]]]]:
+    """Look the token up all the while; every answer that was not the one before."""
+    answers: list[tuple[int, list[int]]] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.01):
+            answer = deployment.look_up(token)
+            allowed = [agent["id"] for agent in (answer.body or {}).get("allowed_agents", [])]
+            if not answers or answers[-1] != (answer.status, allowed):
+                answers.append((answer.status, allowed))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        done.set()
+        thread.join()
+
+
+def owner(deployment: Deployment) -> str:
+    held: bytes = deployment.redis.hget(f"allowed-agents:partition:{{{HOME}}}", "owner")
+    return held.decode()
+
+
+def test_a_rebuild_beside_a_running_worker_leaves_no_gap_in_serving(deployment: Deployment) -> None:
+    deployment.start_all()
+    deployment.feed(*COMPANY)
+    deployment.produce(build.member(1, "developper", group_id=3))
+    deployment.until("token-9", 200)
+    deployment.dead_letters(1)
+    assert deployment.command("rebuild", "--dry-run").returncode == 0
+    right = deployment.redis.hget(FACTS, MEMBER)
+    deployment.redis.hset(FACTS, MEMBER, right.replace(b"30", b"50"))
+    deployment.redis.delete("allowed-agents:job:9")
+    before = owner(deployment)
+    found = rows(deployment, "rebuild", "--dry-run", status=1)
+    assert [(row.get("what"), row.get("key"), row.get("job")) for row in found] == [
+        ("fact different", MEMBER, None), (None, None, 9),
+    ]  # fmt: skip
+    assert found[0]["stored"]["data"]["level"] == 50
+    assert found[0]["rebuilt"]["data"]["level"] == 30
+    assert owner(deployment) == before
+    with looking_up(deployment, "token-9") as answers:
+        *_, last = rows(deployment, "rebuild", "--partition", str(HOME), status=0)
+        assert (last["what"], last["claimed"]) == ("in place", True)
+        assert deployment.redis.hget(FACTS, MEMBER) == right
+        deployment.feed(build.event("member.removed", {"user_id": 1, "group_id": 3}))
+        eventually(lambda: agents(deployment) == [], "the revocation")
+    assert answers == [(200, [5]), (200, [])]
+    assert owner(deployment) == before
+    assert deployment.redis.get("allowed-agents:job:9").decode() == digest("token-9")
+    assert deployment.command("verify").returncode == 0
+    assert len(deployment.dead_letters(1)) == 1
+
+
+def test_a_rebuild_without_a_worker_mends_facts_and_views(deployment: Deployment) -> None:
+    worker = deployment.start_all()
+    deployment.feed(*COMPANY)
+    deployment.until("token-9", 200)
+    deployment.until("token-8", 200)
+    assert worker.stop() == 0
+    facts = deployment.redis.hgetall(FACTS)
+    deployment.redis.hset(FACTS, MEMBER, facts[MEMBER.encode()].replace(b"30", b"50"))
+    damage(deployment, b'"id":5', b'"id":6')
+    done = deployment.command("rebuild", "--partition", str(HOME))
+    assert done.returncode == 0
+    fact, view, end = done.stdout.splitlines()
+    assert fact.startswith(f"fact different: partition {HOME}, {MEMBER}: the checkpoint has {{")
+    assert view.startswith(f"changes: OVER-GRANT, partition {HOME}, job 9, token ")
+    assert end.endswith("no worker has claimed it: start one, or its lookups get 503")
+    assert deployment.redis.hgetall(FACTS) == facts
+    assert b'"id":5' in deployment.redis.get(token_key("token-9"))
+    worker.start()
+    deployment.until("token-9", 200)
+    assert agents(deployment) == [5]
+
+
+def test_rebuild_says_what_is_away(deployment: Deployment) -> None:
+    deployment.start_all()
+    assert deployment.command("rebuild", "--partition", str(PARTITIONS)).returncode == 2
+    kafka, deployment.env["PROJECTOR_KAFKA"] = deployment.env["PROJECTOR_KAFKA"], "127.0.0.1:1"
+    away = deployment.command("rebuild")
+    assert (away.returncode, away.stdout) == (3, "")
+    assert "Kafka at 127.0.0.1:1 cannot be reached" in away.stderr
+    deployment.env["PROJECTOR_KAFKA"] = kafka
+    deployment.redis.shutdown(nosave=True)
+    gone = deployment.command("rebuild")
+    assert (gone.returncode, gone.stdout) == (3, "")
+    assert "Redis at " in gone.stderr
+    assert "Traceback" not in gone.stderr + away.stderr
+
+
+@pytest.mark.parametrize("kafka", ["apache"], indirect=True)
+def test_a_recreated_topic_is_rebuilt_only_if_the_loss_is_accepted(deployment: Deployment) -> None:
+    worker = deployment.start_all()
+    deployment.feed(*COMPANY)
+    deployment.until("token-9", 200)
+    worker.stop()
+    deployment.administrate(lambda admin: admin.delete_topics([f"{deployment.prefix}agent-config"]))
+    assert deployment.command("topics").returncode == 0
+    worker.start()
+    eventually(lambda: "agent-config was recreated" in worker.log(), "the alarm")
+    refused = deployment.command("rebuild")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"partition {HOME}: agent-config was recreated" in refused.stderr
+    assert "--accept-loss" in refused.stderr
+    found = rows(deployment, "rebuild", "--dry-run", status=1)
+    assert [row["what"] for row in found if "what" in row] == ["loss", "fact extra"]
+    done = rows(deployment, "rebuild", "--accept-loss", "--partition", str(HOME), status=0)
+    assert (done[-1]["what"], done[-1]["claimed"]) == ("in place", True)
+    deployment.until("token-9", 200)
+    assert agents(deployment) == []
+    deployment.feed(build.agent(6, 7))
+    eventually(lambda: agents(deployment) == [6], "what was fed after the loss")
