@@ -7,7 +7,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 
-from projector import topics
+from projector import connections, topics
 from projector.cloudevents import decode
 from projector.events import APPLIED, MAX_EVENT_BYTES, BadEvent, Event, Record, Topic
 from projector.partitioning import partition_of
@@ -98,7 +98,7 @@ async def send(source: BinaryIO, settings: Settings, sent: Callable[[], object])
 async def sending(settings: Settings) -> AsyncIterator[Send]:
     """What takes messages; at the end of the block Kafka has acknowledged all. `KafkaError`."""
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.brokers,
+        **connections.kafka(settings),
         acks="all",
         linger_ms=5,
         max_request_size=MAX_REQUEST_BYTES,

@@ -5,7 +5,6 @@ writes the same views, and repeating a delivery changes nothing.
 """
 
 from collections.abc import Iterable
-from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import msgspec
@@ -68,31 +67,23 @@ class Policy(NamedTuple):
         }
 
 
-def view_of(facts: Facts, digest: str, minimum_level: int, now: int) -> View:
-    """What the token's record is to say at `now` (ms), by the facts and the rules alone.
-
-    Raises `KeyError` for a token that no fact knows.
-    """
-    key = facts.job_of_token(digest)
-    if key is None:
-        raise KeyError(digest)
-    ended = facts.ended_token(things.root_of(key), digest)
-    if ended is not None:
-        return View(digest, ended.job, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at, False)
-    job = facts.job(key)
-    assert job is not None, key  # noqa: S101  the index holds started jobs only
-    number = things.id_of(key)
-    if job.finished:
-        return View(digest, number, HTTPStatus.UNAUTHORIZED, b"", job.expires_at)
-    status, document = rules.answer(facts, key, job, minimum_level, now)
-    body = b"" if document is None else msgspec.json.encode(document)
-    return View(digest, number, status, body, job.expires_at)
-
-
 def forget_at(fact: AnyFact, tombstone_retention_ms: int) -> int:
     """When nothing can need a removed or ended thing any more (milliseconds)."""
     expires_at = fact.data.expires_at if isinstance(fact.data, Job | EndedToken) else 0
     return max(expires_at, fact.timestamp + tombstone_retention_ms)
+
+
+def view_of(facts: Facts, digest: str, minimum_level: int, now: int) -> View:
+    """What the record of a token is to say at `now` (milliseconds); KeyError if no job had it."""
+    key = facts.job_of_token(digest)
+    if key is None:
+        raise KeyError(digest)
+    ended = facts.ended_token(things.root_of(key), digest)
+    holder = ended or facts.job(key)
+    assert holder is not None, key  # noqa: S101  the index holds started jobs only
+    status, document = rules.answer(facts, key, digest, minimum_level, now)
+    body = b"" if document is None else msgspec.json.encode(document)
+    return View(digest, things.id_of(key), status, body, holder.expires_at, ended is None)
 
 
 class Projection:
@@ -100,6 +91,8 @@ class Projection:
 
     def __init__(self, partition: int, policy: Policy) -> None:
         self.facts = Facts()
+        # The event of the record applied last; None where it was refused.
+        self.latest: Event | None = None
         self._partition = partition
         self._policy = policy
         self._timers: Timers[Key] = Timers()
@@ -119,6 +112,7 @@ class Projection:
         Returns what is wrong with it, where something is. It was applied all the same if it is a
         revocation whose ids could be read.
         """
+        self.latest = None
         try:
             event = cloudevents.decode(record)
             self._check_place(event, record)
@@ -128,10 +122,14 @@ class Projection:
             return str(error)
         except Exception as error:
             # No event may stop everybody else's, not even by a mistake of this program.
-            log.exception("an event that this program cannot handle; please report it")
+            log.exception(
+                "an event that this program cannot handle; please report it",
+                topic=record.topic, partition=record.partition, offset=record.offset,
+            )  # fmt: skip
             return f"internal error: {type(error).__name__}"
         for change in new_states:
             self._put(*change)
+        self.latest = event
         return event.complaint or self._circle(event)
 
     def advance(self, now: int, applied_until: int | None = None) -> None:

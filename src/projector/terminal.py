@@ -1,6 +1,7 @@
 """What all commands share: settings, exit codes, and text that is safe on a terminal."""
 
 import asyncio
+import json
 import shutil
 import sys
 import tempfile
@@ -9,17 +10,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn, TypeVar, cast
 
+import msgspec
+import structlog
 import typer
-from aiokafka.errors import KafkaError
-from redis.exceptions import RedisError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from rich.console import Console
 
-from projector import log
+from projector import log as logs
 from projector.errors import SetupError
 from projector.settings import Settings, SettingsError
+from projector.variables import variable
 
 T = TypeVar("T")
+log = structlog.get_logger()
 
+NOT_ALLOWED: Final = (
+    TopicAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    ClusterAuthorizationFailedError,
+)
 FINDING: Final = 1
 WRONG: Final = 2
 OUTAGE: Final = 3
@@ -37,7 +52,12 @@ def load_settings() -> Settings:
         settings = Settings.load()
     except SettingsError as error:
         fail(WRONG, *(f"wrong setting: {line}" for line in str(error).splitlines()))
-    log.configure(settings.log_level)
+    logs.configure(settings.log_level)
+    if settings.kafka_security_protocol == "SASL_PLAINTEXT":
+        log.warning(
+            "nothing is encrypted on the way to Kafka",
+            setting=f"{variable('kafka_security_protocol')}=SASL_PLAINTEXT",
+        )
     return settings
 
 
@@ -47,8 +67,13 @@ def run(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except SetupError as error:
         fail(WRONG, str(error))
+    except NOT_ALLOWED as error:
+        fail(WRONG, f"Kafka at {settings.kafka} forbids this: {error}. See docs/security.md")
+    except (AuthenticationError, NoPermissionError) as error:
+        fail(WRONG, f"Redis at {settings.redis_place} refuses this user: {error}")
     except RedisError as error:
         fail(OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}")
+    # redis-py makes every OSError a RedisError: what is left is aiokafka's.
     except (KafkaError, OSError) as error:
         fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")
 
@@ -58,11 +83,6 @@ def fail(code: int, *sentences: str) -> NoReturn:
     for sentence in sentences:
         errors.print(harmless(sentence), style="red", markup=False, emoji=False, soft_wrap=True)
     raise typer.Exit(code)
-
-
-def harmless(text: str) -> str:
-    """One line of text without anything that moves a cursor, colours, rings or hides."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager
@@ -90,3 +110,12 @@ def refuse_lines(
     if len(bad) > len(shown):
         shown.append(f"... and {len(bad) - len(shown)} more bad lines")
     fail(WRONG, *shown, so)
+
+
+def as_json(found: object) -> str:
+    """ASCII alone; JSON itself escapes all control characters but one."""
+    return json.dumps(msgspec.to_builtins(found)).replace("\x7f", "\\u007f")
+
+
+# Logs and commands alike write to terminals.
+harmless: Final = logs.harmless

@@ -213,7 +213,7 @@ def test_a_grant_still_on_its_way_outlives_the_removal_of_what_was_extra() -> No
         Topic.MEMBERSHIP, 0, offset, build.NOW, b"3", repair.message.value, repair.message.headers
     )
     assert world.projection.apply(late) is None
-    (member,) = world.projection.facts.memberships(things.group_key("3", 3), 1)
+    ((_, member),) = world.projection.facts.memberships(things.group_key("3", 3), 1)
     assert member.level == 50
 
 
