@@ -17,6 +17,7 @@ from projector import agent_file, schema_commands
 from projector import feed as feeding
 from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
+from projector.errors import SetupError
 from projector.events import MAX_ID
 from projector.ports import obstacle
 from projector.status_command import status
@@ -73,12 +74,21 @@ def api(
     """Answer lookups over HTTP. Reads Redis, writes nothing."""
     import uvicorn
 
-    load_settings()
+    from api.protocol import allow_connections
+
+    settings = load_settings()
     if found := obstacle(port, host):
         fail(WRONG, f"{found}; choose another with --port, or 0 for a free one")
+    try:
+        allow_connections(settings.max_connections)
+    except SetupError as error:
+        fail(WRONG, str(error))
     uvicorn.run(
         "api.main:create", factory=True, host=host, port=port, workers=workers,
         http="api.protocol:BoundedHttpToolsProtocol",
+        limit_concurrency=settings.max_connections, ws="none",
+        # Its warnings are one a malformed request: whoever sends those must not fill the log.
+        log_level="error",
         access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
     )  # fmt: skip
 
