@@ -19,7 +19,10 @@ DIGEST = build.digest("a")
 # valid events
 
 ids = st.integers(1, MAX_ID) | st.integers(1, 20)
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+# Hypothesis also draws what stands in the code.
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
+    lambda text: "glcbt" not in text and not text.lower().endswith("token")
+)
 days = st.dates().map(str)
 moments = st.builds(
     "{}{}{:%H:%M:%S}{}{}".format,
@@ -130,6 +133,7 @@ WRONG: list[Any] = [
     {"a": 1},
     "developer", "DEVELOPER", "boss", "Owner ", "direct", "x" * 256, "3\n", "٣", "03", "-1",
     "9" * 19, "9" * 20, "9" * 40, "9" * 41, DIGEST, DIGEST[1:], DIGEST + "0", "g" + DIGEST[1:],
+    "2027-01-31T12:00:00+0100", "2027-01-31 12:00:00.5z", "2027-01-31t12:00:00-01:00",
     "2027-01-31", "2027-13-31", "2027-01-32", "2027-01-31T12:00:00", "2027-01-31T24:00:00Z",
     "2027-01-31T12:60:00Z", "2027-01-31T12:00:60Z", "2027-01-31T12:00:00+24:00", "2027-1-31",
     "2027-01-31T12:00:00.Z", "2027-01-31\n", "tomorrow", "1.0", "0.3", "group.set",
@@ -138,7 +142,8 @@ WRONG: list[Any] = [
     "a glcbt-b",
     [TOKEN], {"a": [{"b": TOKEN}]}, {"token": 1}, {TOKEN: 1}, {"job-token": None},
     {"tokens": 1},
-    {"agent": {}}, {"agent": {}, "ci_job": {}}, {"agent": {}, "ciJob": None},
+    {"agent": {}}, {"agent": {}, "ci_job": 5}, {"agent": {}, "ci_job": {}},
+    {"agent": {}, "ciJob": None},
     {"ci_job": None, "ciJob": {}}, {"impersonate": {}}, {"impersonate": {"username": ""}},
     {"impersonate": {"username": "a", "extra": [{"key": "k", "val": []}]}},
     [{"id": 0}], [{"id": "a"}], [{"id": 1, "access_as": {}}], [{"id": 1,

@@ -65,7 +65,7 @@ class Child:
         while True:
             await self.start()
             status = await self.wait()
-            log.warning(f"{self.name} ended, starting it again", status=status)
+            log.warning("embedded server ended, starting it again", server=self.name, status=status)
             await asyncio.sleep(RESTART_S)
 
     async def stop(self) -> None:

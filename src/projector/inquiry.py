@@ -6,16 +6,16 @@ checkpoint has reached the record's version.
 
 import asyncio
 import re
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from projector import explain, facts, projection, snapshot, things, views
-from projector.connections import redis_time
+from projector.case import Question
+from projector.connections import milliseconds
 from projector.errors import SetupError
-from projector.explain import Question
 from projector.explanation import Explanation, Inquiry, StoredView
 from projector.lateness import readable
 from projector.settings import Settings
@@ -105,13 +105,17 @@ async def digest_of(redis: Redis, job: int) -> str | None:
 
 async def stored_view(redis: Redis, digest: str) -> Stored | None:
     """The record under the token, None if there is none or it is none."""
-    raw = await _value(redis, views.token_key(digest))
-    left = await redis.pttl(views.token_key(digest))
+    key = views.token_key(digest)
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.get(key)
+        pipe.pttl(key)
+        pipe.time()
+        raw, left, time = await pipe.execute(raise_on_error=False)
     try:
-        record = Record.decode(raw or b"")
+        record = Record.decode(_text(raw) or b"")
     except ValueError:
         return None
-    return Stored(record, await redis_time(redis) + left)
+    return Stored(record, milliseconds(*time) + left)
 
 
 async def partitions(redis: Redis) -> int:
@@ -125,13 +129,17 @@ async def partitions(redis: Redis) -> int:
 
 
 async def _value(redis: Redis, key: str) -> bytes | None:
-    """The string there; None also for a key of another type, which somebody else has written."""
     try:
-        return cast(bytes | None, await redis.get(key))
+        return _text(await redis.get(key))
     except ResponseError as error:
-        if "WRONGTYPE" in str(error):
-            return None
-        raise
+        return _text(error)
+
+
+def _text(found: Any) -> bytes | None:
+    """The string; None also where somebody has written a key of another type."""
+    if isinstance(found, Exception) and "WRONGTYPE" not in str(found):
+        raise found
+    return found if isinstance(found, bytes) else None
 
 
 async def _search(redis: Redis, job: int, most_facts: int | None) -> list[Place]:

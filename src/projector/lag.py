@@ -7,7 +7,7 @@ from typing import Final, NoReturn
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from projector import topics
+from projector import connections, topics
 from projector.errors import SetupError
 from projector.events import DEAD_LETTERS, Topic
 from projector.outages import OUTAGES
@@ -70,7 +70,7 @@ async def opened(settings: Settings) -> AsyncIterator["Reader"]:
     """The topics' ends; raises `KafkaError`, and what `topics.check` raises."""
     partitions = await topics.check(settings)
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.brokers,
+        **connections.kafka(settings),
         client_id=f"{settings.topic_prefix}projector-status",
         group_id=None,
         enable_auto_commit=False,

@@ -63,3 +63,8 @@ DEAD_LETTERS: Final = Counter("projector_dead_letters", "Dead letters that Kafka
 ALARMS: Final = Counter(
     "projector_alarms", "Findings that keep a partition stale until a person acts.", ["reason"]
 )
+
+# A counter that appears with its first event looks to Prometheus as if nothing had happened.
+for _what in ("view", "orphan"):
+    DRIFT_REPAIRED.labels(what=_what)
+ALARMS.labels(reason="history lost")

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from projector import metrics, outbox, probes
 from projector.dead_letters import DeadLetters
@@ -25,6 +26,7 @@ from projector.projection import Policy, Projection, View
 from projector.store import Checkpoint, IncompleteCheckpointError, RefusedError, Store
 from projector.sweep import Rounds
 from projector.things import Key, kind_of
+from projector.tracing import EventSpans
 from projector.views import Version
 
 log = structlog.get_logger()
@@ -69,6 +71,7 @@ class Owner:
         self._inbox = Inbox()
         self._wake = asyncio.Event()
         self._outbox = Outbox(partition, source, dead_letters)
+        self._spans = EventSpans()
         self._meter = Meter(partition, self._sizes)
         self._rounds = Rounds(policy.sweep_interval, probes.PROBE_INTERVAL_S)
         self._stopping = False
@@ -162,6 +165,8 @@ class Owner:
         # First: whoever cannot reach Kafka must not take the partition from one who can.
         beginnings = await self._source.beginnings(self.partition)
         checkpoint = await self._store.claim(self._policy.partitions)
+        # Everything that this task logs from here on says so.
+        bind_contextvars(epoch=self.version.epoch)
         heal = self._knows_all
         if heal:
             refuse_lost_history(self._next, beginnings)
@@ -290,6 +295,7 @@ class Owner:
 
     def _apply(self, record: Record) -> None:
         reason = self._projection.apply(record)
+        self._spans.applied(record, refused=reason is not None)
         event = self._projection.latest
         self._meter.took(record, event, good=reason is None, live=self._knows_all)
         if reason:
@@ -332,6 +338,7 @@ class Owner:
     @outlast
     async def _persist(self, batch: Batch) -> None:
         await self._store.write_views(batch.views)
+        self._spans.written()
         self._meter.written(batch.views)
         await self._store.checkpoint(self._next, batch.fields, batch.total)
         self._checkpointed = dict(self._next)

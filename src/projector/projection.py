@@ -108,7 +108,10 @@ class Projection:
             return str(error)
         except Exception as error:
             # No event may stop everybody else's, not even by a mistake of this program.
-            log.exception("an event that this program cannot handle; please report it")
+            log.exception(
+                "an event that this program cannot handle; please report it",
+                topic=record.topic, partition=record.partition, offset=record.offset,
+            )  # fmt: skip
             return f"internal error: {type(error).__name__}"
         for change in new_states:
             self._put(*change)

@@ -71,6 +71,10 @@ class Settings(ConnectionSettings):
     session_timeout: Seconds = Field(
         default=10.0, ge=6, description="when Kafka gives a silent worker's partitions to another"
     )
+    worker_web_host: str = Field(
+        default="127.0.0.1",
+        description="address that the worker's own web page listens on",
+    )
     worker_web_port: int = Field(
         default=0, ge=0, le=65535, description="port of the worker's own web page; 0: a free one"
     )

@@ -4,24 +4,26 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import msgspec
 import typer
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import RedisError
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
 from projector import connections, status_display
 from projector import status as statuses
+from projector.access import redis_reason
 from projector.errors import SetupError
 from projector.lag import Follower
 from projector.settings import Settings
 from projector.signals import until_signalled
 from projector.status import Status
-from projector.terminal import OUTAGE, WRONG, fail, harmless, load_settings, run
+from projector.terminal import as_json as written
+from projector.terminal import harmless, load_settings, run
 
 NOT_FRESH: Final = 1
 REFRESH_S: Final = 1.0
@@ -60,10 +62,7 @@ def status(
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     show = _json if as_json else _plain
     work = _watch(settings, as_json) if watch else _once(settings, show)
-    try:
-        found = run(settings, work)
-    except RedisError as error:
-        _refuse(settings, error)
+    found = run(settings, work)
     raise typer.Exit(0 if found and found.is_fresh else NOT_FRESH)
 
 
@@ -95,7 +94,8 @@ async def _shown(settings: Settings, redis: Redis, kafka: Follower, show: Show) 
     try:
         found = await _read(settings, redis, kafka)
     except (RedisError, SetupError) as error:
-        show(f"Redis at {settings.redis_place} cannot be read: {error}")
+        reason = redis_reason(error) or f"cannot be read: {error}"
+        show(f"Redis at {settings.redis_place} {reason}")
         return None
     show(found)
     return found
@@ -118,18 +118,12 @@ async def _opened(settings: Settings) -> AsyncIterator[tuple[Redis, Follower]]:
         await redis.aclose()
 
 
-def _refuse(settings: Settings, error: RedisError) -> NoReturn:
-    if isinstance(error, AuthenticationError | NoPermissionError):
-        fail(WRONG, f"Redis at {settings.redis_place} refuses this user: {error}")
-    fail(OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}")
-
-
 # what is shown
 
 
 def _json(found: Status | str) -> None:
     document = {"trouble": found} if isinstance(found, str) else found
-    typer.echo(msgspec.json.encode(document).decode())
+    typer.echo(written(document))
 
 
 def _plain(found: Status | str) -> None:

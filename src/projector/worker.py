@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
-from projector import batches, connections, topics
+from projector import batches, connections, topics, tracing
 from projector.access import AccessError
 from projector.dead_letters import DeadLetters
 from projector.delivery import MAX_POLLED, RangeReader
@@ -53,9 +53,10 @@ class WebPortError(SetupError):
 
 async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raises what makes going on impossible."""
-    _check_web_port(settings.worker_web_port)
+    _check_web_port(settings)
+    tracing.start("projector-worker")
     await until_signalled(_work(settings))
-    log.info("stopped")
+    log.info("worker stopped")
 
 
 async def _work(settings: Settings) -> None:
@@ -83,10 +84,11 @@ async def _until_broken(app: Any, failures: set[asyncio.Future[None]]) -> None:
     raise RuntimeError("Faust stopped by itself; its log says why")
 
 
-def _check_web_port(port: int) -> None:
-    if port and (found := obstacle(port)):
-        name = variable("worker_web_port")
-        raise WebPortError(f"{found}; set {name} to another, or to 0 for a free one")
+def _check_web_port(settings: Settings) -> None:
+    port, host = settings.worker_web_port, settings.worker_web_host
+    if (port or host != LOOPBACK) and (found := obstacle(port, host)):
+        names = " and ".join(variable(name) for name in ("worker_web_host", "worker_web_port"))
+        raise WebPortError(f"{found}; {names} choose another, with the port 0 a free one")
 
 
 @outlast
@@ -142,7 +144,11 @@ async def _delivering(settings: Settings, owners: Owners, partitions: int) -> As
         app = create_app(settings, owners, folder)
         try:
             await app.start()
-            log.info("metrics", url=f"http://{LOOPBACK}:{app.conf.web_port}/metrics")
+            log.info(
+                "worker started", kafka=settings.kafka, redis=settings.redis_place,
+                partitions=partitions,
+                metrics=f"http://{settings.worker_web_host}:{app.conf.web_port}/metrics",
+            )  # fmt: skip
             yield app
         finally:
             asyncio.get_running_loop().call_later(HARD_EXIT_S, _exit_hard)
@@ -165,8 +171,8 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         topic_disable_leader=True,
         web_tables_enabled=False,
         # What Faust listens on; `web_host` is only what it calls itself.
-        web_bind=LOOPBACK,
-        web_host=LOOPBACK,
+        web_bind=settings.worker_web_host,
+        web_host=settings.worker_web_host,
         web_port=settings.worker_web_port or free_port(),
         # Unacknowledged events would block the next rebalance; the checkpoint decides, not acks.
         stream_wait_empty=False,
@@ -182,7 +188,9 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         app.agent(source, name=f"enqueue-{topic}")(_enqueue(topic, owners))
 
     async def assign(_app: Any, assigned: set[Any], **_: Any) -> None:
-        owners.assign(copartitioned(assigned, settings))
+        partitions = copartitioned(assigned, settings)
+        log.info("partitions assigned", partitions=sorted(partitions))
+        owners.assign(partitions)
 
     app.on_partitions_assigned.connect(assign)
     app.page("/metrics")(_metrics)

@@ -156,7 +156,7 @@ def test_entries_behind_the_last_that_is_read_are_checked_by_the_schema_alone() 
 
 def test_the_committed_files_are_what_the_code_generates() -> None:
     """`make schemas` writes them anew."""
-    generated = contract()
+    generated = CONTRACT
     found = {"asyncapi.yaml", *(f"schemas/{path.name}" for path in (DOCS / "schemas").iterdir())}
     assert found == set(generated)
     for name, text in generated.items():
@@ -166,9 +166,9 @@ def test_the_committed_files_are_what_the_code_generates() -> None:
 def test_the_command_writes_every_file_and_prints_asyncapi(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["schemas", str(tmp_path / "new")])
     assert (done.exit_code, done.output) == (0, f"16 files written to {tmp_path / 'new'}\n")
-    for name, text in contract().items():
+    for name, text in CONTRACT.items():
         assert (tmp_path / "new" / name).read_text() == text
-    assert CliRunner().invoke(app, ["schemas"]).stdout == contract()["asyncapi.yaml"]
+    assert CliRunner().invoke(app, ["schemas"]).stdout == CONTRACT["asyncapi.yaml"]
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_schema_file_is_whole_and_its_examples_keep_to_it(name: str) -> None:
 
 def test_no_pattern_needs_more_than_every_language_has() -> None:
     """No look-around, no flags, no classes that mean something else elsewhere."""
-    patterns = re.findall(r'"pattern": ("[^\n]*")', "".join(contract().values()))
+    patterns = re.findall(r'"pattern": ("[^\n]*")', "".join(CONTRACT.values()))
     assert patterns
     for pattern in map(json.loads, patterns):
         assert not re.search(r"\(\?|\\[^.]", pattern), pattern
@@ -205,7 +205,7 @@ def test_no_pattern_needs_more_than_every_language_has() -> None:
 
 # AsyncAPI
 
-DOCUMENT: dict[str, Any] = yaml.safe_load(contract()["asyncapi.yaml"])
+DOCUMENT: dict[str, Any] = yaml.safe_load(CONTRACT["asyncapi.yaml"])
 MESSAGES: dict[str, Any] = DOCUMENT["components"]["messages"]
 
 
@@ -214,7 +214,7 @@ def test_the_document_reads_back_as_it_was_made() -> None:
 
 
 def test_every_reference_of_the_document_leads_somewhere() -> None:
-    references = set(re.findall(r"\$ref: '#/([^']+)'", contract()["asyncapi.yaml"]))
+    references = set(re.findall(r"\$ref: '#/([^']+)'", CONTRACT["asyncapi.yaml"]))
     assert references
     for reference in references:
         node: Any = DOCUMENT
