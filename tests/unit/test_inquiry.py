@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import AuthenticationError, ConnectionError
 from typer.testing import CliRunner, Result
 
-from projector import connections, explain, inquiry, inspect_commands, snapshot, views
+from projector import access, connections, explain, inquiry, inspect_commands, snapshot, views
 from projector.cli import app
 from projector.connections import Server
 from projector.events import KINDS, Topic
@@ -370,7 +370,7 @@ def test_what_is_not_there_or_no_id_exits_with_2_and_a_sentence(arguments: list[
     ("error", "code", "says"),
     [
         (ConnectionError("gone"), 3, "cannot be reached: gone"),
-        (AuthenticationError("WRONGPASS"), 2, "does not know this user and password"),
+        (AuthenticationError("WRONGPASS"), 2, access.redis_reason(AuthenticationError())),
     ],
     ids=["outage", "refused"],
 )
