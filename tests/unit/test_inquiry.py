@@ -156,6 +156,23 @@ async def test_what_changes_while_it_is_read_is_read_again(
     assert found.explanation.agent.verdict == "refused"
 
 
+async def test_a_view_that_is_always_newer_is_not_said_to_differ(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, calls = snapshot.read, 0
+
+    async def then_the_owner_goes_on(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        found = await whole(*args)
+        await world.apply(build.agent(5, 7) if calls % 2 == 0 else build.removed("agent", 5))
+        return found
+
+    monkeypatch.setattr(snapshot, "read", then_the_owner_goes_on)
+    with pytest.raises(SnapshotError, match="change faster"):
+        await world.ask()
+
+
 async def test_a_token_in_doubt_is_read_again_and_not_for_ever(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
