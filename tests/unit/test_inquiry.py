@@ -12,25 +12,20 @@ import pytest
 from redis.exceptions import AuthenticationError, ConnectionError
 from typer.testing import CliRunner, Result
 
-from projector import (
-    access,
-    connections,
-    explain,
-    inquiry,
-    inspect_commands,
-    inspection,
-    snapshot,
-    views,
-)
+from projector import views
 from projector.cli import app
-from projector.connections import Server
+from projector.commands import inspect_commands
+from projector.environment import access, connections
+from projector.environment.connections import Server
+from projector.environment.settings import Settings
 from projector.events import KINDS, Topic
-from projector.explanation import Inquiry
-from projector.inquiry import TooManyFactsError, UnknownJobError
+from projector.explaining import explain
+from projector.explaining.explanation import Inquiry
+from projector.operators import inquiry, inspection, snapshot
+from projector.operators.inquiry import TooManyFactsError, UnknownJobError
+from projector.operators.snapshot import SnapshotError
 from projector.partitioning import partition_of
 from projector.projection import Policy, Projection, view_of
-from projector.settings import Settings
-from projector.snapshot import SnapshotError
 from projector.store import Store
 from projector.things import Key
 from projector.views import Record
