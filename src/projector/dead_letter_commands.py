@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from projector import replay as replaying
-from projector.events import MAX_EVENT_BYTES, MAX_REASON, BadEvent, Topic
+from projector.events import MAX_EVENT_BYTES, BadEvent, Topic
 from projector.lateness import readable
 from projector.mailbox import Letter, LetterId, opened
 from projector.replay import Replay
@@ -89,7 +89,7 @@ async def _latest(settings: Settings, wanted: Wanted, most: int) -> tuple[list[L
     async with opened(settings) as mailbox:
         async for letter in mailbox.read():
             total += 1
-            what = _summary(letter)
+            what = letter.summary()
             if wanted.matches(what):
                 matching += 1
                 keep = heapq.heappush if len(lines) < most else heapq.heappushpop
@@ -192,24 +192,12 @@ def _sent(each: Replay, offset: int) -> str:
 # what is said of a letter
 
 
-def _summary(letter: Letter) -> dict[str, Any]:
-    texts = ("time", "topic", "reason")
-    numbers = ("partition", "offset", "timestamp")
-    found = {name: (letter.finding(name) or "")[:MAX_REASON] or None for name in texts}
-    counted = {name: _number(letter.finding(name)) for name in numbers}
-    return {"id": str(letter.id)} | found | counted
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 20 else None
-
-
 def _everything(letter: Letter) -> dict[str, Any]:
     headers = [[name, _text(content)] for name, content in letter.original_headers]
     found = {"key": _text(letter.key), "headers": headers, "value": _text(letter.value)}
     if letter.value is not None and _text(letter.value) is None:
         found["value_base64"] = base64.b64encode(letter.value).decode()
-    return _summary(letter) | found
+    return letter.summary() | found
 
 
 def _text(content: bytes | None) -> str | None:
@@ -232,7 +220,7 @@ def _known(value: object) -> str:
 
 
 def _shown(letter: Letter) -> Iterator[str]:
-    what = _summary(letter)
+    what = letter.summary()
     partition, offset = (_known(what[name]) for name in ("partition", "offset"))
     moment = UNKNOWN if what["timestamp"] is None else readable(what["timestamp"])
     yield f"letter     {letter.id}"

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from projector import connections, redaction, topics
 from projector.dead_letters import MAX_LETTER_BYTES, PREFIX
 from projector.errors import SetupError
-from projector.events import DEAD_LETTERS, BadEvent, Record, Topic
+from projector.events import DEAD_LETTERS, MAX_REASON, BadEvent, Record, Topic
 from projector.settings import Settings
 
 POLL_MS: Final = 500
@@ -63,6 +63,14 @@ class Letter(NamedTuple):
         contents = (content for header, content in self.headers if header == PREFIX + name)
         content = next(contents, None)
         return None if content is None else content.decode(errors="replace")
+
+    def summary(self) -> dict[str, Any]:
+        """What lists say of it, all but `id` or None; `timestamp` (ms) is the original's."""
+        texts = ("time", "topic", "reason")
+        numbers = ("partition", "offset", "timestamp")
+        found = {name: (self.finding(name) or "")[:MAX_REASON] or None for name in texts}
+        counted = {name: _number(self.finding(name)) for name in numbers}
+        return {"id": str(self.id)} | found | counted
 
     @property
     def original_headers(self) -> redaction.Headers:
@@ -115,15 +123,19 @@ class Mailbox:
         self._consumer = consumer
         self._name = settings.topic(DEAD_LETTERS)
 
-    async def read(self) -> AsyncIterator[Letter]:
-        """Every letter that is there now, each partition's in order; raises `KafkaError`."""
+    async def read(self, latest: int | None = None) -> AsyncIterator[Letter]:
+        """Every letter that is there now, each partition's in order; raises `KafkaError`.
+
+        With `latest` no more than the last ones, so many of each partition, or a few more.
+        """
         places = [self._place(number) for number in range(self.partitions[DEAD_LETTERS])]
         ends = await self._consumer.end_offsets(places)
         beginnings = await self._consumer.beginning_offsets(places)
         pending = {place: end for place, end in ends.items() if beginnings[place] < end}
         self._consumer.assign(list(pending))
-        for place in pending:
-            self._consumer.seek(place, beginnings[place])
+        for place, end in pending.items():
+            skipped = 0 if latest is None else end - latest
+            self._consumer.seek(place, max(beginnings[place], skipped))
         async for records in self._polls(pending):
             for record in records:
                 yield _letter(record)
@@ -182,6 +194,10 @@ class Mailbox:
 
     def _place(self, partition: int) -> TopicPartition:
         return TopicPartition(self._name, partition)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def _letter(record: ConsumerRecord) -> Letter:

@@ -3,18 +3,22 @@
 import difflib
 import os
 import re
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from projector import credentials
 from projector.connection_settings import ConnectionSettings
+from projector.credentials import File
 from projector.errors import SetupError
 from projector.events import ROLES
 from projector.variables import PREFIX, variable
 from projector.views import MAX_PARTITIONS
 
 _TOPIC_PREFIX: Final = re.compile(r"[a-zA-Z0-9._-]{0,200}")
+_OPS_TOKEN: Final = re.compile(r"[!-~]{16,1024}")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -55,6 +59,9 @@ class Settings(ConnectionSettings):
     max_waiting: int = Field(
         default=1000, ge=1, description="tokens that may wait for that at once in one API process"
     )
+    max_connections: int = Field(
+        default=3000, ge=1, le=1_000_000, description="connections to one API process at once"
+    )
     minimum_role: Role = Field(
         default="developer",
         description="the role a job's user needs; `none`: GitLab's own behaviour",
@@ -75,6 +82,11 @@ class Settings(ConnectionSettings):
     worker_web_port: int = Field(
         default=0, ge=0, le=65535, description="port of the worker's own web page; 0: a free one"
     )
+    ops_token: SecretStr | None = Field(
+        default=None,
+        description="switches the operators' page `/ops/` on: the credential that it asks for",
+    )
+    ops_token_file: File | None = Field(default=None, description="a file with that token")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="the least severe message to log"
     )
@@ -85,6 +97,26 @@ class Settings(ConnectionSettings):
         if not _TOPIC_PREFIX.fullmatch(prefix):
             raise ValueError("must be at most 200 of the characters a-z, A-Z, 0-9, . _ and -")
         return prefix
+
+    @model_validator(mode="after")
+    def _hard_to_guess(self) -> Self:
+        if self.ops_token and self.ops_token_file:
+            names = " and ".join(variable(name) for name in ("ops_token", "ops_token_file"))
+            raise ValueError(f"{names}: set one of them")
+        secret = self.ops_secret
+        if secret is not None and not _OPS_TOKEN.fullmatch(secret.get_secret_value()):
+            name = variable("ops_token_file" if self.ops_token_file else "ops_token")
+            raise ValueError(
+                f"{name}: must be 16 to 1024 visible ASCII characters; `openssl rand -hex 32` "
+                "makes some"
+            )
+        return self
+
+    @cached_property
+    def ops_secret(self) -> SecretStr | None:
+        """The token that the operators' page asks for, wherever it stands."""
+        file = self.ops_token_file
+        return credentials.secret("ops_token_file", file) if file else self.ops_token
 
     @classmethod
     def load(cls) -> Self:
