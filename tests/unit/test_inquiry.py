@@ -530,20 +530,40 @@ def test_a_partition_is_shown_with_what_it_holds(shared: fakeredis.FakeServer) -
     assert "letters     1 wait for Kafka" in text
 
 
-@pytest.mark.usefixtures("shared")
-def test_an_agent_is_shown_with_the_live_jobs_that_may_use_it() -> None:
+def test_an_agent_is_shown_with_the_live_jobs_that_may_use_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = fakeredis.FakeServer()
+    monkeypatch.setattr(
+        connections, "redis", lambda settings: fakeredis.FakeAsyncRedis(server=server)
+    )
+    asyncio.run(_jobs(server))
     found = json.loads(run("inspect", "agent", "5", "--json").stdout)
     assert [fact["key"] for fact in found["facts"]] == ["3/agent/5"]
     assert (found["jobs"], found["jobs_total"]) == ([9], 1)
     other = json.loads(run("inspect", "agent", "6", "--json").stdout)
     assert (other["jobs"], other["jobs_total"]) == ([], 0)
     assert run("inspect", "agent", "99").exit_code == 1
+    here = str(partition_of(HERE, PARTITIONS))
+    held = json.loads(run("inspect", "partition", here, "--json").stdout)
+    assert (held["facts"]["job"], held["live_tokens"]) == (3, 2)
+
+
+async def _jobs(server: fakeredis.FakeServer) -> None:
+    """A job that may use agent 5, one whose user may not, and one that has finished."""
+    world = World(server)
+    await world.claim()
+    others = [
+        build.started(job, 7, user, expires_at="2098-01-01T00:00:00Z")
+        for job, user in ((10, 2), (11, 1))
+    ]
+    await world.apply(*COMPANY, STARTED, *others, build.removed("job", 11))
 
 
 async def _poison(server: fakeredis.FakeServer) -> None:
     world = World(server)
     await world.claim()
-    evil = "\x1b[2Jevil\u202e\x07"
+    evil = "\x1b[2Jevil\u202e\x07\x7f"
     await world.apply(
         build.group(3, path=evil),
         build.project(7, 3, path=evil),

@@ -87,8 +87,8 @@ def fail(code: int, *sentences: str) -> NoReturn:
 
 
 def as_json(found: object) -> str:
-    """ASCII alone; JSON itself escapes all control characters but one."""
-    return json.dumps(msgspec.to_builtins(found)).replace("\x7f", "\\u007f")
+    """Printable ASCII alone: everything else is escaped."""
+    return json.dumps(msgspec.to_builtins(found), ensure_ascii=True)
 
 
 # Logs and commands alike write to terminals.
