@@ -13,12 +13,13 @@ from projector.audit import KINDS, Export, Finding, Scope, What
 from projector.connections import redis_time
 from projector.events import Instant, Topic
 from projector.lateness import readable
-from projector.mending_commands import AsJson, as_json, connected, progress_bar
+from projector.mending_commands import AsJson, connected, progress_bar
 from projector.settings import Settings
 from projector.snapshot import Snapshot, SnapshotError
 from projector.terminal import (
     FINDING,
     WRONG,
+    as_json,
     fail,
     harmless,
     load_settings,

@@ -16,6 +16,7 @@ from projector import agent_file, audit_command, mending_commands, rebuild_comma
 from projector import feed as feeding
 from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
+from projector.errors import SetupError
 from projector.events import MAX_ID, Topic
 from projector.inquiry_commands import explain
 from projector.inspect_commands import app as inspect
@@ -89,9 +90,15 @@ def api(
     """Answer lookups over HTTP. Reads Redis, writes nothing."""
     import uvicorn
 
+    from api.protocol import allow_connections
+
     settings = load_settings()
     if found := obstacle(port, host):
         fail(WRONG, f"{found}; choose another with --port, or 0 for a free one")
+    try:
+        allow_connections(settings.max_connections)
+    except SetupError as error:
+        fail(WRONG, str(error))
     port = port or free_port(host)
     log.info(
         "api starting", bind=f"{host}:{port}", processes=workers, redis=settings.redis_place,
@@ -101,7 +108,9 @@ def api(
     with _shared_counts(workers):
         uvicorn.run(
             "api.main:create", factory=True, host=host, port=port, workers=workers,
-            http=HTTP_PROTOCOL,
+            http=HTTP_PROTOCOL, limit_concurrency=settings.max_connections, ws="none",
+            # Its warnings are one a malformed request: whoever sends those must not fill the log.
+            log_level="error",
             access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
         )  # fmt: skip
 

@@ -4,7 +4,6 @@ What stands in Redis, in Kafka or in a file was written by anybody: nothing of i
 terminal unescaped.
 """
 
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -19,7 +18,7 @@ from projector.comparison import What, agents
 from projector.errors import SetupError
 from projector.settings import Settings
 from projector.snapshot import SnapshotError
-from projector.terminal import FINDING, errors, harmless, load_settings, run
+from projector.terminal import FINDING, as_json, errors, harmless, load_settings, run
 from projector.verify import Difference, Findings, Verifier
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead, one object a line.")]
@@ -59,11 +58,6 @@ def chosen(partitions: list[int] | None, count: int) -> list[int]:
 def progress_bar() -> Progress:
     """A bar on stderr; nothing where that is no terminal."""
     return Progress(console=errors, disable=not errors.is_terminal, transient=True)
-
-
-def as_json(what: dict[str, Any]) -> str:
-    """ASCII alone; JSON itself escapes all control characters but one."""
-    return json.dumps(what).replace("\x7f", "\\u007f")
 
 
 # verify

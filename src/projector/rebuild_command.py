@@ -23,7 +23,6 @@ from projector.mending_commands import (
     NOT_SETTLED,
     AsJson,
     Partitions,
-    as_json,
     chosen,
     progress_bar,
     row_of,
@@ -35,7 +34,7 @@ from projector.rebuild import FactChange, LostHistoryError, Rebuilt, Successor
 from projector.settings import Settings
 from projector.snapshot import Snapshot, SnapshotError
 from projector.store import Store
-from projector.terminal import FINDING, harmless, load_settings, run
+from projector.terminal import FINDING, as_json, harmless, load_settings, run
 from projector.verify import PAUSE_S, Findings, Verifier
 
 # Workers with an alarm claim now and then; between two of their attempts there is time.

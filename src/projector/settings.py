@@ -59,6 +59,9 @@ class Settings(ConnectionSettings):
     max_waiting: int = Field(
         default=1000, ge=1, description="tokens that may wait for that at once in one API process"
     )
+    max_connections: int = Field(
+        default=3000, ge=1, le=1_000_000, description="connections to one API process at once"
+    )
     minimum_role: Role = Field(
         default="developer",
         description="the role a job's user needs; `none`: GitLab's own behaviour",

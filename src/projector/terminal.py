@@ -19,10 +19,11 @@ from aiokafka.errors import (
     KafkaError,
     TopicAuthorizationFailedError,
 )
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import RedisError
 from rich.console import Console
 
 from projector import log as logs
+from projector.access import redis_reason
 from projector.errors import SetupError
 from projector.settings import Settings, SettingsError
 from projector.variables import variable
@@ -69,9 +70,9 @@ def run(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
         fail(WRONG, str(error))
     except NOT_ALLOWED as error:
         fail(WRONG, f"Kafka at {settings.kafka} forbids this: {error}. See docs/security.md")
-    except (AuthenticationError, NoPermissionError) as error:
-        fail(WRONG, f"Redis at {settings.redis_place} refuses this user: {error}")
     except RedisError as error:
+        if reason := redis_reason(error):
+            fail(WRONG, f"Redis at {settings.redis_place} {reason}")
         fail(OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}")
     # redis-py makes every OSError a RedisError: what is left is aiokafka's.
     except (KafkaError, OSError) as error:

@@ -12,7 +12,16 @@ import pytest
 from redis.exceptions import AuthenticationError, ConnectionError
 from typer.testing import CliRunner, Result
 
-from projector import connections, explain, inquiry, inspect_commands, inspection, snapshot, views
+from projector import (
+    access,
+    connections,
+    explain,
+    inquiry,
+    inspect_commands,
+    inspection,
+    snapshot,
+    views,
+)
 from projector.cli import app
 from projector.connections import Server
 from projector.events import KINDS, Topic
@@ -420,7 +429,7 @@ def test_what_is_not_there_or_no_id_exits_with_2_and_a_sentence(arguments: list[
     ("error", "code", "says"),
     [
         (ConnectionError("gone"), 3, "cannot be reached: gone"),
-        (AuthenticationError("WRONGPASS"), 2, "refuses this user: WRONGPASS"),
+        (AuthenticationError("WRONGPASS"), 2, access.redis_reason(AuthenticationError())),
     ],
     ids=["outage", "refused"],
 )
