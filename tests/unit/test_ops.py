@@ -241,6 +241,8 @@ async def test_on_this_machine_no_token_is_needed(redis: FakeAsyncRedis) -> None
         ("http://127.0.0.1", {"Host": "127.0.0.1.rebound.example"}),
         ("http://127.0.0.1", {"Sec-Fetch-Site": "cross-site"}),
         ("http://127.0.0.1", {"Sec-Fetch-Site": "same-site"}),
+        ("http://127.0.0.1", {"X-Forwarded-For": "192.0.2.1"}),
+        ("http://127.0.0.1", {"Via": "1.1 proxy"}),
     ],
 )
 async def test_without_a_token_neither_other_machines_nor_other_sites_get_in(

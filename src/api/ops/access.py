@@ -16,6 +16,7 @@ MAX_FAILURES: Final = 10
 WINDOW_S: Final = 60.0
 MAX_CLIENTS: Final = 1000
 _SITES: Final = ("none", "same-origin")
+_PROXIES: Final = ("forwarded", "x-forwarded-for", "via")
 
 
 class RefusedError(Exception):
@@ -66,6 +67,8 @@ class LoopbackAccess:
             raise RefusedError(403, "without a token only a loopback address is served")
         if not _names_this_machine(request.url.hostname or ""):
             raise RefusedError(403, "use 127.0.0.1 or localhost in the address")
+        if any(name in request.headers for name in _PROXIES):
+            raise RefusedError(403, "behind a proxy a token is needed")
         if request.headers.get("sec-fetch-site", "none") not in _SITES:
             raise RefusedError(403, "another site asked for this")
 

@@ -10,6 +10,7 @@ T = TypeVar("T")
 
 # However long a computation takes, it takes no more than this share of one core.
 SHARE: Final = 0.2
+GOODBYE_S: Final = 1.0
 
 
 class Aside:
@@ -42,9 +43,11 @@ class Aside:
     def _serve(loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
         loop.run_forever()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        if tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                task.cancel()
+            # Kafka's client says goodbye, unless its broker hangs.
+            loop.run_until_complete(asyncio.wait(tasks, timeout=GOODBYE_S))
         loop.close()
 
 
