@@ -2,36 +2,42 @@
 
 import io
 import os
-import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final, NoReturn, cast
+from typing import Annotated, Any, BinaryIO, Final
 
 import structlog
 import typer
 from rich.progress import Progress
 
-from projector import agent_file, schema_commands
+from projector import agent_file
 from projector import feed as feeding
 from projector import topics as kafka_topics
-from projector.dead_letter_commands import app as dead_letters
+from projector.commands import audit_command, mending_commands, rebuild_command, schema_commands
+from projector.commands.dead_letter_commands import app as dead_letters
+from projector.commands.inquiry_commands import explain
+from projector.commands.inspect_commands import app as inspect
+from projector.commands.status_command import status
+from projector.commands.terminal import (
+    WRONG,
+    errors,
+    fail,
+    harmless,
+    load_settings,
+    opened,
+    refuse_lines,
+    run,
+)
+from projector.environment.variables import variable
+from projector.errors import SetupError
 from projector.events import MAX_ID, Topic
-from projector.inquiry_commands import explain
-from projector.inspect_commands import app as inspect
 from projector.ports import free_port, obstacle
-from projector.status_command import status
-from projector.terminal import WRONG, errors, fail, harmless, load_settings, run
-from projector.variables import variable
 
 log = structlog.get_logger()
 
-MAX_BAD_LINES_SHOWN: Final = 50
-# Events from standard input are read twice; what does not fit into memory goes to a file.
-SPOOL_BYTES: Final = 64 * 1024 * 1024
+HTTP_PROTOCOL: Final = "api.protocol:BoundedHttpToolsProtocol"
 
 app = typer.Typer(
     help="Which cluster agents may a CI job token use? Events in, one answer per token out.",
@@ -45,6 +51,9 @@ app.add_typer(inspect, name="inspect")
 app.command()(explain)
 app.command()(status)
 app.command("schemas")(schema_commands.generate)
+app.command("verify")(mending_commands.verify_views)
+app.command("audit")(audit_command.audit_facts)
+app.command("rebuild")(rebuild_command.rebuild_partitions)
 
 
 def _show_version(wanted: bool) -> None:
@@ -82,9 +91,15 @@ def api(
     """Answer lookups over HTTP. Reads Redis, writes nothing."""
     import uvicorn
 
+    from api.protocol import allow_connections
+
     settings = load_settings()
     if found := obstacle(port, host):
         fail(WRONG, f"{found}; choose another with --port, or 0 for a free one")
+    try:
+        allow_connections(settings.max_connections)
+    except SetupError as error:
+        fail(WRONG, str(error))
     port = port or free_port(host)
     log.info(
         "api starting", bind=f"{host}:{port}", processes=workers, redis=settings.redis_place,
@@ -94,9 +109,41 @@ def api(
     with _shared_counts(workers):
         uvicorn.run(
             "api.main:create", factory=True, host=host, port=port, workers=workers,
-            http="api.protocol:BoundedHttpToolsProtocol",
+            http=HTTP_PROTOCOL, limit_concurrency=settings.max_connections, ws="none",
+            # Its warnings are one a malformed request: whoever sends those must not fill the log.
+            log_level="error",
             access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
         )  # fmt: skip
+
+
+@app.command()
+def ops(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8001,
+) -> None:
+    """Serve the operators' page alone, at /ops/. Reads Redis and Kafka, writes nothing.
+
+    Asks for PROJECTOR_OPS_TOKEN where that is set. Without it, only on a loopback address.
+
+    \b
+    projector ops
+    PROJECTOR_OPS_TOKEN=$(openssl rand -hex 32) projector ops --host 0.0.0.0 --port 9001
+    """
+    import uvicorn
+
+    from api.ops import main as operators
+
+    settings = load_settings()
+    if found := operators.obstacle(settings, host) or obstacle(port, host):
+        fail(WRONG, found)
+    port = port or free_port(host)
+    log.info(
+        "operators' page starting", bind=f"{host}:{port}", token_needed=bool(settings.ops_secret)
+    )
+    uvicorn.run(
+        operators.create(settings), host=host, port=port, http=HTTP_PROTOCOL,
+        access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
+    )  # fmt: skip
 
 
 @app.command()
@@ -159,10 +206,10 @@ def feed(  # noqa: PLR0913  one for each option
     }  # fmt: skip
     path = _one_source(file, agent_config, about)
     settings = load_settings()
-    with _opened(path) if agent_config is None else _agent_events(path, about) as source:
+    with opened(path) if agent_config is None else _agent_events(path, about) as source:
         count, bad = feeding.check(source)
         if bad:
-            _refuse_lines(path, bad)
+            refuse_lines(path, bad)
         if not count:
             # Perhaps whoever should have written it has failed: that is no success.
             fail(WRONG, f"{path}: there is no event in it; nothing was sent")
@@ -203,23 +250,6 @@ def _shared_counts(workers: int) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _opened(file: str) -> Iterator[BinaryIO]:
-    """The file or standard input, such that it can be read twice."""
-    try:
-        source = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115
-    except OSError as error:
-        fail(WRONG, f"{file}: {error.strerror}")
-    with source:
-        if file != "-" and source.seekable():
-            yield source
-            return
-        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
-            shutil.copyfileobj(source, spool)
-            spool.seek(0)
-            yield cast(BinaryIO, spool)
-
-
 def _one_source(file: str | None, agent_config: str | None, about: dict[str, Any]) -> str:
     """The path of what to send, which is FILE or an agent's file with all that it does not say."""
     given = [option for option, value in about.items() if value is not None]
@@ -240,12 +270,12 @@ def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
     """The events that an agent's file means, a line each."""
     agent_id, name, project, partitionkey = about.values()
     agent = agent_file.Agent(agent_id, name, project, str(partitionkey))
-    with _opened(path) as source:
+    with opened(path) as source:
         content = source.read(agent_file.MAX_BYTES + 1)
     try:
         access = agent_file.read(content)
     except agent_file.BadAgentFile as error:
-        _refuse_lines(path, error.faults)
+        refuse_lines(path, error.faults)
     for line, note in access.notes:
         errors.print(harmless(f"{path}:{line}: {note}"), markup=False, emoji=False, soft_wrap=True)
     events = io.BytesIO(b"\n".join(agent_file.events(agent, access)))
@@ -254,10 +284,3 @@ def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
         fail(WRONG, *(f"{path}: {event.reason}" for event in bad), "nothing was sent")
     events.seek(0)
     yield events
-
-
-def _refuse_lines(file: str, bad: Sequence[tuple[int, str]]) -> NoReturn:
-    shown = [f"{file}:{number}: {reason}" for number, reason in bad[:MAX_BAD_LINES_SHOWN]]
-    if len(bad) > len(shown):
-        shown.append(f"... and {len(bad) - len(shown)} more bad lines")
-    fail(WRONG, *shown, "nothing was sent")

@@ -130,11 +130,15 @@ def test_the_product_runs_as_these_users(port: int, kafka: str, tmp_path: Path) 
         as_worker = credentials("worker")
         assert deployment.command("topics").returncode == 0
         worker = deployment.start("worker", **as_worker, PROJECTOR_SWEEP_INTERVAL="1")
-        api = deployment.start_api(**credentials("api"))
+        ops = "an-operators-token"
+        api = deployment.start_api(**credentials("api"), PROJECTOR_OPS_TOKEN=ops)
         deployment.until_ready()
         deployment.feed(build.group(3), build.project(7, 3), build.started(9, 7))
         deployment.until("token-9", 200)
         assert deployment.look_up("unknown").status == 401
+        for data in ("status", "jobs/9"):
+            found = deployment.get(f"/ops/data/{data}", {"Authorization": f"Bearer {ops}"})
+            assert found.status == 200, found.body
         assert worker.stop() == 0
         deployment.feed(build.removed("job", 9))
         worker.start()
