@@ -138,7 +138,7 @@ async def test_a_live_token_is_answered_however_it_is_sent(
     assert reply.headers["content-type"] == "application/json"
     assert reply.headers["cache-control"] == "no-store"
     assert reply.headers["view-version"] == "1.7.2"
-    assert reply.headers["age"] == "0"
+    assert reply.headers["age"].isdecimal()
 
 
 async def test_without_a_token_the_answer_is_401(world: World) -> None:
