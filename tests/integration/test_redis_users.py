@@ -25,6 +25,7 @@ FOLDER = REPOSITORY / "deploy" / "redis"
 # May do everything, to look at what the others do.
 ADMIN = "user admin on nopass ~* &* +@all\n"
 READERS = ("api", "operator")
+OPS_TOKEN = "of-the-operators-page"
 # A password as docker-compose.yml has it: ${REDIS_API_PASSWORD:-change-me-api}
 DEFAULT = re.compile(r"\$\{REDIS_([A-Z]+)_PASSWORD:-([a-z-]+)\}")
 
@@ -146,6 +147,19 @@ def test_the_product_runs_as_these_users(port: int, kafka: str, tmp_path: Path) 
         with client(port, "admin") as admin:
             assert admin.acl_log() == []
         assert "change-me" not in worker.log() + api.log()
+
+
+def looks_and_repairs(deployment: Deployment) -> None:
+    """Every command that reads Redis as an operator, those that write it as a worker."""
+    looking = ["status", "explain 9", "inspect job 9", "inspect partition 0", "inspect agent 5"]
+    for user, commands_ in (
+        ("operator", [*looking, "inspect token -", "verify", "rebuild --dry-run"]),
+        ("worker", ["verify --repair", "rebuild"]),
+    ):
+        deployment.env |= credentials(user)
+        for words in commands_:
+            done = deployment.command(*words.split(), stdin="token-9\n")
+            assert "Redis at" not in done.stderr, f"{words}: {done.stderr}"
 
 
 def test_who_may_not_write_is_told_so(port: int, kafka: str, tmp_path: Path) -> None:
