@@ -20,8 +20,9 @@ from api.ops.access import TokenAccess
 from api.ops.source import ReadAside
 from api.reads import Reads
 from api.requests import parse
-from projector import connections, log, tracing
-from projector.settings import Settings
+from projector import log, tracing
+from projector.environment import connections
+from projector.environment.settings import Settings
 from projector.views import AllowedAgents, Refusal
 
 PATH: Final = "/api/v4/job/allowed_agents"

@@ -12,18 +12,15 @@ import structlog
 import typer
 from rich.progress import Progress
 
-from projector import agent_file, audit_command, mending_commands, rebuild_command, schema_commands
+from projector import agent_file
 from projector import feed as feeding
 from projector import topics as kafka_topics
-from projector.dead_letter_commands import app as dead_letters
-from projector.errors import SetupError
-from projector.events import MAX_ID, Topic
-from projector.inquiry_commands import explain
-from projector.inspect_commands import app as inspect
-from projector.ports import free_port, obstacle
-from projector.settings import Settings
-from projector.status_command import status
-from projector.terminal import (
+from projector.commands import audit_command, mending_commands, rebuild_command, schema_commands
+from projector.commands.dead_letter_commands import app as dead_letters
+from projector.commands.inquiry_commands import explain
+from projector.commands.inspect_commands import app as inspect
+from projector.commands.status_command import status
+from projector.commands.terminal import (
     WRONG,
     errors,
     fail,
@@ -33,7 +30,11 @@ from projector.terminal import (
     refuse_lines,
     run,
 )
-from projector.variables import variable
+from projector.environment.settings import Settings
+from projector.environment.variables import variable
+from projector.errors import SetupError
+from projector.events import MAX_ID, Topic
+from projector.ports import free_port, obstacle
 
 log = structlog.get_logger()
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from api.ops import letters
-from projector import mailbox
+from projector.environment.settings import Settings
 from projector.events import Topic
+from projector.operators import mailbox
 from projector.partitioning import partition_of
-from projector.settings import Settings
 from tests import build
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import eventually

@@ -18,13 +18,15 @@ from starlette.types import ASGIApp
 from typer.testing import CliRunner
 
 import api.main
+import api.metrics
 import api.ops.main
 from api.ops import access, letters, source
 from api.ops.page import HEADERS, STATIC
-from projector import inquiry, status, views
+from projector import views
 from projector.cli import app as cli
-from projector.settings import Settings
-from projector.terminal import WRONG
+from projector.commands.terminal import WRONG
+from projector.environment.settings import Settings
+from projector.operators import inquiry, status
 from projector.views import Record, Version
 from tests.unit.test_app import CONNECTING, record_commands, running
 
@@ -43,7 +45,9 @@ async def redis(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeAsyncRedis
     monkeypatch.setenv("PROJECTOR_KAFKA", NOBODY_THERE)
     monkeypatch.setattr("projector.log.configure", lambda level: None)
     server = FakeServer()
-    monkeypatch.setattr("projector.connections.redis", lambda _: FakeAsyncRedis(server=server))
+    monkeypatch.setattr(
+        "projector.environment.connections.redis", lambda _: FakeAsyncRedis(server=server)
+    )
     redis = FakeAsyncRedis(server=server)
     await redis.set(views.PARTITIONS_KEY, 2)
     now = round(time.time() * 1000)
@@ -424,6 +428,7 @@ async def test_of_very_many_partitions_the_worst_are_shown(
 async def test_the_api_s_lookups_are_counted_by_status(
     redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    api.metrics.settle()  # what other tests have counted
     async with public(monkeypatch) as http:
         before = (await http.get("/ops/data/status", headers=BEARER)).json()["lookups"]
         for _ in range(3):

@@ -13,9 +13,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from projector import inbox, outbox, probes, views
 from projector import owner as owner_module
-from projector.connections import Server
 from projector.dead_letters import DeadLetter
 from projector.delivery import Offsets, Progress
+from projector.environment.connections import Server
 from projector.events import KINDS, Record, Topic
 from projector.inbox import Delivered
 from projector.owner import Owner

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from projector import connections
-from projector.settings import Settings, SettingsError
+from projector.environment import connections
+from projector.environment.settings import Settings, SettingsError
 
 SECRET = "s3cr3t"
 

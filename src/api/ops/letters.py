@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from aiokafka.errors import KafkaError
 
-from projector import mailbox
+from projector.environment.settings import Settings
 from projector.errors import SetupError
-from projector.settings import Settings
+from projector.operators import mailbox
 
 LATEST: Final = 50
 TIMEOUT_S: Final = 6.0

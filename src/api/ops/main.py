@@ -11,8 +11,8 @@ from starlette.routing import Route
 from api.ops import page
 from api.ops.access import LoopbackAccess, TokenAccess, is_loopback
 from api.ops.source import ReadAside
-from projector.settings import Settings
-from projector.variables import variable
+from projector.environment.settings import Settings
+from projector.environment.variables import variable
 
 
 def obstacle(settings: Settings, host: str) -> str | None:

@@ -12,13 +12,14 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from api.ops import letters, minutes
 from api.ops.access import RefusedError
 from api.ops.aside import Aside, Kept
-from projector import connections, inquiry
-from projector import status as statuses
+from projector.environment import connections
+from projector.environment.settings import Settings
 from projector.errors import SetupError
-from projector.inquiry import TooManyFactsError, UnknownJobError
-from projector.lag import Follower
-from projector.settings import Settings
-from projector.status import Partition, State, Status
+from projector.operators import inquiry
+from projector.operators import status as statuses
+from projector.operators.inquiry import TooManyFactsError, UnknownJobError
+from projector.operators.lag import Follower
+from projector.operators.status import Partition, State, Status
 
 T = TypeVar("T")
 
