@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from typer.testing import CliRunner
 
 import api.main
+import api.metrics
 import api.ops.main
 from api.ops import access, letters, source
 from api.ops.page import HEADERS, STATIC
