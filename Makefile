@@ -4,10 +4,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run test faults format lint types lock kafka clean
+.PHONY: help setup run test faults bench bench-smoke bench-setup format lint types lock kafka clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 setup: .venv/ready ## everything into .venv
 
@@ -27,6 +27,16 @@ test: setup kafka ## all tests, on the embedded broker and on Apache Kafka
 
 faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; some ten minutes
 	$(BIN)/pytest tests/faults
+
+bench: bench-setup ## how fast, beside what the parts can do; a quarter of an hour; writes benchmarks/report
+	$(BIN)/python -m benchmarks run
+
+bench-smoke: bench-setup ## the same in less than two minutes; fails where less than half of what is wanted is left
+	$(BIN)/python -m benchmarks smoke
+
+bench-setup: setup kafka
+	@command -v wrk >/dev/null || { apt-get update -qq && apt-get install -y -qq wrk >/dev/null; } || \
+	  { echo "install wrk, the generator of lookups" >&2; exit 1; }
 
 kafka: ## the jars of Apache Kafka for the tests, where Java and Maven are installed
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then scripts/kafka fetch; fi

@@ -25,6 +25,6 @@ class Sizes(NamedTuple):
 
 
 SMOKE = Sizes(
-    rounds=3, grows=False, lookup_seconds=1, tokens=5_000, many_tokens=20_000, live_events=4_000,
-    rate_seconds=2, rebuilt_events=8_000, fan_out_views=4_000, facts=20_000,
+    rounds=2, grows=False, lookup_seconds=1, tokens=5_000, many_tokens=20_000, live_events=4_000,
+    rate_seconds=2, rebuilt_events=6_000, fan_out_views=4_000, facts=20_000,
 )  # fmt: skip
