@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run test faults bench bench-smoke bench-setup format lint types lock kafka clean
+.PHONY: help setup run test faults bench bench-smoke bench-setup format lint types schemas lock kafka clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -51,6 +51,9 @@ lint: setup ## style, common errors, security
 
 types: setup ## mypy, strict
 	$(BIN)/mypy
+
+schemas: setup ## write docs/asyncapi.yaml and docs/schemas from the code
+	$(BIN)/projector schemas docs
 
 lock: setup ## choose the newest allowed versions of everything
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import structlog
 from redis.asyncio import Redis
 
-from projector import views
+from projector import access, views
 
 log = structlog.get_logger()
 
@@ -54,11 +54,14 @@ class Freshness:
             try:
                 self._poll = await self._read()
                 if not self.reachable:
-                    log.info("Redis is reachable again", place=place)
+                    log.info("ready again", server="Redis", place=place)
                 self.reachable = True
             except Exception as error:  # whatever it is, polling must go on
                 if self.reachable:
-                    log.warning("Redis is not ready, trying again", place=place, reason=str(error))
+                    reason = access.redis_reason(error) or str(error)
+                    log.warning(
+                        "not ready, trying again", server="Redis", place=place, reason=reason
+                    )
                 self.reachable = False
             self._polled.set()
             self._polled = asyncio.Event()

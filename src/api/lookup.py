@@ -8,6 +8,7 @@ import orjson
 import structlog
 from redis.exceptions import RedisError
 
+from api import metrics
 from api.freshness import Freshness
 from api.reads import OverloadedError, Reads
 from api.requests import LookupRequest
@@ -96,6 +97,7 @@ class Lookup:
         if self._waiting >= self._max_waiting:
             raise UnprovenError("too many tokens are waiting for proof that they are not valid")
         self._waiting += 1
+        metrics.MISSES_WAITING.inc()
         try:
             deadline = arrival + self._miss_grace
             partition = first.partition if first else None
@@ -113,6 +115,7 @@ class Lookup:
             return record
         finally:
             self._waiting -= 1
+            metrics.MISSES_WAITING.dec()
 
     async def _covered(
         self, arrival: float, *, since: float, deadline: float, partition: int | None = None

@@ -2,19 +2,22 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api import metrics
 from api.freshness import Freshness
 from api.lookup import Lookup
 from api.reads import Reads
 from api.requests import parse
-from projector import connections, log
+from projector import connections, log, tracing
 from projector.settings import Settings
 from projector.views import AllowedAgents, Refusal
 
@@ -56,7 +59,9 @@ class LookupFirst:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "GET":
+            began = time.perf_counter()
             reply = await self._lookup.answer(parse(scope["headers"], scope["query_string"]))
+            metrics.looked_up(reply.status, time.perf_counter() - began)
             await send(
                 {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
             )
@@ -65,10 +70,11 @@ class LookupFirst:
             await self._app(scope, receive, send)
 
 
-def create() -> LookupFirst:
+def create() -> ASGIApp:
     """The ASGI application, from the environment's settings; what `projector api` serves."""
     settings = Settings.load()
     log.configure(settings.log_level)
+    tracing.start("projector-api")
     redis = connections.redis(settings)
     freshness = Freshness(redis)
     lookup = Lookup(
@@ -82,7 +88,9 @@ def create() -> LookupFirst:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         polling = asyncio.create_task(freshness.run(settings.redis_place))
+        settling = asyncio.create_task(metrics.keep_settled())
         yield
+        settling.cancel()
         # Once is not enough: libraries lose cancellations now and then.
         while not polling.done():
             polling.cancel()
@@ -99,7 +107,7 @@ def create() -> LookupFirst:
     )
     app.include_router(routes(lookup, freshness, settings.max_staleness))
     app.openapi_schema = _openapi(app)
-    return LookupFirst(app, lookup)
+    return tracing.traced(LookupFirst(app, lookup), PATH)
 
 
 def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRouter:
@@ -133,6 +141,13 @@ def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRou
         reason = _not_ready(freshness.reachable, len(ages), len(stale))
         body = {"status": "not ready", "reason": reason, "stale_partitions": stale}
         return JSONResponse(body, 503, NO_STORE)
+
+    @router.get("/metrics", tags=["health"], response_class=Response)
+    async def measured() -> Response:
+        """What this API counts and how fresh it sees the partitions, for Prometheus."""
+        metrics.settle()
+        text = await asyncio.to_thread(metrics.exposition, freshness)
+        return Response(text, headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)
 
     return router
 

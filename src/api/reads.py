@@ -5,6 +5,8 @@ from typing import Final, cast
 
 from redis.asyncio import Redis
 
+from api import metrics
+
 Value = bytes | None
 
 MAX_BATCHES: Final = 2
@@ -45,6 +47,7 @@ class Reads:
         self._start()
 
     async def _read(self, batch: list[tuple[str, asyncio.Future[Value]]]) -> None:
+        metrics.read(len(batch))
         try:
             values = cast(list[Value], await self._redis.mget([key for key, _ in batch]))
         except Exception as error:  # whatever it is, every waiter must hear of it

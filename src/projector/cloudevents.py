@@ -37,7 +37,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=Struct)
 
 
-class _Envelope(Struct, frozen=True):
+class Envelope(Struct, frozen=True):
     """The CloudEvents attributes that every event needs."""
 
     specversion: Literal["1.0"]
@@ -108,7 +108,7 @@ def subject(record: Record) -> str | None:
     """The thing that the record is about, in words; None where its type or ids cannot be read."""
     try:
         envelope = _envelope(record, _Named)
-        thing, _, what = _known_type(envelope.type).rpartition(".")
+        thing, _, what = known_type(envelope.type).rpartition(".")
         data = bytes(envelope.data)
         if thing == "member":
             return _membership(msgspec.json.decode(data, type=MemberRemoved))
@@ -132,8 +132,8 @@ def _strictly(record: Record) -> Event:
         raise BadEvent(f"the event has {len(record.value)} bytes; at most {MAX_EVENT_BYTES} fit")
     if place := redaction.secret_in(record.value, record.headers):
         raise BadEvent(f"{place} holds a job token; send `token_sha256`, never the token itself")
-    envelope = _readable(lambda: _envelope(record, _Envelope))
-    name = _known_type(envelope.type)
+    envelope = _readable(lambda: _envelope(record, Envelope))
+    name = known_type(envelope.type)
     if envelope.data is UNSET:
         raise BadEvent("the event has no `data`; it must be a JSON object")
     raw = bytes(envelope.data)
@@ -177,7 +177,7 @@ def _leniently(record: Record, complaint: str) -> Event | None:
     for shape in _REVOCATIONS:
         try:
             envelope = _envelope(record, shape)
-            name = _known_type(envelope.type)
+            name = known_type(envelope.type)
             data = _DATA[name].decode(bytes(envelope.data))
         except (ValueError, RecursionError):
             continue
@@ -249,7 +249,7 @@ def _in_words(complaint: str) -> str:
     return complaint
 
 
-def _known_type(name: str) -> str:
+def known_type(name: str) -> str:
     """The type without its reverse-DNS prefix: `com.example.job.started` is `job.started`."""
     short = ".".join(name.split(".")[-2:])
     if short not in KINDS:

@@ -1,12 +1,13 @@
-"""How this product connects to Redis, on the write and on the read side alike."""
+"""How this product connects to Redis and Kafka, on the write and on the read side alike."""
 
 import re
-from typing import Final
+from ssl import SSLContext
+from typing import Any, Final
 from weakref import WeakSet
 
 import structlog
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ReadOnlyError
@@ -18,8 +19,8 @@ from projector.views import MAX_PARTITIONS
 log = structlog.get_logger()
 
 TIMEOUT_S: Final = 2.0
-# Each partition's owner uses two at most, and one worker may own them all.
-MAX_CONNECTIONS: Final = 2 * MAX_PARTITIONS
+# Each partition's owner uses three at most, and one worker may own them all.
+MAX_CONNECTIONS: Final = 3 * MAX_PARTITIONS
 
 
 class EvictionError(SetupError):
@@ -75,10 +76,18 @@ async def refuse_eviction(redis: Redis, place: str) -> None:
         )
 
 
+class TrustingConnection(SSLConnection):
+    """TLS as the settings have it: redis-py itself would trust the system's CAs as well."""
+
+    def __init__(self, *, tls: SSLContext, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ssl_context.context = tls
+
+
 def redis(settings: Settings, server: Server | None = None) -> Redis:
     """A client that gives up after two seconds; whoever calls it decides about trying again."""
     server = server or Server()
-    client = Redis.from_url(
+    pool = ConnectionPool.from_url(
         settings.redis_url,
         socket_timeout=TIMEOUT_S,
         socket_connect_timeout=TIMEOUT_S,
@@ -87,9 +96,37 @@ def redis(settings: Settings, server: Server | None = None) -> Redis:
         retry_on_error=[ReadOnlyError],
         max_connections=MAX_CONNECTIONS,
         redis_connect_func=server.greet,
+        # Without CLIENT SETINFO: Redis 7.0 knows no right to it, and would log each as refused.
+        driver_info=None,
+        **_identity(settings),
     )
-    server.pool = client.connection_pool
-    return client
+    if settings.redis_tls:
+        pool.connection_class = TrustingConnection
+        pool.connection_kwargs["tls"] = settings.redis_tls
+    server.pool = pool
+    return Redis.from_pool(pool)
+
+
+def _identity(settings: Settings) -> dict[str, str]:
+    """User and password, unless the URL has them: what it says counts for redis-py."""
+    username, password = settings.redis_username, settings.redis_secret
+    found = {"username": username} if username else {}
+    return found | ({"password": password.get_secret_value()} if password else {})
+
+
+def kafka(settings: Settings) -> dict[str, Any]:
+    """Where Kafka is, whom to trust there and who this is: what every aiokafka client is given."""
+    how: dict[str, Any] = {
+        "bootstrap_servers": settings.brokers,
+        "security_protocol": settings.kafka_security_protocol,
+        "ssl_context": settings.kafka_tls,
+    }
+    if settings.uses_sasl:
+        assert settings.kafka_secret is not None  # noqa: S101  settings are checked
+        how["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        how["sasl_plain_username"] = settings.kafka_username
+        how["sasl_plain_password"] = settings.kafka_secret.get_secret_value()
+    return how
 
 
 async def redis_time(redis: Redis) -> int:

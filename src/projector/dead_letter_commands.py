@@ -5,7 +5,6 @@ What a letter holds was written by anybody: nothing of it reaches the terminal u
 
 import base64
 import heapq
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from projector.mailbox import Letter, LetterId, opened
 from projector.replay import Replay
 from projector.settings import Settings
 from projector.terminal import WRONG, fail, harmless, load_settings, run
+from projector.terminal import as_json as written
 
 app = typer.Typer(
     help="Events that were refused: list, show, replay.",
@@ -77,7 +77,7 @@ def list_letters(
     wanted = Wanted(topic, partition, reason)
     lines, matching, total = run(settings, _latest(settings, wanted, last))
     for line in lines:
-        typer.echo(_as_json(line.what) if as_json else _listed(line.what))
+        typer.echo(written(line.what) if as_json else _listed(line.what))
     count = f"{len(lines)} shown of {matching} that match, {total} dead letters in all"
     typer.echo(count, err=as_json)
 
@@ -111,7 +111,7 @@ def show(
     settings = load_settings()
     (found,), _ = run(settings, _fetch(settings, [letter]))
     if as_json:
-        typer.echo(_as_json(_everything(found)))
+        typer.echo(written(_everything(found)))
         return
     for line in _shown(found):
         typer.echo(harmless(line))
@@ -217,11 +217,6 @@ def _text(content: bytes | None) -> str | None:
         return None if content is None else content.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _as_json(what: dict[str, Any]) -> str:
-    """ASCII alone; JSON itself escapes all control characters but one."""
-    return json.dumps(what).replace("\x7f", "\\u007f")
 
 
 def _listed(what: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
 
-from projector import metrics, redaction
+from projector import connections, metrics, redaction
 from projector.events import DEAD_LETTERS, Record
 from projector.settings import Settings
 
@@ -37,7 +37,7 @@ class DeadLetters:
     def __init__(self, settings: Settings) -> None:
         self._topic = settings.topic(DEAD_LETTERS)
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=settings.brokers,
+            **connections.kafka(settings),
             client_id=f"{settings.topic_prefix}projector-dead-letters",
             acks="all",
             max_request_size=MAX_LETTER_BYTES,

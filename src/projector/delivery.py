@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from projector import batches
+from projector import batches, connections
 from projector.events import Record, Topic
 from projector.raw_records import Damage
 from projector.settings import Settings
@@ -134,7 +134,7 @@ class RangeReader:
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
-            bootstrap_servers=self._settings.brokers,
+            **connections.kafka(self._settings),
             client_id=f"{self._settings.topic_prefix}projector-reader",
             group_id=None,
             enable_auto_commit=False,

@@ -19,8 +19,9 @@ from projector import connections, topics, views
 from projector.errors import SetupError
 from projector.outages import wait_until_ready
 from projector.ports import LOOPBACK, free_port, is_listening, obstacle
-from projector.settings import Settings, variable
+from projector.settings import Settings
 from projector.signals import until_signalled
+from projector.variables import variable
 
 log = structlog.get_logger()
 
@@ -64,7 +65,7 @@ class Child:
         while True:
             await self.start()
             status = await self.wait()
-            log.warning(f"{self.name} ended, starting it again", status=status)
+            log.warning("embedded server ended, starting it again", server=self.name, status=status)
             await asyncio.sleep(RESTART_S)
 
     async def stop(self) -> None:

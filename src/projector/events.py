@@ -330,3 +330,13 @@ class Event(Struct, frozen=True):
     def kind(self) -> Kind:
         """What this event's type means."""
         return KINDS[self.type]
+
+    @property
+    def revokes(self) -> bool:
+        """Whether it takes access away: `*.removed`, `job.finished`, a user who is not active.
+
+        A role that was lowered or a grant that was narrowed does so too, but only what stood there
+        before could tell.
+        """
+        blocks = isinstance(self.data, UserSet) and self.data.state != "active"
+        return blocks or self.kind.revokes

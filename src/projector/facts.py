@@ -98,6 +98,8 @@ class Facts:
     def __init__(self) -> None:
         self._facts: dict[Key, AnyFact] = {}
         self.touched: set[str] = set()
+        # Of jobs that have started and neither finished nor expired.
+        self.live_tokens = 0
         # The keys of the memberships of each scope (a group's or project's key) and user.
         self._members: defaultdict[Key, dict[int, set[Key]]] = defaultdict(dict)
         self._agents_of_project: defaultdict[Key, set[int]] = defaultdict(set)
@@ -208,10 +210,10 @@ class Facts:
         )
         return [(agent, cast(InstanceAgent, self._data(key))) for agent, key in keys]
 
-    def memberships(self, scope: Key, user: int) -> list[Member]:
-        """The user's memberships in exactly this group or project."""
+    def memberships(self, scope: Key, user: int) -> list[tuple[Key, Member]]:
+        """The user's memberships in exactly this group or project, with their keys."""
         keys = self._members.get(scope, {}).get(user, ())
-        return [cast(Member, self._facts[key].data) for key in keys]
+        return [(key, cast(Member, self._facts[key].data)) for key in keys]
 
     def membership_keys(self, scope: Key) -> list[Key]:
         """The keys of everybody's memberships in exactly this group or project."""
@@ -387,10 +389,12 @@ class Facts:
         project = _project_of(key, job)
         self._jobs_of_user[job.user].add(key)
         self._jobs_of_project[project].add(key)
+        self.live_tokens += 1
         self._hang([project])
 
     def _unindex_live(self, key: Key, job: Job) -> None:
         project = _project_of(key, job)
+        self.live_tokens -= key in self._jobs_of_project.get(project, ())
         _discard(self._jobs_of_user, job.user, key)
         _discard(self._jobs_of_project, project, key)
         if project not in self._jobs_of_project:

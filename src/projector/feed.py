@@ -6,7 +6,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 
-from projector import topics
+from projector import connections, topics
 from projector.cloudevents import decode
 from projector.events import APPLIED, MAX_EVENT_BYTES, BadEvent, Event, Record, Topic
 from projector.partitioning import partition_of
@@ -72,7 +72,7 @@ async def send(source: BinaryIO, settings: Settings, sent: Callable[[], object])
     """
     partitions = (await topics.check(settings))[Topic.MEMBERSHIP]
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.brokers,
+        **connections.kafka(settings),
         acks="all",
         linger_ms=5,
         max_request_size=MAX_REQUEST_BYTES,

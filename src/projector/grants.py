@@ -22,16 +22,20 @@ MAX_COMPLAINTS: Final = 5
 _Text = Annotated[str, Meta(min_length=1)]
 
 
-class _Extra(Struct):
+class Extra(Struct):
+    """What an impersonated user is said to be besides."""
+
     key: _Text
     val: Annotated[list[str], Meta(min_length=1)]
 
 
-class _Impersonate(Struct):
+class Impersonate(Struct):
+    """As whom an agent lets jobs act."""
+
     username: _Text
     groups: list[str] | None = None
     uid: str | None = None
-    extra: list[_Extra] | None = None
+    extra: list[Extra] | None = None
 
 
 # What KAS reads of an entry. It takes `accessAs` for `access_as` as well, but not both at once.
@@ -40,7 +44,7 @@ FIELDS: Final = ("default_namespace", "access_as")
 IDENTITIES: Final[dict[str, Any]] = {
     "agent": dict[str, Any],
     "ci_job": dict[str, Any],
-    "impersonate": _Impersonate,
+    "impersonate": Impersonate,
 }
 
 
@@ -107,18 +111,18 @@ def _unreadable_identity(access: Any) -> str | None:
 
 
 def _field(message: Entry, name: str) -> Any:
-    return message.get(name, message.get(_other_spelling(name)))
+    return message.get(name, message.get(other_spelling(name)))
 
 
 def _given_twice(message: Entry, names: Iterable[str]) -> str | None:
     for name in names:
-        other = _other_spelling(name)
+        other = other_spelling(name)
         if other != name and name in message and other in message:
             return f"`{name}` stands there twice, also as `{other}`"
     return None
 
 
-def _other_spelling(name: str) -> str:
+def other_spelling(name: str) -> str:
     """`accessAs` of `access_as`."""
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)

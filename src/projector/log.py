@@ -1,24 +1,30 @@
-"""Logs: one event a line, JSON unless a person reads it on a terminal."""
+"""Logs: one event a line, JSON unless a person reads it on a terminal.
+
+`docs/operations.md` lists the events. Job tokens and what moves a terminal's cursor are in none.
+"""
 
 import logging
 import sys
 
 import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+from projector import redaction
+
+
+def harmless(text: str) -> str:
+    """One line of text without anything that moves a cursor, colours, rings or hides."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def configure(level: str) -> None:
     """Send structlog's and the standard library's logs to stderr in one format."""
-    shared: list[structlog.types.Processor] = [
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    on_terminal = sys.stderr.isatty()
-    renderer: structlog.types.Processor = (
-        # Its default tracebacks show local variables, and tokens among them.
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        if on_terminal
-        else structlog.processors.JSONRenderer()
-    )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
@@ -31,11 +37,38 @@ def configure(level: str) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *([] if on_terminal else [structlog.processors.format_exc_info]),
-                renderer,
+                # Plain: tracebacks with local variables would show tokens among them.
+                structlog.processors.format_exc_info,
+                *_rendering(on_terminal=sys.stderr.isatty()),
             ],
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("projector").setLevel(level.upper())
     logging.getLogger("api").setLevel(level.upper())
+
+
+def _rendering(*, on_terminal: bool) -> list[Processor]:
+    if on_terminal:
+        return [_without_tokens, _for_terminals, structlog.dev.ConsoleRenderer()]
+    return [_without_tokens, structlog.processors.JSONRenderer()]
+
+
+def _without_tokens(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """What other libraries and exceptions say may quote what they were given."""
+    return {
+        name: redaction.text(value if isinstance(value, str) else repr(value))
+        if isinstance(value, str | bytes | BaseException)
+        else value
+        for name, value in event.items()
+    }
+
+
+def _for_terminals(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {
+        name: _lines(value) if isinstance(value, str) else value for name, value in event.items()
+    }
+
+
+def _lines(text: str) -> str:
+    return "\n".join(harmless(line) for line in text.split("\n"))

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, Self
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from projector import redaction, topics
+from projector import connections, redaction, topics
 from projector.dead_letters import MAX_LETTER_BYTES, PREFIX
 from projector.errors import SetupError
 from projector.events import DEAD_LETTERS, BadEvent, Record, Topic
@@ -87,7 +87,7 @@ async def opened(settings: Settings) -> AsyncIterator["Mailbox"]:
     """The letters in Kafka; raises `KafkaError`, and what `topics.check` raises."""
     partitions = await topics.check(settings)
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.brokers,
+        **connections.kafka(settings),
         client_id=f"{settings.topic_prefix}projector-letters",
         group_id=None,
         enable_auto_commit=False,

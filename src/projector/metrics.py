@@ -2,10 +2,44 @@
 
 from typing import Final
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge, Histogram
+
+from projector.activity import LATENCY_BUCKETS_S
+
+# A batch takes up to 500 deliveries; what was read straight from Kafka comes on top.
+BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 
 EVENTS: Final = Counter(
     "projector_events", "Records taken from Kafka, by what became of them.", ["topic", "outcome"]
+)
+VIEW_WRITES: Final = Counter(
+    "projector_view_writes", "Views that Redis has acknowledged, by their status.", ["status"]
+)
+EVENT_TO_VIEW: Final = Histogram(
+    "projector_event_to_view_seconds",
+    "From a record's timestamp in Kafka until Redis has acknowledged its views. What a new owner "
+    "reads before its first stamp is history and does not count.",
+    buckets=LATENCY_BUCKETS_S,
+)
+REVOCATION: Final = Histogram(
+    "projector_revocation_seconds",
+    "The same of revocations alone: *.removed, job.finished, users who are not active.",
+    buckets=LATENCY_BUCKETS_S,
+)
+BATCH_EVENTS: Final = Histogram(
+    "projector_batch_events", "Events that were written together.", buckets=BATCH_BUCKETS
+)
+OWNED_PARTITIONS: Final = Gauge(
+    "projector_owned_partitions", "Partitions that this worker has claimed and not given up."
+)
+LIVE_TOKENS: Final = Gauge(
+    "projector_live_tokens", "Tokens of jobs that run, in a partition owned here.", ["partition"]
+)
+FACTS: Final = Gauge("projector_facts", "Facts of a partition owned here.", ["partition"])
+STALENESS: Final = Gauge(
+    "projector_staleness_seconds",
+    "Since the moment as of which this worker last stamped the partition fresh, or since it began.",
+    ["partition"],
 )
 GAPS_READ: Final = Counter(
     "projector_gaps_read", "Ranges that Faust skipped and that were read straight from Kafka."
@@ -29,3 +63,8 @@ DEAD_LETTERS: Final = Counter("projector_dead_letters", "Dead letters that Kafka
 ALARMS: Final = Counter(
     "projector_alarms", "Findings that keep a partition stale until a person acts.", ["reason"]
 )
+
+# A counter that appears with its first event looks to Prometheus as if nothing had happened.
+for _what in ("view", "orphan"):
+    DRIFT_REPAIRED.labels(what=_what)
+ALARMS.labels(reason="history lost")

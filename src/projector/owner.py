@@ -7,33 +7,32 @@ stopped, or by an error of this program, which ends the process.
 """
 
 import asyncio
-from collections import deque
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
-from projector import metrics, outbox
+from projector import metrics, outbox, probes
 from projector.dead_letters import DeadLetters
 from projector.delivery import HistoryLostError, Offsets, RangeReader, refuse_lost_history
 from projector.events import Record, Topic
 from projector.inbox import Delivered, Inbox
+from projector.meter import Meter, Sizes
 from projector.outages import OUTAGES, outlast
 from projector.outbox import Outbox
+from projector.probes import Probes
 from projector.projection import Policy, Projection, View
 from projector.store import Checkpoint, IncompleteCheckpointError, RefusedError, Store
 from projector.sweep import Rounds
 from projector.things import Key, kind_of
+from projector.tracing import EventSpans
 from projector.views import Version
 
 log = structlog.get_logger()
 
-PROBE_INTERVAL_S: Final = 0.25
-PROBE_TIMEOUT_S: Final = 2.0
 # A delivery that the broker has and Faust does not bring within this time is read directly.
 STALL_S: Final = 2.0
-# Freshness probes whose end offsets are not reached yet. The oldest are kept: they come true first.
-MAX_PROBES: Final = 64
 # The first heal begins at once; one after the other must not take all of Redis' time.
 HEAL_PAUSE_S: Final = 0.5
 HISTORY_PAUSE_S: Final = 10.0
@@ -43,17 +42,6 @@ HISTORY_ADVICE: Final = (
     "feed everything into new topics under another PROJECTOR_TOPIC_PREFIX, "
     "and use an empty Redis database"
 )
-
-
-class Probe(NamedTuple):
-    """When everything below `ends` is applied, the partition is fresh as of `moment`.
-
-    `receded` are the topics that the broker said end below what was applied when it was asked.
-    """
-
-    moment: int
-    ends: Offsets
-    receded: tuple[Topic, ...] = ()
 
 
 class Batch(NamedTuple):
@@ -83,13 +71,15 @@ class Owner:
         self._inbox = Inbox()
         self._wake = asyncio.Event()
         self._outbox = Outbox(partition, source, dead_letters)
-        self._rounds = Rounds(policy.sweep_interval, PROBE_INTERVAL_S)
+        self._spans = EventSpans()
+        self._meter = Meter(partition, self._sizes)
+        self._rounds = Rounds(policy.sweep_interval, probes.PROBE_INTERVAL_S)
         self._stopping = False
         # Whether the facts in memory are whole: then they outlast whatever happens to Redis.
         self._knows_all = False
         self._next: Offsets = {}
         self._checkpointed: Offsets = {}
-        self._probes: deque[Probe] = deque()
+        self._probes = Probes(partition, store, source, self._inbox)
         self._now = 0
         # The moment up to which every event that Kafka had is applied (milliseconds).
         self._applied_until = 0
@@ -120,8 +110,17 @@ class Owner:
 
     async def run(self) -> None:
         """Own the partition; returns when stopped or when another owner claimed it."""
+        with self._meter:
+            await self._run()
+        self._inbox.leave()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            beside = [tasks.create_task(self._probe()), tasks.create_task(self._outbox.run())]
+            beside = [
+                tasks.create_task(self._probes.run(lambda: self._next, self._note_probe)),
+                tasks.create_task(self._outbox.run()),
+                tasks.create_task(self._meter.publish(self._store)),
+            ]
             while not self._stopping:
                 began = asyncio.get_running_loop().time()
                 try:
@@ -134,7 +133,6 @@ class Owner:
                     self._stopping |= await self._is_claimed_by_another()
             for task in beside:
                 task.cancel()
-        self._inbox.leave()
 
     def _alarm(self, loss: HistoryLostError) -> None:
         metrics.ALARMS.labels(reason="history lost").inc()
@@ -167,6 +165,8 @@ class Owner:
         # First: whoever cannot reach Kafka must not take the partition from one who can.
         beginnings = await self._source.beginnings(self.partition)
         checkpoint = await self._store.claim(self._policy.partitions)
+        # Everything that this task logs from here on says so.
+        bind_contextvars(epoch=self.version.epoch)
         heal = self._knows_all
         if heal:
             refuse_lost_history(self._next, beginnings)
@@ -174,15 +174,20 @@ class Owner:
             await self._load(checkpoint, beginnings)
         moment = await self._store.now()
         ends = await self._source.ends(self.partition)
-        await self._refuse_recreated(self._receded(self._next, ends))
+        await self._refuse_recreated(probes.receded(self._next, ends))
         await self._catch_up(ends)
         self._applied_until = moment
         await (self._heal() if heal else self._reconcile())
         self._knows_all = True
         self._report_claim("memory" if heal else "checkpoint")
 
+    def _sizes(self) -> Sizes:
+        facts = self._projection.facts
+        return Sizes(facts.live_tokens, len(facts), len(self._outbox))
+
     def _report_claim(self, source: str) -> None:
         metrics.CLAIMS.labels(facts=source).inc()
+        self._meter.claimed()
         log.info(
             "claimed", partition=self.partition, epoch=self.version.epoch, source=source,
             facts=len(self._projection.facts), **_named(self._next),
@@ -217,10 +222,6 @@ class Owner:
         self._projection = Projection(self.partition, self._policy)
         self._outbox.restore({})
 
-    @staticmethod
-    def _receded(applied: Offsets, ends: Offsets) -> tuple[Topic, ...]:
-        return tuple(topic for topic, end in ends.items() if end < applied.get(topic, 0))
-
     async def _refuse_recreated(self, receded: tuple[Topic, ...]) -> None:
         """A topic made anew numbers its events anew: to wait for the old offsets skips them."""
         for topic in receded:
@@ -244,6 +245,7 @@ class Owner:
         views = self._projection.all_views(self._now)
         everything = self._batch([], {**self._projection.fields(), **self._outbox.fields()})
         await self._store.write_views(views)
+        self._meter.written(views)
         await self._store.forget_checkpoint()
         await self._persist(everything)
 
@@ -257,7 +259,7 @@ class Owner:
             for delivered in taken:
                 await self._take(delivered.record)
             await self._read_what_stalls()
-            self._advance(max([self._now, *(probe.moment for probe in self._probes)]))
+            self._advance(max([self._now, *self._probes.moments]))
             await self._flush()
         finally:
             # Also of a batch that was refused: the next claim reads it from Kafka, and an event
@@ -279,7 +281,7 @@ class Owner:
             self._apply(record)
             self._next[record.topic] = record.offset + 1
         else:
-            metrics.EVENTS.labels(topic=record.topic, outcome="repeated").inc()
+            self._meter.repeated(record)
 
     @outlast
     async def _catch_up(self, ends: Offsets) -> None:
@@ -293,17 +295,19 @@ class Owner:
 
     def _apply(self, record: Record) -> None:
         reason = self._projection.apply(record)
-        outcome = "refused" if reason else "applied"
-        metrics.EVENTS.labels(topic=record.topic, outcome=outcome).inc()
+        self._spans.applied(record, refused=reason is not None)
+        event = self._projection.latest
+        self._meter.took(record, event, good=reason is None, live=self._knows_all)
         if reason:
             log.warning("bad event", topic=record.topic, partition=record.partition,
                         offset=record.offset, reason=reason)  # fmt: skip
             self._outbox.add(record, reason)
 
     async def _read_what_stalls(self) -> None:
-        if not self._probes:
+        probe = self._probes.latest
+        if probe is None:
             return
-        ends, now = self._probes[-1].ends, asyncio.get_running_loop().time()
+        ends, now = probe.ends, asyncio.get_running_loop().time()
         for topic in Topic:
             expected, since = self._awaited.get(topic, (-1, now))
             if self._next[topic] >= ends[topic] or self._next[topic] != expected:
@@ -334,51 +338,29 @@ class Owner:
     @outlast
     async def _persist(self, batch: Batch) -> None:
         await self._store.write_views(batch.views)
+        self._spans.written()
+        self._meter.written(batch.views)
         await self._store.checkpoint(self._next, batch.fields, batch.total)
         self._checkpointed = dict(self._next)
 
     # freshness
 
-    async def _probe(self) -> None:
-        """Ask every quarter second what would make the partition fresh as of now."""
-        while not self._stopping:
-            try:
-                async with asyncio.timeout(PROBE_TIMEOUT_S):
-                    await self._ask()
-            except OUTAGES as error:
-                log.debug("no probe", partition=self.partition, reason=repr(error))
-            await asyncio.sleep(PROBE_INTERVAL_S)
-
-    async def _ask(self) -> None:
-        moment = await self._store.now()
-        applied = dict(self._next)
-        ends = await self._source.ends(self.partition)
-        receded = self._receded(applied, ends)
-        # A broker may know less than it has delivered (embedded ones do).
-        ends = {topic: max(end, self._inbox.arrived[topic]) for topic, end in ends.items()}
-        if len(self._probes) < MAX_PROBES:
-            self._probes.append(Probe(moment, ends, receded))
+    def _note_probe(self) -> None:
         self._rounds.tick()
         self._wake.set()
 
     async def _stamp(self) -> None:
         """Declare the partition fresh as of the latest probe whose every event is applied."""
-        reached = None
-        while self._probes and self._is_reached(self._probes[0]):
-            reached = self._probes.popleft()
-        if reached is None:
+        probe = self._probes.take_reached(self._now, self._next)
+        if probe is None:
             return
         try:
-            await self._refuse_recreated(reached.receded)
-            self._applied_until = reached.moment
-            await self._store.stamp(reached.moment)
+            await self._refuse_recreated(probe.receded)
+            self._applied_until = probe.moment
+            await self._store.stamp(probe.moment)
+            self._meter.stamped(probe.asked)
         except OUTAGES as error:
             log.debug("no stamp", partition=self.partition, reason=repr(error))
-
-    def _is_reached(self, probe: Probe) -> bool:
-        return probe.moment <= self._now and all(
-            self._next[topic] >= end for topic, end in probe.ends.items()
-        )
 
     # sweep
 

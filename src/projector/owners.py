@@ -4,9 +4,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+import structlog
+
 from projector.events import Record
 from projector.inbox import Delivered
 from projector.owner import Owner
+
+log = structlog.get_logger()
 
 # Whoever overtook a lost claim may be on its way out: a zombie, or the last rebalance's owner.
 CLAIM_AGAIN_S: Final = 5.0
@@ -73,6 +77,7 @@ class Owners:
             self._owners[partition] = self._new_owner(partition)
             await self._owners[partition].run()
             del self._owners[partition]
+            log.info("released", partition=partition)
             if partition in self._assigned:
                 await asyncio.sleep(CLAIM_AGAIN_S)
         del self._tasks[partition]

@@ -5,7 +5,6 @@ writes the same views, and repeating a delivery changes nothing.
 """
 
 from collections.abc import Iterable
-from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import msgspec
@@ -60,11 +59,26 @@ class Policy(NamedTuple):
     sweep_interval: float = 600.0
 
 
+def view_of(facts: Facts, digest: str, minimum_level: int, now: int) -> View:
+    """What the record of a token is to say at `now` (milliseconds); KeyError if no job had it."""
+    key = facts.job_of_token(digest)
+    if key is None:
+        raise KeyError(digest)
+    ended = facts.ended_token(things.root_of(key), digest)
+    holder = ended or facts.job(key)
+    assert holder is not None, key  # noqa: S101  the index holds started jobs only
+    status, document = rules.answer(facts, key, digest, minimum_level, now)
+    body = b"" if document is None else msgspec.json.encode(document)
+    return View(digest, things.id_of(key), status, body, holder.expires_at, ended is None)
+
+
 class Projection:
     """One partition's facts, and what their changes mean for the views."""
 
     def __init__(self, partition: int, policy: Policy) -> None:
         self.facts = Facts()
+        # The event of the record applied last; None where it was refused.
+        self.latest: Event | None = None
         self._partition = partition
         self._policy = policy
         self._timers: Timers[Key] = Timers()
@@ -84,6 +98,7 @@ class Projection:
         Returns what is wrong with it, where something is. It was applied all the same if it is a
         revocation whose ids could be read.
         """
+        self.latest = None
         try:
             event = cloudevents.decode(record)
             self._check_place(event, record)
@@ -93,10 +108,14 @@ class Projection:
             return str(error)
         except Exception as error:
             # No event may stop everybody else's, not even by a mistake of this program.
-            log.exception("an event that this program cannot handle; please report it")
+            log.exception(
+                "an event that this program cannot handle; please report it",
+                topic=record.topic, partition=record.partition, offset=record.offset,
+            )  # fmt: skip
             return f"internal error: {type(error).__name__}"
         for change in new_states:
             self._put(*change)
+        self.latest = event
         return event.complaint or self._circle(event)
 
     def advance(self, now: int, applied_until: int | None = None) -> None:
@@ -131,15 +150,7 @@ class Projection:
 
     def view(self, digest: str, now: int) -> View:
         """What the token's record is to say at `now` (milliseconds)."""
-        key = self.facts.job_of_token(digest)
-        if key is None:
-            raise KeyError(digest)
-        ended = self.facts.ended_token(things.root_of(key), digest)
-        if ended is not None:
-            return View(digest, ended.job, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at, False)
-        job = self.facts.job(key)
-        assert job is not None, key  # noqa: S101  the index holds started jobs only
-        return self._job_view(key, job, now)
+        return view_of(self.facts, digest, self._policy.minimum_level, now)
 
     def _circle(self, event: Event) -> str | None:
         """Later events may mend it, so the group is taken as it is."""
@@ -152,14 +163,6 @@ class Projection:
         self.facts.put(key, fact)
         self._changed.add(key)
         self._timers.set(key, self._next_due(fact))
-
-    def _job_view(self, key: Key, job: Job, now: int) -> View:
-        number = things.id_of(key)
-        if job.finished:
-            return View(job.digest, number, HTTPStatus.UNAUTHORIZED, b"", job.expires_at)
-        status, document = rules.answer(self.facts, key, job, self._policy.minimum_level, now)
-        body = b"" if document is None else msgspec.json.encode(document)
-        return View(job.digest, number, status, body, job.expires_at)
 
     def _check_place(self, event: Event, record: Record) -> None:
         kind = event.kind

@@ -7,7 +7,8 @@ from projector.events import BadEvent, Rank, Record
 
 # `<offset> <timestamp in ms>` of the record that the replayed one stands for.
 HEADER: Final = "dead-letter-replays"
-_RANK: Final = re.compile(r"(\d{1,19}) (-?\d{1,19})", re.ASCII)
+PATTERN: Final = "^([0-9]{1,19}) (-?[0-9]{1,19})$"
+_RANK: Final = re.compile(PATTERN)
 
 
 def header(rank: Rank) -> tuple[str, bytes]:

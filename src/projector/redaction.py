@@ -16,10 +16,11 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 REDACTED: Final = "[redacted]"
 
-_SECRET_FIELDS: Final = {"token", "job_token", "ci_job_token"}
-_PREFIX: Final = "glcbt-"
+SECRET_FIELDS: Final = ("token", "job_token", "ci_job_token")
+PREFIX: Final = "glcbt-"
 # Tokens have at least 20 characters behind the prefix; a path like acme/glcbt-tools is none.
-_TOKEN: Final = re.compile(r"glcbt-[\w.\-]{16,}", re.ASCII)
+TOKEN: Final = PREFIX + "[A-Za-z0-9_.-]{16,}"
+_TOKEN: Final = re.compile(TOKEN)
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 # Cheap test on raw bytes; an escape (\u0067lcbt-) could hide what it looks for.
 _SUSPICIOUS: Final = re.compile(rb"glcbt|token\"|\\u", re.IGNORECASE)
@@ -121,9 +122,9 @@ def _merged(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_secret(name: str, leaf: object) -> bool:
-    if name.lower().replace("-", "_") in _SECRET_FIELDS:
+    if name.lower().replace("-", "_") in SECRET_FIELDS:
         return True
-    return isinstance(leaf, str) and leaf.startswith(_PREFIX)
+    return isinstance(leaf, str) and leaf.startswith(PREFIX)
 
 
 def _holds_token(name: str, leaf: object) -> bool:

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 from msgspec.structs import replace
 
-from projector import cloudevents, ranks
+from projector import cloudevents, connections, ranks
 from projector.dead_letters import MAX_ORIGINAL_BYTES
 from projector.events import BadEvent, Event, Rank, Record, Topic
 from projector.feed import CONTENT_TYPE, MAX_REQUEST_BYTES, strict
@@ -114,7 +114,7 @@ async def send(prepared: list[Replay], settings: Settings) -> list[int]:
     Raises `KafkaError`.
     """
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.brokers, acks="all", max_request_size=MAX_REQUEST_BYTES
+        **connections.kafka(settings), acks="all", max_request_size=MAX_REQUEST_BYTES
     )
     try:
         await producer.start()

@@ -4,17 +4,16 @@ import difflib
 import os
 import re
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from projector.connection_settings import ConnectionSettings
 from projector.errors import SetupError
 from projector.events import ROLES
+from projector.variables import PREFIX, variable
 from projector.views import MAX_PARTITIONS
 
-PREFIX = "PROJECTOR_"
-_DATABASE: Final = re.compile(r"/?|/[0-9]{1,9}")
 _TOPIC_PREFIX: Final = re.compile(r"[a-zA-Z0-9._-]{0,200}")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -29,19 +28,11 @@ class SettingsError(SetupError):
     """A setting is wrong; the message names every wrong variable and says why."""
 
 
-class Settings(BaseSettings):
+class Settings(ConnectionSettings):
     """The settings of every command. Durations are in seconds."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True)
 
-    kafka: str = Field(
-        default="127.0.0.1:9092", description="Kafka brokers, `host:port`, comma-separated"
-    )
-    redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0",
-        repr=False,
-        description="Redis or Valkey: `redis://`, `rediss://`, `unix://`",
-    )
     partitions: int = Field(
         default=16,
         ge=1,
@@ -77,39 +68,16 @@ class Settings(BaseSettings):
     session_timeout: Seconds = Field(
         default=10.0, ge=6, description="when Kafka gives a silent worker's partitions to another"
     )
+    worker_web_host: str = Field(
+        default="127.0.0.1",
+        description="address that the worker's own web page listens on",
+    )
     worker_web_port: int = Field(
         default=0, ge=0, le=65535, description="port of the worker's own web page; 0: a free one"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="the least severe message to log"
     )
-
-    @field_validator("kafka")
-    @classmethod
-    def _host_and_port(cls, brokers: str) -> str:
-        if "://" in brokers:
-            raise ValueError("must be host:port without a scheme such as http://")
-        for broker in brokers.split(","):
-            host, _, port = broker.strip().rpartition(":")
-            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-                raise ValueError("must be host:port, comma-separated for more than one broker")
-        return brokers
-
-    @field_validator("redis_url")
-    @classmethod
-    def _redis_address(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            parts.port  # noqa: B018  raises
-        except ValueError:
-            raise ValueError("is no URL; percent-encode what is special in a password") from None
-        if parts.scheme not in ("redis", "rediss", "unix"):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
-        if "@" in parts.path + parts.query + parts.fragment:
-            raise ValueError("must have the characters / ? # and @ of a password percent-encoded")
-        if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
-            raise ValueError("must end with the number of a database, as in redis://host:6379/0")
-        return url
 
     @field_validator("topic_prefix")
     @classmethod
@@ -125,21 +93,10 @@ class Settings(BaseSettings):
         try:
             settings = cls()
         except ValidationError as error:
-            problems += [_sentence(dict(problem)) for problem in error.errors()]
+            problems += [line for problem in error.errors() for line in _lines(dict(problem))]
         if problems:
             raise SettingsError("\n".join(problems))
         return settings
-
-    @property
-    def brokers(self) -> list[str]:
-        """The Kafka brokers, each `host:port`."""
-        return [broker.strip() for broker in self.kafka.split(",")]
-
-    @property
-    def redis_place(self) -> str:
-        """Where Redis is, without its password: for messages."""
-        parts = urlsplit(self.redis_url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     @property
     def minimum_level(self) -> int:
@@ -154,11 +111,6 @@ class Settings(BaseSettings):
     def topic(self, name: str) -> str:
         """The topic's name in Kafka."""
         return self.topic_prefix + name
-
-
-def variable(field: str) -> str:
-    """The environment variable of a setting."""
-    return PREFIX + field.upper()
 
 
 # All that Kubernetes sets in every pod for a Service named `projector` or `projector-...`.
@@ -180,6 +132,8 @@ def _suggestion(name: str) -> str:
     return f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def _sentence(problem: dict[str, Any]) -> str:
-    reason = problem["msg"].removeprefix("Value error, ")
-    return f"{variable(str(problem['loc'][0]))}: {reason[0].lower()}{reason[1:]}"
+def _lines(problem: dict[str, Any]) -> list[str]:
+    reason: str = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:  # several settings contradict each other, and the reason names them
+        return reason.splitlines()
+    return [f"{variable(str(problem['loc'][0]))}: {reason[0].lower()}{reason[1:]}"]

@@ -64,7 +64,8 @@ async def read(redis: Redis, partition: int, reached: Version | None = None) -> 
             "the next worker that claims it reads everything from Kafka again"
         )
     try:
-        known, in_doubt = _assembled(stored, before.offsets)
+        # Beside the event loop: a hundred thousand facts take about a second.
+        known, in_doubt = await asyncio.to_thread(_assembled, stored, before.offsets)
     except (ValueError, LookupError) as error:
         raise SnapshotError(f"a fact of partition {partition} is unreadable: {error!r}") from None
     return Snapshot(partition, before, known, in_doubt, now)

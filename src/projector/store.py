@@ -28,6 +28,8 @@ INCOMPLETE: Final = -1
 FIRST_EXPIRY: Final = 1
 # How far a record's expiry may be from what was written before it counts as another.
 EXPIRY_TOLERANCE_MS: Final = 5000
+# Outlasts any change of owners, and does not outlast a partition that nobody owns for long.
+ACTIVITY_KEPT_S: Final = 300
 
 log = structlog.get_logger()
 
@@ -60,7 +62,7 @@ class Store:
         self._server = server
         self._server_changes = 0
         self._partition = partition
-        self._owner = owner
+        self.owner = owner
         self._epoch = 0
         self._revision = 0
         self._refused_by = 0
@@ -81,7 +83,7 @@ class Store:
         """Become the owner of one of `partitions` under a new epoch; what the last one left."""
         self._server_changes = self._server.changes
         await agree_on_partitions(self._redis, partitions)
-        args: list[Argument] = [self._owner, self._refused_by]
+        args: list[Argument] = [self.owner, self._refused_by]
         self._epoch = int(await self._claim(keys=[self._hash], args=args))
         held = await partition_state.read(self._redis, self._partition)
         self._revision = held.version.revision if held else 0
@@ -90,7 +92,7 @@ class Store:
     async def is_claimed_by_another(self) -> bool:
         """Whether a newer claim holds the partition; not so if the claim is only gone."""
         epoch, owner = await self._redis.hmget(self._hash, ["epoch", "owner"])
-        return int(epoch or 0) >= self._epoch and owner != self._owner.encode()
+        return int(epoch or 0) >= self._epoch and owner != self.owner.encode()
 
     async def load(self, checkpoint: Checkpoint) -> AsyncIterator[tuple[Key, bytes]]:
         """The checkpoint's facts; `IncompleteCheckpointError` at the end if some are missing."""
@@ -107,7 +109,7 @@ class Store:
 
     async def forget_checkpoint(self) -> None:
         """Drop a checkpoint that cannot be used; the facts come from Kafka again."""
-        args: list[Argument] = [self._epoch, self._owner, *(f"offset:{t}" for t in Topic)]
+        args: list[Argument] = [self._epoch, self.owner, *(f"offset:{t}" for t in Topic)]
         self._check(await self._forget(keys=[self._hash, self._facts], args=args))
 
     async def write_views(self, changed: Iterable[View]) -> None:
@@ -172,15 +174,20 @@ class Store:
     ) -> None:
         sets = [(key, value) for key, value in facts if value is not None]
         deletes = [key for key, value in facts if value is None]
-        args: list[Argument] = [self._epoch, self._owner, self._revision, self._revision + 1]
+        args: list[Argument] = [self._epoch, self.owner, self._revision, self._revision + 1]
         args += [total, len(offsets), *_flat(offsets.items()), len(sets), *_flat(sets), *deletes]
         self._check(await self._checkpoint(keys=[self._hash, self._facts], args=args))
         self._revision += 1
 
     async def stamp(self, moment: int) -> None:
         """Declare the partition fresh as of `moment` (milliseconds of Redis TIME)."""
-        args: list[Argument] = [self._epoch, self._owner, self._revision, moment]
+        args: list[Argument] = [self._epoch, self.owner, self._revision, moment]
         self._check(await self._stamp(keys=[self._hash], args=args))
+
+    async def publish(self, activity: bytes) -> None:
+        """Let operators see what this owner does; not fenced, since no answer depends on it."""
+        key = views.activity_key(self._partition)
+        await self._redis.set(key, activity, ex=ACTIVITY_KEPT_S)
 
     async def now(self) -> int:
         """Redis TIME in milliseconds."""

@@ -1,19 +1,35 @@
 """What all commands share: settings, exit codes, and text that is safe on a terminal."""
 
 import asyncio
+import json
 from collections.abc import Coroutine
 from typing import Any, Final, NoReturn, TypeVar
 
+import msgspec
+import structlog
 import typer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from rich.console import Console
 
-from projector import log
+from projector import log as logs
 from projector.errors import SetupError
 from projector.settings import Settings, SettingsError
+from projector.variables import variable
 
 T = TypeVar("T")
+log = structlog.get_logger()
 
+NOT_ALLOWED: Final = (
+    TopicAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    ClusterAuthorizationFailedError,
+)
 WRONG: Final = 2
 OUTAGE: Final = 3
 
@@ -26,7 +42,12 @@ def load_settings() -> Settings:
         settings = Settings.load()
     except SettingsError as error:
         fail(WRONG, *(f"wrong setting: {line}" for line in str(error).splitlines()))
-    log.configure(settings.log_level)
+    logs.configure(settings.log_level)
+    if settings.kafka_security_protocol == "SASL_PLAINTEXT":
+        log.warning(
+            "nothing is encrypted on the way to Kafka",
+            setting=f"{variable('kafka_security_protocol')}=SASL_PLAINTEXT",
+        )
     return settings
 
 
@@ -36,6 +57,13 @@ def run(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except SetupError as error:
         fail(WRONG, str(error))
+    except NOT_ALLOWED as error:
+        fail(WRONG, f"Kafka at {settings.kafka} forbids this: {error}. See docs/security.md")
+    except (AuthenticationError, NoPermissionError) as error:
+        fail(WRONG, f"Redis at {settings.redis_place} refuses this user: {error}")
+    except RedisError as error:
+        fail(OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}")
+    # redis-py makes every OSError a RedisError: what is left is aiokafka's.
     except (KafkaError, OSError) as error:
         fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")
 
@@ -47,6 +75,10 @@ def fail(code: int, *sentences: str) -> NoReturn:
     raise typer.Exit(code)
 
 
-def harmless(text: str) -> str:
-    """One line of text without anything that moves a cursor, colours, rings or hides."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def as_json(found: object) -> str:
+    """ASCII alone; JSON itself escapes all control characters but one."""
+    return json.dumps(msgspec.to_builtins(found)).replace("\x7f", "\\u007f")
+
+
+# Logs and commands alike write to terminals.
+harmless: Final = logs.harmless

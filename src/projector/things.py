@@ -200,3 +200,8 @@ def membership_of(key: Key) -> tuple[Key, int]:
     """The scope `12/group/3` and the user 1 of `12/member/group:3/user:1/direct`."""
     root, _, scope, user, _ = key.split("/", 4)
     return Key(f"{root}/{scope.replace(':', '/')}"), int(user.removeprefix("user:"))
+
+
+def via_of(key: Key) -> str:
+    """`direct` of `12/member/group:3/user:1/direct`."""
+    return key.split("/", 4)[4]

@@ -7,11 +7,13 @@ from typing import Any, Final, NoReturn
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from projector import connections, knocks
 from projector.errors import NotReadyError, SetupError
 from projector.events import DEAD_LETTERS, Topic
-from projector.settings import Settings, variable
+from projector.settings import Settings
+from projector.variables import variable
 
 _DAYS_MS: Final = 24 * 3600 * 1000
 _MIB: Final = 1024 * 1024
@@ -24,6 +26,7 @@ _EVENTS: Final = {
     "max.message.bytes": str(2 * _MIB),
     "message.timestamp.type": "LogAppendTime",
 }
+CLEANUP: Final = "delete"
 CONFIGS: Final[dict[str, dict[str, str]]] = {
     Topic.MEMBERSHIP: {"retention.ms": "-1", **_EVENTS},
     Topic.AGENT_CONFIG: {"retention.ms": "-1", **_EVENTS},
@@ -55,7 +58,7 @@ async def create(settings: Settings) -> dict[str, int]:
     """Create what is missing, check everything; the partitions of each topic.
 
     Topics that exist decide the number of partitions of those created beside them.
-    Raises `UnusableTopicsError` and `KafkaError`.
+    Raises `UnusableTopicsError`, `AccessError` and `KafkaError`.
     """
     async with _admin(settings) as admin:
         existing = await _partitions(admin, settings)
@@ -69,7 +72,7 @@ async def create(settings: Settings) -> dict[str, int]:
 async def check(settings: Settings) -> dict[str, int]:
     """The partitions of each topic.
 
-    Raises `MissingTopicsError`, `UnusableTopicsError` and `KafkaError`.
+    Raises `MissingTopicsError`, `UnusableTopicsError`, `AccessError` and `KafkaError`.
     """
     async with _admin(settings) as admin:
         existing = await _partitions(admin, settings)
@@ -77,7 +80,7 @@ async def check(settings: Settings) -> dict[str, int]:
         if missing:
             raise MissingTopicsError(
                 f"missing in Kafka at {settings.kafka}: {', '.join(missing)}; "
-                "create them with `projector topics`"
+                "create them with `projector topics`" + _or_hidden(settings)
             )
         _check_counts(settings, existing)
         await _check_cleanup(admin, settings)
@@ -88,7 +91,7 @@ async def watch(settings: Settings, expected: int) -> NoReturn:
     """Ask for the number of partitions every second; raises once it is another.
 
     Producers then send events where nobody looks for them, revocations too.
-    Raises `ChangedPartitionsError`, and `KafkaError` when Kafka does not answer.
+    Raises `ChangedPartitionsError`, `AccessError`, and `KafkaError` when Kafka does not answer.
     """
     async with _admin(settings) as admin:
         while True:
@@ -99,12 +102,21 @@ async def watch(settings: Settings, expected: int) -> NoReturn:
             await asyncio.sleep(WATCH_INTERVAL_S)
 
 
+def _or_hidden(settings: Settings) -> str:
+    """Kafka hides topics from those who may not describe them."""
+    known = settings.uses_sasl or settings.kafka_certificate_file
+    return ", or let this user describe them (docs/security.md)" if known else ""
+
+
 @asynccontextmanager
 async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.brokers, request_timeout_ms=10_000)
+    admin = AIOKafkaAdminClient(**connections.kafka(settings), request_timeout_ms=10_000)
     try:
         await admin.start()
         yield admin
+    except KafkaError:
+        await knocks.raise_if_refused(settings)
+        raise
     finally:
         await admin.close()
 
@@ -132,7 +144,7 @@ async def _create(
             settings.topic(name),
             num_partitions=1 if name == DEAD_LETTERS else count,
             replication_factor=copies,
-            topic_configs={"cleanup.policy": "delete", **CONFIGS[name]},
+            topic_configs={"cleanup.policy": CLEANUP, **CONFIGS[name]},
         )
         for name in names
     ]

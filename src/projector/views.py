@@ -37,6 +37,11 @@ def facts_key(partition: int) -> str:
     return f"{PREFIX}:facts:{{{partition}}}"
 
 
+def activity_key(partition: int) -> str:
+    """What the partition's owner did in the last minutes: for people, no answer depends on it."""
+    return f"{PREFIX}:activity:{{{partition}}}"
+
+
 class Version(NamedTuple):
     """How new a record is. Text of fixed width, so that newer compares as greater."""
 

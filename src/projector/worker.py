@@ -11,10 +11,12 @@ from uuid import uuid4
 
 import faust
 import structlog
+from aiokafka.errors import KafkaError
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
-from projector import batches, connections, topics
+from projector import batches, connections, topics, tracing
+from projector.access import AccessError
 from projector.dead_letters import DeadLetters
 from projector.delivery import MAX_POLLED, RangeReader
 from projector.errors import SetupError
@@ -25,10 +27,11 @@ from projector.owners import Owners
 from projector.ports import LOOPBACK, free_port, obstacle
 from projector.projection import Policy
 from projector.raw_records import Damage
-from projector.settings import Settings, variable
+from projector.settings import Settings
 from projector.signals import until_signalled
 from projector.store import Store, agree_on_partitions
 from projector.sweep import OrphanScan
+from projector.variables import variable
 
 log = structlog.get_logger()
 
@@ -50,9 +53,10 @@ class WebPortError(SetupError):
 
 async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raises what makes going on impossible."""
-    _check_web_port(settings.worker_web_port)
+    _check_web_port(settings)
+    tracing.start("projector-worker")
     await until_signalled(_work(settings))
-    log.info("stopped")
+    log.info("worker stopped")
 
 
 async def _work(settings: Settings) -> None:
@@ -80,15 +84,20 @@ async def _until_broken(app: Any, failures: set[asyncio.Future[None]]) -> None:
     raise RuntimeError("Faust stopped by itself; its log says why")
 
 
-def _check_web_port(port: int) -> None:
-    if port and (found := obstacle(port)):
-        name = variable("worker_web_port")
-        raise WebPortError(f"{found}; set {name} to another, or to 0 for a free one")
+def _check_web_port(settings: Settings) -> None:
+    port, host = settings.worker_web_port, settings.worker_web_host
+    if (port or host != LOOPBACK) and (found := obstacle(port, host)):
+        names = " and ".join(variable(name) for name in ("worker_web_host", "worker_web_port"))
+        raise WebPortError(f"{found}; {names} choose another, with the port 0 a free one")
 
 
 @outlast
 async def _watch(settings: Settings, partitions: int) -> None:
-    await topics.watch(settings, partitions)
+    try:
+        await topics.watch(settings, partitions)
+    except AccessError as refused:
+        # Who was let in at the start goes on: rights may come back, and the facts are in memory.
+        raise KafkaError(str(refused)) from None
 
 
 @asynccontextmanager
@@ -135,7 +144,11 @@ async def _delivering(settings: Settings, owners: Owners, partitions: int) -> As
         app = create_app(settings, owners, folder)
         try:
             await app.start()
-            log.info("metrics", url=f"http://{LOOPBACK}:{app.conf.web_port}/metrics")
+            log.info(
+                "worker started", kafka=settings.kafka, redis=settings.redis_place,
+                partitions=partitions,
+                metrics=f"http://{settings.worker_web_host}:{app.conf.web_port}/metrics",
+            )  # fmt: skip
             yield app
         finally:
             asyncio.get_running_loop().call_later(HARD_EXIT_S, _exit_hard)
@@ -150,6 +163,7 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
     app = faust.App(
         id=settings.topic("projector"),
         broker=[f"kafka://{broker}" for broker in settings.brokers],
+        broker_credentials=_credentials(settings),
         store="memory://",
         datadir=folder,
         # 0 would assign partitions round robin: the three topics would not be co-partitioned.
@@ -157,8 +171,8 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         topic_disable_leader=True,
         web_tables_enabled=False,
         # What Faust listens on; `web_host` is only what it calls itself.
-        web_bind=LOOPBACK,
-        web_host=LOOPBACK,
+        web_bind=settings.worker_web_host,
+        web_host=settings.worker_web_host,
         web_port=settings.worker_web_port or free_port(),
         # Unacknowledged events would block the next rebalance; the checkpoint decides, not acks.
         stream_wait_empty=False,
@@ -174,11 +188,24 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         app.agent(source, name=f"enqueue-{topic}")(_enqueue(topic, owners))
 
     async def assign(_app: Any, assigned: set[Any], **_: Any) -> None:
-        owners.assign(copartitioned(assigned, settings))
+        partitions = copartitioned(assigned, settings)
+        log.info("partitions assigned", partitions=sorted(partitions))
+        owners.assign(partitions)
 
     app.on_partitions_assigned.connect(assign)
     app.page("/metrics")(_metrics)
     return app
+
+
+def _credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """What `connections.kafka` tells aiokafka, as Faust wants to be told."""
+    how = connections.kafka(settings)
+    if settings.uses_sasl:
+        return faust.SASLCredentials(
+            username=how["sasl_plain_username"], password=how["sasl_plain_password"],
+            mechanism=how["sasl_mechanism"], ssl_context=how["ssl_context"],
+        )  # fmt: skip
+    return faust.SSLCredentials(how["ssl_context"]) if how["ssl_context"] else None
 
 
 async def _metrics(page: Any, _request: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Any, Final
 from projector import scripts
 from projector.delivery import Offsets
 from projector.events import Topic
-from projector.owner import Owner, Probe
+from projector.owner import Owner
+from projector.probes import Probe, Probes
 from projector.store import Store
 
 
@@ -53,11 +54,10 @@ def heal_off() -> None:
 def freshness_off() -> None:
     """The owner stamps its partition without asking Kafka what there is."""
 
-    async def ask_nobody(self: Any) -> None:
-        self._probes.append(Probe(await self._store.now(), dict.fromkeys(Topic, 0)))
-        self._wake.set()
+    async def ask_nobody(self: Any, _applied: Offsets) -> None:
+        self._waiting.append(Probe(await self._store.now(), dict.fromkeys(Topic, 0), 0.0))
 
-    replace(Owner, "_ask", ask_nobody)
+    replace(Probes, "_ask", ask_nobody)
 
 
 def server_change_unnoticed() -> None:

@@ -12,6 +12,10 @@ from tests.integration.deployment import Deployment
 from tests.integration.servers import eventually, running
 
 
+def missed(server: str) -> str:
+    return f'"server": "{server}"'
+
+
 @pytest.mark.parametrize("broker", list(BROKERS))
 def test_worker_and_api_wait_for_redis_and_kafka(tmp_path: Path, broker: str) -> None:
     apache_or_skip(broker)
@@ -20,15 +24,15 @@ def test_worker_and_api_wait_for_redis_and_kafka(tmp_path: Path, broker: str) ->
         worker = deployment.start("worker")
         api = deployment.start_api()
         place = f"127.0.0.1:{redis_port}"
-        eventually(lambda: "Redis is not ready" in worker.log(), "the worker misses Redis")
-        eventually(lambda: "Redis is not ready" in api.log(), "the API misses Redis")
+        eventually(lambda: missed("Redis") in worker.log(), "the worker misses Redis")
+        eventually(lambda: missed("Redis") in api.log(), "the API misses Redis")
         assert place in worker.log()
         assert place in api.log()
         eventually(lambda: deployment.look_up("token-9").status == 503, "503 without Redis")
         assert deployment.look_up("token-9").body["reason"] == "Redis is not reachable"
 
         with running(servers.valkey(tmp_path, redis_port)) as redis:
-            eventually(lambda: "Kafka is not ready" in worker.log(), "the worker misses Kafka")
+            eventually(lambda: missed("Kafka") in worker.log(), "the worker misses Kafka")
             assert f"127.0.0.1:{kafka_port}" in worker.log()
             with running(BROKERS[broker](tmp_path, kafka_port)):
                 eventually(lambda: is_listening(kafka_port), "the broker listening")

@@ -172,3 +172,15 @@ def _steps(world: World, message: Message, jobs: set[int], what: str) -> int:
         views = world.projection.take_changes(NOW).views
     assert {view.job for view in views} == jobs, what
     return steps.count
+
+
+def test_live_tokens_are_those_of_jobs_that_run() -> None:
+    world = World()
+    world.take(build.project(7), build.started(9, 7), build.started(10, 7), build.started(11, 7))
+    assert world.projection.facts.live_tokens == 3
+    world.take(build.started(10, 8, token="another"), build.removed("job", 9))
+    assert world.projection.facts.live_tokens == 2
+    world.take(build.removed("job", 9), build.removed("job", 99))
+    assert world.projection.facts.live_tokens == 2
+    world.at(NOW + 10**10)
+    assert world.projection.facts.live_tokens == 0

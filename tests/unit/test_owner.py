@@ -11,7 +11,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from projector import inbox, outbox, views
+from projector import inbox, outbox, probes, views
 from projector import owner as owner_module
 from projector.connections import Server
 from projector.dead_letters import DeadLetter
@@ -231,9 +231,9 @@ async def test_a_stamp_waits_for_every_event_that_kafka_had(
     monkeypatch.setattr(owner_module, "STALL_S", 3600.0)
     async with setup.owning() as owner:
         records = setup.kafka.add(*COMPANY)
-        await asyncio.sleep(2 * owner_module.PROBE_INTERVAL_S)
+        await asyncio.sleep(2 * probes.PROBE_INTERVAL_S)
         before = await setup.field("stamp")
-        await asyncio.sleep(2 * owner_module.PROBE_INTERVAL_S)
+        await asyncio.sleep(2 * probes.PROBE_INTERVAL_S)
         assert await setup.field("stamp") == before
         setup.deliver(owner, *records)
         await until(lambda: _differs(setup, before))
@@ -246,9 +246,9 @@ async def _differs(setup: Setup, before: bytes | None) -> bool:
 async def test_no_stamp_while_kafka_does_not_answer(setup: Setup) -> None:
     async with setup.owning():
         setup.kafka.down = True
-        await asyncio.sleep(owner_module.PROBE_INTERVAL_S)
+        await asyncio.sleep(probes.PROBE_INTERVAL_S)
         before = await setup.field("stamp")
-        await asyncio.sleep(2 * owner_module.PROBE_INTERVAL_S)
+        await asyncio.sleep(2 * probes.PROBE_INTERVAL_S)
         assert await setup.field("stamp") == before
         setup.kafka.down = False
         await until(lambda: _differs(setup, before))
@@ -308,7 +308,7 @@ def quick_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def running(owner: Owner) -> AsyncIterator[None]:
     task = asyncio.create_task(owner.run())
-    await asyncio.sleep(4 * owner_module.PROBE_INTERVAL_S)
+    await asyncio.sleep(4 * probes.PROBE_INTERVAL_S)
     assert not task.done()
     yield
     owner.stop()
@@ -359,9 +359,9 @@ async def test_a_recreated_topic_keeps_the_partition_stale(setup: Setup, when: s
     async with setup.owning():
         if when == "while owned":
             setup.kafka.records[Topic.MEMBERSHIP].clear()
-            await asyncio.sleep(2 * owner_module.PROBE_INTERVAL_S)
+            await asyncio.sleep(2 * probes.PROBE_INTERVAL_S)
             before = await setup.field("stamp")
-            await asyncio.sleep(3 * owner_module.PROBE_INTERVAL_S)
+            await asyncio.sleep(3 * probes.PROBE_INTERVAL_S)
             assert await setup.field("stamp") == before
     if when == "between owners":
         setup.kafka.records[Topic.MEMBERSHIP].clear()
@@ -469,7 +469,7 @@ async def test_another_server_is_written_anew_though_it_says_the_same(setup: Set
 
 @pytest.fixture
 def quick_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owner_module, "PROBE_INTERVAL_S", 0.02)
+    monkeypatch.setattr(probes, "PROBE_INTERVAL_S", 0.02)
 
 
 @pytest.mark.usefixtures("quick_sweep")

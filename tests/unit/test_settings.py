@@ -53,6 +53,7 @@ def test_without_variables_the_defaults_hold() -> None:
         ("MINIMUM_ROLE", "owner", "minimum_level", 50),
         ("TOMBSTONE_RETENTION", "0.5", "tombstone_retention_ms", 500),
         ("SESSION_TIMEOUT", "6", "session_timeout", 6),
+        ("WORKER_WEB_HOST", "0.0.0.0", "worker_web_host", "0.0.0.0"),
         ("WORKER_WEB_PORT", "65535", "worker_web_port", 65535),
         ("LOG_LEVEL", "debug", "log_level", "debug"),
     ],

@@ -47,7 +47,18 @@ def test_any_other_assignment_is_refused() -> None:
         copartitioned(assignment(membership=[1], agents=[1, 2], jobs=[1]), SETTINGS)
 
 
-async def test_the_web_page_listens_on_loopback_alone(tmp_path: Path) -> None:
+async def test_the_web_page_listens_where_the_settings_say(tmp_path: Path) -> None:
+    settings = Settings(worker_web_host="0.0.0.0")
+    app = create_app(settings, Owners(lambda partition: pytest.fail("no owner")), str(tmp_path))
+    assert app.conf.web_bind == "0.0.0.0"
+
+
+async def test_a_web_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(WebPortError, match=r"of 192\.0\.2\.1 .*PROJECTOR_WORKER_WEB_HOST"):
+        await run(Settings(worker_web_host="192.0.2.1"))
+
+
+async def test_unless_told_the_web_page_listens_on_loopback_alone(tmp_path: Path) -> None:
     """Faust's own default is every interface of the machine."""
     settings = Settings(worker_web_port=free_port())
     app = create_app(settings, Owners(lambda partition: pytest.fail("no owner")), str(tmp_path))

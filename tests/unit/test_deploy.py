@@ -1,0 +1,195 @@
+"""What is deployed beside the product: its metrics exist, its files make sense, its alerts fire."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+from prometheus_client.metrics_core import Metric
+
+from api import metrics as api_metrics
+from api.freshness import Freshness
+from projector import metrics
+
+REPOSITORY = Path(__file__).parents[2]
+DEPLOY = REPOSITORY / "deploy"
+PROMETHEUS = DEPLOY / "prometheus"
+METRIC = re.compile(r"\bprojector_[a-z_]+")
+ALERTS = yaml.safe_load((PROMETHEUS / "alerts.yaml").read_text())
+RULES: list[dict[str, Any]] = [rule for group in ALERTS["groups"] for rule in group["rules"]]
+DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
+COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+
+
+def families() -> Iterator[Metric]:
+    """Everything that workers and the API expose."""
+    assert metrics.EVENTS
+    yield from REGISTRY.collect()
+    yield from api_metrics.REGISTRY.collect()
+    yield from api_metrics.Seen(Freshness(None)).collect()  # type: ignore[arg-type]
+
+
+def sample_names() -> set[str]:
+    suffixes = {
+        "counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"],
+    }  # fmt: skip
+    return {
+        family.name + suffix for family in families()
+        if family.name.startswith("projector_") for suffix in suffixes[family.type]
+    }  # fmt: skip
+
+
+def expressions(node: Any) -> Iterator[str]:
+    """Every `expr` in the dashboard."""
+    if isinstance(node, dict):
+        if isinstance(node.get("expr"), str):
+            yield node["expr"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for child in node:
+            yield from expressions(child)
+
+
+def kebab(name: str) -> str:
+    return re.sub(r"(?<!^)([A-Z])", r"-\1", name).lower()
+
+
+def test_every_metric_of_an_alert_is_one_of_ours() -> None:
+    used = {name for rule in RULES for name in METRIC.findall(rule["expr"])}
+    assert len(used) > 10
+    assert used <= sample_names()
+
+
+def test_every_metric_of_the_dashboard_is_one_of_ours() -> None:
+    used = {name for expr in expressions(DASHBOARD) for name in METRIC.findall(expr)}
+    assert used <= sample_names()
+
+
+def test_the_dashboard_shows_every_metric() -> None:
+    shown = {name for expr in expressions(DASHBOARD) for name in METRIC.findall(expr)}
+    bases = {family.name for family in families() if family.name.startswith("projector_")}
+    assert {b for b in bases if not any(name.startswith(b) for name in shown)} == set()
+
+
+def test_every_metric_is_explained() -> None:
+    text = (REPOSITORY / "docs" / "monitoring.md").read_text()
+    names = {
+        family.name + ("_total" if family.type == "counter" else "") for family in families()
+        if family.name.startswith("projector_")
+    }  # fmt: skip
+    assert {name for name in names if f"`{name}`" not in text} == set()
+
+
+def test_no_label_can_have_values_without_end() -> None:
+    labels = {label for family in families() for s in family.samples
+              if family.name.startswith("projector_") for label in s.labels}  # fmt: skip
+    assert labels <= {
+        "topic", "outcome", "status", "partition", "facts", "what", "reason", "le",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
+def test_every_alert_says_what_it_means_and_where_to_read_on(rule: dict[str, Any]) -> None:
+    anchor = f"operations.md#{kebab(rule['alert'])}"
+    assert rule["annotations"]["runbook"] == f"docs/{anchor}"
+    assert rule["annotations"]["runbook_url"] == "{{ $externalLabels.docs }}/" + anchor
+    assert rule["annotations"]["summary"].endswith(".")
+    assert rule["labels"]["severity"] in {"page", "ticket"}
+    assert f"`{rule['alert']}`" in (REPOSITORY / "docs" / "monitoring.md").read_text()
+
+
+def test_every_alert_is_proven_to_fire() -> None:
+    proofs = (PROMETHEUS / "alerts_test.yaml").read_text()
+    for rule in RULES:
+        name = rule["alert"]
+        assert f'alertname="{name}"' in proofs or f"- alertname: {name}\n" in proofs, name
+
+
+def test_the_alerts_know_the_jobs_that_prometheus_scrapes() -> None:
+    jobs = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    named = {name for rule in RULES for name in re.findall(r'job="([^"]+)"', rule["expr"])}
+    assert named == {job["job_name"] for job in jobs}
+
+
+def test_prometheus_scrapes_where_compose_lets_them_listen() -> None:
+    jobs = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    places = {
+        (job["dns_sd_configs"][0]["names"][0], job["dns_sd_configs"][0]["port"]) for job in jobs
+    }
+    worker = COMPOSE["services"]["worker"]["environment"]
+    assert places == {("worker", worker["PROJECTOR_WORKER_WEB_PORT"]), ("api", 8000)}
+    assert worker["PROJECTOR_WORKER_WEB_HOST"] == "0.0.0.0"
+
+
+def test_what_compose_mounts_is_there() -> None:
+    for service in COMPOSE["services"].values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("./"):
+                assert (REPOSITORY / source).exists(), source
+            else:
+                assert source in COMPOSE["volumes"]
+
+
+def test_prometheus_and_grafana_are_started_only_when_asked_for() -> None:
+    profiles = {name: service.get("profiles") for name, service in COMPOSE["services"].items()}
+    asked = {name for name, profile in profiles.items() if profile == ["observe"]}
+    assert asked == {"prometheus", "grafana"}
+    for name in asked:
+        assert re.search(r":v?\d+\.\d+\.\d+$", COMPOSE["services"][name]["image"])
+        ports = COMPOSE["services"][name]["ports"]
+        assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_grafana_finds_prometheus_and_the_dashboard() -> None:
+    folder = DEPLOY / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())[
+        "datasources"
+    ]
+    (variable,) = DASHBOARD["templating"]["list"]
+    assert (source["uid"], source["url"]) == (
+        variable["current"]["value"],
+        "http://prometheus:9090",
+    )
+    (provider,) = yaml.safe_load((folder / "dashboards" / "projector.yaml").read_text())[
+        "providers"
+    ]
+    mounts = [volume.split(":")[1] for volume in COMPOSE["services"]["grafana"]["volumes"]]
+    assert any(mount.startswith(provider["options"]["path"]) for mount in mounts)
+
+
+def test_panels_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "rules", "alerts.yaml"],
+        ["check", "config", "prometheus.yml"],
+        ["test", "rules", "alerts_test.yaml"],
+    ],
+    ids=" ".join,
+)
+def test_promtool_agrees(arguments: list[str]) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian's package prometheus)")
+    done = subprocess.run(
+        [promtool, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
