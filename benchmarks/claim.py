@@ -33,7 +33,7 @@ DEVELOPER: Final = 30
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
     """Claim all facts and, where it grows, fewer."""
     with servers.deployment(1) as deployment:
-        bare = _memory_without_facts(deployment)
+        bare = _claimed(deployment)[2] if sizes.grows else 0
         for number in sizes.steps(sizes.facts):
             is_last = number == sizes.facts
             payload = asyncio.run(_write(deployment.redis_url, number))
@@ -42,7 +42,8 @@ def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
             if sizes.grows:
                 report.growth.setdefault("claim_by_facts", []).append(Point(number, rounds))
         report.figures["claim"] = rounds
-        report.memory["worker_bytes_per_fact"] = (max(memory) - bare) / sizes.facts
+        if bare:
+            report.memory["worker_bytes_per_fact"] = (max(memory) - bare) / sizes.facts
         report.memory["payload_bytes_per_fact"] = payload / sizes.facts
         report.memory["redis_bytes_per_fact"] = (
             deployment.redis.memory_usage(views.facts_key(0), samples=1000) / sizes.facts
@@ -62,10 +63,6 @@ def _rounds(deployment: Deployment, rounds: int, memory: list[int]) -> list[Roun
         return Sample(seconds, cpu / count * 1e6)
 
     return interleaved(rounds, claimed, read)
-
-
-def _memory_without_facts(deployment: Deployment) -> int:
-    return _claimed(deployment)[2]
 
 
 def _claimed(deployment: Deployment) -> tuple[float, float, int]:

@@ -9,13 +9,13 @@ class Sizes(NamedTuple):
     rounds: int = 5
     growth_rounds: int = 2
     grows: bool = True
-    lookup_seconds: float = 3
+    lookup_seconds: float = 2
     tokens: int = 100_000
     many_tokens: int = 1_000_000
     live_events: int = 20_000
     rate: int = 500
-    rate_seconds: float = 4
-    rebuilt_events: int = 50_000
+    rate_seconds: float = 3
+    rebuilt_events: int = 30_000
     fan_out_views: int = 100_000
     facts: int = 1_000_000
 
