@@ -76,7 +76,11 @@ def standing(servers: Servers, tokens: int) -> Iterator[Views]:
         standing = Views(port, writers)
         stack.callback(standing.redis.close)
         standing.url, standing.pid = stack.enter_context(
-            listening(["projector", "api", "--port"], PROJECTOR_REDIS_URL=url)
+            listening(
+                ["projector", "api", "--port"],
+                PROJECTOR_REDIS_URL=url,
+                PROJECTOR_LOG_LEVEL="warning",
+            )
         )
         standing.grow(tokens)
         yield standing

@@ -24,7 +24,7 @@ def describe(broker: str) -> dict[str, str]:
         "commit": _first_line("git", "describe", "--always", "--dirty", "--exclude=*"),
         "processor": f"{_processor()}, {psutil.cpu_count()} logical cores",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "load before": f"{busy:.1f} processes waiting or running, on average over a minute",
         "Kafka": broker,
         "wrk": " ".join(_first_line("wrk", "-v").split()[:2]),
