@@ -2,35 +2,38 @@
 
 import io
 import os
-import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final, NoReturn, cast
+from typing import Annotated, Any, BinaryIO
 
 import structlog
 import typer
 from rich.progress import Progress
 
-from projector import agent_file, schema_commands
+from projector import agent_file, audit_command, mending_commands, rebuild_command, schema_commands
 from projector import feed as feeding
 from projector import topics as kafka_topics
 from projector.dead_letter_commands import app as dead_letters
-from projector.events import MAX_ID
+from projector.events import MAX_ID, Topic
 from projector.inquiry_commands import explain
 from projector.inspect_commands import app as inspect
 from projector.ports import free_port, obstacle
 from projector.status_command import status
-from projector.terminal import WRONG, errors, fail, harmless, load_settings, run
+from projector.terminal import (
+    WRONG,
+    errors,
+    fail,
+    harmless,
+    load_settings,
+    opened,
+    refuse_lines,
+    run,
+)
+from projector.variables import variable
 
 log = structlog.get_logger()
-
-MAX_BAD_LINES_SHOWN: Final = 50
-# Events from standard input are read twice; what does not fit into memory goes to a file.
-SPOOL_BYTES: Final = 64 * 1024 * 1024
 
 app = typer.Typer(
     help="Which cluster agents may a CI job token use? Events in, one answer per token out.",
@@ -44,6 +47,9 @@ app.add_typer(inspect, name="inspect")
 app.command()(explain)
 app.command()(status)
 app.command("schemas")(schema_commands.generate)
+app.command("verify")(mending_commands.verify_views)
+app.command("audit")(audit_command.audit_facts)
+app.command("rebuild")(rebuild_command.rebuild_partitions)
 
 
 def _show_version(wanted: bool) -> None:
@@ -102,8 +108,16 @@ def api(
 def topics() -> None:
     """Create the topics that are missing, and check those that exist."""
     settings = load_settings()
-    for name, count in run(settings, kafka_topics.create(settings)).items():
+    found = run(settings, kafka_topics.create(settings))
+    for name, count in found.items():
         typer.echo(f"{settings.topic(name)}: {count} partition{'' if count == 1 else 's'}")
+    if "partitions" in settings.model_fields_set and settings.partitions != found[Topic.MEMBERSHIP]:
+        note = (
+            f"{variable('partitions')} is {settings.partitions} and changes nothing: the topics "
+            f"that were there have {found[Topic.MEMBERSHIP]}. Another number needs new topics, "
+            f"under another {variable('topic_prefix')}, fed anew"
+        )
+        errors.print(note, markup=False, emoji=False, soft_wrap=True)
 
 
 @app.command()
@@ -139,8 +153,8 @@ def feed(  # noqa: PLR0913  one for each option
 ) -> None:
     """Check every line of FILE, then send all events and wait until Kafka has them.
 
-    Exits with 0 when Kafka has acknowledged everything, with 2 when any line is bad (then nothing
-    was sent), with 3 when Kafka cannot be reached.
+    Exits with 0 when Kafka has acknowledged everything, with 2 when any line is bad or there is
+    none (then nothing was sent), with 3 when Kafka cannot be reached.
 
     Example of an agent's file: projector feed --agent-config .gitlab/agents/production/config.yaml
     --agent 5 --name production --project 3 --partitionkey 12
@@ -150,10 +164,13 @@ def feed(  # noqa: PLR0913  one for each option
     }  # fmt: skip
     path = _one_source(file, agent_config, about)
     settings = load_settings()
-    with _opened(path) if agent_config is None else _agent_events(path, about) as source:
+    with opened(path) if agent_config is None else _agent_events(path, about) as source:
         count, bad = feeding.check(source)
         if bad:
-            _refuse_lines(path, bad)
+            refuse_lines(path, bad)
+        if not count:
+            # Perhaps whoever should have written it has failed: that is no success.
+            fail(WRONG, f"{path}: there is no event in it; nothing was sent")
         source.seek(0)
         with Progress(console=errors, disable=not errors.is_terminal) as progress:
             task = progress.add_task("sending", total=count)
@@ -191,23 +208,6 @@ def _shared_counts(workers: int) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _opened(file: str) -> Iterator[BinaryIO]:
-    """The file or standard input, such that it can be read twice."""
-    try:
-        source = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115
-    except OSError as error:
-        fail(WRONG, f"{file}: {error.strerror}")
-    with source:
-        if file != "-" and source.seekable():
-            yield source
-            return
-        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
-            shutil.copyfileobj(source, spool)
-            spool.seek(0)
-            yield cast(BinaryIO, spool)
-
-
 def _one_source(file: str | None, agent_config: str | None, about: dict[str, Any]) -> str:
     """The path of what to send, which is FILE or an agent's file with all that it does not say."""
     given = [option for option, value in about.items() if value is not None]
@@ -228,12 +228,12 @@ def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
     """The events that an agent's file means, a line each."""
     agent_id, name, project, partitionkey = about.values()
     agent = agent_file.Agent(agent_id, name, project, str(partitionkey))
-    with _opened(path) as source:
+    with opened(path) as source:
         content = source.read(agent_file.MAX_BYTES + 1)
     try:
         access = agent_file.read(content)
     except agent_file.BadAgentFile as error:
-        _refuse_lines(path, error.faults)
+        refuse_lines(path, error.faults)
     for line, note in access.notes:
         errors.print(harmless(f"{path}:{line}: {note}"), markup=False, emoji=False, soft_wrap=True)
     events = io.BytesIO(b"\n".join(agent_file.events(agent, access)))
@@ -242,10 +242,3 @@ def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
         fail(WRONG, *(f"{path}: {event.reason}" for event in bad), "nothing was sent")
     events.seek(0)
     yield events
-
-
-def _refuse_lines(file: str, bad: Sequence[tuple[int, str]]) -> NoReturn:
-    shown = [f"{file}:{number}: {reason}" for number, reason in bad[:MAX_BAD_LINES_SHOWN]]
-    if len(bad) > len(shown):
-        shown.append(f"... and {len(bad) - len(shown)} more bad lines")
-    fail(WRONG, *shown, "nothing was sent")

@@ -3,6 +3,7 @@
 `decode` returns the event, or raises `BadEvent` with one sentence that a person can act on.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
@@ -85,6 +86,7 @@ def _from_wire(kind: type, value: object) -> object:
 
 
 _TOO_DEEP: Final = f"the event is nested deeper than {MAX_NESTING} levels"
+_MISSING: Final = re.compile(r"Object missing required field `(\w+)`(?: - at `\$([^`]*)`)?")
 _DATA: Final = {
     name: msgspec.json.Decoder(kind.data, dec_hook=_from_wire) for name, kind in KINDS.items()
 }
@@ -246,7 +248,7 @@ def _readable(read: Callable[[], T], where: str = "event") -> T:
 def _in_words(complaint: str) -> str:
     for pattern, words in PATTERNS.items():
         complaint = complaint.replace(f"matching regex {pattern!r}", words)
-    return complaint
+    return _MISSING.sub(lambda match: f"`${match[2] or ''}.{match[1]}` is missing", complaint)
 
 
 def known_type(name: str) -> str:

@@ -1,7 +1,8 @@
 """Feeds events from a file: checks every line before it sends anything, then waits for Kafka."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from typing import BinaryIO, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
@@ -10,6 +11,7 @@ from projector import connections, topics
 from projector.cloudevents import decode
 from projector.events import APPLIED, MAX_EVENT_BYTES, BadEvent, Event, Record, Topic
 from projector.partitioning import partition_of
+from projector.redaction import Headers
 from projector.settings import Settings
 
 # Kafka's own overhead on the largest event allowed.
@@ -65,42 +67,58 @@ def places(event: Event, partitions: int) -> Iterable[int]:
     return (partition_of(event.root, partitions),)
 
 
+class Message(NamedTuple):
+    """An event on its way to one partition."""
+
+    topic: Topic
+    partition: int
+    root: str
+    value: bytes
+    headers: Headers = (CONTENT_TYPE,)
+
+
+Send = Callable[[Message], Awaitable[None]]
+
+
 async def send(source: BinaryIO, settings: Settings, sent: Callable[[], object]) -> None:
     """Send the checked lines in order and return once Kafka has acknowledged all of them.
 
     `sent` is called for each line. Raises `KafkaError` and what `topics.check` raises.
     """
     partitions = (await topics.check(settings))[Topic.MEMBERSHIP]
+    async with sending(settings) as put:
+        for _, line in lines(source):
+            event = parse(line)
+            for partition in places(event, partitions):
+                await put(Message(event.kind.topic, partition, event.root, line))
+            sent()
+
+
+@asynccontextmanager
+async def sending(settings: Settings) -> AsyncIterator[Send]:
+    """What takes messages; at the end of the block Kafka has acknowledged all. `KafkaError`."""
     producer = AIOKafkaProducer(
         **connections.kafka(settings),
         acks="all",
         linger_ms=5,
         max_request_size=MAX_REQUEST_BYTES,
     )
-    await producer.start()
-    try:
-        waiting: set[asyncio.Future[object]] = set()
-        for _, line in lines(source):
-            waiting |= await _send(producer, settings, parse(line), line, partitions)
-            if len(waiting) > MAX_UNACKNOWLEDGED:
-                await asyncio.gather(*waiting)
-                waiting.clear()
-            sent()
+    waiting: set[asyncio.Future[object]] = set()
+
+    async def acknowledged() -> None:
         await asyncio.gather(*waiting)
+        waiting.clear()
+
+    async def put(message: Message) -> None:
+        if len(waiting) > MAX_UNACKNOWLEDGED:
+            await acknowledged()
+        topic, partition, root, value, headers = message
+        name, key = settings.topic(topic), root.encode()
+        waiting.add(await producer.send(name, value, key, partition=partition, headers=[*headers]))
+
+    try:
+        await producer.start()
+        yield put
+        await acknowledged()
     finally:
         await producer.stop()
-
-
-async def _send(
-    producer: AIOKafkaProducer, settings: Settings, event: Event, line: bytes, partitions: int
-) -> set[asyncio.Future[object]]:
-    return {
-        await producer.send(
-            settings.topic(event.kind.topic),
-            value=line,
-            key=event.root.encode(),
-            partition=partition,
-            headers=[CONTENT_TYPE],
-        )
-        for partition in places(event, partitions)
-    }

@@ -173,7 +173,12 @@ def _found(partition: int, key: Key, raw: bytes) -> tuple[int, Place]:
 async def _refuse_too_many(redis: Redis, partition: int, most: int | None) -> None:
     if most is None:
         return
-    held = await redis.hlen(views.facts_key(partition))
+    state = await snapshot.state(redis, partition)
+    held = (state and state.facts) or 0
+    if held < 0:
+        raise SnapshotError(
+            f"the checkpoint of partition {partition} is not written to its end; ask again"
+        )
     if held > most:
         raise TooManyFactsError(
             f"partition {partition} holds {held:,} facts, and at most {most:,} are read here; "

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from projector import facts, inquiry, partition_state, rules, snapshot, things, views
+from projector import facts, inquiry, rules, snapshot, things, views
 from projector.connections import redis_time
 from projector.errors import SetupError
 from projector.explanation import Event
@@ -125,10 +125,7 @@ async def partition(redis: Redis, number: int) -> PartitionPart:
     total = await inquiry.partitions(redis)
     if number >= total:
         raise BadPartitionError(f"there are {total} partitions, 0 to {total - 1}")
-    try:
-        state = await partition_state.read(redis, number)
-    except ValueError as error:
-        raise SnapshotError(f"{views.partition_key(number)} is unreadable: {error}") from None
+    state = await snapshot.state(redis, number)
     if state is None:
         raise BadPartitionError(f"no worker has claimed partition {number} yet")
     now = await redis_time(redis)

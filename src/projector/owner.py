@@ -7,7 +7,6 @@ stopped, or by an error of this program, which ends the process.
 """
 
 import asyncio
-from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import structlog
@@ -24,7 +23,7 @@ from projector.outbox import Outbox
 from projector.probes import Probes
 from projector.projection import Policy, Projection, View
 from projector.store import Checkpoint, IncompleteCheckpointError, RefusedError, Store
-from projector.sweep import Rounds
+from projector.sweep import Rounds, tombstone
 from projector.things import Key, kind_of
 from projector.tracing import EventSpans
 from projector.views import Version
@@ -36,11 +35,9 @@ STALL_S: Final = 2.0
 # The first heal begins at once; one after the other must not take all of Redis' time.
 HEAL_PAUSE_S: Final = 0.5
 HISTORY_PAUSE_S: Final = 10.0
-# Long enough for whoever wrote the orphan to be gone.
-ORPHAN_KEPT_MS: Final = 24 * 3600 * 1000
 HISTORY_ADVICE: Final = (
-    "feed everything into new topics under another PROJECTOR_TOPIC_PREFIX, "
-    "and use an empty Redis database"
+    "feed everything into new topics under another PROJECTOR_TOPIC_PREFIX with an empty Redis "
+    "database, or go on from what is there with `projector rebuild --accept-loss`"
 )
 
 
@@ -87,6 +84,7 @@ class Owner:
         self._confirmed: Offsets = {}
         # The offset that each topic waits for, and since when (seconds of the loop's clock).
         self._awaited: dict[Topic, tuple[int, float]] = {}
+        self._stall_s = STALL_S
 
     @property
     def version(self) -> Version:
@@ -164,7 +162,7 @@ class Owner:
         """Take the partition, catch up with Kafka, and make Redis say what the facts say."""
         # First: whoever cannot reach Kafka must not take the partition from one who can.
         beginnings = await self._source.beginnings(self.partition)
-        checkpoint = await self._store.claim(self._policy.partitions)
+        checkpoint = await self._store.claim(self._policy.partitions, self._policy.rules)
         # Everything that this task logs from here on says so.
         bind_contextvars(epoch=self.version.epoch)
         heal = self._knows_all
@@ -312,7 +310,7 @@ class Owner:
             expected, since = self._awaited.get(topic, (-1, now))
             if self._next[topic] >= ends[topic] or self._next[topic] != expected:
                 self._awaited[topic] = (self._next[topic], now)
-            elif now - since > STALL_S:
+            elif now - since > self._stall_s:
                 metrics.STALLS_READ.inc()
                 log.info("delivery stalled", partition=self.partition, topic=topic,
                          expected=expected, end=ends[topic])  # fmt: skip
@@ -374,7 +372,7 @@ class Owner:
         if drifted or orphans:
             self._report_drift(drifted, orphans)
             batch = self._take_changes()
-            ended = [_tombstone(digest, self._now) for digest in orphans]
+            ended = [tombstone(digest, self._now) for digest in orphans]
             await self._persist(batch._replace(views=batch.views + drifted + ended))
 
     @outlast
@@ -386,11 +384,6 @@ class Owner:
         metrics.DRIFT_REPAIRED.labels(what="orphan").inc(len(orphans))
         log.warning("Redis differed from the facts and was repaired", partition=self.partition,
                     jobs=[view.job for view in drifted], orphans=len(orphans))  # fmt: skip
-
-
-def _tombstone(digest: str, now: int) -> View:
-    """The end of a token that no fact knows."""
-    return View(digest, 0, HTTPStatus.UNAUTHORIZED, b"", now + ORPHAN_KEPT_MS, False)
 
 
 def _named(offsets: Offsets) -> dict[str, int]:

@@ -1,13 +1,24 @@
 """What stands in Redis about one partition: who owns it, how far it has read, how fresh it is."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Self
 
 from redis.asyncio import Redis
 
 from projector import views
-from projector.events import Topic
+from projector.errors import SetupError
+from projector.events import ROLES, Topic
 from projector.views import Version
+
+RULES: Final = {
+    "minimum_level": "PROJECTOR_MINIMUM_ROLE",
+    "tombstone_retention": "PROJECTOR_TOMBSTONE_RETENTION",
+}
+
+
+class OtherRulesError(SetupError):
+    """The workers compute views by other settings than this command."""
 
 
 class PartitionState(NamedTuple):
@@ -16,7 +27,8 @@ class PartitionState(NamedTuple):
     `version` is epoch and revision of the last checkpoint, `offsets` the next offset of each topic.
     `facts` is how many fields the checkpoint has, negative while it is being written in steps, and
     None if there is none. `stamp` is the moment (ms of Redis TIME) as of which the partition is
-    fresh under `stamp_epoch`.
+    fresh under `stamp_epoch`. `rules` are the settings of the worker that claimed it, as
+    `Policy.rules` names them, as far as it left them.
     """
 
     owner: str
@@ -25,6 +37,7 @@ class PartitionState(NamedTuple):
     facts: int | None
     stamp: int | None
     stamp_epoch: int | None
+    rules: Mapping[str, int] = MappingProxyType({})
 
     @property
     def has_checkpoint(self) -> bool:
@@ -45,7 +58,25 @@ class PartitionState(NamedTuple):
             numbers.get("facts"),
             numbers.get("stamp"),
             numbers.get("stamp_epoch"),
+            {name: numbers[name] for name in RULES if name in numbers},
         )
+
+
+def refuse_other_rules(partition: int, state: PartitionState, rules: Mapping[str, int]) -> None:
+    """Raise `OtherRulesError` where the partition's worker goes by others than `rules`."""
+    for name, value in rules.items():
+        held = state.rules.get(name, value)
+        if held != value:
+            raise OtherRulesError(
+                f"the worker of partition {partition} has another {RULES[name]} than this command: "
+                f"{_readable(name, held)} there, {_readable(name, value)} here; set it alike"
+            )
+
+
+def _readable(rule: str, value: int) -> str:
+    if rule == "minimum_level":
+        return next((role for role, level in ROLES.items() if level == value), "none")
+    return f"{value / 1000:g} s"
 
 
 async def read(redis: Redis, partition: int) -> PartitionState | None:

@@ -58,6 +58,20 @@ class Policy(NamedTuple):
     tombstone_retention_ms: int
     sweep_interval: float = 600.0
 
+    @property
+    def rules(self) -> dict[str, int]:
+        """What decides about views and facts; claims keep it in Redis, by these fields."""
+        return {
+            "minimum_level": self.minimum_level,
+            "tombstone_retention": self.tombstone_retention_ms,
+        }
+
+
+def forget_at(fact: AnyFact, tombstone_retention_ms: int) -> int:
+    """When nothing can need a removed or ended thing any more (milliseconds)."""
+    expires_at = fact.data.expires_at if isinstance(fact.data, Job | EndedToken) else 0
+    return max(expires_at, fact.timestamp + tombstone_retention_ms)
+
 
 def view_of(facts: Facts, digest: str, minimum_level: int, now: int) -> View:
     """What the record of a token is to say at `now` (milliseconds); KeyError if no job had it."""
@@ -195,9 +209,7 @@ class Projection:
         return None
 
     def _forget_at(self, fact: AnyFact) -> int:
-        """When nothing can need a removed or ended thing any more."""
-        expires_at = fact.data.expires_at if isinstance(fact.data, Job | EndedToken) else 0
-        return max(expires_at, fact.timestamp + self._policy.tombstone_retention_ms)
+        return forget_at(fact, self._policy.tombstone_retention_ms)
 
     def _fall_due(self, key: Key, fact: AnyFact, now: int, applied_until: int) -> None:
         if isinstance(fact.data, things.Member):

@@ -7,15 +7,17 @@ here and in docs/redis.md.
 
 from typing import Final
 
-# KEYS: partition hash. ARGV: owner, the newest epoch that refused a view of this owner.
+# KEYS: partition hash. ARGV: owner, the newest epoch that refused a view of this owner, then the
+# settings that the owner works by: (field, value)...
 # The clock keeps the epoch rising even after FLUSHALL took the stored one away.
 CLAIM: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local stored = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
 local epoch = math.max(stored + 1, now, ARGV[2] + 1)
-redis.call('HSET', KEYS[1], 'epoch', string.format('%.0f', epoch), 'owner', ARGV[1])
-return string.format('%.0f', epoch)
+local text = string.format('%.0f', epoch)
+redis.call('HSET', KEYS[1], 'epoch', text, 'owner', ARGV[1], unpack(ARGV, 3))
+return text
 """
 
 # KEYS: token records. ARGV: partition (4 digits), version, then (record, expiry in ms) per key.
@@ -40,6 +42,20 @@ for i, key in ipairs(KEYS) do
   end
 end
 return {newest, foreign}
+"""
+
+# KEYS: one key. ARGV: what stood there when it was compared ('none', 'string', or 'other' for what
+# is no string), its bytes, the new value ('' deletes), its expiry in ms. Returns 1 if it wrote.
+REPAIR: Final = """
+local kind = redis.call('TYPE', KEYS[1])['ok']
+if kind ~= 'none' and kind ~= 'string' then kind = 'other' end
+if kind ~= ARGV[1] or kind == 'string' and redis.call('GET', KEYS[1]) ~= ARGV[2] then return 0 end
+if ARGV[3] == '' then
+  redis.call('DEL', KEYS[1])
+else
+  redis.call('SET', KEYS[1], ARGV[3], 'PXAT', ARGV[4])
+end
+return 1
 """
 
 # What the scripts below begin with. KEYS[1]: partition hash. ARGV: epoch, owner, revision.

@@ -52,7 +52,7 @@ async def read(redis: Redis, partition: int, reached: Version | None = None) -> 
     stored: dict[bytes, bytes] = {}
     async for field, value in redis.hscan_iter(views.facts_key(partition), count=FIELDS_PER_CALL):
         stored[field] = value
-    after = await partition_state.read(redis, partition)
+    after = await state(redis, partition)
     now = await redis_time(redis)
     if after is None or after.version.epoch != before.version.epoch:
         raise SnapshotError(
@@ -75,28 +75,29 @@ async def _whole(redis: Redis, partition: int, reached: Version | None) -> Parti
     """The state once its checkpoint is whole and goes as far as `reached`."""
     deadline = asyncio.get_running_loop().time() + PATIENCE_S
     while True:
-        state = await _state(redis, partition)
-        if state and state.has_checkpoint and (reached is None or state.version >= reached):
-            return state
+        found = await state(redis, partition)
+        if found and found.has_checkpoint and (reached is None or found.version >= reached):
+            return found
         if asyncio.get_running_loop().time() > deadline:
-            raise SnapshotError(_unready(partition, state, reached))
+            raise SnapshotError(_unready(partition, found, reached))
         await asyncio.sleep(PAUSE_S)
 
 
-async def _state(redis: Redis, partition: int) -> PartitionState | None:
+async def state(redis: Redis, partition: int) -> PartitionState | None:
+    """The partition's state, None without a claim; `SnapshotError` where it cannot be read."""
     try:
         return await partition_state.read(redis, partition)
     except ValueError as error:
         raise SnapshotError(f"{views.partition_key(partition)} is unreadable: {error}") from None
 
 
-def _unready(partition: int, state: PartitionState | None, reached: Version | None) -> str:
-    if state is None or state.facts is None:
+def _unready(partition: int, found: PartitionState | None, reached: Version | None) -> str:
+    if found is None or found.facts is None:
         return f"partition {partition} has no checkpoint; is a worker running?"
-    if not state.has_checkpoint:
+    if not found.has_checkpoint:
         return f"the checkpoint of partition {partition} is not written to its end; ask again"
     return (
-        f"the checkpoint of partition {partition} is behind its views: {state.version}, not yet "
+        f"the checkpoint of partition {partition} is behind its views: {found.version}, not yet "
         f"{reached}; is a worker running?"
     )
 

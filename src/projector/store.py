@@ -9,8 +9,9 @@ from typing import Final, NamedTuple, TypeVar
 import structlog
 from redis.asyncio import Redis
 
-from projector import metrics, partition_state, scripts, views
-from projector.connections import Server, milliseconds, redis_time
+from projector import comparison, metrics, partition_state, scripts, views
+from projector.comparison import Stored, What
+from projector.connections import Server, redis_time
 from projector.events import Topic
 from projector.projection import View
 from projector.things import Key
@@ -26,8 +27,6 @@ BYTES_PER_CALL: Final = 4 * 1024 * 1024
 INCOMPLETE: Final = -1
 # Redis takes no expiry at or before 1970; anything else that is past deletes the key.
 FIRST_EXPIRY: Final = 1
-# How far a record's expiry may be from what was written before it counts as another.
-EXPIRY_TOLERANCE_MS: Final = 5000
 # Outlasts any change of owners, and does not outlast a partition that nobody owns for long.
 ACTIVITY_KEPT_S: Final = 300
 
@@ -79,11 +78,14 @@ class Store:
         """The version that the last checkpoint made valid."""
         return Version(self._epoch, self._revision)
 
-    async def claim(self, partitions: int) -> Checkpoint:
-        """Become the owner of one of `partitions` under a new epoch; what the last one left."""
+    async def claim(self, partitions: int, rules: Mapping[str, int] | None = None) -> Checkpoint:
+        """Become the owner of one of `partitions` under a new epoch; what the last one left.
+
+        `rules` are the settings that the views depend on, kept for those who compute them too.
+        """
         self._server_changes = self._server.changes
         await agree_on_partitions(self._redis, partitions)
-        args: list[Argument] = [self.owner, self._refused_by]
+        args: list[Argument] = [self.owner, self._refused_by, *_flat((rules or {}).items())]
         self._epoch = int(await self._claim(keys=[self._hash], args=args))
         held = await partition_state.read(self._redis, self._partition)
         self._revision = held.version.revision if held else 0
@@ -132,26 +134,14 @@ class Store:
         """Those views whose record in Redis says something else, or expires at another time."""
         if not expected:
             return []
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for key in _token_keys(expected):
-                pipe.get(key)
-                pipe.pttl(key)
-            pipe.time()
-            *stored, time = await pipe.execute()
+        stored = await comparison.read(self._redis, _token_keys(expected))
         self._refuse_changed_server()
-        now = milliseconds(*time)
-        pairs = zip(expected, stored[::2], stored[1::2], strict=True)
-        return [view for view, raw, ttl in pairs if not self._matches(view, raw, now + ttl)]
+        pairs = zip(expected, stored, strict=True)
+        return [view for view, found in pairs if self._has_drifted(view, found)]
 
-    def _matches(self, view: View, raw: bytes | None, expires_at: int) -> bool:
-        try:
-            record = views.Record.decode(raw or b"")
-        except ValueError:
-            return False
-        if record.partition != self._partition:
-            return True
-        same = (record.status, record.body) == (view.status, view.body)
-        return same and abs(view.expires_at - expires_at) < EXPIRY_TOLERANCE_MS
+    def _has_drifted(self, view: View, stored: Stored) -> bool:
+        found = comparison.differences(view, self._partition, stored)
+        return bool(found) and found != [What.FOREIGN]
 
     async def checkpoint(
         self, offsets: Mapping[Topic, int], facts: Mapping[Key, bytes | None], total: int

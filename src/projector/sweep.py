@@ -7,18 +7,27 @@ list, so the worker also walks through the keys of Redis and asks the owners abo
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Final, cast
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple, cast
 
 from redis.asyncio import Redis
 
 from projector import views
 from projector.outages import outlast
+from projector.projection import View
 from projector.views import Record
 
 KEYS_PER_PAGE: Final = 500
 MAX_PER_TICK: Final = 500
 MAX_SUSPECTS: Final = 1000
+# Long enough for whoever wrote the orphan to be gone.
+ORPHAN_KEPT_MS: Final = 24 * 3600 * 1000
 _KEY_PREFIX: Final = views.token_key("")
+
+
+def tombstone(digest: str, now: int) -> View:
+    """The end of a token that no fact knows."""
+    return View(digest, 0, HTTPStatus.UNAUTHORIZED, b"", now + ORPHAN_KEPT_MS, False)
 
 
 class Rounds:
@@ -57,6 +66,39 @@ class Rounds:
         return list(suspects)
 
 
+class Header(NamedTuple):
+    """A token key and its record without the body; None where that is no record."""
+
+    digest: str
+    record: Record | None
+
+
+async def headers(redis: Redis) -> AsyncIterator[list[Header]]:
+    """The headers under all token keys, in pages that hold nobody up; raises `RedisError`."""
+    cursor = 0
+    while True:
+        cursor, page = await redis.scan(cursor, match=f"{_KEY_PREFIX}*", count=KEYS_PER_PAGE)
+        yield await _headers(redis, cast(list[bytes], page))
+        if not cursor:
+            return
+
+
+async def _headers(redis: Redis, keys: list[bytes]) -> list[Header]:
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.getrange(key, 0, views.HEADER_BYTES - 1)
+        stored = await pipe.execute(raise_on_error=False)
+    return [_header(key, raw) for key, raw in zip(keys, stored, strict=True)]
+
+
+def _header(key: bytes, raw: Any) -> Header:
+    digest = key.decode(errors="replace").removeprefix(_KEY_PREFIX)
+    try:
+        return Header(digest, Record.decode(raw))
+    except (ValueError, TypeError):
+        return Header(digest, None)
+
+
 class OrphanScan:
     """Walks through the token keys and names every live record, partition and digest, to `suspect`.
 
@@ -76,34 +118,11 @@ class OrphanScan:
     @outlast
     async def _walk(self) -> None:
         pages = math.ceil(await self._redis.dbsize() / KEYS_PER_PAGE) or 1
-        async for page in self._pages():
-            headers = await self._headers(page)
-            for key, header in zip(page, headers, strict=True):
-                self._look_at(key, header)
+        async for page in headers(self._redis):
+            for found in page:
+                self._look_at(found)
             await asyncio.sleep(self._interval / pages)
 
-    async def _pages(self) -> AsyncIterator[list[bytes]]:
-        cursor = 0
-        while True:
-            cursor, page = await self._redis.scan(
-                cursor, match=f"{_KEY_PREFIX}*", count=KEYS_PER_PAGE
-            )
-            yield cast(list[bytes], page)
-            if not cursor:
-                return
-
-    async def _headers(self, keys: list[bytes]) -> list[bytes]:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for key in keys:
-                pipe.getrange(key, 0, views.HEADER_BYTES - 1)
-            stored: list[bytes] = await pipe.execute(raise_on_error=False)
-            return stored
-
-    def _look_at(self, key: bytes, header: bytes) -> None:
-        try:
-            digest = key.decode().removeprefix(_KEY_PREFIX)
-            record = Record.decode(header)
-        except (ValueError, TypeError):
-            return
-        if record.status != 401:
-            self._suspect(record.partition, digest)
+    def _look_at(self, found: Header) -> None:
+        if found.record and found.record.status != 401:
+            self._suspect(found.record.partition, found.digest)

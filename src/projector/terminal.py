@@ -2,8 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine
-from typing import Any, Final, NoReturn, TypeVar
+import shutil
+import sys
+import tempfile
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NoReturn, TypeVar, cast
 
 import msgspec
 import structlog
@@ -30,8 +35,13 @@ NOT_ALLOWED: Final = (
     GroupAuthorizationFailedError,
     ClusterAuthorizationFailedError,
 )
+FINDING: Final = 1
 WRONG: Final = 2
 OUTAGE: Final = 3
+
+MAX_BAD_LINES_SHOWN: Final = 50
+# Events from standard input are read twice; what does not fit into memory goes to a file.
+SPOOL_BYTES: Final = 64 * 1024 * 1024
 
 errors = Console(stderr=True, highlight=False)
 
@@ -82,3 +92,30 @@ def as_json(found: object) -> str:
 
 # Logs and commands alike write to terminals.
 harmless: Final = logs.harmless
+
+
+@contextmanager
+def opened(file: str) -> Iterator[BinaryIO]:
+    """The file or standard input, such that it can be read twice."""
+    try:
+        source = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115
+    except OSError as error:
+        fail(WRONG, f"{file}: {error.strerror}")
+    with source:
+        if file != "-" and source.seekable():
+            yield source
+            return
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+            shutil.copyfileobj(source, spool)
+            spool.seek(0)
+            yield cast(BinaryIO, spool)
+
+
+def refuse_lines(
+    file: str, bad: Sequence[tuple[int, str]], so: str = "nothing was sent"
+) -> NoReturn:
+    """End the command for these lines of the file, and say what was `so` not done."""
+    shown = [f"{file}:{number}: {reason}" for number, reason in bad[:MAX_BAD_LINES_SHOWN]]
+    if len(bad) > len(shown):
+        shown.append(f"... and {len(bad) - len(shown)} more bad lines")
+    fail(WRONG, *shown, so)

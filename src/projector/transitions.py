@@ -39,16 +39,16 @@ def changes(facts: Facts, event: Event, record: Record) -> Iterator[Change]:
         case events.JobCanceling():
             pass
         case events.MemberSet() | events.MemberRemoved():
-            yield from _replace_member(facts, event, record, *_state(event))
+            yield from _replace_member(facts, event, record, *state(event))
         case events.GroupSet() | events.GroupRemoved():
-            yield from _replace_scope(facts, event, record, *_state(event))
+            yield from _replace_scope(facts, event, record, *state(event))
         case events.ProjectSet() | events.ProjectRemoved():
-            yield from _replace_scope(facts, event, record, *_state(event))
+            yield from _replace_scope(facts, event, record, *state(event))
         case _:
-            yield from _replace(facts, event, record, *_state(event))
+            yield from _replace(facts, event, record, *state(event))
 
 
-def _state(event: Event) -> tuple[Key, Thing | None]:
+def state(event: Event) -> tuple[Key, Thing | None]:
     """The thing that the event is about, and its whole new state; None where it was removed."""
     root = event.root
     match event.data:
@@ -224,7 +224,7 @@ def _start(
     facts: Facts, event: Event, record: Record, started: events.JobStarted
 ) -> Iterator[Change]:
     key = things.job_key(event.root, started.id)
-    job = _job(event, record, started)
+    job = job_of(event, record, started)
     _refuse_shared_token(facts.job_of_token(job.digest), key)
     before, known = facts.get(key), facts.job(key)
     if facts.ended_token(event.root, job.digest):
@@ -267,7 +267,8 @@ def _finished(before: AnyFact | None, record: Record, job: Job | None) -> AnyFac
     return _fact(offset, record.timestamp, ended, before)
 
 
-def _job(event: Event, record: Record, started: events.JobStarted) -> Job:
+def job_of(event: Event, record: Record, started: events.JobStarted) -> Job:
+    """The job as the event says; its token lives no longer than the record allows."""
     first = min(record.timestamp, event.replays.timestamp) if event.replays else record.timestamp
     return Job(
         digest=started.token_sha256.lower(),

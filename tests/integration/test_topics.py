@@ -16,12 +16,21 @@ def test_missing_topics_are_created_and_listed(deployment: Deployment) -> None:
     for _ in range(2):
         done = deployment.command("topics")
         assert done.returncode == 0
+        assert done.stderr.startswith("PROJECTOR_PARTITIONS is 4 and changes nothing: the topics ")
         assert sorted(done.stdout.splitlines()) == [
             f"{deployment.prefix}agent-config: 6 partitions",
             f"{deployment.prefix}dead-letters: 1 partition",
             f"{deployment.prefix}job-lifecycle: 6 partitions",
             f"{deployment.prefix}membership: 6 partitions",
         ]
+
+
+def test_a_number_of_partitions_that_is_not_set_is_no_remark(deployment: Deployment) -> None:
+    create(deployment, "membership", 6)
+    del deployment.env["PROJECTOR_PARTITIONS"]
+    assert deployment.command("topics").stderr == ""
+    deployment.env["PROJECTOR_PARTITIONS"] = "6"
+    assert deployment.command("topics").stderr == ""
 
 
 def test_unequal_numbers_of_partitions_are_refused(deployment: Deployment) -> None:

@@ -15,10 +15,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from projector import feed
-from projector.cli import MAX_BAD_LINES_SHOWN, app
+from projector.cli import app
 from projector.errors import SetupError
 from projector.settings import Settings
-from projector.terminal import OUTAGE, WRONG
+from projector.terminal import MAX_BAD_LINES_SHOWN, OUTAGE, WRONG
 from tests.build import group, removed
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
@@ -92,6 +92,14 @@ def test_feed_reads_standard_input_where_the_file_is_a_dash(kafka: Kafka) -> Non
     result = run("feed", "-", stdin=GOOD)
     assert (result.exit_code, result.stdout) == (0, "1 event acknowledged by Kafka\n")
     assert kafka.sent == [GOOD.strip().encode()]
+
+
+@pytest.mark.parametrize("nothing", ["", "\n \n"])
+def test_a_feed_of_nothing_is_no_success(tmp_path: Path, kafka: Kafka, nothing: str) -> None:
+    """In a pipe, whoever should have written the events has perhaps failed."""
+    result = run("feed", file := written(tmp_path, nothing))
+    assert (result.exit_code, result.stdout) == (WRONG, "")
+    assert result.stderr == f"{file}: there is no event in it; nothing was sent\n"
 
 
 def test_feed_names_a_bad_line_and_sends_nothing(tmp_path: Path, kafka: Kafka) -> None:

@@ -284,6 +284,23 @@ def test_what_is_expected_is_said_in_words(message: dict[str, Any], says: str) -
     assert "regex" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (event("group.set", {"id": 3, "path": "a"}), "`data.parent_id` is missing"),
+        (
+            started(9, 7, environment={"name": "a", "tier": "b"}),
+            "`data.environment.slug` is missing",
+        ),
+        ({k: v for k, v in group(3).items() if k != "source"}, "`event.source` is missing"),
+        (event("agent.configured", {"id": 5}), "`data.config` is missing"),
+    ],
+)
+def test_a_missing_field_is_named_with_where_it_belongs(message: Any, says: str) -> None:
+    assert reason(message) == says
+    assert reason(binary(message)._replace(offset=0).value, headers=binary(message).headers) == says
+
+
 def test_via_has_room_for_255_characters() -> None:
     assert decode(record(member(1, group_id=3, via="x" * 255))).complaint is None
 

@@ -424,6 +424,12 @@ def test_a_token_that_a_later_start_replaced_is_told_from_the_jobs_own() -> None
     assert former.job is not None
     assert former.job.event == world.event(again)
     assert world.explain().status == 200
+    finished = build.removed("job", 9)
+    world.apply(finished)
+    former, current = world.explain(token="token-9"), world.explain()
+    assert former.job is not None
+    assert current.job is not None
+    assert (former.job.event, current.job.event) == (world.event(again), world.event(finished))
 
 
 # roles and ways
@@ -446,6 +452,14 @@ def test_the_highest_membership_in_force_decides_and_the_others_are_shown() -> N
     ]
     assert role.memberships[2].expires_at == "2027-01-15T08:00:00.000+00:00"
     assert role.memberships[2].event == world.event(share)
+
+
+def test_where_all_memberships_have_expired_none_decides() -> None:
+    expired = build.member(1, "owner", group_id=3, expires_at="2027-01-15T08:00:00Z")
+    role = World(*COMPANY, expired, STARTED).explain().role
+    assert role is not None
+    assert (role.role, role.suffices) == ("none", False)
+    assert [(m.role, m.counts, m.decides) for m in role.memberships] == [("owner", False, False)]
 
 
 def test_without_a_minimum_role_nobody_is_refused_for_it() -> None:

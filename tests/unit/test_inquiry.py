@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import fakeredis
@@ -11,7 +12,7 @@ import pytest
 from redis.exceptions import AuthenticationError, ConnectionError
 from typer.testing import CliRunner, Result
 
-from projector import connections, explain, inquiry, inspect_commands, snapshot, views
+from projector import connections, explain, inquiry, inspect_commands, inspection, snapshot, views
 from projector.cli import app
 from projector.connections import Server
 from projector.events import KINDS, Topic
@@ -38,6 +39,7 @@ COMPANY = [
 ]
 STARTED = build.started(9, 7, expires_at="2098-01-01T00:00:00Z")
 SETTINGS = Settings()
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_the_two_namespaces_lie_in_different_partitions() -> None:
@@ -284,6 +286,37 @@ async def test_no_more_facts_are_read_than_the_caller_allows(world: World) -> No
     await world.redis.delete(views.job_key(9))
     with pytest.raises(TooManyFactsError):
         await world.ask(most_facts=5)
+    await world.redis.hset(views.partition_key(partition_of(HERE, PARTITIONS)), "facts", -1)
+    with pytest.raises(SnapshotError, match="not written to its end"):
+        await world.ask(most_facts=6)
+
+
+async def test_it_reads_with_no_more_than_what_the_user_of_the_api_may_do(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = (REPOSITORY / "deploy" / "redis" / "users.acl").read_text().splitlines()
+    allowed = {
+        user: {word[1:] for word in line.split() if word.startswith("+")}
+        for line in users
+        for user in [line.split()[1]]
+    }
+    used: set[str] = set()
+    execute = fakeredis.FakeAsyncRedis.execute_command
+
+    async def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        used.add(str(args[0]).lower())
+        return await execute(self, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    monkeypatch.setattr(fakeredis.FakeAsyncRedis, "execute_command", noted)
+    await world.ask(9, 5, most_facts=10)
+    await world.redis.delete(views.job_key(9))
+    used.discard("del")
+    await world.ask(9, 5, most_facts=10)
+    assert used <= allowed["api"]
+    await inspection.job(world.redis, 9)
+    await inspection.partition(world.redis, 0)
+    await inspection.agent(world.redis, 30, 5)
+    assert used <= allowed["operator"]
 
 
 async def test_decoding_and_judging_leave_the_event_loop_alone(

@@ -93,6 +93,8 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Configures logging for a stream, and undoes that."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    # `projector status` tells itself what aiokafka would say.
+    logging.getLogger("aiokafka").setLevel(logging.NOTSET)
 
     def configure(*, terminal: bool = False) -> io.StringIO:
         stream = io.StringIO()

@@ -6,7 +6,7 @@ from typing import Any
 import fakeredis
 import pytest
 
-from projector import views
+from projector import partition_state, views
 from projector.connections import Server
 from projector.events import Topic
 from projector.projection import View
@@ -299,6 +299,28 @@ async def test_a_claim_rises_above_the_views_that_refused_it(
 
 
 # drift
+
+
+async def test_a_key_of_another_type_is_drift_and_no_outage(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await redis.rpush(views.token_key(digest("a")), "x")
+    assert await store.drifted([view()]) == [view()]
+
+
+async def test_a_claim_keeps_the_settings_that_the_views_depend_on(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = Store(redis, Server(), 3, "me")
+    await store.claim(4, {"minimum_level": 30, "tombstone_retention": 7})
+    state = await partition_state.read(redis, 3)
+    assert state is not None
+    assert state.rules == {"minimum_level": 30, "tombstone_retention": 7}
+    await store.claim(4, {"minimum_level": 40, "tombstone_retention": 7})
+    state = await partition_state.read(redis, 3)
+    assert state is not None
+    assert state.rules["minimum_level"] == 40
 
 
 async def test_a_record_that_differs_is_drift(redis: fakeredis.FakeAsyncRedis) -> None:

@@ -1,0 +1,137 @@
+"""`projector status` on real servers: healthy, a worker that hangs, Kafka and Redis away."""
+
+import contextlib
+import json
+import os
+import pty
+import select
+import signal
+import sys
+from typing import Any
+
+import pytest
+
+from projector.ports import free_port
+from tests import build
+from tests.integration.deployment import PARTITIONS, Deployment
+from tests.integration.servers import eventually
+
+COMPANY = [
+    build.group(3), build.project(7, 3), build.member(1, group_id=3), build.agent(5, 7),
+]  # fmt: skip
+BOUND = "6"
+
+
+def status(deployment: Deployment) -> tuple[int, Any]:
+    done = deployment.command("status", "--json")
+    assert not done.stderr or done.returncode > 1, done.stderr
+    return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
+
+
+def test_a_healthy_deployment_is_fresh_and_says_what_it_did(deployment: Deployment) -> None:
+    deployment.start_all()
+    deployment.feed(*COMPANY, build.started(9, 7), build.started(10, 7))
+    deployment.until("token-9", 200)
+    deployment.feed(build.removed("job", 9))
+    deployment.until("token-9", 401)
+    deployment.produce(b"{", topic="membership", partition=0)
+    found: dict[str, Any] = {}
+
+    def said() -> bool:
+        code, found["now"] = status(deployment)
+        revocations = found["now"]["totals"]["rates"]["revocations"]
+        return (code, revocations, found["now"]["dead_letters"]) == (0, 1, 1)
+
+    eventually(said, "the revocation and the dead letter counted")
+    now = found["now"]
+    assert now["kafka"] is None
+    assert len(now["partitions"]) == PARTITIONS == now["totals"]["fresh"]
+    (worker,) = now["workers"]
+    assert worker["partitions"] == list(range(PARTITIONS))
+    assert (now["totals"]["live_tokens"], now["totals"]["lag"]) == (1, 0)
+    rates = now["totals"]["rates"]
+    assert 0 < rates["revocation_p99"] <= rates["revocation_max"] < 60
+    assert rates["events"] > 0
+    text = deployment.command("status").stdout
+    assert f"{PARTITIONS} partitions: {PARTITIONS} fresh\n" in text
+    assert "1 live token, 6 facts, lag 0, dead letters 1\n" in text
+
+
+def test_before_any_worker_has_run_everything_is_unclaimed(deployment: Deployment) -> None:
+    assert deployment.command("topics").returncode == 0
+    code, found = status(deployment)
+    assert (code, found["totals"]["unclaimed"], found["workers"]) == (1, PARTITIONS, [])
+    assert on_a_terminal(deployment, until="4 partitions: 4 unclaimed") == 1
+
+
+def on_a_terminal(deployment: Deployment, until: str) -> int:
+    """Watch until the screen shows the text, press Ctrl-C; the exit code."""
+    process, screen = pty.fork()
+    if process == 0:
+        env = {**os.environ, **deployment.env, "TERM": "xterm", "COLUMNS": "150", "LINES": "40"}
+        os.execve(sys.executable, [sys.executable, "-m", "projector", "status", "--watch"], env)
+    shown = b""
+    while until.encode() not in shown:
+        assert select.select([screen], [], [], 60)[0], shown
+        shown += os.read(screen, 65536)
+    os.write(screen, b"\x03")
+    with contextlib.suppress(OSError):  # Linux: the other side has closed the terminal
+        while os.read(screen, 65536):
+            pass
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def test_a_worker_that_hangs_is_seen_and_so_is_what_waits_for_it(
+    deployment: Deployment, request: pytest.FixtureRequest
+) -> None:
+    deployment.env["PROJECTOR_MAX_STALENESS"] = BOUND
+    worker = deployment.start_all()
+    watch = deployment.start("status", "--watch")
+    eventually(lambda: watch.log().count(": fresh") >= PARTITIONS, "a line a partition")
+    worker.signal(signal.SIGSTOP)
+    deployment.feed(*COMPANY)
+    for state in ("late", "stale"):
+        eventually(lambda state=state: f"partition 0: {state}" in watch.log(), f"it is {state}")  # type: ignore[misc]
+    eventually(lambda: status(deployment)[1]["totals"]["stale"] == PARTITIONS, "all are stale")
+    code, found = status(deployment)
+    assert code == 1
+    # The embedded broker says of a batch only where it begins.
+    least = len(COMPANY) if "apache" in request.node.name else 2
+    assert least <= found["totals"]["lag"] <= len(COMPANY)
+    worker.signal(signal.SIGCONT)
+    eventually(lambda: status(deployment)[0] == 0, "fresh again")
+    eventually(lambda: latest(watch.log(), partition=0) == "fresh", "the watch says so")
+    watch.signal(signal.SIGINT)
+    assert watch.process.wait(20) == 0
+
+
+def latest(log: str, partition: int) -> str:
+    """The state that the watch printed last."""
+    lines = [line for line in log.splitlines() if f" partition {partition}: " in line]
+    return lines[-1].split(": ")[1].split(",")[0]
+
+
+def test_without_redis_it_is_an_outage_that_a_watch_outlasts(deployment: Deployment) -> None:
+    deployment.start_all()
+    watch = deployment.start("status", "--watch", "--json")
+    eventually(lambda: '"fresh":4' in watch.log(), "the watch shows fresh partitions")
+    deployment.redis.shutdown(nosave=True)
+    done = deployment.command("status", "--json")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("Redis at redis://127.0.0.1:")
+    eventually(lambda: '{"trouble":"Redis at ' in watch.log(), "the watch says why")
+    watch.signal(signal.SIGINT)
+    assert watch.process.wait(20) == 1
+    lines = [line for line in watch.log().splitlines() if line.startswith("{")]
+    assert all(json.loads(line).keys() & {"trouble", "partitions"} for line in lines)
+
+
+def test_without_kafka_there_is_what_redis_says(deployment: Deployment) -> None:
+    deployment.start_all()
+    nobody = f"127.0.0.1:{free_port()}"
+    deployment.env["PROJECTOR_KAFKA"] = nobody
+    code, found = status(deployment)
+    assert code == 0
+    assert (found["totals"]["fresh"], found["totals"]["lag"]) == (PARTITIONS, None)
+    assert found["dead_letters"] is None
+    assert f"Kafka at {nobody} cannot be reached" in found["kafka"]
