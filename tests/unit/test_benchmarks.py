@@ -75,6 +75,12 @@ def test_a_fall_by_the_clock_alone_is_the_machines() -> None:
     assert SOON.has_fallen(measured((10, 1), cpu=(31, 10)))
 
 
+def test_no_fall_is_told_on_a_machine_too_busy_for_the_limit_itself() -> None:
+    figure = SHORT._replace(limit_on_idle=20)
+    assert figure.has_fallen(measured((101, 20)))
+    assert not figure.has_fallen(measured((101, 21)))
+
+
 def test_the_report_can_be_made_again_from_its_raw_numbers(tmp_path: Path) -> None:
     found = Report({"Python": "3.11"}, {"rounds": 2}, {"rebuild": measured((6, 10), (7, 10))})
     report.save(found, tmp_path)
