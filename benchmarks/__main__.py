@@ -96,7 +96,7 @@ def _measured(sizes: Sizes, only: list[str] | None, keep: Callable[[Report], Non
         raise typer.BadParameter(f"{unknown.pop()} is none of {', '.join(GROUPS)}")
     with Servers() as servers:
         servers.start_kafka()
-        found = Report(machine.describe(servers.broker), sizes._asdict())
+        found = Report(machine.describe(servers.broker), sizes.numbers())
         for name in only or GROUPS:
             typer.echo(f"{time.monotonic() - began:4.0f} s  {name}", err=True)
             GROUPS[name](servers, sizes, found)

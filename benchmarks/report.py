@@ -68,7 +68,7 @@ def _text(report: Report) -> Iterator[str]:
     yield "## Growth\n\nThe same with an eighth, a quarter, a half and all of the load or the data."
     for name, points in report.growth.items():
         yield from _growth(name, points)
-    yield from _pairs("\n## Sizes", {k: f"{v:,}" for k, v in report.sizes.items()})
+    yield from _pairs("\n## Sizes", {k: f"{v:,.0f}" for k, v in report.sizes.items()})
     yield from (f"- {note}" for note in report.notes)
     yield f"\nThe whole run took {report.seconds / 60:.0f} minutes.\n"
 

@@ -19,6 +19,10 @@ class Sizes(NamedTuple):
     fan_out_views: int = 100_000
     facts: int = 1_000_000
 
+    def numbers(self) -> dict[str, float]:
+        """Each option by its name, as the report keeps it."""
+        return {name: float(size) for name, size in self._asdict().items()}
+
     def steps(self, largest: int) -> list[int]:
         """An eighth, a quarter, a half and all of it; only all of it where nothing grows."""
         return [largest // 8, largest // 4, largest // 2, largest] if self.grows else [largest]

@@ -82,7 +82,7 @@ def test_no_fall_is_told_on_a_machine_too_busy_for_the_limit_itself() -> None:
 
 
 def test_the_report_can_be_made_again_from_its_raw_numbers(tmp_path: Path) -> None:
-    found = Report({"Python": "3.11"}, {"rounds": 2}, {"rebuild": measured((6, 10), (7, 10))})
+    found = Report({"Python": "3.11"}, Sizes().numbers(), {"rebuild": measured((6, 10), (7, 10))})
     report.save(found, tmp_path)
     assert report.load(tmp_path) == found
     report.write(report.load(tmp_path), tmp_path)
