@@ -16,6 +16,8 @@ from benchmarks.sizes import Sizes
 
 PROJECTS: Final = 1000
 JOBS_AT_ONCE: Final = 20_000
+# A user without jobs.
+NOBODY: Final = 100_000
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
@@ -53,6 +55,11 @@ class FanOut:
             jobs = range(start, min(start + JOBS_AT_ONCE, views))
             self._feed(self._company.started(job + 1) for job in jobs)
         self._jobs = views
+        nobody = producing.line(self._company, self._company.member(NOBODY, "guest"))
+        progress.until_delivered(
+            self._deployment.redis,
+            lambda: producing.send(self._deployment.kafka, self._deployment.prefix, [nobody]),
+        )
 
     def rounds(self, rounds: int) -> dict[str, list[Round]]:
         """By turns the agent is shared anew in another namespace, and with nobody any more."""

@@ -1,6 +1,7 @@
 """How far the product has come, as its partitions' hashes in Redis say it."""
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from projector import views
@@ -9,6 +10,7 @@ from projector.events import Topic
 # A hundredth of the shortest thing that is measured like this, and hardly any work for Redis.
 POLL_S: Final = 0.01
 PATIENCE_S: Final = 300.0
+AT_ONCE_S: Final = 0.5
 
 
 def until_applied(redis: Any, ends: dict[tuple[Topic, int], int]) -> float:
@@ -26,6 +28,20 @@ def until_applied(redis: Any, ends: dict[tuple[Topic, int], int]) -> float:
         if left:
             time.sleep(POLL_S)
     return time.monotonic()
+
+
+def until_delivered(redis: Any, send: Callable[[], dict[tuple[Topic, int], int]]) -> None:
+    """Send events until they are applied at once, which says that Faust has caught up.
+
+    What the range reader has read before, Faust brings once more, and until then new events are
+    late by the two seconds after which they are read directly.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        sent = time.monotonic()
+        if until_applied(redis, send()) - sent < AT_ONCE_S:
+            return
+        _check(deadline, "Faust does not catch up")
 
 
 def until_fresh(redis: Any, partitions: int, after: int) -> float:

@@ -28,7 +28,9 @@ WATCHED_PER_S: Final = 25
 PATIENCE_S: Final = 3.0
 # The header that says when an event was sent, by the machine's monotonic clock.
 MOMENT: Final = "sent"
-NOBODY: Final = b'"allowed_agents":[]'
+NO_AGENTS: Final = b'"allowed_agents":[]'
+# A user without jobs.
+NOBODY: Final = 100_000
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
@@ -71,8 +73,13 @@ class Watch:
         self._turn = 0
         self._worker = deployment.start("worker").process.pid
         deployment.start_api()
+        progress.until_fresh(deployment.redis, PARTITIONS, 0)
         ends = producing.send(deployment.kafka, deployment.prefix, self._base())
         progress.until_applied(deployment.redis, ends)
+        nobody = [producing.line(c, c.member(NOBODY, "guest")) for c in self._companies]
+        progress.until_delivered(
+            deployment.redis, lambda: producing.send(deployment.kafka, deployment.prefix, nobody)
+        )
         deployment.until_ready()
 
     def rounds(self, rounds: int, rate: float, seconds: float) -> list[Round]:
@@ -159,7 +166,7 @@ async def _consume(consumer: AIOKafkaConsumer, count: int, found: list[float]) -
 async def _until_answered(asker: Asker, wanted: str, may: bool) -> None:
     """Ask at least every millisecond; later on every twentieth of the time that has passed."""
     began = time.monotonic()
-    while (NOBODY not in await asker.ask(wanted)) != may:
+    while (NO_AGENTS not in await asker.ask(wanted)) != may:
         passed = time.monotonic() - began
         if passed > PATIENCE_S:
             return
