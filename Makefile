@@ -4,7 +4,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+<<<<<<< HEAD
 .PHONY: help setup run test faults bench bench-smoke bench-setup format lint types schemas lock kafka clean
+=======
+.PHONY: help setup run test browser faults format lint types schemas lock kafka clean
+>>>>>>> main
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -24,6 +28,9 @@ run: setup ## the product with example events, on http://127.0.0.1:8000
 
 test: setup kafka ## all tests, on the embedded broker and on Apache Kafka
 	$(BIN)/pytest
+
+browser: setup ## the operators' page in a headless Chromium, where chromium and chromedriver are installed
+	$(BIN)/pytest tests/browser
 
 faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; some ten minutes
 	$(BIN)/pytest tests/faults

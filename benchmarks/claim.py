@@ -18,10 +18,11 @@ from benchmarks.company import Company, record
 from benchmarks.processes import CpuClock, Servers, once
 from benchmarks.rounds import Point, Report, Round, Sample, interleaved
 from benchmarks.sizes import Sizes
-from projector import connections, facts, things, views
+from projector import facts, things, views
+from projector.environment import connections
+from projector.environment.settings import Settings
 from projector.facts import Fact
 from projector.projection import Policy, Projection
-from projector.settings import Settings
 from projector.store import Store
 from projector.things import Key, Member
 

@@ -147,7 +147,11 @@ def listening(argv: Sequence[object], **env: str) -> Iterator[tuple[str, int]]:
         [sys.executable, "-m", *map(str, argv), str(port)], env=environment() | env
     )
     try:
-        servers.eventually(lambda: is_listening(port), f"{argv} listening")
+        servers.eventually(
+            lambda: is_listening(port) or process.poll() is not None, f"{argv} listening"
+        )
+        if process.returncode is not None:
+            raise RuntimeError(f"{argv} ended with {process.returncode}")
         yield f"http://127.0.0.1:{port}", process.pid
     finally:
         process.kill()

@@ -11,10 +11,11 @@ import sys
 from typing import Final
 
 from benchmarks.company import Company, record
-from projector import connections, things
+from projector import things
+from projector.environment import connections
+from projector.environment.settings import Settings
 from projector.facts import Fact
 from projector.projection import Policy, Projection
-from projector.settings import Settings
 from projector.store import Store
 
 STAMP_INTERVAL_S: Final = 0.25

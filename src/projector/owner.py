@@ -129,8 +129,7 @@ class Owner:
                     self._alarm(loss)
                     await asyncio.sleep(HISTORY_PAUSE_S)
                     self._stopping |= await self._is_claimed_by_another()
-            for task in beside:
-                task.cancel()
+            await _end(beside)
 
     def _alarm(self, loss: HistoryLostError) -> None:
         metrics.ALARMS.labels(reason="history lost").inc()
@@ -384,6 +383,14 @@ class Owner:
         metrics.DRIFT_REPAIRED.labels(what="orphan").inc(len(orphans))
         log.warning("Redis differed from the facts and was repaired", partition=self.partition,
                     jobs=[view.job for view in drifted], orphans=len(orphans))  # fmt: skip
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel them until they are done: once is not enough, for libraries lose it now and then."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=0.1)
 
 
 def _named(offsets: Offsets) -> dict[str, int]:

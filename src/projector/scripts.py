@@ -47,11 +47,11 @@ return {newest, foreign}
 # KEYS: one key. ARGV: what stood there when it was compared ('none', 'string', or 'other' for what
 # is no string), its bytes, the new value ('' deletes), its expiry in ms. Returns 1 if it wrote.
 REPAIR: Final = """
-local kind = redis.call('TYPE', KEYS[1])['ok']
-if kind ~= 'none' and kind ~= 'string' then kind = 'other' end
-if kind ~= ARGV[1] or kind == 'string' and redis.call('GET', KEYS[1]) ~= ARGV[2] then return 0 end
+local held = redis.pcall('GET', KEYS[1])
+local kind = not held and 'none' or type(held) == 'string' and 'string' or 'other'
+if kind ~= ARGV[1] or kind == 'string' and held ~= ARGV[2] then return 0 end
 if ARGV[3] == '' then
-  redis.call('DEL', KEYS[1])
+  redis.call('UNLINK', KEYS[1])
 else
   redis.call('SET', KEYS[1], ARGV[3], 'PXAT', ARGV[4])
 end

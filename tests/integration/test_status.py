@@ -114,16 +114,19 @@ def latest(log: str, partition: int) -> str:
 def test_without_redis_it_is_an_outage_that_a_watch_outlasts(deployment: Deployment) -> None:
     deployment.start_all()
     watch = deployment.start("status", "--watch", "--json")
-    eventually(lambda: '"fresh":4' in watch.log(), "the watch shows fresh partitions")
+    eventually(lambda: "partitions" in keys(watch.log()), "the watch shows partitions")
     deployment.redis.shutdown(nosave=True)
     done = deployment.command("status", "--json")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("Redis at redis://127.0.0.1:")
-    eventually(lambda: '{"trouble":"Redis at ' in watch.log(), "the watch says why")
+    eventually(lambda: "trouble" in keys(watch.log()), "the watch says why")
     watch.signal(signal.SIGINT)
     assert watch.process.wait(20) == 1
-    lines = [line for line in watch.log().splitlines() if line.startswith("{")]
-    assert all(json.loads(line).keys() & {"trouble", "partitions"} for line in lines)
+
+
+def keys(log: str) -> set[str]:
+    """The fields of all objects that the watch has printed, a line each."""
+    return {key for line in log.split("\n")[:-1] for key in json.loads(line)}
 
 
 def test_without_kafka_there_is_what_redis_says(deployment: Deployment) -> None:

@@ -1,6 +1,7 @@
 """The owner's loop against a Kafka in memory: whatever Faust does, every event is applied once."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,9 +14,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from projector import inbox, outbox, probes, views
 from projector import owner as owner_module
-from projector.connections import Server
 from projector.dead_letters import DeadLetter
 from projector.delivery import Offsets, Progress
+from projector.environment.connections import Server
 from projector.events import KINDS, Record, Topic
 from projector.inbox import Delivered
 from projector.owner import Owner
@@ -572,6 +573,23 @@ async def test_a_partition_waits_once_too_many_letters_do(
         setup.kafka.takes_letters = True
         await until(lambda: len(setup.acked) == len(records))
         await until(lambda: len(setup.kafka.letters) == 5)
+
+
+async def test_a_cancellation_that_a_library_loses_keeps_no_owner_from_ending(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, asked = setup.kafka.ends, asyncio.Event()
+
+    async def ends(partition: int) -> Offsets:
+        if not asked.is_set():
+            asked.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        return await answer(partition)
+
+    async with setup.owning():
+        monkeypatch.setattr(setup.kafka, "ends", ends)
+        await asked.wait()
 
 
 async def test_letters_too_large_for_memory_are_read_again(
