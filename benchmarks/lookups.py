@@ -112,12 +112,11 @@ def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
                 Point(rate, _at_rate(many.target, limit, rate, sizes, sizes.growth_rounds))
                 for rate in (saturation / 16, saturation / 8, saturation / 4, saturation / 2)
             ]
-        growth["lookups_by_tokens"] = []
         for tokens in sizes.steps(sizes.many_tokens):
             many.grow(tokens)
             if sizes.grows:
                 rounds = _saturated(many.target, limit, CONNECTIONS, sizes, sizes.growth_rounds)
-                growth["lookups_by_tokens"].append(Point(tokens, rounds))
+                growth.setdefault("lookups_by_tokens", []).append(Point(tokens, rounds))
         figures["lookups_many_tokens"] = _saturated(
             many.target, few.target, CONNECTIONS, sizes, sizes.rounds
         )
