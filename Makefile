@@ -4,11 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-<<<<<<< HEAD
-.PHONY: help setup run test faults bench bench-smoke bench-setup format lint types schemas lock kafka clean
-=======
-.PHONY: help setup run test browser faults format lint types schemas lock kafka clean
->>>>>>> main
+.PHONY: help setup run test browser faults bench bench-smoke bench-setup format lint types schemas lock kafka clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
