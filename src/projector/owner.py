@@ -35,6 +35,7 @@ STALL_S: Final = 2.0
 # The first heal begins at once; one after the other must not take all of Redis' time.
 HEAL_PAUSE_S: Final = 0.5
 HISTORY_PAUSE_S: Final = 10.0
+CANCEL_AGAIN_S: Final = 0.1
 HISTORY_ADVICE: Final = (
     "feed everything into new topics under another PROJECTOR_TOPIC_PREFIX with an empty Redis "
     "database, or go on from what is there with `projector rebuild --accept-loss`"
@@ -129,8 +130,7 @@ class Owner:
                     self._alarm(loss)
                     await asyncio.sleep(HISTORY_PAUSE_S)
                     self._stopping |= await self._is_claimed_by_another()
-            for task in beside:
-                task.cancel()
+            await _end(beside)
 
     def _alarm(self, loss: HistoryLostError) -> None:
         metrics.ALARMS.labels(reason="history lost").inc()
@@ -384,6 +384,14 @@ class Owner:
         metrics.DRIFT_REPAIRED.labels(what="orphan").inc(len(orphans))
         log.warning("Redis differed from the facts and was repaired", partition=self.partition,
                     jobs=[view.job for view in drifted], orphans=len(orphans))  # fmt: skip
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel the tasks as often as it takes: clients lose a cancellation that meets an answer."""
+    while any(not task.done() for task in tasks):
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
 
 
 def _named(offsets: Offsets) -> dict[str, int]:

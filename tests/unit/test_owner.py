@@ -1,6 +1,7 @@
 """The owner's loop against a Kafka in memory: whatever Faust does, every event is applied once."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -462,6 +463,20 @@ async def test_another_server_is_written_anew_though_it_says_the_same(setup: Set
         await until(lambda: _is_claimed_above(setup, epoch))
         await until(setup.agents)
         await until(lambda: _gets(setup, "token-10", [5]))
+
+
+async def test_an_owner_ends_though_a_cancellation_gets_lost(setup: Setup) -> None:
+    """Redis and Kafka clients swallow one that comes together with an answer."""
+    async with setup.owning() as owner:
+        asked = asyncio.Event()
+
+        async def deaf(applied: Offsets) -> None:
+            asked.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+        owner._probes._ask = deaf  # type: ignore[method-assign]
+        await asyncio.wait_for(asked.wait(), 5)
 
 
 # the sweep

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from projector import outbox, partition_state, rebuild, verify, views
+from projector import outbox, owner, partition_state, rebuild, verify, views
 from projector.connections import Server
+from projector.delivery import HistoryLostError
 from projector.events import Topic
 from projector.facts import Facts
 from projector.outbox import Reference
@@ -279,6 +280,17 @@ async def test_a_recreated_topic_is_rebuilt_from_what_it_has(setup: Setup) -> No
     assert await setup.agents() == [6, 8]
     async with setup.owning("worker"):
         assert await setup.agents() == [6, 8]
+
+
+async def test_a_topic_that_is_recreated_while_it_is_rebuilt_ends_the_command(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, "HISTORY_PAUSE_S", 0.0)
+    await owned(setup)
+    facts = await rebuilt(setup)
+    setup.kafka.records[Topic.AGENT_CONFIG] = []
+    with pytest.raises(HistoryLostError, match="agent-config was recreated"):
+        await rebuild.serve(successor(setup, facts), setup.redis)
 
 
 # what counts as a change
