@@ -195,6 +195,19 @@ async def test_letters_that_were_sent_are_not_sent_again(setup: Setup) -> None:
     assert len(setup.kafka.letters) == 1
 
 
+async def test_letters_that_the_owner_sent_while_it_was_read_are_not_sent_again(
+    setup: Setup,
+) -> None:
+    await owned(setup)
+    facts = await rebuilt(setup)
+    setup.kafka.add(b"{")
+    await setup.redis.hdel(views.partition_key(PARTITION), "stamp_epoch")
+    async with setup.owning("worker"):
+        await until(lambda: setup.kafka.letters)
+    await rebuild.serve(successor(setup, facts), setup.redis)
+    assert len(setup.kafka.letters) == 1
+
+
 async def test_letters_of_after_the_checkpoint_are_sent_once(setup: Setup) -> None:
     await owned(setup)
     facts = await rebuilt(setup)
