@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run test faults format lint types schemas lock kafka clean
+.PHONY: help setup run test browser faults format lint types schemas lock kafka clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -24,6 +24,9 @@ run: setup ## the product with example events, on http://127.0.0.1:8000
 
 test: setup kafka ## all tests, on the embedded broker and on Apache Kafka
 	$(BIN)/pytest
+
+browser: setup ## the operators' page in a headless Chromium, where chromium and chromedriver are installed
+	$(BIN)/pytest tests/browser
 
 faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; some ten minutes
 	$(BIN)/pytest tests/faults

@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 import structlog
 from redis.asyncio import Redis
 
-from projector import access, views
+from projector import views
+from projector.environment import access
 
 log = structlog.get_logger()
 

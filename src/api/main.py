@@ -15,10 +15,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api import metrics
 from api.freshness import Freshness
 from api.lookup import Lookup
+from api.ops import page
+from api.ops.access import TokenAccess
+from api.ops.source import ReadAside
 from api.reads import Reads
 from api.requests import parse
-from projector import connections, log, tracing
-from projector.settings import Settings
+from projector import log, tracing
+from projector.environment import connections
+from projector.environment.settings import Settings
 from projector.views import AllowedAgents, Refusal
 
 PATH: Final = "/api/v4/job/allowed_agents"
@@ -85,6 +89,8 @@ def create() -> ASGIApp:
         max_waiting=settings.max_waiting,
     )
 
+    operators = ReadAside(settings, metrics.lookups)
+
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         polling = asyncio.create_task(freshness.run(settings.redis_place))
@@ -95,6 +101,7 @@ def create() -> ASGIApp:
         while not polling.done():
             polling.cancel()
             await asyncio.wait({polling}, timeout=0.1)
+        await operators.close()
         await redis.aclose()
 
     app = FastAPI(
@@ -107,6 +114,9 @@ def create() -> ASGIApp:
     )
     app.include_router(routes(lookup, freshness, settings.max_staleness))
     app.openapi_schema = _openapi(app)
+    if settings.ops_secret:
+        access = TokenAccess(settings.ops_secret.get_secret_value())
+        app.routes.extend(page.routes(access, operators))
     return tracing.traced(LookupFirst(app, lookup), PATH)
 
 

@@ -151,6 +151,13 @@ def exposition(freshness: Freshness) -> bytes:
     return generate_latest(seen) + generate_latest(_counted())
 
 
+def lookups() -> dict[str, int]:
+    """How many lookups were answered, by status; what is settled, and not in the loop either."""
+    samples = (sample for family in _counted().collect() for sample in family.samples)
+    name = f"{PREFIX}lookup_seconds_count"
+    return {s.labels["status"]: int(s.value) for s in samples if s.name == name}
+
+
 def _counted() -> CollectorRegistry:
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:

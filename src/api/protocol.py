@@ -7,8 +7,8 @@ from typing import Any, Final
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from projector.environment.variables import variable
 from projector.errors import SetupError
-from projector.variables import variable
 
 log = structlog.get_logger()
 

@@ -6,23 +6,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Final
 
 import structlog
 import typer
 from rich.progress import Progress
 
-from projector import agent_file, audit_command, mending_commands, rebuild_command, schema_commands
+from projector import agent_file
 from projector import feed as feeding
 from projector import topics as kafka_topics
-from projector.dead_letter_commands import app as dead_letters
-from projector.errors import SetupError
-from projector.events import MAX_ID, Topic
-from projector.inquiry_commands import explain
-from projector.inspect_commands import app as inspect
-from projector.ports import free_port, obstacle
-from projector.status_command import status
-from projector.terminal import (
+from projector.commands import audit_command, mending_commands, rebuild_command, schema_commands
+from projector.commands.dead_letter_commands import app as dead_letters
+from projector.commands.inquiry_commands import explain
+from projector.commands.inspect_commands import app as inspect
+from projector.commands.status_command import status
+from projector.commands.terminal import (
     WRONG,
     errors,
     fail,
@@ -32,9 +30,14 @@ from projector.terminal import (
     refuse_lines,
     run,
 )
-from projector.variables import variable
+from projector.environment.variables import variable
+from projector.errors import SetupError
+from projector.events import MAX_ID, Topic
+from projector.ports import free_port, obstacle
 
 log = structlog.get_logger()
+
+HTTP_PROTOCOL: Final = "api.protocol:BoundedHttpToolsProtocol"
 
 app = typer.Typer(
     help="Which cluster agents may a CI job token use? Events in, one answer per token out.",
@@ -106,12 +109,41 @@ def api(
     with _shared_counts(workers):
         uvicorn.run(
             "api.main:create", factory=True, host=host, port=port, workers=workers,
-            http="api.protocol:BoundedHttpToolsProtocol",
-            limit_concurrency=settings.max_connections, ws="none",
+            http=HTTP_PROTOCOL, limit_concurrency=settings.max_connections, ws="none",
             # Its warnings are one a malformed request: whoever sends those must not fill the log.
             log_level="error",
             access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
         )  # fmt: skip
+
+
+@app.command()
+def ops(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8001,
+) -> None:
+    """Serve the operators' page alone, at /ops/. Reads Redis and Kafka, writes nothing.
+
+    Asks for PROJECTOR_OPS_TOKEN where that is set. Without it, only on a loopback address.
+
+    \b
+    projector ops
+    PROJECTOR_OPS_TOKEN=$(openssl rand -hex 32) projector ops --host 0.0.0.0 --port 9001
+    """
+    import uvicorn
+
+    from api.ops import main as operators
+
+    settings = load_settings()
+    if found := operators.obstacle(settings, host) or obstacle(port, host):
+        fail(WRONG, found)
+    port = port or free_port(host)
+    log.info(
+        "operators' page starting", bind=f"{host}:{port}", token_needed=bool(settings.ops_secret)
+    )
+    uvicorn.run(
+        operators.create(settings), host=host, port=port, http=HTTP_PROTOCOL,
+        access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
+    )  # fmt: skip
 
 
 @app.command()

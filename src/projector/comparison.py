@@ -8,7 +8,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from projector.connections import milliseconds
+from projector.environment.connections import milliseconds
 from projector.projection import View
 from projector.views import Record
 

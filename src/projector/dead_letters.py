@@ -7,9 +7,10 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
 
-from projector import connections, metrics, redaction
+from projector import metrics, redaction
+from projector.environment import connections
+from projector.environment.settings import Settings
 from projector.events import DEAD_LETTERS, Record
-from projector.settings import Settings
 
 PREFIX: Final = "dead-letter-"
 MAX_ORIGINAL_BYTES: Final = 1024 * 1024

@@ -11,10 +11,11 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from projector import batches, connections
+from projector.environment import connections
+from projector.environment.settings import Settings
 from projector.events import Record, Topic
-from projector.raw_records import Damage
-from projector.settings import Settings
+from projector.wire import batches
+from projector.wire.raw_records import Damage
 
 Offsets = dict[Topic, int]
 

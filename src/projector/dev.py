@@ -15,13 +15,14 @@ from typing import Final
 import structlog
 from redis.asyncio import Redis
 
-from projector import connections, topics, views
+from projector import topics, views
+from projector.environment import connections
+from projector.environment.settings import Settings
+from projector.environment.variables import variable
 from projector.errors import SetupError
 from projector.outages import wait_until_ready
 from projector.ports import LOOPBACK, free_port, is_listening, obstacle
-from projector.settings import Settings
 from projector.signals import until_signalled
-from projector.variables import variable
 
 log = structlog.get_logger()
 

@@ -7,12 +7,13 @@ from typing import BinaryIO, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 
-from projector import connections, topics
+from projector import topics
 from projector.cloudevents import decode
+from projector.environment import connections
+from projector.environment.settings import Settings
 from projector.events import APPLIED, MAX_EVENT_BYTES, BadEvent, Event, Record, Topic
 from projector.partitioning import partition_of
 from projector.redaction import Headers
-from projector.settings import Settings
 
 # Kafka's own overhead on the largest event allowed.
 MAX_REQUEST_BYTES: Final = 2 * MAX_EVENT_BYTES

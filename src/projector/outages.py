@@ -16,8 +16,8 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from projector import access
-from projector.access import AccessError
+from projector.environment import access
+from projector.environment.access import AccessError
 from projector.errors import NotReadyError
 
 log = structlog.get_logger()

@@ -35,7 +35,6 @@ STALL_S: Final = 2.0
 # The first heal begins at once; one after the other must not take all of Redis' time.
 HEAL_PAUSE_S: Final = 0.5
 HISTORY_PAUSE_S: Final = 10.0
-CANCEL_AGAIN_S: Final = 0.1
 HISTORY_ADVICE: Final = (
     "feed everything into new topics under another PROJECTOR_TOPIC_PREFIX with an empty Redis "
     "database, or go on from what is there with `projector rebuild --accept-loss`"
@@ -387,11 +386,11 @@ class Owner:
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel the tasks as often as it takes: clients lose a cancellation that meets an answer."""
-    while any(not task.done() for task in tasks):
-        for task in tasks:
+    """Cancel them until they are done: once is not enough, for libraries lose it now and then."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
             task.cancel()
-        await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
+        await asyncio.wait(pending, timeout=0.1)
 
 
 def _named(offsets: Offsets) -> dict[str, int]:

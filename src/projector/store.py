@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from projector import comparison, metrics, partition_state, scripts, views
 from projector.comparison import Stored, What
-from projector.connections import Server, redis_time
+from projector.environment.connections import Server, redis_time
 from projector.events import Topic
 from projector.projection import View
 from projector.things import Key

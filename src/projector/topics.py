@@ -9,11 +9,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from projector import connections, knocks
+from projector.environment import connections, knocks
+from projector.environment.settings import Settings
+from projector.environment.variables import variable
 from projector.errors import NotReadyError, SetupError
 from projector.events import DEAD_LETTERS, Topic
-from projector.settings import Settings
-from projector.variables import variable
 
 _DAYS_MS: Final = 24 * 3600 * 1000
 _MIB: Final = 1024 * 1024

@@ -94,7 +94,7 @@ class EventSpans:
 
     def applied(self, record: Record, *, refused: bool) -> None:
         """Begin the span of an event that carries a sampled context; others cost nothing."""
-        if _tracer is None or (record.topic, record.offset) in self._open:
+        if _tracer is None:
             return
         now = time.time_ns() // 1_000_000
         if len(self._open) >= MAX_OPEN or now - record.timestamp > MAX_AGE_MS:
@@ -103,6 +103,7 @@ class EventSpans:
         # A state is whatever a producer likes, and only what was not refused is known to be clean.
         context = _context(carried.traceparent, None if refused else carried.tracestate)
         if context is not None:
+            # Where Redis refuses the views, the same event is applied once more.
             self._open[record.topic, record.offset] = _begin(
                 _tracer, record, carried, context, min(record.timestamp, now), refused=refused
             )

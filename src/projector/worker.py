@@ -15,10 +15,13 @@ from aiokafka.errors import KafkaError
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
-from projector import batches, connections, topics, tracing
-from projector.access import AccessError
+from projector import topics, tracing
 from projector.dead_letters import DeadLetters
 from projector.delivery import MAX_POLLED, RangeReader
+from projector.environment import connections
+from projector.environment.access import AccessError
+from projector.environment.settings import Settings
+from projector.environment.variables import variable
 from projector.errors import SetupError
 from projector.events import Record, Topic
 from projector.outages import outlast, wait_until_ready
@@ -26,12 +29,11 @@ from projector.owner import Owner
 from projector.owners import Owners
 from projector.ports import LOOPBACK, free_port, obstacle
 from projector.projection import Policy
-from projector.raw_records import Damage
-from projector.settings import Settings
 from projector.signals import until_signalled
 from projector.store import Store, agree_on_partitions
 from projector.sweep import OrphanScan
-from projector.variables import variable
+from projector.wire import batches
+from projector.wire.raw_records import Damage
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from projector import topics
-from projector.settings import Settings
+from projector.environment.settings import Settings
 from tests.faults import letters, shim
 from tests.faults.background import Background
 from tests.faults.expectation import TOLERANCE_S, expectations

@@ -1,9 +1,15 @@
 """Events that were refused: listed, shown and, once mended, replayed."""
 
+import asyncio
 import json
 from typing import Any
 
+import pytest
+
+from api.ops import letters
+from projector.environment.settings import Settings
 from projector.events import Topic
+from projector.operators import mailbox
 from projector.partitioning import partition_of
 from tests import build
 from tests.integration.deployment import PARTITIONS, Deployment
@@ -227,3 +233,23 @@ def test_the_latest_letters_are_listed_and_can_be_chosen(deployment: Deployment)
         assert f"no dead letter {wrong}" in refused(deployment, "show", wrong)
     value = json.loads(deployment.command("dead-letters", "show", chosen["id"], "--json").stdout)
     assert json.loads(value["value"]) == build.group(3)
+
+
+def test_the_operators_page_reads_no_more_than_the_latest(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(letters, "LATEST", 3)
+    assert deployment.command("topics").returncode == 0
+    settings = Settings(kafka=deployment.kafka, topic_prefix=deployment.prefix)
+    assert asyncio.run(letters.read(settings))["letters"] == []
+    for number in range(6):
+        reason = [("dead-letter-reason", f"number {number}".encode())]
+        deployment.produce(b"{}", topic="dead-letters", partition=0, headers=reason)
+
+    async def read() -> list[int]:
+        async with mailbox.opened(settings) as box:
+            return [letter.id.offset async for letter in box.read(letters.LATEST)]
+
+    assert asyncio.run(read()) == [3, 4, 5]
+    found = asyncio.run(letters.read(settings))["letters"]
+    assert [letter["reason"] for letter in found] == ["number 5", "number 4", "number 3"]

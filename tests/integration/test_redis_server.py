@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from projector import connections
-from projector.connections import EvictionError, Server
+from projector.environment import connections
+from projector.environment.connections import EvictionError, Server
+from projector.environment.settings import Settings
 from projector.ports import free_port, is_listening
-from projector.settings import Settings
 from tests.integration import servers
 
 Restart = Callable[[], None]

@@ -25,6 +25,7 @@ FOLDER = REPOSITORY / "deploy" / "redis"
 # May do everything, to look at what the others do.
 ADMIN = "user admin on nopass ~* &* +@all\n"
 READERS = ("api", "operator")
+OPS_TOKEN = "of-the-operators-page"
 # A password as docker-compose.yml has it: ${REDIS_API_PASSWORD:-change-me-api}
 DEFAULT = re.compile(r"\$\{REDIS_([A-Z]+)_PASSWORD:-([a-z-]+)\}")
 
@@ -130,11 +131,15 @@ def test_the_product_runs_as_these_users(port: int, kafka: str, tmp_path: Path) 
         as_worker = credentials("worker")
         assert deployment.command("topics").returncode == 0
         worker = deployment.start("worker", **as_worker, PROJECTOR_SWEEP_INTERVAL="1")
-        api = deployment.start_api(**credentials("api"))
+        ops = "an-operators-token"
+        api = deployment.start_api(**credentials("api"), PROJECTOR_OPS_TOKEN=ops)
         deployment.until_ready()
         deployment.feed(build.group(3), build.project(7, 3), build.started(9, 7))
         deployment.until("token-9", 200)
         assert deployment.look_up("unknown").status == 401
+        for data in ("status", "jobs/9"):
+            found = deployment.get(f"/ops/data/{data}", {"Authorization": f"Bearer {ops}"})
+            assert found.status == 200, found.body
         assert worker.stop() == 0
         deployment.feed(build.removed("job", 9))
         worker.start()
@@ -142,6 +147,19 @@ def test_the_product_runs_as_these_users(port: int, kafka: str, tmp_path: Path) 
         with client(port, "admin") as admin:
             assert admin.acl_log() == []
         assert "change-me" not in worker.log() + api.log()
+
+
+def looks_and_repairs(deployment: Deployment) -> None:
+    """Every command that reads Redis as an operator, those that write it as a worker."""
+    looking = ["status", "explain 9", "inspect job 9", "inspect partition 0", "inspect agent 5"]
+    for user, commands_ in (
+        ("operator", [*looking, "inspect token -", "verify", "rebuild --dry-run"]),
+        ("worker", ["verify --repair", "rebuild"]),
+    ):
+        deployment.env |= credentials(user)
+        for words in commands_:
+            done = deployment.command(*words.split(), stdin="token-9\n")
+            assert "Redis at" not in done.stderr, f"{words}: {done.stderr}"
 
 
 def test_who_may_not_write_is_told_so(port: int, kafka: str, tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def test_the_busiest_ten_minutes_fit_into_4_kib() -> None:
 @pytest.mark.parametrize(
     "raw",
     [
-        None, b"", b"{}", b"\xff", b"[1]", b"[" * 100_000, b" " * MAX_BYTES + b"{}",
+        None, b"", b"{}", b"\xff", b"[1]", b"[" * 100_000,
+        b" " * MAX_BYTES + activity.encode(doing()),
         activity.encode(doing()).replace(b'"at":', b'"at":-'),
         activity.encode(doing(Minute(MINUTE, revocations=[1]))),
         activity.encode(doing()).replace(b'"facts":3', b'"facts":"3"'),

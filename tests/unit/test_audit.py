@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from projector import amends, audit, ranks, things
-from projector.amends import Mender
-from projector.audit import Export, Finding, Scope, What
+from projector import ranks, things
 from projector.events import Record, Topic
+from projector.operators import amends, audit
+from projector.operators.amends import Mender
+from projector.operators.audit import Export, Finding, Scope, What
+from projector.operators.snapshot import Snapshot
 from projector.partition_state import PartitionState
 from projector.projection import Policy, Projection
-from projector.snapshot import Snapshot
 from projector.views import Version
 from tests import build
 

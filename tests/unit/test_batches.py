@@ -12,11 +12,11 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projector import batches, raw_records, unpacking
-from projector.batches import Batches, split_fault
 from projector.delivery import HistoryLostError, to_record
 from projector.events import Topic
-from projector.raw_records import MAX_HEADERS
+from projector.wire import batches, raw_records, unpacking
+from projector.wire.batches import Batches, split_fault
+from projector.wire.raw_records import MAX_HEADERS
 from tests.wire import NOW, batch, record
 
 VALUE = b'{"a":1}'

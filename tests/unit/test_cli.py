@@ -16,9 +16,9 @@ from typer.testing import CliRunner, Result
 
 from projector import feed
 from projector.cli import app
+from projector.commands.terminal import MAX_BAD_LINES_SHOWN, OUTAGE, WRONG
+from projector.environment.settings import Settings
 from projector.errors import SetupError
-from projector.settings import Settings
-from projector.terminal import MAX_BAD_LINES_SHOWN, OUTAGE, WRONG
 from tests.build import group, removed
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"

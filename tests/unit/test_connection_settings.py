@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from projector import connections
-from projector.settings import Settings, SettingsError
+from projector.environment import connections
+from projector.environment.settings import Settings, SettingsError
 
 SECRET = "hunter2-glcbt"
 SASL = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_USERNAME": "u", "KAFKA_PASSWORD": SECRET}

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector import explain, rules, things
-from projector.absence import Missing
-from projector.case import Question
-from projector.explanation import AgentPart, Event, Explanation
+from projector import rules, things
+from projector.explaining import explain
+from projector.explaining.absence import Missing
+from projector.explaining.case import Question
+from projector.explaining.explanation import AgentPart, Event, Explanation
 from projector.grants import MAX_ENTRIES
 from projector.projection import Policy, Projection, view_of
 from projector.rules import Rule

@@ -12,25 +12,20 @@ import pytest
 from redis.exceptions import AuthenticationError, ConnectionError
 from typer.testing import CliRunner, Result
 
-from projector import (
-    access,
-    connections,
-    explain,
-    inquiry,
-    inspect_commands,
-    inspection,
-    snapshot,
-    views,
-)
+from projector import views
 from projector.cli import app
-from projector.connections import Server
+from projector.commands import inspect_commands
+from projector.environment import access, connections
+from projector.environment.connections import Server
+from projector.environment.settings import Settings
 from projector.events import KINDS, Topic
-from projector.explanation import Inquiry
-from projector.inquiry import TooManyFactsError, UnknownJobError
+from projector.explaining import explain
+from projector.explaining.explanation import Inquiry
+from projector.operators import inquiry, inspection, snapshot
+from projector.operators.inquiry import TooManyFactsError, UnknownJobError
+from projector.operators.snapshot import SnapshotError
 from projector.partitioning import partition_of
 from projector.projection import Policy, Projection, view_of
-from projector.settings import Settings
-from projector.snapshot import SnapshotError
 from projector.store import Store
 from projector.things import Key
 from projector.views import Record
@@ -535,20 +530,40 @@ def test_a_partition_is_shown_with_what_it_holds(shared: fakeredis.FakeServer) -
     assert "letters     1 wait for Kafka" in text
 
 
-@pytest.mark.usefixtures("shared")
-def test_an_agent_is_shown_with_the_live_jobs_that_may_use_it() -> None:
+def test_an_agent_is_shown_with_the_live_jobs_that_may_use_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = fakeredis.FakeServer()
+    monkeypatch.setattr(
+        connections, "redis", lambda settings: fakeredis.FakeAsyncRedis(server=server)
+    )
+    asyncio.run(_jobs(server))
     found = json.loads(run("inspect", "agent", "5", "--json").stdout)
     assert [fact["key"] for fact in found["facts"]] == ["3/agent/5"]
     assert (found["jobs"], found["jobs_total"]) == ([9], 1)
     other = json.loads(run("inspect", "agent", "6", "--json").stdout)
     assert (other["jobs"], other["jobs_total"]) == ([], 0)
     assert run("inspect", "agent", "99").exit_code == 1
+    here = str(partition_of(HERE, PARTITIONS))
+    held = json.loads(run("inspect", "partition", here, "--json").stdout)
+    assert (held["facts"]["job"], held["live_tokens"]) == (3, 2)
+
+
+async def _jobs(server: fakeredis.FakeServer) -> None:
+    """A job that may use agent 5, one whose user may not, and one that has finished."""
+    world = World(server)
+    await world.claim()
+    others = [
+        build.started(job, 7, user, expires_at="2098-01-01T00:00:00Z")
+        for job, user in ((10, 2), (11, 1))
+    ]
+    await world.apply(*COMPANY, STARTED, *others, build.removed("job", 11))
 
 
 async def _poison(server: fakeredis.FakeServer) -> None:
     world = World(server)
     await world.claim()
-    evil = "\x1b[2Jevil\u202e\x07"
+    evil = "\x1b[2Jevil\u202e\x07\x7f"
     await world.apply(
         build.group(3, path=evil),
         build.project(7, 3, path=evil),

@@ -18,7 +18,7 @@ from api.lookup import UNAUTHORIZED, Lookup, Reply
 from api.reads import OverloadedError, Reads
 from api.requests import LookupRequest
 from projector import views
-from projector.connections import redis_time
+from projector.environment.connections import redis_time
 from projector.views import Record, Version
 
 BODY = b'{"allowed_agents": [],  "kept": "byte for byte \xc3\xa9"}'

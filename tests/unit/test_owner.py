@@ -14,9 +14,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from projector import inbox, outbox, probes, views
 from projector import owner as owner_module
-from projector.connections import Server
 from projector.dead_letters import DeadLetter
 from projector.delivery import Offsets, Progress
+from projector.environment.connections import Server
 from projector.events import KINDS, Record, Topic
 from projector.inbox import Delivered
 from projector.owner import Owner
@@ -465,20 +465,6 @@ async def test_another_server_is_written_anew_though_it_says_the_same(setup: Set
         await until(lambda: _gets(setup, "token-10", [5]))
 
 
-async def test_an_owner_ends_though_a_cancellation_gets_lost(setup: Setup) -> None:
-    """Redis and Kafka clients swallow one that comes together with an answer."""
-    async with setup.owning() as owner:
-        asked = asyncio.Event()
-
-        async def deaf(applied: Offsets) -> None:
-            asked.set()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(3600)
-
-        owner._probes._ask = deaf  # type: ignore[method-assign]
-        await asyncio.wait_for(asked.wait(), 5)
-
-
 # the sweep
 
 
@@ -587,6 +573,23 @@ async def test_a_partition_waits_once_too_many_letters_do(
         setup.kafka.takes_letters = True
         await until(lambda: len(setup.acked) == len(records))
         await until(lambda: len(setup.kafka.letters) == 5)
+
+
+async def test_a_cancellation_that_a_library_loses_keeps_no_owner_from_ending(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, asked = setup.kafka.ends, asyncio.Event()
+
+    async def ends(partition: int) -> Offsets:
+        if not asked.is_set():
+            asked.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        return await answer(partition)
+
+    async with setup.owning():
+        monkeypatch.setattr(setup.kafka, "ends", ends)
+        await asked.wait()
 
 
 async def test_letters_too_large_for_memory_are_read_again(

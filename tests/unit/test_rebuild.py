@@ -7,16 +7,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from projector import outbox, owner, partition_state, rebuild, verify, views
-from projector.connections import Server
+from projector import outbox, owner, partition_state, views
 from projector.delivery import HistoryLostError
+from projector.environment.connections import Server
 from projector.events import Topic
 from projector.facts import Facts
+from projector.operators import rebuild, verify
+from projector.operators.rebuild import Rebuilt, Successor
+from projector.operators.verify import Verifier
 from projector.outbox import Reference
 from projector.projection import Policy
-from projector.rebuild import Rebuilt, Successor
 from projector.store import Store
-from projector.verify import Verifier
 from tests import build
 from tests.build import digest
 from tests.unit.test_owner import COMPANY, PARTITION, Setup, until

@@ -8,10 +8,10 @@ import pytest
 
 from projector.dead_letters import PREFIX, DeadLetter, compose
 from projector.events import BadEvent, Rank, Record, Topic
-from projector.mailbox import Letter, LetterError, LetterId
+from projector.operators.mailbox import Letter, LetterError, LetterId
+from projector.operators.replay import Replay, prepare
 from projector.partitioning import partition_of
 from projector.ranks import HEADER
-from projector.replay import Replay, prepare
 from tests import build
 from tests.build import NOW
 

@@ -16,12 +16,13 @@ from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 from typer.testing import CliRunner
 
-from projector import asyncapi, dead_letters, grants, schemas
+from projector import dead_letters, grants
 from projector.cli import app
 from projector.cloudevents import decode
+from projector.commands.schema_commands import contract
+from projector.contract import asyncapi, schemas
 from projector.events import KINDS, MAX_EVENT_BYTES, BadEvent, Topic
 from projector.feed import parse
-from projector.schema_commands import contract
 from tests import build
 from tests.drawn import WRONG, events, mutants, paths, replaced, without
 from tests.unit.test_events import BAD, PLANTED, VALID, binary

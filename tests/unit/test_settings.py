@@ -1,12 +1,13 @@
 """Settings: every wrong one is named at once, and no message ever holds the password of Redis."""
 
 import os
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from projector import connections
-from projector.settings import Settings, SettingsError
+from projector.environment import connections
+from projector.environment.settings import Settings, SettingsError
 
 SECRET = "s3cr3t"
 
@@ -64,6 +65,26 @@ def test_a_variable_sets_its_setting(
     assert getattr(load(monkeypatch, **{name: value}), field) == read
 
 
+def test_the_operators_token_may_stand_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("0123456789abcdef\n")
+    found = load(monkeypatch, OPS_TOKEN_FILE=str(file)).ops_secret
+    assert found is not None
+    assert found.get_secret_value() == "0123456789abcdef"
+    file.write_text("too short\n")
+    assert refusal(monkeypatch).startswith("PROJECTOR_OPS_TOKEN_FILE: must be 16 to 1024")
+    file.write_text("0123456789abcdef\n")
+    said = refusal(monkeypatch, OPS_TOKEN="0123456789abcdef")
+    assert said == "PROJECTOR_OPS_TOKEN and PROJECTOR_OPS_TOKEN_FILE: set one of them"
+
+
+def test_no_message_and_no_repr_holds_the_operators_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert SECRET not in refusal(monkeypatch, OPS_TOKEN=SECRET)
+    assert SECRET * 4 not in repr(load(monkeypatch, OPS_TOKEN=SECRET * 4))
+
+
 def test_the_topic_prefix_stands_before_every_topic(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(monkeypatch, TOPIC_PREFIX="blue.").topic("membership") == "blue.membership"
 
@@ -84,6 +105,8 @@ def test_the_topic_prefix_stands_before_every_topic(monkeypatch: pytest.MonkeyPa
         *[("TOMBSTONE_RETENTION", v) for v in ("0", "inf")],
         *[("SESSION_TIMEOUT", v) for v in ("5.9", "inf")],
         *[("WORKER_WEB_PORT", v) for v in ("-1", "65536")],
+        *[("OPS_TOKEN", v) for v in ("", "x" * 15, "x" * 1025, "sixteen and more ", "ä" * 16)],
+        *[("OPS_TOKEN_FILE", v) for v in ("", "/nowhere", "/dev/null")],
         *[("LOG_LEVEL", v) for v in ("", "loud", "INFO")],
     ],
     ids=lambda case: ascii(case)[:20],

@@ -6,11 +6,12 @@ from typing import Any
 import fakeredis
 import pytest
 
-from projector import partition_state, snapshot, things, views
-from projector.connections import Server
+from projector import partition_state, things, views
+from projector.environment.connections import Server
 from projector.events import Topic
+from projector.operators import snapshot
+from projector.operators.snapshot import SnapshotError
 from projector.projection import Policy, Projection
-from projector.snapshot import SnapshotError
 from projector.store import Store
 from projector.views import Version
 from tests import build

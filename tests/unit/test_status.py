@@ -11,12 +11,12 @@ from redis.exceptions import ResponseError
 from rich.console import Console
 
 from projector import activity, views
-from projector import status as statuses
 from projector.activity import Activity, Minute
+from projector.commands.status_display import changes, lines, table
 from projector.errors import SetupError
 from projector.events import Topic
-from projector.status import Ends, State, Status
-from projector.status_display import changes, lines, table
+from projector.operators import status as statuses
+from projector.operators.status import Ends, State, Status
 
 BOUND = 10.0
 OWNER = "host-1-abcd"

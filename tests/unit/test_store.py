@@ -7,7 +7,7 @@ import fakeredis
 import pytest
 
 from projector import partition_state, views
-from projector.connections import Server
+from projector.environment.connections import Server
 from projector.events import Topic
 from projector.projection import View
 from projector.store import IncompleteCheckpointError, RefusedError, Store

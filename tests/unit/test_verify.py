@@ -7,15 +7,16 @@ import fakeredis
 import msgspec
 import pytest
 
-from projector import comparison, snapshot, verify, views
+from projector import comparison, views
 from projector.comparison import Stored, What
-from projector.connections import Server
+from projector.environment.connections import Server
 from projector.errors import NotReadyError
 from projector.events import Topic
+from projector.operators import snapshot, verify
+from projector.operators.verify import Difference, Findings, Verifier
 from projector.partition_state import OtherRulesError
 from projector.projection import Policy, Projection, View
 from projector.store import Store
-from projector.verify import Difference, Findings, Verifier
 from projector.views import Record, Version
 from tests import build
 from tests.build import digest

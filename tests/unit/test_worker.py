@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import pytest
 
+from projector.environment.settings import Settings
 from projector.events import Topic
 from projector.owners import Owners
 from projector.ports import free_port
-from projector.settings import Settings
 from projector.worker import (
     NotCopartitionedError,
     WebPortError,

@@ -1,0 +1,44 @@
+"""What all owners together did in each of the last minutes, for the page's two curves."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from projector import activity, views
+from projector.activity import Activity
+
+KEYS_PER_CALL: Final = 500
+
+
+async def read(redis: Redis, partitions: int, now: int) -> list[dict[str, Any]]:
+    """The minutes that owners keep, the oldest first; the last one, of `now` (ms), still runs.
+
+    Raises `RedisError`.
+    """
+    known: list[Activity] = []
+    for start in range(0, partitions, KEYS_PER_CALL):
+        chunk = range(start, min(partitions, start + KEYS_PER_CALL))
+        async with redis.pipeline(transaction=False) as pipe:
+            for partition in chunk:
+                pipe.get(views.activity_key(partition))
+            found = await pipe.execute(raise_on_error=False)
+        decoded = (activity.decode(raw if isinstance(raw, bytes) else None) for raw in found)
+        known += [one for one in decoded if one]
+    running = now // 60_000
+    return [_minute(known, n) for n in range(running - activity.MINUTES_KEPT, running + 1)]
+
+
+def _minute(known: Sequence[Activity], number: int) -> dict[str, Any]:
+    """`p50`, `p99` and `slowest` are revocations' latencies in seconds, None if there were none."""
+    found = [minute for one in known for minute in one.minutes if minute.minute == number]
+    buckets = [sum(counts) for counts in zip(*(m.revocations for m in found), strict=True)]
+    slowest = max((minute.slowest for minute in found), default=0.0)
+    return {
+        "minute": number,
+        "events": sum(sum(minute.applied.values()) for minute in found),
+        "revocations": sum(buckets),
+        "p50": activity.quantile(buckets, 0.5, slowest),
+        "p99": activity.quantile(buckets, 0.99, slowest),
+        "slowest": slowest if sum(buckets) else None,
+    }

@@ -1,0 +1,1 @@
+"""What is around a process: settings, credentials, and how Kafka and Redis are reached."""

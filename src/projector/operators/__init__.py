@@ -1,0 +1,1 @@
+"""What operators ask of the projection, and how they mend it: read beside the owners."""

@@ -1,0 +1,223 @@
+"""The facts held against an upstream export: what is missing, what is extra, what is different.
+
+The export is as of one moment; events go on. A fact whose event is younger than the export counts
+as newer and is left alone. `amends` makes the events that mend the rest.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from typing import Any, BinaryIO, Final, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from projector import events, feed, things
+from projector.events import BadEvent, Event, Record, Topic
+from projector.facts import AnyFact
+from projector.feed import BadLine
+from projector.operators.snapshot import Snapshot
+from projector.partitioning import partition_of
+from projector.things import Configuration, Job, Key, Member, Thing
+from projector.transitions import MAX_TOKEN_LIFE_MS, job_of, state
+
+# The kinds that an export can list: tokens that ended before their job are nobody's to export.
+KINDS: Final = tuple(kind for kind in things.KINDS if kind != "token")
+# Later than any record.
+_LAST: Final = 2**62
+
+
+class What(StrEnum):
+    """How a fact and the export are not the same."""
+
+    MISSING = "missing"
+    EXTRA = "extra"
+    DIFFERENT = "different"
+    NEWER = "newer"
+
+
+class Entry(NamedTuple):
+    """One exported thing: the line (and its first byte in the file) that says it."""
+
+    line: int
+    at: int
+    event: Event
+    thing: Thing
+
+
+class Finding(NamedTuple):
+    """A thing of which the facts and the export do not say the same.
+
+    `fields` are the names, with what the fact and what the export says.
+    """
+
+    partition: int
+    key: Key
+    what: What
+    entry: Entry | None
+    fact: AnyFact | None
+    fields: dict[str, tuple[Any, Any]]
+
+
+class Scope(NamedTuple):
+    """Of which kinds and root namespaces the export is taken to list everything."""
+
+    kinds: frozenset[str]
+    roots: frozenset[str]
+
+    def covers(self, key: Key) -> bool:
+        """Whether the export would list the thing."""
+        root = things.root_of(key)
+        return things.kind_of(key) in self.kinds and (root == "*" or root in self.roots)
+
+
+class Export:
+    """What upstream says there is, by partition; instance-wide things are in all of them."""
+
+    def __init__(self, partitions: int) -> None:
+        self.partitions = partitions
+        self.kinds: set[str] = set()
+        self.roots: set[str] = set()
+        self.count = 0
+        # The earliest `time` of an event, None while any has none.
+        self.taken: int | None = None
+        self._is_timed = True
+        self._everywhere: dict[Key, Entry] = {}
+        self._things: dict[int, dict[Key, Entry]] = {}
+
+    def add(self, line: int, at: int, event: Event) -> None:
+        """Take over one event; raises `BadEvent` where it has no place in an export."""
+        key, thing = _exported(event)
+        held = self._home(event)
+        before = held.get(key)
+        if before is not None and before.thing != thing:
+            raise BadEvent(f"line {before.line} says something else about the same thing")
+        held.setdefault(key, Entry(line, at, event, thing))
+        self.count += 1
+        self.kinds.add(things.kind_of(key))
+        if not event.kind.broadcast:
+            self.roots.add(event.root)
+        self._note_time(event.time)
+
+    def of(self, partition: int) -> Mapping[Key, Entry]:
+        """What the facts of the partition should hold."""
+        return self._everywhere | self._things.get(partition, {})
+
+    def _home(self, event: Event) -> dict[Key, Entry]:
+        if event.kind.broadcast:
+            return self._everywhere
+        return self._things.setdefault(partition_of(event.root, self.partitions), {})
+
+    def _note_time(self, moment: int | None) -> None:
+        self._is_timed = self._is_timed and moment is not None
+        earliest = [time for time in (self.taken, moment) if time is not None]
+        self.taken = min(earliest) if self._is_timed else None
+
+
+def read(source: BinaryIO, partitions: int) -> tuple[Export, list[BadLine]]:
+    """The export in a file of events, one a line, and every line that has no place in one."""
+    export, bad, at = Export(partitions), [], 0
+    for number, line in enumerate(source, start=1):
+        try:
+            if line.strip():
+                export.add(number, at, feed.parse(line.strip()))
+        except BadEvent as error:
+            bad.append(BadLine(number, str(error)))
+        at += len(line)
+    return export, bad
+
+
+def _exported(event: Event) -> tuple[Key, Thing]:
+    if isinstance(event.data, events.JobStarted):
+        # Whatever the record's time will be: `_differing` knows what it does to the expiry.
+        record = Record(Topic.JOB_LIFECYCLE, 0, 0, _LAST, None, None)
+        return things.job_key(event.root, event.data.id), job_of(event, record, event.data)
+    key, thing = (None, None) if isinstance(event.data, _NO_STATE) else state(event)
+    if key is None or thing is None:
+        raise BadEvent(f"an export says what there is; {event.type} has no place in one")
+    return key, thing
+
+
+_NO_STATE: Final = (events.JobFinished, events.JobCanceling)
+
+
+# comparing
+
+
+def compare(export: Export, scope: Scope, look: Snapshot, cutoff: int | None) -> Iterator[Finding]:
+    """Where the partition's facts and the export differ, by key.
+
+    Facts of after `cutoff` (ms, by the broker's clock; None: there is no telling) are newer.
+    """
+    entries = {key: entry for key, entry in export.of(look.partition).items() if scope.covers(key)}
+    facts = {key: fact for key, fact in look.facts.items() if scope.covers(key)}
+    for key in sorted(entries.keys() | facts.keys()):
+        entry, fact = entries.get(key), facts.get(key)
+        what, fields = difference(entry, fact, look.now)
+        if what and fact and cutoff is not None and fact.timestamp > cutoff:
+            what = What.NEWER
+        if what:
+            yield Finding(look.partition, key, what, entry, fact, fields)
+
+
+def difference(
+    entry: Entry | None, fact: AnyFact | None, now: int
+) -> tuple[What | None, dict[str, tuple[Any, Any]]]:
+    """How the fact and the export differ at `now` (ms), if they do, and in which fields."""
+    data = fact.data if fact else None
+    if entry is None:
+        return (What.EXTRA if data is not None and not _is_over(data, now) else None), {}
+    if data is None:
+        return (None if _is_over(entry.thing, now) else What.MISSING), {}
+    assert fact is not None  # noqa: S101  it has data
+    if _is_over(data, now) and _is_over(entry.thing, now):
+        return None, {}
+    fields = _differing(fact, entry.thing)
+    return (What.DIFFERENT if fields else None), fields
+
+
+def _is_over(thing: Thing, now: int) -> bool:
+    """Whether the thing says nothing any more, so that it need not be there."""
+    match thing:
+        case Member():
+            return not thing.counts(now)
+        case Job():
+            return thing.finished or thing.expires_at <= now
+        case Configuration():
+            return not thing.projects and not thing.groups
+    return False
+
+
+def _differing(fact: AnyFact, wanted: Thing) -> dict[str, tuple[Any, Any]]:
+    assert fact.data is not None  # noqa: S101  only what is there is compared
+    if isinstance(wanted, Job) and isinstance(fact.data, Job) and _is_capped(fact, wanted):
+        wanted = replace(wanted, expires_at=fact.data.expires_at)
+    ours, theirs = msgspec.to_builtins(fact.data), msgspec.to_builtins(wanted)
+    return {
+        name: (ours[name], theirs[name]) for name in ours if not _same(ours[name], theirs[name])
+    }
+
+
+def _is_capped(fact: AnyFact, wanted: Job) -> bool:
+    """Whether the token would live longer than its record allows any."""
+    return wanted.expires_at > fact.timestamp + MAX_TOKEN_LIFE_MS
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether both are the same JSON: to Python 0 equals false."""
+    return one == other and msgspec.json.encode(one) == msgspec.json.encode(other)
+
+
+def line_at(source: BinaryIO, entry: Entry | None) -> bytes | None:
+    """The exported event as it stands in the file."""
+    if entry is None:
+        return None
+    source.seek(entry.at)
+    return source.readline().strip()
+
+
+def kinds_named(names: Iterable[str]) -> frozenset[str]:
+    """The kinds of these names; raises `ValueError` naming one that is none."""
+    for name in names:
+        if name not in KINDS:
+            raise ValueError(f"{name} is no kind; known are {', '.join(KINDS)}")
+    return frozenset(names)

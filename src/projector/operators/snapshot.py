@@ -1,0 +1,129 @@
+"""One partition's facts as they stand in its checkpoint, for those who ask and do not own it.
+
+The owner goes on writing while the checkpoint is being read. What changed meanwhile is known by
+its offset, and with it the tokens whose views it may change: those are in doubt until the next
+snapshot, all others are as of one revision.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from redis.asyncio import Redis
+
+from projector import facts, partition_state, things, views
+from projector.environment.connections import redis_time
+from projector.errors import SetupError
+from projector.events import Topic
+from projector.facts import Facts
+from projector.partition_state import PartitionState
+from projector.things import Key
+from projector.views import Version
+
+FIELDS_PER_CALL: Final = 1000
+PATIENCE_S: Final = 5.0
+PAUSE_S: Final = 0.1
+
+
+class SnapshotError(SetupError):
+    """The partition's facts cannot be read as they are."""
+
+
+class Snapshot(NamedTuple):
+    """The facts of a partition as of `state`, at `now` (ms of Redis TIME).
+
+    `in_doubt` are the tokens that facts changed for while they were being read.
+    """
+
+    partition: int
+    state: PartitionState
+    facts: Facts
+    in_doubt: frozenset[str]
+    now: int
+
+
+async def read(redis: Redis, partition: int, reached: Version | None = None) -> Snapshot:
+    """The partition's facts, no older than the checkpoint that `reached` names.
+
+    Waits some seconds for that checkpoint. Raises `SnapshotError` if there is no whole checkpoint
+    or none so new, and `RedisError`.
+    """
+    before = await _whole(redis, partition, reached)
+    stored: dict[bytes, bytes] = {}
+    async for field, value in redis.hscan_iter(views.facts_key(partition), count=FIELDS_PER_CALL):
+        stored[field] = value
+    after = await state(redis, partition)
+    now = await redis_time(redis)
+    if after is None or after.version.epoch != before.version.epoch:
+        raise SnapshotError(
+            f"partition {partition} was claimed by another worker while it was read; ask again"
+        )
+    if after.version == before.version and len(stored) != before.facts:
+        raise SnapshotError(
+            f"partition {partition} has {len(stored)} facts where {before.facts} were written; "
+            "the next worker that claims it reads everything from Kafka again"
+        )
+    try:
+        # Beside the event loop: a hundred thousand facts take about a second.
+        known, in_doubt = await asyncio.to_thread(_assembled, stored, before.offsets)
+    except (ValueError, LookupError) as error:
+        raise SnapshotError(f"a fact of partition {partition} is unreadable: {error!r}") from None
+    return Snapshot(partition, before, known, in_doubt, now)
+
+
+async def _whole(redis: Redis, partition: int, reached: Version | None) -> PartitionState:
+    """The state once its checkpoint is whole and goes as far as `reached`."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    while True:
+        found = await state(redis, partition)
+        if found and found.has_checkpoint and (reached is None or found.version >= reached):
+            return found
+        if asyncio.get_running_loop().time() > deadline:
+            raise SnapshotError(_unready(partition, found, reached))
+        await asyncio.sleep(PAUSE_S)
+
+
+async def state(redis: Redis, partition: int) -> PartitionState | None:
+    """The partition's state, None without a claim; `SnapshotError` where it cannot be read."""
+    try:
+        return await partition_state.read(redis, partition)
+    except ValueError as error:
+        raise SnapshotError(f"{views.partition_key(partition)} is unreadable: {error}") from None
+
+
+def _unready(partition: int, found: PartitionState | None, reached: Version | None) -> str:
+    if found is None or found.facts is None:
+        return f"partition {partition} has no checkpoint; is a worker running?"
+    if not found.has_checkpoint:
+        return f"the checkpoint of partition {partition} is not written to its end; ask again"
+    return (
+        f"the checkpoint of partition {partition} is behind its views: {found.version}, not yet "
+        f"{reached}; is a worker running?"
+    )
+
+
+def _assembled(
+    stored: dict[bytes, bytes], offsets: dict[Topic, int]
+) -> tuple[Facts, frozenset[str]]:
+    """The facts, and the tokens that those from `offsets` on may have changed."""
+    known, newer = Facts(), []
+    for key, raw in _things(stored):
+        fact = facts.decode(key, raw)
+        if fact.offset < offsets.get(things.TOPICS[things.kind_of(key)], 0):
+            known.put(key, fact)
+        else:
+            newer.append((key, fact))
+    known.touched.clear()
+    for key, fact in newer:
+        known.put(key, fact)
+    in_doubt = frozenset(known.touched)
+    known.touched.clear()
+    return known, in_doubt
+
+
+def _things(stored: dict[bytes, bytes]) -> Iterable[tuple[Key, bytes]]:
+    """The facts among the fields: references to dead letters stand beside them."""
+    for field, raw in stored.items():
+        key = Key(field.decode(errors="replace"))
+        if key.count("/") >= 2 and things.kind_of(key) in things.KINDS:
+            yield key, raw

@@ -1,0 +1,1 @@
+"""Records as brokers hand them over: parsed past whatever is damaged or hostile in them."""

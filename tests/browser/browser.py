@@ -1,0 +1,116 @@
+"""Chromium as the tests use it: one page, what it asked for, what it complained of."""
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from shutil import which
+from typing import Any
+from urllib.parse import urlsplit
+
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+
+from tests.integration.servers import eventually
+
+BINARIES = ("chromium", "chromedriver")
+DESKTOP = (1280, 1000)
+PHONE = (360, 740)
+
+
+class Browser:
+    def __init__(self, screenshots: Path) -> None:
+        self._screenshots = screenshots
+        self._hosts: set[str] = set()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.expected: tuple[str, ...] = ()
+        self.driver = _chromium()
+        self.resize(*DESKTOP)
+
+    def close(self) -> None:
+        self.driver.quit()
+
+    def resize(self, width: int, height: int, *, mobile: bool = False) -> None:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
+        self._command("Emulation.setDeviceMetricsOverride", metrics)
+
+    def prefer(self, **features: str) -> None:
+        """Set media features, such as prefers_color_scheme="dark"."""
+        found = [{"name": k.replace("_", "-"), "value": v} for k, v in features.items()]
+        self._command("Emulation.setEmulatedMedia", {"features": found})
+
+    def open(self, url: str) -> None:
+        self._hosts.add(urlsplit(url).netloc)
+        self.driver.get(url)
+
+    def find(self, selector: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def texts(self, selector: str) -> list[str]:
+        script = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
+        return list(self.driver.execute_script(script, selector))
+
+    def text(self, selector: str) -> str:
+        return " ".join(self.texts(selector))
+
+    def until(self, holds: Callable[[], bool], what: str, timeout: float = 20) -> None:
+        eventually(holds, f"{what}; the page says: {self.find('body').text}", timeout)
+
+    def until_says(self, selector: str, text: str, timeout: float = 20) -> None:
+        self.until(lambda: text in self.text(selector), f"{selector} says {text!r}", timeout)
+
+    def type(self, *keys: str) -> None:
+        """Press keys wherever the focus is."""
+        for key in keys:
+            self.driver.switch_to.active_element.send_keys(key)
+
+    def tab_to(self, identity: str) -> None:
+        """Press Tab until the element with this id has the focus."""
+        for _ in range(20):
+            if self.driver.switch_to.active_element.get_attribute("id") == identity:
+                return
+            self.type(Keys.TAB)
+        raise AssertionError(f"no tab leads to {identity}")
+
+    def screenshot(self, name: str) -> None:
+        shot = self._command(
+            "Page.captureScreenshot", {"captureBeyondViewport": True, "format": "png"}
+        )
+        (self._screenshots / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+
+    def check(self) -> None:
+        """Fail if the page asked any other host, or the console has an error not `expected`."""
+        self._read_logs()
+        hosts = {urlsplit(url).netloc for url in self.requests if url.startswith("http")}
+        assert hosts <= self._hosts, hosts
+        unexpected = [c for c in self.complaints if not any(e in c for e in self.expected)]
+        assert not unexpected, unexpected
+
+    def _read_logs(self) -> None:
+        for entry in self.driver.get_log("performance"):  # type: ignore[no-untyped-call]
+            message = json.loads(entry["message"])["message"]
+            if message["method"] == "Network.requestWillBeSent":
+                self.requests.append(message["params"]["request"]["url"])
+        self.complaints += [
+            entry["message"]
+            for entry in self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        ]
+
+    def _command(self, name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        return dict(self.driver.execute_cdp_cmd(name, parameters) or {})
+
+
+def _chromium() -> Chrome:
+    options = ChromeOptions()
+    options.binary_location = which("chromium") or ""
+    for argument in (
+        "--headless=new", "--no-first-run", "--disable-gpu", "--disable-dev-shm-usage",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+        "--no-sandbox",  # containers have root alone, and for root there is no sandbox
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    # A driver that is named is neither looked for nor downloaded.
+    return Chrome(options=options, service=ChromeService(which("chromedriver") or ""))

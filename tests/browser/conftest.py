@@ -1,0 +1,67 @@
+"""The real product, and a real headless Chromium that looks at its operators' page."""
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from projector.ports import free_port, is_listening
+from tests.browser.browser import BINARIES, Browser
+from tests.integration import servers
+from tests.integration.deployment import Deployment
+
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+prefixes = itertools.count(1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if any(SCREENSHOTS.glob("*.png")):
+        terminalreporter.write_line(f"screenshots: {SCREENSHOTS}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _chromium() -> None:
+    missing = [name for name in BINARIES if shutil.which(name) is None]
+    if not missing:
+        return
+    reason = f"NO BROWSER TEST RUNS: {' and '.join(missing)} not installed"
+    if os.environ.get("REQUIRE_BROWSER"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def screenshots() -> Path:
+    SCREENSHOTS.mkdir(exist_ok=True)
+    for old in SCREENSHOTS.glob("*.png"):
+        old.unlink()
+    return SCREENSHOTS
+
+
+@pytest.fixture(scope="module")
+def deployment(_chromium: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """The embedded broker and Valkey; the module's tests share what runs on them."""
+    folder = tmp_path_factory.mktemp("deployment")
+    kafka, redis = free_port(), free_port()
+    with (
+        servers.running(servers.embedded_kafka(folder, kafka)),
+        servers.running(servers.valkey(folder, redis)),
+    ):
+        servers.eventually(lambda: is_listening(kafka) and is_listening(redis), "servers listening")
+        prefix = f"browser-{next(prefixes)}."
+        with Deployment(f"127.0.0.1:{kafka}", redis, prefix, folder) as deployment:
+            yield deployment
+
+
+@pytest.fixture
+def browser(_chromium: None, screenshots: Path) -> Iterator[Browser]:
+    """A fresh browser; at the end, it must have asked nobody else, and said no error."""
+    browser = Browser(screenshots)
+    try:
+        yield browser
+        browser.check()
+    finally:
+        browser.close()

@@ -1,0 +1,265 @@
+"""The operators' page as a person meets it: the real product in a real Chromium."""
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from selenium.webdriver import Keys
+
+from projector.ports import free_port, is_listening
+from tests import build
+from tests.browser.browser import PHONE, Browser
+from tests.integration.deployment import PARTITIONS, Deployment
+from tests.integration.servers import Server, eventually
+
+OPS_TOKEN = "operators-token-of-the-tests"
+WRONG_TOKEN = "no-token-of-these-operators"
+REFUSED = "401 (Unauthorized)"
+MARKUP = "<img src=x onerror=alert(1)>"
+# Turns what follows around, moves a cursor, rings, and hides.
+TRICKS = "a\u202eb\x1b[31mc\u0007d\u200be"
+SHOWN_TRICKS = "a\\u{202e}b\\u{1b}[31mc\\u{7}d\\u{200b}e"
+HOSTILE = MARKUP + TRICKS
+SHOWN = MARKUP + SHOWN_TRICKS
+EVENTS: list[dict[str, Any]] = [
+    build.group(3),
+    build.group(12, 3),
+    build.project(123213, 12),
+    build.project(500, 12, path="p500"),
+    build.member(1, "reporter", group_id=3),
+    build.agent(5, 123213),
+    build.agent(6, 500),
+    build.configured(6, groups=[{"id": 12, "environments": ["production"]}]),
+    build.member(4, "developer", group_id=3),
+    build.started(9, 123213, 4, environment={"name": "review/7", "slug": "r", "tier": "other"}),
+    # All the same, by somebody who means harm.
+    build.group(40, root="40", path=HOSTILE),
+    build.project(41, 40, root="40", path=HOSTILE),
+    build.event("user.set", {"id": 42, "username": HOSTILE, "state": "active"}),
+    build.event("agent.set", {"id": 43, "name": HOSTILE, "project_id": 41}, root="40"),
+    build.member(42, "developer", group_id=40, root="40", via=HOSTILE),
+    build.started(
+        44, 41, 42, root="40", environment={"name": HOSTILE, "slug": HOSTILE, "tier": HOSTILE}
+    ),
+]
+
+
+class Product:
+    """What runs: a worker, and the API with the page on it."""
+
+    def __init__(self, deployment: Deployment, worker: Server) -> None:
+        self.deployment = deployment
+        self.worker = worker
+
+    @property
+    def page(self) -> str:
+        return f"{self.deployment.api}/ops/"
+
+
+@pytest.fixture(scope="module")
+def product(deployment: Deployment) -> Product:
+    deployment.env["PROJECTOR_OPS_TOKEN"] = OPS_TOKEN
+    worker = deployment.start_all()
+    deployment.feed(*EVENTS, build.event("member.removed", {"user_id": 1, "group_id": 3}))
+    deployment.produce(build.event("nonsense", {"id": 1}), topic="membership", partition=0)
+    # Whoever may write to the topic of dead letters may write any reason.
+    letter = [(f"dead-letter-{name}", HOSTILE.encode()) for name in ("reason", "topic", "time")]
+    deployment.produce(b"{}", topic="dead-letters", partition=0, headers=letter)
+    deployment.until("token-44", 200)
+    deployment.until("token-9", 200)
+    return Product(deployment, worker)
+
+
+@pytest.fixture
+def page(product: Product, browser: Browser) -> Browser:
+    """The page, with the token given."""
+    browser.open(product.page)
+    give(browser, OPS_TOKEN)
+    browser.until_says("#summary", f"All {PARTITIONS} partitions fresh")
+    return browser
+
+
+def give(browser: Browser, token: str) -> None:
+    browser.until(browser.find("#token").is_displayed, "the form for the token")
+    browser.find("#token").send_keys(token, Keys.ENTER)
+
+
+def search(browser: Browser, job: str, agent: str = "") -> None:
+    for name, value in (("#job", job), ("#agent", agent)):
+        browser.find(name).clear()
+        browser.find(name).send_keys(value)
+    browser.find("#question button").click()
+
+
+def overflow(browser: Browser) -> int:
+    script = "return document.documentElement.scrollWidth - window.innerWidth"
+    return int(browser.driver.execute_script(script))
+
+
+def test_every_partition_is_shown_with_its_state_in_words(page: Browser) -> None:
+    rows = page.texts("#partitions tbody tr")
+    assert len(rows) == PARTITIONS
+    assert all("● fresh" in row for row in rows)
+    page.until_says("#totals", f"Partitions fresh{PARTITIONS} of {PARTITIONS}")
+    page.until_says("#totals", "Live tokens2")
+    page.until_says("#letters tbody", "membership 0:")
+    # The owners' activity: the member who was removed is a revocation.
+    page.until(lambda: "1" in page.find("#revocations svg").get_attribute("aria-label"), "a curve")  # type: ignore[operator]
+    page.screenshot("light")
+    page.prefer(prefers_color_scheme="dark")
+    page.screenshot("dark")
+
+
+def test_figures_change_without_a_new_row(page: Browser) -> None:
+    """No flicker: what is there stays, and only texts change."""
+    page.driver.execute_script("document.querySelector('#partitions tbody tr').marked = true")
+    age = "#partitions tbody tr:first-child td:nth-child(3)"
+    before = page.text(age)
+    page.until(lambda: page.text(age) != before, "another age")
+    script = "return document.querySelector('#partitions tbody tr').marked"
+    assert page.driver.execute_script(script)
+
+
+def test_without_the_token_there_is_no_data(product: Product, browser: Browser) -> None:
+    browser.expected = (REFUSED,)
+    browser.open(product.page)
+    browser.until(browser.find("#token").is_displayed, "the form for the token")
+    assert not browser.find("#board").is_displayed()
+    give(browser, WRONG_TOKEN)
+    browser.until_says("#credential-wrong", "this is not the operators' token")
+    assert not browser.find("#board").is_displayed()
+    assert browser.texts("#partitions tbody tr") == []
+    browser.screenshot("refused")
+
+
+def test_a_token_is_in_no_address_and_is_not_kept(product: Product, page: Browser) -> None:
+    assert page.driver.current_url == product.page
+    script = "return JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
+    assert page.driver.execute_script(script) == '[{},{},""]'
+    page.check()
+    assert len(page.requests) > 5
+    assert not any(OPS_TOKEN in url for url in page.requests)
+    page.find("#leave").click()
+    page.until(page.find("#token").is_displayed, "the form again")
+    assert not page.find("#board").is_displayed()
+
+
+def test_a_search_says_why_a_job_may_not_use_an_agent(page: Browser) -> None:
+    search(page, "9", "6")
+    page.until_says("#answer .sentence", "Job 9 may not use agent 6")
+    answer = page.text("#answer")
+    assert "rule environments" in answer
+    assert "a6" in answer
+    assert "agent-config" in answer
+    assert "developer in group 3" in answer
+    page.resize(900, 1000)
+    page.screenshot("explanation")
+
+
+def test_a_search_without_an_agent_lists_every_agent(page: Browser) -> None:
+    search(page, "9")
+    page.until_says("#answer .sentence", "Job 9")
+    rows = page.texts("#answer table tbody tr")
+    assert len(rows) == 2
+    assert any("5 a5" in row and "✓ allowed" in row for row in rows)
+    assert any("6 a6" in row and "✗ refused" in row for row in rows)
+
+
+def test_an_unknown_job_is_said_to_be_unknown(page: Browser) -> None:
+    page.expected = ("404 (Not Found)",)
+    search(page, "777")
+    page.until_says("#answer", "job 777 is not known")
+
+
+def test_what_is_no_id_is_not_even_sent(page: Browser) -> None:
+    search(page, "glcbt-64_a-job-token-by-mistake")
+    page.check()
+    assert not any("jobs" in url for url in page.requests)
+    assert page.text("#answer") == ""
+
+
+def test_hostile_names_stay_text(page: Browser) -> None:
+    search(page, "44", "43")
+    page.until_says("#answer .sentence", "Job 44 may use agent 43")
+    answer = page.text("#answer")
+    for what in ("41", "40", "42"):  # project, group, user
+        assert f"{what} {SHOWN}" in answer
+    assert f"environment {SHOWN} ({SHOWN})" in answer
+    page.until_says("#letters tbody", SHOWN)
+    assert page.driver.execute_script("return document.images.length") == 0
+    assert not any(trick in page.find("body").text for trick in "\u202e\x1b\u0007\u200b")
+    page.screenshot("hostile")
+
+
+def test_the_keyboard_is_enough(product: Product, browser: Browser) -> None:
+    browser.open(product.page)
+    browser.until(browser.find("#token").is_displayed, "the form for the token")
+    browser.tab_to("token")
+    browser.type(OPS_TOKEN, Keys.ENTER)
+    browser.until_says("#summary", "fresh")
+    # From the very beginning of the page: nothing is focused by itself then.
+    browser.driver.execute_script("document.activeElement.blur()")
+    browser.tab_to("job")
+    script = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.driver.execute_script(script) == "solid"
+    browser.type("9")
+    browser.tab_to("agent")
+    browser.type("5", Keys.ENTER)
+    browser.until_says("#answer .sentence", "Job 9 may use agent 5")
+
+
+def test_on_a_phone_nothing_is_beside_the_screen(page: Browser) -> None:
+    page.resize(*PHONE, mobile=True)
+    search(page, "44", "43")
+    page.until_says("#answer .sentence", "Job 44")
+    assert page.driver.execute_script("return innerWidth") == PHONE[0]
+    assert overflow(page) == 0
+    page.screenshot("phone")
+
+
+def test_on_this_machine_the_own_address_asks_for_no_token(
+    product: Product, browser: Browser
+) -> None:
+    port = free_port()
+    env = product.deployment.env
+    token = env.pop("PROJECTOR_OPS_TOKEN")
+    try:
+        server = product.deployment.start("ops", "--port", str(port))
+    finally:
+        env["PROJECTOR_OPS_TOKEN"] = token
+    eventually(lambda: is_listening(port), "projector ops")
+    browser.open(f"http://localhost:{port}/ops/")
+    browser.until_says("#summary", f"All {PARTITIONS} partitions fresh")
+    assert not browser.find("#token").is_displayed()
+    assert server.stop() == -signal.SIGTERM
+
+
+@pytest.fixture
+def stopped(product: Product) -> Iterator[None]:
+    """The worker sleeps, as one does whose machine is frozen."""
+    product.worker.signal(signal.SIGSTOP)
+    yield
+    product.worker.signal(signal.SIGCONT)
+    product.deployment.until_ready()
+
+
+def test_a_stuck_partition_shows_within_ten_seconds(page: Browser, stopped: None) -> None:
+    page.until(lambda: "▲ late" in page.text("#partitions"), "late", timeout=10)
+    page.until_says("#summary", f"{PARTITIONS} of {PARTITIONS} late", timeout=5)
+    page.until_says("#summary", f"{PARTITIONS} of {PARTITIONS} stale")
+    assert "■ stale" in page.text("#partitions")
+    assert "stale" in page.driver.title
+    page.screenshot("stuck")
+
+
+def test_a_page_without_its_server_says_how_old_it_is(product: Product, browser: Browser) -> None:
+    browser.expected = ("net::ERR_",)
+    other = product.deployment.start("api", "--port", str(port := free_port()))
+    eventually(lambda: is_listening(port), "another API")
+    browser.open(f"http://127.0.0.1:{port}/ops/")
+    give(browser, OPS_TOKEN)
+    browser.until_says("#summary", "fresh")
+    other.kill()
+    browser.until_says("#summary", "Freshness is not known")
+    browser.until_says("#banner", "What stands below is")
