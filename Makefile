@@ -4,10 +4,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+<<<<<<< HEAD
+.PHONY: help setup run test faults bench bench-smoke bench-setup format lint types schemas lock kafka clean
+=======
 .PHONY: help setup run test browser faults format lint types schemas lock kafka clean
+>>>>>>> main
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 setup: .venv/ready ## everything into .venv
 
@@ -15,7 +19,7 @@ setup: .venv/ready ## everything into .venv
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock uv
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
@@ -30,6 +34,16 @@ browser: setup ## the operators' page in a headless Chromium, where chromium and
 
 faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; some ten minutes
 	$(BIN)/pytest tests/faults
+
+bench: bench-setup ## how fast, beside what the parts can do; a quarter of an hour; writes benchmarks/report
+	$(BIN)/python -m benchmarks run
+
+bench-smoke: bench-setup ## the same in less than two minutes; fails where less than half of what is wanted is left
+	$(BIN)/python -m benchmarks smoke
+
+bench-setup: setup kafka
+	@command -v wrk >/dev/null || { apt-get update -qq && apt-get install -y -qq wrk >/dev/null; } || \
+	  { echo "install wrk, the generator of lookups" >&2; exit 1; }
 
 kafka: ## the jars of Apache Kafka for the tests, where Java and Maven are installed
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then scripts/kafka fetch; fi

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Annotated, Any, BinaryIO, Final
+from typing import Annotated, Any, BinaryIO
 
 import structlog
 import typer
@@ -30,14 +30,13 @@ from projector.commands.terminal import (
     refuse_lines,
     run,
 )
+from projector.environment.settings import Settings
 from projector.environment.variables import variable
 from projector.errors import SetupError
 from projector.events import MAX_ID, Topic
 from projector.ports import free_port, obstacle
 
 log = structlog.get_logger()
-
-HTTP_PROTOCOL: Final = "api.protocol:BoundedHttpToolsProtocol"
 
 app = typer.Typer(
     help="Which cluster agents may a CI job token use? Events in, one answer per token out.",
@@ -89,31 +88,15 @@ def api(
     workers: Annotated[int, typer.Option(help="Processes; one per core is plenty.", min=1)] = 1,
 ) -> None:
     """Answer lookups over HTTP. Reads Redis, writes nothing."""
-    import uvicorn
-
-    from api.protocol import allow_connections
-
     settings = load_settings()
-    if found := obstacle(port, host):
-        fail(WRONG, f"{found}; choose another with --port, or 0 for a free one")
-    try:
-        allow_connections(settings.max_connections)
-    except SetupError as error:
-        fail(WRONG, str(error))
-    port = port or free_port(host)
+    port = _listening_port(settings, host, port)
     log.info(
         "api starting", bind=f"{host}:{port}", processes=workers, redis=settings.redis_place,
         max_staleness=settings.max_staleness, miss_grace=settings.miss_grace,
         max_waiting=settings.max_waiting,
     )  # fmt: skip
     with _shared_counts(workers):
-        uvicorn.run(
-            "api.main:create", factory=True, host=host, port=port, workers=workers,
-            http=HTTP_PROTOCOL, limit_concurrency=settings.max_connections, ws="none",
-            # Its warnings are one a malformed request: whoever sends those must not fill the log.
-            log_level="error",
-            access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
-        )  # fmt: skip
+        _serve("api.main:create", settings, host, port, factory=True, workers=workers)
 
 
 @app.command()
@@ -129,20 +112,42 @@ def ops(
     projector ops
     PROJECTOR_OPS_TOKEN=$(openssl rand -hex 32) projector ops --host 0.0.0.0 --port 9001
     """
-    import uvicorn
-
     from api.ops import main as operators
 
     settings = load_settings()
-    if found := operators.obstacle(settings, host) or obstacle(port, host):
+    if found := operators.obstacle(settings, host):
         fail(WRONG, found)
-    port = port or free_port(host)
+    port = _listening_port(settings, host, port)
     log.info(
         "operators' page starting", bind=f"{host}:{port}", token_needed=bool(settings.ops_secret)
     )
+    _serve(operators.create(settings), settings, host, port)
+
+
+def _listening_port(settings: Settings, host: str, port: int) -> int:
+    """The port, or a free one for 0; ends the command where nothing could be served there."""
+    from api.protocol import allow_connections
+
+    if found := obstacle(port, host):
+        fail(WRONG, f"{found}; choose another with --port, or 0 for a free one")
+    try:
+        allow_connections(settings.max_connections)
+    except SetupError as error:
+        fail(WRONG, str(error))
+    return port or free_port(host)
+
+
+def _serve(application: Any, settings: Settings, host: str, port: int, **more: Any) -> None:
+    """Serve until a signal; requests, connections and what is logged of them are bounded."""
+    import uvicorn
+
     uvicorn.run(
-        operators.create(settings), host=host, port=port, http=HTTP_PROTOCOL,
-        access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5,
+        application, host=host, port=port,
+        http="api.protocol:BoundedHttpToolsProtocol", ws="none",
+        limit_concurrency=settings.max_connections,
+        # Its warnings are one a malformed request: whoever sends those must not fill the log.
+        log_level="error",
+        access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5, **more,
     )  # fmt: skip
 
 

@@ -1,0 +1,114 @@
+"""`python -m benchmarks`: everything, a glance, or the report made again."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from benchmarks import claim, fan_out, live, lookups, machine, rebuild, report, visible
+from benchmarks.processes import Servers
+from benchmarks.rounds import Report
+from benchmarks.sizes import SMOKE, Sizes
+from benchmarks.table import FIGURES
+
+FOLDER: Final = Path(__file__).with_name("report")
+GROUPS: Final[dict[str, Callable[[Servers, Sizes, Report], None]]] = {
+    "lookups": lookups.measure,
+    "live": live.measure,
+    "visible": visible.measure,
+    "rebuild": rebuild.measure,
+    "fan-out": fan_out.measure,
+    "claim": claim.measure,
+}
+DEFAULTS: Final = Sizes()
+
+app = typer.Typer(
+    help="How fast the product is, beside what its parts can do.", no_args_is_help=True,
+    pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False,
+)  # fmt: skip
+Folder = Annotated[Path, typer.Option(help="Where the report is.", file_okay=False)]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", help=f"One group: {', '.join(GROUPS)}. Repeatable.")
+]
+
+
+@app.command()
+def run(  # noqa: PLR0913  one for each size
+    *,
+    only: Only = None,
+    folder: Folder = FOLDER,
+    rounds: Annotated[int, typer.Option(help="Rounds of each figure.", min=1)] = DEFAULTS.rounds,
+    growth: Annotated[bool, typer.Option(help="Also with 1/8, 1/4 and 1/2 of it.")] = True,
+    tokens: Annotated[int, typer.Option(help="Live tokens.", min=1000)] = DEFAULTS.tokens,
+    many_tokens: Annotated[
+        int, typer.Option(help="Live tokens where they are many.", min=8000)
+    ] = DEFAULTS.many_tokens,
+    live_events: Annotated[
+        int, typer.Option(help="Events at once through Faust.", min=80)
+    ] = DEFAULTS.live_events,
+    rate: Annotated[int, typer.Option(help="Events/s while answers are watched.", min=8)] = (
+        DEFAULTS.rate
+    ),
+    rebuilt_events: Annotated[
+        int, typer.Option(help="Events to rebuild from.", min=80)
+    ] = DEFAULTS.rebuilt_events,
+    views: Annotated[int, typer.Option(help="Live views that one event touches.", min=80)] = (
+        DEFAULTS.fan_out_views
+    ),
+    facts: Annotated[int, typer.Option(help="Facts to claim.", min=20_000)] = DEFAULTS.facts,
+) -> None:
+    """Measure everything and write the report; a quarter of an hour on two idle cores.
+
+    Example: python -m benchmarks run --only live --only visible --rounds 3 --folder /tmp/report
+    """
+    sizes = Sizes(
+        rounds=rounds, grows=growth, tokens=tokens, many_tokens=many_tokens,
+        live_events=live_events, rate=rate, rebuilt_events=rebuilt_events, fan_out_views=views,
+        facts=facts,
+    )  # fmt: skip
+    measured = _measured(sizes, only, lambda so_far: report.save(so_far, folder))
+    report.write(measured, folder)
+    _show(measured)
+
+
+@app.command()
+def smoke(only: Only = None) -> None:
+    """Measure a little of everything; fail only where less than half of what is wanted is left."""
+    measured = _measured(SMOKE, only, lambda _: None)
+    _show(measured)
+    fallen = [name for name, rounds in measured.figures.items() if FIGURES[name].has_fallen(rounds)]
+    for name in fallen:
+        typer.echo(f"{FIGURES[name].title}: not even half of what is wanted", err=True)
+    raise typer.Exit(1 if fallen else 0)
+
+
+@app.command("report")
+def again(folder: Folder = FOLDER) -> None:
+    """Make the report again from its raw numbers."""
+    report.write(report.load(folder), folder)
+
+
+def _measured(sizes: Sizes, only: list[str] | None, keep: Callable[[Report], None]) -> Report:
+    began = time.monotonic()
+    if unknown := set(only or ()) - set(GROUPS):
+        raise typer.BadParameter(f"{unknown.pop()} is none of {', '.join(GROUPS)}")
+    with Servers() as servers:
+        servers.start_kafka()
+        found = Report(machine.describe(servers.broker), sizes.numbers())
+        for name in only or GROUPS:
+            typer.echo(f"{time.monotonic() - began:4.0f} s  {name}", err=True)
+            GROUPS[name](servers, sizes, found)
+            found.seconds = time.monotonic() - began
+            keep(found)
+    return found
+
+
+def _show(measured: Report) -> None:
+    typer.echo("\n".join(report.figures_table(measured)).replace("**", ""))
+    typer.echo(f"{measured.seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    app()

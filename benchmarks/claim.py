@@ -1,0 +1,112 @@
+"""A worker that takes over a partition with a large checkpoint, beside reading that checkpoint.
+
+The product's time is from its claim until the partition is fresh: it reads the facts, catches up
+with Kafka (nothing here) and writes every live view anew. Of the facts one in a hundred is a live
+job, the rest are memberships: a hundred million memberships to a million live tokens.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+import psutil
+from tests.integration.deployment import Deployment
+
+from benchmarks import progress
+from benchmarks.company import Company, record
+from benchmarks.processes import CpuClock, Servers, once
+from benchmarks.rounds import Point, Report, Round, Sample, interleaved
+from benchmarks.sizes import Sizes
+from projector import facts, things, views
+from projector.environment import connections
+from projector.environment.settings import Settings
+from projector.facts import Fact
+from projector.projection import Policy, Projection
+from projector.store import Store
+from projector.things import Key, Member
+
+FACTS_PER_JOB: Final = 100
+FIELDS_PER_CHECKPOINT: Final = 50_000
+DEVELOPER: Final = 30
+
+
+def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
+    """Claim all facts and, where it grows, fewer."""
+    with servers.deployment(1) as deployment:
+        bare = _claimed(deployment)[2] if sizes.grows else 0
+        for number in sizes.steps(sizes.facts):
+            is_last = number == sizes.facts
+            payload = asyncio.run(_write(deployment.redis_url, number))
+            memory: list[int] = []
+            rounds = _rounds(deployment, sizes.rounds if is_last else sizes.growth_rounds, memory)
+            if sizes.grows:
+                report.growth.setdefault("claim_by_facts", []).append(Point(number, rounds))
+        report.figures["claim"] = rounds
+        if bare:
+            report.memory["worker_bytes_per_fact"] = (max(memory) - bare) / sizes.facts
+        report.memory["payload_bytes_per_fact"] = payload / sizes.facts
+        report.memory["redis_bytes_per_fact"] = (
+            deployment.redis.memory_usage(views.facts_key(0), samples=1000) / sizes.facts
+        )
+
+
+def _rounds(deployment: Deployment, rounds: int, memory: list[int]) -> list[Round]:
+    count = deployment.redis.hlen(views.facts_key(0))
+
+    def claimed() -> Sample:
+        seconds, cpu, used = _claimed(deployment)
+        memory.append(used)
+        return Sample(seconds, cpu / count * 1e6)
+
+    def read() -> Sample:
+        seconds, cpu = once("scan_facts", deployment.redis_url)
+        return Sample(seconds, cpu / count * 1e6)
+
+    return interleaved(rounds, claimed, read)
+
+
+def _claimed(deployment: Deployment) -> tuple[float, float, int]:
+    """Seconds of a claim, the worker's CPU seconds in it, and its memory after that."""
+    before = progress.last_epoch(deployment.redis, 1)
+    worker = deployment.start("worker")
+    progress.until_claimed(deployment.redis, 1, before)
+    with CpuClock(worker.process.pid) as cpu:
+        seconds = progress.until_fresh(deployment.redis, 1, before)
+    used = psutil.Process(worker.process.pid).memory_info().rss
+    worker.stop()
+    return seconds, cpu.seconds, used
+
+
+async def _write(url: str, number: int) -> int:
+    """A checkpoint of so many facts in place of whatever there was; the bytes in it."""
+    server = connections.Server()
+    redis = connections.redis(Settings(redis_url=url), server)
+    await redis.flushall()
+    store = Store(redis, server, 0, "benchmark")
+    await store.claim(1)
+    fields, rest, payload = 0, _fields(number), 0
+    while chunk := dict(islice(rest, FIELDS_PER_CHECKPOINT)):
+        fields += len(chunk)
+        payload += sum(len(key) + len(value) for key, value in chunk.items())
+        await store.checkpoint({}, chunk, fields)
+    await redis.aclose()
+    return payload
+
+
+def _fields(number: int) -> Iterator[tuple[Key, bytes]]:
+    """A company with jobs and members enough to have so many facts."""
+    company = Company(0, 1, projects=1000, users=1000)
+    projection = Projection(0, Policy(1, DEVELOPER, 7 * 24 * 3600 * 1000))
+    for offset, message in enumerate(company.base()):
+        projection.apply(record(message, 0, offset, 0))
+    base = projection.fields()
+    yield from base.items()
+    jobs = number // FACTS_PER_JOB
+    root = str(company.root)
+    for job in range(1, jobs + 1):
+        yield things.job_key(root, job), facts.encode(Fact(0, 0, data=company.job(job)))
+    scope = things.group_key(root, company.root)
+    member = facts.encode(Fact(0, 0, data=Member(DEVELOPER)))
+    for user in range(number - jobs - len(base)):
+        yield things.member_key(scope, 10_000_000 + user, "direct"), member

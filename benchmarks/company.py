@@ -1,0 +1,126 @@
+"""Made-up companies, one in each partition, as large as a benchmark wants them.
+
+A view of theirs has some 1.2 KB: seven agents, each with a namespace and an identity.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from tests import build
+
+from projector import things
+from projector.events import KINDS, Record, Topic
+from projector.partitioning import partition_of
+
+AGENTS: Final = 7
+FAR: Final = "2099-01-01T00:00:00Z"
+FAR_MS: Final = 4_070_908_800_000
+Message = dict[str, Any]
+
+
+def token(job: int) -> str:
+    """The token of a job; `lookups.lua` makes the same ones."""
+    return f"bench-token-{job}"
+
+
+def root_in(partition: int, partitions: int) -> int:
+    """The first root namespace that belongs in the partition."""
+    return next(n for n in itertools.count(1) if partition_of(str(n), partitions) == partition)
+
+
+def topic_of(message: Message) -> Topic:
+    """Where the event belongs."""
+    return KINDS[message["type"]].topic
+
+
+def encode(message: Message) -> bytes:
+    """The event as a producer sends it."""
+    return msgspec.json.encode(message)
+
+
+def record(message: Message, partition: int, offset: int, moment: int) -> Record:
+    """The event as it comes from Kafka; `moment` in milliseconds."""
+    key = str(message["partitionkey"]).encode()
+    return Record(topic_of(message), partition, offset, moment, key, encode(message))
+
+
+class Company(NamedTuple):
+    """One root namespace: a group with subgroups, projects, agents for all of them, members."""
+
+    partition: int
+    partitions: int
+    projects: int = 100
+    users: int = 100
+
+    @property
+    def root(self) -> int:
+        """The id of its top-level group."""
+        return root_in(self.partition, self.partitions)
+
+    def base(self) -> Iterator[Message]:
+        """Everything but jobs."""
+        yield self._put(build.group(self.root, path="company"))
+        for group in range(1, 11):
+            yield self._put(build.group(self._id(group), self.root, path=f"company/g{group}"))
+        for project in range(self.projects):
+            path = f"company/g{project % 10 + 1}/p{project}"
+            group = self._id(project % 10 + 1)
+            yield self._put(build.project(self._id(project), group, path=path))
+        for user in range(self.users):
+            yield self.member(user, "developer")
+        for agent in range(AGENTS):
+            yield self._put(build.agent(self._id(agent), self._id(0)))
+            yield self.configured(agent)
+
+    def configured(self, agent: int, namespace: str = "default") -> Message:
+        """The agent as shared with the whole company; with an empty `namespace` with nobody."""
+        entry = {
+            "id": "company",
+            "default_namespace": namespace,
+            "access_as": {"impersonate": {"username": "deployer"}},
+        }
+        groups = [entry] if namespace else []
+        return self._put(build.configured(self._id(agent), projects=[], groups=groups))
+
+    def member(self, user: int, role: str) -> Message:
+        """The user's membership of the whole company."""
+        return self._put(build.member(self._id(user), role, group_id=self.root, via="direct"))
+
+    def started(self, job: int, user: int | None = None) -> Message:
+        """A job of the next project and, if not told otherwise, the next user."""
+        who = job % self.users if user is None else user
+        return self._put(
+            build.started(
+                job, self._id(job % self.projects), self._id(who), token=token(job), expires_at=FAR
+            )
+        )
+
+    def job(self, job: int) -> things.Job:
+        """The same job as a fact."""
+        return things.Job(
+            digest=build.digest(token(job)),
+            project=self._id(job % self.projects),
+            pipeline=job,
+            user=self._id(job % self.users),
+            username="root",
+            ref_protected=False,
+            expires_at=FAR_MS,
+        )
+
+    def finished(self, job: int) -> Message:
+        """The job's end."""
+        return self._put(build.removed("job", job))
+
+    def _id(self, number: int) -> int:
+        """An id of this company alone."""
+        return 1_000_000 * (self.partition + 1) + number
+
+    def _put(self, message: Message) -> Message:
+        return message | {"partitionkey": str(self.root)}
+
+
+def companies(partitions: int, projects: int = 100, users: int = 100) -> list[Company]:
+    """One company in each partition."""
+    return [Company(partition, partitions, projects, users) for partition in range(partitions)]

@@ -1,0 +1,152 @@
+"""Lookups over HTTP, beside uvicorn with an application that does nothing."""
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+import redis
+from tests import build
+from tests.integration.deployment import PATH
+from tests.integration.servers import eventually
+
+from benchmarks import wrk
+from benchmarks.company import token
+from benchmarks.processes import Conversation, Servers, listening
+from benchmarks.rounds import Point, Report, Round, Sample, interleaved
+from benchmarks.sizes import Sizes
+from benchmarks.wrk import Target
+from projector import views
+
+PARTITIONS: Final = 2
+FEW: Final = 1000
+CONNECTIONS: Final = 64
+
+
+class Views:
+    """Views in a Redis of their own, and one API process that answers from them."""
+
+    def __init__(self, port: int, writers: list[Conversation]) -> None:
+        self.redis = redis.Redis(port=port)
+        self._writers = writers
+        self.tokens = 0
+        self.url = ""
+        self.pid = 0
+
+    @property
+    def target(self) -> Target:
+        """The API with as many tokens as there are now."""
+        return Target(self.url, self.pid, self.tokens)
+
+    def grow(self, tokens: int) -> None:
+        """Let there be so many tokens, with one view each."""
+        for writer in self._writers:
+            writer.say(tokens // PARTITIONS)
+        for writer in self._writers:
+            writer.hear()
+        self.tokens = tokens
+        eventually(lambda: self._answers(tokens), "an answer for the last token")
+
+    def _answers(self, job: int) -> bool:
+        request = urllib.request.Request(f"{self.url}{PATH}", headers={"Job-Token": token(job)})
+        try:
+            with urllib.request.urlopen(request, timeout=5) as response:
+                return bool(response.status == 200)
+        except urllib.error.HTTPError:
+            return False
+
+    def record_bytes(self) -> int:
+        """The size of one view as stored, key included."""
+        key = views.token_key(build.digest(token(1)))
+        return len(key) + int(self.redis.strlen(key))
+
+
+@contextmanager
+def standing(servers: Servers, tokens: int) -> Iterator[Views]:
+    """Views of the product's own making, kept fresh without Kafka."""
+    with ExitStack() as stack:
+        port = stack.enter_context(servers.valkey())
+        url = f"redis://127.0.0.1:{port}/0"
+        writers = [
+            stack.enter_context(Conversation("standing", url, partition, PARTITIONS))
+            for partition in range(PARTITIONS)
+        ]
+        standing = Views(port, writers)
+        stack.callback(standing.redis.close)
+        standing.url, standing.pid = stack.enter_context(
+            listening(
+                ["projector", "api", "--port"],
+                PROJECTOR_REDIS_URL=url,
+                PROJECTOR_LOG_LEVEL="warning",
+            )
+        )
+        standing.grow(tokens)
+        yield standing
+
+
+def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
+    """Every figure about lookups, and how they grow."""
+    wrk.require()
+    with (
+        standing(servers, FEW) as few,
+        standing(servers, FEW) as many,
+        listening(["benchmarks.hello"]) as (url, pid),
+    ):
+        empty = _memory(many)
+        many.grow(sizes.tokens)
+        limit = Target(url, pid, sizes.tokens)
+        _warm_up(many.target, few.target, limit)
+        figures, growth = report.figures, report.growth
+        figures["lookups_64"] = _saturated(many.target, limit, CONNECTIONS, sizes, sizes.rounds)
+        figures["lookups_4"] = _saturated(many.target, limit, 4, sizes, sizes.rounds)
+        saturation = min(r.product.value for r in figures["lookups_64"])
+        figures["lookup_p99"] = _at_rate(many.target, limit, saturation / 2, sizes, sizes.rounds)
+        if sizes.grows:
+            growth["lookups_by_connections"] = [
+                Point(n, _saturated(many.target, limit, n, sizes, sizes.growth_rounds))
+                for n in (CONNECTIONS // 8, CONNECTIONS // 4, CONNECTIONS // 2, CONNECTIONS)
+            ]
+            growth["lookup_p99_by_rate"] = [
+                Point(rate, _at_rate(many.target, limit, rate, sizes, sizes.growth_rounds))
+                for rate in (saturation / 16, saturation / 8, saturation / 4, saturation / 2)
+            ]
+        for tokens in sizes.steps(sizes.many_tokens):
+            many.grow(tokens)
+            if sizes.grows:
+                rounds = _saturated(many.target, limit, CONNECTIONS, sizes, sizes.growth_rounds)
+                growth.setdefault("lookups_by_tokens", []).append(Point(tokens, rounds))
+        figures["lookups_many_tokens"] = _saturated(
+            many.target, few.target, CONNECTIONS, sizes, sizes.rounds
+        )
+        report.memory["redis_bytes_per_token"] = (_memory(many) - empty) / (many.tokens - FEW)
+        report.memory["payload_bytes_per_token"] = many.record_bytes()
+
+
+def _saturated(
+    product: Target, limit: Target, connections: int, sizes: Sizes, rounds: int
+) -> list[Round]:
+    def measured(target: Target) -> Sample:
+        answered = wrk.ask(target, connections, sizes.lookup_seconds)
+        return Sample(answered.rate, answered.cpu, {"p50": answered.p50, "p99": answered.p99})
+
+    return interleaved(rounds, lambda: measured(product), lambda: measured(limit))
+
+
+def _at_rate(product: Target, limit: Target, rate: float, sizes: Sizes, rounds: int) -> list[Round]:
+    def measured(target: Target) -> Sample:
+        answered = wrk.ask_at(target, rate, sizes.lookup_seconds)
+        return Sample(answered.p99, answered.cpu, {"rate": answered.rate, "p50": answered.p50})
+
+    return interleaved(rounds, lambda: measured(product), lambda: measured(limit))
+
+
+def _warm_up(*targets: Target) -> None:
+    for target in targets:
+        wrk.ask(target, CONNECTIONS, 1)
+    time.sleep(0.5)
+
+
+def _memory(standing: Views) -> int:
+    return int(standing.redis.info("memory")["used_memory"])

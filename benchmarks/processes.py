@@ -1,0 +1,158 @@
+"""The servers and processes that are measured, and the CPU time that they spend."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, Final, Self
+
+import psutil
+from tests.integration import servers
+from tests.integration.deployment import Deployment
+
+from projector.ports import free_port, is_listening
+
+prefixes: Final = count(1)
+
+
+class CpuClock:
+    """How much CPU time (seconds) a process spends within the block, user and system together."""
+
+    def __init__(self, pid: int) -> None:
+        self._process = psutil.Process(pid)
+        self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self._before = self._spent()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = self._spent() - self._before
+
+    def _spent(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+
+class Conversation:
+    """A process of the benchmarks that answers lines with lines."""
+
+    def __init__(self, module: str, *args: object) -> None:
+        argv = [sys.executable, "-m", f"benchmarks.{module}", *map(str, args)]
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+        )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    def say(self, line: object) -> None:
+        """Send a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
+    def hear(self) -> str:
+        """The next line; raises `RuntimeError` when the process has ended instead."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.process.args!r} ended with {self.process.wait()}")
+        return line
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def environment() -> dict[str, str]:
+    """The environment in which processes find the benchmarks and what they share with tests."""
+    path = os.pathsep.join(filter(None, [str(servers.REPOSITORY), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path}
+
+
+def once(module: str, *args: object) -> Any:
+    """Run a process of the benchmarks to its end; the line of JSON that it printed."""
+    import msgspec  # noqa: PLC0415
+
+    with Conversation(module, *args) as process:
+        return msgspec.json.decode(process.hear())
+
+
+class Servers:
+    """Kafka for the whole run, and whatever else a benchmark starts, until the block's end."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self.kafka = ""
+        self.broker = ""
+
+    def __enter__(self) -> Self:
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start_kafka(self) -> None:
+        """Apache Kafka, or where it cannot run the embedded broker."""
+        port, missing = free_port(), servers.without_apache_kafka()
+        start = servers.embedded_kafka if missing else servers.apache_kafka
+        self.broker = "Tansu (embedded)" if missing else "Apache Kafka 4.0"
+        self._stack.enter_context(servers.running(start(self.folder, port)))
+        servers.eventually(lambda: is_listening(port), "Kafka listening")
+        self.kafka = f"127.0.0.1:{port}"
+
+    @contextmanager
+    def valkey(self) -> Iterator[int]:
+        """An empty Redis; its port."""
+        port = free_port()
+        folder = self.folder / f"valkey-{port}"
+        folder.mkdir()
+        with servers.running(servers.valkey(folder, port)):
+            servers.eventually(lambda: is_listening(port), "Valkey listening")
+            yield port
+
+    @contextmanager
+    def deployment(self, partitions: int) -> Iterator[Deployment]:
+        """The product with topics and a Redis of its own; nothing of it is started yet."""
+        number = next(prefixes)
+        folder = self.folder / f"deployment-{number}"
+        folder.mkdir()
+        with (
+            self.valkey() as port,
+            Deployment(self.kafka, port, f"bench-{number}.", folder) as deployment,
+        ):
+            deployment.env["PROJECTOR_PARTITIONS"] = str(partitions)
+            created = deployment.command("topics")
+            if created.returncode:
+                raise RuntimeError(created.stderr)
+            yield deployment
+
+
+@contextmanager
+def listening(argv: Sequence[object], **env: str) -> Iterator[tuple[str, int]]:
+    """A module that takes a free port as its last argument; its URL and process id."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", *map(str, argv), str(port)], env=environment() | env
+    )
+    try:
+        servers.eventually(
+            lambda: is_listening(port) or process.poll() is not None, f"{argv} listening"
+        )
+        if process.returncode is not None:
+            raise RuntimeError(f"{argv} ended with {process.returncode}")
+        yield f"http://127.0.0.1:{port}", process.pid
+    finally:
+        process.kill()
+        process.wait()

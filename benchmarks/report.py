@@ -1,0 +1,178 @@
+"""The report, from what was measured: Markdown for people, with plots of what grew."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from benchmarks.rounds import Point, Report, Round, Spread, spread, spread_of
+from benchmarks.table import FIGURES, GROWTH, Bound, Figure
+
+RAW: Final = "report.json"
+TEXT: Final = "report.md"
+MILLION: Final = 1_000_000
+
+INTRODUCTION: Final = """\
+# What was measured
+
+Written by `make bench`; `python -m benchmarks report` makes it again from `report.json`.
+[How it is measured](../README.md) says what each row means.
+
+Every number is least / **median** / most of its rounds. The product and its limit were measured in
+turn. *Ratio* is the product's value in terms of the limit's, round by round. *By CPU* is the same
+ratio with the CPU time of the measured process in place of the clock: a machine that others use as
+well changes it far less.
+"""
+
+
+def save(report: Report, folder: Path) -> None:
+    """Keep the raw numbers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    encoded = msgspec.json.format(msgspec.json.encode(report), indent=1)
+    (folder / RAW).write_bytes(encoded + b"\n")
+
+
+def load(folder: Path) -> Report:
+    """The raw numbers that `save` kept."""
+    return msgspec.json.decode((folder / RAW).read_bytes(), type=Report)
+
+
+def write(report: Report, folder: Path) -> None:
+    """Write the text and the plots."""
+    for name, points in report.growth.items():
+        _plot(name, points, folder / f"{name}.png")
+    (folder / TEXT).write_text("\n".join(_text(report)))
+
+
+def figures_table(report: Report) -> Iterator[str]:
+    """The rows that were measured, as a table in Markdown."""
+    yield "| figure | product | limit | ratio | by CPU | wanted | met |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, figure in FIGURES.items():
+        if rounds := report.figures.get(name):
+            yield _row(figure, rounds)
+
+
+def _text(report: Report) -> Iterator[str]:
+    yield INTRODUCTION
+    yield from _pairs("Machine", report.machine)
+    yield "## Figures\n"
+    yield from figures_table(report)
+    yield "\nThe limits:\n"
+    for name, figure in FIGURES.items():
+        if name in report.figures:
+            yield f"- {figure.title}: {figure.limit}"
+    yield ""
+    yield from _memory(report.memory)
+    yield "## Growth\n\nThe same with an eighth, a quarter, a half and all of the load or the data."
+    for name, points in report.growth.items():
+        yield from _growth(name, points)
+    yield from _pairs("\n## Sizes", {k: f"{v:,.0f}" for k, v in report.sizes.items()})
+    yield from (f"- {note}" for note in report.notes)
+    yield f"\nThe whole run took {report.seconds / 60:.0f} minutes.\n"
+
+
+def _row(figure: Figure, rounds: list[Round]) -> str:
+    cells = [
+        figure.title,
+        f"{_of(rounds, lambda r: r.product.value)} {figure.unit}",
+        f"{_of(rounds, lambda r: r.limit.value)} {figure.unit}",
+        _of(rounds, lambda r: r.ratio),
+        _of(rounds, figure.ratio_by_cpu),
+        _wanted(figure),
+        "yes" if figure.is_met(rounds) else "**no**",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _wanted(figure: Figure) -> str:
+    unit = f" {figure.unit}" if figure.bound is Bound.UNDER else ""
+    return (
+        figure.bound.format(figure.wanted)
+        .replace(" of the limit", "")
+        .replace(" times the limit", "")
+        + unit
+    )
+
+
+def _of(rounds: list[Round], pick: Callable[[Round], float | None]) -> str:
+    found = spread_of(rounds, pick)
+    return (
+        f"{_number(found.least)} / **{_number(found.median)}** / {_number(found.most)}"
+        if (found)
+        else "-"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _pairs(title: str, pairs: dict[str, str]) -> Iterator[str]:
+    yield f"{title if title.startswith(chr(10)) else '## ' + title}\n\n| | |\n|---|---|"
+    yield from (f"| {name} | {value} |" for name, value in pairs.items())
+    yield ""
+
+
+def _memory(memory: dict[str, float]) -> Iterator[str]:
+    yield "## Memory\n\n| | bytes each | of which payload | 1 million | 10 million |"
+    yield "|---|---|---|---|---|"
+    for title, name, payload in (
+        ("Redis, a live token", "redis_bytes_per_token", "payload_bytes_per_token"),
+        ("Redis, a fact", "redis_bytes_per_fact", "payload_bytes_per_fact"),
+        ("worker, a fact", "worker_bytes_per_fact", "payload_bytes_per_fact"),
+    ):
+        if name in memory:
+            each = memory[name]
+            sizes = " | ".join(f"{each * n / 2**30:.2f} GiB" for n in (MILLION, 10 * MILLION))
+            yield f"| {title} | {each:,.0f} | {memory[payload]:,.0f} | {sizes} |"
+    yield ""
+
+
+def _growth(name: str, points: list[Point]) -> Iterator[str]:
+    figure, along = FIGURES[GROWTH[name][0]], GROWTH[name][1]
+    yield f"\n### {figure.title}, by {along}\n\n![{figure.title}, by {along}]({name}.png)\n"
+    yield f"| {along} | product, {figure.unit} | limit, {figure.unit} | ratio | by CPU |"
+    yield "|---|---|---|---|---|"
+    for point in points:
+        picks: list[Callable[[Round], float | None]] = [
+            lambda r: r.product.value, lambda r: r.limit.value, lambda r: r.ratio,
+            figure.ratio_by_cpu,
+        ]  # fmt: skip
+        cells = " | ".join(_of(point.rounds, pick) for pick in picks)
+        yield f"| {point.size:,.0f} | {cells} |"
+
+
+def _plot(name: str, points: list[Point], path: Path) -> None:
+    import matplotlib as mpl  # noqa: PLC0415  an extra, and a second to import
+
+    mpl.use("agg")
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    figure, along = FIGURES[GROWTH[name][0]], GROWTH[name][1]
+    plot, (values, ratios) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    _curve(values, points, lambda r: r.product.value, "product")
+    _curve(values, points, lambda r: r.limit.value, "limit")
+    values.set(yscale="log", ylabel=figure.unit, title=figure.title)
+    _curve(ratios, points, lambda r: r.ratio, "by the clock")
+    if points[0].rounds[0].cpu_ratio is not None:
+        _curve(ratios, points, figure.ratio_by_cpu, "by CPU time")
+    if figure.bound is not Bound.UNDER:
+        ratios.axhline(figure.wanted, color="grey", linestyle=":", label="wanted")
+    ratios.set(ylabel="product / limit", ylim=(0, None))
+    for axes in (values, ratios):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([p.size for p in points], [f"{p.size:,.0f}" for p in points])
+        axes.set_xlabel(along)
+        axes.legend()
+    values.title.set_fontsize(9)
+    plot.savefig(path, dpi=110)
+    pyplot.close(plot)
+
+
+def _curve(axes: Any, points: list[Point], pick: Callable[[Round], Any], label: str) -> None:
+    spreads: list[Spread] = [spread([pick(r) for r in point.rounds]) for point in points]
+    middle = [s.median for s in spreads]
+    errors = [[s.median - s.least for s in spreads], [s.most - s.median for s in spreads]]
+    axes.errorbar([p.size for p in points], middle, errors, marker="o", capsize=3, label=label)

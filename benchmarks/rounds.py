@@ -1,0 +1,88 @@
+"""Rounds: the product, its limit, the product, its limit; and what stands in the report of them."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec import Struct, field
+
+# A ratio below half of what is wanted is a fall that noise does not explain.
+FALL: Final = 0.5
+
+
+class Sample(Struct):
+    """One measurement: `value` in the figure's unit, `cpu` in microseconds per piece of work.
+
+    `cpu` is what the measured process itself spent, None where no single process did the work.
+    """
+
+    value: float
+    cpu: float | None = None
+    more: dict[str, float] = field(default_factory=dict)
+
+
+class Round(Struct):
+    """The product and its limit, one directly after the other."""
+
+    product: Sample
+    limit: Sample
+
+    @property
+    def ratio(self) -> float:
+        """The product's value in terms of the limit's."""
+        return self.product.value / self.limit.value
+
+    @property
+    def cpu_ratio(self) -> float | None:
+        """The product's CPU time per piece of work in terms of the limit's."""
+        if self.product.cpu is None or not self.limit.cpu:
+            return None
+        return self.product.cpu / self.limit.cpu
+
+
+class Point(Struct):
+    """The rounds at one size of what grows."""
+
+    size: float
+    rounds: list[Round]
+
+
+class Spread(Struct):
+    """The least, the median and the largest of several rounds."""
+
+    least: float
+    median: float
+    most: float
+
+
+class Report(Struct):
+    """Everything that was measured: rounds by figure, and points by figure where it grew.
+
+    `memory` has bytes, `sizes` the options of the run.
+    """
+
+    machine: dict[str, str]
+    sizes: dict[str, float]
+    figures: dict[str, list[Round]] = field(default_factory=dict)
+    growth: dict[str, list[Point]] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def interleaved(
+    rounds: int, product: Callable[[], Sample], limit: Callable[[], Sample]
+) -> list[Round]:
+    """Measure both in turn, so that whatever else the machine does meets both alike."""
+    return [Round(product(), limit()) for _ in range(rounds)]
+
+
+def spread(values: list[float]) -> Spread:
+    """What the values of several rounds say together; raises ValueError if there are none."""
+    return Spread(min(values), statistics.median(values), max(values))
+
+
+def spread_of(rounds: list[Round], pick: Callable[[Round], Any]) -> Spread | None:
+    """The spread of what `pick` finds in each round; None where it finds nothing."""
+    values = [value for value in map(pick, rounds) if value is not None]
+    return spread(values) if values else None

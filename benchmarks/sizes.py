@@ -1,0 +1,34 @@
+"""How much a run measures: the sizes that the table names, or smaller ones."""
+
+from typing import NamedTuple
+
+
+class Sizes(NamedTuple):
+    """The options of a run; durations in seconds."""
+
+    rounds: int = 5
+    growth_rounds: int = 2
+    grows: bool = True
+    lookup_seconds: float = 2
+    tokens: int = 100_000
+    many_tokens: int = 1_000_000
+    live_events: int = 20_000
+    rate: int = 500
+    rate_seconds: float = 3
+    rebuilt_events: int = 30_000
+    fan_out_views: int = 100_000
+    facts: int = 1_000_000
+
+    def numbers(self) -> dict[str, float]:
+        """Each option by its name, as the report keeps it."""
+        return {name: float(size) for name, size in self._asdict().items()}
+
+    def steps(self, largest: int) -> list[int]:
+        """An eighth, a quarter, a half and all of it; only all of it where nothing grows."""
+        return [largest // 8, largest // 4, largest // 2, largest] if self.grows else [largest]
+
+
+SMOKE = Sizes(
+    rounds=2, grows=False, lookup_seconds=1, tokens=5_000, many_tokens=20_000, live_events=4_000,
+    rate_seconds=2, rebuilt_events=6_000, fan_out_views=4_000, facts=20_000,
+)  # fmt: skip

@@ -1,0 +1,120 @@
+"""What is measured, beside which limit, and how close to it the product must come."""
+
+from enum import StrEnum
+from math import inf
+from typing import Final, NamedTuple
+
+from benchmarks.rounds import FALL, Round, spread, spread_of
+
+
+class Bound(StrEnum):
+    """What the wanted number is about: the ratio to the limit, or the product's value alone."""
+
+    AT_LEAST = "at least {:g} of the limit"
+    AT_MOST = "at most {:g} times the limit"
+    UNDER = "under {:g}"
+
+
+class Figure(NamedTuple):
+    """One row of the report."""
+
+    title: str
+    unit: str
+    limit: str
+    bound: Bound
+    wanted: float
+    # Where not even the limit stays below this, the machine is too busy to tell a fall.
+    limit_on_idle: float = inf
+
+    def judged(self, rounds: list[Round]) -> float:
+        """The number that is held against `wanted`: the median of the rounds."""
+        if self.bound is Bound.UNDER:
+            return spread([r.product.value for r in rounds]).median
+        return spread([r.ratio for r in rounds]).median
+
+    def ratio_by_cpu(self, measured: Round) -> float | None:
+        """The ratio as it would be if both had as much of the processor as they liked.
+
+        Of a figure that is the better the larger it is, the work done in a second of CPU time.
+        """
+        dearer = measured.cpu_ratio
+        return 1 / dearer if dearer and self.bound is Bound.AT_LEAST else dearer
+
+    def is_met(self, rounds: list[Round]) -> bool:
+        """Whether the median is as wanted."""
+        return self._is_within(self.judged(rounds), 1)
+
+    def has_fallen(self, rounds: list[Round]) -> bool:
+        """Whether the median is not even half of what is wanted, by the clock and by CPU time.
+
+        By CPU time too, because a clock on a machine that others use says little. Where there is
+        no CPU time to compare, the limit must show that the machine was idle enough.
+        """
+        if spread([r.limit.value for r in rounds]).median > self.limit_on_idle:
+            return False
+        by_cpu = spread_of(rounds, self.ratio_by_cpu)
+        found = [self.judged(rounds), *([by_cpu.median] if by_cpu else [])]
+        return not any(self._is_within(value, FALL) for value in found)
+
+    def _is_within(self, value: float, share: float) -> bool:
+        if self.bound is Bound.AT_LEAST:
+            return value >= self.wanted * share
+        return value <= self.wanted / share
+
+
+HELLO: Final = 'bare uvicorn, ASGI "hello", same flags'
+SETS: Final = "pipelined SETs of the same bytes"
+PLAIN: Final = "produced and consumed by plain aiokafka"
+
+FIGURES: Final = {
+    "lookups_64": Figure(
+        "lookups, one uvicorn worker, 64 connections", "lookups/s", HELLO, Bound.AT_LEAST, 0.75
+    ),
+    "lookups_4": Figure("lookups, 4 connections", "lookups/s", HELLO, Bound.AT_LEAST, 0.45),
+    "lookup_p99": Figure(
+        "lookup p99 at half of saturation", "ms", f"{HELLO}, same rate", Bound.AT_MOST, 1.5
+    ),
+    "lookups_many_tokens": Figure(
+        "lookups among all tokens", "lookups/s", "among 1,000 tokens", Bound.AT_LEAST, 0.95
+    ),
+    "live_events": Figure(
+        "live events through one Faust worker into views", "events/s",
+        "a Faust agent that only acknowledges the same events", Bound.AT_LEAST, 0.6,
+    ),
+    "visible_p50": Figure(
+        "event acknowledged until its answer has changed over HTTP, p50", "ms", PLAIN,
+        Bound.AT_MOST, 3, limit_on_idle=10,
+    ),
+    "visible_p99": Figure(
+        "event acknowledged until its answer has changed over HTTP, p99", "ms", PLAIN,
+        Bound.UNDER, 50, limit_on_idle=50,
+    ),
+    "rebuild": Figure(
+        "rebuild from the beginning of the topics", "events/s",
+        "plain aiokafka, and pipelined SETs of the same bytes", Bound.AT_LEAST, 0.6,
+    ),
+    "fan_out_change": Figure(
+        "a configuration change until the last view that it touches is written", "s", SETS,
+        Bound.AT_MOST, 1.5,
+    ),
+    "fan_out_revocation": Figure(
+        "a revocation until the last over-grant is gone", "s", SETS, Bound.AT_MOST, 1.2
+    ),
+    "claim": Figure(
+        "claim of a partition until it is fresh", "s", "HSCAN of the same hash", Bound.AT_MOST, 3
+    ),
+}  # fmt: skip
+
+# What grows to 1, 2, 4 and 8 times, by figure.
+GROWTH: Final = {
+    "lookups_by_connections": ("lookups_64", "connections"),
+    "lookups_by_tokens": ("lookups_64", "tokens"),
+    "lookup_p99_by_rate": ("lookup_p99", "lookups/s"),
+    "live_events_by_backlog": ("live_events", "events at once"),
+    "visible_p50_by_rate": ("visible_p50", "events/s"),
+    "visible_p99_by_rate": ("visible_p99", "events/s"),
+    "rebuild_by_events": ("rebuild", "events"),
+    "fan_out_change_by_views": ("fan_out_change", "views"),
+    "fan_out_revocation_by_views": ("fan_out_revocation", "views"),
+    "claim_by_facts": ("claim", "facts"),
+}

@@ -1,0 +1,183 @@
+"""How soon an event changes an answer over HTTP, beside a plain producer and consumer.
+
+Every event gives one user another role, by turns one that may use the agents and one that may not;
+each user has one live job. Of some events the answer is asked for, again and again, from the
+moment at which Kafka has acknowledged them.
+"""
+
+import asyncio
+import time
+from typing import Final
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from tests.integration.deployment import Deployment
+
+from benchmarks import producing, progress
+from benchmarks.asking import Asker
+from benchmarks.company import companies, token
+from benchmarks.processes import CpuClock, Servers
+from benchmarks.rounds import Point, Report, Round, Sample
+from benchmarks.sizes import Sizes
+from projector.events import Topic
+from projector.feed import CONTENT_TYPE
+
+PARTITIONS: Final = 4
+USERS: Final = 2000
+WATCHED_PER_S: Final = 25
+# What is not seen by then counts as this long. Every user's next event comes after that.
+PATIENCE_S: Final = 3.0
+# The header that says when an event was sent, by the machine's monotonic clock.
+MOMENT: Final = "sent"
+NO_AGENTS: Final = b'"allowed_agents":[]'
+# A user without jobs.
+NOBODY: Final = 100_000
+
+
+def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
+    """p50 and p99 at the wanted rate and, where it grows, at lower ones."""
+    with servers.deployment(PARTITIONS) as deployment:
+        watch = Watch(deployment)
+        watch.rounds(1, sizes.rate, 1)
+        for rate in sizes.steps(sizes.rate)[:-1] if sizes.grows else []:
+            _note_growth(report, rate, watch.rounds(sizes.growth_rounds, rate, sizes.rate_seconds))
+        rounds = watch.rounds(sizes.rounds, sizes.rate, sizes.rate_seconds)
+        for percent, picked in _by_percentile(rounds).items():
+            report.figures[f"visible_{percent}"] = picked
+        if sizes.grows:
+            _note_growth(report, sizes.rate, rounds)
+
+
+def _note_growth(report: Report, rate: float, rounds: list[Round]) -> None:
+    for percent, picked in _by_percentile(rounds).items():
+        points = report.growth.setdefault(f"visible_{percent}_by_rate", [])
+        points.append(Point(rate, picked))
+
+
+def _by_percentile(rounds: list[Round]) -> dict[str, list[Round]]:
+    return {
+        percent: [Round(_picked(r.product, percent), _picked(r.limit, percent)) for r in rounds]
+        for percent in ("p50", "p99")
+    }
+
+
+def _picked(sample: Sample, percent: str) -> Sample:
+    return Sample(sample.more[percent], None, sample.more)
+
+
+class Watch:
+    """The whole product, and users whose roles change all the time."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._companies = companies(PARTITIONS, users=USERS // PARTITIONS)
+        self._turn = 0
+        self._worker = deployment.start("worker").process.pid
+        deployment.start_api()
+        progress.until_fresh(deployment.redis, PARTITIONS, 0)
+        ends = producing.send(deployment.kafka, deployment.prefix, self._base())
+        progress.until_applied(deployment.redis, ends)
+        nobody = [producing.line(c, c.member(NOBODY, "guest")) for c in self._companies]
+        progress.until_delivered(
+            deployment.redis, lambda: producing.send(deployment.kafka, deployment.prefix, nobody)
+        )
+        deployment.until_ready()
+
+    def rounds(self, rounds: int, rate: float, seconds: float) -> list[Round]:
+        """The product and plain Kafka in turn, at `rate` events a second."""
+        return [asyncio.run(self._round(rate, int(rate * seconds))) for _ in range(rounds)]
+
+    def _base(self) -> list[producing.Line]:
+        return [
+            producing.line(company, message)
+            for company in self._companies
+            for message in [
+                *company.base(),
+                *(company.started(_job(company.partition, u), u) for u in range(company.users)),
+            ]
+        ]
+
+    async def _round(self, rate: float, count: int) -> Round:
+        async with producing.producer(self._deployment.kafka) as sender:
+            with CpuClock(self._worker) as cpu:
+                product = await self._product(sender, rate, count)
+            product.more["worker_cpu"] = cpu.seconds / count * 1e6
+            return Round(product, await self._plain(sender, rate, count))
+
+    async def _product(self, sender: AIOKafkaProducer, rate: float, count: int) -> Sample:
+        found: list[float] = []
+        every = max(1, round(rate / WATCHED_PER_S))
+        async with Asker(self._deployment.api) as asker:
+
+            async def change(number: int) -> None:
+                partition, user, may = self._next()
+                await self._send(sender, partition, user, may)
+                acknowledged = time.monotonic()
+                if number % every == 0:
+                    await _until_answered(asker, token(_job(partition, user)), may)
+                    found.append(time.monotonic() - acknowledged)
+
+            await producing.steadily(rate, count, change)
+        return _sample(found)
+
+    async def _plain(self, sender: AIOKafkaProducer, rate: float, count: int) -> Sample:
+        found: list[float] = []
+        consumer = AIOKafkaConsumer(
+            self._deployment.prefix + Topic.MEMBERSHIP,
+            bootstrap_servers=self._deployment.kafka,
+        )
+        await consumer.start()
+        await consumer.seek_to_end()
+        consuming = asyncio.create_task(_consume(consumer, count, found))
+
+        async def change(_: int) -> None:
+            await self._send(sender, *self._next())
+
+        try:
+            await producing.steadily(rate, count, change)
+            await asyncio.wait_for(consuming, PATIENCE_S)
+        finally:
+            consuming.cancel()
+            await consumer.stop()
+        return _sample(found)
+
+    def _next(self) -> tuple[int, int, bool]:
+        """Which user's role changes next, and whether they may use the agents from then on."""
+        turn, self._turn = self._turn, self._turn + 1
+        cycle, who = divmod(turn, USERS)
+        return who % PARTITIONS, who // PARTITIONS, cycle % 2 == 1
+
+    async def _send(self, sender: AIOKafkaProducer, partition: int, user: int, may: bool) -> None:
+        company = self._companies[partition]
+        one = producing.line(company, company.member(user, "maintainer" if may else "guest"))
+        moment = (MOMENT, str(time.monotonic()).encode())
+        await sender.send_and_wait(
+            self._deployment.prefix + one.topic, one.value, one.key, one.partition,
+            headers=[CONTENT_TYPE, moment],
+        )  # fmt: skip
+
+
+async def _consume(consumer: AIOKafkaConsumer, count: int, found: list[float]) -> None:
+    while len(found) < count:
+        for records in (await consumer.getmany(timeout_ms=1000)).values():
+            now = time.monotonic()
+            found += [now - float(dict(record.headers)[MOMENT]) for record in records]
+
+
+async def _until_answered(asker: Asker, wanted: str, may: bool) -> None:
+    """Ask at least every millisecond; later on every twentieth of the time that has passed."""
+    began = time.monotonic()
+    while (NO_AGENTS not in await asker.ask(wanted)) != may:
+        passed = time.monotonic() - began
+        if passed > PATIENCE_S:
+            return
+        await asyncio.sleep(max(0.001, passed / 20))
+
+
+def _job(partition: int, user: int) -> int:
+    return user * PARTITIONS + partition + 1
+
+
+def _sample(found: list[float]) -> Sample:
+    ordered = sorted(found)
+    at = {"p50": ordered[len(ordered) // 2], "p99": ordered[int(len(ordered) * 0.99)]}
+    return Sample(at["p50"] * 1e3, None, {name: seconds * 1e3 for name, seconds in at.items()})

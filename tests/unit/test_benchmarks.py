@@ -1,0 +1,111 @@
+"""What the benchmarks say about what they measured."""
+
+from pathlib import Path
+
+import pytest
+from benchmarks import report
+from benchmarks.company import Company, record, token
+from benchmarks.rounds import Report, Round, Sample, interleaved
+from benchmarks.sizes import Sizes
+from benchmarks.table import Bound, Figure
+
+from projector.projection import Policy, Projection
+from tests import build
+
+FAST = Figure("lookups", "lookups/s", "hello", Bound.AT_LEAST, 0.8)
+SOON = Figure("change", "s", "SETs", Bound.AT_MOST, 1.5)
+SHORT = Figure("visible", "ms", "plain", Bound.UNDER, 50)
+
+
+def measured(
+    *values: tuple[float, float], cpu: tuple[float | None, float | None] = (None, None)
+) -> list[Round]:
+    return [Round(Sample(product, cpu[0]), Sample(limit, cpu[1])) for product, limit in values]
+
+
+def test_product_and_limit_take_turns() -> None:
+    seen: list[str] = []
+
+    def measure(name: str) -> Sample:
+        seen.append(name)
+        return Sample(len(seen))
+
+    rounds = interleaved(3, lambda: measure("product"), lambda: measure("limit"))
+    assert seen == ["product", "limit"] * 3
+    assert [(r.product.value, r.limit.value) for r in rounds] == [(1, 2), (3, 4), (5, 6)]
+
+
+@pytest.mark.parametrize(
+    ("figure", "rounds", "is_met"),
+    [
+        (FAST, measured((8, 10)), True),
+        (FAST, measured((7, 10)), False),
+        (SOON, measured((3, 2)), True),
+        (SOON, measured((3.1, 2)), False),
+        (SHORT, measured((49, 1)), True),
+        (SHORT, measured((51, 100)), False),
+    ],
+)
+def test_a_figure_is_held_against_its_limit_or_against_its_own_value(
+    figure: Figure, rounds: list[Round], is_met: bool
+) -> None:
+    assert figure.is_met(rounds) is is_met
+
+
+def test_one_odd_round_decides_nothing() -> None:
+    assert FAST.is_met(measured((9, 10), (1, 10), (9, 10)))
+
+
+def test_rounds_are_compared_one_by_one_and_not_on_average() -> None:
+    busy_and_idle = measured((1, 1), (10, 10), (100, 100))
+    assert FAST.judged(busy_and_idle) == 1
+
+
+def test_a_figure_falls_below_half_of_what_is_wanted() -> None:
+    assert not FAST.has_fallen(measured((4, 10)))
+    assert FAST.has_fallen(measured((3.9, 10)))
+    assert not SOON.has_fallen(measured((3, 1)))
+    assert SOON.has_fallen(measured((3.1, 1)))
+
+
+def test_a_fall_by_the_clock_alone_is_the_machines() -> None:
+    assert not FAST.has_fallen(measured((1, 10), cpu=(20, 10)))
+    assert FAST.has_fallen(measured((1, 10), cpu=(30, 10)))
+    assert not SOON.has_fallen(measured((10, 1), cpu=(30, 10)))
+    assert SOON.has_fallen(measured((10, 1), cpu=(31, 10)))
+
+
+def test_no_fall_is_told_on_a_machine_too_busy_for_the_limit_itself() -> None:
+    figure = SHORT._replace(limit_on_idle=20)
+    assert figure.has_fallen(measured((101, 20)))
+    assert not figure.has_fallen(measured((101, 21)))
+
+
+def test_the_report_can_be_made_again_from_its_raw_numbers(tmp_path: Path) -> None:
+    found = Report({"Python": "3.11"}, Sizes().numbers(), {"rebuild": measured((6, 10), (7, 10))})
+    report.save(found, tmp_path)
+    assert report.load(tmp_path) == found
+    report.write(report.load(tmp_path), tmp_path)
+    text = (tmp_path / report.TEXT).read_text()
+    assert "| 6 / **6.5** / 7 events/s | 10 / **10** / 10 events/s | 0.6 / **0.65** / 0.7 |" in text
+    assert "at least 0.6 | yes |" in text
+
+
+def test_what_grows_ends_at_the_size_of_the_table() -> None:
+    assert Sizes().steps(1000) == [125, 250, 500, 1000]
+    assert Sizes(grows=False).steps(1000) == [1000]
+
+
+def test_a_companys_jobs_may_use_every_agent_until_it_is_shared_with_nobody() -> None:
+    company = Company(1, 4)
+    projection = Projection(1, Policy(4, 30, 1000))
+    messages = [*company.base(), company.started(7)]
+    assert [projection.apply(record(m, 1, n, 0)) for n, m in enumerate(messages)] == [None] * len(
+        messages
+    )
+    view = projection.view(build.digest(token(7)), 0)
+    assert view.status == 200
+    assert view.body.count(b'"default_namespace":"default"') == 7
+    assert 1000 < len(view.body) < 1400
+    projection.apply(record(company.configured(0, ""), 1, 1000, 0))
+    assert projection.view(view.digest, 0).body.count(b'"default_namespace"') == 6
