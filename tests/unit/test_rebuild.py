@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from projector import outbox, partition_state, views
+from projector import outbox, owner, partition_state, views
+from projector.delivery import HistoryLostError
 from projector.environment.connections import Server
 from projector.events import Topic
 from projector.facts import Facts
@@ -195,6 +196,19 @@ async def test_letters_that_were_sent_are_not_sent_again(setup: Setup) -> None:
     assert len(setup.kafka.letters) == 1
 
 
+async def test_letters_that_the_owner_sent_while_it_was_read_are_not_sent_again(
+    setup: Setup,
+) -> None:
+    await owned(setup)
+    facts = await rebuilt(setup)
+    setup.kafka.add(b"{")
+    await setup.redis.hdel(views.partition_key(PARTITION), "stamp_epoch")
+    async with setup.owning("worker"):
+        await until(lambda: setup.kafka.letters)
+    await rebuild.serve(successor(setup, facts), setup.redis)
+    assert len(setup.kafka.letters) == 1
+
+
 async def test_letters_of_after_the_checkpoint_are_sent_once(setup: Setup) -> None:
     await owned(setup)
     facts = await rebuilt(setup)
@@ -280,6 +294,17 @@ async def test_a_recreated_topic_is_rebuilt_from_what_it_has(setup: Setup) -> No
     assert await setup.agents() == [6, 8]
     async with setup.owning("worker"):
         assert await setup.agents() == [6, 8]
+
+
+async def test_a_topic_that_is_recreated_while_it_is_rebuilt_ends_the_command(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, "HISTORY_PAUSE_S", 0.0)
+    await owned(setup)
+    facts = await rebuilt(setup)
+    setup.kafka.records[Topic.AGENT_CONFIG] = []
+    with pytest.raises(HistoryLostError, match="agent-config was recreated"):
+        await rebuild.serve(successor(setup, facts), setup.redis)
 
 
 # what counts as a change

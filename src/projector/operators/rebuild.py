@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from projector import outbox, partition_state, views
 from projector.dead_letters import DeadLetters
-from projector.delivery import Offsets, RangeReader
+from projector.delivery import HistoryLostError, Offsets, RangeReader
 from projector.errors import SetupError
 from projector.events import Topic
 from projector.facts import AnyFact, Facts
@@ -166,11 +166,23 @@ class Successor(Owner):
         self._rebuilt = rebuilt
         self._redis = redis
         self._stored: dict[bytes, bytes] = {}
+        self._loss: HistoryLostError | None = None
 
     @property
     def source(self) -> RangeReader:
         """Where it reads Kafka."""
         return self._source
+
+    def refuse_loss(self) -> None:
+        """Raise `HistoryLostError` if Kafka lost what the rebuilt facts stand on."""
+        if self._loss:
+            raise self._loss
+
+    def _alarm(self, loss: HistoryLostError) -> None:
+        """A worker waits for somebody who mends it; here somebody waits for this."""
+        super()._alarm(loss)
+        self._loss = loss
+        self.stop()
 
     @property
     def is_serving(self) -> bool:
@@ -269,7 +281,8 @@ def _digest(field: bytes, raw: bytes) -> str | None:
 async def serve(successor: Successor, redis: Redis) -> bool:
     """Let it put the rebuilt facts in place, and serve until a worker claims; whether one did.
 
-    Raises `RedisError` and `KafkaError` where what it needs is away before it serves.
+    Raises `RedisError` and `KafkaError` where what it needs is away before it serves, and
+    `HistoryLostError`.
     """
     serving = asyncio.create_task(successor.run())
     try:
@@ -279,6 +292,7 @@ async def serve(successor: Successor, redis: Redis) -> bool:
         claimed = serving.done()
         successor.stop()
         await serving
+        successor.refuse_loss()
         return claimed
     finally:
         serving.cancel()
