@@ -64,7 +64,7 @@ def accepted_as(event: dict[str, Any]) -> str | None:
 
 
 @given(events())
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_whatever_is_valid_is_taken_by_schema_and_decoder_alike(event: dict[str, Any]) -> None:
     assert is_accepted(event)
     name = ".".join(event["type"].split(".")[-2:])
@@ -75,7 +75,7 @@ def test_whatever_is_valid_is_taken_by_schema_and_decoder_alike(event: dict[str,
 
 
 @given(mutants())
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_the_schema_refuses_what_the_decoder_refuses_and_nothing_else(
     event: dict[str, Any],
 ) -> None:
