@@ -119,17 +119,23 @@ class Owner:
                 tasks.create_task(self._outbox.run()),
                 tasks.create_task(self._meter.publish(self._store)),
             ]
-            while not self._stopping:
-                began = asyncio.get_running_loop().time()
-                try:
-                    await self._own()
-                except RefusedError as refusal:
-                    await self._take_refusal(refusal, began)
-                except HistoryLostError as loss:
-                    self._alarm(loss)
-                    await asyncio.sleep(HISTORY_PAUSE_S)
-                    self._stopping |= await self._is_claimed_by_another()
-            await _end(beside)
+            try:
+                await self._own_until_stopped()
+            finally:
+                # Also after an error: the group itself would cancel them only once.
+                await _end(beside)
+
+    async def _own_until_stopped(self) -> None:
+        while not self._stopping:
+            began = asyncio.get_running_loop().time()
+            try:
+                await self._own()
+            except RefusedError as refusal:
+                await self._take_refusal(refusal, began)
+            except HistoryLostError as loss:
+                self._alarm(loss)
+                await asyncio.sleep(HISTORY_PAUSE_S)
+                self._stopping |= await self._is_claimed_by_another()
 
     def _alarm(self, loss: HistoryLostError) -> None:
         metrics.ALARMS.labels(reason="history lost").inc()

@@ -17,6 +17,11 @@ RULES: Final = {
 }
 
 
+# What a checkpoint and a stamp are made of.
+CHECKPOINT: Final = ("revision", "facts", "stamp", "stamp_epoch", *(f"offset:{t}" for t in Topic))
+NUMBERS: Final = ("epoch", *CHECKPOINT, *RULES)
+
+
 class OtherRulesError(SetupError):
     """The workers compute views by other settings than this command."""
 
@@ -46,11 +51,14 @@ class PartitionState(NamedTuple):
 
     @classmethod
     def decode(cls, fields: Mapping[bytes, bytes]) -> Self | None:
-        """Read the hash's fields, None if there are none; ValueError where one is no number."""
+        """Read the hash's fields, None if there are none; ValueError where one is no number.
+
+        Fields of other versions are left alone.
+        """
         if not fields:
             return None
         held = {name.decode(errors="replace"): value for name, value in fields.items()}
-        numbers = {name: int(value) for name, value in held.items() if name != "owner"}
+        numbers = {name: int(held[name]) for name in NUMBERS if name in held}
         return cls(
             held.get("owner", b"").decode(errors="replace"),
             Version(numbers.get("epoch", 0), numbers.get("revision", 0)),

@@ -13,7 +13,7 @@ from typing import Final
 CLAIM: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local stored = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0')
+local stored = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') or 0
 local epoch = math.max(stored + 1, now, ARGV[2] + 1)
 local text = string.format('%.0f', epoch)
 redis.call('HSET', KEYS[1], 'epoch', text, 'owner', ARGV[1], unpack(ARGV, 3))

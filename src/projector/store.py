@@ -13,6 +13,7 @@ from projector import comparison, metrics, partition_state, scripts, views
 from projector.comparison import Stored, What
 from projector.environment.connections import Server, redis_time
 from projector.events import Topic
+from projector.partition_state import PartitionState
 from projector.projection import View
 from projector.things import Key
 from projector.views import Version
@@ -87,9 +88,19 @@ class Store:
         await agree_on_partitions(self._redis, partitions)
         args: list[Argument] = [self.owner, self._refused_by, *_flat((rules or {}).items())]
         self._epoch = int(await self._claim(keys=[self._hash], args=args))
-        held = await partition_state.read(self._redis, self._partition)
+        held = await self._held()
         self._revision = held.version.revision if held else 0
         return Checkpoint(self._revision, held.offsets if held else {}, (held and held.facts) or 0)
+
+    async def _held(self) -> PartitionState | None:
+        """The partition's state. One that is damaged must not keep every worker from it."""
+        try:
+            return await partition_state.read(self._redis, self._partition)
+        except ValueError as error:
+            log.warning("partition state unreadable, reading everything again",
+                        partition=self._partition, reason=str(error))  # fmt: skip
+            await self._redis.hdel(self._hash, *partition_state.CHECKPOINT)
+            return None
 
     async def is_claimed_by_another(self) -> bool:
         """Whether a newer claim holds the partition; not so if the claim is only gone."""

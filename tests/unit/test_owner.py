@@ -592,6 +592,41 @@ async def test_a_cancellation_that_a_library_loses_keeps_no_owner_from_ending(
         await asked.wait()
 
 
+async def test_an_error_ends_the_owner_even_if_a_cancellation_is_lost(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker must hear of it: no partition stops silently."""
+    answer, asked = setup.kafka.ends, asyncio.Event()
+
+    async def ends(partition: int) -> Offsets:
+        if not asked.is_set():
+            asked.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        return await answer(partition)
+
+    owner = setup.new_owner()
+    running = asyncio.create_task(owner.run())
+    await until(lambda: setup.field("stamp_epoch"))
+    monkeypatch.setattr(setup.kafka, "ends", ends)
+    await asked.wait()
+    monkeypatch.setattr(owner, "_step", lambda: 1 / 0)
+    owner._wake.set()
+    await asyncio.wait({running}, timeout=10)
+    assert running.done()
+    assert isinstance(running.exception(), ExceptionGroup)
+
+
+async def test_a_damaged_partition_hash_is_read_again_from_kafka(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, build.started(9, 7))
+    held = views.partition_key(PARTITION)
+    for name in ("epoch", "revision", "facts", "of-a-later-version"):
+        await setup.redis.hset(held, name, "v")
+    async with setup.owning():
+        assert await setup.agents() == [5]
+        assert await setup.field("of-a-later-version") == b"v"
+
+
 async def test_letters_too_large_for_memory_are_read_again(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
