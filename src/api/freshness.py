@@ -131,7 +131,12 @@ class Freshness:
 
 
 def _stamp(now: float, moment: bytes | None, epoch: bytes | None) -> Stamp | None:
-    """A stamp from the future is none: a failover led to a server whose clock is behind."""
-    if moment is None or epoch is None or int(moment) > now:
+    """A stamp from the future is none: a failover led to a server whose clock is behind.
+
+    One that is no number costs its own partition, and no other.
+    """
+    try:
+        stamp = Stamp(int(moment or b""), int(epoch or b""))
+    except ValueError:
         return None
-    return Stamp(int(moment), int(epoch))
+    return stamp if stamp.moment <= now else None

@@ -217,6 +217,12 @@ def test_the_settings_as_text_show_no_password(
             {"REDIS_URL": "rediss://h:1/0?ssl_check_hostname="},
             ["PROJECTOR_REDIS_URL: must have no options for TLS"],
         ),
+        (
+            {"REDIS_URL": "redis://h:1/0?socket_timeout=60"},
+            ["PROJECTOR_REDIS_URL: must have no op"],
+        ),
+        ({"REDIS_URL": "unix:///run/redis?db=x"}, ["PROJECTOR_REDIS_URL: must have the number"]),
+        ({"REDIS_URL": "REDISS://h:1/0"}, ["PROJECTOR_REDIS_URL: must begin with redis://"]),
     ],
     ids=str,
 )

@@ -300,14 +300,16 @@ async def test_before_the_first_poll_every_token_is_503_and_none_401(world: Worl
 
 
 @pytest.mark.parametrize("field", ["stamp", "stamp_epoch"])
-async def test_a_stamp_that_cannot_be_read_makes_nothing_fresh(world: World, field: str) -> None:
-    """The last good poll just grows old, until there is a better one."""
+async def test_a_stamp_that_cannot_be_read_costs_its_own_partition_alone(
+    world: World, field: str
+) -> None:
     await world.put("known")
-    await world.stamp(0, age=9.9)
-    await world.polled()
+    await world.put("other", partition=1)
+    await world.stamp()
     await world.redis.hset(views.partition_key(0), field, "soon")
-    await asyncio.sleep(0.15)
-    assert "was last known fresh" in reason(await world.ask())
+    await world.polled()
+    assert "is not known to be fresh" in reason(await world.ask())
+    assert (await world.ask("other")).status == 200
     await world.stamp(0)
     await world.polled()
     assert (await world.ask()).status == 200

@@ -15,6 +15,7 @@ from projector.environment.credentials import File, Identity
 from projector.environment.variables import variable
 
 _DATABASE: Final = re.compile(r"/?|/[0-9]{1,9}")
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -89,11 +90,19 @@ class ConnectionSettings(BaseSettings):
             raise ValueError("must have the characters / ? # and @ of a password percent-encoded")
         if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
             raise ValueError("must end with the number of a database, as in redis://host:6379/0")
+        if not url.startswith(f"{parts.scheme}://"):
+            raise ValueError("must begin with redis://, rediss:// or unix://, in lower case")
         if any(name.startswith("ssl") for name in _options(parts)):
             raise ValueError(
                 "must have no options for TLS; certificates are always checked, and "
                 f"{variable('redis_ca_file')} says who may sign them"
             )
+        if unknown := sorted(_options(parts).keys() - {"username", "password", "db"}):
+            raise ValueError(
+                f"must have no option {unknown[0]!r}; username, password and db may be"
+            )
+        if not _NUMBER.fullmatch(_options(parts).get("db", "0")):
+            raise ValueError("must have the number of a database as its db")
         return url
 
     @model_validator(mode="after")
@@ -198,5 +207,5 @@ def _file_problems(settings: ConnectionSettings, server: str) -> Problems:
             yield other, f"is needed with {variable(one)}"
 
 
-def _options(parts: SplitResult) -> set[str]:
-    return {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+def _options(parts: SplitResult) -> dict[str, str]:
+    return dict(parse_qsl(parts.query, keep_blank_values=True))
