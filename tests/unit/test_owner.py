@@ -575,41 +575,41 @@ async def test_a_partition_waits_once_too_many_letters_do(
         await until(lambda: len(setup.kafka.letters) == 5)
 
 
-async def test_a_cancellation_that_a_library_loses_keeps_no_owner_from_ending(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answer, asked = setup.kafka.ends, asyncio.Event()
+class LosingKafka(Kafka):
+    """Loses the first cancellation that meets a question about the ends."""
 
-    async def ends(partition: int) -> Offsets:
-        if not asked.is_set():
-            asked.set()
+    def __init__(self) -> None:
+        super().__init__()
+        self.loses = False
+        self.asked = asyncio.Event()
+
+    async def ends(self, partition: int) -> Offsets:
+        if self.loses and not self.asked.is_set():
+            self.asked.set()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
-        return await answer(partition)
+        return await super().ends(partition)
 
+
+async def test_a_cancellation_that_a_library_loses_keeps_no_owner_from_ending(
+    setup: Setup,
+) -> None:
+    setup.kafka = kafka = LosingKafka()
     async with setup.owning():
-        monkeypatch.setattr(setup.kafka, "ends", ends)
-        await asked.wait()
+        kafka.loses = True
+        await kafka.asked.wait()
 
 
 async def test_an_error_ends_the_owner_even_if_a_cancellation_is_lost(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its worker must hear of it: no partition stops silently."""
-    answer, asked = setup.kafka.ends, asyncio.Event()
-
-    async def ends(partition: int) -> Offsets:
-        if not asked.is_set():
-            asked.set()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
-        return await answer(partition)
-
+    setup.kafka = kafka = LosingKafka()
     owner = setup.new_owner()
     running = asyncio.create_task(owner.run())
     await until(lambda: setup.field("stamp_epoch"))
-    monkeypatch.setattr(setup.kafka, "ends", ends)
-    await asked.wait()
+    kafka.loses = True
+    await kafka.asked.wait()
     monkeypatch.setattr(owner, "_step", lambda: 1 / 0)
     owner._wake.set()
     await asyncio.wait({running}, timeout=10)
