@@ -1,8 +1,11 @@
 """Topics on which the projection would be wrong are refused, by the command and by the worker."""
 
+import json
+
 import pytest
 from aiokafka.admin import NewPartitions, NewTopic
 
+from tests import build
 from tests.integration.deployment import PARTITIONS, Deployment
 
 
@@ -76,6 +79,6 @@ def test_compaction_is_refused(deployment: Deployment) -> None:
 
 
 def test_feed_says_that_topics_are_missing(deployment: Deployment) -> None:
-    refused = deployment.command("feed", "-", stdin="")
+    refused = deployment.command("feed", "-", stdin=json.dumps(build.project(7)))
     assert refused.returncode == 2
     assert "projector topics" in refused.stderr
