@@ -6,7 +6,7 @@ from typing import Any
 import fakeredis
 import pytest
 
-from projector import partition_state, things, views
+from projector import things, views
 from projector.environment.connections import Server
 from projector.events import Topic
 from projector.operators import snapshot
@@ -80,7 +80,7 @@ async def test_what_changes_while_it_is_read_leaves_its_tokens_in_doubt_and_no_o
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     partition = await owned(redis)
-    whole = partition_state.read
+    whole = snapshot._counted
     calls = 0
 
     async def then_the_owner_goes_on(*args: Any) -> Any:
@@ -91,7 +91,7 @@ async def test_what_changes_while_it_is_read_leaves_its_tokens_in_doubt_and_no_o
             await partition.apply(build.member(1, "guest", project_id=7))
         return state
 
-    monkeypatch.setattr(partition_state, "read", then_the_owner_goes_on)
+    monkeypatch.setattr(snapshot, "_counted", then_the_owner_goes_on)
     found = await snapshot.read(redis, 0)
     assert found.in_doubt == {digest("token-9")}
 
@@ -121,6 +121,33 @@ async def test_a_lost_fact_is_noticed(redis: fakeredis.FakeAsyncRedis) -> None:
     await owned(redis)
     await redis.hdel(FACTS, "3/project/7")
     with pytest.raises(SnapshotError, match="3 facts where 4"):
+        await snapshot.read(redis, 0)
+
+
+async def test_a_lost_fact_is_noticed_though_the_owner_goes_on(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """It may be what refuses: a blocked user, a removed membership."""
+    partition = await owned(redis)
+    await redis.hdel(FACTS, "3/member/project:7/user:1/direct")
+    await partition.apply(build.group(4))
+    with pytest.raises(SnapshotError, match="4 facts where 5"):
+        await snapshot.read(redis, 0)
+
+
+async def test_a_checkpoint_that_is_given_up_while_it_is_read_is_refused(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = await owned(redis)
+    counted = snapshot._counted
+
+    async def then_it_is_forgotten(*args: Any) -> Any:
+        found = await counted(*args)
+        await partition.store.forget_checkpoint()
+        return found
+
+    monkeypatch.setattr(snapshot, "_counted", then_it_is_forgotten)
+    with pytest.raises(SnapshotError, match="no checkpoint"):
         await snapshot.read(redis, 0)
 
 

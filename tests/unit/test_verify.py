@@ -57,11 +57,13 @@ class Owned:
         await self.store.write_views(changes.views)
         if checkpoint:
             await self.store.checkpoint(self.next, changes.facts, len(self.projection.facts))
+            await self.store.stamp(build.NOW)
 
     async def rewrite(self) -> None:
         """As a claim or a heal does."""
         await self.store.write_views(self.projection.all_views(build.NOW))
         await self.store.checkpoint(self.next, self.projection.fields(), len(self.projection.facts))
+        await self.store.stamp(build.NOW)
 
 
 @pytest.fixture
@@ -101,6 +103,15 @@ async def repaired(owned: Owned) -> bool:
     differences = (await found(owned)).differences
     outcomes = [await verifier.repair(each) for each in differences]
     return all(outcomes) and not await verifier.again(differences)
+
+
+async def test_nothing_is_compared_between_a_claim_and_its_first_stamp(owned: Owned) -> None:
+    """The former owner's record of a new job looks older than the facts, and is newer."""
+    other = Store(owned.redis, Server(), 0, "other")
+    await other.claim(2, owned.projection._policy.rules)
+    await owned.apply(build.started(10, 123213), checkpoint=False)
+    with pytest.raises(snapshot.SnapshotError, match="does not serve it yet"):
+        await found(owned)
 
 
 async def test_views_that_say_what_the_facts_say_do_not_differ(owned: Owned) -> None:

@@ -117,26 +117,40 @@ async def _verify(
                     rows.append(_unread(partition, error))
                     continue
                 tokens += found.tokens
-                rows += await _rows(verifier, found, repair)
+                rows += await _rows(verifier, found, repair, partition)
                 if found.more:
                     rows.append(_unread(partition, f"{found.more} more tokens seem to differ"))
             if len(wanted) == count and not any("error" in row for row in rows):
                 nobodys = await verifier.unreadable(live.unreadable)
-                rows += await _rows(verifier, Findings(0, nobodys, []), repair)
+                rows += await _rows(verifier, Findings(0, nobodys, []), repair, None)
     return rows, tokens
 
 
-async def _rows(verifier: Verifier, found: Findings, repair: bool) -> list[dict[str, Any]]:
+async def _rows(
+    verifier: Verifier, found: Findings, repair: bool, partition: int | None
+) -> list[dict[str, Any]]:
+    """A row for each difference, also of those whose repair a claim has interrupted."""
     outcomes = dict.fromkeys((each.digest for each in found.differences), FOUND)
-    if repair:
-        for each in found.differences:
-            outcomes[each.digest] = REPAIRED if await verifier.repair(each) else NOT_REPAIRED
-        left = {each.digest for each in await verifier.again(found.differences)}
-        outcomes |= dict.fromkeys(left, NOT_REPAIRED)
-        outcomes |= {digest: REPAIRED for digest in outcomes if digest not in left}
-    rows = [row_of(each, outcomes[each.digest]) for each in found.differences]
+    rows: list[dict[str, Any]] = []
+    if repair and found.differences:
+        try:
+            await _repaired(verifier, found.differences, outcomes)
+        except SnapshotError as error:
+            rows.append(_unread(partition, error))
+    rows += [row_of(each, outcomes[each.digest]) for each in found.differences]
     rows += [row_of(each, NOT_SETTLED) for each in found.unsettled]
     return rows
+
+
+async def _repaired(
+    verifier: Verifier, differences: list[Difference], outcomes: dict[str, str]
+) -> None:
+    """Repair, and write into `outcomes` what a second look says of each."""
+    outcomes |= dict.fromkeys(outcomes, NOT_REPAIRED)
+    for each in differences:
+        await verifier.repair(each)
+    left = {each.digest for each in await verifier.again(differences)}
+    outcomes |= {digest: REPAIRED for digest in outcomes if digest not in left}
 
 
 def row_of(difference: Difference, outcome: str) -> dict[str, Any]:
@@ -160,7 +174,7 @@ def row_of(difference: Difference, outcome: str) -> dict[str, Any]:
     }
 
 
-def _unread(partition: int, reason: object) -> dict[str, Any]:
+def _unread(partition: int | None, reason: object) -> dict[str, Any]:
     return {
         "partition": partition, "job": None, "token_sha256": None, "over_grant": False,
         "outcome": NOT_COMPARED, "error": str(reason),

@@ -7,11 +7,11 @@ snapshot, all others are as of one revision.
 
 import asyncio
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
-from projector import facts, partition_state, things, views
+from projector import facts, things, views
 from projector.environment.connections import redis_time
 from projector.errors import SetupError
 from projector.events import Topic
@@ -32,7 +32,8 @@ class SnapshotError(SetupError):
 class Snapshot(NamedTuple):
     """The facts of a partition as of `state`, at `now` (ms of Redis TIME).
 
-    `in_doubt` are the tokens that facts changed for while they were being read.
+    `state` is from before they were read: the facts are no older. `in_doubt` are the tokens that
+    facts changed for while they were being read.
     """
 
     partition: int
@@ -52,17 +53,16 @@ async def read(redis: Redis, partition: int, reached: Version | None = None) -> 
     stored: dict[bytes, bytes] = {}
     async for field, value in redis.hscan_iter(views.facts_key(partition), count=FIELDS_PER_CALL):
         stored[field] = value
-    after = await state(redis, partition)
+    after = await _counted(redis, partition)
     now = await redis_time(redis)
     if after is None or after.version.epoch != before.version.epoch:
         raise SnapshotError(
             f"partition {partition} was claimed by another worker while it was read; ask again"
         )
+    if not after.has_checkpoint:
+        raise SnapshotError(_unready(partition, after, None))
     if after.version == before.version and len(stored) != before.facts:
-        raise SnapshotError(
-            f"partition {partition} has {len(stored)} facts where {before.facts} were written; "
-            "the next worker that claims it reads everything from Kafka again"
-        )
+        raise SnapshotError(_incomplete(partition, len(stored), before.facts))
     try:
         # Beside the event loop: a hundred thousand facts take about a second.
         known, in_doubt = await asyncio.to_thread(_assembled, stored, before.offsets)
@@ -75,7 +75,7 @@ async def _whole(redis: Redis, partition: int, reached: Version | None) -> Parti
     """The state once its checkpoint is whole and goes as far as `reached`."""
     deadline = asyncio.get_running_loop().time() + PATIENCE_S
     while True:
-        found = await state(redis, partition)
+        found = await _counted(redis, partition)
         if found and found.has_checkpoint and (reached is None or found.version >= reached):
             return found
         if asyncio.get_running_loop().time() > deadline:
@@ -83,10 +83,34 @@ async def _whole(redis: Redis, partition: int, reached: Version | None) -> Parti
         await asyncio.sleep(PAUSE_S)
 
 
+async def _counted(redis: Redis, partition: int) -> PartitionState | None:
+    """The state, once as many facts are there as it says: a lost one may be what refuses."""
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.hgetall(views.partition_key(partition))
+        pipe.hlen(views.facts_key(partition))
+        fields, count = await pipe.execute()
+    found = _decoded(partition, fields)
+    if found and found.has_checkpoint and found.facts != count:
+        raise SnapshotError(_incomplete(partition, count, found.facts))
+    return found
+
+
+def _incomplete(partition: int, count: int, written: int | None) -> str:
+    return (
+        f"partition {partition} has {count} facts where {written} were written; "
+        "the next worker that claims it reads everything from Kafka again"
+    )
+
+
 async def state(redis: Redis, partition: int) -> PartitionState | None:
     """The partition's state, None without a claim; `SnapshotError` where it cannot be read."""
+    fields: dict[Any, Any] = await redis.hgetall(views.partition_key(partition))
+    return _decoded(partition, fields)
+
+
+def _decoded(partition: int, fields: dict[Any, Any]) -> PartitionState | None:
     try:
-        return await partition_state.read(redis, partition)
+        return PartitionState.decode(fields)
     except ValueError as error:
         raise SnapshotError(f"{views.partition_key(partition)} is unreadable: {error}") from None
 

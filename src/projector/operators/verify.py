@@ -13,6 +13,8 @@ whose facts it was computed from, and every record carries the version that wrot
   stays so it is reported as not settled and left alone.
 - Where nothing stood, only a record that an owner wrote and that expired since could have been
   there; the second look, after the repair, finds what outlives its token.
+- Between a claim and its first stamp, the former owner's records look older than the facts though
+  they may be newer: nothing is compared then.
 - After a claim that rewrote everything, a repair under the former epoch could only fill a key that
   was lost since; lookups answer 503 from it, for its epoch is below the stamp's.
 """
@@ -147,12 +149,26 @@ class Verifier:
     async def look(self, partition: int) -> Snapshot:
         """The facts as they are now. Once more, should a claim come in between."""
         try:
-            found = await snapshot.read(self._redis, partition)
+            found = await self._settled(partition)
         except SnapshotError:
             await asyncio.sleep(PAUSE_S)
-            found = await snapshot.read(self._redis, partition)
+            found = await self._settled(partition)
         rules = {"minimum_level": self._level}
         partition_state.refuse_other_rules(partition, found.state, rules)
+        return found
+
+    async def _settled(self, partition: int) -> Snapshot:
+        """The facts under a claim that has stamped.
+
+        Before that the former owner may go on writing views, under a lower epoch and of events
+        that the facts do not have yet: they are newer, and look older.
+        """
+        found = await snapshot.read(self._redis, partition)
+        if found.state.stamp_epoch != found.state.version.epoch:
+            raise SnapshotError(
+                f"a worker has claimed partition {partition} and does not serve it yet; ask again "
+                "when `projector status` calls it fresh"
+            )
         return found
 
     async def compare(self, first: Snapshot, live: Iterable[str], look: Look) -> Findings:
