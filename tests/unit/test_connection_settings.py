@@ -1,12 +1,13 @@
 """Users, passwords and certificates as settings: what is wrong or contradictory is said at once."""
 
 import os
+import ssl
 from pathlib import Path
 
 import pytest
 import trustme
 
-from projector.environment import connections
+from projector.environment import access, connections
 from projector.environment.settings import Settings, SettingsError
 
 SECRET = "hunter2-glcbt"
@@ -255,3 +256,9 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(
     )
     files = {"KAFKA_CERTIFICATE_FILE": pems["certificate"], "KAFKA_KEY_FILE": str(encrypted)}
     assert "unencrypted" in refusal(monkeypatch, TLS | files)
+
+
+def test_a_tls_error_of_python_itself_has_no_reason_and_breaks_nothing() -> None:
+    assert access.tls_reason(ssl.SSLError("the peer went away"), "redis", "PROJECTOR_X") is None
+    untrusted = ssl.SSLCertVerificationError("no certificate")
+    assert "not trusted" in str(access.tls_reason(untrusted, "redis", "PROJECTOR_X"))

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import api.main
 import api.metrics
 import api.ops.main
-from api.ops import access, letters, source
+from api.ops import access, letters, page, source
 from api.ops.page import HEADERS, STATIC
 from projector import views
 from projector.cli import app as cli
@@ -504,3 +504,12 @@ async def test_lookups_are_answered_while_an_explanation_is_computed(
             assert reply.status_code in (200, 503)
         assert not explaining.done()
         assert (await explaining).status_code == 404
+
+
+def test_an_ipv4_client_of_a_dual_stack_socket_is_limited_by_its_own_address() -> None:
+    assert access._network("::ffff:192.0.2.7") == "192.0.2.7"
+    assert access._network("2001:db8::7") == access._network("2001:db8::8")
+
+
+def test_a_number_of_any_size_in_an_entry_is_shown() -> None:
+    assert page._reply(200, {"a": 10**30}).body == b'{"a":1' + 30 * b"0" + b"}"

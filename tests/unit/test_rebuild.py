@@ -7,16 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from projector import outbox, owner, partition_state, views
+from projector import outbox, owner, partition_state, things, views
 from projector.delivery import HistoryLostError
 from projector.environment.connections import Server
 from projector.events import Topic
 from projector.facts import Facts
 from projector.operators import rebuild, verify
-from projector.operators.rebuild import Rebuilt, Successor
+from projector.operators.rebuild import FactChange, Rebuilt, Successor
 from projector.operators.verify import Verifier
 from projector.outbox import Reference
-from projector.projection import Policy
+from projector.projection import Policy, Projection
 from projector.store import Store
 from tests import build
 from tests.build import digest
@@ -334,3 +334,20 @@ def test_what_time_alone_takes_away_is_no_change(
 ) -> None:
     for ours, theirs in [(facts_of(message), facts_of()), (facts_of(), facts_of(message))]:
         assert len([*rebuild.changed_facts(ours, theirs, now, 10**9)]) == changes
+
+
+def test_a_running_job_whose_start_kafka_lost_is_a_loss() -> None:
+    """To go on without it would end its token."""
+    feed, projection = build.Feed(), Projection(PARTITION, Policy(1, 30, 10**9))
+    for message in (build.started(8, 7), build.removed("job", 8), build.started(9, 7)):
+        assert projection.apply(feed(message)) is None
+    beginnings = {Topic.JOB_LIFECYCLE: 3}
+    lost = {
+        key
+        for key, fact in projection.facts.items()
+        if rebuild.is_lost_job(FactChange(key, fact, None), beginnings)
+    }
+    assert lost == {things.job_key("3", 9)}
+    for key, fact in projection.facts.items():
+        assert not rebuild.is_lost_job(FactChange(key, fact, None), {Topic.JOB_LIFECYCLE: 2})
+        assert not rebuild.is_lost_job(FactChange(key, fact, fact), beginnings)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any, Final, Protocol
 
-import orjson
+import msgspec
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -136,7 +136,7 @@ def _reply(status: int, body: object) -> Response:
         headers["www-authenticate"] = 'Bearer realm="operators"'
     if status in (429, 503):
         headers["retry-after"] = "60" if status == 429 else "1"
-    return Response(orjson.dumps(body), status, headers, "application/json")
+    return Response(msgspec.json.encode(body), status, headers, "application/json")
 
 
 def _id(what: str, text: str) -> int:

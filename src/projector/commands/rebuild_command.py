@@ -90,6 +90,12 @@ def rebuild_partitions(
     settings = load_settings()
     options = Options(dry_run, accept_loss)
     counts = run(settings, _rebuild(settings, partition, options, as_json_))
+    if dry_run:
+        said = (
+            f"{counts['tokens']} tokens and all facts compared with the topics: "
+            f"{counts['facts']} facts and {counts['views']} views differ"
+        )
+        typer.echo(said, err=as_json_)
     if dry_run and (counts["facts"] or counts["views"] or counts["losses"]):
         raise typer.Exit(FINDING)
 
@@ -167,6 +173,7 @@ class _Rebuilding:
         self._json = json
         self._rebuilt = Rebuilt(partition, tools.policy, tools.source)
         self._counts: Counter[str] = Counter()
+        self._lost_jobs = 0
 
     async def run(self, losses: list[str], options: Options) -> Counter[str]:
         """Read, compare, put in place; how many facts and views differ, and losses there are."""
@@ -181,10 +188,19 @@ class _Rebuilding:
             await self._read()
             await self._compare()
             if not options.dry_run:
+                self._refuse_lost_jobs(options)
                 await self._replace()
         except HistoryLostError as loss:
             raise LostHistoryError(f"partition {self._partition}: {loss}") from None
         return self._counts
+
+    def _refuse_lost_jobs(self, options: Options) -> None:
+        if self._lost_jobs and not options.accept_loss:
+            raise LostHistoryError(
+                f"partition {self._partition}: job-lifecycle no longer has the start of "
+                f"{self._lost_jobs} jobs that still run; their tokens would end. Does it keep its "
+                "records for 60 days? If that is so, say --accept-loss"
+            )
 
     async def _read(self) -> None:
         ends, told = await rebuild.known(self._tools.source, self._partition, self._state)
@@ -238,6 +254,7 @@ class _Rebuilding:
         for key, change in last.items():
             if key in before and before[key].stored == change.stored:
                 self._counts["facts"] += 1
+                self._lost_jobs += rebuild.is_lost_job(change, self._rebuilt.beginnings)
                 self._say(_fact_row(self._partition, change), _fact_told(self._partition, change))
 
     def _report_views(self, changes: Findings) -> None:

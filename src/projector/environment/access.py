@@ -39,16 +39,18 @@ def tls_reason(error: ssl.SSLError, server: str, address: str) -> str | None:
 
     `server` is `kafka` or `redis`; `address` is the setting with the name that it goes by.
     """
-    reason = error.reason or ""
+    # Those that Python itself raises have neither.
+    reason = getattr(error, "reason", None) or ""
+    said = getattr(error, "verify_message", "")
     match error:
         case ssl.SSLCertVerificationError(verify_code=code) if code in _HOSTNAME_MISMATCH:
             return (
-                f"shows a certificate for another name: {error.verify_message} {address} must name "
+                f"shows a certificate for another name: {said} {address} must name "
                 "it as its certificate does, and so must the address that it advertises itself"
             )
         case ssl.SSLCertVerificationError():
             return (
-                f"shows a certificate that is not trusted: {error.verify_message}. "
+                f"shows a certificate that is not trusted: {said}. "
                 f"Set {variable(f'{server}_ca_file')} to the certificate of whoever signed it"
             )
     if "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:

@@ -57,6 +57,7 @@ class Rebuilt:
     def __init__(self, partition: int, policy: Policy, source: RangeReader) -> None:
         self.partition = partition
         self.projection = Projection(partition, policy)
+        self.beginnings: Offsets = {}
         self.next: Offsets = {}
         self.refused = 0
         self.told: Offsets = {}
@@ -66,7 +67,8 @@ class Rebuilt:
 
     async def begin(self, told: Offsets) -> None:
         """Find the beginnings; raises `KafkaError`."""
-        self.next = await self.source.beginnings(self.partition)
+        self.beginnings = await self.source.beginnings(self.partition)
+        self.next = dict(self.beginnings)
         self.told = told
 
     async def read(self, ends: Mapping[Topic, int], advance: Callable[[int], object]) -> None:
@@ -150,6 +152,14 @@ def _is_spent(fact: AnyFact | None, now: int, retention_ms: int) -> bool:
     if fact.data is None or isinstance(fact.data, EndedToken):
         return forget_at(fact, retention_ms) <= now
     return isinstance(fact.data, Job) and fact.data.expires_at <= now
+
+
+def is_lost_job(change: FactChange, beginnings: Offsets) -> bool:
+    """Whether Kafka no longer has the start of a job that still runs: its token would end."""
+    stored = change.stored
+    is_live = stored is not None and isinstance(stored.data, Job) and not stored.data.finished
+    is_gone = stored is not None and stored.offset < beginnings.get(Topic.JOB_LIFECYCLE, 0)
+    return change.rebuilt is None and is_live and is_gone
 
 
 # putting in place

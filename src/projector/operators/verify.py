@@ -140,7 +140,7 @@ class Verifier:
         """
 
         async def look() -> Snapshot:
-            return await self.look(partition)
+            return await self._settled(partition)
 
         first = await look()
         live.unreadable.difference_update(first.facts.tokens())
@@ -149,10 +149,10 @@ class Verifier:
     async def look(self, partition: int) -> Snapshot:
         """The facts as they are now. Once more, should a claim come in between."""
         try:
-            found = await self._settled(partition)
+            found = await snapshot.read(self._redis, partition)
         except SnapshotError:
             await asyncio.sleep(PAUSE_S)
-            found = await self._settled(partition)
+            found = await snapshot.read(self._redis, partition)
         rules = {"minimum_level": self._level}
         partition_state.refuse_other_rules(partition, found.state, rules)
         return found
@@ -163,7 +163,10 @@ class Verifier:
         Before that the former owner may go on writing views, under a lower epoch and of events
         that the facts do not have yet: they are newer, and look older.
         """
-        found = await snapshot.read(self._redis, partition)
+        found = await self.look(partition)
+        if found.state.stamp_epoch != found.state.version.epoch:
+            await asyncio.sleep(PAUSE_S)
+            found = await self.look(partition)
         if found.state.stamp_epoch != found.state.version.epoch:
             raise SnapshotError(
                 f"a worker has claimed partition {partition} and does not serve it yet; ask again "
@@ -231,7 +234,7 @@ class Verifier:
         record = difference.stored.record
         if record is None or record.partition >= await partitions_of(self._redis):
             return False
-        theirs = await self.look(record.partition)
+        theirs = await self._settled(record.partition)
         return theirs.facts.job_of_token(difference.digest) is not None
 
     async def _write_record(self, difference: Difference) -> bool:
@@ -269,7 +272,7 @@ class Verifier:
             else:
                 by_partition[each.partition].append(each.digest)
         for partition, digests in by_partition.items():
-            look = await self.look(partition)
+            look = await self._settled(partition)
             left += [each async for each in self._differing(look, digests)]
         return left
 
