@@ -166,7 +166,33 @@ def _check_counts(settings: Settings, existing: Mapping[str, int]) -> None:
         )
 
 
+async def refuse_producers_time(settings: Settings) -> None:
+    """Raise `UnusableTopicsError` where producers say when their events were sent.
+
+    A broker that tells no such configuration (the embedded one) is believed.
+    """
+    async with _admin(settings) as admin:
+        async for name, entries in _configurations(admin, settings):
+            if _value(entries, "message.timestamp.type") not in ("", "LogAppendTime"):
+                raise UnusableTopicsError(
+                    f"the topic {name} has its producers' time: what is newer cannot be told. "
+                    "Set message.timestamp.type=LogAppendTime"
+                )
+
+
 async def _check_cleanup(admin: AIOKafkaAdminClient, settings: Settings) -> None:
+    async for name, entries in _configurations(admin, settings):
+        if "compact" in _value(entries, "cleanup.policy"):
+            raise UnusableTopicsError(
+                f"the topic {name} has cleanup.policy=compact: the key is the root namespace, "
+                "so compaction would erase facts. Set cleanup.policy=delete"
+            )
+
+
+async def _configurations(
+    admin: AIOKafkaAdminClient, settings: Settings
+) -> AsyncIterator[tuple[str, list[Any]]]:
+    """The configuration of each of the three topics."""
     resources = [ConfigResource(ConfigResourceType.TOPIC, settings.topic(name)) for name in Topic]
     for response in await admin.describe_configs(resources):
         for code, _message, _type, name, entries in response.resources:
@@ -175,11 +201,7 @@ async def _check_cleanup(admin: AIOKafkaAdminClient, settings: Settings) -> None
                     f"Kafka does not tell the configuration of {name}: {for_code(code).__name__}. "
                     "Grant DescribeConfigs: on a compacted topic the projection would be wrong"
                 )
-            if "compact" in _value(entries, "cleanup.policy"):
-                raise UnusableTopicsError(
-                    f"the topic {name} has cleanup.policy=compact: the key is the root namespace, "
-                    "so compaction would erase facts. Set cleanup.policy=delete"
-                )
+            yield name, entries
 
 
 def _value(entries: list[Any], name: str) -> str:

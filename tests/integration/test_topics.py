@@ -1,10 +1,14 @@
 """Topics on which the projection would be wrong are refused, by the command and by the worker."""
 
+import asyncio
 import json
 
 import pytest
 from aiokafka.admin import NewPartitions, NewTopic
 
+from projector import topics
+from projector.environment.settings import Settings
+from projector.events import Topic
 from tests import build
 from tests.integration.deployment import PARTITIONS, Deployment
 
@@ -82,3 +86,19 @@ def test_feed_says_that_topics_are_missing(deployment: Deployment) -> None:
     refused = deployment.command("feed", "-", stdin=json.dumps(build.project(7)))
     assert refused.returncode == 2
     assert "projector topics" in refused.stderr
+
+
+def test_the_topics_that_the_command_creates_have_the_brokers_time(deployment: Deployment) -> None:
+    """By a producer's clock that is behind, a removal of today is older than the export."""
+    assert deployment.command("topics").returncode == 0
+    settings = Settings(kafka=deployment.kafka, topic_prefix=deployment.prefix)
+    asyncio.run(topics.refuse_producers_time(settings))
+
+
+def test_producers_time_is_refused(deployment: Deployment, kafka: str) -> None:
+    for name in Topic:
+        create(deployment, name, 1, **{"message.timestamp.type": "CreateTime"})
+    create(deployment, "dead-letters", 1)
+    settings = Settings(kafka=kafka, topic_prefix=deployment.prefix)
+    with pytest.raises(topics.UnusableTopicsError, match="producers' time"):
+        asyncio.run(topics.refuse_producers_time(settings))

@@ -164,6 +164,7 @@ async def _audit(
 async def _refuse_unsafe(settings: Settings, redis: Redis, taken: int | None, skew_ms: int) -> None:
     """End the command where nothing tells what is newer than the export."""
     found = await topics.check(settings)
+    await topics.refuse_producers_time(settings)
     partitions = await verify.partitions_of(redis)
     if found[Topic.MEMBERSHIP] != partitions:
         raise topics.ChangedPartitionsError(settings, found[Topic.MEMBERSHIP], partitions)
