@@ -74,7 +74,14 @@ def _options(
 
 @app.command()
 def worker() -> None:
-    """Consume the topics and keep the views in Redis up to date. Run as many as you like."""
+    """Consume the topics and keep the views in Redis up to date. Run as many as you like.
+
+    Exits with 0 when told to stop, with 1 when it cannot go on (start it again), with 2 when a
+    setting or a topic must be mended first.
+
+    \b
+    PROJECTOR_KAFKA=kafka:9092 PROJECTOR_REDIS_URL=redis://redis:6379/0 projector worker
+    """
     from projector import worker as working
 
     settings = load_settings()
@@ -87,7 +94,11 @@ def api(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     workers: Annotated[int, typer.Option(help="Processes; one per core is plenty.", min=1)] = 1,
 ) -> None:
-    """Answer lookups over HTTP. Reads Redis, writes nothing."""
+    """Answer lookups over HTTP. Reads Redis, writes nothing.
+
+    \b
+    projector api --host 0.0.0.0 --workers 4
+    """
     settings = load_settings()
     port = _listening_port(settings, host, port)
     log.info(
@@ -153,7 +164,14 @@ def _serve(application: Any, settings: Settings, host: str, port: int, **more: A
 
 @app.command()
 def topics() -> None:
-    """Create the topics that are missing, and check those that exist."""
+    """Create the topics that are missing, and check those that exist.
+
+    Exits with 0 when all are as they must be, with 2 when one is unusable, with 3 when Kafka
+    cannot be reached.
+
+    \b
+    PROJECTOR_PARTITIONS=64 projector topics
+    """
     settings = load_settings()
     found = run(settings, kafka_topics.create(settings))
     for name, count in found.items():
@@ -204,7 +222,7 @@ def feed(  # noqa: PLR0913  one for each option
     none (then nothing was sent), with 3 when Kafka cannot be reached.
 
     Example of an agent's file: projector feed --agent-config .gitlab/agents/production/config.yaml
-    --agent 5 --name production --project 3 --partitionkey 12
+    --agent 5 --name production --project 123213 --partitionkey 3
     """
     about: dict[str, Any] = {
         "--agent": agent, "--name": name, "--project": project, "--partitionkey": partitionkey,
@@ -232,6 +250,9 @@ def dev(
     """Run everything here: embedded Kafka and Redis (memory only), a worker and the API.
 
     Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others.
+
+    \b
+    projector dev --port 0
     """
     from projector import dev as environment
 
