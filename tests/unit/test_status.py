@@ -221,13 +221,15 @@ async def test_the_texts_of_others_reach_no_terminal_as_they_are(world: World) -
 async def test_a_small_terminal_shows_the_worst_first(world: World) -> None:
     await world.partitions(50)
     for partition in range(50):
-        await world.stamp(partition, 20 if partition == 33 else 0)
-    console = Console(width=150, height=24)
+        await world.stamp(partition, 20 if partition == 33 else 0, owner="vm-8130-a0ae6a80")
+    console = Console(width=80, height=24)
     with console.capture() as capture:
         console.print(table(await world.read(), 24))
     text = capture.get().splitlines()
     assert len(text) <= 24
-    assert "stale" in text[3]
+    assert text[2].startswith("33")
+    assert "stale" in text[2]
+    assert "vm-8130-a0ae6a80" in text[2]
     assert any("and 36 more partitions" in line for line in text)
 
 

@@ -6,6 +6,7 @@ Owners' names come from Redis and were written by anybody: every text leaves thr
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +20,9 @@ HEADER: Final = (
     "partition", "state", "age s", "lag", "facts", "tokens", "events/s", "p99 s", "epoch",
     "revision", "owner",
 )  # fmt: skip
+# What eighty columns have no room for, and what may take several lines there.
+NOT_ON_TERMINAL: Final = ("epoch", "revision")
+FOLDED: Final = ("lag", "owner")
 COLOURS: Final = {
     State.FRESH: "green", State.LATE: "yellow", State.STALE: "red", State.UNCLAIMED: "red",
 }  # fmt: skip
@@ -43,11 +47,13 @@ def table(status: Status, height: int) -> Group:
     shown = status.partitions
     if len(shown) > room:
         shown = sorted(shown, key=lambda p: (p.state is State.FRESH, p.partition))[:room]
-    found = Table(*HEADER)
+    found = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in _on_terminal(HEADER):
+        found.add_column(name, no_wrap=name not in FOLDED, overflow="fold")
     for partition in shown:
-        state, *cells = (Text(cell) for cell in _cells(partition)[1:])
+        number, state, *cells = (Text(cell) for cell in _on_terminal(_cells(partition)))
         state.stylize(COLOURS[partition.state])
-        found.add_row(str(partition.partition), state, *cells)
+        found.add_row(number, state, *cells)
     hidden = len(status.partitions) - len(shown)
     more = [f"and {hidden} more partitions"] if hidden else []
     return Group(found, *(Text(line) for line in [*more, *sentences(status)]))
@@ -100,6 +106,11 @@ def _cells(partition: Partition) -> tuple[str, ...]:
         _number(partition.revision),
         harmless(partition.owner or UNKNOWN),
     )
+
+
+def _on_terminal(cells: Iterable[str]) -> list[str]:
+    named = zip(HEADER, cells, strict=True)
+    return [cell for name, cell in named if name not in NOT_ON_TERMINAL]
 
 
 def _lag(partition: Partition) -> str:
