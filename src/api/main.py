@@ -17,6 +17,7 @@ from api.freshness import Freshness
 from api.lookup import Lookup
 from api.ops import page
 from api.ops.access import TokenAccess
+from api.ops.aside import Kept
 from api.ops.source import ReadAside
 from api.reads import Reads
 from api.requests import parse
@@ -152,11 +153,17 @@ def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRou
         body = {"status": "not ready", "reason": reason, "stale_partitions": stale}
         return JSONResponse(body, 503, NO_STORE)
 
+    async def exposition() -> bytes:
+        metrics.settle()
+        return await asyncio.to_thread(metrics.exposition, freshness)
+
+    # However many ask, lookups keep most of the core.
+    exposed = Kept(exposition, 0.0)
+
     @router.get("/metrics", tags=["health"], response_class=Response)
     async def measured() -> Response:
         """What this API counts and how fresh it sees the partitions, for Prometheus."""
-        metrics.settle()
-        text = await asyncio.to_thread(metrics.exposition, freshness)
+        text = await exposed.get()
         return Response(text, headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -16,6 +16,7 @@ from fakeredis.aioredis import AsyncFakeSocket
 from pydantic import TypeAdapter
 from starlette.types import ASGIApp, Message
 
+from api import metrics
 from api.main import EXAMPLE, PATH, create
 from projector import views
 from projector.environment import connections
@@ -355,3 +356,20 @@ async def test_no_token_is_ever_logged(world: World, caplog: pytest.LogCaptureFi
     await world.http.get(PATH, params={"job_token": TOKEN})
     ours = [record for record in caplog.records if not record.name.startswith("httpx")]
     assert TOKEN not in "".join(record.getMessage() for record in ours)
+
+
+async def test_metrics_are_computed_once_however_many_ask(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They ask for no credential, and share the core with lookups."""
+    expose, computed = metrics.exposition, 0
+
+    def counted(freshness: Any) -> bytes:
+        nonlocal computed
+        computed += 1
+        return expose(freshness)
+
+    monkeypatch.setattr(metrics, "exposition", counted)
+    replies = await asyncio.gather(*(world.http.get("/metrics") for _ in range(20)))
+    assert {reply.status_code for reply in replies} == {200}
+    assert computed == 1
