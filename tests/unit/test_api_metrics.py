@@ -25,6 +25,12 @@ def samples(text: str) -> list[Sample]:
     return [s for family in text_string_to_metric_families(text) for s in family.samples]
 
 
+@pytest.fixture(autouse=True)
+def _computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These ask again at once for what has changed since."""
+    monkeypatch.setattr("api.ops.aside.SHARE", 1e9)
+
+
 async def scraped(http: httpx.AsyncClient) -> dict[str, float]:
     """Every sample by its name and the values of its labels."""
     reply = await http.get("/metrics")
