@@ -85,6 +85,13 @@ def wall_ms(at: float) -> int:
     return int((at + EPOCH) * 1000)
 
 
+def _pairs(history: History) -> Iterator[Pair]:
+    """Each project and user that a job of the root has."""
+    for data in (entry.event["data"] for entry in history.events):
+        if "token_sha256" in data:
+            yield data["project_id"], data["user"]["id"]
+
+
 def _expiries(history: History) -> Iterator[Sent]:
     for entry in history.events:
         if moment := entry.event["data"].get("expires_at"):
@@ -97,7 +104,8 @@ class Expectation:
     def __init__(self, history: History) -> None:
         self._root = history.root
         self._oracle = Oracle({}, wall_ms(history.events[0].sent) if history.events else 0)
-        self.may: defaultdict[Pair, Spans] = defaultdict(Spans)
+        # From the beginning: what ended before a pair's first job may still be answered to it.
+        self.may = {pair: Spans() for pair in _pairs(history)}
         self.serves: defaultdict[Pair, Spans] = defaultdict(Spans)
         self.lives: dict[str, Life] = {}
         now = time.monotonic()
@@ -133,16 +141,13 @@ class Expectation:
                 until = 0.0
             life = Life(change.event, Spans(), change.acked, until)
             self.lives[data["token_sha256"]] = life
-        pair = data["project_id"], data["user"]["id"]
-        if pair not in self.may:
-            self._note_user(pair, change)
 
     def _is_removed(self, project: int) -> bool:
         return self._oracle.things.get(("project", self._root, project), "unknown") is None
 
     def _note_tokens(self, change: Sent) -> None:
         """Alive is what the job's own events say; a removed project is a matter of membership."""
-        now = wall_ms(change.acked)
+        now = wall_ms(change.sent)
         for digest, life in self.lives.items():
             alive = self._is_alive(digest, now)
             life.alive.turn(alive, change)
@@ -156,11 +161,8 @@ class Expectation:
         return current and (root, job) not in self._oracle.finished and expires > now
 
     def _note_users(self, change: Sent) -> None:
-        for pair in self.may:
-            self._note_user(pair, change)
-
-    def _note_user(self, pair: Pair, change: Sent) -> None:
-        self.may[pair].turn(self._may(*pair, wall_ms(change.acked)), change)
+        for pair, spans in self.may.items():
+            spans.turn(self._may(*pair, wall_ms(change.sent)), change)
 
     def _may(self, project: int, user: int, now: int) -> bool:
         oracle = self._oracle

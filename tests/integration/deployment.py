@@ -109,6 +109,17 @@ class Deployment:
         eventually(lambda: self.look_up(token).status == status, what or f"status {status}", 30)
         return self.look_up(token)
 
+    def agents(self, token: str) -> list[int] | None:
+        """The ids of the agents that the token may use right now; None without a list."""
+        answer = self.look_up(token)
+        if answer.status != 200:
+            return None
+        return [agent["id"] for agent in answer.body["allowed_agents"]]
+
+    def until_agents(self, token: str, *agents: int) -> None:
+        """Look the token up until it may use exactly these: topics need not be in step."""
+        eventually(lambda: self.agents(token) == list(agents), f"the agents {agents}", 30)
+
     def administrate(self, work: Callable[[AIOKafkaAdminClient], Awaitable[object]]) -> None:
         """Let `work` do something with Kafka's admin client."""
 

@@ -56,10 +56,6 @@ def refused(deployment: Deployment, *arguments: str, stdin: str = "") -> str:
     return done.stderr
 
 
-def agents(deployment: Deployment) -> list[int]:
-    return [agent["id"] for agent in deployment.look_up("token-9").body["allowed_agents"]]
-
-
 def test_a_refused_event_is_listed_shown_mended_and_replayed(deployment: Deployment) -> None:
     deployment.start_all()
     deployment.feed(*COMPANY)
@@ -68,7 +64,7 @@ def test_a_refused_event_is_listed_shown_mended_and_replayed(deployment: Deploym
     (letter,) = listed(deployment, 1)
     assert (letter["topic"], letter["partition"]) == ("membership", HOME)
     assert "Expected `role` to be one of" in letter["reason"]
-    assert agents(deployment) == []
+    assert deployment.agents("token-9") == []
 
     line, count = deployment.command("dead-letters", "list").stdout.splitlines()
     assert line.split()[0] == letter["id"] == "0:0"
@@ -89,7 +85,7 @@ def test_a_refused_event_is_listed_shown_mended_and_replayed(deployment: Deploym
     said = replay(deployment, "0:0", event=MEMBER)
     assert said.startswith(f"0:0: member.set sent to membership partition {HOME}, offset ")
     assert said.endswith(f"; it ranks at offset {letter['offset']}\n")
-    eventually(lambda: agents(deployment) == [5], "the agent of the project")
+    deployment.until_agents("token-9", 5)
     assert replay(deployment, "0:0", event=MEMBER)
     assert len(listed(deployment, 1)) == 1
 
@@ -109,7 +105,7 @@ def test_a_replay_does_not_overwrite_what_came_later(deployment: Deployment) -> 
         lambda: deployment.look_up("token-9").body.get("user", {}).get("username") == "u1",
         "what was fed after the replay",
     )
-    assert agents(deployment) == []
+    assert deployment.agents("token-9") == []
     assert worker.stop() == 0
     group = json.loads(deployment.redis.hget(f"allowed-agents:facts:{{{HOME}}}", "3/group/12"))
     assert group["data"] == {"parent": 3, "path": "g12"}
@@ -128,11 +124,11 @@ def test_a_misrouted_event_is_replayed_as_a_new_one_if_it_has_a_sequence(
     reason = refused(deployment, "replay", "0:0", "0:1")
     assert reason.startswith("0:0: member.set with partitionkey 3 belongs in membership partition")
     assert "`sequence`" in reason
-    assert agents(deployment) == []
+    assert deployment.agents("token-9") == []
     said = replay(deployment, "0:1")
     assert said.startswith(f"0:1: member.set sent to membership partition {HOME}")
     assert said.endswith("as a new event with sequence 3\n")
-    eventually(lambda: agents(deployment) == [5], "the agent of the project")
+    deployment.until_agents("token-9", 5)
 
 
 def test_a_broadcast_is_replayed_in_its_own_partition_only(deployment: Deployment) -> None:
@@ -165,7 +161,7 @@ def test_binary_events_keep_their_headers_when_they_are_replayed(deployment: Dep
     deployment.until("token-9", 200)
     listed(deployment, 1)
     replay(deployment, "0:0")
-    eventually(lambda: agents(deployment) == [5], "the agent of the project")
+    deployment.until_agents("token-9", 5)
 
 
 def test_no_token_is_shown_and_what_was_redacted_is_not_replayed(deployment: Deployment) -> None:

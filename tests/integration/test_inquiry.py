@@ -8,7 +8,7 @@ from projector.events import KINDS, Topic
 from projector.partitioning import partition_of
 from tests import build
 from tests.integration.deployment import PARTITIONS, Deployment
-from tests.integration.servers import REPOSITORY, eventually
+from tests.integration.servers import REPOSITORY
 
 EXAMPLES = (REPOSITORY / "examples" / "events.ndjson").read_text()
 # The offset of the next event of agent-config in the partition of the namespace 3.
@@ -29,12 +29,7 @@ def test_what_is_explained_is_what_is_served_and_names_the_event_that_made_it_so
 ) -> None:
     deployment.start_all()
     assert deployment.command("feed", "-", stdin=EXAMPLES).returncode == 0
-    eventually(
-        lambda: [a["id"] for a in (deployment.look_up("example-token-9").body or {}).get(
-            "allowed_agents", []
-        )] == [5, 6],
-        "the examples' answer",
-    )  # fmt: skip
+    deployment.until_agents("example-token-9", 5, 6)
 
     may = deployment.command("explain", "9", "6")
     assert (may.returncode, may.stderr) == (0, "")
@@ -50,12 +45,7 @@ def test_what_is_explained_is_what_is_served_and_names_the_event_that_made_it_so
 
     removed = build.removed("agent", 6)
     deployment.feed(build.configured(7, groups=[{"id": 12, "environments": ["review/*"]}]), removed)
-    eventually(
-        lambda: (
-            [a["id"] for a in deployment.look_up("example-token-9").body["allowed_agents"]] == [5]
-        ),
-        "agent 6 removed",
-    )
+    deployment.until_agents("example-token-9", 5)
     gone = asked(deployment.command("explain", "9", "6", "--json"))
     part = gone["explanation"]["agent"]
     assert (gone["agrees"], part["rule"]) == (True, "agent_removed")

@@ -42,8 +42,7 @@ def test_what_it_feeds_is_answered_and_nothing_of_it_is_refused(
     events = (REPOSITORY / "examples" / "events.ndjson").read_text() + json.dumps(last)
     done = feed(deployment, jars, events)
     assert done.returncode == 0, done.stderr
-    answer = deployment.until("example-token-9", 200)
-    assert [agent["id"] for agent in answer.body["allowed_agents"]] == [5, 6]
+    deployment.until_agents("example-token-9", 5, 6)
     for partition in range(PARTITIONS):
         facts = f"allowed-agents:facts:{{{partition}}}"
         for broadcast in ("*/user/1", "*/instance-agent/99"):

@@ -26,11 +26,6 @@ def token_key(token: str) -> str:
     return f"allowed-agents:token:{digest(token)}"
 
 
-def agents(deployment: Deployment, token: str = "token-9") -> list[int]:
-    answer = deployment.look_up(token)
-    return [agent["id"] for agent in (answer.body or {}).get("allowed_agents", [])]
-
-
 def damage(deployment: Deployment, old: bytes, new: bytes, token: str = "token-9") -> None:
     raw = deployment.redis.get(token_key(token))
     assert old in raw
@@ -50,7 +45,7 @@ def rows(deployment: Deployment, *command: str, status: int) -> list[dict[str, A
 def test_drift_is_found_and_repaired(deployment: Deployment) -> None:
     worker = deployment.start_all()
     deployment.feed(*COMPANY)
-    deployment.until("token-9", 200)
+    deployment.until_agents("token-9", 5)
     deployment.until("token-8", 200)
     done = deployment.command("verify")
     assert (done.returncode, done.stdout) == (
@@ -88,7 +83,7 @@ def test_drift_is_found_and_repaired(deployment: Deployment) -> None:
 def test_a_repair_beside_a_running_worker_is_seen_by_lookups(deployment: Deployment) -> None:
     deployment.start_all()
     deployment.feed(*COMPANY)
-    deployment.until("token-9", 200)
+    deployment.until_agents("token-9", 5)
     orphan = deployment.redis.get(token_key("token-9"))
     deployment.redis.set(token_key("orphan"), orphan)
     deployment.redis.delete("allowed-agents:job:9")
@@ -97,7 +92,7 @@ def test_a_repair_beside_a_running_worker_is_seen_by_lookups(deployment: Deploym
     assert [row["differences"] for row in mended] == [["orphan"], ["job key"]]
     assert deployment.look_up("orphan").status == 401
     assert deployment.redis.get("allowed-agents:job:9").decode() == digest("token-9")
-    assert agents(deployment) == [5]
+    assert deployment.agents("token-9") == [5]
 
 
 def test_verify_says_what_is_missing_and_when_redis_is_away(deployment: Deployment) -> None:
@@ -147,8 +142,7 @@ def test_facts_are_made_what_an_export_says_and_not_what_it_no_longer_says(
 ) -> None:
     deployment.start_all()
     deployment.feed(*COMPANY, build.agent(6, 7))
-    deployment.until("token-9", 200)
-    eventually(lambda: agents(deployment) == [5, 6], "both agents")
+    deployment.until_agents("token-9", 5, 6)
     kinds = ["group", "project", "member", "agent"]
     asked = [word for kind in kinds for word in ("--kind", kind)] + ["--clock-skew", "0"]
     taken = ["--taken", moment()]
@@ -175,7 +169,7 @@ def test_facts_are_made_what_an_export_says_and_not_what_it_no_longer_says(
     assert [row["outcome"] for row in fed] == ["fed"] * 3
     eventually(lambda: has_applied(deployment, "3/member/group:3/user:1/direct", "10"), "applied")
     eventually(lambda: has_applied(deployment, "3/project/77", "p77"), "applied")
-    assert agents(deployment) == []
+    assert deployment.agents("token-9") == []
     assert audit(deployment, *export, status=0, options=[*asked, "--taken", moment()]) == []
 
     # An old export, and a revocation that came after it.
@@ -189,7 +183,7 @@ def test_facts_are_made_what_an_export_says_and_not_what_it_no_longer_says(
         lambda: deployment.look_up("token-9").body.get("user", {}).get("username") == "u1",
         "what was fed after the audit",
     )
-    assert agents(deployment) == []
+    assert deployment.agents("token-9") == []
 
 
 def test_audit_says_what_is_wrong_with_the_export_and_what_is_away(deployment: Deployment) -> None:
@@ -259,7 +253,7 @@ def test_a_rebuild_beside_a_running_worker_leaves_no_gap_in_serving(deployment: 
     deployment.start_all()
     deployment.feed(*COMPANY)
     deployment.produce(build.member(1, "developper", group_id=3))
-    deployment.until("token-9", 200)
+    deployment.until_agents("token-9", 5)
     deployment.dead_letters(1)
     assert deployment.command("rebuild", "--dry-run").returncode == 0
     right = deployment.redis.hget(FACTS, MEMBER)
@@ -278,7 +272,7 @@ def test_a_rebuild_beside_a_running_worker_leaves_no_gap_in_serving(deployment: 
         assert (last["what"], last["claimed"]) == ("in place", True)
         assert deployment.redis.hget(FACTS, MEMBER) == right
         deployment.feed(build.event("member.removed", {"user_id": 1, "group_id": 3}))
-        eventually(lambda: agents(deployment) == [], "the revocation")
+        deployment.until_agents("token-9")
     assert answers == [(200, [5]), (200, [])]
     assert owner(deployment) == before
     assert deployment.redis.get("allowed-agents:job:9").decode() == digest("token-9")
@@ -289,7 +283,7 @@ def test_a_rebuild_beside_a_running_worker_leaves_no_gap_in_serving(deployment: 
 def test_a_rebuild_without_a_worker_mends_facts_and_views(deployment: Deployment) -> None:
     worker = deployment.start_all()
     deployment.feed(*COMPANY)
-    deployment.until("token-9", 200)
+    deployment.until_agents("token-9", 5)
     deployment.until("token-8", 200)
     assert worker.stop() == 0
     facts = deployment.redis.hgetall(FACTS)
@@ -304,8 +298,7 @@ def test_a_rebuild_without_a_worker_mends_facts_and_views(deployment: Deployment
     assert deployment.redis.hgetall(FACTS) == facts
     assert b'"id":5' in deployment.redis.get(token_key("token-9"))
     worker.start()
-    deployment.until("token-9", 200)
-    assert agents(deployment) == [5]
+    deployment.until_agents("token-9", 5)
 
 
 def test_rebuild_says_what_is_away(deployment: Deployment) -> None:
@@ -327,7 +320,7 @@ def test_rebuild_says_what_is_away(deployment: Deployment) -> None:
 def test_a_recreated_topic_is_rebuilt_only_if_the_loss_is_accepted(deployment: Deployment) -> None:
     worker = deployment.start_all()
     deployment.feed(*COMPANY)
-    deployment.until("token-9", 200)
+    deployment.until_agents("token-9", 5)
     worker.stop()
     deployment.administrate(lambda admin: admin.delete_topics([f"{deployment.prefix}agent-config"]))
     assert deployment.command("topics").returncode == 0
@@ -341,7 +334,6 @@ def test_a_recreated_topic_is_rebuilt_only_if_the_loss_is_accepted(deployment: D
     assert [row["what"] for row in found if "what" in row] == ["loss", "fact extra"]
     done = rows(deployment, "rebuild", "--accept-loss", "--partition", str(HOME), status=0)
     assert (done[-1]["what"], done[-1]["claimed"]) == ("in place", True)
-    deployment.until("token-9", 200)
-    assert agents(deployment) == []
+    deployment.until_agents("token-9")
     deployment.feed(build.agent(6, 7))
-    eventually(lambda: agents(deployment) == [6], "what was fed after the loss")
+    deployment.until_agents("token-9", 6)

@@ -16,14 +16,13 @@ from tests.integration import servers
 Restart = Callable[[], None]
 
 
-@pytest.mark.parametrize("protocol", ["", "?protocol=3"])
-async def test_a_restarted_server_counts_as_another(tmp_path: Path, protocol: str) -> None:
+async def test_a_restarted_server_counts_as_another(tmp_path: Path) -> None:
     port = free_port()
     valkey = servers.valkey(tmp_path, port)
     with servers.running(valkey):
         servers.eventually(lambda: is_listening(port), "Valkey listening")
         server = Server()
-        url = f"redis://127.0.0.1:{port}/0{protocol}"
+        url = f"redis://127.0.0.1:{port}/0"
         async with connections.redis(Settings(redis_url=url), server) as redis:
             await redis.ping()
             await redis.connection_pool.disconnect()

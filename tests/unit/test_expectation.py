@@ -1,0 +1,54 @@
+"""The judge of the fault suite: a wrong one would find faults that are none, or none at all."""
+
+import time
+
+from tests import build
+from tests.faults.expectation import TOLERANCE_S, Expectation
+from tests.faults.observer import Look
+from tests.faults.traffic import History, Sent
+from tests.faults.world import Event, Token, instant
+
+BOUND_S = 3.0
+TOKEN = Token("secret", 9, "3")
+WORLD = [
+    build.group(3), build.project(7, 3), build.member(1, "developer", group_id=3),
+    build.agent(5, 7), build.user(1),
+]  # fmt: skip
+STARTED = build.started(9, 7, token=TOKEN.secret, expires_at=instant(3600))
+
+
+def history(events: list[Event], start: float, took: float = 0.0) -> History:
+    """The events one after another, a millisecond each, and the last one `took` seconds."""
+    found = History("3")
+    found.events = [Sent(e, start + n / 1000, start + n / 1000) for n, e in enumerate(events)]
+    last = found.events[-1]
+    found.events[-1] = last._replace(acked=last.sent + took)
+    return found
+
+
+def over_grants(events: History, after: float) -> list[str]:
+    """What is wrong with an answer that lists agent 5, so many seconds after the last event."""
+    at = events.events[-1].sent + after
+    return list(Expectation(events).over_grants(Look(TOKEN, at, at, 200, (5,)), BOUND_S))
+
+
+def test_a_user_blocked_before_the_first_job_may_be_answered_for_the_bound_and_no_longer() -> None:
+    """Topics need not be in step: the job may be applied before the user is blocked."""
+    events = history([*WORLD, build.user(1, "blocked"), STARTED], time.monotonic() - 60)
+    assert over_grants(events, 0.1) == []
+    (found,) = over_grants(events, BOUND_S + TOLERANCE_S + 0.1)
+    assert "its user: not allowed since user.set" in found
+
+
+def test_a_membership_that_ended_while_kafka_was_slow_has_counted() -> None:
+    """The worker may have had it long before the producer was told so."""
+    brief = build.member(1, "maintainer", project_id=7, via="share:9", expires_at=instant(-29))
+    nobody = [*WORLD[:2], *WORLD[3:], STARTED, brief]
+    events = history(nobody, time.monotonic() - 30, took=5.0)
+    assert over_grants(events, 0.5) == []
+    assert over_grants(events, 1 + BOUND_S + TOLERANCE_S + 0.5)
+
+
+def test_a_user_who_never_was_a_member_is_an_over_grant() -> None:
+    events = history([*WORLD[:2], *WORLD[3:], STARTED], time.monotonic() - 60)
+    assert over_grants(events, 0.1) == ["job 9 (root 3) got agent 5; its user: was never allowed"]
