@@ -80,11 +80,19 @@ class Freshness:
 
     def age(self, partition: int) -> float | None:
         """Seconds since the partition was last known fresh; None if it never was."""
-        stamp = self.stamp(partition)
-        if stamp is None or self._poll is None:
+        known = self.known(partition)
+        return known[0] if known else None
+
+    def known(self, partition: int) -> tuple[float, int] | None:
+        """The partition's age and the epoch of its stamp; None if it never was fresh."""
+        poll = self._poll
+        if poll is None or partition >= len(poll.stamps):
             return None
-        since_poll = time.monotonic() - self._poll.sent
-        return max(0.0, (self._poll.now - stamp.moment) / 1000 + since_poll)
+        stamp = poll.stamps[partition]
+        if stamp is None:
+            return None
+        age = (poll.now - stamp.moment) / 1000 + (time.monotonic() - poll.sent)
+        return max(0.0, age), stamp.epoch
 
     def stamp(self, partition: int) -> Stamp | None:
         """The partition's stamp."""

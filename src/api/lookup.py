@@ -1,7 +1,10 @@
 """One lookup: from a token to the reply. Fails closed: when in doubt 503, never an old list."""
 
+import asyncio
 import hashlib
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 import orjson
@@ -17,26 +20,37 @@ from projector.views import Record
 
 log = structlog.get_logger()
 
+PATH: Final = "/api/v4/job/allowed_agents"
+
 Headers = list[tuple[bytes, bytes]]
 
-_JSON: Final = (b"content-type", b"application/json")
-_NO_STORE: Final = (b"cache-control", b"no-store")
-_RETRY: Final = (b"retry-after", b"1")
+_HEAD: Final = (
+    b"content-type: application/json\r\ncontent-length: %d\r\ncache-control: no-store\r\n%b"
+)
+_VERSION: Final = b"age: %d\r\nview-version: %d.%d.%d\r\n"
+_RETRY: Final = b"retry-after: 1\r\n"
 
 
 class Reply(NamedTuple):
-    """What goes back over HTTP."""
+    """What goes back over HTTP; `head` is the header lines as they are sent."""
 
     status: int
-    headers: Headers
+    head: bytes
     body: bytes
 
+    @property
+    def headers(self) -> Headers:
+        """The header lines as pairs."""
+        pairs = (line.partition(b": ") for line in self.head.splitlines())
+        return [(name, value) for name, _, value in pairs]
 
-def reply(status: int, body: bytes, *headers: tuple[bytes, bytes]) -> Reply:
+
+def reply(status: int, body: bytes, more: bytes = b"") -> Reply:
     """A JSON reply that nobody may store."""
-    length = (b"content-length", str(len(body)).encode())
-    return Reply(status, [_JSON, length, _NO_STORE, *headers], body)
+    return Reply(status, _HEAD % (len(body), more), body)
 
+
+Answer = Callable[[Reply], None]
 
 # No credential, malformed, unknown, finished, expired, project removed: one and the same answer.
 UNAUTHORIZED: Final = reply(401, b'{"message":"401 Unauthorized"}')
@@ -64,30 +78,53 @@ class Lookup:
         self._miss_grace = miss_grace
         self._max_waiting = max_waiting
         self._waiting = 0
+        self._proofs: set[asyncio.Task[None]] = set()
 
     async def answer(self, request: LookupRequest) -> Reply:
         """The reply to one request."""
-        if request.token is None:
-            return UNAUTHORIZED
+        result: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.ask(request, partial(_resolve, result))
+        return await result
+
+    def ask(self, request: LookupRequest, answer: Answer) -> None:
+        """Call `answer` with the reply to one request: once, and not before this returns."""
         arrival = time.monotonic()
-        key = views.token_key(hashlib.sha256(request.token).hexdigest())
+        if request.token is None:
+            asked = _Asked("", None, arrival, answer)
+            asyncio.get_running_loop().call_soon(self._answer, asked, UNAUTHORIZED)
+        else:
+            key = views.token_key(hashlib.sha256(request.token).hexdigest())
+            asked = _Asked(key, request.max_age, arrival, answer)
+            self._reads.ask(key, partial(self._found, asked))
+
+    def _found(self, asked: "_Asked", stored: bytes | Exception | None) -> None:
+        """Answer from what is there, or let it be proven that nothing is."""
         try:
-            record = _record(await self._reads.get(key))
+            record = _record(stored)
             if record is None or record.is_provisional:
-                record = await self._proven(key, arrival, record)
-            return UNAUTHORIZED if record is None else self._from_record(record, request)
-        except (RedisError, OSError):
-            return unavailable("Redis is not reachable")
-        except UnprovenError as error:
-            return unavailable(str(error))
-        except OverloadedError:
-            return unavailable("too many lookups are waiting")
-        except ValueError:
-            return unavailable("the stored view cannot be read")
-        except Exception as error:
-            # Its text may hold anything, so only its type is logged.
-            log.error("a lookup failed", error=type(error).__name__)  # noqa: TRY400
-            return unavailable("internal error")
+                self._prove(asked, record)
+                return
+            reply = self._from_record(record, asked.max_age)
+        except Exception as error:  # whatever it is, somebody waits
+            reply = _refusal(error)
+        self._answer(asked, reply)
+
+    def _prove(self, asked: "_Asked", first: Record | None) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer_proven(asked, first))
+        self._proofs.add(task)
+        task.add_done_callback(self._proofs.discard)
+
+    async def _answer_proven(self, asked: "_Asked", first: Record | None) -> None:
+        try:
+            record = await self._proven(asked.key, asked.arrival, first)
+            reply = UNAUTHORIZED if record is None else self._from_record(record, asked.max_age)
+        except Exception as error:  # whatever it is, somebody waits
+            reply = _refusal(error)
+        self._answer(asked, reply)
+
+    def _answer(self, asked: "_Asked", reply: Reply) -> None:
+        metrics.looked_up(reply.status, time.monotonic() - asked.arrival)
+        asked.answer(reply)
 
     async def _proven(self, key: str, arrival: float, first: Record | None) -> Record | None:
         """What stands there once no event from before `arrival` can change it any more.
@@ -130,22 +167,35 @@ class Lookup:
                 raise UnprovenError("the token may be valid: events about it may be on their way")
             await self._freshness.next_poll(left)
 
-    def _from_record(self, record: Record, request: LookupRequest) -> Reply:
-        age, stamp = self._freshness.age(record.partition), self._freshness.stamp(record.partition)
-        if age is None or stamp is None:
-            return unavailable(f"partition {record.partition} is not known to be fresh yet")
-        bound = min(self._max_staleness, request.max_age or self._max_staleness)
+    def _from_record(self, record: Record, max_age: int | None) -> Reply:
+        partition = record.partition
+        known = self._freshness.known(partition)
+        if known is None:
+            return unavailable(f"partition {partition} is not known to be fresh yet")
+        age, epoch = known
+        bound = min(self._max_staleness, max_age or self._max_staleness)
         if age > bound:
             return unavailable(
-                f"partition {record.partition} was last known fresh {age:.1f} s ago; "
+                f"partition {partition} was last known fresh {age:.1f} s ago; "
                 f"the bound is {bound:g} s"
             )
-        if record.version.epoch < stamp.epoch:
-            return unavailable(f"the view is older than the claim of partition {record.partition}")
+        if record.version.epoch < epoch:
+            return unavailable(f"the view is older than the claim of partition {partition}")
         return _sent(record, age)
 
 
-def _record(stored: bytes | None) -> Record | None:
+class _Asked(NamedTuple):
+    """A lookup under way: where its view is, what it asks for, since when, whom to tell."""
+
+    key: str
+    max_age: int | None
+    arrival: float
+    answer: Answer
+
+
+def _record(stored: bytes | Exception | None) -> Record | None:
+    if isinstance(stored, Exception):
+        raise stored
     return None if stored is None else Record.decode(stored)
 
 
@@ -153,6 +203,26 @@ def _sent(record: Record, age: float) -> Reply:
     if record.status == 401:
         return UNAUTHORIZED
     epoch, revision = record.version
-    version = (b"view-version", b"%d.%d.%d" % (record.partition, epoch, revision))
-    headers = [(b"age", b"%d" % age), version]
-    return reply(record.status, record.body, *headers, *([_RETRY] if record.status == 503 else []))
+    head = _VERSION % (age, record.partition, epoch, revision)
+    return reply(record.status, record.body, head + _RETRY if record.status == 503 else head)
+
+
+def _refusal(error: Exception) -> Reply:
+    """Why there is no answer."""
+    match error:
+        case UnprovenError():
+            return unavailable(str(error))
+        case OverloadedError():
+            return unavailable("too many lookups are waiting")
+        case RedisError() | OSError():
+            return unavailable("Redis is not reachable")
+        case ValueError():
+            return unavailable("the stored view cannot be read")
+    # Its text may hold anything, so only its type is logged.
+    log.error("a lookup failed", error=type(error).__name__)
+    return unavailable("internal error")
+
+
+def _resolve(result: asyncio.Future[Reply], reply: Reply) -> None:
+    if not result.done():
+        result.set_result(reply)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import Any, Final
@@ -14,7 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import metrics
 from api.freshness import Freshness
-from api.lookup import Lookup
+from api.lookup import PATH, Lookup
+from api.mget import Mget
 from api.ops import page
 from api.ops.access import TokenAccess
 from api.ops.aside import Kept
@@ -25,8 +25,6 @@ from projector import log, tracing
 from projector.environment import connections
 from projector.environment.settings import Settings
 from projector.views import AllowedAgents, Refusal
-
-PATH: Final = "/api/v4/job/allowed_agents"
 
 EXAMPLE: Final[AllowedAgents] = {
     "allowed_agents": [{"id": 5, "config_project": {"id": 3}, "configuration": {}}],
@@ -64,9 +62,7 @@ class LookupFirst:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "GET":
-            began = time.perf_counter()
             reply = await self._lookup.answer(parse(scope["headers"], scope["query_string"]))
-            metrics.looked_up(reply.status, time.perf_counter() - began)
             await send(
                 {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
             )
@@ -83,7 +79,7 @@ def create() -> ASGIApp:
     redis = connections.redis(settings)
     freshness = Freshness(redis)
     lookup = Lookup(
-        Reads(redis),
+        Reads(Mget(redis)),
         freshness,
         max_staleness=settings.max_staleness,
         miss_grace=settings.miss_grace,

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 Headers = Sequence[tuple[bytes, bytes]]
 
 MAX_TOKEN_LENGTH: Final = 8192
-_VISIBLE_ASCII: Final = re.compile(rb"[!-~]+")
+VISIBLE_ASCII: Final = bytes(range(0x21, 0x7F))
 _MAX_AGE: Final = re.compile(r"max-age\s*=\s*\"?(\d{1,10})", re.IGNORECASE)
 
 
@@ -24,21 +24,28 @@ def parse(headers: Headers, query: bytes) -> LookupRequest:
 
     GitLab: lib/gitlab/auth/auth_finders.rb; empty ones do not count.
     """
-    fields: dict[bytes, bytes] = {}
-    for name, value in headers:
-        fields.setdefault(name.lower(), value)
+    authorization = job_token = None
+    controls = []
+    for field, value in headers:
+        name = field.lower()
+        if name == b"job-token":
+            job_token = value if job_token is None else job_token
+        elif name == b"authorization":
+            authorization = value if authorization is None else authorization
+        elif name == b"cache-control":
+            controls.append(value)
     token = (
-        _bearer(fields.get(b"authorization", b""))
+        (_bearer(authorization) if authorization else b"")
         or (_parameter(query) if query else b"")
-        or fields.get(b"job-token", b"").strip()
+        or (job_token.strip() if job_token else b"")
     )
-    control = b",".join(value for name, value in headers if name.lower() == b"cache-control")
-    return LookupRequest(token if is_well_formed(token) else None, _max_age(control))
+    max_age = _max_age(b",".join(controls)) if controls else None
+    return LookupRequest(token if is_well_formed(token) else None, max_age)
 
 
 def is_well_formed(token: bytes) -> bool:
     """Whether the token is 1 to 8192 visible ASCII characters, whatever its prefix."""
-    return len(token) <= MAX_TOKEN_LENGTH and _VISIBLE_ASCII.fullmatch(token) is not None
+    return 0 < len(token) <= MAX_TOKEN_LENGTH and not token.translate(None, VISIBLE_ASCII)
 
 
 def _bearer(authorization: bytes) -> bytes:

@@ -11,7 +11,7 @@ from prometheus_client.samples import Sample
 
 from api import metrics
 from api.freshness import Freshness
-from api.main import PATH
+from api.lookup import PATH
 from projector import views
 from projector.views import Record, Version
 from tests.build import digest

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 from starlette.types import ASGIApp, Message
 
 from api import metrics
-from api.main import EXAMPLE, PATH, create
+from api.lookup import PATH
+from api.main import EXAMPLE, create
 from projector import views
 from projector.environment import connections
 from projector.views import AllowedAgents, Record, Version
@@ -156,6 +157,7 @@ async def test_a_miss_without_proof_is_503(world: World) -> None:
 
 
 async def test_the_settings_bound_the_age(world: World) -> None:
+    await world.ready(200)
     await world.stamp(1, age=60)
     await world.ready(503)
     reply = await world.http.get(PATH, headers={"Job-Token": TOKEN})

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import api.main
 import api.metrics
 import api.ops.main
+from api.lookup import PATH
 from api.ops import access, letters, page, source
 from api.ops.page import HEADERS, STATIC
 from projector import views
@@ -433,7 +434,7 @@ async def test_the_api_s_lookups_are_counted_by_status(
         before = (await http.get("/ops/data/status", headers=BEARER)).json()["lookups"]
         expected = before | {"401": before["401"] + 3}
         for _ in range(3):
-            assert (await http.get(api.main.PATH)).status_code == 401
+            assert (await http.get(PATH)).status_code == 401
         patience = time.monotonic() + 5
         after = before
         while after != expected and time.monotonic() < patience:
@@ -500,7 +501,7 @@ async def test_lookups_are_answered_while_an_explanation_is_computed(
         explaining = asyncio.create_task(http.get("/ops/data/jobs/9", headers=BEARER))
         await blocked.wait()
         for _ in range(20):
-            reply = await http.get(api.main.PATH, headers={"Job-Token": "job-token"})
+            reply = await http.get(PATH, headers={"Job-Token": "job-token"})
             assert reply.status_code in (200, 503)
         assert not explaining.done()
         assert (await explaining).status_code == 404

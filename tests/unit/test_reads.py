@@ -1,10 +1,9 @@
-"""Gets that arrive while others are under way share one MGET, and nobody waits in vain."""
+"""Gets that arrive while others are under way share one call, and nobody waits in vain."""
 
 import asyncio
-from typing import cast
+from collections.abc import Sequence
 
 import pytest
-from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as LostConnectionError
 
 from api import reads
@@ -14,14 +13,14 @@ PATIENCE_S = 2.0
 
 
 class Server:
-    """Answers each MGET once `release` lets it; the value of key `k` is `K`."""
+    """Answers each call once `release` lets it; the value of key `k` is `K`."""
 
     def __init__(self) -> None:
-        self.asked: list[list[str]] = []
+        self.asked: list[Sequence[str]] = []
         self.error: Exception | None = None
         self._open = asyncio.Event()
 
-    async def mget(self, keys: list[str]) -> list[bytes | None]:
+    async def __call__(self, keys: Sequence[str]) -> list[bytes | None]:
         self.asked.append(keys)
         await self._open.wait()
         if self.error:
@@ -54,7 +53,7 @@ def server() -> Server:
 
 @pytest.fixture
 def some(server: Server) -> Reads:
-    return Reads(cast(Redis, server))
+    return Reads(server)
 
 
 async def occupy(some: Reads) -> list[asyncio.Task[bytes | None]]:
@@ -76,7 +75,7 @@ async def test_a_get_that_finds_nothing_in_flight_leaves_at_once(
     assert await ended(tasks) == [b"A"]
 
 
-async def test_gets_that_arrive_while_others_are_in_flight_share_one_mget(
+async def test_gets_that_arrive_while_others_are_in_flight_share_one_call(
     some: Reads, server: Server
 ) -> None:
     first = await occupy(some)
@@ -90,7 +89,7 @@ async def test_gets_that_arrive_while_others_are_in_flight_share_one_mget(
 
 
 async def test_a_batch_has_a_largest_size(some: Reads, server: Server) -> None:
-    """One huge MGET would hold up the server for everybody."""
+    """One huge call would hold up the server for everybody."""
     await occupy(some)
     later = getting(some, [f"k{i}" for i in range(2 * MAX_BATCH + 1)])
     await settle()
@@ -160,3 +159,27 @@ async def test_beyond_the_bound_a_get_is_refused_and_later_ones_work(
     assert await ended(queued) == [b"A", b"B"]
     await ended(in_flight)
     assert await some.get("c") == b"C"
+
+
+async def test_a_batch_that_takes_too_long_is_given_up_and_the_next_one_read(
+    some: Reads, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reads, "WATCH_INTERVAL_S", 0.01)
+    monkeypatch.setattr(reads, "TIMEOUT_S", 0.05)
+    late = await occupy(some)
+    assert [type(answer) for answer in await ended(late)] == [TimeoutError] * MAX_BATCHES
+    server.release()
+    assert await ended(getting(some, ["a"])) == [b"A"]
+
+
+async def test_one_that_fails_to_take_its_value_hurts_nobody(some: Reads, server: Server) -> None:
+    def careless(_: object) -> None:
+        raise RuntimeError("broken")
+
+    told: list[object] = []
+    for key, tell in (("a", told.append), ("b", careless), ("c", told.append)):
+        some.ask(key, tell)
+    server.release()
+    await settle()
+    assert server.asked == [["a", "b", "c"]]
+    assert told == [b"A", b"C"]
