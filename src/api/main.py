@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api import metrics
 from api.freshness import Freshness
 from api.lookup import PATH, Lookup
+from api.lookup_protocol import LOOKUP
 from api.mget import Mget
 from api.ops import page
 from api.ops.access import TokenAccess
@@ -55,7 +56,7 @@ SECURITY_SCHEMES: Final = {
 class LookupFirst:
     """Answers lookups before FastAPI's router, which would cost half the speed."""
 
-    def __init__(self, app: FastAPI, lookup: Lookup) -> None:
+    def __init__(self, app: ASGIApp, lookup: Lookup) -> None:
         self._app = app
         self._lookup = lookup
 
@@ -89,10 +90,11 @@ def create() -> ASGIApp:
     operators = ReadAside(settings, metrics.lookups)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         polling = asyncio.create_task(freshness.run(settings.redis_place))
         settling = asyncio.create_task(metrics.keep_settled())
-        yield
+        # Spans are begun on the ASGI way.
+        yield {} if tracing.is_wanted() else {LOOKUP: lookup}
         settling.cancel()
         # Once is not enough: libraries lose cancellations now and then.
         while not polling.done():

@@ -154,7 +154,7 @@ def _serve(application: Any, settings: Settings, host: str, port: int, **more: A
 
     uvicorn.run(
         application, host=host, port=port,
-        http="api.protocol:BoundedHttpToolsProtocol", ws="none",
+        http="api.lookup_protocol:LookupProtocol", ws="none",
         limit_concurrency=settings.max_connections,
         # Its warnings are one a malformed request: whoever sends those must not fill the log.
         log_level="error",

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message
 
 from api import metrics
 from api.lookup import PATH
+from api.lookup_protocol import LOOKUP
 from api.main import EXAMPLE, create
 from projector import views
 from projector.environment import connections
@@ -61,15 +62,16 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def running(app: ASGIApp) -> AsyncIterator[None]:
-    """Start and stop the application as a server does."""
+async def running(app: ASGIApp) -> AsyncIterator[dict[str, Any]]:
+    """Start and stop the application as a server does; the state that it leaves the server."""
     to_app: asyncio.Queue[Message] = asyncio.Queue()
     from_app: asyncio.Queue[Message] = asyncio.Queue()
-    scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+    state: dict[str, Any] = {}
+    scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": state}
     serving = asyncio.ensure_future(app(scope, to_app.get, from_app.put))
     await to_app.put({"type": "lifespan.startup"})
     assert (await from_app.get())["type"] == "lifespan.startup.complete"
-    yield
+    yield state
     await to_app.put({"type": "lifespan.shutdown"})
     assert (await from_app.get())["type"] == "lifespan.shutdown.complete"
     await serving
@@ -239,6 +241,18 @@ async def test_a_server_that_stops_no_longer_polls_redis(world: World) -> None:
             await asyncio.sleep(0.0007 * i)
             assert len(polling()) == 1
         assert polling() == []
+
+
+@pytest.mark.parametrize("traced", [False, True])
+async def test_lookups_are_answered_before_asgi_unless_they_are_traced(
+    world: World, monkeypatch: pytest.MonkeyPatch, traced: bool
+) -> None:
+    """Spans are begun by ASGI."""
+    if traced:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr("projector.tracing.start", lambda service: None)
+    async with running(create()) as state:
+        assert (LOOKUP in state) is not traced
 
 
 # documentation

@@ -1,0 +1,95 @@
+"""Lookups answered between the HTTP parser and the socket: ASGI would cost more than they do.
+
+Whatever is not a plain lookup takes uvicorn's own way to the application, which answers lookups
+alike. While a lookup is under way, it stands where uvicorn keeps its request under way: so uvicorn
+queues the requests behind it, times the pauses, and ends connections, as for any other.
+"""
+
+import asyncio
+from typing import Any, ClassVar, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from api.lookup import PATH, Lookup, Reply
+from api.protocol import BoundedHttpToolsProtocol
+from api.requests import VISIBLE_ASCII, parse
+
+# Under this name the application leaves its `Lookup` in the state of its lifespan.
+LOOKUP: Final = "lookup"
+
+_PATH: Final = PATH.encode()
+_WITH_QUERY: Final = _PATH + b"?"
+# A request that has a body, wants another protocol, or waits for leave to go on.
+_UNUSUAL: Final = frozenset((b"content-length", b"transfer-encoding", b"upgrade", b"expect"))
+_CLOSE: Final = b"connection: close\r\n"
+
+
+class LookupCycle:
+    """What uvicorn's protocol knows of a request under way: its `RequestResponseCycle`."""
+
+    def __init__(self) -> None:
+        self.keep_alive = True
+        self.response_complete = True
+        self.disconnected = False
+        self.more_body = False
+        self.message_event = asyncio.Event()
+
+
+class LookupProtocol(BoundedHttpToolsProtocol):
+    """Answers plain lookups itself; `lookup` in the application's state says how."""
+
+    # The headers that uvicorn adds to every answer, which it makes anew every second.
+    _default_headers: ClassVar[list[tuple[bytes, bytes]]] = []
+    _default_head = b""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lookup: Lookup | None = None if self.root_path else self.app_state.get(LOOKUP)
+        self._looking_up = LookupCycle()
+
+    def on_headers_complete(self) -> None:
+        """A request's headers are complete: it is a lookup, or uvicorn's to handle."""
+        if self._lookup is None or not self._is_plain_lookup():
+            super().on_headers_complete()
+            return
+        self._in_head = False
+        self.cycle = cycle = self._looking_up  # type: ignore[assignment]
+        cycle.response_complete = False
+        cycle.keep_alive = (
+            self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        )
+        self._lookup.ask(parse(self.headers, self.url[len(_WITH_QUERY) :]), self._answer)
+
+    def _is_plain_lookup(self) -> bool:
+        url = self.url
+        return (
+            (url == _PATH or (url.startswith(_WITH_QUERY) and _is_plain(url)))
+            and self.parser.get_method() == b"GET"
+            and self._is_idle
+            and not self.flow.write_paused
+            and _UNUSUAL.isdisjoint([name for name, _ in self.headers])
+        )
+
+    def _answer(self, reply: Reply) -> None:
+        cycle = self._looking_up
+        cycle.response_complete = True
+        if self.transport.is_closing():
+            return
+        end = b"\r\n" if cycle.keep_alive else _CLOSE + b"\r\n"
+        parts = (STATUS_LINE[reply.status], self._defaults(), reply.head, end, reply.body)
+        self.transport.write(b"".join(parts))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _defaults(self) -> bytes:
+        headers = self.server_state.default_headers
+        if headers is not LookupProtocol._default_headers:
+            lines = [name.lower() + b": " + value + b"\r\n" for name, value in headers]
+            LookupProtocol._default_headers = headers
+            LookupProtocol._default_head = b"".join(lines)
+        return LookupProtocol._default_head
+
+
+def _is_plain(url: bytes) -> bool:
+    return b"#" not in url and not url.translate(None, VISIBLE_ASCII)
