@@ -14,13 +14,16 @@ from api.lookup import PATH, Lookup, Reply
 from api.protocol import BoundedHttpToolsProtocol
 from api.requests import VISIBLE_ASCII, parse
 
-# Under this name the application leaves its `Lookup` in the state of its lifespan.
+# What the application leaves in the state of its lifespan: its `Lookup`, and whether it begins
+# spans for requests that carry a trace context.
 LOOKUP: Final = "lookup"
+TRACED: Final = "traced"
 
 _PATH: Final = PATH.encode()
 _WITH_QUERY: Final = _PATH + b"?"
 # A request that has a body, wants another protocol, or waits for leave to go on.
 _UNUSUAL: Final = frozenset((b"content-length", b"transfer-encoding", b"upgrade", b"expect"))
+_UNUSUAL_OR_TRACED: Final = _UNUSUAL | {b"traceparent"}
 _CLOSE: Final = b"connection: close\r\n"
 
 
@@ -45,6 +48,7 @@ class LookupProtocol(BoundedHttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lookup: Lookup | None = None if self.root_path else self.app_state.get(LOOKUP)
+        self._unusual = _UNUSUAL_OR_TRACED if self.app_state.get(TRACED) else _UNUSUAL
         self._looking_up = LookupCycle()
 
     def on_headers_complete(self) -> None:
@@ -67,7 +71,7 @@ class LookupProtocol(BoundedHttpToolsProtocol):
             and self.parser.get_method() == b"GET"
             and self._is_idle
             and not self.flow.write_paused
-            and _UNUSUAL.isdisjoint([name for name, _ in self.headers])
+            and self._unusual.isdisjoint([name for name, _ in self.headers])
         )
 
     def _answer(self, reply: Reply) -> None:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api import metrics
 from api.freshness import Freshness
 from api.lookup import PATH, Lookup
-from api.lookup_protocol import LOOKUP
+from api.lookup_protocol import LOOKUP, TRACED
 from api.mget import Mget
 from api.ops import page
 from api.ops.access import TokenAccess
@@ -93,8 +93,7 @@ def create() -> ASGIApp:
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         polling = asyncio.create_task(freshness.run(settings.redis_place))
         settling = asyncio.create_task(metrics.keep_settled())
-        # Spans are begun on the ASGI way.
-        yield {} if tracing.is_wanted() else {LOOKUP: lookup}
+        yield {LOOKUP: lookup, TRACED: tracing.is_wanted()}
         settling.cancel()
         # Once is not enough: libraries lose cancellations now and then.
         while not polling.done():

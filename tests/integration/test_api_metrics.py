@@ -49,8 +49,15 @@ class Api:
         return [n for n in children if b"spawn_main" in Path(f"/proc/{n}/cmdline").read_bytes()]
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
+# As docs/operations.md has it for those who start uvicorn themselves.
+UVICORN = [
+    "--factory", "api.main:create", "--http", "api.lookup_protocol:LookupProtocol", "--ws", "none",
+    "--limit-concurrency", "1000", "--no-access-log", "--no-server-header", "--log-level", "error",
+]  # fmt: skip
+
+
+@pytest.fixture(params=["projector", "uvicorn"])
+def api(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
     """Two processes that answer, and a Redis with one live token, fresh for an hour."""
     with ExitStack() as stack:
         redis_port, port = free_port(), free_port()
@@ -68,8 +75,12 @@ def api(tmp_path: Path) -> Iterator[Api]:
             "PROJECTOR_MISS_GRACE": "9",
             "TMPDIR": str(tmp_path),
         }
-        command = ["api", "--port", str(port), "--workers", "2"]
-        server = servers.projector(command, tmp_path / "api.log", env)
+        if request.param == "uvicorn":
+            env["PROMETHEUS_MULTIPROC_DIR"] = str(tmp_path / "projector-counts")
+            (tmp_path / "projector-counts").mkdir()
+        command = ["api"] if request.param == "projector" else UVICORN
+        command = [*command, "--port", str(port), "--workers", "2"]
+        server = servers.projector(command, tmp_path / "api.log", env, module=request.param)
         stack.enter_context(servers.running(server))
         servers.eventually(lambda: is_listening(port), f"the API listening: {server.log()}")
         # Each request over a connection of its own: any of the processes may answer.

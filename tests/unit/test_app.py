@@ -17,8 +17,8 @@ from pydantic import TypeAdapter
 from starlette.types import ASGIApp, Message
 
 from api import metrics
-from api.lookup import PATH
-from api.lookup_protocol import LOOKUP
+from api.lookup import PATH, Lookup
+from api.lookup_protocol import LOOKUP, TRACED
 from api.main import EXAMPLE, create
 from projector import views
 from projector.environment import connections
@@ -244,15 +244,15 @@ async def test_a_server_that_stops_no_longer_polls_redis(world: World) -> None:
 
 
 @pytest.mark.parametrize("traced", [False, True])
-async def test_lookups_are_answered_before_asgi_unless_they_are_traced(
+async def test_the_server_is_told_how_to_answer_lookups_before_asgi(
     world: World, monkeypatch: pytest.MonkeyPatch, traced: bool
 ) -> None:
-    """Spans are begun by ASGI."""
     if traced:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr("projector.tracing.start", lambda service: None)
     async with running(create()) as state:
-        assert (LOOKUP in state) is not traced
+        assert isinstance(state[LOOKUP], Lookup)
+        assert state[TRACED] is traced
 
 
 # documentation

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 
 from api.freshness import Freshness, Poll, Stamp
 from api.lookup import PATH, Lookup
-from api.lookup_protocol import LOOKUP, LookupCycle, LookupProtocol
+from api.lookup_protocol import LOOKUP, TRACED, LookupCycle, LookupProtocol
 from api.main import LookupFirst
 from api.reads import Reads
 from projector import views
@@ -224,6 +224,20 @@ async def test_whatever_else_is_asked_goes_by_asgi(request_: bytes) -> None:
     assert by_asgi.by_asgi == direct.by_asgi
 
 
+@pytest.mark.parametrize("traced", [True, False])
+async def test_where_lookups_are_traced_those_with_a_context_go_by_asgi(
+    world: World, wired: LookupProtocol, traced: bool
+) -> None:
+    """Spans are begun there."""
+    wired.app_state[TRACED] = traced
+    wired = LookupProtocol(wired.config, wired.server_state, wired.app_state)
+    wired.connection_made(Wire())
+    for token, context in (("token-200", "traceparent: 00-1-1-01"), ("token-403", "a: b")):
+        wired.data_received(get(token, context))
+        await eventually(lambda: wired.cycle.response_complete)
+    assert world.by_asgi == traced
+
+
 async def test_a_request_may_come_byte_by_byte(world: World, server: Served) -> None:
     async with connected(server) as client:
         for byte in get("token-403", "Cache-Control: no-cache"):
@@ -307,14 +321,17 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
+        self.written_too_late = b""
         self.closing = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
 
     def write(self, data: Any) -> None:
-        assert not self.closing
-        self.written += data
+        if self.closing:
+            self.written_too_late += data
+        else:
+            self.written += data
 
     def is_closing(self) -> bool:
         return self.closing
@@ -362,10 +379,12 @@ async def test_a_client_that_is_gone_gets_no_answer_and_is_not_counted(
     world.open.clear()
     wired.data_received(get(SLOW))
     await eventually(lambda: world.asked)
-    cast(Wire, wired.transport).close()
+    wire = cast(Wire, wired.transport)
+    wire.close()
     wired.connection_lost(None)
     world.open.set()
     await eventually(lambda: wired.cycle.response_complete)
+    assert wire.written_too_late == b""
     assert wired.server_state.total_requests == 0
     assert not wired.timeout_keep_alive_task
 
