@@ -21,6 +21,7 @@ from api.freshness import Freshness, Poll, Stamp
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED, LookupCycle, LookupProtocol
 from api.main import LookupFirst
+from api.protocol import MAX_HEAD_BYTES
 from api.reads import Reads
 from projector import views
 from projector.views import Record, Version
@@ -244,6 +245,14 @@ async def test_a_request_may_come_byte_by_byte(world: World, server: Served) -> 
             client.writer.write(bytes([byte]))
             await asyncio.sleep(0)
         assert (await client.answer()).startswith(b"HTTP/1.1 403 Forbidden\r\ndate: ")
+    assert world.by_asgi == 0
+
+
+async def test_each_of_many_lookups_may_have_large_headers(world: World, server: Served) -> None:
+    async with connected(server) as client:
+        for _ in range(3):
+            client.writer.write(get("token-403", "Filler: " + "x" * (MAX_HEAD_BYTES - 1000)))
+            assert (await client.answer())[9:12] == b"403"
     assert world.by_asgi == 0
 
 

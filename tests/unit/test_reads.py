@@ -98,6 +98,16 @@ async def test_a_batch_has_a_largest_size(some: Reads, server: Server) -> None:
     assert [len(keys) for keys in server.asked[MAX_BATCHES:]] == [MAX_BATCH, MAX_BATCH, 1]
 
 
+async def test_what_is_more_than_a_batch_leaves_in_several_at_once(
+    some: Reads, server: Server
+) -> None:
+    tasks = getting(some, [f"k{i}" for i in range(MAX_BATCHES * MAX_BATCH + 1)])
+    await settle()
+    assert [len(keys) for keys in server.asked] == [MAX_BATCH] * MAX_BATCHES
+    server.release()
+    await ended(tasks)
+
+
 @pytest.mark.parametrize(
     "error", [LostConnectionError("gone"), OSError("gone"), RuntimeError("broken")], ids=repr
 )
