@@ -177,9 +177,10 @@ async def test_a_batch_that_takes_too_long_is_given_up_and_the_next_one_read(
     monkeypatch.setattr(reads, "WATCH_INTERVAL_S", 0.01)
     monkeypatch.setattr(reads, "TIMEOUT_S", 0.05)
     late = await occupy(some)
+    waiting = getting(some, ["a"])
     assert [type(answer) for answer in await ended(late)] == [TimeoutError] * MAX_BATCHES
     server.release()
-    assert await ended(getting(some, ["a"])) == [b"A"]
+    assert await ended(waiting) == [b"A"]
 
 
 async def test_one_that_fails_to_take_its_value_hurts_nobody(some: Reads, server: Server) -> None:
