@@ -79,6 +79,14 @@ class Clients:
         except ConnectionError:
             return b""
 
+    async def until_waiting(self, count: int) -> None:
+        """Until so many tokens wait for their proof: reads that go side by side may overtake."""
+        wanted = f"projector_api_misses_waiting {float(count)}".encode()
+        async with asyncio.timeout(30):
+            request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            while wanted not in await (await self.send(request)).read():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
     async def until(self, wanted: bytes, data: bytes) -> None:
         """Send it again and again until it has this status."""
         async with asyncio.timeout(30):
@@ -119,6 +127,7 @@ async def clients(deployment: Deployment) -> AsyncIterator[Clients]:
 
 async def test_a_flood_of_unknown_tokens_waits_in_a_bounded_room(clients: Clients) -> None:
     waiting = [await clients.send(lookup(f"unknown-{n}")) for n in range(WAITING)]
+    await clients.until_waiting(WAITING)
     await clients.until(b"503", lookup("one-more"))
     assert await clients.status(lookup(KNOWN)) == b"200"
     assert not await answered(waiting)
@@ -130,6 +139,7 @@ async def test_pipelined_requests_wait_for_each_other_and_nobody_for_them(client
     for _ in range(WAITING - 1):
         assert await clients.status(lookup(KNOWN)) == b"200"
     others = [await clients.send(lookup(f"other-{n}")) for n in range(WAITING - 1)]
+    await clients.until_waiting(WAITING)
     await clients.until(b"503", lookup("one-more"))
     # One of them waits, not 500: or there had been no room for the others.
     assert not await answered([reader, *others])
