@@ -112,7 +112,7 @@ def _tell(batch: list[tuple[str, Told]], values: Sequence[Value | Exception]) ->
             tell(value)
         except Exception as error:  # one that fails must not keep the others waiting
             # Its text may hold anything, so only its type is logged.
-            log.error("a read had no use", error=type(error).__name__)  # noqa: TRY400
+            log.error("a lookup failed", error=type(error).__name__)  # noqa: TRY400
 
 
 def _resolve(result: asyncio.Future[Value], value: Value | Exception) -> None:
