@@ -416,10 +416,11 @@ class Facts:
 
     def _index_live(self, key: Key, job: Job) -> None:
         project = _project_of(key, job)
+        if project not in self._jobs_of_project:
+            self._hang([project])
         self._jobs_of_user[job.user].add(key)
         self._jobs_of_project[project].add(key)
         self.live_tokens += 1
-        self._hang([project])
 
     def _unindex_live(self, key: Key, job: Job) -> None:
         project = _project_of(key, job)

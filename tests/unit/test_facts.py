@@ -127,6 +127,12 @@ def test_a_membership_may_come_from_anywhere() -> None:
         assert sorted(facts.membership_keys(scope)) == sorted(
             things.member_key(scope, 1, via) for via in vias
         )
+    for via in vias[1:]:
+        left = {"user_id": 1, "group_id": 3, "via": via}
+        world.take(build.event("member.removed", left, "1"))
+    loaded = Projection(0, Policy(1, 30, RETENTION))
+    build.restore(loaded, world.projection.fields())
+    assert indexes(loaded.facts) == indexes(world.projection.facts)
 
 
 # the cost of an event
