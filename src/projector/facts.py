@@ -169,7 +169,8 @@ class Facts:
             for key, fact in zip(fields, found, strict=True)
             if fact.data is None or fact.data.expires_at is not None
         ]
-        self._members.add(fields.keys() - [key for key, fact in mortal if fact.data is None])
+        gone = [key for key, fact in mortal if fact.data is None]
+        self._members.add(fields.keys() - gone if gone else fields)
         yield from mortal
 
     def settle(self) -> Iterator[None]:
