@@ -205,8 +205,11 @@ async def test_redis_looks_for_the_next_facts_while_some_are_being_used(
     store, hscan = await filled(redis, 2500), redis.hscan
     asked: list[int] = []
 
-    async def noted(name: str, cursor: int, count: int) -> Any:
+    async def send(cursor: int) -> None:
         asked.append(cursor)
+
+    async def noted(name: str, cursor: int, count: int) -> Any:
+        await asyncio.create_task(send(cursor))  # as redis-py does
         return await hscan(name, cursor, count=count)
 
     monkeypatch.setattr(redis, "hscan", noted)
