@@ -120,8 +120,8 @@ class Store:
                 cursor, fields = await asked
                 self._refuse_changed_server()
                 asked = self._ask_for_facts(cursor) if cursor else None
-                # Else the question would leave only when the part has been used. Twice, for redis-py
-                # sends in a task of its own where sending must end in time (Python 3.11).
+                # Or the question would leave only when the part has been used. Twice, for on Python
+                # 3.11 redis-py sends in a task of its own where sending must end in time.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
                 yield dict(zip(map(_key, fields), fields.values(), strict=True))
