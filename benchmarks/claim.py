@@ -21,7 +21,7 @@ from benchmarks.sizes import Sizes
 from projector import facts, things, views
 from projector.environment import connections
 from projector.environment.settings import Settings
-from projector.facts import Fact
+from projector.facts import AnyFact, Fact
 from projector.projection import Policy, Projection
 from projector.store import Store
 from projector.things import Key, Member
@@ -29,6 +29,8 @@ from projector.things import Key, Member
 FACTS_PER_JOB: Final = 100
 FIELDS_PER_CHECKPOINT: Final = 50_000
 DEVELOPER: Final = 30
+# Every event has an offset and a moment of its own, as they would.
+BEGAN_MS: Final = 1_790_000_000_000
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
@@ -107,6 +109,6 @@ def _fields(number: int) -> Iterator[tuple[Key, bytes]]:
     for job in range(1, jobs + 1):
         yield things.job_key(root, job), facts.encode(Fact(0, 0, data=company.job(job)))
     scope = things.group_key(root, company.root)
-    member = facts.encode(Fact(0, 0, data=Member(DEVELOPER)))
     for user in range(number - jobs - len(base)):
-        yield things.member_key(scope, 10_000_000 + user, "direct"), member
+        fact: AnyFact = Fact(len(base) + user, BEGAN_MS + user, data=Member(DEVELOPER))
+        yield things.member_key(scope, 10_000_000 + user, "direct"), facts.encode(fact)

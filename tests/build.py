@@ -1,11 +1,15 @@
-"""Builds events and records for tests: short to write, whole on the wire."""
+"""Builds events, records and projections for tests: short to write, whole on the wire."""
 
 import hashlib
 import json
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from projector.events import KINDS, Record, Topic
+from projector.projection import Projection
 from projector.redaction import Headers
+from projector.things import Key
 
 ROOT = "3"
 NOW = 1_800_000_000_000  # 2027-01-15T08:00:00Z
@@ -113,3 +117,9 @@ class Feed:
         offset = self._next[topic]
         self._next[topic] += 1
         return record(message, offset, timestamp=timestamp)
+
+
+def restore(projection: Projection, *parts: Mapping[Key, bytes]) -> None:
+    """Let it take over a checkpoint, as an owner does."""
+    for _ in chain(*map(projection.load, parts), projection.settle()):
+        pass

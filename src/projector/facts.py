@@ -1,15 +1,16 @@
 """The latest of everything in one partition, and which tokens a change to it touches."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
 
 from projector import grants, things
 from projector.grants import Grant
+from projector.memberships import Memberships
 from projector.things import (
     Agent,
     Configuration,
@@ -37,12 +38,15 @@ Scope = Group | Project
 NEVER: Final = -1
 
 
-class Fact(Struct, Generic[T], frozen=True, omit_defaults=True):
+class Fact(Struct, Generic[T], frozen=True, omit_defaults=True, gc=False):
     """The newest accepted state of one thing: where in Kafka it stood, and the data.
 
     Without data the thing was removed; it is kept for a while so that a late event cannot bring
     it back. `timestamp` is the record's, in milliseconds. `offset` is where the event ranks: its
     record's, or its original's if it was replayed.
+
+    Like all things it is none of the garbage collector's business: data that came as JSON runs in
+    no circle, and to go through millions of them takes seconds.
     """
 
     offset: int
@@ -78,6 +82,9 @@ _DECODERS: Final = {
 }
 
 
+_decode_member: Final = cast(Callable[[bytes], Any], _DECODERS["member"].decode)
+
+
 def encode(fact: AnyFact) -> bytes:
     """The fact as it stands in the checkpoint."""
     return msgspec.json.encode(fact)
@@ -100,8 +107,7 @@ class Facts:
         self.touched: set[str] = set()
         # Of jobs that have started and neither finished nor expired.
         self.live_tokens = 0
-        # The keys of the memberships of each scope (a group's or project's key) and user.
-        self._members: defaultdict[Key, dict[int, set[Key]]] = defaultdict(dict)
+        self._members = Memberships()
         self._agents_of_project: defaultdict[Key, set[int]] = defaultdict(set)
         # The known projects and groups by path, and what agents' configurations grant to each
         # project or group, by its key or its path, and by agent.
@@ -140,6 +146,38 @@ class Facts:
         self._index(key, fact.data)
         self._hang(projects)
         self._touch_dependents(key, fact.data, before)
+
+    def load(self, fields: Mapping[Key, bytes]) -> Iterator[tuple[Key, AnyFact]]:
+        """Take a part of a checkpoint while no view depends on any fact, in steps of one fact.
+
+        Parts may come in any order, and repeat what came before; `settle` must follow the last.
+        Yields those facts that time alone may change.
+        """
+        yield from self._load_members({k: raw for k, raw in fields.items() if things.MEMBER in k})
+        for key in [key for key in fields if things.MEMBER not in key]:
+            if key not in self._facts:
+                fact = self._facts[key] = decode(key, fields[key])
+                self._index(key, fact.data)
+                yield key, fact
+
+    def _load_members(self, fields: Mapping[Key, bytes]) -> Iterator[tuple[Key, AnyFact]]:
+        """Nearly all facts are memberships: these pass through as few lines as may be."""
+        found = list(map(_decode_member, fields.values()))
+        self._facts.update(zip(fields, found, strict=True))
+        mortal = [
+            (key, fact)
+            for key, fact in zip(fields, found, strict=True)
+            if fact.data is None or fact.data.expires_at is not None
+        ]
+        gone = [key for key, fact in mortal if fact.data is None]
+        self._members.add(fields.keys() - gone if gone else fields)
+        yield from mortal
+
+    def settle(self) -> Iterator[None]:
+        """Find all groups above the jobs that were loaded, in steps of one project."""
+        for project in list(self._jobs_of_project):
+            self._hang([project])
+            yield
 
     def is_needed(self, key: Key) -> bool:
         """Whether a view still depends on the thing being removed: a live job's project."""
@@ -212,12 +250,12 @@ class Facts:
 
     def memberships(self, scope: Key, user: int) -> list[tuple[Key, Member]]:
         """The user's memberships in exactly this group or project, with their keys."""
-        keys = self._members.get(scope, {}).get(user, ())
+        keys = self._members.of(scope, user)
         return [(key, cast(Member, self._facts[key].data)) for key in keys]
 
     def membership_keys(self, scope: Key) -> list[Key]:
         """The keys of everybody's memberships in exactly this group or project."""
-        return [key for keys in self._members.get(scope, {}).values() for key in keys]
+        return self._members.within(scope)
 
     def chain(self, root: Root, group: int | None) -> tuple[list[int], bool]:
         """The ids of the group and all above it, nearest first, and whether all are known.
@@ -333,8 +371,7 @@ class Facts:
     def _index(self, key: Key, data: Thing | None) -> None:
         match data:
             case Member():
-                scope, user = things.membership_of(key)
-                self._members[scope].setdefault(user, set()).add(key)
+                self._members.add([key])
             case Group() | Project():
                 self._by_path[things.path_of(key, data.path)].add(key)
             case Agent():
@@ -356,7 +393,7 @@ class Facts:
     def _unindex(self, key: Key, data: Thing | None) -> None:
         match data:
             case Member():
-                self._unindex_member(key)
+                self._members.discard(key)
             case Group() | Project():
                 _discard(self._by_path, things.path_of(key, data.path), key)
             case Agent():
@@ -378,19 +415,13 @@ class Facts:
         if not grants:
             self._grants.pop(target, None)
 
-    def _unindex_member(self, key: Key) -> None:
-        scope, user = things.membership_of(key)
-        users = self._members[scope]
-        _discard(users, user, key)
-        if not users:
-            del self._members[scope]
-
     def _index_live(self, key: Key, job: Job) -> None:
         project = _project_of(key, job)
+        if project not in self._jobs_of_project:
+            self._hang([project])
         self._jobs_of_user[job.user].add(key)
         self._jobs_of_project[project].add(key)
         self.live_tokens += 1
-        self._hang([project])
 
     def _unindex_live(self, key: Key, job: Job) -> None:
         project = _project_of(key, job)

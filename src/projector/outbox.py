@@ -22,6 +22,7 @@ from projector.things import Key
 log = structlog.get_logger()
 
 KIND: Final = "dead-letter"
+_PREFIX: Final = f"*/{KIND}/"
 # Beyond this the partition waits for the topic, and grows stale: nothing may be forgotten.
 MAX_LETTERS: Final = 10_000
 # Records kept in memory; of any more the reference is enough to read them again.
@@ -40,6 +41,11 @@ class Reference(Struct, frozen=True):
     def key(self) -> Key:
         """The letter's field in the checkpoint: `*/dead-letter/membership:41`."""
         return Key(f"*/{KIND}/{self.topic}:{self.offset}")
+
+
+def take_letters(fields: dict[Key, bytes]) -> dict[Key, bytes]:
+    """Take the letters out from among a checkpoint's facts."""
+    return {key: fields.pop(key) for key in [key for key in fields if key.startswith(_PREFIX)]}
 
 
 class Outbox:

@@ -7,6 +7,8 @@ stopped, or by an error of this program, which ends the process.
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import aclosing
 from typing import Final, NamedTuple
 
 import structlog
@@ -24,7 +26,7 @@ from projector.probes import Probes
 from projector.projection import Policy, Projection, View
 from projector.store import Checkpoint, IncompleteCheckpointError, RefusedError, Store
 from projector.sweep import Rounds, tombstone
-from projector.things import Key, kind_of
+from projector.things import Key
 from projector.tracing import EventSpans
 from projector.views import Version
 
@@ -34,6 +36,8 @@ log = structlog.get_logger()
 STALL_S: Final = 2.0
 # The first heal begins at once; one after the other must not take all of Redis' time.
 HEAL_PAUSE_S: Final = 0.5
+# Heartbeats and the owners of other partitions wait no longer, but for a step of some 10 ms more.
+TURN_S: Final = 0.02
 HISTORY_PAUSE_S: Final = 10.0
 HISTORY_ADVICE: Final = (
     "feed everything into new topics under another PROJECTOR_TOPIC_PREFIX with an empty Redis "
@@ -211,14 +215,13 @@ class Owner:
 
     async def _restore(self, checkpoint: Checkpoint) -> None:
         self._forget()
-        facts: list[tuple[Key, bytes]] = []
         letters: dict[Key, bytes] = {}
-        async for key, raw in self._store.load(checkpoint):
-            if kind_of(key) == outbox.KIND:
-                letters[key] = raw
-            else:
-                facts.append((key, raw))
-        self._projection.restore(facts)
+        async with aclosing(self._store.load()) as parts:
+            async for fields in parts:
+                letters |= outbox.take_letters(fields)
+                await _in_turn(self._projection.load(fields))
+        await _in_turn(self._projection.settle())
+        self._store.refuse_incomplete(checkpoint, len(self._projection.facts) + len(letters))
         self._outbox.restore(letters)
 
     def _forget(self) -> None:
@@ -389,6 +392,16 @@ class Owner:
         metrics.DRIFT_REPAIRED.labels(what="orphan").inc(len(orphans))
         log.warning("Redis differed from the facts and was repaired", partition=self.partition,
                     jobs=[view.job for view in drifted], orphans=len(orphans))  # fmt: skip
+
+
+async def _in_turn(steps: Iterator[None]) -> None:
+    """Take the steps, and let others have the loop whenever they took long."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    for _ in steps:
+        if clock() - began > TURN_S:
+            await asyncio.sleep(0)
+            began = clock()
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

@@ -4,7 +4,7 @@ A view is a function of the facts and the time alone, so any worker that holds t
 writes the same views, and repeating a delivery changes nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -12,7 +12,7 @@ import structlog
 
 from projector import cloudevents, rules, things
 from projector.events import BadEvent, Event, GroupSet, Record
-from projector.facts import AnyFact, Facts, decode, encode
+from projector.facts import AnyFact, Facts, encode
 from projector.lateness import refuse_late
 from projector.partitioning import partition_of
 from projector.things import EndedToken, Job, Key
@@ -98,13 +98,18 @@ class Projection:
         self._timers: Timers[Key] = Timers()
         self._changed: set[Key] = set()
 
-    def restore(self, fields: Iterable[tuple[Key, bytes]]) -> None:
-        """Take over a checkpoint's facts; changes no view."""
-        for key, raw in fields:
-            fact = decode(key, raw)
-            self.facts.put(key, fact)
+    def load(self, fields: Mapping[Key, bytes]) -> Iterator[None]:
+        """Take over a part of a checkpoint, in steps between which others may do something else.
+
+        Changes no view. `settle` must follow the last part.
+        """
+        for key, fact in self.facts.load(fields):
             self._timers.set(key, self._next_due(fact))
-        self.facts.touched.clear()
+            yield
+
+    def settle(self) -> Iterator[None]:
+        """Work out what only all parts together tell, in steps as well."""
+        return self.facts.settle()
 
     def apply(self, record: Record) -> str | None:
         """Apply one record.

@@ -3,8 +3,9 @@
 Every write carries the owner's claim, and is refused once a newer claim has overtaken it.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import Final, NamedTuple, TypeVar
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import structlog
 from redis.asyncio import Redis
@@ -30,6 +31,7 @@ INCOMPLETE: Final = -1
 FIRST_EXPIRY: Final = 1
 # Outlasts any change of owners, and does not outlast a partition that nobody owns for long.
 ACTIVITY_KEPT_S: Final = 300
+_key: Final = cast(Callable[[bytes], Key], bytes.decode)
 
 log = structlog.get_logger()
 
@@ -107,18 +109,35 @@ class Store:
         epoch, owner = await self._redis.hmget(self._hash, ["epoch", "owner"])
         return int(epoch or 0) >= self._epoch and owner != self.owner.encode()
 
-    async def load(self, checkpoint: Checkpoint) -> AsyncIterator[tuple[Key, bytes]]:
-        """The checkpoint's facts; `IncompleteCheckpointError` at the end if some are missing."""
-        seen: set[bytes] = set()
-        async for field, value in self._redis.hscan_iter(self._facts, count=FIELDS_PER_CALL):
-            if field not in seen:
-                seen.add(field)
-                yield Key(field.decode()), value
-        if len(seen) != checkpoint.facts:
+    async def load(self) -> AsyncGenerator[dict[Key, bytes], None]:
+        """The checkpoint's facts in parts, which may repeat some; ValueError where one has no name.
+
+        Redis looks for the next part while this one is being used.
+        """
+        asked: asyncio.Task[Any] | None = self._ask_for_facts(0)
+        try:
+            while asked:
+                cursor, fields = await asked
+                self._refuse_changed_server()
+                asked = self._ask_for_facts(cursor) if cursor else None
+                # Or the question would leave only when the part has been used. Twice, for on Python
+                # 3.11 redis-py sends in a task of its own where sending must end in time.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                yield dict(zip(map(_key, fields), fields.values(), strict=True))
+        finally:
+            await _abandon(asked)
+
+    def _ask_for_facts(self, cursor: int) -> asyncio.Task[Any]:
+        found: Any = self._redis.hscan(self._facts, cursor, count=FIELDS_PER_CALL)
+        return asyncio.create_task(found)
+
+    def refuse_incomplete(self, checkpoint: Checkpoint, found: int) -> None:
+        """Raise `IncompleteCheckpointError` if other than `found` facts were written."""
+        if found != checkpoint.facts:
             raise IncompleteCheckpointError(
-                f"{self._facts} has {len(seen)} facts where {checkpoint.facts} were written"
+                f"{self._facts} has {found} facts where {checkpoint.facts} were written"
             )
-        self._refuse_changed_server()
 
     async def forget_checkpoint(self) -> None:
         """Drop a checkpoint that cannot be used; the facts come from Kafka again."""
@@ -234,6 +253,12 @@ async def agree_on_partitions(redis: Redis, expected: int) -> int:
     """Store `expected` where no number of partitions is stored; the number that is stored then."""
     await redis.set(views.PARTITIONS_KEY, expected, nx=True)
     return int(await redis.get(views.PARTITIONS_KEY) or expected)
+
+
+async def _abandon(task: asyncio.Task[Any] | None) -> None:
+    if task:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _token_keys(chunk: list[View]) -> list[str]:

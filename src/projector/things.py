@@ -12,24 +12,27 @@ from projector import events
 from projector.events import Topic
 
 Key = NewType("Key", str)
+# What stands in the keys of memberships, and in no others; the latter before the user's id.
+MEMBER: Final = "/member/"
+USER: Final = "/user:"
 Root = str
 
 
-class Group(Struct, frozen=True):
+class Group(Struct, frozen=True, gc=False):
     """A known group."""
 
     parent: int | None
     path: str
 
 
-class Project(Struct, frozen=True):
+class Project(Struct, frozen=True, gc=False):
     """A known project; `group` is None in a user namespace."""
 
     group: int | None
     path: str
 
 
-class Member(Struct, frozen=True):
+class Member(Struct, frozen=True, gc=False):
     """One membership of a user; `expires_at` in milliseconds, None for never."""
 
     level: int
@@ -40,28 +43,28 @@ class Member(Struct, frozen=True):
         return self.expires_at is None or now < self.expires_at
 
 
-class User(Struct, frozen=True):
+class User(Struct, frozen=True, gc=False):
     """A known user."""
 
     username: str
     state: str
 
 
-class Agent(Struct, frozen=True):
+class Agent(Struct, frozen=True, gc=False):
     """A known cluster agent and its configuration project."""
 
     name: str
     project: int
 
 
-class Configuration(Struct, frozen=True):
+class Configuration(Struct, frozen=True, gc=False):
     """What an agent's configuration file grants, entry by entry, as written."""
 
     projects: list[dict[str, Any]]
     groups: list[dict[str, Any]]
 
 
-class InstanceAgent(Struct, frozen=True):
+class InstanceAgent(Struct, frozen=True, gc=False):
     """An agent shared with the whole instance."""
 
     name: str
@@ -69,7 +72,7 @@ class InstanceAgent(Struct, frozen=True):
     configuration: dict[str, Any]
 
 
-class Job(Struct, frozen=True):
+class Job(Struct, frozen=True, gc=False):
     """A started job, also once it has finished; `expires_at` in milliseconds."""
 
     digest: str
@@ -83,7 +86,7 @@ class Job(Struct, frozen=True):
     finished: bool = False
 
 
-class EndedToken(Struct, frozen=True):
+class EndedToken(Struct, frozen=True, gc=False):
     """A token that a later start of the same job replaced."""
 
     job: int
@@ -198,8 +201,9 @@ def id_of(key: Key) -> int:
 
 def membership_of(key: Key) -> tuple[Key, int]:
     """The scope `12/group/3` and the user 1 of `12/member/group:3/user:1/direct`."""
-    root, _, scope, user, _ = key.split("/", 4)
-    return Key(f"{root}/{scope.replace(':', '/')}"), int(user.removeprefix("user:"))
+    scope, _, user = key.partition(USER)
+    scope = scope.replace(MEMBER, "/", 1).replace(":", "/", 1)
+    return Key(scope), int(user.partition("/")[0])
 
 
 def via_of(key: Key) -> str:

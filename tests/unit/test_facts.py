@@ -1,26 +1,32 @@
 """The indexes: they follow the facts, hold nothing for ever, and keep changes cheap."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from random import Random
 from types import FrameType
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from projector import things
-from projector.facts import Fact, Facts
+from projector.facts import Fact, Facts, decode
 from projector.projection import Policy, Projection
 from projector.things import Key
 from tests import build
 from tests.build import NOW
 from tests.compat.table import Case, Message, load
 from tests.unit.test_projection import RETENTION, World
+from tests.unit.test_projection_properties import BASE, new_projection
+from tests.unit.test_projection_properties import EVENTS as DRAWN
 
 CASES = load()
 
 
 def indexes(facts: Facts) -> dict[str, Any]:
-    return {name: index for name, index in vars(facts).items() if name not in {"_facts", "touched"}}
+    found = {n: index for n, index in vars(facts).items() if n not in {"_facts", "touched"}}
+    return found | {"_members": facts._members._scopes}
 
 
 def world_of(case: Case) -> World:
@@ -61,8 +67,72 @@ def test_the_indexes_are_those_of_the_facts_alone(case: Case) -> None:
     """Whatever happened before: a restored projection has the same."""
     world = world_of(case)
     restored = Projection(0, Policy(1, 30, RETENTION))
-    restored.restore(world.projection.fields().items())
+    build.restore(restored, world.projection.fields())
     assert indexes(restored.facts) == indexes(world.projection.facts)
+
+
+# a checkpoint
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.booleans(), st.lists(DRAWN, max_size=30), st.integers(0, 2**32))
+def test_a_checkpoint_loads_in_any_order_as_if_put_one_by_one(
+    with_base: bool, drawn: list[Message], seed: int
+) -> None:
+    """Also in parts that repeat each other, and after some was forgotten or has expired."""
+    dice, world, feed = Random(seed), new_projection(), build.Feed()
+    for message in (BASE if with_base else []) + drawn:
+        world.apply(feed(message))
+    for now in (NOW, NOW + 10_000, NOW + RETENTION, NOW + 61 * RETENTION):
+        world.advance(now)
+        fields = world.fields()
+        loaded, put = new_projection(), new_projection()
+        build.restore(loaded, *_parts(fields, dice))
+        for key in dice.sample(list(fields), len(fields)):
+            put._put(key, decode(key, fields[key]))
+        assert not loaded.facts.touched
+        _assert_alike(loaded, put)
+        for each in (loaded, put):
+            each.advance(now + 10_000)
+        _assert_alike(loaded, put)
+
+
+def _parts(fields: dict[Key, bytes], dice: Random) -> Iterator[dict[Key, bytes]]:
+    keys = dice.sample(list(fields), len(fields))
+    while keys:
+        size = dice.randint(1, len(keys))
+        again = dice.sample(list(fields), dice.randint(0, 3)) if len(fields) > 3 else []
+        yield {key: fields[key] for key in [*keys[:size], *again]}
+        keys = keys[size:]
+
+
+def _assert_alike(one: Projection, other: Projection) -> None:
+    assert dict(one.facts.items()) == dict(other.facts.items())
+    assert indexes(one.facts) == indexes(other.facts)
+    assert one._timers._due == other._timers._due
+
+
+def test_a_membership_may_come_from_anywhere() -> None:
+    """`via` is any text: also one that looks like the key around it."""
+    vias = ["direct", "x/user:2/y", "/member/", "group:3/user:1/direct"]
+    scope = things.group_key("1", 3)
+    world = World(
+        *(build.member(1, group_id=3, via=via, root="1") for via in vias),
+        build.member(1, project_id=3, root="1"),
+    )
+    loaded = Projection(0, Policy(1, 30, RETENTION))
+    build.restore(loaded, world.projection.fields())
+    for facts in (world.projection.facts, loaded.facts):
+        assert {things.via_of(key) for key, _ in facts.memberships(scope, 1)} == {*vias}
+        assert sorted(facts.membership_keys(scope)) == sorted(
+            things.member_key(scope, 1, via) for via in vias
+        )
+    for via in vias[1:]:
+        left = {"user_id": 1, "group_id": 3, "via": via}
+        world.take(build.event("member.removed", left, "1"))
+    loaded = Projection(0, Policy(1, 30, RETENTION))
+    build.restore(loaded, world.projection.fields())
+    assert indexes(loaded.facts) == indexes(world.projection.facts)
 
 
 # the cost of an event

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -223,6 +223,63 @@ async def test_a_restarted_owner_goes_on_from_the_checkpoint(setup: Setup) -> No
     assert [starts for starts, _ in setup.kafka.reads] == [
         {Topic.MEMBERSHIP: 3, Topic.AGENT_CONFIG: 1, Topic.JOB_LIFECYCLE: 1}
     ]
+
+
+async def test_facts_that_redis_repeats_are_counted_once(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HSCAN may bring a field more than once, and does while its hash is being resized."""
+    setup.kafka.add(b"{", *COMPANY, build.started(9, 7))
+    setup.kafka.takes_letters = False
+    async with setup.owning():
+        pass
+    hscan = setup.redis.hscan
+
+    async def repeated(name: str, cursor: int, count: int) -> Any:
+        _, fields = await hscan(name, 0, count=count)
+        return 0 if cursor else 1, fields
+
+    monkeypatch.setattr(setup.redis, "hscan", repeated)
+    setup.kafka.reads.clear()
+    await setup.redis.hdel(views.partition_key(PARTITION), "stamp_epoch")
+    async with setup.owning("another"):
+        assert await setup.agents() == [5]
+    # The letter's record alone.
+    assert {ends[Topic.MEMBERSHIP] for _, ends in setup.kafka.reads} == {1}
+
+
+async def test_where_a_fact_is_missing_everything_is_read_again(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, build.started(9, 7))
+    async with setup.owning():
+        pass
+    await setup.redis.hdel(views.facts_key(PARTITION), "3/agent/5")
+    setup.kafka.reads.clear()
+    await setup.redis.hdel(views.partition_key(PARTITION), "stamp_epoch")
+    async with setup.owning("another"):
+        assert await setup.agents() == [5]
+    assert [starts for starts, _ in setup.kafka.reads] == [dict.fromkeys(Topic, 0)]
+
+
+async def test_others_have_the_loop_between_the_steps_of_a_long_claim(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(owner_module, "TURN_S", -1.0)
+    order: list[str] = []
+
+    def steps() -> Iterator[None]:
+        for _ in range(3):
+            order.append("step")
+            yield
+
+    async def other() -> None:
+        while True:
+            order.append("other")
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(other())
+    await owner_module._in_turn(steps())
+    beside.cancel()
+    assert order == ["step", "other"] * 3
 
 
 async def test_a_stamp_waits_for_every_event_that_kafka_had(

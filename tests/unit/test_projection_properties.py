@@ -205,7 +205,7 @@ def test_any_interleaving_batching_and_repetition_ends_in_the_views_from_scratch
     assert redis.says(now) == expected
 
     restored = new_projection()
-    restored.restore(redis.facts.items())
+    build.restore(restored, redis.facts)
     assert {v.digest: said(v) for v in restored.all_views(now)} == expected
 
     later = now + 10_000
@@ -316,7 +316,7 @@ def test_replays_end_in_the_views_of_a_world_in_which_nothing_was_broken(
         if dice.random() < 0.1:
             redis.write(projection, NOW)
             projection = new_projection()
-            projection.restore(redis.facts.items())
+            build.restore(projection, redis.facts)
     for now in (NOW, NOW + 10_000):
         expected.advance(now)
         projection.advance(now)

@@ -40,7 +40,7 @@ class Replayed(World):
     def restart(self) -> None:
         fields = {key: encode(fact) for key, fact in self.projection.facts.items()}
         self.projection = Projection(0, Policy(1, 30, RETENTION))
-        self.projection.restore(fields.items())
+        build.restore(self.projection, fields)
 
 
 def _kind(record: Record) -> str:

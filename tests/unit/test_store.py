@@ -1,6 +1,8 @@
 """The fencing of every write: an overtaken owner changes nothing, a repeated call harms nothing."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import fakeredis
@@ -10,7 +12,7 @@ from projector import partition_state, views
 from projector.environment.connections import Server
 from projector.events import Topic
 from projector.projection import View
-from projector.store import IncompleteCheckpointError, RefusedError, Store
+from projector.store import Checkpoint, IncompleteCheckpointError, RefusedError, Store
 from projector.things import Key
 from projector.views import Record
 from tests.build import digest
@@ -40,6 +42,14 @@ async def claimed(redis: fakeredis.FakeAsyncRedis, owner: str = "me") -> Store:
     store = Store(redis, Server(), 3, owner)
     await store.claim(4)
     return store
+
+
+async def loaded(store: Store, held: Checkpoint) -> dict[Key, bytes]:
+    fields: dict[Key, bytes] = {}
+    async for part in store.load():
+        fields |= part
+    store.refuse_incomplete(held, len(fields))
+    return fields
 
 
 async def test_a_view_is_stored_as_the_record_of_the_contract(
@@ -108,8 +118,7 @@ async def test_a_checkpoint_keeps_facts_offsets_and_their_number(
     held = await Store(redis, Server(), 3, "next").claim(4)
     assert held.offsets == OFFSETS | {Topic.MEMBERSHIP: 9}
     assert (held.revision, held.facts) == (2, 2)
-    fields = {field async for field in store.load(held)}
-    assert fields == {("3/group/3", b"a"), ("3/job/1", b"c")}
+    assert await loaded(store, held) == {"3/group/3": b"a", "3/job/1": b"c"}
 
 
 async def test_thousands_of_facts_go_in_steps_with_the_offsets_last(
@@ -181,7 +190,51 @@ async def test_a_checkpoint_with_missing_facts_is_noticed(redis: fakeredis.FakeA
     await redis.hdel(FACTS, "3/group/3")
     held = await Store(redis, Server(), 3, "next").claim(4)
     with pytest.raises(IncompleteCheckpointError, match="has 1 facts where 2 were written"):
-        [field async for field in store.load(held)]
+        await loaded(store, held)
+
+
+async def filled(redis: fakeredis.FakeAsyncRedis, number: int) -> Store:
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key(f"3/group/{n}"): b"x" for n in range(number)}, number)
+    return store
+
+
+async def test_redis_looks_for_the_next_facts_while_some_are_being_used(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, hscan = await filled(redis, 2500), redis.hscan
+    asked: list[int] = []
+
+    async def send(cursor: int) -> None:
+        asked.append(cursor)
+
+    async def noted(name: str, cursor: int, count: int) -> Any:
+        await asyncio.create_task(send(cursor))  # as redis-py does
+        return await hscan(name, cursor, count=count)
+
+    monkeypatch.setattr(redis, "hscan", noted)
+    async with aclosing(store.load()) as parts:
+        assert len(await anext(parts)) < 2500
+        assert len(asked) == 2
+        await anext(parts)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_whoever_stops_loading_leaves_nothing_running(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    store, hscan = await filled(redis, 2500), redis.hscan
+
+    async def once(name: str, cursor: int, count: int) -> Any:
+        if cursor and fails:
+            raise ConnectionError("gone")
+        return await (asyncio.sleep(60) if cursor else hscan(name, cursor, count=count))
+
+    monkeypatch.setattr(redis, "hscan", once)
+    async with aclosing(store.load()) as parts:
+        await anext(parts)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_large_facts_go_in_steps_that_take_no_seconds(
@@ -210,7 +263,7 @@ async def test_a_checkpoint_cut_short_between_its_steps_is_not_used(
     successor = Store(redis, Server(), 3, "next")
     held = await successor.claim(4)
     with pytest.raises(IncompleteCheckpointError):
-        [field async for field in successor.load(held)]
+        await loaded(successor, held)
     await successor.forget_checkpoint()
     assert (await successor.claim(4))[1:] == ({}, 0)
     assert not await redis.exists(FACTS)
@@ -355,7 +408,7 @@ async def test_a_checkpoint_behind_a_failover_is_refused(redis: fakeredis.FakeAs
     await store.checkpoint(OFFSETS, {}, 0)
     server.changes += 1
     with pytest.raises(RefusedError, match="failed over"):
-        [field async for field in store.load(held)]
+        await loaded(store, held)
 
 
 async def test_facts_with_large_names_go_in_steps_too(
