@@ -88,9 +88,9 @@ _MISSING: Final = re.compile(r"Object missing required field `(\w+)`(?: - at `\$
 _DATA: Final = {
     name: msgspec.json.Decoder(kind.data, dec_hook=_from_wire) for name, kind in KINDS.items()
 }
+_SHAPES: Final[tuple[type[Struct], ...]] = (Envelope, _Named, *_REVOCATIONS)
 _ENVELOPE: Final[dict[type[Struct], msgspec.json.Decoder[Any]]] = {
-    shape: msgspec.json.Decoder(shape, dec_hook=_from_wire)
-    for shape in (Envelope, _Named, *_REVOCATIONS)
+    shape: msgspec.json.Decoder(shape, dec_hook=_from_wire) for shape in _SHAPES
 }
 # What reading JSON raises.
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

@@ -48,8 +48,10 @@ class Record(NamedTuple):
     @property
     def size(self) -> int:
         """Roughly the bytes that it takes in memory: a bound on what others may send."""
-        headers = sum(len(name) + len(content or b"") for name, content in self.headers)
-        return len(self.value or b"") + len(self.key or b"") + headers
+        size = len(self.value or b"") + len(self.key or b"")
+        for name, content in self.headers:
+            size += len(name) + len(content or b"")
+        return size
 
 
 class Rank(NamedTuple):

@@ -30,6 +30,11 @@ from projector.views import Version
 
 log = structlog.get_logger()
 
+# How long arrivals gather. Whoever is so many events behind is late already, and of larger batches
+# fewer have to be written.
+GATHER_S: Final = 0.005
+GATHER_BEHIND_S: Final = 0.1
+BEHIND: Final = 100
 # A delivery that the broker has and Faust does not bring within this time is read directly.
 STALL_S: Final = 2.0
 # The first heal begins at once; one after the other must not take all of Redis' time.
@@ -75,6 +80,8 @@ class Owner:
         # Whether the facts in memory are whole: then they outlast whatever happens to Redis.
         self._knows_all = False
         self._next: Offsets = {}
+        # Up to where Kafka is being read at the moment.
+        self._reading: Offsets = {}
         self._checkpointed: Offsets = {}
         self._probes = Probes(partition, store, source, self._inbox)
         self._now = 0
@@ -95,6 +102,10 @@ class Owner:
         """Take a delivery, at once."""
         self._inbox.put(delivered)
         self._wake.set()
+
+    def known(self, topic: Topic) -> int:
+        """The offset before which everything is applied, or is being read straight from Kafka."""
+        return max(self._next.get(topic, 0), self._reading.get(topic, 0))
 
     def suspect(self, digest: str) -> None:
         """A live record of this partition was found in Redis; is there a fact behind it?"""
@@ -255,12 +266,11 @@ class Owner:
     # deliveries
 
     async def _step(self) -> None:
-        taken = await self._inbox.take()
+        taken = await self._inbox.take(GATHER_BEHIND_S if self._is_behind() else GATHER_S)
         if self._inbox:
             self._wake.set()
         try:
-            for delivered in taken:
-                await self._take(delivered.record)
+            await self._take(taken)
             await self._read_what_stalls()
             self._advance(max([self._now, *self._probes.moments]))
             await self._flush()
@@ -272,29 +282,44 @@ class Owner:
         await self._stamp()
         await self._sweep()
 
-    async def _take(self, record: Record) -> None:
+    def _is_behind(self) -> bool:
+        probe = self._probes.latest
+        if probe is None:
+            return False
+        behind = (end - self._next[topic] for topic, end in probe.ends.items())
+        return sum(max(0, events) for events in behind) > BEHIND
+
+    async def _take(self, taken: list[Delivered]) -> None:
+        for delivered in taken:
+            record = delivered.record
+            if record.offset > self._next[record.topic]:
+                await self._read_gap(record)
+            if record.offset == self._next[record.topic]:
+                if not self._outbox.has_room:
+                    await self._outbox.room()
+                self._apply(record)
+                self._next[record.topic] = record.offset + 1
+            else:
+                self._meter.repeated(record)
+
+    async def _read_gap(self, record: Record) -> None:
         expected = self._next[record.topic]
-        if record.offset > expected:
-            metrics.GAPS_READ.inc()
-            log.info("gap", partition=self.partition, topic=record.topic,
-                     expected=expected, delivered=record.offset)  # fmt: skip
-            await self._catch_up({record.topic: record.offset})
-        if record.offset == self._next[record.topic]:
-            await self._outbox.room()
-            self._apply(record)
-            self._next[record.topic] = record.offset + 1
-        else:
-            self._meter.repeated(record)
+        metrics.GAPS_READ.inc()
+        log.info("gap", partition=self.partition, topic=record.topic,
+                 expected=expected, delivered=record.offset)  # fmt: skip
+        await self._catch_up({record.topic: record.offset})
 
     @outlast
     async def _catch_up(self, ends: Offsets) -> None:
         """Read and apply everything below `ends` straight from Kafka."""
+        self._reading = ends
         async for progress in self._source.read(self.partition, dict(self._next), ends):
             await self._outbox.room()
             for record in progress.records:
                 if record.offset >= self._next[record.topic]:
                     self._apply(record)
             self._next |= progress.positions
+        self._reading = {}
 
     def _apply(self, record: Record) -> None:
         reason = self._projection.apply(record)

@@ -1,5 +1,7 @@
 """The inbox never makes Faust wait and never grows without bound."""
 
+import asyncio
+
 import pytest
 
 from projector import inbox
@@ -36,6 +38,24 @@ async def test_a_batch_is_bounded_and_in_order(monkeypatch: pytest.MonkeyPatch) 
         put(box, offset, b"", [])
     assert [delivered.record.offset for delivered in await box.take()] == [0, 1, 2]
     assert len(box) == 1
+
+
+async def test_others_gather_until_the_batch_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "BATCH_SIZE", 3)
+    box = Inbox()
+    put(box, 0, b"", [])
+    put(box, 1, b"", [])
+    taking = asyncio.create_task(box.take(gather=60))
+    await asyncio.sleep(0)
+    put(box, 2, b"", [])
+    taken = await asyncio.wait_for(taking, 5)
+    assert [delivered.record.offset for delivered in taken] == [0, 1, 2]
+
+
+async def test_one_alone_waits_for_nobody() -> None:
+    box = Inbox()
+    put(box, 0, b"", [])
+    assert len(await asyncio.wait_for(box.take(gather=60), 5)) == 1
 
 
 async def test_what_nobody_takes_any_more_is_acknowledged() -> None:
