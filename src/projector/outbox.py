@@ -77,11 +77,6 @@ class Outbox:
             self._bytes += record.size
         self._note_size()
 
-    @property
-    def has_room(self) -> bool:
-        """Whether `room` would not wait."""
-        return self._has_room.is_set()
-
     async def room(self) -> None:
         """Wait while too many letters are waiting."""
         await self._has_room.wait()

@@ -270,7 +270,8 @@ class Owner:
         if self._inbox:
             self._wake.set()
         try:
-            await self._take(taken)
+            for delivered in taken:
+                await self._take(delivered.record)
             await self._read_what_stalls()
             self._advance(max([self._now, *self._probes.moments]))
             await self._flush()
@@ -289,25 +290,19 @@ class Owner:
         behind = (end - self._next[topic] for topic, end in probe.ends.items())
         return sum(max(0, events) for events in behind) > BEHIND
 
-    async def _take(self, taken: list[Delivered]) -> None:
-        for delivered in taken:
-            record = delivered.record
-            if record.offset > self._next[record.topic]:
-                await self._read_gap(record)
-            if record.offset == self._next[record.topic]:
-                if not self._outbox.has_room:
-                    await self._outbox.room()
-                self._apply(record)
-                self._next[record.topic] = record.offset + 1
-            else:
-                self._meter.repeated(record)
-
-    async def _read_gap(self, record: Record) -> None:
+    async def _take(self, record: Record) -> None:
         expected = self._next[record.topic]
-        metrics.GAPS_READ.inc()
-        log.info("gap", partition=self.partition, topic=record.topic,
-                 expected=expected, delivered=record.offset)  # fmt: skip
-        await self._catch_up({record.topic: record.offset})
+        if record.offset > expected:
+            metrics.GAPS_READ.inc()
+            log.info("gap", partition=self.partition, topic=record.topic,
+                     expected=expected, delivered=record.offset)  # fmt: skip
+            await self._catch_up({record.topic: record.offset})
+        if record.offset == self._next[record.topic]:
+            await self._outbox.room()
+            self._apply(record)
+            self._next[record.topic] = record.offset + 1
+        else:
+            self._meter.repeated(record)
 
     @outlast
     async def _catch_up(self, ends: Offsets) -> None:

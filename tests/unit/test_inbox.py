@@ -52,6 +52,17 @@ async def test_others_gather_until_the_batch_is_full(monkeypatch: pytest.MonkeyP
     assert [delivered.record.offset for delivered in taken] == [0, 1, 2]
 
 
+async def test_nobody_gathers_what_would_be_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "MAX_BYTES", 25)
+    box = Inbox()
+    put(box, 0, b"x" * 10, [])
+    put(box, 1, b"x" * 10, [])
+    taking = asyncio.create_task(box.take(gather=60))
+    await asyncio.sleep(0)
+    put(box, 2, b"x" * 10, [])
+    assert len(await asyncio.wait_for(taking, 5)) == 2
+
+
 async def test_one_alone_waits_for_nobody() -> None:
     box = Inbox()
     put(box, 0, b"", [])
