@@ -30,10 +30,7 @@ from projector.views import Version
 
 log = structlog.get_logger()
 
-# How long arrivals gather. Whoever is so many events behind is late already, and of larger batches
-# fewer have to be written.
-GATHER_S: Final = 0.005
-GATHER_BEHIND_S: Final = 0.1
+# With so many events in Kafka that are not applied, larger batches are worth more than haste.
 BEHIND: Final = 100
 # A delivery that the broker has and Faust does not bring within this time is read directly.
 STALL_S: Final = 2.0
@@ -266,7 +263,7 @@ class Owner:
     # deliveries
 
     async def _step(self) -> None:
-        taken = await self._inbox.take(GATHER_BEHIND_S if self._is_behind() else GATHER_S)
+        taken = await self._inbox.take(behind=self._is_behind())
         if self._inbox:
             self._wake.set()
         try:

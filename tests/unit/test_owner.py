@@ -210,15 +210,15 @@ async def test_who_is_behind_gathers_larger_batches(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(owner_module, "BEHIND", 3)
-    monkeypatch.setattr(owner_module, "GATHER_BEHIND_S", 60)
+    monkeypatch.setattr(inbox, "GATHER_BEHIND_S", 60)
     monkeypatch.setattr(inbox, "BATCH_SIZE", len(COMPANY))
     async with setup.owning() as owner:
         before = owner.version.revision
         records = setup.kafka.add(*COMPANY)
         await until(owner._is_behind)
-        setup.deliver(owner, *records[:2])
+        setup.deliver(owner, records[0])
         await asyncio.sleep(0.05)
-        setup.deliver(owner, *records[2:])
+        setup.deliver(owner, *records[1:])
         await until(lambda: len(setup.acked) == len(COMPANY))
         assert owner.version.revision == before + 1
 
