@@ -4,7 +4,6 @@
 """
 
 import re
-from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -34,7 +33,6 @@ from projector.events import (
     Text,
 )
 
-T = TypeVar("T")
 E = TypeVar("E", bound=Struct)
 
 
@@ -90,6 +88,14 @@ _MISSING: Final = re.compile(r"Object missing required field `(\w+)`(?: - at `\$
 _DATA: Final = {
     name: msgspec.json.Decoder(kind.data, dec_hook=_from_wire) for name, kind in KINDS.items()
 }
+_SHAPES: Final[tuple[type[Struct], ...]] = (Envelope, _Named, *_REVOCATIONS)
+_ENVELOPE: Final[dict[type[Struct], msgspec.json.Decoder[Any]]] = {
+    shape: msgspec.json.Decoder(shape, dec_hook=_from_wire) for shape in _SHAPES
+}
+# What reading JSON raises.
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+# What may have entries that do not count.
+_WITH_GRANTS: Final = (AgentConfigured, InstanceAgentSet)
 
 
 def decode(record: Record) -> Event:
@@ -134,23 +140,27 @@ def _strictly(record: Record) -> Event:
         raise BadEvent(f"the event has {len(record.value)} bytes; at most {MAX_EVENT_BYTES} fit")
     if place := redaction.secret_in(record.value, record.headers):
         raise BadEvent(f"{place} holds a job token; send `token_sha256`, never the token itself")
-    envelope = _readable(lambda: _envelope(record, Envelope))
+    try:
+        envelope = _envelope(record, Envelope)
+    except _UNREADABLE as error:
+        raise _refusal(error, "event") from None
     name = known_type(envelope.type)
     if envelope.data is UNSET:
         raise BadEvent("the event has no `data`; it must be a JSON object")
     raw = bytes(envelope.data)
     _refuse_deep(raw)
-    data = _readable(lambda: _DATA[name].decode(raw), where="data")
-    sequence = None if envelope.sequence is None else int(envelope.sequence)
-    rank = ranks.replayed(record)
+    try:
+        data = _DATA[name].decode(raw)
+    except _UNREADABLE as error:
+        raise _refusal(error, "data") from None
     return Event(
         name,
         envelope.partitionkey,
         data,
         envelope.time,
-        sequence,
-        complaint=_complaint(data),
-        replays=rank,
+        None if envelope.sequence is None else int(envelope.sequence),
+        _complaint(data) if type(data) in _WITH_GRANTS else None,
+        ranks.replayed(record) if record.headers else None,
     )
 
 
@@ -207,17 +217,28 @@ def _rank(record: Record) -> Rank | None:
 
 def _envelope(record: Record, shape: type[E]) -> E:
     """The attributes: from the headers in binary mode, else from the value."""
+    if _is_binary(record.headers):
+        return msgspec.convert(_attributes(record, shape), shape, dec_hook=_from_wire)
+    envelope: E = _ENVELOPE[shape].decode(record.value or b"")
+    return envelope
+
+
+def _is_binary(headers: redaction.Headers) -> bool:
+    contents = dict(headers)
+    if "ce_specversion" not in contents:
+        return False
+    return not (contents.get("content-type") or b"").startswith(b"application/cloudevents")
+
+
+def _attributes(record: Record, shape: type[Struct]) -> dict[str, Any]:
     headers = {name: content or b"" for name, content in record.headers}
-    content_type = headers.get("content-type", b"")
-    if content_type.startswith(b"application/cloudevents") or "ce_specversion" not in headers:
-        return msgspec.json.decode(record.value or b"", type=shape, dec_hook=_from_wire)
     attributes: dict[str, Any] = {
         name.removeprefix("ce_"): _attribute(name, content)
         for name, content in headers.items()
         if name.startswith("ce_") and name.removeprefix("ce_") in shape.__struct_fields__
     }
     attributes["data"] = msgspec.Raw(record.value or b"null")
-    return msgspec.convert(attributes, shape, dec_hook=_from_wire)
+    return attributes
 
 
 def _attribute(name: str, content: bytes) -> str:
@@ -230,19 +251,21 @@ def _attribute(name: str, content: bytes) -> str:
 def _refuse_deep(raw: bytes) -> None:
     if raw.count(b"{") + raw.count(b"[") <= MAX_NESTING:
         return
-    if redaction.nesting(_readable(lambda: msgspec.json.decode(raw))) > MAX_NESTING:
+    try:
+        tree = msgspec.json.decode(raw)
+    except _UNREADABLE as error:
+        raise _refusal(error, "event") from None
+    if redaction.nesting(tree) > MAX_NESTING:
         raise BadEvent(_TOO_DEEP)
 
 
-def _readable(read: Callable[[], T], where: str = "event") -> T:
-    try:
-        return read()
-    except msgspec.ValidationError as error:
-        raise BadEvent(_in_words(str(error)).replace("`$", f"`{where}")) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadEvent(f"the value is not JSON: {error}") from None
-    except RecursionError:
-        raise BadEvent(_TOO_DEEP) from None
+def _refusal(error: Exception, where: str) -> BadEvent:
+    """Why something could not be read, as the event's sender is told."""
+    if isinstance(error, msgspec.ValidationError):
+        return BadEvent(_in_words(str(error)).replace("`$", f"`{where}"))
+    if isinstance(error, RecursionError):
+        return BadEvent(_TOO_DEEP)
+    return BadEvent(f"the value is not JSON: {error}")
 
 
 def _in_words(complaint: str) -> str:
@@ -253,6 +276,8 @@ def _in_words(complaint: str) -> str:
 
 def known_type(name: str) -> str:
     """The type without its reverse-DNS prefix: `com.example.job.started` is `job.started`."""
+    if name in KINDS:
+        return name
     short = ".".join(name.split(".")[-2:])
     if short not in KINDS:
         raise BadEvent(f"unknown type {redaction.text(name)[:100]!r}; known are {', '.join(KINDS)}")

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from projector.delivery import Offsets
@@ -11,8 +12,10 @@ from projector.events import Record, Topic
 MAX_RECORDS: Final = 10_000
 MAX_BYTES: Final = 32 * 1024 * 1024
 BATCH_SIZE: Final = 500
-# How long arrivals gather while the owner is busy: some 10,000 events/s instead of 6,000.
-LINGER_S: Final = 0.005
+# How long arrivals gather while the owner is busy. Whoever is behind is late already, and of larger
+# batches fewer have to be written.
+GATHER_S: Final = 0.005
+GATHER_BEHIND_S: Final = 0.1
 
 
 class Delivered(NamedTuple):
@@ -30,32 +33,49 @@ class Inbox:
 
     def __init__(self) -> None:
         self.arrived: Offsets = dict.fromkeys(Topic, 0)
-        self._waiting: deque[Delivered] = deque()
+        # Each with its size.
+        self._waiting: deque[tuple[Delivered, int]] = deque()
         self._bytes = 0
+        self._full = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def put(self, delivered: Delivered) -> None:
         """Take a delivery, at once. One too many is only noted: the owner reads it from Kafka."""
-        record = delivered.record
-        self.arrived[record.topic] = max(self.arrived[record.topic], record.offset + 1)
-        if len(self._waiting) >= MAX_RECORDS or self._bytes + record.size > MAX_BYTES:
+        record, size = delivered.record, delivered.record.size
+        if record.offset >= self.arrived[record.topic]:
+            self.arrived[record.topic] = record.offset + 1
+        if len(self._waiting) >= MAX_RECORDS or self._bytes + size > MAX_BYTES:
             delivered.ack()
+            self._full.set()
             return
-        self._waiting.append(delivered)
-        self._bytes += record.size
+        self._waiting.append((delivered, size))
+        self._bytes += size
+        if len(self._waiting) >= BATCH_SIZE:
+            self._full.set()
 
     def leave(self) -> None:
         """Acknowledge what nobody will take: an event without its ack holds back all commits."""
         while self._waiting:
-            self._waiting.popleft().ack()
+            self._waiting.popleft()[0].ack()
         self._bytes = 0
 
-    async def take(self) -> list[Delivered]:
-        """The next batch, perhaps empty. More than one waiting record lets others gather."""
-        if len(self._waiting) > 1:
-            await asyncio.sleep(LINGER_S)
+    async def take(self, *, behind: bool = False) -> list[Delivered]:
+        """The next batch, perhaps empty.
+
+        If more than one waits, let others gather; of who is `behind` also if there is but one.
+        """
+        if len(self._waiting) > (0 if behind else 1):
+            await self._gather(GATHER_BEHIND_S if behind else GATHER_S)
         taken = [self._waiting.popleft() for _ in range(min(BATCH_SIZE, len(self._waiting)))]
-        self._bytes -= sum(delivered.record.size for delivered in taken)
-        return taken
+        self._bytes -= sum(size for _, size in taken)
+        return [delivered for delivered, _ in taken]
+
+    async def _gather(self, seconds: float) -> None:
+        """Until a batch is full, and so many seconds at most."""
+        self._full.clear()
+        if len(self._waiting) < BATCH_SIZE:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._full.wait()

@@ -16,6 +16,8 @@ def refuse_late(event: Event, record: Record, retention_ms: int) -> Event:
 
     Raises `BadEvent` for any other that comes too late.
     """
+    if event.time is None and event.replays is None:
+        return event
     reason = _reason(event, record, retention_ms)
     if reason is None:
         return event

@@ -45,6 +45,8 @@ class Meter:
         self._claimed = False
         self._fresh_at = time.monotonic()
         self._stamped = asyncio.Event()
+        # How many records of each topic were good or refused, since Prometheus last heard of it.
+        self._taken: Counter[tuple[Topic, bool]] = Counter()
         # Timestamps (ms) of what is applied and not yet acknowledged by Redis.
         self._events: list[int] = []
         self._revocations: list[int] = []
@@ -76,11 +78,7 @@ class Meter:
 
         A new owner's history would say how long nobody looked, and not how long a view takes.
         """
-        topic = record.topic
-        (_APPLIED if good else _REFUSED)[topic].inc()
-        minute = self._minute()
-        counts = minute.applied if good else minute.refused
-        counts[topic] = counts.get(topic, 0) + 1
+        self._taken[record.topic, good] += 1
         if live and event and len(self._events) < MAX_MEASURED:
             self._events.append(record.timestamp)
             if event.revokes:
@@ -88,6 +86,7 @@ class Meter:
 
     def written(self, views: Sequence[View]) -> None:
         """Redis has acknowledged these views, and so all that was taken until now."""
+        self._count_taken()
         for status, count in Counter(view.status for view in views).items():
             metrics.VIEW_WRITES.labels(status=int(status)).inc(count)
         if views:
@@ -96,20 +95,28 @@ class Meter:
             metrics.BATCH_EVENTS.observe(len(self._events))
             self._observe_latencies(time.time() * 1000)
 
+    def _count_taken(self) -> None:
+        """Once a batch: to count each record by itself costs more than to decode it."""
+        for (topic, good), count in self._taken.items():
+            (_APPLIED if good else _REFUSED)[topic].inc(count)
+            counts = self._minute().applied if good else self._minute().refused
+            counts[topic] = counts.get(topic, 0) + count
+        self._taken.clear()
+
     def _observe_latencies(self, now: float) -> None:
         """The broker's clock began them and this worker's ends them: never below zero."""
-        for timestamp in self._events:
-            metrics.EVENT_TO_VIEW.observe(max(0.0, now - timestamp) / 1000)
-        for timestamp in self._revocations:
-            self._observe_revocation(max(0.0, now - timestamp) / 1000)
+        metrics.observe_all(metrics.EVENT_TO_VIEW, [max(0.0, now - t) / 1000 for t in self._events])
+        if self._revocations:
+            self._observe_revocations([max(0.0, now - t) / 1000 for t in self._revocations])
         self._events.clear()
         self._revocations.clear()
 
-    def _observe_revocation(self, seconds: float) -> None:
-        metrics.REVOCATION.observe(seconds)
+    def _observe_revocations(self, latencies: list[float]) -> None:
+        metrics.observe_all(metrics.REVOCATION, latencies)
         minute = self._minute()
-        minute.revocations[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
-        minute.slowest = max(minute.slowest, round(seconds, 3))
+        for seconds in latencies:
+            minute.revocations[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
+        minute.slowest = max(minute.slowest, round(max(latencies), 3))
 
     def _minute(self) -> Minute:
         number = int(time.time()) // 60

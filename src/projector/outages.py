@@ -132,21 +132,37 @@ def outlast(method: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any
 
     @functools.wraps(method)
     async def outlasting(*args: P.args, **kwargs: P.kwargs) -> T:
-        call = _Call(getattr(args[0], "partition", None) if args else None)
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(OUTAGES),
-            wait=wait_exponential_jitter(multiplier=0.05, max=2.0, jitter=0.05),
-            before_sleep=call.failed,
-        )
         try:
-            return await retrying(method, *args, **kwargs)
-        except asyncio.CancelledError:
-            call.over(gave_up=True)
-            raise
-        finally:
-            call.over()
+            return await method(*args, **kwargs)
+        except OUTAGES as error:
+            call = _Call(getattr(args[0], "partition", None) if args else None)
+            return await _outlasted(call, error, lambda: method(*args, **kwargs))
 
     return outlasting
+
+
+async def _outlasted(call: _Call, error: Exception, attempt: Callable[[], Awaitable[T]]) -> T:
+    """What `attempt` returns at last; its first attempt has failed with `error`."""
+    failures = [error]
+
+    async def attempting() -> T:
+        # Here the first is told like the others: to prepare for failure costs more than most calls.
+        if failures:
+            raise failures.pop()
+        return await attempt()
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(OUTAGES),
+        wait=wait_exponential_jitter(multiplier=0.05, max=2.0, jitter=0.05),
+        before_sleep=call.failed,
+    )
+    try:
+        return await retrying(attempting)
+    except asyncio.CancelledError:
+        call.over(gave_up=True)
+        raise
+    finally:
+        call.over()
 
 
 async def wait_until_ready(name: str, place: str, reach: Callable[[], Awaitable[T]]) -> T:

@@ -32,6 +32,8 @@ from projector.views import Version
 
 log = structlog.get_logger()
 
+# With so many events in Kafka that are not applied, larger batches are worth more than haste.
+BEHIND: Final = 100
 # A delivery that the broker has and Faust does not bring within this time is read directly.
 STALL_S: Final = 2.0
 # The first heal begins at once; one after the other must not take all of Redis' time.
@@ -79,6 +81,8 @@ class Owner:
         # Whether the facts in memory are whole: then they outlast whatever happens to Redis.
         self._knows_all = False
         self._next: Offsets = {}
+        # Up to where Kafka is being read at the moment.
+        self._reading: Offsets = {}
         self._checkpointed: Offsets = {}
         self._probes = Probes(partition, store, source, self._inbox)
         self._now = 0
@@ -99,6 +103,10 @@ class Owner:
         """Take a delivery, at once."""
         self._inbox.put(delivered)
         self._wake.set()
+
+    def known(self, topic: Topic) -> int:
+        """The offset before which everything is applied, or is being read straight from Kafka."""
+        return max(self._next.get(topic, 0), self._reading.get(topic, 0))
 
     def suspect(self, digest: str) -> None:
         """A live record of this partition was found in Redis; is there a fact behind it?"""
@@ -258,7 +266,7 @@ class Owner:
     # deliveries
 
     async def _step(self) -> None:
-        taken = await self._inbox.take()
+        taken = await self._inbox.take(behind=self._is_behind())
         if self._inbox:
             self._wake.set()
         try:
@@ -274,6 +282,13 @@ class Owner:
                 delivered.ack()
         await self._stamp()
         await self._sweep()
+
+    def _is_behind(self) -> bool:
+        probe = self._probes.latest
+        if probe is None:
+            return False
+        behind = (end - self._next[topic] for topic, end in probe.ends.items())
+        return sum(max(0, events) for events in behind) > BEHIND
 
     async def _take(self, record: Record) -> None:
         expected = self._next[record.topic]
@@ -292,12 +307,14 @@ class Owner:
     @outlast
     async def _catch_up(self, ends: Offsets) -> None:
         """Read and apply everything below `ends` straight from Kafka."""
+        self._reading = ends
         async for progress in self._source.read(self.partition, dict(self._next), ends):
             await self._outbox.room()
             for record in progress.records:
                 if record.offset >= self._next[record.topic]:
                     self._apply(record)
             self._next |= progress.positions
+        self._reading = {}
 
     def _apply(self, record: Record) -> None:
         reason = self._projection.apply(record)

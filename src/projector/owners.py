@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from projector.events import Record
+from projector.events import Record, Topic
 from projector.inbox import Delivered
 from projector.owner import Owner
 
@@ -47,6 +47,11 @@ class Owners:
             owner.enqueue(Delivered(record, ack))
         else:
             ack()
+
+    def known(self, topic: Topic, partition: int) -> int:
+        """The offset before which no delivery is of any use to the partition's owner."""
+        owner = self._owners.get(partition)
+        return owner.known(topic) if owner else 0
 
     def suspect(self, partition: int, digest: str) -> None:
         """Ask the partition's owner about a live record in Redis, if it is owned here."""

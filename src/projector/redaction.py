@@ -21,9 +21,8 @@ PREFIX: Final = "glcbt-"
 # Tokens have at least 20 characters behind the prefix; a path like acme/glcbt-tools is none.
 TOKEN: Final = PREFIX + "[A-Za-z0-9_.-]{16,}"
 _TOKEN: Final = re.compile(TOKEN)
+_PREFIX: Final = PREFIX.encode()
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
-# Cheap test on raw bytes; an escape (\u0067lcbt-) could hide what it looks for.
-_SUSPICIOUS: Final = re.compile(rb"glcbt|token\"|\\u", re.IGNORECASE)
 
 
 def text(sentence: str) -> str:
@@ -35,9 +34,11 @@ def text(sentence: str) -> str:
 def secret_in(value: bytes | None, headers: Headers) -> str | None:
     """Which field or header of a record holds a token, or None; it never returns the token."""
     for name, content in headers:
-        if _holds_token(name.removeprefix("ce_"), (content or b"").decode(errors="replace")):
+        # Whatever else is in the content, decoding leaves the prefix as it is.
+        leaf = content.decode(errors="replace") if content and _PREFIX in content else None
+        if _holds_token(name.removeprefix("ce_"), leaf):
             return f"the header {text(name)}"
-    if value is None or not _SUSPICIOUS.search(value):
+    if value is None or not _is_suspicious(value):
         return None
     try:
         leaves = _leaves(_parse(value))
@@ -99,7 +100,15 @@ def _content(name: str, original: bytes | None) -> bytes | None:
 
 def _worth_reading(original: bytes) -> bool:
     """Also true for other encodings (NULs between the letters) and for a misfiled digest."""
-    return bool(_SUSPICIOUS.search(original.replace(b"\0", b""))) or b"token_sha256" in original
+    return _is_suspicious(original.replace(b"\0", b"")) or b"token_sha256" in original
+
+
+def _is_suspicious(value: bytes) -> bool:
+    """A cheap test on raw bytes; an escape (\\u0067lcbt-) could hide what it looks for."""
+    lowered = value.lower()
+    if b"\\" in lowered and b"\\u" in lowered:
+        return True
+    return b"glcbt" in lowered or b'token"' in lowered
 
 
 def _parse(value: bytes) -> Any:
@@ -128,8 +137,13 @@ def _is_secret(name: str, leaf: object) -> bool:
 
 
 def _holds_token(name: str, leaf: object) -> bool:
-    within = _TOKEN.search(name) or (isinstance(leaf, str) and _TOKEN.search(leaf))
-    return bool(within) or _is_secret(name, leaf)
+    if _is_secret(name, leaf) or _has_token(name):
+        return True
+    return isinstance(leaf, str) and _has_token(leaf)
+
+
+def _has_token(sentence: str) -> bool:
+    return PREFIX in sentence and _TOKEN.search(sentence) is not None
 
 
 def _blotted(name: str, leaf: str) -> str:

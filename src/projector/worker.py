@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
-from projector import topics, tracing
+from projector import redelivery, topics, tracing
 from projector.dead_letters import DeadLetters
 from projector.delivery import MAX_POLLED, RangeReader
 from projector.environment import connections
@@ -182,6 +182,7 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         broker_heartbeat_interval=HEARTBEAT_S,
         consumer_auto_offset_reset="earliest",
         broker_max_poll_records=MAX_POLLED,
+        ConsumerScheduler=redelivery.leaving_out(_known(settings, owners)),
     )
     for topic in Topic:
         source = app.topic(
@@ -224,6 +225,11 @@ def copartitioned(assigned: set[Any], settings: Settings) -> frozenset[int]:
         listed = {str(topic): sorted(partitions) for topic, partitions in by_topic.items()}
         raise NotCopartitionedError(f"assigned {listed}; all topics must have the same partitions")
     return by_topic[Topic.MEMBERSHIP]
+
+
+def _known(settings: Settings, owners: Owners) -> Callable[[Any], int]:
+    topics_by_name = {settings.topic(topic): topic for topic in Topic}
+    return lambda tp: owners.known(topics_by_name[tp.topic], tp.partition)
 
 
 def _enqueue(topic: Topic, owners: Owners) -> Callable[[Any], Awaitable[None]]:

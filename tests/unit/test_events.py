@@ -82,6 +82,15 @@ def test_a_valid_event_is_the_same_in_structured_and_in_binary_mode(message: Any
     assert decode(record(message, headers=content_type)) == structured
 
 
+def test_the_content_type_says_that_an_event_is_structured_whatever_headers_it_has() -> None:
+    headers = (
+        ("content-type", b"application/cloudevents+json"),
+        ("ce_specversion", b"1.0"), ("ce_type", b"group.removed"), ("ce_id", b"1"),
+        ("ce_source", b"/x"), ("ce_partitionkey", b"3"),
+    )  # fmt: skip
+    assert decode(record(group(12, 3), headers=headers)) == decode(record(group(12, 3)))
+
+
 @pytest.mark.parametrize("message", VALID, ids=lambda message: message["type"])
 def test_every_field_is_checked(message: dict[str, Any]) -> None:
     """Leaving out or mistyping any field that an event cannot do without refuses it."""

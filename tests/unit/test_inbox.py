@@ -1,5 +1,7 @@
 """The inbox never makes Faust wait and never grows without bound."""
 
+import asyncio
+
 import pytest
 
 from projector import inbox
@@ -36,6 +38,48 @@ async def test_a_batch_is_bounded_and_in_order(monkeypatch: pytest.MonkeyPatch) 
         put(box, offset, b"", [])
     assert [delivered.record.offset for delivered in await box.take()] == [0, 1, 2]
     assert len(box) == 1
+
+
+async def test_others_gather_until_the_batch_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "BATCH_SIZE", 3)
+    monkeypatch.setattr(inbox, "GATHER_S", 60)
+    box = Inbox()
+    put(box, 0, b"", [])
+    put(box, 1, b"", [])
+    taking = asyncio.create_task(box.take())
+    await asyncio.sleep(0)
+    put(box, 2, b"", [])
+    taken = await asyncio.wait_for(taking, 5)
+    assert [delivered.record.offset for delivered in taken] == [0, 1, 2]
+
+
+async def test_nobody_gathers_what_would_be_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "MAX_BYTES", 25)
+    monkeypatch.setattr(inbox, "GATHER_S", 60)
+    box = Inbox()
+    put(box, 0, b"x" * 10, [])
+    put(box, 1, b"x" * 10, [])
+    taking = asyncio.create_task(box.take())
+    await asyncio.sleep(0)
+    put(box, 2, b"x" * 10, [])
+    assert len(await asyncio.wait_for(taking, 5)) == 2
+
+
+async def test_one_alone_waits_for_others_only_of_who_is_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inbox, "BATCH_SIZE", 2)
+    monkeypatch.setattr(inbox, "GATHER_S", 60)
+    monkeypatch.setattr(inbox, "GATHER_BEHIND_S", 60)
+    box = Inbox()
+    put(box, 0, b"", [])
+    assert len(await asyncio.wait_for(box.take(), 5)) == 1
+    assert await asyncio.wait_for(box.take(behind=True), 5) == []
+    put(box, 1, b"", [])
+    taking = asyncio.create_task(box.take(behind=True))
+    await asyncio.sleep(0)
+    put(box, 2, b"", [])
+    assert len(await asyncio.wait_for(taking, 5)) == 2
 
 
 async def test_what_nobody_takes_any_more_is_acknowledged() -> None:

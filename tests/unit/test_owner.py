@@ -183,6 +183,46 @@ async def test_what_faust_repeats_is_skipped(setup: Setup) -> None:
         assert setup.kafka.reads == []
 
 
+async def test_what_is_applied_or_being_read_need_not_be_delivered(setup: Setup) -> None:
+    """Faust begins where its commits are: after a rebuild at the beginning."""
+    setup.kafka.add(*COMPANY)
+    owner = setup.new_owner()
+    read, known = setup.kafka.read, []
+
+    async def reading(*args: Any) -> AsyncIterator[Progress]:
+        known.append([owner.known(topic) for topic in Topic])
+        async for progress in read(*args):
+            yield progress
+
+    setup.kafka.read = reading  # type: ignore[method-assign,assignment]
+    assert owner.known(Topic.MEMBERSHIP) == 0
+    running = asyncio.create_task(owner.run())
+    await until(lambda: setup.field("stamp_epoch"))
+    assert known == [[3, 1, 0]]
+    setup.deliver(owner, *setup.kafka.add(build.started(9, 7)))
+    await until(lambda: setup.acked)
+    assert [owner.known(topic) for topic in Topic] == [3, 1, 1]
+    owner.stop()
+    await asyncio.wait_for(running, 5)
+
+
+async def test_who_is_behind_gathers_larger_batches(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner_module, "BEHIND", 3)
+    monkeypatch.setattr(inbox, "GATHER_BEHIND_S", 60)
+    monkeypatch.setattr(inbox, "BATCH_SIZE", len(COMPANY))
+    async with setup.owning() as owner:
+        before = owner.version.revision
+        records = setup.kafka.add(*COMPANY)
+        await until(owner._is_behind)
+        setup.deliver(owner, records[0])
+        await asyncio.sleep(0.05)
+        setup.deliver(owner, *records[1:])
+        await until(lambda: len(setup.acked) == len(COMPANY))
+        assert owner.version.revision == before + 1
+
+
 async def test_what_never_comes_is_read_from_kafka(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -302,6 +302,21 @@ def test_a_token_is_found_beside_what_one_json_reader_takes_and_another_does_not
     assert redaction.secret_in(b'{"note": "glcbt-x", "other": ' + other + b"}", ())
 
 
+@pytest.mark.parametrize(
+    ("value", "headers"),
+    [
+        ({f"for {TOKEN}": 1}, ()), ({"note": f"use {TOKEN}"}, ()),
+        ({}, ((f"ce_{TOKEN}", b"1"),)), ({}, (("trace", b"\xff\xe2use " + TOKEN.encode()),)),
+    ],
+)  # fmt: skip
+def test_a_token_is_found_in_the_midst_of_names_and_contents(
+    value: dict[str, Any], headers: redaction.Headers
+) -> None:
+    place = redaction.secret_in(json.dumps(value).encode(), headers)
+    assert place is not None
+    assert TOKEN not in place
+
+
 def test_a_reason_can_be_written_whatever_it_quotes() -> None:
     """JSON may name a field by half a surrogate pair; no encoding has it."""
     place = redaction.secret_in(b'{"\\ud800": "glcbt-1"}', ())
