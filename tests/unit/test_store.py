@@ -238,19 +238,20 @@ async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> No
 # what may stand under a token's key besides this owner's last view
 
 
+@pytest.mark.parametrize("partition", [2, 4])
 async def test_a_token_of_another_partition_is_left_alone_and_disturbs_nobody(
-    redis: fakeredis.FakeAsyncRedis,
+    redis: fakeredis.FakeAsyncRedis, partition: int
 ) -> None:
     """A digest sent under two root namespaces must not let one refuse the other's writes."""
     first = await claimed(redis)
     await first.write_views([view(body=b"first")])
-    other = Store(redis, Server(), 2, "other")
+    other = Store(redis, Server(), partition, "other")
     await other.claim(4)
     await other.write_views([view("b"), view(body=b"second"), view("c")])
-    for token, partition in (("a", 3), ("b", 2), ("c", 2)):
+    for token, owner in (("a", 3), ("b", partition), ("c", partition)):
         record = await stored(redis, token)
         assert record is not None
-        assert record.partition == partition
+        assert record.partition == owner
     assert await other.drifted([view(body=b"second")]) == []
     await first.write_views([view(body=b"", status=401)])
     record = await stored(redis)
