@@ -98,6 +98,8 @@ class Facts:
     def __init__(self) -> None:
         self._facts: dict[Key, AnyFact] = {}
         self.touched: set[str] = set()
+        # Rises with every change of what several views may depend on: of anything but jobs.
+        self.version = 0
         # Of jobs that have started and neither finished nor expired.
         self.live_tokens = 0
         # The keys of the memberships of each scope (a group's or project's key) and user.
@@ -140,6 +142,7 @@ class Facts:
         self._index(key, fact.data)
         self._hang(projects)
         self._touch_dependents(key, fact.data, before)
+        self._note_version(key)
 
     def is_needed(self, key: Key) -> bool:
         """Whether a view still depends on the thing being removed: a live job's project."""
@@ -149,6 +152,7 @@ class Facts:
         """Drop the fact altogether; only of things that no view depends on any more."""
         self._unindex(key, self._data(key))
         del self._facts[key]
+        self._note_version(key)
 
     def expire_job(self, key: Key) -> None:
         """The job's `expires_at` has passed: changes no longer touch it."""
@@ -175,7 +179,9 @@ class Facts:
 
     def job(self, key: Key) -> Job | None:
         """The job, if it has started."""
-        return self._known(Job, key)
+        fact = self._facts.get(key)
+        job = fact.data if fact else None
+        return job if isinstance(job, Job) else None
 
     def ended_token(self, root: Root, digest: str) -> EndedToken | None:
         """The token, if it ended before its job."""
@@ -265,6 +271,9 @@ class Facts:
             self.touched.add(things.name_of(key))
         for job in self._dependents(key, data, other):
             self.touched.add(cast(Job, self.job(job)).digest)
+
+    def _note_version(self, key: Key) -> None:
+        self.version += things.kind_of(key) not in ("job", "token")
 
     def _dependents(self, key: Key, data: Thing | None, other: Thing | None) -> Iterable[Key]:
         """The live jobs whose view may be another with `other` in place of `data`."""

@@ -13,8 +13,8 @@ from projector import activity, metrics
 from projector.activity import LATENCY_BUCKETS_S, MINUTES_KEPT, Activity, Minute
 from projector.events import Event, Record, Topic
 from projector.outages import OUTAGES
-from projector.projection import View
 from projector.store import Store
+from projector.views import View
 
 log = structlog.get_logger()
 

@@ -21,12 +21,12 @@ from projector.meter import Meter, Sizes
 from projector.outages import OUTAGES, outlast
 from projector.outbox import Outbox
 from projector.probes import Probes
-from projector.projection import Policy, Projection, View
+from projector.projection import Policy, Projection
 from projector.store import Checkpoint, IncompleteCheckpointError, RefusedError, Store
 from projector.sweep import Rounds, tombstone
 from projector.things import Key, kind_of
 from projector.tracing import EventSpans
-from projector.views import Version
+from projector.views import Version, View
 
 log = structlog.get_logger()
 

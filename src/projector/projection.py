@@ -4,40 +4,27 @@ A view is a function of the facts and the time alone, so any worker that holds t
 writes the same views, and repeating a delivery changes nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-import msgspec
 import structlog
 
-from projector import cloudevents, rules, things
+from projector import cloudevents, things
 from projector.events import BadEvent, Event, GroupSet, Record
 from projector.facts import AnyFact, Facts, decode, encode
 from projector.lateness import refuse_late
 from projector.partitioning import partition_of
+from projector.rules import Judge
 from projector.things import EndedToken, Job, Key
 from projector.timers import Timers
 from projector.transitions import changes
+from projector.views import View
 
 log = structlog.get_logger()
 
 
 # When to look again at what would be forgotten but for events that are not applied yet.
 FORGET_LATER_MS: Final = 1000
-
-
-class View(NamedTuple):
-    """What one token's record is to say from now on; `expires_at` in milliseconds.
-
-    A job that started again has several tokens, and one that `is_current`.
-    """
-
-    digest: str
-    job: int
-    status: int
-    body: bytes
-    expires_at: int
-    is_current: bool = True
 
 
 class Changes(NamedTuple):
@@ -78,12 +65,7 @@ def view_of(facts: Facts, digest: str, minimum_level: int, now: int) -> View:
     key = facts.job_of_token(digest)
     if key is None:
         raise KeyError(digest)
-    ended = facts.ended_token(things.root_of(key), digest)
-    holder = ended or facts.job(key)
-    assert holder is not None, key  # noqa: S101  the index holds started jobs only
-    status, document = rules.answer(facts, key, digest, minimum_level, now)
-    body = b"" if document is None else msgspec.json.encode(document)
-    return View(digest, things.id_of(key), status, body, holder.expires_at, ended is None)
+    return Judge(facts, minimum_level, now).view(key, digest)
 
 
 class Projection:
@@ -97,6 +79,7 @@ class Projection:
         self._policy = policy
         self._timers: Timers[Key] = Timers()
         self._changed: set[Key] = set()
+        self._judge = Judge(self.facts, policy.minimum_level, 0)
 
     def restore(self, fields: Iterable[tuple[Key, bytes]]) -> None:
         """Take over a checkpoint's facts; changes no view."""
@@ -146,12 +129,20 @@ class Projection:
 
     def take_changes(self, now: int) -> Changes:
         """What has changed since the last call, as of `now` (milliseconds)."""
-        touched = filter(self.facts.job_of_token, sorted(self.facts.touched))
-        views = [self.view(digest, now) for digest in touched]
+        views = list(self.views(sorted(self.facts.touched), now))
         fields = {key: self._encoded(key) for key in self._changed}
         self.facts.touched.clear()
         self._changed.clear()
         return Changes(views, fields)
+
+    def views(self, tokens: Iterable[str], now: int) -> Iterator[View]:
+        """Their views at `now`, as each is asked for; none for those that no fact knows."""
+        if self._judge.now != now:
+            self._judge = Judge(self.facts, self._policy.minimum_level, now)
+        judge = self._judge
+        for token in tokens:
+            if key := self.facts.job_of_token(token):
+                yield judge.view(key, token)
 
     def fields(self) -> dict[Key, bytes]:
         """Every fact as it stands in the checkpoint."""
@@ -163,8 +154,10 @@ class Projection:
         return [view for view in views if view.expires_at > now]
 
     def view(self, digest: str, now: int) -> View:
-        """What the token's record is to say at `now` (milliseconds)."""
-        return view_of(self.facts, digest, self._policy.minimum_level, now)
+        """What the token's record is to say at `now` (milliseconds); KeyError if no job had it."""
+        for view in self.views([digest], now):
+            return view
+        raise KeyError(digest)
 
     def _circle(self, event: Event) -> str | None:
         """Later events may mend it, so the group is taken as it is."""

@@ -14,9 +14,8 @@ from projector.comparison import Stored, What
 from projector.environment.connections import Server, redis_time
 from projector.events import Topic
 from projector.partition_state import PartitionState
-from projector.projection import View
 from projector.things import Key
-from projector.views import Version
+from projector.views import Version, View
 
 T = TypeVar("T")
 Argument = bytes | str | int

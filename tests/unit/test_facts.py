@@ -20,7 +20,11 @@ CASES = load()
 
 
 def indexes(facts: Facts) -> dict[str, Any]:
-    return {name: index for name, index in vars(facts).items() if name not in {"_facts", "touched"}}
+    return {
+        name: index
+        for name, index in vars(facts).items()
+        if name not in {"_facts", "touched", "version"}
+    }
 
 
 def world_of(case: Case) -> World:

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
+from projector import rules
 from projector.events import Record, Topic
 from projector.facts import MAX_DEPTH
 from projector.partitioning import partition_of
@@ -421,3 +422,14 @@ def test_a_bad_record_changes_nothing() -> None:
     assert world.projection.apply(Record(Topic.MEMBERSHIP, 0, 99, NOW, None, b"{")) is not None
     world.write()
     assert world.written == {}
+
+
+def test_what_views_share_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "MAX_KEPT", 9)
+    world = World(build.group(3), build.member(1, group_id=3), build.agent(5, 1))
+    world.take(
+        *(build.project(n, 3) for n in range(1, 30)), build.configured(5, groups=[{"id": 3}])
+    )
+    world.take(*(build.started(n, n) for n in range(1, 30)))
+    assert all(world.agents(f"token-{n}") == [5] for n in range(1, 30))
+    assert len(world.projection._judge._places) <= 9

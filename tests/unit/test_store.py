@@ -9,10 +9,9 @@ import pytest
 from projector import partition_state, views
 from projector.environment.connections import Server
 from projector.events import Topic
-from projector.projection import View
 from projector.store import IncompleteCheckpointError, RefusedError, Store
 from projector.things import Key
-from projector.views import Record
+from projector.views import Record, View
 from tests.build import digest
 
 FAR = 4_000_000_000_000
