@@ -26,6 +26,7 @@ from projector.things import (
     group_key,
     project_key,
 )
+from projector.touched import Touched, Urgency
 
 T = TypeVar("T", bound=Thing)
 K = TypeVar("K")
@@ -97,7 +98,7 @@ class Facts:
 
     def __init__(self) -> None:
         self._facts: dict[Key, AnyFact] = {}
-        self.touched: set[str] = set()
+        self.touched = Touched()
         # Rises with every change of what several views may depend on: of anything but jobs.
         self.version = 0
         # Of jobs that have started and neither finished nor expired.
@@ -134,14 +135,16 @@ class Facts:
         if key in self._facts and _same(before, fact.data):
             self._facts[key] = fact
             return
+        urgency = _urgency(before, fact.data)
         projects = self._hanging_on(key)
-        self._touch_dependents(key, before, fact.data)
+        self._touch_dependents(key, before, fact.data, urgency)
         self._unhang(projects)
         self._unindex(key, before)
         self._facts[key] = fact
         self._index(key, fact.data)
         self._hang(projects)
-        self._touch_dependents(key, fact.data, before)
+        self._touch_dependents(key, fact.data, before, urgency)
+        self._note_name(before, fact.data)
         self._note_version(key)
 
     def is_needed(self, key: Key) -> bool:
@@ -161,7 +164,7 @@ class Facts:
 
     def touch(self, key: Key) -> None:
         """Mark the tokens that depend on `key`, whose meaning changed with time alone."""
-        self._touch_dependents(key, self._data(key), None)
+        self._touch_dependents(key, self._data(key), None, Urgency.MAY_REVOKE)
 
     # what is known
 
@@ -263,14 +266,21 @@ class Facts:
 
     # what depends on what
 
-    def _touch_dependents(self, key: Key, data: Thing | None, other: Thing | None) -> None:
+    def _touch_dependents(
+        self, key: Key, data: Thing | None, other: Thing | None, urgency: Urgency
+    ) -> None:
         """Touch what depends on `data`, as far as it is not the same with `other`."""
         if isinstance(data, Job):
-            self.touched.add(data.digest)
+            self.touched.add([data.digest], urgency)
         elif isinstance(data, EndedToken):
-            self.touched.add(things.name_of(key))
-        for job in self._dependents(key, data, other):
-            self.touched.add(cast(Job, self.job(job)).digest)
+            self.touched.add([things.name_of(key)], urgency)
+        else:
+            jobs = self._dependents(key, data, other)
+            self.touched.add((cast(Job, self._facts[job].data).digest for job in jobs), urgency)
+
+    def _note_name(self, before: Thing | None, after: Thing | None) -> None:
+        if isinstance(after, Job) and _name(before) != _name(after):
+            self.touched.name(after.digest)
 
     def _note_version(self, key: Key) -> None:
         self.version += things.kind_of(key) not in ("job", "token")
@@ -429,6 +439,23 @@ class Facts:
         root, project = things.root_of(key), cast(Project | None, self._data(key))
         groups, _ = self.chain(root, project.group if project else None)
         return [group_key(root, group) for group in groups]
+
+
+def _urgency(before: Thing | None, after: Thing | None) -> Urgency:
+    """What the change may do to views. That it takes nothing away must be certain.
+
+    It is not where an agent's grant is new: the closer way to it wins, and may have more filters.
+    """
+    if isinstance(after, EndedToken) or (isinstance(after, Job) and after.finished):
+        return Urgency.ENDS
+    if before is None and isinstance(after, Job | Member | Group):
+        return Urgency.ONLY_GRANTS
+    return Urgency.MAY_REVOKE
+
+
+def _name(job: Thing | None) -> tuple[str, int] | None:
+    """The token that belongs to the job, and until when."""
+    return (job.digest, job.expires_at) if isinstance(job, Job) else None
 
 
 def _same(one: object, other: object) -> bool:

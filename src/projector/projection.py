@@ -4,6 +4,7 @@ A view is a function of the facts and the time alone, so any worker that holds t
 writes the same views, and repeating a delivery changes nothing.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -17,6 +18,7 @@ from projector.partitioning import partition_of
 from projector.rules import Judge
 from projector.things import EndedToken, Job, Key
 from projector.timers import Timers
+from projector.touched import Portion
 from projector.transitions import changes
 from projector.views import View
 
@@ -127,13 +129,20 @@ class Projection:
             if fact is not None:
                 self._fall_due(key, fact, now, now if applied_until is None else applied_until)
 
-    def take_changes(self, now: int) -> Changes:
-        """What has changed since the last call, as of `now` (milliseconds)."""
-        views = list(self.views(sorted(self.facts.touched), now))
+    def take_touched(self, most: int) -> Portion:
+        """Take out some of the tokens whose view may be another since it was last written."""
+        return self.facts.touched.take(most)
+
+    def take_fields(self) -> dict[Key, bytes | None]:
+        """The fields of the checkpoint that have changed since the last call (None: delete)."""
         fields = {key: self._encoded(key) for key in self._changed}
-        self.facts.touched.clear()
         self._changed.clear()
-        return Changes(views, fields)
+        return fields
+
+    def take_changes(self, now: int) -> Changes:
+        """What has changed since the last call, as of `now` (milliseconds), all at once."""
+        tokens = self.take_touched(sys.maxsize).tokens
+        return Changes(list(self.views(tokens, now)), self.take_fields())
 
     def views(self, tokens: Iterable[str], now: int) -> Iterator[View]:
         """Their views at `now`, as each is asked for; none for those that no fact knows."""
@@ -148,10 +157,13 @@ class Projection:
         """Every fact as it stands in the checkpoint."""
         return {key: encode(fact) for key, fact in self.facts.items()}
 
-    def all_views(self, now: int) -> list[View]:
-        """Every view and tombstone of the partition that is not expired at `now`."""
-        views = (self.view(digest, now) for digest in self.facts.tokens())
-        return [view for view in views if view.expires_at > now]
+    def all_views(self, now: int) -> Iterator[View]:
+        """Every view and tombstone of the partition that is not expired at `now`.
+
+        Each is computed when it is asked for: all at once would fill the memory.
+        """
+        views = self.views(list(self.facts.tokens()), now)
+        return (view for view in views if view.expires_at > now)
 
     def view(self, digest: str, now: int) -> View:
         """What the token's record is to say at `now` (milliseconds); KeyError if no job had it."""

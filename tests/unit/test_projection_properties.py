@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from projector import events, ranks, rules, things
 from projector.events import KINDS, Rank, Record, Topic
 from projector.projection import Policy, Projection, view_of
+from projector.touched import Urgency
 from projector.views import View
 from tests import build
 from tests.build import LATER, NOW
@@ -341,8 +342,35 @@ def test_where_everything_has_a_sequence_and_nothing_is_removed_any_order_will_d
     assert views == Oracle({"as sent": sent}, NOW).views(NOW)
 
 
+def allowed(view: View | None) -> set[str]:
+    """The agents that the view allows, each with the entry that grants it."""
+    if view is None or view.status != 200:
+        return set()
+    return {orjson.dumps(agent).decode() for agent in orjson.loads(view.body)["allowed_agents"]}
+
+
 def views_of(projection: Projection, now: int) -> dict[str, View]:
     return {token: projection.view(token, now) for token in projection.facts.tokens()}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(EVENTS, max_size=20), st.integers(0, 2**32))
+def test_a_change_touches_every_view_that_it_changes_and_what_it_revokes_is_urgent(
+    drawn: list[Message], seed: int
+) -> None:
+    projection, now = new_projection(), NOW
+    before: dict[str, View] = {}
+    for record in schedule(numbered(BASE + drawn), Random(seed)):
+        projection.apply(record)
+        after = views_of(projection, now)
+        touched = projection.facts.touched
+        changed = {token for token, view in after.items() if view != before.get(token)}
+        assert changed <= set(touched)
+        urgent = {t for u in (Urgency.ENDS, Urgency.MAY_REVOKE) for t in touched._waiting[u]}
+        lost = {t for t in changed if not allowed(before.get(t)) <= allowed(after[t])}
+        assert lost <= urgent
+        touched.clear()
+        before = after
 
 
 @settings(max_examples=300, deadline=None)
