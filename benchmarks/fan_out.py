@@ -65,6 +65,7 @@ class FanOut:
         """By turns the agent is shared anew in another namespace, and with nobody any more."""
         found: dict[str, list[Round]] = {"change": [], "revocation": []}
         self._timed("")
+        self._sets()
         for _ in range(rounds):
             found["change"].append(Round(self._timed(self._next_namespace()), self._sets()))
             found["revocation"].append(Round(self._timed(""), self._sets()))

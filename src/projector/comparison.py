@@ -9,8 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from projector.environment.connections import milliseconds
-from projector.projection import View
-from projector.views import Record
+from projector.views import Record, View
 
 # How far a record's expiry may be from what was written before it counts as another.
 EXPIRY_TOLERANCE_MS: Final = 5000

@@ -27,6 +27,7 @@ from projector.things import (
     group_key,
     project_key,
 )
+from projector.touched import Touched, Urgency
 
 T = TypeVar("T", bound=Thing)
 K = TypeVar("K")
@@ -104,7 +105,9 @@ class Facts:
 
     def __init__(self) -> None:
         self._facts: dict[Key, AnyFact] = {}
-        self.touched: set[str] = set()
+        self.touched = Touched()
+        # Rises with every change of what several views may depend on: of anything but jobs.
+        self.version = 0
         # Of jobs that have started and neither finished nor expired.
         self.live_tokens = 0
         self._members = Memberships()
@@ -138,14 +141,17 @@ class Facts:
         if key in self._facts and _same(before, fact.data):
             self._facts[key] = fact
             return
+        urgency = _urgency(before, fact.data)
         projects = self._hanging_on(key)
-        self._touch_dependents(key, before, fact.data)
+        self._touch_dependents(key, before, fact.data, urgency)
         self._unhang(projects)
         self._unindex(key, before)
         self._facts[key] = fact
         self._index(key, fact.data)
         self._hang(projects)
-        self._touch_dependents(key, fact.data, before)
+        self._touch_dependents(key, fact.data, before, urgency)
+        self._note_name(before, fact.data)
+        self._note_version(key)
 
     def load(self, fields: Mapping[Key, bytes]) -> Iterator[tuple[Key, AnyFact]]:
         """Take a part of a checkpoint while no view depends on any fact, in steps of one fact.
@@ -187,6 +193,7 @@ class Facts:
         """Drop the fact altogether; only of things that no view depends on any more."""
         self._unindex(key, self._data(key))
         del self._facts[key]
+        self._note_version(key)
 
     def expire_job(self, key: Key) -> None:
         """The job's `expires_at` has passed: changes no longer touch it."""
@@ -195,7 +202,7 @@ class Facts:
 
     def touch(self, key: Key) -> None:
         """Mark the tokens that depend on `key`, whose meaning changed with time alone."""
-        self._touch_dependents(key, self._data(key), None)
+        self._touch_dependents(key, self._data(key), None, Urgency.MAY_REVOKE)
 
     # what is known
 
@@ -213,7 +220,9 @@ class Facts:
 
     def job(self, key: Key) -> Job | None:
         """The job, if it has started."""
-        return self._known(Job, key)
+        fact = self._facts.get(key)
+        job = fact.data if fact else None
+        return job if isinstance(job, Job) else None
 
     def ended_token(self, root: Root, digest: str) -> EndedToken | None:
         """The token, if it ended before its job."""
@@ -295,14 +304,24 @@ class Facts:
 
     # what depends on what
 
-    def _touch_dependents(self, key: Key, data: Thing | None, other: Thing | None) -> None:
+    def _touch_dependents(
+        self, key: Key, data: Thing | None, other: Thing | None, urgency: Urgency
+    ) -> None:
         """Touch what depends on `data`, as far as it is not the same with `other`."""
         if isinstance(data, Job):
-            self.touched.add(data.digest)
+            self.touched.add([data.digest], urgency)
         elif isinstance(data, EndedToken):
-            self.touched.add(things.name_of(key))
-        for job in self._dependents(key, data, other):
-            self.touched.add(cast(Job, self.job(job)).digest)
+            self.touched.add([things.name_of(key)], urgency)
+        else:
+            jobs = self._dependents(key, data, other)
+            self.touched.add((cast(Job, self._facts[job].data).digest for job in jobs), urgency)
+
+    def _note_name(self, before: Thing | None, after: Thing | None) -> None:
+        if isinstance(after, Job) and _name(before) != _name(after):
+            self.touched.name(after.digest)
+
+    def _note_version(self, key: Key) -> None:
+        self.version += things.kind_of(key) not in ("job", "token")
 
     def _dependents(self, key: Key, data: Thing | None, other: Thing | None) -> Iterable[Key]:
         """The live jobs whose view may be another with `other` in place of `data`."""
@@ -451,6 +470,23 @@ class Facts:
         root, project = things.root_of(key), cast(Project | None, self._data(key))
         groups, _ = self.chain(root, project.group if project else None)
         return [group_key(root, group) for group in groups]
+
+
+def _urgency(before: Thing | None, after: Thing | None) -> Urgency:
+    """What the change may do to views. That it takes nothing away must be certain.
+
+    It is not where an agent's grant is new: the closer way to it wins, and may have more filters.
+    """
+    if isinstance(after, EndedToken) or (isinstance(after, Job) and after.finished):
+        return Urgency.ENDS
+    if before is None and isinstance(after, Job | Member | Group):
+        return Urgency.ONLY_GRANTS
+    return Urgency.MAY_REVOKE
+
+
+def _name(job: Thing | None) -> tuple[str, int] | None:
+    """The token that belongs to the job, and until when."""
+    return (job.digest, job.expires_at) if isinstance(job, Job) else None
 
 
 def _same(one: object, other: object) -> bool:

@@ -6,14 +6,28 @@ than GitLab's: a pattern must match the whole name, and only `*` is special in i
 
 from typing import Any
 
+from msgspec import Struct
+
 from projector.things import Job
 
 
-def refusal(configuration: dict[str, Any], job: Job) -> str | None:
-    """Which key of the configuration refuses the job, or None."""
-    if not _allows_environment(configuration.get("environments"), job):
+class Context(Struct, frozen=True):
+    """All that filters look at of a job; `environment` is the name of the one it deploys to."""
+
+    environment: str | None
+    ref_protected: bool
+
+
+def context(job: Job) -> Context:
+    """What filters look at of the job."""
+    return Context(job.environment.name if job.environment else None, job.ref_protected)
+
+
+def refusal(configuration: dict[str, Any], context: Context) -> str | None:
+    """Which key of the configuration refuses such a job, or None."""
+    if not _allows_environment(configuration.get("environments"), context.environment):
         return "environments"
-    if _is_true(configuration.get("protected_branches_only")) and not job.ref_protected:
+    if _is_true(configuration.get("protected_branches_only")) and not context.ref_protected:
         return "protected_branches_only"
     return None
 
@@ -38,13 +52,12 @@ def matches(pattern: str, name: str) -> bool:
     return True
 
 
-def _allows_environment(patterns: object, job: Job) -> bool:
+def _allows_environment(patterns: object, name: str | None) -> bool:
     """Without patterns all jobs are let in; by patterns that are no list of texts none is."""
     if patterns is None or patterns == []:
         return True
-    if job.environment is None or not isinstance(patterns, list):
+    if name is None or not isinstance(patterns, list):
         return False
-    name = job.environment.name
     return any(isinstance(pattern, str) and matches(pattern, name) for pattern in patterns)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn, Self
 
 import structlog
@@ -13,7 +13,6 @@ from projector import activity, metrics
 from projector.activity import LATENCY_BUCKETS_S, MINUTES_KEPT, Activity, Minute
 from projector.events import Event, Record, Topic
 from projector.outages import OUTAGES
-from projector.projection import View
 from projector.store import Store
 
 log = structlog.get_logger()
@@ -84,13 +83,13 @@ class Meter:
             if event.revokes:
                 self._revocations.append(record.timestamp)
 
-    def written(self, views: Sequence[View]) -> None:
-        """Redis has acknowledged these views, and so all that was taken until now."""
+    def written(self, statuses: Counter[int]) -> None:
+        """Redis has acknowledged so many views of each status, and so all that was taken so far."""
         self._count_taken()
-        for status, count in Counter(view.status for view in views).items():
+        for status, count in statuses.items():
             metrics.VIEW_WRITES.labels(status=int(status)).inc(count)
-        if views:
-            self._minute().views += len(views)
+        if views := statuses.total():
+            self._minute().views += views
         if self._events:
             metrics.BATCH_EVENTS.observe(len(self._events))
             self._observe_latencies(time.time() * 1000)

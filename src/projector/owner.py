@@ -7,9 +7,12 @@ stopped, or by an error of this program, which ends the process.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Final, NamedTuple
+from functools import partial
+from itertools import chain
+from typing import Final
 
 import structlog
 from structlog.contextvars import bind_contextvars
@@ -23,12 +26,12 @@ from projector.meter import Meter, Sizes
 from projector.outages import OUTAGES, outlast
 from projector.outbox import Outbox
 from projector.probes import Probes
-from projector.projection import Policy, Projection, View
+from projector.projection import Policy, Projection
 from projector.store import Checkpoint, IncompleteCheckpointError, RefusedError, Store
 from projector.sweep import Rounds, tombstone
 from projector.things import Key
 from projector.tracing import EventSpans
-from projector.views import Version
+from projector.views import Version, View
 
 log = structlog.get_logger()
 
@@ -41,18 +44,14 @@ HEAL_PAUSE_S: Final = 0.5
 # Heartbeats and the owners of other partitions wait no longer, but for a step of some 10 ms more.
 TURN_S: Final = 0.02
 HISTORY_PAUSE_S: Final = 10.0
+# Events that arrive during a long write are applied after each portion of it: some 20 ms.
+VIEWS_PER_PORTION: Final = 2000
+# So many in one batch, and the others wait: or the checkpoint would never come.
+MAX_BATCH: Final = 5000
 HISTORY_ADVICE: Final = (
     "feed everything into new topics under another PROJECTOR_TOPIC_PREFIX with an empty Redis "
     "database, or go on from what is there with `projector rebuild --accept-loss`"
 )
-
-
-class Batch(NamedTuple):
-    """What to write: views, then fields of the checkpoint (None: delete), `total` of them then."""
-
-    views: list[View]
-    fields: dict[Key, bytes | None]
-    total: int
 
 
 class Owner:
@@ -249,19 +248,27 @@ class Owner:
     async def _reconcile(self) -> None:
         """Rewrite every view: whatever the former owner wrote last, this is what holds."""
         self._advance(await self._store.now())
-        changed = self._take_changes()
-        await self._persist(changed._replace(views=self._projection.all_views(self._now)))
+        await self._write_all()
+        await self._checkpoint(self._take_fields())
 
     async def _heal(self) -> None:
         """Write everything from memory: Redis was emptied, went back, or was claimed meanwhile."""
         self._advance(await self._store.now())
-        self._take_changes()
-        views = self._projection.all_views(self._now)
-        everything = self._batch([], {**self._projection.fields(), **self._outbox.fields()})
-        await self._store.write_views(views)
-        self._meter.written(views)
+        self._take_fields()
+        everything: dict[Key, bytes | None] = {
+            **self._projection.fields(),
+            **self._outbox.fields(),
+        }
+        await self._write_all()
         await self._store.forget_checkpoint()
-        await self._persist(everything)
+        await self._checkpoint(everything)
+
+    async def _write_all(self, more: Sequence[View] = ()) -> None:
+        """Write every view there is, and these besides."""
+        self._projection.facts.touched.clear()
+        self._report_written(
+            await self._write(lambda: chain(self._projection.all_views(self._now), more))
+        )
 
     # deliveries
 
@@ -274,7 +281,7 @@ class Owner:
                 await self._take(delivered.record)
             await self._read_what_stalls()
             self._advance(max([self._now, *self._probes.moments]))
-            await self._flush()
+            await self._flush(taken)
         finally:
             # Also of a batch that was refused: the next claim reads it from Kafka, and an event
             # without its ack would hold back Faust's commits for good.
@@ -345,25 +352,49 @@ class Owner:
         self._now = max(self._now, now)
         self._projection.advance(self._now, self._applied_until)
 
-    def _take_changes(self) -> Batch:
-        views, facts = self._projection.take_changes(self._now)
-        return self._batch(views, facts | self._outbox.take_changes())
+    def _take_fields(self) -> dict[Key, bytes | None]:
+        return self._projection.take_fields() | self._outbox.take_changes()
 
-    def _batch(self, views: list[View], fields: dict[Key, bytes | None]) -> Batch:
-        total = len(self._projection.facts) + len(self._outbox)
-        return Batch(views, fields, total)
+    async def _flush(self, taken: list[Delivered]) -> None:
+        """Write the views that have changed, and only then the checkpoint that they justify.
 
-    async def _flush(self) -> None:
-        batch = self._take_changes()
-        if batch.views or batch.fields or self._next != self._checkpointed:
-            await self._persist(batch)
+        What arrives meanwhile is applied and added to `taken`, to be acknowledged with it.
+        """
+        written: Counter[int] = Counter()
+        while (portion := self._projection.take_touched(VIEWS_PER_PORTION)).tokens:
+            # Computed as they are written: from facts that hold still until all are acknowledged.
+            views = partial(self._projection.views, portion.tokens, self._now)
+            written += await self._write(views, portion.named)
+            await self._take_meanwhile(taken)
+        self._report_written(written)
+        fields = self._take_fields()
+        # A view may change with time alone, and then no field does.
+        if fields or self._store.is_ahead or self._next != self._checkpointed:
+            await self._checkpoint(fields)
+
+    async def _take_meanwhile(self, taken: list[Delivered]) -> None:
+        """Let events not wait for views of others, unless there are too many already."""
+        if self._projection.facts.touched and self._inbox and len(taken) < MAX_BATCH:
+            arrived = await self._inbox.take()
+            taken += arrived
+            for delivered in arrived:
+                await self._take(delivered.record)
 
     @outlast
-    async def _persist(self, batch: Batch) -> None:
-        await self._store.write_views(batch.views)
+    async def _write(
+        self, views: Callable[[], Iterable[View]], named: Container[str] | None = None
+    ) -> Counter[int]:
+        """Write what `views` yields, asked anew for each attempt; how many of each status."""
+        return await self._store.write_views(views(), named)
+
+    def _report_written(self, statuses: Counter[int]) -> None:
         self._spans.written()
-        self._meter.written(batch.views)
-        await self._store.checkpoint(self._next, batch.fields, batch.total)
+        self._meter.written(statuses)
+
+    @outlast
+    async def _checkpoint(self, fields: dict[Key, bytes | None]) -> None:
+        total = len(self._projection.facts) + len(self._outbox)
+        await self._store.checkpoint(self._next, fields, total)
         self._checkpointed = dict(self._next)
 
     # freshness
@@ -396,9 +427,9 @@ class Owner:
         drifted = await self._drifted([view for view in views if view.expires_at > self._now])
         if drifted or orphans:
             self._report_drift(drifted, orphans)
-            batch = self._take_changes()
             ended = [tombstone(digest, self._now) for digest in orphans]
-            await self._persist(batch._replace(views=batch.views + drifted + ended))
+            self._report_written(await self._write(lambda: drifted + ended))
+            await self._checkpoint(self._take_fields())
 
     @outlast
     async def _drifted(self, views: list[View]) -> list[View]:

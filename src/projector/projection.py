@@ -4,40 +4,29 @@ A view is a function of the facts and the time alone, so any worker that holds t
 writes the same views, and repeating a delivery changes nothing.
 """
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-import msgspec
 import structlog
 
-from projector import cloudevents, rules, things
+from projector import cloudevents, things
 from projector.events import BadEvent, Event, GroupSet, Record
 from projector.facts import AnyFact, Facts, encode
 from projector.lateness import refuse_late
 from projector.partitioning import partition_of
+from projector.rules import Judge
 from projector.things import EndedToken, Job, Key
 from projector.timers import Timers
+from projector.touched import Portion
 from projector.transitions import changes
+from projector.views import View
 
 log = structlog.get_logger()
 
 
 # When to look again at what would be forgotten but for events that are not applied yet.
 FORGET_LATER_MS: Final = 1000
-
-
-class View(NamedTuple):
-    """What one token's record is to say from now on; `expires_at` in milliseconds.
-
-    A job that started again has several tokens, and one that `is_current`.
-    """
-
-    digest: str
-    job: int
-    status: int
-    body: bytes
-    expires_at: int
-    is_current: bool = True
 
 
 class Changes(NamedTuple):
@@ -78,12 +67,7 @@ def view_of(facts: Facts, digest: str, minimum_level: int, now: int) -> View:
     key = facts.job_of_token(digest)
     if key is None:
         raise KeyError(digest)
-    ended = facts.ended_token(things.root_of(key), digest)
-    holder = ended or facts.job(key)
-    assert holder is not None, key  # noqa: S101  the index holds started jobs only
-    status, document = rules.answer(facts, key, digest, minimum_level, now)
-    body = b"" if document is None else msgspec.json.encode(document)
-    return View(digest, things.id_of(key), status, body, holder.expires_at, ended is None)
+    return Judge(facts, minimum_level, now).view(key, digest)
 
 
 class Projection:
@@ -97,6 +81,7 @@ class Projection:
         self._policy = policy
         self._timers: Timers[Key] = Timers()
         self._changed: set[Key] = set()
+        self._judge = Judge(self.facts, policy.minimum_level, 0)
 
     def load(self, fields: Mapping[Key, bytes]) -> Iterator[None]:
         """Take over a part of a checkpoint, in steps between which others may do something else.
@@ -149,27 +134,47 @@ class Projection:
             if fact is not None:
                 self._fall_due(key, fact, now, now if applied_until is None else applied_until)
 
-    def take_changes(self, now: int) -> Changes:
-        """What has changed since the last call, as of `now` (milliseconds)."""
-        touched = filter(self.facts.job_of_token, sorted(self.facts.touched))
-        views = [self.view(digest, now) for digest in touched]
+    def take_touched(self, most: int) -> Portion:
+        """Take out some of the tokens whose view may be another since it was last written."""
+        return self.facts.touched.take(most)
+
+    def take_fields(self) -> dict[Key, bytes | None]:
+        """The fields of the checkpoint that have changed since the last call (None: delete)."""
         fields = {key: self._encoded(key) for key in self._changed}
-        self.facts.touched.clear()
         self._changed.clear()
-        return Changes(views, fields)
+        return fields
+
+    def take_changes(self, now: int) -> Changes:
+        """What has changed since the last call, as of `now` (milliseconds), all at once."""
+        tokens = self.take_touched(sys.maxsize).tokens
+        return Changes(list(self.views(tokens, now)), self.take_fields())
+
+    def views(self, tokens: Iterable[str], now: int) -> Iterator[View]:
+        """Their views at `now`, as each is asked for; none for those that no fact knows."""
+        if self._judge.now != now:
+            self._judge = Judge(self.facts, self._policy.minimum_level, now)
+        judge = self._judge
+        for token in tokens:
+            if key := self.facts.job_of_token(token):
+                yield judge.view(key, token)
 
     def fields(self) -> dict[Key, bytes]:
         """Every fact as it stands in the checkpoint."""
         return {key: encode(fact) for key, fact in self.facts.items()}
 
-    def all_views(self, now: int) -> list[View]:
-        """Every view and tombstone of the partition that is not expired at `now`."""
-        views = (self.view(digest, now) for digest in self.facts.tokens())
-        return [view for view in views if view.expires_at > now]
+    def all_views(self, now: int) -> Iterator[View]:
+        """Every view and tombstone of the partition that is not expired at `now`.
+
+        Each is computed when it is asked for: all at once would fill the memory.
+        """
+        views = self.views(list(self.facts.tokens()), now)
+        return (view for view in views if view.expires_at > now)
 
     def view(self, digest: str, now: int) -> View:
-        """What the token's record is to say at `now` (milliseconds)."""
-        return view_of(self.facts, digest, self._policy.minimum_level, now)
+        """What the token's record is to say at `now` (milliseconds); KeyError if no job had it."""
+        for view in self.views([digest], now):
+            return view
+        raise KeyError(digest)
 
     def _circle(self, event: Event) -> str | None:
         """Later events may mend it, so the group is taken as it is."""

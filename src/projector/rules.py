@@ -1,20 +1,25 @@
 """What a job's token gets, and why: a pure function of the facts and the time.
 
 The rules are GitLab's (`GET /api/v4/job/allowed_agents`), with the Developer rule of the request
-that this product began as. `judge` applies them, once for all: the answer that is served and its
+that this product began as. A `Judge` applies them, once for all: the answer that is served and its
 explanation are two ways to write down the same judgement.
 """
 
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import cached_property
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Raw, Struct, field
 
 from projector import filters, things, ways
 from projector.events import ROLES
 from projector.facts import Facts
+from projector.filters import Context
 from projector.things import Job, Key, Member, Root, User
-from projector.views import AllowedAgent, AllowedAgents, Refusal, UserPart, unavailable
+from projector.views import AllowedAgent, Refusal, View, unavailable
 from projector.ways import Way
 
 # GitLab: doc/api/jobs.md, `roles_in_project`. The other levels of ROLES have no name there.
@@ -35,6 +40,10 @@ REFUSALS: Final = {
     ),
     "internal": "This action cannot be performed by internal users",
 }
+
+
+# Places, standings and reaches that a judge keeps, of some 2 KB each.
+MAX_KEPT: Final = 20_000
 
 
 class Rule(StrEnum):
@@ -79,76 +88,202 @@ class Candidate(NamedTuple):
         return self.ways[0]
 
 
-class Judgement(NamedTuple):
+class Standing(Struct, frozen=True, dict=True):
+    """What a user is in a place; `user` is None if no `user.set` came.
+
+    `level` is the highest of the `memberships` that are in force. `barrier` refuses everything, and
+    then `status` is not 200.
+    """
+
+    user: User | None = None
+    memberships: tuple[Membership, ...] = ()
+    level: int = 0
+    status: HTTPStatus = HTTPStatus.OK
+    barrier: Rule | None = None
+
+    @cached_property
+    def roles(self) -> Raw:
+        """The names of the roles up to the user's own, as JSON."""
+        return _json([name for name in NAMED_ROLES if ROLES[name] <= self.level])
+
+
+class Reach(Struct, frozen=True, dict=True):
+    """The agents that reach a place, for jobs that are alike to every filter."""
+
+    candidates: tuple[Candidate, ...] = ()
+
+    @cached_property
+    def allowed(self) -> Raw:
+        """The agents that may be used, as JSON."""
+        return _json([_allowed(c.winner) for c in self.candidates if not c.refused_by])
+
+
+class Place(Struct, frozen=True, dict=True):
+    """The project of jobs and the groups above it: what all jobs there have in common.
+
+    `rule` and `reason` say why its jobs get `status` and no list, where the place is to blame.
+    `groups` are the ids of those above it, nearest first; `ways` are of every agent that comes
+    here. Standings are by user, and reaches by what they were judged for.
+    """
+
+    project: int = 0
+    status: HTTPStatus = HTTPStatus.OK
+    rule: Rule | None = None
+    reason: str = ""
+    groups: tuple[int, ...] = ()
+    ways: tuple[list[Way], ...] = ()
+    standings: dict[int, Standing] = field(default_factory=dict)
+    reaches: dict[tuple[Any, ...], Reach] = field(default_factory=dict)
+
+    @cached_property
+    def part(self) -> Raw:
+        """The project and its groups, as JSON."""
+        return _json({"id": self.project, "groups": [{"id": group} for group in self.groups]})
+
+
+NOWHERE: Final = Place()
+NOBODY: Final = Standing()
+NOTHING: Final = Reach()
+
+
+class Judgement(Struct, frozen=True):
     """What the rules make of a token: its status, and what led there, as far as it was looked at.
 
-    `rule` and `reason` say why the status is not 200. `groups` are the ids of those above the
-    project, nearest first, and `level` is the highest of the `memberships` that are in force.
+    `rule` and `reason` say why the status is not 200.
     """
 
     status: HTTPStatus
     rule: Rule | None = None
     reason: str = ""
-    groups: tuple[int, ...] = ()
-    memberships: tuple[Membership, ...] = ()
-    level: int = 0
-    candidates: tuple[Candidate, ...] = ()
+    place: Place = NOWHERE
+    standing: Standing = NOBODY
+    reach: Reach = NOTHING
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The ids of the groups above the project, nearest first."""
+        return self.place.groups
+
+    @property
+    def memberships(self) -> tuple[Membership, ...]:
+        """Those of the user in the place, also those that have expired."""
+        return self.standing.memberships
+
+    @property
+    def level(self) -> int:
+        """The highest of the memberships that are in force."""
+        return self.standing.level
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The agents that reach the project."""
+        return self.reach.candidates
 
 
-class Answer(NamedTuple):
-    """What a lookup gets. 401 has a document where it may end; final ones have none."""
+class Judge:
+    """Applies the rules as of `now` (milliseconds).
 
-    status: HTTPStatus
-    document: AllowedAgents | Refusal | None = None
+    What several tokens have in common is worked out for the first of them, and anew after a fact
+    has changed that it may stand on.
+    """
+
+    def __init__(self, facts: Facts, minimum_level: int, now: int) -> None:
+        self.now = now
+        self._facts = facts
+        self._minimum_level = minimum_level
+        self._version = facts.version
+        self._places: dict[tuple[Root, int], Place] = {}
+        self._kept = 0
+
+    def judge(self, key: Key, digest: str) -> Judgement:
+        """What the token with this digest, of the started job `key`, gets."""
+        job = self._facts.job(key)
+        return self._judge(things.root_of(key), job if job and job.digest == digest else None)
+
+    def view(self, key: Key, digest: str) -> View:
+        """What the record of the token is to say; its job `key` has started."""
+        (root, number), job = things.job_of(key), self._facts.job(key)
+        if job is None or job.digest != digest:
+            ended = self._facts.ended_token(root, digest)
+            assert ended is not None, key  # noqa: S101  the job had the token
+            return View(digest, number, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at, False)
+        judgement = self._judge(root, job)
+        body = _written(number, job, judgement)
+        return View(digest, number, judgement.status, body, job.expires_at)
+
+    def _judge(self, root: Root, job: Job | None) -> Judgement:
+        if job is None:
+            return Judgement(HTTPStatus.UNAUTHORIZED, Rule.TOKEN_REPLACED)
+        if job.finished:
+            return Judgement(HTTPStatus.UNAUTHORIZED, Rule.JOB_FINISHED)
+        if job.expires_at <= self.now:
+            return Judgement(HTTPStatus.UNAUTHORIZED, Rule.TOKEN_EXPIRED)
+        if self._version != self._facts.version or self._kept > MAX_KEPT:
+            self._places, self._kept, self._version = {}, 0, self._facts.version
+        place = self._places.get((root, job.project)) or self._look_at(root, job.project)
+        if place.rule:
+            return Judgement(place.status, place.rule, place.reason, place)
+        standing = place.standings.get(job.user) or self._ask_for(root, place, job.user)
+        reach = self._reach(place, standing, job)
+        return Judgement(standing.status, standing.barrier, "", place, standing, reach)
+
+    def _look_at(self, root: Root, project: int) -> Place:
+        self._kept += 1
+        place = self._places[root, project] = _place(self._facts, root, project)
+        return place
+
+    def _ask_for(self, root: Root, place: Place, user: int) -> Standing:
+        self._kept += 1
+        memberships = tuple(_memberships(self._facts, root, place, user))
+        in_force = (m.member.level for m in memberships if m.member.counts(self.now))
+        level, known = max(in_force, default=0), self._facts.user(user)
+        barrier = _barrier(known)
+        status = HTTPStatus.FORBIDDEN if barrier else HTTPStatus.OK
+        standing = place.standings[user] = Standing(known, memberships, level, status, barrier)
+        return standing
+
+    def _reach(self, place: Place, standing: Standing, job: Job) -> Reach:
+        """The agents, which depend on nothing of the job but what stands in the key."""
+        context = filters.context(job)
+        alike = (context, standing.level, standing.barrier)
+        return place.reaches.get(alike) or self._filter(place, alike)
+
+    def _filter(self, place: Place, alike: tuple[Context, int, Rule | None]) -> Reach:
+        self._kept += 1
+        context, level, barrier = alike
+        reach = place.reaches[alike] = Reach(
+            tuple(
+                Candidate(found, barrier or refusal(found[0], context, level, self._minimum_level))
+                for found in place.ways
+            )
+        )
+        return reach
 
 
 def judge(facts: Facts, key: Key, digest: str, minimum_level: int, now: int) -> Judgement:
     """What the token with this digest, of the started job `key`, gets at `now` (milliseconds)."""
-    root, job = things.root_of(key), facts.job(key)
-    if facts.ended_token(root, digest) or job is None:
-        return Judgement(HTTPStatus.UNAUTHORIZED, Rule.TOKEN_REPLACED)
-    if job.finished:
-        return Judgement(HTTPStatus.UNAUTHORIZED, Rule.JOB_FINISHED)
-    if job.expires_at <= now:
-        return Judgement(HTTPStatus.UNAUTHORIZED, Rule.TOKEN_EXPIRED)
-    if facts.is_removed(things.project_key(root, job.project)):
-        return Judgement(HTTPStatus.UNAUTHORIZED, Rule.PROJECT_REMOVED)
-    project = facts.project(root, job.project)
-    if project is None:
-        return _unavailable(Rule.PROJECT_UNKNOWN, f"project {job.project} is not known yet")
-    groups, complete = facts.chain(root, project.group)
-    if not complete:
-        return _gap(facts, root, job.project, groups)
-    return _judge_user(facts, root, job, groups, minimum_level, now)
+    return Judge(facts, minimum_level, now).judge(key, digest)
 
 
-def answer(facts: Facts, key: Key, digest: str, minimum_level: int, now: int) -> Answer:
-    """The answer for the token with this digest, of the started job `key`, at `now` (ms)."""
-    judgement = judge(facts, key, digest, minimum_level, now)
-    return Answer(judgement.status, _written(facts, key, judgement))
-
-
-def refusal(way: Way, job: Job, level: int, minimum_level: int) -> Rule | None:
-    """What refuses the job this way to an agent, or None; the user has `level` in its project."""
+def refusal(way: Way, context: Context, level: int, minimum_level: int) -> Rule | None:
+    """What refuses a job this way to an agent, or None; its user has `level` in its project."""
     if level < minimum_level:
         return Rule.ROLE
-    refused_by = filters.refusal(way.configuration, job)
+    refused_by = filters.refusal(way.configuration, context)
     return Rule(refused_by) if refused_by else None
 
 
-def _judge_user(  # noqa: PLR0913, PLR0917  all that decides
-    facts: Facts, root: Root, job: Job, groups: list[int], minimum_level: int, now: int
-) -> Judgement:
-    memberships = tuple(_memberships(facts, root, job, groups))
-    level = max((m.member.level for m in memberships if m.member.counts(now)), default=0)
-    barrier = _barrier(facts.user(job.user))
-    reaching = ways.by_agent(facts, root, job.project, groups).values()
-    candidates = tuple(
-        Candidate(found, barrier or refusal(found[0], job, level, minimum_level))
-        for found in reaching
-    )
-    status = HTTPStatus.FORBIDDEN if barrier else HTTPStatus.OK
-    return Judgement(status, barrier, "", tuple(groups), memberships, level, candidates)
+def _place(facts: Facts, root: Root, number: int) -> Place:
+    if facts.is_removed(things.project_key(root, number)):
+        return Place(number, HTTPStatus.UNAUTHORIZED, Rule.PROJECT_REMOVED)
+    project = facts.project(root, number)
+    if project is None:
+        return _unavailable(number, Rule.PROJECT_UNKNOWN, f"project {number} is not known yet")
+    groups, complete = facts.chain(root, project.group)
+    if not complete:
+        return _gap(facts, root, number, groups)
+    found = ways.by_agent(facts, root, number, groups).values()
+    return Place(number, groups=tuple(groups), ways=tuple(found))
 
 
 def _barrier(user: User | None) -> Rule | None:
@@ -156,65 +291,69 @@ def _barrier(user: User | None) -> Rule | None:
     return Rule.USER_NOT_ACTIVE if user and user.state != "active" else None
 
 
-def _memberships(facts: Facts, root: Root, job: Job, groups: list[int]) -> Iterable[Membership]:
-    """The user's in the job's project and in the groups above it, also those that have expired."""
-    scopes = [things.project_key(root, job.project), *(things.group_key(root, g) for g in groups)]
-    for scope in scopes:
-        for key, member in facts.memberships(scope, job.user):
+def _memberships(facts: Facts, root: Root, place: Place, user: int) -> Iterable[Membership]:
+    """The user's in the project and in the groups above it, also those that have expired."""
+    groups = (things.group_key(root, group) for group in place.groups)
+    for scope in (things.project_key(root, place.project), *groups):
+        for key, member in facts.memberships(scope, user):
             yield Membership(key, member)
 
 
-def _gap(facts: Facts, root: Root, project: int, groups: list[int]) -> Judgement:
+def _gap(facts: Facts, root: Root, project: int, groups: list[int]) -> Place:
     """What is wrong above the project, where the last of `groups` is the furthest one found."""
     if facts.group(root, groups[-1]):
         reason = f"the groups above project {project} run in a circle, or are too many"
-        return _unavailable(Rule.GROUPS_IN_CIRCLE, reason, groups)
+        return _unavailable(project, Rule.GROUPS_IN_CIRCLE, reason, groups)
     reason = f"group {groups[-1]} above project {project} is not known yet"
-    return _unavailable(Rule.GROUP_UNKNOWN, reason, groups)
+    return _unavailable(project, Rule.GROUP_UNKNOWN, reason, groups)
 
 
-def _unavailable(rule: Rule, reason: str, groups: Iterable[int] = ()) -> Judgement:
-    return Judgement(HTTPStatus.SERVICE_UNAVAILABLE, rule, reason, tuple(groups))
+def _unavailable(project: int, rule: Rule, reason: str, groups: Iterable[int] = ()) -> Place:
+    return Place(project, HTTPStatus.SERVICE_UNAVAILABLE, rule, reason, tuple(groups))
 
 
 # how it is written down for lookups
 
 
-def _written(facts: Facts, key: Key, judgement: Judgement) -> AllowedAgents | Refusal | None:
-    job = facts.job(key)
-    if job is None or judgement.rule in FINAL:
-        return None
-    user = facts.user(job.user)
+def _written(number: int, job: Job, judgement: Judgement) -> bytes:
+    if judgement.rule is None:
+        return msgspec.json.encode(_document(number, job, judgement))
+    if judgement.rule in FINAL:
+        return b""
+    return msgspec.json.encode(_refused(judgement))
+
+
+def _refused(judgement: Judgement) -> Refusal:
+    user = judgement.standing.user
     match judgement.status:
         case HTTPStatus.UNAUTHORIZED:
             return {"message": "401 Unauthorized"}
         case HTTPStatus.SERVICE_UNAVAILABLE:
             return unavailable(judgement.reason)
-        case HTTPStatus.FORBIDDEN:
-            return {"message": f"403 Forbidden - {_refusal(user.state if user else '')}"}
-    return _document(key, job, user, judgement)
+    return {"message": f"403 Forbidden - {REFUSALS.get(user.state if user else '', BLOCKED)}"}
 
 
-def _document(key: Key, job: Job, user: User | None, judgement: Judgement) -> AllowedAgents:
-    who: UserPart = {
-        "id": job.user,
-        "username": user.username if user else job.username,
-        "roles_in_project": [name for name in NAMED_ROLES if ROLES[name] <= judgement.level],
-    }
-    document: AllowedAgents = {
-        "allowed_agents": [_allowed(c.winner) for c in judgement.candidates if not c.refused_by],
-        "job": {"id": things.id_of(key)},
+def _document(number: int, job: Job, judgement: Judgement) -> dict[str, Any]:
+    """`views.AllowedAgents`, in which what is shared with other tokens is JSON already."""
+    user = judgement.standing.user
+    document: dict[str, Any] = {
+        "allowed_agents": judgement.reach.allowed,
+        "job": {"id": number},
         "pipeline": {"id": job.pipeline},
-        "project": {"id": job.project, "groups": [{"id": group} for group in judgement.groups]},
-        "user": who,
+        "project": judgement.place.part,
+        "user": {
+            "id": job.user,
+            "username": user.username if user else job.username,
+            "roles_in_project": judgement.standing.roles,
+        },
     }
     if job.environment:
         document["environment"] = {"slug": job.environment.slug, "tier": job.environment.tier}
     return document
 
 
-def _refusal(state: str) -> str:
-    return REFUSALS.get(state, BLOCKED)
+def _json(part: object) -> Raw:
+    return Raw(msgspec.json.encode(part))
 
 
 def _allowed(way: Way) -> AllowedAgent:

@@ -23,22 +23,28 @@ return text
 # KEYS: token records. ARGV: partition (4 digits), version, then (record, expiry in ms) per key.
 # Returns the newest version that refused a view, '' if none, and the positions of the tokens that
 # belong to another partition: theirs are left alone, so that no partition can disturb another.
-# What is no record is overwritten; epochs have a leading zero until the year 2527.
+# What is no record is overwritten; epochs have a leading zero until the year 2527. Between `floor`
+# and `mine` is what the same partition wrote before, or what is no record: nothing to look closer.
 WRITE_VIEWS: Final = """
+local call, pcall, ARGV = redis.call, redis.pcall, ARGV
+local floor = ARGV[1] .. ' '
+local mine = floor .. ARGV[2]
 local newest = ''
 local foreign = {}
 for i, key in ipairs(KEYS) do
-  local stored = redis.pcall('GETRANGE', key, 0, 34)
+  local stored = pcall('GETRANGE', key, 4, 33)
   local partition, version
-  if type(stored) == 'string' then
-    partition, version = string.match(stored, '^%d%d%d (%d%d%d%d) (0%x+ %x+) $')
+  if type(stored) == 'string' and stored ~= '' and (stored < floor or stored > mine) then
+    partition, version = string.match(
+      call('GETRANGE', key, 0, 34), '^%d%d%d (%d%d%d%d) (0%x+ %x+) $'
+    )
   end
   if version and partition ~= ARGV[1] then
     foreign[#foreign + 1] = i
   elseif version and version > ARGV[2] then
     if version > newest then newest = version end
   else
-    redis.call('SET', key, ARGV[2 * i + 1], 'PXAT', ARGV[2 * i + 2])
+    call('SET', key, ARGV[2 * i + 1], 'PXAT', ARGV[2 * i + 2])
   end
 end
 return {newest, foreign}

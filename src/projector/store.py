@@ -4,7 +4,16 @@ Every write carries the owner's claim, and is refused once a newer claim has ove
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import structlog
@@ -15,15 +24,16 @@ from projector.comparison import Stored, What
 from projector.environment.connections import Server, redis_time
 from projector.events import Topic
 from projector.partition_state import PartitionState
-from projector.projection import View
 from projector.things import Key
-from projector.views import Version
+from projector.views import Version, View
 
 T = TypeVar("T")
 Argument = bytes | str | int
 
 # 1,000 keys in one script block the server for some 7 ms; lookups must not wait that long.
 VIEWS_PER_CALL: Final = 100
+# While Redis works on one, the next is computed and sent. More gain nothing.
+CALLS_IN_FLIGHT: Final = 2
 FIELDS_PER_CALL: Final = 1000
 BYTES_PER_CALL: Final = 4 * 1024 * 1024
 INCOMPLETE: Final = -1
@@ -67,6 +77,8 @@ class Store:
         self.owner = owner
         self._epoch = 0
         self._revision = 0
+        # The revision of the views written last, which the next checkpoint makes valid.
+        self._written = 0
         self._refused_by = 0
         self._hash = views.partition_key(partition)
         self._facts = views.facts_key(partition)
@@ -80,6 +92,11 @@ class Store:
     def version(self) -> Version:
         """The version that the last checkpoint made valid."""
         return Version(self._epoch, self._revision)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether views are written that no checkpoint has made valid yet."""
+        return self._written > self._revision
 
     async def claim(self, partitions: int, rules: Mapping[str, int] | None = None) -> Checkpoint:
         """Become the owner of one of `partitions` under a new epoch; what the last one left.
@@ -144,21 +161,40 @@ class Store:
         args: list[Argument] = [self._epoch, self.owner, *(f"offset:{t}" for t in Topic)]
         self._check(await self._forget(keys=[self._hash, self._facts], args=args))
 
-    async def write_views(self, changed: Iterable[View]) -> None:
-        """Write views under the next revision, before the checkpoint that makes it valid.
+    async def write_views(
+        self, changed: Iterable[View], named: Container[str] | None = None
+    ) -> Counter[int]:
+        """Write views, each of another token, before the checkpoint that makes them valid.
 
+        Each call has a higher revision than the one before, so that no attempt at it that is still
+        on its way ever overwrites a later one. `named` are the tokens whose jobs do not name them
+        yet; all of them if not given. Returns how many there were of each status.
         Raises `RefusedError` if a newer claim has written any of them.
         """
-        version = Version(self._epoch, self._revision + 1)
-        for chunk in _chunks(changed, VIEWS_PER_CALL, lambda view: len(view.body)):
-            await self._write_jobs(chunk)
-            args: list[Argument] = [f"{self._partition:04}", str(version)]
-            for view in chunk:
-                record = views.Record(view.status, self._partition, version, view.body)
-                args += [record.encode(), max(view.expires_at, FIRST_EXPIRY)]
-            newest, foreign = await self._write_views(keys=_token_keys(chunk), args=args)
-            self._report_foreign(chunk, foreign)
-            self._refuse_newer(newest)
+        self._written = max(self._written, self._revision) + 1
+        version = Version(self._epoch, self._written)
+        chunks = _chunks(changed, VIEWS_PER_CALL, lambda view: len(view.body))
+        statuses: Counter[int] = Counter()
+
+        def calls() -> Iterator[Awaitable[None]]:
+            for chunk in chunks:
+                statuses.update(view.status for view in chunk)
+                yield self._write_chunk(chunk, version, named)
+
+        await _overlapping(calls())
+        return statuses
+
+    async def _write_chunk(
+        self, chunk: list[View], version: Version, named: Container[str] | None
+    ) -> None:
+        await self._write_jobs([v for v in chunk if named is None or v.digest in named])
+        heads = _Heads(self._partition, version)
+        args: list[Argument] = [f"{self._partition:04}", str(version)]
+        for view in chunk:
+            args += (heads[view.status] + view.body, max(view.expires_at, FIRST_EXPIRY))
+        newest, foreign = await self._write_views(keys=_token_keys(chunk), args=args)
+        self._report_foreign(chunk, foreign)
+        self._refuse_newer(newest)
 
     async def drifted(self, expected: list[View]) -> list[View]:
         """Those views whose record in Redis says something else, or expires at another time."""
@@ -176,7 +212,7 @@ class Store:
     async def checkpoint(
         self, offsets: Mapping[Topic, int], facts: Mapping[Key, bytes | None], total: int
     ) -> None:
-        """Make the next revision valid: facts that changed, and the next offset of each topic.
+        """Make a revision valid, and all views written so far: facts that changed, next offsets.
 
         `total` is how many facts there are then. Many go in several steps; until the last one the
         checkpoint counts as incomplete, for its facts are ahead of its offsets.
@@ -194,10 +230,11 @@ class Store:
     ) -> None:
         sets = [(key, value) for key, value in facts if value is not None]
         deletes = [key for key, value in facts if value is None]
-        args: list[Argument] = [self._epoch, self.owner, self._revision, self._revision + 1]
+        revision = max(self._revision + 1, self._written)
+        args: list[Argument] = [self._epoch, self.owner, self._revision, revision]
         args += [total, len(offsets), *_flat(offsets.items()), len(sets), *_flat(sets), *deletes]
         self._check(await self._checkpoint(keys=[self._hash, self._facts], args=args))
-        self._revision += 1
+        self._revision = revision
 
     async def stamp(self, moment: int) -> None:
         """Declare the partition fresh as of `moment` (milliseconds of Redis TIME)."""
@@ -213,9 +250,11 @@ class Store:
         """Redis TIME in milliseconds."""
         return await redis_time(self._redis)
 
-    async def _write_jobs(self, chunk: list[View]) -> None:
+    async def _write_jobs(self, started: list[View]) -> None:
+        if not started:
+            return
         async with self._redis.pipeline(transaction=False) as pipe:
-            for view in chunk:
+            for view in started:
                 if view.is_current:
                     pipe.set(
                         views.job_key(view.job),
@@ -232,7 +271,7 @@ class Store:
 
     def _refuse_newer(self, newest: bytes) -> None:
         if newest:
-            self._refused_by = int(newest.split()[0], 16)
+            self._refused_by = max(self._refused_by, int(newest.split()[0], 16))
             raise RefusedError(f"views of partition {self._partition} are newer: {newest.decode()}")
 
     def _refuse_changed_server(self) -> None:
@@ -259,6 +298,34 @@ async def _abandon(task: asyncio.Task[Any] | None) -> None:
     if task:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+class _Heads(dict[int, bytes]):
+    """How a record begins, by its status."""
+
+    def __init__(self, partition: int, version: Version) -> None:
+        super().__init__()
+        self._rest = (partition, version)
+
+    def __missing__(self, status: int) -> bytes:
+        head = self[status] = views.Record(status, *self._rest, b"").encode()
+        return head
+
+
+async def _overlapping(calls: Iterable[Awaitable[None]]) -> None:
+    """Await all, a few at a time, in this order; the first error leaves none running."""
+    running: deque[asyncio.Future[None]] = deque()
+    try:
+        for call in calls:
+            running.append(asyncio.ensure_future(call))
+            # Lets it be sent before the next one is computed.
+            await asyncio.sleep(0)
+            if len(running) == CALLS_IN_FLIGHT:
+                await running.popleft()
+        while running:
+            await running.popleft()
+    finally:
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 def _token_keys(chunk: list[View]) -> list[str]:

@@ -14,8 +14,7 @@ from redis.asyncio import Redis
 
 from projector import views
 from projector.outages import outlast
-from projector.projection import View
-from projector.views import Record
+from projector.views import Record, View
 
 KEYS_PER_PAGE: Final = 500
 MAX_PER_TICK: Final = 500

@@ -174,6 +174,12 @@ def job_key(root: Root, job: int) -> Key:
     return Key(f"{root}/job/{job}")
 
 
+def job_of(key: Key) -> tuple[Root, int]:
+    """The root namespace 12 and the number 9 of `12/job/9`."""
+    root, _, number = key.split("/")
+    return root, int(number)
+
+
 def token_key(root: Root, digest: str) -> Key:
     """`12/token/<sha256>`: only for tokens that ended before their job."""
     return Key(f"{root}/token/{digest}")

@@ -80,6 +80,20 @@ class Record(NamedTuple):
         return cls(int(status), int(partition), version, raw[header.end() :])
 
 
+class View(NamedTuple):
+    """What one token's record is to say from now on; `expires_at` in milliseconds.
+
+    A job that started again has several tokens, and one that `is_current`.
+    """
+
+    digest: str
+    job: int
+    status: int
+    body: bytes
+    expires_at: int
+    is_current: bool = True
+
+
 class ConfigProject(TypedDict):
     """The project that configures an agent."""
 

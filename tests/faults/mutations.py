@@ -46,7 +46,9 @@ def heal_off() -> None:
 
     async def go_on(self: Any) -> None:
         self._advance(await self._store.now())
-        await self._persist(self._take_changes())
+        changes = self._projection.take_changes(self._now)
+        await self._write(lambda: changes.views)
+        await self._checkpoint(changes.facts | self._outbox.take_changes())
 
     replace(Owner, "_heal", go_on)
 

@@ -73,13 +73,15 @@ def stop(trigger: str, phase: str) -> None:
         return due
 
     def stopping(write: Method) -> Method:
-        async def wrapped(self: Store, changed: Any) -> None:
+        async def wrapped(self: Store, changed: Any, *args: Any) -> Any:
+            changed = list(changed)
             stops = is_due(changed)
             if stops and phase != "after views":
                 os.kill(os.getpid(), signal.SIGSTOP)
-            await write(self, changed)
+            result = await write(self, changed, *args)
             if stops and phase != "before views":
                 os.kill(os.getpid(), signal.SIGSTOP)
+            return result
 
         return wrapped
 

@@ -25,7 +25,8 @@ CASES = load()
 
 
 def indexes(facts: Facts) -> dict[str, Any]:
-    found = {n: index for n, index in vars(facts).items() if n not in {"_facts", "touched"}}
+    left_out = {"_facts", "touched", "version"}
+    found = {n: index for n, index in vars(facts).items() if n not in left_out}
     return found | {"_members": facts._members._scopes}
 
 

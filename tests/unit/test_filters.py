@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from projector import filters
 from projector.events import JobEnvironment
+from projector.filters import context
 from projector.things import Job
 
 LONG = 100_000
@@ -75,20 +76,20 @@ def test_each_part_is_searched_for_once() -> None:
 
 @pytest.mark.parametrize("patterns", ["production", {"production": 1}, "", {}, False, 7, [["*"]]])
 def test_environments_that_are_no_list_of_texts_let_nobody_in(patterns: Any) -> None:
-    assert filters.refusal({"environments": patterns}, PRODUCTION) == "environments"
+    assert filters.refusal({"environments": patterns}, context(PRODUCTION)) == "environments"
 
 
 def test_one_text_among_others_is_enough() -> None:
-    assert filters.refusal({"environments": [7, None, "prod*"]}, PRODUCTION) is None
+    assert filters.refusal({"environments": [7, None, "prod*"]}, context(PRODUCTION)) is None
 
 
 @pytest.mark.parametrize("value", [True, 1, 0, "", "false", "true", [], {}, 0.0])
 def test_all_but_false_and_null_ask_for_a_protected_ref(value: Any) -> None:
     configuration = {"protected_branches_only": value}
-    assert filters.refusal(configuration, JOB) == "protected_branches_only"
-    assert filters.refusal(configuration, PRODUCTION) is None
+    assert filters.refusal(configuration, context(JOB)) == "protected_branches_only"
+    assert filters.refusal(configuration, context(PRODUCTION)) is None
 
 
 @pytest.mark.parametrize("configuration", [{}, {"protected_branches_only": False}])
 def test_without_filters_every_job_is_let_in(configuration: dict[str, Any]) -> None:
-    assert filters.refusal(configuration, JOB) is None
+    assert filters.refusal(configuration, context(JOB)) is None

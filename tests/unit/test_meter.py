@@ -119,11 +119,11 @@ async def test_latencies_end_with_the_acknowledgement_of_redis(setup: Setup) -> 
         before = sample("projector_event_to_view_seconds_count")
         write, written = owner._store.write_views, asyncio.Event()
 
-        async def held(changed: Any) -> None:
+        async def held(*args: Any) -> Any:
             await written.wait()
-            await write(changed)
+            return await write(*args)
 
-        owner._store.write_views = held  # type: ignore[method-assign]
+        owner._store.write_views = held  # type: ignore[assignment,method-assign]
         setup.deliver(owner, *setup.kafka.add(build.started(9, 7)))
         await until(lambda: len(owner._meter._events) == 1)
         assert sample("projector_event_to_view_seconds_count") == before

@@ -165,6 +165,116 @@ async def test_a_delivery_is_written_and_then_acknowledged(setup: Setup) -> None
         assert await setup.field(f"offset:{Topic.JOB_LIFECYCLE}") == b"1"
 
 
+class Writes:
+    """What an owner writes, in its order: jobs of views, `checkpoint`; and what happens at each."""
+
+    def __init__(self, setup: Setup, owner: Owner) -> None:
+        self.order: list[list[int] | str] = []
+        self.acked_before: list[int] = []
+        self.before_write: Callable[[int], Any] = lambda _: None
+        self._write, self._checkpoint = owner._store.write_views, owner._store.checkpoint
+        self._setup = setup
+        store: Any = owner._store
+        store.write_views, store.checkpoint = self.write_views, self.checkpoint
+
+    async def write_views(self, changed: Any, *args: Any) -> Any:
+        views = list(changed)
+        self.order.append([view.job for view in views])
+        self.before_write(len(self.order))
+        return await self._write(views, *args)
+
+    async def checkpoint(self, *args: Any) -> None:
+        self.order.append("checkpoint")
+        await self._checkpoint(*args)
+        self.acked_before.append(len(self._setup.acked))
+
+
+@pytest.fixture
+def one_view_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every portion of a long write has one view."""
+    monkeypatch.setattr(owner_module, "VIEWS_PER_PORTION", 1)
+
+
+@pytest.mark.usefixtures("one_view_each")
+async def test_events_that_arrive_during_a_long_write_do_not_wait_for_its_end(
+    setup: Setup,
+) -> None:
+    setup.kafka.add(*COMPANY, *(build.started(job, 7) for job in (9, 10, 11)))
+    async with setup.owning() as owner:
+        writes = Writes(setup, owner)
+        finished = build.removed("job", 9)
+
+        def arrives(written: int) -> None:
+            if written == 1:
+                setup.deliver(owner, *setup.kafka.add(build.removed("job", 20), finished))
+
+        writes.before_write = arrives
+        (change,) = setup.kafka.add(build.configured(5, groups=[{"id": 3}]))
+        setup.deliver(owner, change)
+        await until(lambda: len(setup.acked) == 3)
+        assert writes.order[-1] == "checkpoint"
+        assert writes.acked_before == [0]
+        assert writes.order[1] == [9]
+        assert {job for jobs in writes.order[:-1] for job in jobs} == {9, 10, 11}
+        assert setup.acked[0] == (Topic.AGENT_CONFIG, change.offset)
+        assert await setup.has_applied(Topic.JOB_LIFECYCLE, 5)
+
+
+@pytest.mark.usefixtures("one_view_each")
+async def test_a_checkpoint_comes_however_much_arrives_during_a_long_write(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner_module, "MAX_BATCH", 3)
+    setup.kafka.add(*COMPANY, *(build.started(job, 7) for job in (9, 10, 11)))
+    async with setup.owning() as owner:
+        writes = Writes(setup, owner)
+        jobs = iter(range(100, 110))
+
+        def arrives(_: int) -> None:
+            if (job := next(jobs, None)) is not None:
+                setup.deliver(owner, *setup.kafka.add(build.started(job, 7)))
+
+        writes.before_write = arrives
+        setup.deliver(owner, *setup.kafka.add(build.configured(5, groups=[{"id": 3}])))
+        await until(lambda: "checkpoint" in writes.order)
+        assert writes.order.index("checkpoint") == 5
+
+
+@pytest.mark.usefixtures("one_view_each")
+async def test_an_outage_in_a_long_write_loses_none_of_its_views(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, *(build.started(job, 7) for job in (9, 10, 11)))
+    async with setup.owning() as owner:
+        writes = Writes(setup, owner)
+
+        def fail(written: int) -> None:
+            if written in (2, 3):
+                raise RedisConnectionError("down")
+
+        writes.before_write = fail
+        setup.deliver(owner, *setup.kafka.add(build.removed("agent", 5)))
+        await until(lambda: setup.acked)
+        assert writes.order[1] == writes.order[2] == writes.order[3]
+        for job in (9, 10, 11):
+            assert await setup.agents(f"token-{job}") == []
+
+
+async def test_a_jobs_key_is_written_with_its_start_and_by_every_claim(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY)
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(build.started(9, 7)))
+        await until(lambda: setup.redis.get(views.job_key(9)))
+        await setup.redis.delete(views.job_key(9))
+        setup.deliver(owner, *setup.kafka.add(build.removed("agent", 5)))
+        await until(lambda: _gets(setup, "token-9", []))
+        assert not await setup.redis.exists(views.job_key(9))
+        await setup.redis.delete(views.partition_key(PARTITION))
+        await until(lambda: setup.redis.get(views.job_key(9)))
+    await setup.redis.delete(views.job_key(9))
+    await setup.redis.hdel(views.partition_key(PARTITION), "stamp_epoch")
+    async with setup.owning("next"):
+        assert await setup.redis.get(views.job_key(9)) == digest("token-9").encode()
+
+
 async def test_what_faust_skips_is_read_from_kafka(setup: Setup) -> None:
     async with setup.owning() as owner:
         records = setup.kafka.add(*COMPANY, build.started(9, 7))

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
+from projector import rules
 from projector.events import Record, Topic
 from projector.facts import MAX_DEPTH
 from projector.partitioning import partition_of
@@ -343,7 +344,7 @@ def test_what_has_ended_is_forgotten_in_time() -> None:
     world.at(NOW + 10_000)
     world.take(build.group(12))
     assert world.written == {}, "expired tokens need no upkeep"
-    assert not world.projection.all_views(world.now)
+    assert not list(world.projection.all_views(world.now))
     world.at(NOW + RETENTION - 1)
     assert len(world.projection.facts) == 7
     world.projection.advance(NOW + RETENTION)
@@ -421,3 +422,58 @@ def test_a_bad_record_changes_nothing() -> None:
     assert world.projection.apply(Record(Topic.MEMBERSHIP, 0, 99, NOW, None, b"{")) is not None
     world.write()
     assert world.written == {}
+
+
+def test_revocations_are_written_before_what_only_grants() -> None:
+    world = World(*HIERARCHY, build.member(1, group_id=3), build.agent(5, 7))
+    world.take(*(build.started(job, 7) for job in (9, 10)), build.started(11, 7, 2))
+    feed, projection = world.feed, world.projection
+    for message in (
+        build.started(12, 7), build.member(2, group_id=3), build.removed("job", 10),
+        build.member(1, "guest", group_id=3),
+    ):  # fmt: skip
+        projection.apply(feed(message))
+    views = projection.take_changes(NOW).views
+    assert [view.job for view in views[:1]] == [10]
+    assert {view.job for view in views[1:3]} == {9, 12}
+    assert [view.job for view in views[3:]] == [11]
+
+
+def test_a_grant_that_is_new_may_take_away() -> None:
+    """It is closer than the agent's own project, and lets fewer jobs in."""
+    world = World(*HIERARCHY, build.member(1, group_id=3), build.agent(5, 7), build.started(9, 7))
+    assert world.agents() == [5]
+    filtered = build.configured(5, projects=[{"id": 7, "environments": ["production"]}])
+    world.projection.apply(world.feed(filtered))
+    world.projection.apply(world.feed(build.started(10, 7)))
+    first, second = world.projection.take_changes(NOW).views
+    assert (first.job, orjson.loads(first.body)["allowed_agents"]) == (9, [])
+    assert second.job == 10
+
+
+def test_a_job_is_named_where_its_token_or_its_expiry_is_new() -> None:
+    world = World(*HIERARCHY, build.member(1, group_id=3))
+    soon = "2027-01-15T08:00:10Z"
+    for message, token in (
+        (build.started(9, 7), "token-9"),
+        (build.member(1, "owner", group_id=3), None),
+        (build.started(9, 7, expires_at=soon), "token-9"),
+        (build.started(9, 7, expires_at=soon, ref_protected=True), None),
+        (build.started(9, 7, token="another", expires_at=soon), "another"),
+        (build.removed("job", 9), None),
+    ):
+        world.projection.apply(world.feed(message))
+        portion = world.projection.take_touched(9)
+        assert portion.tokens
+        assert portion.named == ({digest(token)} if token else set()), message
+
+
+def test_what_views_share_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "MAX_KEPT", 9)
+    world = World(build.group(3), build.member(1, group_id=3), build.agent(5, 1))
+    world.take(
+        *(build.project(n, 3) for n in range(1, 30)), build.configured(5, groups=[{"id": 3}])
+    )
+    world.take(*(build.started(n, n) for n in range(1, 30)))
+    assert all(world.agents(f"token-{n}") == [5] for n in range(1, 30))
+    assert len(world.projection._judge._places) <= 9

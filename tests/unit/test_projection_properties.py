@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
+import msgspec
 import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector import ranks
+from projector import events, ranks, rules, things
 from projector.events import KINDS, Rank, Record, Topic
-from projector.projection import Policy, Projection, View
+from projector.projection import Policy, Projection, view_of
+from projector.touched import Urgency
+from projector.views import View
 from tests import build
 from tests.build import LATER, NOW
 from tests.oracle import Oracle
@@ -337,3 +340,82 @@ def test_where_everything_has_a_sequence_and_nothing_is_removed_any_order_will_d
     projection.advance(NOW)
     views = {view.digest: said(view) for view in projection.all_views(NOW)}
     assert views == Oracle({"as sent": sent}, NOW).views(NOW)
+
+
+def allowed(view: View | None) -> set[str]:
+    """The agents that the view allows, each with the entry that grants it."""
+    if view is None or view.status != 200:
+        return set()
+    return {orjson.dumps(agent).decode() for agent in orjson.loads(view.body)["allowed_agents"]}
+
+
+def views_of(projection: Projection, now: int) -> dict[str, View]:
+    return {token: projection.view(token, now) for token in projection.facts.tokens()}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(EVENTS, max_size=20), st.integers(0, 2**32))
+def test_a_change_touches_every_view_that_it_changes_and_what_it_revokes_is_urgent(
+    drawn: list[Message], seed: int
+) -> None:
+    projection, now = new_projection(), NOW
+    before: dict[str, View] = {}
+    for record in schedule(numbered(BASE + drawn), Random(seed)):
+        projection.apply(record)
+        after = views_of(projection, now)
+        touched = projection.facts.touched
+        changed = {token for token, view in after.items() if view != before.get(token)}
+        assert changed <= set(touched)
+        urgent = {t for u in (Urgency.ENDS, Urgency.MAY_REVOKE) for t in touched._waiting[u]}
+        lost = {t for t in changed if not allowed(before.get(t)) <= allowed(after[t])}
+        assert lost <= urgent
+        touched.clear()
+        before = after
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(EVENTS, max_size=20), st.integers(0, 2**32))
+def test_views_that_share_their_parts_are_those_computed_one_by_one(
+    drawn: list[Message], seed: int
+) -> None:
+    projection, now, dice = new_projection(), NOW, Random(seed)
+    for record in schedule(numbered(BASE + drawn), dice):
+        projection.apply(record)
+        if dice.random() < 0.2:
+            now += dice.choice([1000, 6000])
+            projection.advance(now)
+        for token, view in views_of(projection, now).items():
+            assert view == view_of(projection.facts, token, 30, now)
+            if view.status == 200:
+                assert view.body == plainly(projection, token, now)
+
+
+def plainly(projection: Projection, token: str, now: int) -> bytes:
+    """The body as one encoding of one document: no part of it was written before."""
+    facts, key = projection.facts, projection.facts.job_of_token(token)
+    assert key is not None
+    job, judgement = facts.job(key), rules.judge(facts, key, token, 30, now)
+    assert job is not None
+    user, levels = facts.user(job.user), {n: events.ROLES[n] for n in rules.NAMED_ROLES}
+    winners = [c.winner for c in judgement.candidates if not c.refused_by]
+    document: dict[str, Any] = {
+        "allowed_agents": [
+            {
+                "id": way.agent,
+                "config_project": {"id": way.config_project},
+                "configuration": way.configuration,
+            }
+            for way in winners
+        ],
+        "job": {"id": things.id_of(key)},
+        "pipeline": {"id": job.pipeline},
+        "project": {"id": job.project, "groups": [{"id": group} for group in judgement.groups]},
+        "user": {
+            "id": job.user,
+            "username": user.username if user else job.username,
+            "roles_in_project": [n for n, level in levels.items() if level <= judgement.level],
+        },
+    }
+    if job.environment:
+        document["environment"] = {"slug": job.environment.slug, "tier": job.environment.tier}
+    return msgspec.json.encode(document)

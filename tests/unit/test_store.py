@@ -9,12 +9,12 @@ import fakeredis
 import pytest
 
 from projector import partition_state, views
+from projector import store as store_module
 from projector.environment.connections import Server
 from projector.events import Topic
-from projector.projection import View
 from projector.store import Checkpoint, IncompleteCheckpointError, RefusedError, Store
 from projector.things import Key
-from projector.views import Record
+from projector.views import Record, Version, View
 from tests.build import digest
 
 FAR = 4_000_000_000_000
@@ -84,6 +84,62 @@ async def test_a_newer_claims_view_is_not_overwritten(redis: fakeredis.FakeAsync
         await old.write_views([view("b"), view(body=b"old")])
     assert (record := await stored(redis)) is not None
     assert record.body == b"new"
+
+
+async def test_a_refusal_of_any_call_refuses_them_all(redis: fakeredis.FakeAsyncRedis) -> None:
+    many = [view(str(n)) for n in range(450)]
+    for newer in (0, 120, 449):
+        await redis.flushall()
+        old, new = await claimed(redis, "old"), await claimed(redis, "new")
+        await new.write_views([many[newer]])
+        with pytest.raises(RefusedError):
+            await old.write_views(many)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_an_attempt_that_is_late_overwrites_no_later_view(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """A server that was frozen still runs calls that their client gave up and sent again."""
+    store = await claimed(redis)
+    await store.write_views([view(body=b"earlier")])
+    earlier = Version(store.version.epoch, store._written)
+    await store.write_views([view(body=b"later")])
+    with pytest.raises(RefusedError):
+        await store._write_chunk([view(body=b"earlier")], earlier, None)
+    assert (record := await stored(redis)) is not None
+    assert record.body == b"later"
+
+
+async def test_a_checkpoint_makes_all_views_valid_that_were_written(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    for token in "abc":
+        await store.write_views([view(token)])
+        assert store.is_ahead
+    await store.checkpoint(OFFSETS, {}, 0)
+    assert not store.is_ahead
+    assert (record := await stored(redis, "c")) is not None
+    assert record.version == store.version
+    await store.stamp(1)
+
+
+async def test_views_are_computed_while_redis_works_on_others(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "VIEWS_PER_CALL", 1)
+    store = await claimed(redis)
+    call, both = store._write_views, asyncio.Barrier(2)
+
+    async def held(**arguments: Any) -> Any:
+        async with asyncio.timeout(5):
+            await both.wait()
+        return await call(**arguments)
+
+    monkeypatch.setattr(store, "_write_views", held)
+    assert await store.write_views(view(str(n)) for n in range(8)) == {200: 8}
+    assert len(await redis.keys(views.token_key("*"))) == 8
 
 
 async def test_a_repeated_view_write_is_no_refusal(redis: fakeredis.FakeAsyncRedis) -> None:
@@ -279,6 +335,16 @@ async def test_the_jobs_key_names_its_current_token(redis: fakeredis.FakeAsyncRe
         assert await redis.get(views.job_key(9)) == digest("current").encode()
 
 
+async def test_only_tokens_that_their_jobs_do_not_name_yet_cost_a_jobs_key(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await store.write_views([view()], named={digest("b")})
+    assert not await redis.exists(views.job_key(9))
+    await store.write_views([view(), view("ended", 401)], named={digest("a")})
+    assert await redis.get(views.job_key(9)) == digest("a").encode()
+
+
 async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> None:
     store = await claimed(redis)
     await store.write_views([view()])
@@ -291,19 +357,20 @@ async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> No
 # what may stand under a token's key besides this owner's last view
 
 
+@pytest.mark.parametrize("partition", [2, 4])
 async def test_a_token_of_another_partition_is_left_alone_and_disturbs_nobody(
-    redis: fakeredis.FakeAsyncRedis,
+    redis: fakeredis.FakeAsyncRedis, partition: int
 ) -> None:
     """A digest sent under two root namespaces must not let one refuse the other's writes."""
     first = await claimed(redis)
     await first.write_views([view(body=b"first")])
-    other = Store(redis, Server(), 2, "other")
+    other = Store(redis, Server(), partition, "other")
     await other.claim(4)
     await other.write_views([view("b"), view(body=b"second"), view("c")])
-    for token, partition in (("a", 3), ("b", 2), ("c", 2)):
+    for token, owner in (("a", 3), ("b", partition), ("c", partition)):
         record = await stored(redis, token)
         assert record is not None
-        assert record.partition == partition
+        assert record.partition == owner
     assert await other.drifted([view(body=b"second")]) == []
     await first.write_views([view(body=b"", status=401)])
     record = await stored(redis)

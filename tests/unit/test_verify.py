@@ -15,9 +15,9 @@ from projector.events import Topic
 from projector.operators import snapshot, verify
 from projector.operators.verify import Difference, Findings, Verifier
 from projector.partition_state import OtherRulesError
-from projector.projection import Policy, Projection, View
+from projector.projection import Policy, Projection
 from projector.store import Store
-from projector.views import Record, Version
+from projector.views import Record, Version, View
 from tests import build
 from tests.build import digest
 

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from projector import rules, things
+from projector import filters, rules, things
 from projector.explaining import absence
 from projector.explaining.absence import Absence
 from projector.explaining.case import Case
@@ -80,7 +80,7 @@ def _part(
 def _lost(case: Case, way: Way) -> WayPart:
     assert case.job is not None  # noqa: S101  only started jobs have ways
     level, needed = case.judgement.level, case.question.minimum_level
-    rule = rules.refusal(way, case.job, level, needed)
+    rule = rules.refusal(way, filters.context(case.job), level, needed)
     return WayPart(way.source, way.group, rule, case.said(case.job, way, rule))
 
 

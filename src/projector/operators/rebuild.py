@@ -235,15 +235,14 @@ class Successor(Owner):
         Only the fields that differ are written: the checkpoint is never without its facts for long.
         """
         self._advance(await self._store.now())
-        self._take_changes()
+        self._take_fields()
         everything = {**self._projection.fields(), **self._outbox.fields()}
         fields = _difference(self._stored, everything)
         if fields is None:
             await self._heal()
             return
-        ended = [tombstone(digest, self._now) for digest in self._unknown()]
-        batch = self._batch(self._projection.all_views(self._now) + ended, fields)
-        await self._persist(batch)
+        await self._write_all([tombstone(digest, self._now) for digest in self._unknown()])
+        await self._checkpoint(fields)
 
     def _unknown(self) -> Iterator[str]:
         """The tokens of the checkpoint that the rebuilt facts do not know."""

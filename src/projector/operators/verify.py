@@ -32,9 +32,9 @@ from projector.comparison import EXPIRY_TOLERANCE_MS, Stored, What
 from projector.errors import NotReadyError
 from projector.operators import snapshot
 from projector.operators.snapshot import Snapshot, SnapshotError
-from projector.projection import View, view_of
+from projector.projection import view_of
 from projector.store import FIRST_EXPIRY
-from projector.views import MAX_PARTITIONS, Record, Version
+from projector.views import MAX_PARTITIONS, Record, Version, View
 
 T = TypeVar("T")
 
