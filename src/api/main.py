@@ -80,8 +80,9 @@ def create() -> ASGIApp:
     settings = Settings.load()
     log.configure(settings.log_level)
     tracing.start("projector-api")
-    redis = connections.redis(settings)
-    freshness = Freshness(redis)
+    server = connections.Server()
+    redis = connections.redis(settings, server)
+    freshness = Freshness(redis, server)
     lookup = Lookup(
         Reads(redis),
         freshness,

@@ -1,11 +1,12 @@
 """Redis reads that share round trips: gets that arrive while others are under way go together."""
 
 import asyncio
-from typing import Final, cast
+from typing import Final
 
 from redis.asyncio import Redis
 
 from api import metrics
+from projector.environment import calls
 
 Value = bytes | None
 
@@ -49,12 +50,16 @@ class Reads:
     async def _read(self, batch: list[tuple[str, asyncio.Future[Value]]]) -> None:
         metrics.read(len(batch))
         try:
-            values = cast(list[Value], await self._redis.mget([key for key, _ in batch]))
+            values = await calls.get_many(self._redis, [key for key, _ in batch])
         except Exception as error:  # whatever it is, every waiter must hear of it
             for _, result in batch:
                 if not result.done():
                     result.set_exception(error)
             return
         for (_, result), value in zip(batch, values, strict=True):
-            if not result.done():
+            if result.done():
+                continue
+            if isinstance(value, Exception):
+                result.set_exception(value)
+            else:
                 result.set_result(value)

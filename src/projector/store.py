@@ -11,7 +11,9 @@ from redis.asyncio import Redis
 
 from projector import comparison, metrics, partition_state, scripts, views
 from projector.comparison import Stored, What
-from projector.environment.connections import Server, redis_time
+from projector.environment import calls
+from projector.environment.calls import Argument
+from projector.environment.connections import Server
 from projector.events import Topic
 from projector.partition_state import PartitionState
 from projector.projection import View
@@ -19,7 +21,6 @@ from projector.things import Key
 from projector.views import Version
 
 T = TypeVar("T")
-Argument = bytes | str | int
 
 # 1,000 keys in one script block the server for some 7 ms; lookups must not wait that long.
 VIEWS_PER_CALL: Final = 100
@@ -133,13 +134,16 @@ class Store:
         version = Version(self._epoch, self._revision + 1)
         for chunk in _chunks(changed, VIEWS_PER_CALL, lambda view: len(view.body)):
             await self._write_jobs(chunk)
-            args: list[Argument] = [f"{self._partition:04}", str(version)]
+            own: list[tuple[str, list[Argument]]] = []
             for view in chunk:
                 record = views.Record(view.status, self._partition, version, view.body)
-                args += [record.encode(), max(view.expires_at, FIRST_EXPIRY)]
-            newest, foreign = await self._write_views(keys=_token_keys(chunk), args=args)
-            self._report_foreign(chunk, foreign)
-            self._refuse_newer(newest)
+                args: list[Argument] = [record.encode(), max(view.expires_at, FIRST_EXPIRY)]
+                own.append((views.token_key(view.digest), args))
+            shared = [f"{self._partition:04}", str(version)]
+            found = await calls.run(self._redis, self._write_views, shared, own)
+            for first, (_, foreign) in found:
+                self._report_foreign(chunk[first:], foreign)
+            self._refuse_newer(max(newest for _, (newest, _) in found))
 
     async def drifted(self, expected: list[View]) -> list[View]:
         """Those views whose record in Redis says something else, or expires at another time."""
@@ -182,6 +186,8 @@ class Store:
 
     async def stamp(self, moment: int) -> None:
         """Declare the partition fresh as of `moment` (milliseconds of Redis TIME)."""
+        # In a cluster the views are on other servers than the stamp, which says nothing of them.
+        self._refuse_changed_server()
         args: list[Argument] = [self._epoch, self.owner, self._revision, moment]
         self._check(await self._stamp(keys=[self._hash], args=args))
 
@@ -191,19 +197,24 @@ class Store:
         await self._redis.set(key, activity, ex=ACTIVITY_KEPT_S)
 
     async def now(self) -> int:
-        """Redis TIME in milliseconds."""
-        return await redis_time(self._redis)
+        """Redis TIME in milliseconds; what became of any server until then is noticed."""
+        moment = await calls.time(self._redis, self._hash)
+        await calls.prove(self._redis)
+        return moment
 
     async def _write_jobs(self, chunk: list[View]) -> None:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for view in chunk:
-                if view.is_current:
-                    pipe.set(
-                        views.job_key(view.job),
-                        view.digest,
-                        pxat=max(view.expires_at, FIRST_EXPIRY),
-                    )
-            await pipe.execute()
+        current = [view for view in chunk if view.is_current]
+        sets: list[tuple[Argument, ...]] = [
+            (
+                "SET",
+                views.job_key(each.job),
+                each.digest,
+                "PXAT",
+                max(each.expires_at, FIRST_EXPIRY),
+            )
+            for each in current
+        ]
+        await calls.tell(self._redis, sets)
 
     def _check(self, outcome: bytes) -> None:
         if outcome != b"ok":

@@ -18,7 +18,7 @@ from api.lookup import UNAUTHORIZED, Lookup, Reply
 from api.reads import OverloadedError, Reads
 from api.requests import LookupRequest
 from projector import views
-from projector.environment.connections import redis_time
+from projector.environment import calls
 from projector.views import Record, Version
 
 BODY = b'{"allowed_agents": [],  "kept": "byte for byte \xc3\xa9"}'
@@ -62,7 +62,7 @@ class World:
 
     async def stamp(self, *partitions: int, age: float = 0.0, epoch: int = EPOCH) -> None:
         """Stamp the partitions (all, if none is named) as fresh `age` seconds ago."""
-        moment = await redis_time(self.redis) - round(age * 1000)
+        moment = await calls.time(self.redis, views.PARTITIONS_KEY) - round(age * 1000)
         await self.stamp_at(moment, *(partitions or range(PARTITIONS)), epoch=epoch)
 
     async def stamp_at(self, moment: int, *partitions: int, epoch: int = EPOCH) -> None:
@@ -388,7 +388,7 @@ async def test_an_unknown_token_is_401_only_after_every_partition_was_stamped_la
 
 async def test_stamps_for_moments_before_the_request_prove_nothing(world: World) -> None:
     """Written after its arrival, but about a time when its event could be on the way still."""
-    before = await redis_time(world.redis)
+    before = await calls.time(world.redis, views.PARTITIONS_KEY)
     await asyncio.sleep(0.005)
     answer = asyncio.create_task(world.ask("unknown"))
     await world.polled()

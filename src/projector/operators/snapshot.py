@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from redis.asyncio import Redis
 
 from projector import facts, things, views
-from projector.environment.connections import redis_time
+from projector.environment import calls
 from projector.errors import SetupError
 from projector.events import Topic
 from projector.facts import Facts
@@ -54,7 +54,7 @@ async def read(redis: Redis, partition: int, reached: Version | None = None) -> 
     async for field, value in redis.hscan_iter(views.facts_key(partition), count=FIELDS_PER_CALL):
         stored[field] = value
     after = await _counted(redis, partition)
-    now = await redis_time(redis)
+    now = await calls.time(redis, views.facts_key(partition))
     if after is None or after.version.epoch != before.version.epoch:
         raise SnapshotError(
             f"partition {partition} was claimed by another worker while it was read; ask again"

@@ -1,0 +1,70 @@
+"""The product behind Redis Sentinel: a replica takes the primary's place, and nobody is told."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from projector.environment import connections
+from projector.environment.connections import Server
+from projector.environment.settings import Settings
+from tests import build
+from tests.integration.deployment import Deployment
+from tests.integration.redis_servers import Watched, client
+from tests.integration.servers import eventually
+from tests.integration.test_end_to_end import COMPANY, STARTED, TOKEN
+
+# Redis is what these are about: one kind of broker is enough.
+pytestmark = pytest.mark.parametrize("kafka", ["embedded"], indirect=True)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    with ExitStack() as stack:
+        yield Watched(tmp_path, stack)
+
+
+def test_after_a_failover_that_lost_a_revocation_it_holds_again(
+    kafka: str, watched: Watched, tmp_path: Path
+) -> None:
+    primary, replica = watched.servers
+    with Deployment(kafka, watched.ports[0], "sentinel.", tmp_path) as deployment:
+        deployment.use_redis(watched.url)
+        worker = deployment.start_all()
+        deployment.feed(*COMPANY, STARTED)
+        deployment.until_agents(TOKEN, 5)
+        replica.signal(signal.SIGSTOP)
+        client(watched.ports[0]).client_kill_filter(_type="replica")
+        deployment.feed(build.removed("agent", 5))
+        deployment.until_agents(TOKEN)
+        primary.kill()
+        replica.signal(signal.SIGCONT)
+        seen: set[int] = set()
+
+        def failed_over() -> bool:
+            seen.add(deployment.look_up(TOKEN).status)
+            return watched.primary == watched.ports[1]
+
+        eventually(failed_over, f"failed over: {watched.sentinel.log()}")
+        deployment.until_agents(TOKEN)
+        assert seen <= {200, 503}
+        assert '"source": "memory"' in worker.log()
+        deployment.feed(build.agent(6, 123213), build.started(10, 123213, token="second"))
+        deployment.until_agents("second", 6)
+        deployment.until("unknown", 401)
+
+
+async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: Watched) -> None:
+    """It lives on, and goes on answering whoever stays with it."""
+    server = Server()
+    redis = connections.redis(Settings(redis_url=watched.url), server)
+    await redis.set("a", "1")
+    client(watched.sentinel_port).execute_command("SENTINEL FAILOVER", "allowed-agents")
+    eventually(lambda: watched.primary == watched.ports[1], "failed over")
+    eventually(lambda: client(watched.ports[0]).role()[0] == "slave", "demoted")
+    await redis.set("a", "2")
+    assert (await redis.info("server"))["tcp_port"] == watched.ports[1]
+    assert server.changes == 1
+    await redis.aclose()
