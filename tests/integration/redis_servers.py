@@ -56,6 +56,20 @@ class Watched:
         told: Any = client(self.sentinel_port).execute_command("SENTINEL REPLICAS", SERVICE)
         return len(told) == 1
 
+    def fail_over(self) -> None:
+        """Let the replica take the place of the primary, which lives on."""
+
+        def is_begun() -> bool:
+            try:
+                client(self.sentinel_port).execute_command("SENTINEL FAILOVER", SERVICE)
+            except redis.ResponseError:
+                return False
+            return True
+
+        eventually(is_begun, "the sentinel has heard that the replica is well")
+        eventually(lambda: self.primary == self.ports[1], "failed over")
+        eventually(lambda: client(self.ports[0]).role()[0] == "slave", "demoted")
+
     @property
     def primary(self) -> int:
         """The port of the server that the sentinel names."""

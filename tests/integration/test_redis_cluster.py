@@ -61,10 +61,7 @@ def test_everything_works_as_on_one_server(three: Three, deployment: Deployment)
     deployment.feed(build.removed("agent", 5))
     for token in tokens.values():
         deployment.until_agents(token)
-    for words in (
-        "status", "explain 20", "inspect job 20", "inspect partition 0", "inspect agent 5",
-        "inspect token -", "dead-letters list", "verify",
-    ):  # fmt: skip
+    for words in ("status", "explain 20", "inspect partition 0", "inspect token", "verify"):
         done = deployment.command(*words.split(), stdin="token-20\n")
         assert done.returncode == 0, f"{words}: {done.stderr}"
     assert "30 tokens compared: 0 differ" in done.stdout
@@ -85,11 +82,10 @@ def test_what_was_lost_or_is_nobodys_is_found_and_repaired(
     repaired = deployment.command("verify", "--repair")
     assert repaired.returncode == 0, repaired.stderr
     assert "10 repaired" in repaired.stdout
-    rebuilt = deployment.command("rebuild", "--dry-run")
-    assert rebuilt.returncode == 0, rebuilt.stderr
+    worker.start()
+    deployment.until_agents("token-20", 5)
     rebuilt = deployment.command("rebuild", "--partition", str(ROOT_PARTITION))
     assert rebuilt.returncode == 0, rebuilt.stderr
-    worker.start()
     deployment.until_agents("token-20", 5)
 
 

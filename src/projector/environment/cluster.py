@@ -128,7 +128,7 @@ class Cluster(RedisCluster):
             await self._learn(node, [answer.value for answer in answered])
 
     def _node(self, command: Command, asking: AskError | None) -> ClusterNode:
-        key = str(command[3] if command[0] == "EVALSHA" else command[1])
+        key: Any = command[3] if command[0] == "EVALSHA" else command[1]
         node = self.get_node(asking.host, asking.port) if asking else None
         return node or self.get_node_from_key(key)  # type: ignore[return-value]
 
