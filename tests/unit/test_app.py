@@ -156,6 +156,7 @@ async def test_a_miss_without_proof_is_503(world: World) -> None:
 
 
 async def test_the_settings_bound_the_age(world: World) -> None:
+    await world.ready(200)
     await world.stamp(1, age=60)
     await world.ready(503)
     reply = await world.http.get(PATH, headers={"Job-Token": TOKEN})
