@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from projector.dev import redis_command
 from projector.ports import LOOPBACK, free_port, is_listening
@@ -130,8 +130,7 @@ class Three:
     def holder(self, key: str) -> int:
         """Which of the servers holds the key."""
         share = REDIS_CLUSTER_HASH_SLOTS // 3
-        slot: Any = client(self.ports[0]).cluster("KEYSLOT", key)
-        return min(int(slot) // share, 2)
+        return min(key_slot(key.encode()) // share, 2)
 
     def port_of(self, one: Any) -> int:
         """Where that client is connected."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from projector import views
 from projector.environment import calls, connections
@@ -20,6 +21,7 @@ from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.redis_servers import Three, client
 from tests.integration.servers import eventually
 from tests.integration.test_end_to_end import COMPANY
+from tests.integration.test_redis_users import FOLDER, credentials
 
 # Redis is what these are about: one kind of broker is enough.
 pytestmark = pytest.mark.parametrize("kafka", ["embedded"], indirect=True)
@@ -156,6 +158,33 @@ async def test_a_replica_in_its_primarys_place_counts_as_a_change(
         await redis.aclose()
 
 
+async def test_a_server_that_restarted_counts_as_a_change(kafka: str, three: Three) -> None:
+    """Also for those who ask it nothing."""
+    redis, server = connected(three)
+    await calls.prove(redis)
+    three.servers[2].kill()
+    with pytest.raises(RedisError):
+        await calls.prove(redis)
+    three.servers[2].start()
+    eventually(three.is_whole, "whole again")
+    await calls.prove(redis)
+    assert server.changes == 1
+    await redis.aclose()
+
+
+async def test_of_many_keys_only_those_of_a_server_that_is_away_fail(
+    kafka: str, three: Three
+) -> None:
+    redis, _ = connected(three)
+    keys = [views.job_key(number) for number in range(20)]
+    await calls.tell(redis, [("SET", key, "1") for key in keys])
+    three.servers[0].kill()
+    found = await calls.get_many(redis, keys)
+    for key, value in zip(keys, found, strict=True):
+        assert isinstance(value, RedisError) if three.holder(key) == 0 else value == b"1"
+    await redis.aclose()
+
+
 async def test_scripts_that_a_server_has_lost_are_loaded_again(kafka: str, three: Three) -> None:
     redis, _ = connected(three)
     script = redis.register_script("return redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2])")
@@ -179,6 +208,26 @@ async def test_each_server_must_keep_everything(kafka: str, three: Three) -> Non
     with pytest.raises(EvictionError, match="maxmemory-policy allkeys-lru"):
         await connections.refuse_eviction(redis, "here")
     await redis.aclose()
+
+
+def test_the_product_runs_with_the_rights_that_are_given(
+    three: Three, deployment: Deployment
+) -> None:
+    """Whatever a server would refuse is in its ACL LOG: that stays empty."""
+    for user in (FOLDER / "users.acl").read_text().splitlines()[1:]:
+        for port in three.ports:
+            client(port).execute_command("ACL SETUSER", *user.split()[1:])
+    assert deployment.command("topics").returncode == 0
+    deployment.start("worker", **credentials("worker"))
+    deployment.start_api(**credentials("api"))
+    deployment.until_ready()
+    deployment.feed(*COMPANY, started(9, "token-9"))
+    deployment.until_agents("token-9", 5)
+    deployment.until("unknown", 401)
+    deployment.env |= credentials("operator")
+    for words in ("status", "explain 9", "verify"):
+        assert deployment.command(*words.split()).returncode == 0, words
+    assert [client(port).acl_log() for port in three.ports] == [[], [], []]
 
 
 def test_a_url_of_the_wrong_kind_is_said(three: Three, deployment: Deployment) -> None:

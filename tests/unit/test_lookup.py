@@ -19,6 +19,7 @@ from api.reads import OverloadedError, Reads
 from api.requests import LookupRequest
 from projector import views
 from projector.environment import calls
+from projector.environment.connections import Server
 from projector.views import Record, Version
 
 BODY = b'{"allowed_agents": [],  "kept": "byte for byte \xc3\xa9"}'
@@ -519,6 +520,22 @@ class Clock:
         redis_clock = SimpleNamespace(time=lambda: redis)
         monkeypatch.setattr("fakeredis.commands_mixins.server_mixin.time", redis_clock)
         monkeypatch.setattr("api.freshness.time", SimpleNamespace(monotonic=lambda: self.own))
+
+
+async def test_no_stamp_proves_a_miss_on_a_server_that_was_met_after_it(world: World) -> None:
+    """A server of a cluster comes back empty; the stamps are on another and go on."""
+    server = Server()
+    freshness = Freshness(world.redis, server)
+    polling = asyncio.create_task(freshness.run("redis://test"))
+    arrival = time.monotonic()
+    async with owners(world, *range(PARTITIONS)):
+        while not freshness.covers(arrival, arrival):
+            await freshness.next_poll(PATIENCE_S)
+        server.met_at = time.monotonic()
+        assert not freshness.covers(arrival, arrival)
+        while not freshness.covers(arrival, arrival):
+            await freshness.next_poll(PATIENCE_S)
+    polling.cancel()
 
 
 async def poll_once(stamp: int) -> Freshness:
