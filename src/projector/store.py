@@ -134,13 +134,12 @@ class Store:
         version = Version(self._epoch, self._revision + 1)
         for chunk in _chunks(changed, VIEWS_PER_CALL, lambda view: len(view.body)):
             await self._write_jobs(chunk)
-            own: list[tuple[str, list[Argument]]] = []
+            shared, own = [f"{self._partition:04}", str(version)], list[Argument]()
             for view in chunk:
                 record = views.Record(view.status, self._partition, version, view.body)
-                args: list[Argument] = [record.encode(), max(view.expires_at, FIRST_EXPIRY)]
-                own.append((views.token_key(view.digest), args))
-            shared = [f"{self._partition:04}", str(version)]
-            found = await calls.run(self._redis, self._write_views, shared, own)
+                own += [record.encode(), max(view.expires_at, FIRST_EXPIRY)]
+            keys = _token_keys(chunk)
+            found = await calls.run(self._redis, self._write_views, keys, shared, own)
             for first, (_, foreign) in found:
                 self._report_foreign(chunk[first:], foreign)
             self._refuse_newer(max(newest for _, (newest, _) in found))

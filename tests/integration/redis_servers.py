@@ -104,6 +104,7 @@ class Three:
             stack.enter_context(one(folder, port, *self._options, "--cluster-port", str(bus)))
             for port, bus in zip(self.ports, self._buses, strict=True)
         ]
+        self.added: dict[int, Server] = {}
         self._meet()
         self.url = "redis+cluster://" + ",".join(f"{LOOPBACK}:{port}" for port in self.ports)
 
@@ -140,7 +141,7 @@ class Three:
         """The port of a replica of one of the three, once it has a copy."""
         port, bus = free_port(), free_port()
         options = (*self._options, "--cluster-port", str(bus))
-        stack.enter_context(one(folder, port, *options))
+        self.added[port] = stack.enter_context(one(folder, port, *options))
         client(self.ports[0]).execute_command("CLUSTER MEET", LOOPBACK, port, bus)
         primary = client(self.ports[number]).execute_command("CLUSTER MYID")
         eventually(lambda: primary in str(client(port).execute_command("CLUSTER NODES")), "met")

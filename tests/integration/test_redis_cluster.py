@@ -1,6 +1,7 @@
 """The product on a Redis Cluster, whose servers come and go one by one."""
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -16,9 +17,10 @@ from projector.environment import calls, connections
 from projector.environment.connections import EvictionError, Server
 from projector.environment.settings import Settings
 from projector.partitioning import partition_of
+from projector.ports import free_port
 from tests import build
 from tests.integration.deployment import PARTITIONS, Deployment
-from tests.integration.redis_servers import Three, client
+from tests.integration.redis_servers import Three, client, one
 from tests.integration.servers import eventually
 from tests.integration.test_end_to_end import COMPANY
 from tests.integration.test_redis_users import FOLDER, credentials
@@ -95,8 +97,7 @@ def test_a_server_that_comes_back_empty_is_filled_and_nobody_is_told_401(
     three: Three, deployment: Deployment
 ) -> None:
     """Its tokens are lost while the partition's stamp is not: that is on another server."""
-    partition = three.holder(views.partition_key(ROOT_PARTITION))
-    token = next(t for t in map("token-{}".format, count()) if holder(three, t) != partition)
+    token = elsewhere(three)
     lost = three.servers[holder(three, token)]
     deployment.start_all()
     deployment.feed(*COMPANY, started(9, token))
@@ -114,6 +115,37 @@ def test_a_server_that_comes_back_empty_is_filled_and_nobody_is_told_401(
     deployment.until_ready()
     assert seen <= {200, 503}
     assert deployment.agents(token) == [5]
+
+
+def test_a_revocation_that_a_failover_lost_holds_again(
+    three: Three, deployment: Deployment, tmp_path: Path
+) -> None:
+    """Of the server with the token alone: the partition's own has lost nothing."""
+    token = elsewhere(three)
+    number = holder(three, token)
+    with ExitStack() as stack:
+        replica = three.add_replica(number, tmp_path, stack)
+        worker = deployment.start_all()
+        deployment.feed(*COMPANY, started(9, token))
+        deployment.until_agents(token, 5)
+        three.added[replica].signal(signal.SIGSTOP)
+        client(three.ports[number]).client_kill_filter(_type="replica")
+        deployment.feed(build.removed("agent", 5))
+        deployment.until_agents(token)
+        three.servers[number].kill()
+        three.added[replica].signal(signal.SIGCONT)
+        client(replica).execute_command("CLUSTER FAILOVER TAKEOVER")
+        eventually(lambda: '"source": "memory"' in worker.log(), "healed")
+        deployment.until_agents(token)
+        deployment.feed(build.agent(6, 123213))
+        deployment.until_agents(token, 6)
+        deployment.until("unknown", 401)
+
+
+def elsewhere(three: Three) -> str:
+    """A token on another server than the hash of its partition."""
+    partition = three.holder(views.partition_key(ROOT_PARTITION))
+    return next(t for t in map("token-{}".format, count()) if holder(three, t) != partition)
 
 
 def holder(three: Three, token: str) -> int:
@@ -151,9 +183,10 @@ async def test_a_replica_in_its_primarys_place_counts_as_a_change(
         await calls.prove(redis)
         assert server.changes == 0
         client(port).execute_command("CLUSTER FAILOVER TAKEOVER")
-        while not server.changes:
-            await calls.prove(redis)
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(20):
+            while not server.changes:
+                await calls.prove(redis)
+                await asyncio.sleep(0.05)
         assert server.changes == 1
         await redis.aclose()
 
@@ -188,15 +221,13 @@ async def test_of_many_keys_only_those_of_a_server_that_is_away_fail(
 async def test_scripts_that_a_server_has_lost_are_loaded_again(kafka: str, three: Three) -> None:
     redis, _ = connected(three)
     script = redis.register_script("return redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2])")
-    own = [(views.job_key(number), [number]) for number in range(20)]
+    keys = [views.job_key(number) for number in range(20)]
     for _ in range(2):
-        found = await calls.run(redis, script, ["x"], own)
+        found = await calls.run(redis, script, keys, ["x"], range(20))
         assert [first for first, _ in found] == list(range(20))
         for port in three.ports:
             client(port).script_flush()
-    assert await calls.get_many(redis, [key for key, _ in own]) == [
-        f"x{number}".encode() for number in range(20)
-    ]
+    assert await calls.get_many(redis, keys) == [f"x{number}".encode() for number in range(20)]
     await redis.aclose()
 
 
@@ -230,9 +261,17 @@ def test_the_product_runs_with_the_rights_that_are_given(
     assert [client(port).acl_log() for port in three.ports] == [[], [], []]
 
 
-def test_a_url_of_the_wrong_kind_is_said(three: Three, deployment: Deployment) -> None:
+def test_a_url_of_the_wrong_kind_is_said(
+    three: Three, deployment: Deployment, tmp_path: Path
+) -> None:
     assert deployment.command("topics").returncode == 0
-    deployment.use_redis(f"redis://127.0.0.1:{three.ports[0]}/0")
-    said = deployment.command("worker")
-    assert said.returncode == 2
-    assert "is one of a cluster" in said.stderr
+    with ExitStack() as stack:
+        stack.enter_context(one(tmp_path, port := free_port()))
+        for url, says in (
+            (f"redis://127.0.0.1:{three.ports[0]}/0", "is one of a cluster"),
+            (f"redis+cluster://127.0.0.1:{port}", "is no cluster"),
+        ):
+            deployment.use_redis(url)
+            said = deployment.command("worker")
+            assert said.returncode == 2
+            assert says in said.stderr

@@ -10,7 +10,7 @@ from redis.exceptions import (
     ClusterCrossSlotError,
     MovedError,
     NoPermissionError,
-    RedisClusterException,
+    ResponseError,
 )
 
 from projector.environment.variables import variable
@@ -40,7 +40,7 @@ def redis_reason(error: BaseException | None) -> str | None:
                 return (
                     f"is one of a cluster. Let {variable('redis_url')} begin with redis+cluster://"
                 )
-            case RedisClusterException() if "not enabled" in str(cause):
+            case ResponseError() if "cluster support disabled" in str(cause):
                 return f"is no cluster. Let {variable('redis_url')} begin with redis://"
             case ssl.SSLError():
                 return tls_reason(cause, "redis", variable("redis_url"))

@@ -11,7 +11,6 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode
 from redis.commands.core import AsyncScript
 from redis.exceptions import (
-    AskError,
     ClusterDownError,
     NoScriptError,
     ResponseError,
@@ -26,7 +25,7 @@ Value = bytes | None
 Argument = bytes | str | int
 
 # Errors that a server answers with and that are no answer: what they are about is elsewhere.
-_NO_ANSWERS: Final = (AskError, ClusterDownError, TryAgainError)
+_NO_ANSWERS: Final = (ClusterDownError, TryAgainError)
 
 
 async def ask(redis: Client, commands: Sequence[Command]) -> list[Answer]:
@@ -73,35 +72,33 @@ async def get_many(redis: Client, keys: Sequence[str]) -> list[Value | Exception
 async def run(
     redis: Client,
     script: AsyncScript,
+    keys: Sequence[str],
     shared: Sequence[Argument],
-    own: Sequence[tuple[str, Sequence[Argument]]],
+    own: Sequence[Argument],
 ) -> list[tuple[int, Any]]:
-    """Run the script over keys with arguments of their own, behind those that all share.
+    """Run the script: keys, arguments that all share, and of their `own` as many for each key.
 
     At once on one server, and key by key in a cluster; so there may be several results, each with
     the position of the first key that it is about.
     """
-    if isinstance(redis, Cluster):
-        return list(enumerate(await _run_each(redis, script, shared, own)))
-    args = [*shared, *(argument for _, arguments in own for argument in arguments)]
-    return [(0, await script(keys=[key for key, _ in own], args=args))]
+    if not isinstance(redis, Cluster):
+        return [(0, await script(keys=keys, args=[*shared, *own]))]
+    each = len(own) // len(keys)
+    commands = [
+        ("EVALSHA", script.sha, 1, key, *shared, *own[at * each : (at + 1) * each])
+        for at, key in enumerate(keys)
+    ]
+    return list(enumerate(await _run_each(redis, script, commands)))
 
 
-async def _run_each(
-    redis: Cluster,
-    script: AsyncScript,
-    shared: Sequence[Argument],
-    own: Sequence[tuple[str, Sequence[Argument]]],
-) -> list[Any]:
-    commands = [("EVALSHA", script.sha, 1, key, *shared, *arguments) for key, arguments in own]
+async def _run_each(redis: Cluster, script: AsyncScript, commands: Sequence[Command]) -> list[Any]:
     results = [answer.value for answer in await redis.each(commands)]
-    unknown = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
+    unknown = [at for at, result in enumerate(results) if isinstance(result, NoScriptError)]
     if unknown:
         await redis.script_load(script.script)
-        for i, answer in zip(
-            unknown, await redis.each([commands[i] for i in unknown]), strict=True
-        ):
-            results[i] = answer.value
+        again = await redis.each([commands[at] for at in unknown])
+        for at, answer in zip(unknown, again, strict=True):
+            results[at] = answer.value
     for result in results:
         if isinstance(result, Exception):
             raise result

@@ -82,8 +82,14 @@ class Cluster(RedisCluster):
         self._probes = []
         self._moved(self)
 
-    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+    async def initialize(self, *args: Any, **kwargs: Any) -> "Cluster":
         """As redis-py has it, but what is an outage is a `RedisError`."""
+        with _outages():
+            await super().initialize(*args, **kwargs)
+        return self
+
+    async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
+        """The same of every single command."""
         with _outages():
             return await super().execute_command(*args, **kwargs)
 
@@ -93,8 +99,7 @@ class Cluster(RedisCluster):
         The key follows the command's name, or of EVALSHA its digest and the number 1. Errors stand
         in place of answers, those of a server that is away too.
         """
-        with _outages():
-            await self.initialize()
+        await self.initialize()
         answers = [Answer(None, 0.0)] * len(commands)
         left: dict[int, AskError | None] = dict.fromkeys(range(len(commands)))
         for attempt in range(ROUNDS):
@@ -106,7 +111,8 @@ class Cluster(RedisCluster):
             }
             if not left:
                 break
-        return answers
+        lost = Answer(redis_errors.ConnectionError("slots move faster than one can follow"), 0.0)
+        return [lost if isinstance(each.value, AskError) else each for each in answers]
 
     async def _round(
         self,
@@ -166,8 +172,7 @@ class Cluster(RedisCluster):
 
     async def probes(self) -> list[Command]:
         """A harmless question to each server that holds slots."""
-        with _outages():
-            await self.initialize()
+        await self.initialize()
         if not self._probes:
             wanted = {node.name for node, *_ in self.nodes_manager.slots_cache.values()}
             found: dict[str, Command] = {}
