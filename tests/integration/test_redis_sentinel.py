@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from projector.environment import connections
+from projector.environment.access import redis_reason
 from projector.environment.connections import Server
 from projector.environment.settings import Settings
 from tests import build
@@ -78,3 +80,20 @@ async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: Watched) 
     assert (await redis.info("server"))["tcp_port"] == watched.ports[1]
     assert server.changes == 1
     await redis.aclose()
+
+
+async def test_why_there_is_no_primary_is_said(kafka: str, watched: Watched) -> None:
+    unknown = connections.redis(Settings(redis_url=f"{watched.url}x"))
+    with pytest.raises(RedisConnectionError, match="the sentinels name no primary"):
+        await unknown.ping()
+    await unknown.aclose()
+    client(watched.sentinel_port).execute_command("ACL SETUSER default resetpass >secret")
+    refused = connections.redis(Settings(redis_url=watched.url))
+    with pytest.raises(AuthenticationError) as error:
+        await refused.ping()
+    assert "user and password" in str(redis_reason(error.value))
+    await refused.aclose()
+    url = watched.url.replace("://", "://:secret@")
+    told = connections.redis(Settings(redis_url=url))
+    assert await told.ping()
+    await told.aclose()

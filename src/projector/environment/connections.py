@@ -1,5 +1,6 @@
 """How this product connects to Redis and Kafka, on the write and on the read side alike."""
 
+import asyncio
 import math
 import re
 import time
@@ -12,7 +13,12 @@ import structlog
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection
+from redis.asyncio.sentinel import (
+    MasterNotFoundError,
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+)
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
@@ -137,6 +143,18 @@ class TrustingManagedConnection(SentinelManagedConnection, TrustingConnection):
 
 class SentinelPool(SentinelConnectionPool):
     """The connections to the primary that the sentinels name, and those to the sentinels."""
+
+    async def get_master_address(self) -> Any:
+        """Host and port; raises the sentinels' own error where none of them can be asked."""
+        try:
+            return await super().get_master_address()  # type: ignore[no-untyped-call]
+        except MasterNotFoundError:
+            asked = [each.ping() for each in self.sentinel_manager.sentinels]
+            told = await asyncio.gather(*asked, return_exceptions=True)
+            if all(isinstance(each, Exception) for each in told):
+                raise told[0] from None
+            known = f"the sentinels name no primary {self.service_name!r} that is up"
+            raise RedisConnectionError(known) from None
 
     async def aclose(self) -> None:
         """Close both."""
