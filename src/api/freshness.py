@@ -9,7 +9,9 @@ import structlog
 from redis.asyncio import Redis
 
 from projector import views
-from projector.environment import access
+from projector.environment import access, calls
+from projector.environment.cluster import Answer
+from projector.environment.connections import Server
 
 log = structlog.get_logger()
 
@@ -21,12 +23,12 @@ POLL_PAUSE_S: Final = 0.02
 class Stamp(NamedTuple):
     """A partition holds every event up to `moment` (ms of Redis TIME), applied under `epoch`."""
 
-    moment: int
+    moment: float
     epoch: int
 
 
 class Poll(NamedTuple):
-    """The stamps of all partitions as read at Redis TIME `now` (ms).
+    """The stamps of all partitions as read at Redis TIME `now` (ms) of one server.
 
     The read was sent at `sent` (seconds of this process's clock).
     """
@@ -39,8 +41,9 @@ class Poll(NamedTuple):
 class Freshness:
     """Keeps the latest poll. Without one, or without a stamp, a partition counts as stale."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, server: Server | None = None) -> None:
         self._redis = redis
+        self._server = server or Server()
         self._poll: Poll | None = None
         self._polled = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -109,6 +112,8 @@ class Freshness:
         """
         if self._poll is None or not self._poll.stamps or self._poll.sent < since:
             return False
+        # A server that was emptied since holds no token; its owners were not told before this.
+        arrival = max(arrival, self._server.met_at)
         # Redis took its time after `sent`, so this is at or after the arrival on Redis's clock.
         latest = self._poll.now + (arrival - self._poll.sent) * 1000
         stamps = self._poll.stamps if partition is None else [self.stamp(partition)]
@@ -127,24 +132,27 @@ class Freshness:
 
     async def _read(self) -> Poll:
         sent = time.monotonic()
-        stored = await self._redis.get(views.PARTITIONS_KEY)
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for partition in range(int(stored or 0)):
-                pipe.hmget(views.partition_key(partition), ["stamp", "stamp_epoch"])
-            pipe.time()
-            *fields, (seconds, microseconds) = await pipe.execute()
-        now = int(seconds) * 1000 + int(microseconds) / 1000
-        stamps = tuple(_stamp(now, *held) for held in fields)
+        (count,) = await calls.ask(self._redis, [("GET", views.PARTITIONS_KEY)])
+        keys = [views.partition_key(partition) for partition in range(int(count.value or 0))]
+        asked = [("HMGET", key, "stamp", "stamp_epoch") for key in keys]
+        answers = await calls.ask(self._redis, [*asked, *await calls.probes(self._redis)])
+        for answer in answers:
+            if isinstance(answer.value, Exception):
+                raise answer.value
+        now = answers[0].now if answers else 0.0
+        stamps = tuple(_stamp(now, answer) for answer in answers[: len(keys)])
         return Poll(now, sent, stamps)
 
 
-def _stamp(now: float, moment: bytes | None, epoch: bytes | None) -> Stamp | None:
-    """A stamp from the future is none: a failover led to a server whose clock is behind.
+def _stamp(now: float, answer: Answer) -> Stamp | None:
+    """The stamp, by the clock that says `now`: in a cluster each server has its own.
 
+    A stamp from the future is none: a failover led to a server whose clock is behind.
     One that is no number costs its own partition, and no other.
     """
+    moment, epoch = answer.value
     try:
-        stamp = Stamp(int(moment or b""), int(epoch or b""))
+        stamp = Stamp(int(moment or b"") + now - answer.now, int(epoch or b""))
     except ValueError:
         return None
     return stamp if stamp.moment <= now else None

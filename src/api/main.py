@@ -15,7 +15,7 @@ from api import metrics
 from api.freshness import Freshness
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED
-from api.mget import Mget
+from api.mget import fetch
 from api.ops import page
 from api.ops.access import TokenAccess
 from api.ops.aside import Kept
@@ -77,10 +77,11 @@ def create() -> ASGIApp:
     settings = Settings.load()
     log.configure(settings.log_level)
     tracing.start("projector-api")
-    redis = connections.redis(settings)
-    freshness = Freshness(redis)
+    server = connections.Server()
+    redis = connections.redis(settings, server)
+    freshness = Freshness(redis, server)
     lookup = Lookup(
-        Reads(Mget(redis)),
+        Reads(fetch(redis)),
         freshness,
         max_staleness=settings.max_staleness,
         miss_grace=settings.miss_grace,

@@ -15,8 +15,8 @@ log = structlog.get_logger()
 Value = bytes | None
 # What is told of a read: the value, or why there is none.
 Told = Callable[[Value | Exception], None]
-# Reads many keys with one call. Another kind of Redis needs nothing but another of these.
-Fetch = Callable[[Sequence[str]], Awaitable[Sequence[Value]]]
+# Reads many keys with one call: the values, and the error in place of one that alone failed.
+Fetch = Callable[[Sequence[str]], Awaitable[Sequence[Value | Exception]]]
 
 MAX_BATCHES: Final = 2
 MAX_BATCH: Final = 256

@@ -8,7 +8,8 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from projector.environment.connections import milliseconds
+from projector.environment import calls
+from projector.environment.cluster import Answer
 from projector.views import Record, View
 
 # How far a record's expiry may be from what was written before it counts as another.
@@ -68,31 +69,22 @@ class Agents(NamedTuple):
 
 
 async def read(redis: Redis, keys: Sequence[str]) -> list[Stored]:
-    """What stands under each key, in one round trip; raises `RedisError`."""
+    """What stands under each key, in one round trip to each server; raises `RedisError`."""
     if not keys:
         return []
-    async with redis.pipeline(transaction=False) as pipe:
-        for key in keys:
-            pipe.get(key)
-            pipe.pttl(key)
-        pipe.time()
-        *held, time = await pipe.execute(raise_on_error=False)
-    for found in [*held[1::2], time]:
-        if isinstance(found, Exception):
-            raise found
-    now = milliseconds(*time)
-    return [
-        _stored(raw, NEVER if ttl == _ENDLESS else now + ttl)
-        for raw, ttl in zip(held[::2], held[1::2], strict=True)
-    ]
+    held = await calls.ask(redis, [(name, key) for key in keys for name in ("GET", "PTTL")])
+    return [_stored(raw, left) for raw, left in zip(held[::2], held[1::2], strict=True)]
 
 
-def _stored(raw: bytes | Exception | None, expires_at: int) -> Stored:
-    if not isinstance(raw, Exception):
-        return Stored(raw, expires_at)
-    if isinstance(raw, ResponseError) and str(raw).startswith("WRONGTYPE"):
+def _stored(raw: Answer, left: Answer) -> Stored:
+    if isinstance(left.value, Exception):
+        raise left.value
+    expires_at = NEVER if left.value == _ENDLESS else int(left.now) + left.value
+    if not isinstance(raw.value, Exception):
+        return Stored(raw.value, expires_at)
+    if isinstance(raw.value, ResponseError) and str(raw.value).startswith("WRONGTYPE"):
         return Stored(None, expires_at, is_other=True)
-    raise raw
+    raise raw.value
 
 
 def differences(view: View, partition: int, stored: Stored) -> list[What]:

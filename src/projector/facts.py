@@ -181,6 +181,7 @@ class Facts:
 
     def settle(self) -> Iterator[None]:
         """Find all groups above the jobs that were loaded, in steps of one project."""
+        self.version += 1
         for project in list(self._jobs_of_project):
             self._hang([project])
             yield

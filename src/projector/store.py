@@ -21,14 +21,15 @@ from redis.asyncio import Redis
 
 from projector import comparison, metrics, partition_state, scripts, views
 from projector.comparison import Stored, What
-from projector.environment.connections import Server, redis_time
+from projector.environment import calls
+from projector.environment.calls import Argument
+from projector.environment.connections import Server
 from projector.events import Topic
 from projector.partition_state import PartitionState
 from projector.things import Key
 from projector.views import Version, View
 
 T = TypeVar("T")
-Argument = bytes | str | int
 
 # 1,000 keys in one script block the server for some 7 ms; lookups must not wait that long.
 VIEWS_PER_CALL: Final = 100
@@ -176,12 +177,12 @@ class Store:
         chunks = _chunks(changed, VIEWS_PER_CALL, lambda view: len(view.body))
         statuses: Counter[int] = Counter()
 
-        def calls() -> Iterator[Awaitable[None]]:
+        def writes() -> Iterator[Awaitable[None]]:
             for chunk in chunks:
                 statuses.update(view.status for view in chunk)
                 yield self._write_chunk(chunk, version, named)
 
-        await _overlapping(calls())
+        await _overlapping(writes())
         return statuses
 
     async def _write_chunk(
@@ -189,12 +190,14 @@ class Store:
     ) -> None:
         await self._write_jobs([v for v in chunk if named is None or v.digest in named])
         heads = _Heads(self._partition, version)
-        args: list[Argument] = [f"{self._partition:04}", str(version)]
+        shared, own = [f"{self._partition:04}", str(version)], list[Argument]()
         for view in chunk:
-            args += (heads[view.status] + view.body, max(view.expires_at, FIRST_EXPIRY))
-        newest, foreign = await self._write_views(keys=_token_keys(chunk), args=args)
-        self._report_foreign(chunk, foreign)
-        self._refuse_newer(newest)
+            own += (heads[view.status] + view.body, max(view.expires_at, FIRST_EXPIRY))
+        keys = _token_keys(chunk)
+        found = await calls.run(self._redis, self._write_views, keys, shared, own)
+        for first, (_, foreign) in found:
+            self._report_foreign(chunk[first:], foreign)
+        self._refuse_newer(max(newest for _, (newest, _) in found))
 
     async def drifted(self, expected: list[View]) -> list[View]:
         """Those views whose record in Redis says something else, or expires at another time."""
@@ -238,6 +241,8 @@ class Store:
 
     async def stamp(self, moment: int) -> None:
         """Declare the partition fresh as of `moment` (milliseconds of Redis TIME)."""
+        # In a cluster the views are on other servers than the stamp, which says nothing of them.
+        self._refuse_changed_server()
         args: list[Argument] = [self._epoch, self.owner, self._revision, moment]
         self._check(await self._stamp(keys=[self._hash], args=args))
 
@@ -247,21 +252,19 @@ class Store:
         await self._redis.set(key, activity, ex=ACTIVITY_KEPT_S)
 
     async def now(self) -> int:
-        """Redis TIME in milliseconds."""
-        return await redis_time(self._redis)
+        """Redis TIME in milliseconds; what became of any server until then is noticed."""
+        moment = await calls.time(self._redis, self._hash)
+        await calls.prove(self._redis)
+        return moment
 
     async def _write_jobs(self, started: list[View]) -> None:
-        if not started:
-            return
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for view in started:
-                if view.is_current:
-                    pipe.set(
-                        views.job_key(view.job),
-                        view.digest,
-                        pxat=max(view.expires_at, FIRST_EXPIRY),
-                    )
-            await pipe.execute()
+        sets: list[tuple[Argument, ...]] = [
+            ("SET", views.job_key(v.job), v.digest, "PXAT", max(v.expires_at, FIRST_EXPIRY))
+            for v in started
+            if v.is_current
+        ]
+        if sets:
+            await calls.tell(self._redis, sets)
 
     def _check(self, outcome: bytes) -> None:
         if outcome != b"ok":
@@ -318,7 +321,8 @@ async def _overlapping(calls: Iterable[Awaitable[None]]) -> None:
     try:
         for call in calls:
             running.append(asyncio.ensure_future(call))
-            # Lets it be sent before the next one is computed.
+            # Let it be sent before the next one is computed, by a task of its own on Python 3.11.
+            await asyncio.sleep(0)
             await asyncio.sleep(0)
             if len(running) == CALLS_IN_FLIGHT:
                 await running.popleft()

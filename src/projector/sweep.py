@@ -8,11 +8,12 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Iterable
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
 from projector import views
+from projector.environment import calls
 from projector.outages import outlast
 from projector.views import Record, View
 
@@ -74,20 +75,14 @@ class Header(NamedTuple):
 
 async def headers(redis: Redis) -> AsyncIterator[list[Header]]:
     """The headers under all token keys, in pages that hold nobody up; raises `RedisError`."""
-    cursor = 0
-    while True:
-        cursor, page = await redis.scan(cursor, match=f"{_KEY_PREFIX}*", count=KEYS_PER_PAGE)
-        yield await _headers(redis, cast(list[bytes], page))
-        if not cursor:
-            return
+    async for page in calls.pages(redis, f"{_KEY_PREFIX}*", KEYS_PER_PAGE):
+        yield await _headers(redis, page)
 
 
 async def _headers(redis: Redis, keys: list[bytes]) -> list[Header]:
-    async with redis.pipeline(transaction=False) as pipe:
-        for key in keys:
-            pipe.getrange(key, 0, views.HEADER_BYTES - 1)
-        stored = await pipe.execute(raise_on_error=False)
-    return [_header(key, raw) for key, raw in zip(keys, stored, strict=True)]
+    last = views.HEADER_BYTES - 1
+    stored = await calls.ask(redis, [("GETRANGE", key, 0, last) for key in keys])
+    return [_header(key, raw.value) for key, raw in zip(keys, stored, strict=True)]
 
 
 def _header(key: bytes, raw: Any) -> Header:
@@ -116,7 +111,7 @@ class OrphanScan:
 
     @outlast
     async def _walk(self) -> None:
-        pages = math.ceil(await self._redis.dbsize() / KEYS_PER_PAGE) or 1
+        pages = math.ceil(await calls.key_count(self._redis) / KEYS_PER_PAGE) or 1
         async for page in headers(self._redis):
             for found in page:
                 self._look_at(found)

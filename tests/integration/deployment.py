@@ -58,6 +58,10 @@ class Deployment:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
+    def use_redis(self, url: str) -> None:
+        """What is started or run from here on gets to Redis by this URL."""
+        self.env["PROJECTOR_REDIS_URL"] = self.redis_url = url
+
     def command(self, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a `projector` command to its end."""
         return subprocess.run(

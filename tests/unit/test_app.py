@@ -114,7 +114,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     key = views.token_key(hashlib.sha256(TOKEN.encode()).hexdigest())
     await world.writer.set(key, Record(200, 1, Version(EPOCH, 2), BODY).encode())
     record_commands(monkeypatch, world.commands)
-    monkeypatch.setattr("projector.environment.connections.redis", lambda settings: world.redis)
+    monkeypatch.setattr("projector.environment.connections.redis", lambda *_: world.redis)
     app = create()
     transport = httpx.ASGITransport(app)
     async with running(app), httpx.AsyncClient(transport=transport, base_url="http://t") as http:

@@ -18,7 +18,8 @@ from api.mget import Mget
 from api.reads import OverloadedError, Reads
 from api.requests import LookupRequest
 from projector import views
-from projector.environment.connections import redis_time
+from projector.environment import calls
+from projector.environment.connections import Server
 from projector.views import Record, Version
 
 BODY = b'{"allowed_agents": [],  "kept": "byte for byte \xc3\xa9"}'
@@ -62,7 +63,7 @@ class World:
 
     async def stamp(self, *partitions: int, age: float = 0.0, epoch: int = EPOCH) -> None:
         """Stamp the partitions (all, if none is named) as fresh `age` seconds ago."""
-        moment = await redis_time(self.redis) - round(age * 1000)
+        moment = await calls.time(self.redis, views.PARTITIONS_KEY) - round(age * 1000)
         await self.stamp_at(moment, *(partitions or range(PARTITIONS)), epoch=epoch)
 
     async def stamp_at(self, moment: int, *partitions: int, epoch: int = EPOCH) -> None:
@@ -388,7 +389,7 @@ async def test_an_unknown_token_is_401_only_after_every_partition_was_stamped_la
 
 async def test_stamps_for_moments_before_the_request_prove_nothing(world: World) -> None:
     """Written after its arrival, but about a time when its event could be on the way still."""
-    before = await redis_time(world.redis)
+    before = await calls.time(world.redis, views.PARTITIONS_KEY)
     await asyncio.sleep(0.005)
     answer = asyncio.create_task(world.ask("unknown"))
     await world.polled()
@@ -517,6 +518,22 @@ class Clock:
         redis_clock = SimpleNamespace(time=lambda: redis)
         monkeypatch.setattr("fakeredis.commands_mixins.server_mixin.time", redis_clock)
         monkeypatch.setattr("api.freshness.time", SimpleNamespace(monotonic=lambda: self.own))
+
+
+async def test_no_stamp_proves_a_miss_on_a_server_that_was_met_after_it(world: World) -> None:
+    """A server of a cluster comes back empty; the stamps are on another and go on."""
+    server = Server()
+    freshness = Freshness(world.redis, server)
+    polling = asyncio.create_task(freshness.run("redis://test"))
+    arrival = time.monotonic()
+    async with owners(world, *range(PARTITIONS)):
+        while not freshness.covers(arrival, arrival):
+            await freshness.next_poll(PATIENCE_S)
+        server.met_at = time.monotonic()
+        assert not freshness.covers(arrival, arrival)
+        while not freshness.covers(arrival, arrival):
+            await freshness.next_poll(PATIENCE_S)
+    polling.cancel()
 
 
 async def poll_once(stamp: int) -> Freshness:

@@ -47,7 +47,7 @@ async def redis(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeAsyncRedis
     monkeypatch.setattr("projector.log.configure", lambda level: None)
     server = FakeServer()
     monkeypatch.setattr(
-        "projector.environment.connections.redis", lambda _: FakeAsyncRedis(server=server)
+        "projector.environment.connections.redis", lambda *_: FakeAsyncRedis(server=server)
     )
     redis = FakeAsyncRedis(server=server)
     await redis.set(views.PARTITIONS_KEY, 2)

@@ -192,6 +192,18 @@ def test_a_setting_is_read_although_a_service_could_be_named_like_it(
         ("KAFKA", "a:1,kafka://h:9092", "without a scheme"),
         ("REDIS_URL", "redis://h:1/zero", "number of a database"),
         ("REDIS_URL", "redis://h:1/0/1", "number of a database"),
+        ("REDIS_URL", "redis+sentinel://h:1", "name by which the sentinels know"),
+        ("REDIS_URL", "redis+sentinel://h:1/", "name by which the sentinels know"),
+        ("REDIS_URL", "redis+sentinel://h:1/main/x", "number of a database"),
+        ("REDIS_URL", "redis+sentinel://h/main", "must have host:port"),
+        ("REDIS_URL", "redis+sentinel://h:1,i/main", "must have host:port"),
+        ("REDIS_URL", "redis+sentinel://h:1/main?db=1", "no options with sentinels"),
+        ("REDIS_URL", "redis+cluster://h:1/1", "a cluster has only 0"),
+        ("REDIS_URL", "redis+cluster://h:1,i:99999", "must have host:port"),
+        ("REDIS_URL", "redis+cluster://", "must have host:port"),
+        ("REDIS_URL", "rediss+cluster://h:1?ssl_cert_reqs=none", "no options for TLS"),
+        ("REDIS_URL", "redis+clusters://h:1", "must begin with redis://"),
+        ("REDIS_URL", "Redis+Cluster://h:1", "in lower case"),
         ("TOPIC_PREFIX", "a/", "characters a-z"),
     ],
 )
@@ -219,6 +231,8 @@ def test_variables_without_the_prefix_mean_nothing(monkeypatch: pytest.MonkeyPat
         (f"redis://:x@{SECRET}@h:1", "redis://h:1"),
         (f"redis://h:1/0?password={SECRET}", "redis://h:1/0"),
         (f"unix://user:{SECRET}@/run/redis.sock", "unix:///run/redis.sock"),
+        (f"redis+sentinel://u:{SECRET}@a:1,b:2/main/3", "redis+sentinel://a:1,b:2/main/3"),
+        (f"rediss+cluster://:{SECRET}@[::1]:1,b:2", "rediss+cluster://[::1]:1,b:2"),
     ],
 )
 def test_the_place_of_redis_shows_no_password(
@@ -243,6 +257,9 @@ def test_the_place_of_redis_shows_no_password(
         f"redis://:{SECRET}@h:99999/0",
         f"http://:{SECRET}@h:1/0",
         f"{SECRET}@h:1",
+        f"redis+sentinel://:{SECRET}@h/main",
+        f"redis+sentinel://:{SECRET}/@h:1/main",
+        f"redis+cluster://:{SECRET}@h:0",
     ],
     ids=ascii,
 )

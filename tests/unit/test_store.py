@@ -7,6 +7,7 @@ from typing import Any
 
 import fakeredis
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from projector import partition_state, views
 from projector import store as store_module
@@ -485,3 +486,36 @@ async def test_facts_with_large_names_go_in_steps_too(
     store = await claimed(redis)
     await store.checkpoint(OFFSETS, {Key(f"3/group/{n}" + "x" * 60): None for n in range(3)}, 0)
     assert store.version.revision == 3
+
+
+async def test_nothing_is_stamped_after_a_server_has_changed(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """In a cluster it need not be the one that holds the stamp."""
+    server = Server()
+    store = Store(redis, server, 3, "me")
+    await store.claim(4)
+    await store.checkpoint(OFFSETS, {}, 0)
+    await store.stamp(1)
+    server.changes += 1
+    with pytest.raises(RefusedError, match="restarted or failed over"):
+        await store.stamp(2)
+    assert await redis.hget(HASH, "stamp") == b"1"
+    await store.claim(4)
+    await store.stamp(3)
+
+
+async def test_a_moment_counts_only_once_every_server_was_seen_after_it(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await claimed(redis)
+    asked: list[object] = []
+
+    async def prove(client: object) -> None:
+        asked.append(client)
+        raise RedisConnectionError("one is away")
+
+    monkeypatch.setattr("projector.environment.calls.prove", prove)
+    with pytest.raises(RedisConnectionError):
+        await store.now()
+    assert asked == [redis]

@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from projector import activity, views
 from projector.activity import Activity
+from projector.environment import calls
 
 KEYS_PER_CALL: Final = 500
 
@@ -19,11 +20,9 @@ async def read(redis: Redis, partitions: int, now: int) -> list[dict[str, Any]]:
     known: list[Activity] = []
     for start in range(0, partitions, KEYS_PER_CALL):
         chunk = range(start, min(partitions, start + KEYS_PER_CALL))
-        async with redis.pipeline(transaction=False) as pipe:
-            for partition in chunk:
-                pipe.get(views.activity_key(partition))
-            found = await pipe.execute(raise_on_error=False)
-        decoded = (activity.decode(raw if isinstance(raw, bytes) else None) for raw in found)
+        found = await calls.ask(redis, [("GET", views.activity_key(each)) for each in chunk])
+        raws = (each.value for each in found)
+        decoded = (activity.decode(raw if isinstance(raw, bytes) else None) for raw in raws)
         known += [one for one in decoded if one]
     running = now // 60_000
     return [_minute(known, n) for n in range(running - activity.MINUTES_KEPT, running + 1)]

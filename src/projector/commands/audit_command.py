@@ -20,7 +20,7 @@ from projector.commands.terminal import (
     refuse_lines,
     run,
 )
-from projector.environment.connections import redis_time
+from projector.environment import calls
 from projector.environment.settings import Settings
 from projector.events import Instant, Topic
 from projector.lateness import readable
@@ -28,6 +28,7 @@ from projector.operators import audit, snapshot, verify
 from projector.operators.amends import Mender, Repair
 from projector.operators.audit import KINDS, Export, Finding, Scope, What
 from projector.operators.snapshot import Snapshot, SnapshotError
+from projector.views import PARTITIONS_KEY
 
 T = TypeVar("T")
 
@@ -170,7 +171,7 @@ async def _refuse_unsafe(settings: Settings, redis: Redis, taken: int | None, sk
         raise topics.ChangedPartitionsError(settings, found[Topic.MEMBERSHIP], partitions)
     if taken is None:
         fail(WRONG, "not every line has a `time`; say with --taken when the export was taken")
-    now = await redis_time(redis)
+    now = await calls.time(redis, PARTITIONS_KEY)
     if taken > now + skew_ms:
         fail(WRONG, f"the export was taken at {readable(taken)}, which is yet to come")
     if taken - skew_ms < now - settings.tombstone_retention_ms:

@@ -4,7 +4,14 @@ import ssl
 from collections.abc import Iterator
 from typing import Final
 
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ClusterCrossSlotError,
+    MovedError,
+    NoPermissionError,
+    ResponseError,
+)
 
 from projector.environment.variables import variable
 from projector.errors import SetupError
@@ -29,6 +36,12 @@ def redis_reason(error: BaseException | None) -> str | None:
                 )
             case NoPermissionError():
                 return f"does not allow this user what is needed: {cause}. See docs/security.md"
+            case MovedError() | ClusterCrossSlotError():
+                return (
+                    f"is one of a cluster. Let {variable('redis_url')} begin with redis+cluster://"
+                )
+            case ResponseError() if "cluster support disabled" in str(cause):
+                return f"is no cluster. Let {variable('redis_url')} begin with redis://"
             case ssl.SSLError():
                 return tls_reason(cause, "redis", variable("redis_url"))
     return None

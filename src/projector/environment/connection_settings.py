@@ -1,21 +1,17 @@
 """Where Kafka and Redis are, whom to trust there, and who this product is to them."""
 
-import re
 from collections.abc import Iterator
 from functools import cached_property
 from ssl import SSLContext
-from typing import Final, Literal, Self
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings
 
-from projector.environment import credentials
+from projector.environment import credentials, redis_url
 from projector.environment.credentials import File, Identity
 from projector.environment.variables import variable
-
-_DATABASE: Final = re.compile(r"/?|/[0-9]{1,9}")
-_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -50,7 +46,8 @@ class ConnectionSettings(BaseSettings):
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",
         repr=False,
-        description="Redis or Valkey: `redis://`, `rediss://`, `unix://`",
+        description="Redis or Valkey: `redis://`, `rediss://`, `unix://`; `redis+sentinel://`, "
+        "`redis+cluster://`",
     )
     redis_username: str | None = Field(default=None, min_length=1, description="the user in Redis")
     redis_password: SecretStr | None = Field(
@@ -79,30 +76,7 @@ class ConnectionSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_address(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            parts.port  # noqa: B018  raises
-        except ValueError:
-            raise ValueError("is no URL; percent-encode what is special in a password") from None
-        if parts.scheme not in ("redis", "rediss", "unix"):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
-        if "@" in parts.path + parts.query + parts.fragment:
-            raise ValueError("must have the characters / ? # and @ of a password percent-encoded")
-        if parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
-            raise ValueError("must end with the number of a database, as in redis://host:6379/0")
-        if not url.startswith(f"{parts.scheme}://"):
-            raise ValueError("must begin with redis://, rediss:// or unix://, in lower case")
-        if any(name.startswith("ssl") for name in _options(parts)):
-            raise ValueError(
-                "must have no options for TLS; certificates are always checked, and "
-                f"{variable('redis_ca_file')} says who may sign them"
-            )
-        if unknown := sorted(_options(parts).keys() - {"username", "password", "db"}):
-            raise ValueError(
-                f"must have no option {unknown[0]!r}; username, password and db may be"
-            )
-        if not _NUMBER.fullmatch(_options(parts).get("db", "0")):
-            raise ValueError("must have the number of a database as its db")
+        redis_url.refuse_wrong(url)
         return url
 
     @model_validator(mode="after")
@@ -155,7 +129,7 @@ class ConnectionSettings(BaseSettings):
     @cached_property
     def redis_tls(self) -> SSLContext | None:
         """Whom to trust as Redis; None where the connection has no TLS."""
-        if not self.redis_url.startswith("rediss:"):
+        if not urlsplit(self.redis_url).scheme.startswith("rediss"):
             return None
         files = self.redis_ca_file, self.redis_certificate_file, self.redis_key_file
         return credentials.tls(Identity("redis", *files))
@@ -181,11 +155,13 @@ def _kafka_problems(settings: ConnectionSettings) -> Problems:
 def _redis_problems(settings: ConnectionSettings) -> Problems:
     given, address = settings.model_fields_set, variable("redis_url")
     parts = urlsplit(settings.redis_url)
-    if parts.scheme != "rediss":
+    if not parts.scheme.startswith("rediss"):
         for field in ("redis_ca_file", "redis_certificate_file", "redis_key_file"):
             if field in given:
-                yield field, f"has no effect unless {address} begins with rediss://"
-    options = _options(parts)
+                yield field, f"has no effect unless {address} begins with rediss"
+    if parts.scheme.endswith("+sentinel"):
+        return  # who this is to the sentinels stands in the URL alone, and nothing else does
+    options = redis_url.options(parts)
     if (parts.password or "password" in options) and settings.redis_password:
         yield "redis_password", f"{address} has a password as well"
     if (parts.password or "password" in options) and settings.redis_password_file:
@@ -205,7 +181,3 @@ def _file_problems(settings: ConnectionSettings, server: str) -> Problems:
     for one, other in ((certificate, key), (key, certificate)):
         if one in given and other not in given:
             yield other, f"is needed with {variable(one)}"
-
-
-def _options(parts: SplitResult) -> dict[str, str]:
-    return dict(parse_qsl(parts.query, keep_blank_values=True))

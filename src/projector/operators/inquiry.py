@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from projector import facts, projection, things, views
-from projector.environment.connections import milliseconds
+from projector.environment import calls
 from projector.environment.settings import Settings
 from projector.errors import SetupError
 from projector.explaining import explain
@@ -108,16 +108,12 @@ async def digest_of(redis: Redis, job: int) -> str | None:
 async def stored_view(redis: Redis, digest: str) -> Stored | None:
     """The record under the token, None if there is none or it is none."""
     key = views.token_key(digest)
-    async with redis.pipeline(transaction=False) as pipe:
-        pipe.get(key)
-        pipe.pttl(key)
-        pipe.time()
-        raw, left, time = await pipe.execute(raise_on_error=False)
+    raw, left = await calls.ask(redis, [("GET", key), ("PTTL", key)])
     try:
-        record = Record.decode(_text(raw) or b"")
+        record = Record.decode(_text(raw.value) or b"")
     except ValueError:
         return None
-    return Stored(record, milliseconds(*time) + left)
+    return Stored(record, int(left.now) + left.value)
 
 
 async def partitions(redis: Redis) -> int:

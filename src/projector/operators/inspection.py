@@ -10,7 +10,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from projector import facts, rules, things, views
-from projector.environment.connections import redis_time
+from projector.environment import calls
 from projector.errors import SetupError
 from projector.explaining.explanation import Event
 from projector.facts import AnyFact, Facts
@@ -129,7 +129,7 @@ async def partition(redis: Redis, number: int) -> PartitionPart:
     state = await snapshot.state(redis, number)
     if state is None:
         raise BadPartitionError(f"no worker has claimed partition {number} yet")
-    now = await redis_time(redis)
+    now = await calls.time(redis, views.partition_key(number))
     kinds: Counter[str] = Counter()
     live = 0
     async for key, raw in _fields(redis, number):

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from redis.asyncio import Redis
 
 from projector import facts, things, views
-from projector.environment.connections import redis_time
+from projector.environment import calls
 from projector.errors import SetupError
 from projector.events import Topic
 from projector.facts import Facts
@@ -54,7 +54,7 @@ async def read(redis: Redis, partition: int, reached: Version | None = None) -> 
     async for field, value in redis.hscan_iter(views.facts_key(partition), count=FIELDS_PER_CALL):
         stored[field] = value
     after = await _counted(redis, partition)
-    now = await redis_time(redis)
+    now = await calls.time(redis, views.facts_key(partition))
     if after is None or after.version.epoch != before.version.epoch:
         raise SnapshotError(
             f"partition {partition} was claimed by another worker while it was read; ask again"
@@ -85,12 +85,16 @@ async def _whole(redis: Redis, partition: int, reached: Version | None) -> Parti
 
 async def _counted(redis: Redis, partition: int) -> PartitionState | None:
     """The state, once as many facts are there as it says: a lost one may be what refuses."""
-    async with redis.pipeline(transaction=True) as pipe:
-        pipe.hgetall(views.partition_key(partition))
-        pipe.hlen(views.facts_key(partition))
-        fields, count = await pipe.execute()
-    found = _decoded(partition, fields)
-    if found and found.has_checkpoint and found.facts != count:
+    state = ("HGETALL", views.partition_key(partition))
+    answers = await calls.ask(redis, [state, ("HLEN", views.facts_key(partition)), state])
+    for answer in answers:
+        if isinstance(answer.value, Exception):
+            raise answer.value
+    found, later = (_decoded(partition, answers[at].value) for at in (0, 2))
+    count = answers[1].value
+    # A checkpoint that came in between has another count, and another version.
+    is_of_one_moment = found and later and found.version == later.version
+    if found and is_of_one_moment and found.has_checkpoint and found.facts != count:
         raise SnapshotError(_incomplete(partition, count, found.facts))
     return found
 

@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 
 from projector import activity, views
 from projector.activity import Activity
+from projector.environment import calls
 from projector.errors import SetupError
 from projector.events import Topic
 from projector.partition_state import PartitionState
@@ -147,16 +148,13 @@ async def _count(redis: Redis, ends: Ends | None) -> int:
 
 async def _held(redis: Redis, count: int) -> AsyncIterator[_Held]:
     for chunk in _chunks(count):
-        async with redis.pipeline(transaction=False) as pipe:
-            for partition in chunk:
-                pipe.hgetall(views.partition_key(partition))
-                pipe.get(views.activity_key(partition))
-            pipe.time()
-            *found, (seconds, microseconds) = await pipe.execute(raise_on_error=False)
-        now = int(seconds) * 1000 + int(microseconds) // 1000
-        for partition, fields, raw in zip(chunk, found[::2], found[1::2], strict=True):
-            state = _decoded(_known(fields) or {})
-            yield _Held(partition, now, state, activity.decode(_known(raw)))
+        asked = [("HGETALL", views.partition_key(partition)) for partition in chunk]
+        asked += [("GET", views.activity_key(partition)) for partition in chunk]
+        found = await calls.ask(redis, asked)
+        held, doing = found[: len(chunk)], found[len(chunk) :]
+        for partition, fields, raw in zip(chunk, held, doing, strict=True):
+            state = _decoded(_known(fields.value) or {})
+            yield _Held(partition, int(fields.now), state, activity.decode(_known(raw.value)))
 
 
 def _chunks(count: int) -> Iterator[Sequence[int]]:

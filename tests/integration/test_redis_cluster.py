@@ -1,0 +1,277 @@
+"""The product on a Redis Cluster, whose servers come and go one by one."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from projector import views
+from projector.environment import calls, connections
+from projector.environment.connections import EvictionError, Server
+from projector.environment.settings import Settings
+from projector.partitioning import partition_of
+from projector.ports import free_port
+from tests import build
+from tests.integration.deployment import PARTITIONS, Deployment
+from tests.integration.redis_servers import Three, client, one
+from tests.integration.servers import eventually
+from tests.integration.test_end_to_end import COMPANY
+from tests.integration.test_redis_users import FOLDER, credentials
+
+# Redis is what these are about: one kind of broker is enough.
+pytestmark = pytest.mark.parametrize("kafka", ["embedded"], indirect=True)
+ROOT_PARTITION = partition_of("3", PARTITIONS)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[Three]:
+    with ExitStack() as stack:
+        yield Three(tmp_path, stack)
+
+
+@pytest.fixture
+def deployment(kafka: str, three: Three, tmp_path: Path) -> Iterator[Deployment]:
+    with Deployment(kafka, three.ports[0], f"cluster{three.ports[0]}.", tmp_path) as deployment:
+        deployment.use_redis(three.url)
+        yield deployment
+
+
+def connected(three: Three) -> tuple[Redis, Server]:
+    server = Server()
+    return connections.redis(Settings(redis_url=three.url), server), server
+
+
+def started(job: int, token: str) -> dict[str, Any]:
+    return build.started(job, 123213, token=token)
+
+
+def test_everything_works_as_on_one_server(three: Three, deployment: Deployment) -> None:
+    deployment.start_all()
+    tokens = {job: f"token-{job}" for job in range(20, 50)}
+    deployment.feed(*COMPANY)
+    deployment.feed(*(started(job, token) for job, token in tokens.items()))
+    for token in tokens.values():
+        deployment.until_agents(token, 5)
+    deployment.until("unknown", 401)
+    holders = {three.holder(views.token_key(build.digest(token))) for token in tokens.values()}
+    assert holders == {0, 1, 2}, "the tokens are everywhere"
+    deployment.feed(build.removed("agent", 5))
+    for token in tokens.values():
+        deployment.until_agents(token)
+    for words in ("status", "explain 20", "inspect partition 0", "inspect token", "verify"):
+        done = deployment.command(*words.split(), stdin="token-20\n")
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+    assert "30 tokens compared: 0 differ" in done.stdout
+
+
+def test_what_was_lost_or_is_nobodys_is_found_and_repaired(
+    three: Three, deployment: Deployment
+) -> None:
+    worker = deployment.start_all()
+    deployment.feed(*COMPANY, *(started(job, f"token-{job}") for job in range(20, 30)))
+    for job in range(20, 30):
+        deployment.until_agents(f"token-{job}", 5)
+    assert worker.stop() == 0
+    for job in range(20, 30):
+        key = views.token_key(build.digest(f"token-{job}"))
+        assert client(three.ports[three.holder(key)]).delete(key) == 1
+    assert "10 tokens compared: 10 differ" in deployment.command("verify").stdout
+    repaired = deployment.command("verify", "--repair")
+    assert repaired.returncode == 0, repaired.stderr
+    assert "10 repaired" in repaired.stdout
+    worker.start()
+    deployment.until_agents("token-20", 5)
+    rebuilt = deployment.command("rebuild", "--partition", str(ROOT_PARTITION))
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    deployment.until_agents("token-20", 5)
+
+
+def test_a_server_that_comes_back_empty_is_filled_and_nobody_is_told_401(
+    three: Three, deployment: Deployment
+) -> None:
+    """Its tokens are lost while the partition's stamp is not: that is on another server."""
+    token = elsewhere(three)
+    lost = three.servers[holder(three, token)]
+    deployment.start_all()
+    deployment.feed(*COMPANY, started(9, token))
+    deployment.until_agents(token, 5)
+    lost.kill()
+    seen: set[int] = set()
+
+    def comes_to(status: int) -> bool:
+        seen.add(answer := deployment.look_up(token).status)
+        return answer == status
+
+    eventually(lambda: comes_to(503), "503 while it is away")
+    lost.start()
+    eventually(lambda: comes_to(200), "filled")
+    deployment.until_ready()
+    assert seen <= {200, 503}
+    assert deployment.agents(token) == [5]
+
+
+def test_a_revocation_that_a_failover_lost_holds_again(
+    three: Three, deployment: Deployment, tmp_path: Path
+) -> None:
+    """Of the server with the token alone: the partition's own has lost nothing."""
+    token = elsewhere(three)
+    number = holder(three, token)
+    with ExitStack() as stack:
+        replica = three.add_replica(number, tmp_path, stack)
+        worker = deployment.start_all()
+        deployment.feed(*COMPANY, started(9, token))
+        deployment.until_agents(token, 5)
+        three.added[replica].signal(signal.SIGSTOP)
+        client(three.ports[number]).client_kill_filter(_type="replica")
+        deployment.feed(build.removed("agent", 5))
+        deployment.until_agents(token)
+        three.servers[number].kill()
+        three.added[replica].signal(signal.SIGCONT)
+        client(replica).execute_command("CLUSTER FAILOVER TAKEOVER")
+        eventually(lambda: '"source": "memory"' in worker.log(), "healed")
+        deployment.until_agents(token)
+        deployment.feed(build.agent(6, 123213))
+        deployment.until_agents(token, 6)
+        deployment.until("unknown", 401)
+
+
+def elsewhere(three: Three) -> str:
+    """A token on another server than the hash of its partition."""
+    partition = three.holder(views.partition_key(ROOT_PARTITION))
+    return next(t for t in map("token-{}".format, count()) if holder(three, t) != partition)
+
+
+def holder(three: Three, token: str) -> int:
+    return three.holder(views.token_key(build.digest(token)))
+
+
+async def test_a_slot_that_moves_is_followed_and_is_no_failover(kafka: str, three: Three) -> None:
+    redis, server = connected(three)
+    key = views.token_key("moving")
+    here = client(three.ports[three.holder(key)])
+    there = client(three.ports[(three.holder(key) + 1) % 3])
+    await calls.tell(redis, [("SET", key, "1")])
+    await calls.prove(redis)
+    slot = here.cluster("KEYSLOT", key)
+    names = {each: each.execute_command("CLUSTER MYID") for each in (here, there)}
+    there.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[here])
+    here.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[there])
+    here.execute_command("MIGRATE", "127.0.0.1", three.port_of(there), key, 0, 1000)
+    assert await calls.get_many(redis, [key]) == [b"1"], "asked for there, as ASK says"
+    for each in (here, there):
+        each.execute_command("CLUSTER SETSLOT", slot, "NODE", names[there])
+    assert await calls.get_many(redis, [key]) == [b"1"], "asked for there, as MOVED says"
+    await calls.prove(redis)
+    assert server.changes == 0
+    await redis.aclose()
+
+
+async def test_a_replica_in_its_primarys_place_counts_as_a_change(
+    kafka: str, three: Three, tmp_path: Path
+) -> None:
+    """Also for those who write nothing to it: it may lack what they wrote before."""
+    with ExitStack() as stack:
+        port = three.add_replica(0, tmp_path, stack)
+        redis, server = connected(three)
+        await calls.prove(redis)
+        assert server.changes == 0
+        client(port).execute_command("CLUSTER FAILOVER TAKEOVER")
+        async with asyncio.timeout(20):
+            while not server.changes:
+                await calls.prove(redis)
+                await asyncio.sleep(0.05)
+        assert server.changes == 1
+        await redis.aclose()
+
+
+async def test_a_server_that_restarted_counts_as_a_change(kafka: str, three: Three) -> None:
+    """Also for those who ask it nothing."""
+    redis, server = connected(three)
+    await calls.prove(redis)
+    three.servers[2].kill()
+    with pytest.raises(RedisError):
+        await calls.prove(redis)
+    three.servers[2].start()
+    eventually(three.is_whole, "whole again")
+    await calls.prove(redis)
+    assert server.changes == 1
+    await redis.aclose()
+
+
+async def test_of_many_keys_only_those_of_a_server_that_is_away_fail(
+    kafka: str, three: Three
+) -> None:
+    redis, _ = connected(three)
+    keys = [views.job_key(number) for number in range(20)]
+    await calls.tell(redis, [("SET", key, "1") for key in keys])
+    three.servers[0].kill()
+    found = await calls.get_many(redis, keys)
+    for key, value in zip(keys, found, strict=True):
+        assert isinstance(value, RedisError) if three.holder(key) == 0 else value == b"1"
+    await redis.aclose()
+
+
+async def test_scripts_that_a_server_has_lost_are_loaded_again(kafka: str, three: Three) -> None:
+    redis, _ = connected(three)
+    script = redis.register_script("return redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2])")
+    keys = [views.job_key(number) for number in range(20)]
+    for _ in range(2):
+        found = await calls.run(redis, script, keys, ["x"], range(20))
+        assert [first for first, _ in found] == list(range(20))
+        for port in three.ports:
+            client(port).script_flush()
+    assert await calls.get_many(redis, keys) == [f"x{number}".encode() for number in range(20)]
+    await redis.aclose()
+
+
+async def test_each_server_must_keep_everything(kafka: str, three: Three) -> None:
+    redis, _ = connected(three)
+    client(three.ports[2]).config_set("maxmemory", "100mb")
+    await connections.refuse_eviction(redis, "here")
+    client(three.ports[2]).config_set("maxmemory-policy", "allkeys-lru")
+    with pytest.raises(EvictionError, match="maxmemory-policy allkeys-lru"):
+        await connections.refuse_eviction(redis, "here")
+    await redis.aclose()
+
+
+def test_the_product_runs_with_the_rights_that_are_given(
+    three: Three, deployment: Deployment
+) -> None:
+    """Whatever a server would refuse is in its ACL LOG: that stays empty."""
+    for user in (FOLDER / "users.acl").read_text().splitlines()[1:]:
+        for port in three.ports:
+            client(port).execute_command("ACL SETUSER", *user.split()[1:])
+    assert deployment.command("topics").returncode == 0
+    deployment.start("worker", **credentials("worker"))
+    deployment.start_api(**credentials("api"))
+    deployment.until_ready()
+    deployment.feed(*COMPANY, started(9, "token-9"))
+    deployment.until_agents("token-9", 5)
+    deployment.until("unknown", 401)
+    deployment.env |= credentials("operator")
+    for words in ("status", "explain 9", "verify"):
+        assert deployment.command(*words.split()).returncode == 0, words
+    assert [client(port).acl_log() for port in three.ports] == [[], [], []]
+
+
+def test_a_url_of_the_wrong_kind_is_said(
+    three: Three, deployment: Deployment, tmp_path: Path
+) -> None:
+    assert deployment.command("topics").returncode == 0
+    with ExitStack() as stack:
+        stack.enter_context(one(tmp_path, port := free_port()))
+        for url, says in (
+            (f"redis://127.0.0.1:{three.ports[0]}/0", "is one of a cluster"),
+            (f"redis+cluster://127.0.0.1:{port}", "is no cluster"),
+        ):
+            deployment.use_redis(url)
+            said = deployment.command("worker")
+            assert said.returncode == 2
+            assert says in said.stderr

@@ -1,0 +1,99 @@
+"""The product behind Redis Sentinel: a replica takes the primary's place, and nobody is told."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from projector.environment import connections
+from projector.environment.access import redis_reason
+from projector.environment.connections import Server
+from projector.environment.settings import Settings
+from tests import build
+from tests.integration.deployment import Deployment
+from tests.integration.redis_servers import Watched, client
+from tests.integration.servers import eventually
+from tests.integration.test_end_to_end import COMPANY, STARTED, TOKEN
+
+# Redis is what these are about: one kind of broker is enough.
+pytestmark = pytest.mark.parametrize("kafka", ["embedded"], indirect=True)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    with ExitStack() as stack:
+        yield Watched(tmp_path, stack)
+
+
+def test_after_a_failover_that_lost_a_revocation_it_holds_again(
+    kafka: str, watched: Watched, tmp_path: Path
+) -> None:
+    primary, replica = watched.servers
+    with Deployment(kafka, watched.ports[0], "sentinel.", tmp_path) as deployment:
+        deployment.use_redis(watched.url)
+        worker = deployment.start_all()
+        deployment.feed(*COMPANY, STARTED)
+        deployment.until_agents(TOKEN, 5)
+        replica.signal(signal.SIGSTOP)
+        client(watched.ports[0]).client_kill_filter(_type="replica")
+        deployment.feed(build.removed("agent", 5))
+        deployment.until_agents(TOKEN)
+        primary.kill()
+        replica.signal(signal.SIGCONT)
+        seen: set[int] = set()
+
+        def failed_over() -> bool:
+            seen.add(deployment.look_up(TOKEN).status)
+            return watched.primary == watched.ports[1]
+
+        eventually(failed_over, f"failed over: {watched.sentinel.log()}")
+        deployment.until_agents(TOKEN)
+        assert seen <= {200, 503}
+        assert '"source": "memory"' in worker.log()
+        deployment.feed(build.agent(6, 123213), build.started(10, 123213, token="second"))
+        deployment.until_agents("second", 6)
+        deployment.until("unknown", 401)
+
+
+async def is_taken(redis: Redis, value: str) -> bool:
+    """Whether it can be written: until they are done the sentinels name what is a replica."""
+    try:
+        return bool(await redis.set("a", value))
+    except RedisConnectionError:
+        return False
+
+
+async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: Watched) -> None:
+    """It lives on, and goes on answering whoever stays with it."""
+    server = Server()
+    redis = connections.redis(Settings(redis_url=watched.url), server)
+    await redis.set("a", "1")
+    watched.fail_over()
+    while not await is_taken(redis, "2"):  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    assert (await redis.info("server"))["tcp_port"] == watched.ports[1]
+    assert server.changes == 1
+    await redis.aclose()
+
+
+async def test_why_there_is_no_primary_is_said(kafka: str, watched: Watched) -> None:
+    unknown = connections.redis(Settings(redis_url=f"{watched.url}x"))
+    with pytest.raises(RedisConnectionError, match="the sentinels name no primary"):
+        await unknown.ping()
+    await unknown.aclose()
+    client(watched.sentinel_port).execute_command("ACL SETUSER default resetpass >secret")
+    refused = connections.redis(Settings(redis_url=watched.url))
+    with pytest.raises(AuthenticationError) as error:
+        await refused.ping()
+    assert "user and password" in str(redis_reason(error.value))
+    await refused.aclose()
+    url = watched.url.replace("://", "://:secret@")
+    told = connections.redis(Settings(redis_url=url))
+    assert await told.ping()
+    await told.aclose()
