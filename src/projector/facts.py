@@ -74,6 +74,10 @@ class Fact(Struct, Generic[T], frozen=True, omit_defaults=True, gc=False):
 
 AnyFact = Fact[Thing]
 
+# What tells a user's standing, and what tells which agents reach a project.
+PEOPLE: Final = ("member", "user")
+PLACES: Final = ("group", "project", "agent", "configuration", "instance-agent")
+
 # GitLab allows 20 levels of groups; a bound keeps hostile chains from costing quadratic time.
 MAX_DEPTH: Final = 100
 
@@ -106,8 +110,9 @@ class Facts:
     def __init__(self) -> None:
         self._facts: dict[Key, AnyFact] = {}
         self.touched = Touched()
-        # Rises with every change of what several views may depend on: of anything but jobs.
-        self.version = 0
+        # What several views may depend on: each rises with every change of the one or the other.
+        self.place_version = 0
+        self.people_version = 0
         # Of jobs that have started and neither finished nor expired.
         self.live_tokens = 0
         self._members = Memberships()
@@ -181,7 +186,7 @@ class Facts:
 
     def settle(self) -> Iterator[None]:
         """Find all groups above the jobs that were loaded, in steps of one project."""
-        self.version += 1
+        self.place_version += 1
         for project in list(self._jobs_of_project):
             self._hang([project])
             yield
@@ -322,7 +327,9 @@ class Facts:
             self.touched.name(after.digest)
 
     def _note_version(self, key: Key) -> None:
-        self.version += things.kind_of(key) not in ("job", "token")
+        kind = things.kind_of(key)
+        self.people_version += kind in PEOPLE
+        self.place_version += kind in PLACES
 
     def _dependents(self, key: Key, data: Thing | None, other: Thing | None) -> Iterable[Key]:
         """The live jobs whose view may be another with `other` in place of `data`."""

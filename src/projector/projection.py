@@ -151,9 +151,7 @@ class Projection:
 
     def views(self, tokens: Iterable[str], now: int) -> Iterator[View]:
         """Their views at `now`, as each is asked for; none for those that no fact knows."""
-        if self._judge.now != now:
-            self._judge = Judge(self.facts, self._policy.minimum_level, now)
-        judge = self._judge
+        judge = self._judge.at(now)
         for token in tokens:
             if key := self.facts.job_of_token(token):
                 yield judge.view(key, token)

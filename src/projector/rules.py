@@ -123,7 +123,7 @@ class Place(Struct, frozen=True, dict=True):
 
     `rule` and `reason` say why its jobs get `status` and no list, where the place is to blame.
     `groups` are the ids of those above it, nearest first; `ways` are of every agent that comes
-    here. Standings are by user, and reaches by what they were judged for.
+    here. Reaches are by what they were judged for.
     """
 
     project: int = 0
@@ -132,7 +132,6 @@ class Place(Struct, frozen=True, dict=True):
     reason: str = ""
     groups: tuple[int, ...] = ()
     ways: tuple[list[Way], ...] = ()
-    standings: dict[int, Standing] = field(default_factory=dict)
     reaches: dict[tuple[Any, ...], Reach] = field(default_factory=dict)
 
     @cached_property
@@ -184,16 +183,26 @@ class Judge:
     """Applies the rules as of `now` (milliseconds).
 
     What several tokens have in common is worked out for the first of them, and anew after a fact
-    has changed that it may stand on.
+    has changed that it may stand on: places after one of `facts.PLACES`, standings also after one
+    of `facts.PEOPLE` and with time.
     """
 
     def __init__(self, facts: Facts, minimum_level: int, now: int) -> None:
         self.now = now
         self._facts = facts
         self._minimum_level = minimum_level
-        self._version = facts.version
         self._places: dict[tuple[Root, int], Place] = {}
+        self._standings: dict[tuple[Root, int, int], Standing] = {}
         self._kept = 0
+        self._place_version = facts.place_version
+        self._people_version = facts.people_version
+
+    def at(self, now: int) -> "Judge":
+        """This judge, as of another moment."""
+        if self.now != now:
+            self.now = now
+            self._standings = {}
+        return self
 
     def judge(self, key: Key, digest: str) -> Judgement:
         """What the token with this digest, of the started job `key`, gets."""
@@ -218,14 +227,22 @@ class Judge:
             return Judgement(HTTPStatus.UNAUTHORIZED, Rule.JOB_FINISHED)
         if job.expires_at <= self.now:
             return Judgement(HTTPStatus.UNAUTHORIZED, Rule.TOKEN_EXPIRED)
-        if self._version != self._facts.version or self._kept > MAX_KEPT:
-            self._places, self._kept, self._version = {}, 0, self._facts.version
+        self._drop_what_changed()
         place = self._places.get((root, job.project)) or self._look_at(root, job.project)
         if place.rule:
             return Judgement(place.status, place.rule, place.reason, place)
-        standing = place.standings.get(job.user) or self._ask_for(root, place, job.user)
+        who = (root, job.project, job.user)
+        standing = self._standings.get(who) or self._ask_for(root, place, job.user)
         reach = self._reach(place, standing, job)
         return Judgement(standing.status, standing.barrier, "", place, standing, reach)
+
+    def _drop_what_changed(self) -> None:
+        facts = self._facts
+        if self._place_version != facts.place_version or self._kept > MAX_KEPT:
+            self._places, self._standings, self._kept = {}, {}, 0
+        elif self._people_version != facts.people_version:
+            self._standings = {}
+        self._place_version, self._people_version = facts.place_version, facts.people_version
 
     def _look_at(self, root: Root, project: int) -> Place:
         self._kept += 1
@@ -239,7 +256,8 @@ class Judge:
         level, known = max(in_force, default=0), self._facts.user(user)
         barrier = _barrier(known)
         status = HTTPStatus.FORBIDDEN if barrier else HTTPStatus.OK
-        standing = place.standings[user] = Standing(known, memberships, level, status, barrier)
+        standing = Standing(known, memberships, level, status, barrier)
+        self._standings[root, place.project, user] = standing
         return standing
 
     def _reach(self, place: Place, standing: Standing, job: Job) -> Reach:

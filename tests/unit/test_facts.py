@@ -25,7 +25,7 @@ CASES = load()
 
 
 def indexes(facts: Facts) -> dict[str, Any]:
-    left_out = {"_facts", "touched", "version"}
+    left_out = {"_facts", "touched", "place_version", "people_version"}
     found = {n: index for n, index in vars(facts).items() if n not in left_out}
     return found | {"_members": facts._members._scopes}
 
