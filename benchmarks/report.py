@@ -42,7 +42,7 @@ def write(report: Report, folder: Path) -> None:
     """Write the text and the plots."""
     for name, points in report.growth.items():
         _plot(name, points, folder / f"{name}.png")
-    (folder / TEXT).write_text("\n".join(_text(report)))
+    (folder / TEXT).write_text("\n".join(text(report)))
 
 
 def figures_table(report: Report) -> Iterator[str]:
@@ -54,7 +54,8 @@ def figures_table(report: Report) -> Iterator[str]:
             yield _row(figure, rounds)
 
 
-def _text(report: Report) -> Iterator[str]:
+def text(report: Report) -> Iterator[str]:
+    """The report, line by line."""
     yield INTRODUCTION
     yield from _pairs("Machine", report.machine)
     yield "## Figures\n"
@@ -63,6 +64,7 @@ def _text(report: Report) -> Iterator[str]:
     for name, figure in FIGURES.items():
         if name in report.figures:
             yield f"- {figure.title}: {figure.limit}"
+    yield from _reasons(report)
     yield ""
     yield from _memory(report.memory)
     yield "## Growth\n\nThe same with an eighth, a quarter, a half and all of the load or the data."
@@ -84,6 +86,14 @@ def _row(figure: Figure, rounds: list[Round]) -> str:
         "yes" if figure.is_met(rounds) else "**no**",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _reasons(report: Report) -> Iterator[str]:
+    """Why rows are not met, where that is known; each reason once."""
+    missed = [f for n, f in FIGURES.items() if (r := report.figures.get(n)) and not f.is_met(r)]
+    for why in dict.fromkeys(figure.why_not for figure in missed if figure.why_not):
+        titles = "; ".join(figure.title for figure in missed if figure.why_not == why)
+        yield f"\n**Not met: {titles}.** {why}"
 
 
 def _wanted(figure: Figure) -> str:

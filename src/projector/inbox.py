@@ -15,7 +15,7 @@ BATCH_SIZE: Final = 500
 # How long arrivals gather while the owner is busy. Whoever is behind is late already, and of larger
 # batches fewer have to be written.
 GATHER_S: Final = 0.005
-GATHER_BEHIND_S: Final = 0.1
+GATHER_BEHIND_S: Final = 0.02
 
 
 class Delivered(NamedTuple):

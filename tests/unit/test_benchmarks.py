@@ -7,7 +7,7 @@ from benchmarks import report
 from benchmarks.company import Company, record, token
 from benchmarks.rounds import Report, Round, Sample, interleaved
 from benchmarks.sizes import Sizes
-from benchmarks.table import Bound, Figure
+from benchmarks.table import FIGURES, Bound, Figure
 
 from projector.projection import Policy, Projection
 from tests import build
@@ -89,6 +89,13 @@ def test_the_report_can_be_made_again_from_its_raw_numbers(tmp_path: Path) -> No
     text = (tmp_path / report.TEXT).read_text()
     assert "| 6 / **6.5** / 7 events/s | 10 / **10** / 10 events/s | 0.6 / **0.65** / 0.7 |" in text
     assert "at least 0.6 | yes |" in text
+
+
+@pytest.mark.parametrize(("product", "told"), [(5, True), (7, False)])
+def test_the_report_says_why_a_row_is_not_met_and_of_no_other(product: float, told: bool) -> None:
+    found = Report({}, {}, {"rebuild": measured((product, 10))})
+    text = "\n".join(report.text(found))
+    assert (FIGURES["rebuild"].why_not in text) is told
 
 
 def test_what_grows_ends_at_the_size_of_the_table() -> None:
