@@ -24,6 +24,7 @@ from projector.environment.settings import Settings
 from projector.environment.variables import variable
 from projector.errors import SetupError
 from projector.events import Record, Topic
+from projector.fetching import PromptConsumer
 from projector.outages import outlast, wait_until_ready
 from projector.owner import Owner
 from projector.owners import Owners
@@ -184,6 +185,7 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         broker_max_poll_records=MAX_POLLED,
         ConsumerScheduler=redelivery.leaving_out(_known(settings, owners)),
     )
+    app.transport.Consumer = PromptConsumer
     for topic in Topic:
         source = app.topic(
             settings.topic(topic), key_serializer="raw", value_serializer="raw", internal=False

@@ -8,6 +8,7 @@ import pytest
 
 from projector.environment.settings import Settings
 from projector.events import Topic
+from projector.fetching import FETCH_WAIT_MS
 from projector.owners import Owners
 from projector.ports import free_port
 from projector.worker import (
@@ -51,6 +52,16 @@ async def test_the_web_page_listens_where_the_settings_say(tmp_path: Path) -> No
     settings = Settings(worker_web_host="0.0.0.0")
     app = create_app(settings, Owners(lambda partition: pytest.fail("no owner")), str(tmp_path))
     assert app.conf.web_bind == "0.0.0.0"
+
+
+async def test_brokers_hold_no_fetch_for_long(tmp_path: Path) -> None:
+    """Or busy partitions wait for one that asks for idle ones alone: 1.5 s as Faust has it."""
+    app = create_app(SETTINGS, Owners(lambda partition: pytest.fail("no owner")), str(tmp_path))
+    thread = app.consumer._thread
+    consumer = thread._create_worker_consumer(app.transport)
+    assert consumer._fetch_max_wait_ms == FETCH_WAIT_MS
+    await consumer.stop()
+    thread.thread_loop.close()
 
 
 async def test_a_web_address_of_another_machine_is_refused() -> None:
