@@ -16,6 +16,7 @@ import faust
 
 from projector.delivery import MAX_POLLED
 from projector.events import Topic
+from projector.fetching import PromptConsumer
 from projector.ports import LOOPBACK, free_port
 
 
@@ -52,6 +53,7 @@ def create_app(kafka: str, prefix: str, folder: str, counter: Counter) -> Any:
         consumer_auto_offset_reset="earliest",
         broker_max_poll_records=MAX_POLLED,
     )
+    app.transport.Consumer = PromptConsumer
     for topic in Topic:
         source = app.topic(
             prefix + topic, key_serializer="raw", value_serializer="raw", internal=False
