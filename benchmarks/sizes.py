@@ -28,7 +28,9 @@ class Sizes(NamedTuple):
         return [largest // 8, largest // 4, largest // 2, largest] if self.grows else [largest]
 
 
+# Large enough that a claim and a change take longer than what comes before and after them, and a
+# rate at which two cores are not full: what such sizes measure is the product.
 SMOKE = Sizes(
     rounds=2, grows=False, lookup_seconds=1, tokens=5_000, many_tokens=20_000, live_events=4_000,
-    rate_seconds=2, rebuilt_events=6_000, fan_out_views=4_000, facts=20_000,
+    rate=125, rate_seconds=2, rebuilt_events=6_000, fan_out_views=20_000, facts=100_000,
 )  # fmt: skip

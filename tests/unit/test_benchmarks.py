@@ -68,6 +68,11 @@ def test_a_figure_falls_below_half_of_what_is_wanted() -> None:
     assert SOON.has_fallen(measured((3.1, 1)))
 
 
+def test_a_fall_is_one_in_every_round() -> None:
+    assert not FAST.has_fallen(measured((1, 10), (4, 10)))
+    assert FAST.has_fallen(measured((1, 10), (3, 10)))
+
+
 def test_a_fall_by_the_clock_alone_is_the_machines() -> None:
     assert not FAST.has_fallen(measured((1, 10), cpu=(20, 10)))
     assert FAST.has_fallen(measured((1, 10), cpu=(30, 10)))
