@@ -2,13 +2,15 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from projector.ports import free_port, is_listening
-from tests.integration import servers
+from tests.integration import processes, servers
 from tests.integration.deployment import Deployment
 
 BROKERS = {"embedded": servers.embedded_kafka, "apache": servers.apache_kafka}
@@ -23,17 +25,40 @@ def apache_or_skip(broker: str) -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(scope="session", params=list(BROKERS))
-def kafka(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+@pytest.fixture(scope="session", autouse=True)
+def _forking() -> Iterator[None]:
+    with processes.forking():
+        yield
+
+
+@pytest.fixture
+def real_processes() -> Iterator[None]:
+    """For tests of how a process starts and ends."""
+    with processes.not_forking():
+        yield
+
+
+@pytest.fixture(scope="session")
+def address_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """Gives a kind of broker's address; starts the broker when it is first asked for."""
+    with ExitStack() as stack:
+
+        @cache
+        def started(kind: str) -> str:
+            port = free_port()
+            server = BROKERS[kind](tmp_path_factory.mktemp(kind), port)
+            broker = stack.enter_context(servers.running(server))
+            servers.eventually(lambda: is_listening(port), f"broker listening: {broker.log()}")
+            return f"127.0.0.1:{port}"
+
+        yield started
+
+
+@pytest.fixture(params=list(BROKERS))
+def kafka(request: pytest.FixtureRequest, address_of: Callable[[str], str]) -> str:
     """A broker's address, of either kind."""
     apache_or_skip(request.param)
-    port = free_port()
-    start = BROKERS[request.param]
-    with servers.running(start(tmp_path_factory.mktemp(request.param), port)) as broker:
-        servers.eventually(lambda: is_listening(port), f"broker listening: {broker.log()}")
-        yield f"127.0.0.1:{port}"
+    return address_of(request.param)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from projector.events import KINDS
 from projector.partitioning import partition_of
 from projector.ports import free_port
+from tests.integration import processes
 from tests.integration.servers import Server, eventually, projector, running
 
 PATH = "/api/v4/job/allowed_agents"
@@ -64,11 +64,7 @@ class Deployment:
 
     def command(self, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a `projector` command to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "projector", *args],
-            input=stdin, capture_output=True, text=True, env=os.environ | self.env, timeout=60,
-            check=False,
-        )  # fmt: skip
+        return processes.run("projector", args, os.environ | self.env, stdin, timeout=60)
 
     def start(self, *command: str, module: str = "projector", **env: str) -> Server:
         log = self.folder / f"{command[0]}-{free_port()}.log"

@@ -3,16 +3,17 @@
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from projector.dev import kafka_command, redis_command
 from projector.ports import free_port
+from tests.integration import processes
+from tests.integration.processes import REPOSITORY, Process
 
-REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "scripts" / "kafka"
 START_S = 60
 
@@ -28,7 +29,10 @@ class Server:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._argv, stdout=log, stderr=log, env=self._env)
+            self.process = self._start(log)
+
+    def _start(self, log: IO[bytes]) -> Process:
+        return subprocess.Popen(self._argv, stdout=log, stderr=log, env=self._env)
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
@@ -47,6 +51,14 @@ class Server:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+class Projector(Server):
+    """A process of the product, or of a module of the tests that runs its command line."""
+
+    def _start(self, log: IO[bytes]) -> Process:
+        module, *command = self._argv
+        return processes.start(module, command, self._env, log, log)
 
 
 @contextmanager
@@ -90,10 +102,8 @@ def valkey(folder: Path, port: int, *options: str) -> Server:
 def projector(
     command: list[str], log: Path, env: Mapping[str, str], module: str = "projector"
 ) -> Server:
-    """A process of the product, or of a module of the tests that runs its command line."""
     paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    argv = [sys.executable, "-m", module, *command]
-    return Server(argv, log, os.environ | {"PYTHONPATH": paths, **env})
+    return Projector([module, *command], log, os.environ | {"PYTHONPATH": paths, **env})
 
 
 def without_apache_kafka() -> str | None:
