@@ -3,8 +3,11 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+END_TO_END := tests/integration/test_end_to_end.py tests/integration/test_compat.py
+# More than there are cores: most tests wait for a broker most of the time.
+PROCESSES ?= 4
 
-.PHONY: help setup run test browser faults bench bench-smoke bench-setup format lint types schemas lock kafka clean
+.PHONY: help setup run test test-all browser faults bench bench-smoke bench-setup format lint types schemas lock kafka clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -22,8 +25,11 @@ setup: .venv/ready ## everything into .venv
 run: setup ## the product with example events, on http://127.0.0.1:8000
 	@$(BIN)/python examples/demo.py
 
-test: setup kafka ## all tests, on the embedded broker and on Apache Kafka
-	$(BIN)/pytest
+test: setup kafka ## unit tests, and the product from end to end on both brokers; two minutes
+	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(END_TO_END) tests/unit tests/compat
+
+test-all: test ## what `test` leaves: every command, TLS, rights, Redis Cluster, Sentinel, ...
+	$(BIN)/pytest -n $(PROCESSES) --dist worksteal tests/integration $(END_TO_END:%=--ignore=%)
 
 browser: setup ## the operators' page in a headless Chromium, where chromium and chromedriver are installed
 	$(BIN)/pytest tests/browser

@@ -25,6 +25,13 @@ def apache_or_skip(broker: str) -> None:
         pytest.skip(reason)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup` one process runs what needs Apache Kafka, and no other starts it."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "apache" in item.name.rpartition("[")[2]:
+            item.add_marker(pytest.mark.xdist_group("apache"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _forking() -> Iterator[None]:
     with processes.forking():

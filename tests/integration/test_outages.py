@@ -16,6 +16,7 @@ def missed(server: str) -> str:
     return f'"server": "{server}"'
 
 
+@pytest.mark.usefixtures("real_processes")
 @pytest.mark.parametrize("broker", list(BROKERS))
 def test_worker_and_api_wait_for_redis_and_kafka(tmp_path: Path, broker: str) -> None:
     apache_or_skip(broker)

@@ -112,6 +112,7 @@ def runs_end_to_end(deployment: Deployment) -> str:
     return "".join([*(one.stdout + one.stderr for one in said), worker.log(), api.log()])
 
 
+@pytest.mark.usefixtures("real_processes")
 def test_the_product_runs_with_users_and_tls(deployment: Deployment) -> None:
     said = runs_end_to_end(deployment)
     assert not [secret for secret in (PASSWORD, "change-me", "token-9") if secret in said]
@@ -232,6 +233,7 @@ def test_kafkas_refusal_ends_a_command_with_what_to_mend(
     assert not [secret for secret in (PASSWORD, WRONG_PASSWORD) if secret in done.stderr]
 
 
+@pytest.mark.usefixtures("real_processes")
 def test_kafkas_refusal_ends_a_starting_worker(deployment: Deployment) -> None:
     use(deployment, {"KAFKA_PASSWORD": WRONG_PASSWORD, "KAFKA_PASSWORD_FILE": None})
     worker = deployment.start("worker", **as_user("worker"))

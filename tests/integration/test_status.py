@@ -81,6 +81,7 @@ def on_a_terminal(deployment: Deployment, until: str) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+@pytest.mark.usefixtures("real_processes")
 def test_a_worker_that_hangs_is_seen_and_so_is_what_waits_for_it(
     deployment: Deployment, request: pytest.FixtureRequest
 ) -> None:
@@ -111,6 +112,7 @@ def latest(log: str, partition: int) -> str:
     return lines[-1].split(": ")[1].split(",")[0]
 
 
+@pytest.mark.usefixtures("real_processes")
 def test_without_redis_it_is_an_outage_that_a_watch_outlasts(deployment: Deployment) -> None:
     deployment.start_all()
     watch = deployment.start("status", "--watch", "--json")

@@ -63,6 +63,7 @@ def test_views_of_another_number_of_partitions_are_refused(deployment: Deploymen
     assert "written for 5" in refused.stderr
 
 
+@pytest.mark.usefixtures("real_processes")
 @pytest.mark.parametrize("kafka", ["apache"], indirect=True)
 def test_a_number_of_partitions_that_changes_ends_the_worker(deployment: Deployment) -> None:
     """From then on producers put events where nobody looks for them."""

@@ -65,6 +65,7 @@ def context(trace: str, sampled: bool = True) -> str:
     return f"00-{trace}-{PARENT}-0{int(sampled)}"
 
 
+@pytest.mark.usefixtures("real_processes")
 def test_an_event_and_a_lookup_are_followed_to_where_they_end(
     deployment: Deployment, collector: Collector
 ) -> None:
@@ -91,6 +92,7 @@ def test_an_event_and_a_lookup_are_followed_to_where_they_end(
         assert not any(secret in body for body in collector.bodies)
 
 
+@pytest.mark.usefixtures("real_processes")
 def test_a_collector_that_is_away_holds_nothing_up(deployment: Deployment) -> None:
     otel = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "50"}
     assert deployment.command("topics").returncode == 0
