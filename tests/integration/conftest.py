@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from projector.ports import free_port, is_listening
+from projector.ports import is_listening
 from tests.integration import processes, servers
 from tests.integration.deployment import Deployment
+from tests.integration.ports import free_port
 
 BROKERS = {"embedded": servers.embedded_kafka, "apache": servers.apache_kafka}
 prefixes = itertools.count(1)

@@ -16,8 +16,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from projector.events import KINDS
 from projector.partitioning import partition_of
-from projector.ports import free_port
 from tests.integration import processes
+from tests.integration.ports import free_port
 from tests.integration.servers import Server, eventually, projector, running
 
 PATH = "/api/v4/job/allowed_agents"

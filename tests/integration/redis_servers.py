@@ -9,8 +9,9 @@ import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from projector.dev import redis_command
-from projector.ports import LOOPBACK, free_port, is_listening
+from projector.ports import LOOPBACK, is_listening
 from tests.integration import servers
+from tests.integration.ports import free_port
 from tests.integration.servers import Server, eventually, running
 
 SERVICE = "allowed-agents"

@@ -9,8 +9,8 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization as pem
 
-from projector.ports import free_port
 from tests.integration import servers
+from tests.integration.ports import free_port
 from tests.integration.servers import Server
 
 USER = "projector"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO
 
 from projector.dev import kafka_command, redis_command
-from projector.ports import free_port
 from tests.integration import processes
+from tests.integration.ports import free_port
 from tests.integration.processes import REPOSITORY, Process
 
 SCRIPT = REPOSITORY / "scripts" / "kafka"

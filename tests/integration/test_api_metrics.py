@@ -15,11 +15,12 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from projector import views
-from projector.ports import free_port, is_listening
+from projector.ports import is_listening
 from projector.views import Record, Version
 from tests.build import digest
 from tests.integration import servers
 from tests.integration.deployment import PATH
+from tests.integration.ports import free_port
 
 TOKEN = "token-9"
 LOOKUPS = 40

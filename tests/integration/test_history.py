@@ -15,6 +15,7 @@ COMPANY = [build.group(3), build.project(7, 3), build.member(1, group_id=3), bui
 
 
 def stopped_after_work(deployment: Deployment) -> Server:
+    deployment.env["PROJECTOR_MAX_STALENESS"] = "3"
     worker = deployment.start_all()
     deployment.feed(*COMPANY)
     deployment.until("token-9", 200)

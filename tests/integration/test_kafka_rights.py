@@ -12,11 +12,12 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest
 
-from projector.ports import free_port, is_listening
+from projector.ports import is_listening
 from tests import build
 from tests.integration import servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import Deployment
+from tests.integration.ports import free_port
 from tests.integration.secure import PASSWORD, Certificates, SecureKafka
 from tests.integration.servers import REPOSITORY, eventually, running
 

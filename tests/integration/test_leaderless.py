@@ -12,12 +12,13 @@ from aiokafka.errors import KafkaError
 
 from projector.events import DEAD_LETTERS, Topic
 from projector.partitioning import partition_of
-from projector.ports import free_port, is_listening
+from projector.ports import is_listening
 from projector.topics import CONFIGS
 from tests import build
 from tests.integration import servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import PARTITIONS, Deployment
+from tests.integration.ports import free_port
 from tests.integration.servers import Server, eventually, running
 
 # By node: the partitions that it alone has.

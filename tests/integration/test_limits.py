@@ -13,9 +13,10 @@ import pytest
 from api import protocol
 from projector import views
 from projector.errors import SetupError
-from projector.ports import free_port, is_listening
+from projector.ports import is_listening
 from tests.integration import servers
 from tests.integration.deployment import PATH, Deployment
+from tests.integration.ports import free_port
 
 WAITING, CONNECTIONS = 20, 60
 KNOWN = "token-9"

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from projector.ports import free_port, is_listening
+from projector.ports import is_listening
 from tests import build
 from tests.integration import servers
 from tests.integration.conftest import BROKERS, apache_or_skip
 from tests.integration.deployment import Deployment
+from tests.integration.ports import free_port
 from tests.integration.servers import eventually, running
 
 

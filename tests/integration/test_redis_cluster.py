@@ -17,9 +17,9 @@ from projector.environment import calls, connections
 from projector.environment.connections import EvictionError, Server
 from projector.environment.settings import Settings
 from projector.partitioning import partition_of
-from projector.ports import free_port
 from tests import build
 from tests.integration.deployment import PARTITIONS, Deployment
+from tests.integration.ports import free_port
 from tests.integration.redis_servers import Three, client, one
 from tests.integration.servers import eventually
 from tests.integration.test_end_to_end import COMPANY

@@ -10,8 +10,9 @@ import pytest
 from projector.environment import connections
 from projector.environment.connections import EvictionError, Server
 from projector.environment.settings import Settings
-from projector.ports import free_port, is_listening
+from projector.ports import is_listening
 from tests.integration import servers
+from tests.integration.ports import free_port
 
 Restart = Callable[[], None]
 

@@ -15,10 +15,11 @@ import redis
 import yaml
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from projector.ports import free_port, is_listening
+from projector.ports import is_listening
 from tests import build
 from tests.integration import secure, servers
 from tests.integration.deployment import Deployment
+from tests.integration.ports import free_port
 from tests.integration.servers import REPOSITORY, Server, eventually, running
 
 FOLDER = REPOSITORY / "deploy" / "redis"

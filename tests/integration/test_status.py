@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from projector.ports import free_port
 from tests import build
 from tests.integration.deployment import PARTITIONS, Deployment
+from tests.integration.ports import free_port
 from tests.integration.servers import eventually
 
 COMPANY = [
