@@ -1,42 +1,25 @@
-"""Commands of the product as processes, forked from one that has imported it all.
+"""Commands of the product as processes: forked, or each a new Python.
 
-Python takes half a second of CPU to import the product, and the tests start it a thousand times.
-`forking` starts a process that does that once; each command is then a child of it. From there on
-a child is a process like any other: it has its own environment, folder and standard streams, runs
-`python -m` to the end of its interpreter, and signals, exit codes and kill -9 are the kernel's.
-
-What that leans on: the server has a single thread, and nothing that it imports reads the
-environment that a test changes. Where that is not so (PROMETHEUS_MULTIPROC_DIR), and where the
-start itself is tested, use the fixture `real_processes`. EXEC=1 makes every process a real one.
-Without `forking`, as in the fault suite and the benchmarks, and elsewhere than on Linux they are.
+`forking` starts `fork_server`; from there to its end commands are children of that, as `start` and
+`run` give them. Without it, with EXEC=1, and elsewhere than on Linux each is a new Python.
 """
 
-import atexit
-import gc
-import importlib
 import json
 import os
-import pkgutil
-import runpy
 import select
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, Final, Protocol
 
-REPOSITORY: Final = Path(__file__).parents[2]
-REQUEST_BYTES: Final = 128 * 1024
-# What the product imports by name, and late.
-LATE: Final = (
-    "faust.transport.drivers.aiokafka", "faust.web.drivers.aiohttp", "uvicorn.loops.uvloop",
-    "uvicorn.lifespan.on",
-)  # fmt: skip
+from tests.integration import fork_server
+
+FOLDER: Final = Path(__file__).parents[2]
 
 
 class Process(Protocol):
@@ -57,18 +40,18 @@ class Forks:
 
     def __init__(self) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._lock = threading.Lock()
         with theirs:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())], cwd=REPOSITORY,
+                [sys.executable, "-m", fork_server.__name__, str(theirs.fileno())], cwd=FOLDER,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )  # fmt: skip
 
     def ask(self, request: Mapping[str, Any], streams: Sequence[int] = ()) -> int:
-        with self._lock:
-            socket.send_fds(self._channel, [json.dumps(request).encode()], streams)
-            return int(self._channel.recv(REQUEST_BYTES))
+        socket.send_fds(self._channel, [json.dumps(request).encode()], streams)
+        answer = self._channel.recv(fork_server.MESSAGE_BYTES)
+        assert answer, f"the fork server ended with {self._server.wait()}"
+        return int(answer)
 
     def close(self) -> None:
         self._channel.close()
@@ -173,75 +156,3 @@ def run(
         err.seek(0)
         said = out.read().decode(), err.read().decode()
         return subprocess.CompletedProcess([module, *arguments], process.returncode, *said)
-
-
-# the server
-
-
-def preload() -> None:
-    """Import the product and what it imports late."""
-    for package in map(importlib.import_module, ("projector", "api")):
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith("__main__"):
-                importlib.import_module(module.name)
-    for name in LATE:
-        importlib.import_module(name)
-    assert threading.active_count() == len(os.listdir("/proc/self/task")) == 1
-    # What is never looked at again stays shared with the children.
-    gc.collect()
-    gc.freeze()
-
-
-def serve(channel: socket.socket) -> str:
-    """Fork whenever asked to; returns in each child, with the module to run."""
-    while True:
-        message, streams, *_ = socket.recv_fds(channel, REQUEST_BYTES, 3)
-        if not message:
-            sys.exit()
-        request = json.loads(message)
-        if "reap" in request:
-            answer = os.waitstatus_to_exitcode(os.waitpid(request["reap"], 0)[1])
-        elif (answer := os.fork()) == 0:
-            channel.close()
-            return become(request, streams)
-        for stream in streams:
-            os.close(stream)
-        channel.send(b"%d" % answer)
-
-
-def become(request: Mapping[str, Any], streams: Sequence[int]) -> str:
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
-    os.chdir(request["cwd"])
-    os.environ.clear()
-    os.environ.update(request["env"])
-    sys.argv = request["argv"]
-    return sys.argv[0]
-
-
-def main(channel: socket.socket) -> None:
-    """Serve; in a child, run the command."""
-    codes: list[int] = []
-
-    def leave() -> None:
-        if codes:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(codes[0])
-
-    # First in, last out: behind it the interpreter would only take itself apart, which costs more
-    # than most commands do.
-    atexit.register(leave)
-    preload()
-    module = serve(channel)
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        if isinstance(end.code, int):
-            codes.append(end.code)
-        raise
-
-
-if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])))

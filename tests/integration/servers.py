@@ -12,8 +12,9 @@ from typing import IO
 from projector.dev import kafka_command, redis_command
 from tests.integration import processes
 from tests.integration.ports import free_port
-from tests.integration.processes import REPOSITORY, Process
+from tests.integration.processes import Process
 
+REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "scripts" / "kafka"
 START_S = 60
 
