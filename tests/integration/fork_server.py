@@ -26,8 +26,8 @@ from typing import Any, Final
 MESSAGE_BYTES: Final = 128 * 1024
 # What the product imports by name, and late.
 LATE: Final = (
-    "faust.transport.drivers.aiokafka", "faust.web.drivers.aiohttp", "uvicorn.loops.uvloop",
-    "uvicorn.lifespan.on",
+    "faust.app", "faust.assignor.partition_assignor", "faust.transport.drivers.aiokafka",
+    "faust.web.drivers.aiohttp", "pydantic.v1", "uvicorn.lifespan.on", "uvicorn.loops.uvloop",
 )  # fmt: skip
 
 
