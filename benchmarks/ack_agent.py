@@ -14,9 +14,9 @@ from typing import Any
 
 import faust
 
-from projector.delivery import MAX_POLLED
-from projector.events import Topic
-from projector.fetching import PromptConsumer
+from projector.events.model import Topic
+from projector.kafka.faust_consumer import PromptConsumer
+from projector.kafka.range_reader import MAX_POLLED
 from projector.ports import LOOPBACK, free_port
 
 

@@ -13,10 +13,10 @@ from redis.exceptions import RedisError
 
 from api import metrics
 from api.freshness import Freshness
-from api.reads import OverloadedError, Reads
-from api.requests import LookupRequest
-from projector import views
-from projector.views import Record
+from api.lookup_request import LookupRequest
+from api.read_batcher import OverloadedError, Reads
+from projector.store import schema
+from projector.store.schema import Record
 
 log = structlog.get_logger()
 
@@ -58,7 +58,7 @@ UNAUTHORIZED: Final = reply(401, b'{"message":"401 Unauthorized"}')
 
 def unavailable(reason: str) -> Reply:
     """A 503 that says why; callers may try again."""
-    return reply(503, orjson.dumps(views.unavailable(reason)), _RETRY)
+    return reply(503, orjson.dumps(schema.unavailable(reason)), _RETRY)
 
 
 class UnprovenError(Exception):
@@ -93,7 +93,7 @@ class Lookup:
             asked = _Asked("", None, arrival, answer)
             asyncio.get_running_loop().call_soon(self._answer, asked, UNAUTHORIZED)
         else:
-            key = views.token_key(hashlib.sha256(request.token).hexdigest())
+            key = schema.token_key(hashlib.sha256(request.token).hexdigest())
             asked = _Asked(key, request.max_age, arrival, answer)
             self._reads.ask(key, partial(self._found, asked))
 

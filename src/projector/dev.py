@@ -15,14 +15,15 @@ from typing import Final
 import structlog
 from redis.asyncio import Redis
 
-from projector import topics, views
-from projector.environment import connections
-from projector.environment.settings import Settings
-from projector.environment.variables import variable
+from projector.clients import redis as connections
+from projector.clients.retry import wait_until_ready
+from projector.config.env import variable
+from projector.config.settings import Settings
 from projector.errors import SetupError
-from projector.outages import wait_until_ready
+from projector.kafka import topics
 from projector.ports import LOOPBACK, free_port, is_listening, obstacle
 from projector.signals import until_signalled
+from projector.store import schema
 
 log = structlog.get_logger()
 
@@ -162,7 +163,7 @@ def place_of(setting: str, place: str) -> str:
 
 
 async def _has_checkpoint(redis: Redis) -> bool:
-    async for _ in redis.scan_iter(match=f"{views.PREFIX}:partition:*", count=1000):
+    async for _ in redis.scan_iter(match=f"{schema.PREFIX}:partition:*", count=1000):
         return True
     return False
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from projector.activity import LATENCY_BUCKETS_S
+from projector.store.activity import LATENCY_BUCKETS_S
 
 # A batch takes up to 500 deliveries; what was read straight from Kafka comes on top.
 BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)

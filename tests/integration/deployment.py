@@ -15,8 +15,8 @@ import redis
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
-from projector.events import KINDS
-from projector.partitioning import partition_of
+from projector.events.model import KINDS
+from projector.events.partitioning import partition_of
 from projector.ports import free_port
 from tests.integration.servers import Server, eventually, projector, running
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from projector.environment import connections
-from projector.environment.connections import EvictionError, Server
-from projector.environment.settings import Settings
+from projector.clients import redis as connections
+from projector.clients.redis import EvictionError, Server
+from projector.config.settings import Settings
 from projector.ports import free_port, is_listening
 from tests.integration import servers
 

@@ -6,10 +6,10 @@ import json
 import pytest
 from aiokafka.admin import NewPartitions, NewTopic
 
-from projector import topics
-from projector.environment.settings import Settings
-from projector.events import Topic
-from tests import build
+from projector.config.settings import Settings
+from projector.events.model import Topic
+from projector.kafka import topics
+from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
 
 
@@ -83,7 +83,7 @@ def test_compaction_is_refused(deployment: Deployment) -> None:
 
 
 def test_feed_says_that_topics_are_missing(deployment: Deployment) -> None:
-    refused = deployment.command("feed", "-", stdin=json.dumps(build.project(7)))
+    refused = deployment.command("feed", "-", stdin=json.dumps(builders.project(7)))
     assert refused.returncode == 2
     assert "projector topics" in refused.stderr
 

@@ -9,8 +9,9 @@ import pytest
 import trustme
 from redis.asyncio.cluster import ClusterNode
 
-from projector.environment import access, connections
-from projector.environment.settings import Settings, SettingsError
+from projector.clients import access_errors
+from projector.clients import redis as connections
+from projector.config.settings import Settings, SettingsError
 
 SECRET = "hunter2-glcbt"
 SASL = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_USERNAME": "u", "KAFKA_PASSWORD": SECRET}
@@ -329,6 +330,8 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(
 
 
 def test_a_tls_error_of_python_itself_has_no_reason_and_breaks_nothing() -> None:
-    assert access.tls_reason(ssl.SSLError("the peer went away"), "redis", "PROJECTOR_X") is None
+    assert (
+        access_errors.tls_reason(ssl.SSLError("the peer went away"), "redis", "PROJECTOR_X") is None
+    )
     untrusted = ssl.SSLCertVerificationError("no certificate")
-    assert "not trusted" in str(access.tls_reason(untrusted, "redis", "PROJECTOR_X"))
+    assert "not trusted" in str(access_errors.tls_reason(untrusted, "redis", "PROJECTOR_X"))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from projector.environment import connections
-from projector.environment.settings import Settings, SettingsError
+from projector.clients import redis as connections
+from projector.config.settings import Settings, SettingsError
 
 SECRET = "s3cr3t"
 
