@@ -17,7 +17,7 @@ import faust
 from projector.events.model import Topic
 from projector.kafka.faust_consumer import PromptConsumer
 from projector.kafka.range_reader import MAX_POLLED
-from projector.ports import LOOPBACK, free_port
+from projector.process import LOOPBACK, free_port
 
 
 class Counter:

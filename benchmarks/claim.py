@@ -18,11 +18,13 @@ from benchmarks.company import Company, record
 from benchmarks.processes import CpuClock, Servers, once
 from benchmarks.rounds import Point, Report, Round, Sample, interleaved
 from benchmarks.sizes import Sizes
-from projector.clients import redis as connections
+from projector.clients import redis_client as connections
+from projector.clients import redis_servers
 from projector.config.settings import Settings
-from projector.domain import entities, fact_index
-from projector.domain.entities import Key, Member
-from projector.domain.fact_index import AnyFact, Fact
+from projector.domain import fact_keys, facts
+from projector.domain.entities import Member
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact, Fact
 from projector.domain.projection import Policy, Projection
 from projector.store import schema
 from projector.store.partition_store import Store
@@ -83,7 +85,7 @@ def _claimed(deployment: Deployment) -> tuple[float, float, int]:
 
 async def _write(url: str, number: int) -> int:
     """A checkpoint of so many facts in place of whatever there was; the bytes in it."""
-    server = connections.Server()
+    server = redis_servers.Server()
     redis = connections.redis(Settings(redis_url=url), server)
     await redis.flushall()
     store = Store(redis, server, 0, "benchmark")
@@ -108,8 +110,8 @@ def _fields(number: int) -> Iterator[tuple[Key, bytes]]:
     jobs = number // FACTS_PER_JOB
     root = str(company.root)
     for job in range(1, jobs + 1):
-        yield entities.job_key(root, job), fact_index.encode(Fact(0, 0, data=company.job(job)))
-    scope = entities.group_key(root, company.root)
+        yield fact_keys.job_key(root, job), facts.encode(Fact(0, 0, data=company.job(job)))
+    scope = fact_keys.group_key(root, company.root)
     for user in range(number - jobs - len(base)):
         fact: AnyFact = Fact(len(base) + user, BEGAN_MS + user, data=Member(DEVELOPER))
-        yield entities.member_key(scope, 10_000_000 + user, "direct"), fact_index.encode(fact)
+        yield fact_keys.member_key(scope, 10_000_000 + user, "direct"), facts.encode(fact)

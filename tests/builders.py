@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from projector.domain.entities import Key
+from projector.domain.fact_keys import Key
 from projector.domain.projection import Projection
 from projector.events.model import KINDS, Record, Topic
 from projector.events.redaction import Headers

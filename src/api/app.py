@@ -23,9 +23,10 @@ from api.ops.data import ReadAside
 from api.read_batcher import Reads
 from api.redis_mget import fetch
 from projector import log, tracing
-from projector.clients import redis as connections
+from projector.clients import redis_client as connections
+from projector.clients import redis_servers
 from projector.config.settings import Settings
-from projector.store.schema import AllowedAgents, Refusal
+from projector.domain.views import AllowedAgents, Refusal
 
 EXAMPLE: Final[AllowedAgents] = {
     "allowed_agents": [{"id": 5, "config_project": {"id": 3}, "configuration": {}}],
@@ -77,7 +78,7 @@ def create() -> ASGIApp:
     settings = Settings.load()
     log.configure(settings.log_level)
     tracing.start("projector-api")
-    server = connections.Server()
+    server = redis_servers.Server()
     redis = connections.redis(settings, server)
     freshness = Freshness(redis, server)
     lookup = Lookup(

@@ -9,8 +9,8 @@ import structlog
 from redis.asyncio import Redis
 
 from projector.clients import access_errors, redis_batch
-from projector.clients.redis import Server
 from projector.clients.redis_cluster import Answer
+from projector.clients.redis_servers import Server
 from projector.store import schema
 
 log = structlog.get_logger()

@@ -15,6 +15,7 @@ from api import metrics
 from api.freshness import Freshness
 from api.lookup_request import LookupRequest
 from api.read_batcher import OverloadedError, Reads
+from projector.domain import views
 from projector.store import schema
 from projector.store.schema import Record
 
@@ -58,7 +59,7 @@ UNAUTHORIZED: Final = reply(401, b'{"message":"401 Unauthorized"}')
 
 def unavailable(reason: str) -> Reply:
     """A 503 that says why; callers may try again."""
-    return reply(503, orjson.dumps(schema.unavailable(reason)), _RETRY)
+    return reply(503, orjson.dumps(views.unavailable(reason)), _RETRY)
 
 
 class UnprovenError(Exception):

@@ -15,14 +15,13 @@ from typing import Final
 import structlog
 from redis.asyncio import Redis
 
-from projector.clients import redis as connections
+from projector.clients import redis_client as connections
 from projector.clients.retry import wait_until_ready
 from projector.config.env import variable
 from projector.config.settings import Settings
 from projector.errors import SetupError
 from projector.kafka import topics
-from projector.ports import LOOPBACK, free_port, is_listening, obstacle
-from projector.signals import until_signalled
+from projector.process import LOOPBACK, free_port, is_listening, obstacle, until_signalled
 from projector.store import schema
 
 log = structlog.get_logger()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from selenium.webdriver import Keys
 
-from projector.ports import free_port, is_listening
+from projector.process import free_port, is_listening
 from tests import builders
 from tests.browser.browser import PHONE, Browser
 from tests.integration.deployment import PARTITIONS, Deployment

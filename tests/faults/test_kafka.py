@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from projector.events.model import DEAD_LETTERS
 from projector.events.partitioning import partition_of
 from projector.kafka.topics import CONFIGS
-from projector.ports import free_port, is_listening
+from projector.process import free_port, is_listening
 from tests.faults import poison
 from tests.faults.conftest import SEED, Broker, NewScenario
 from tests.faults.scenario import BOUND_S, SOUND, Scenario

@@ -14,7 +14,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from projector.ports import free_port, is_listening
+from projector.process import free_port, is_listening
 from projector.store import schema
 from projector.store.schema import Record, Version
 from tests.builders import digest

@@ -4,7 +4,7 @@ import signal
 from typing import Any
 
 from projector.domain.entities import KINDS as KINDS_OF_THINGS
-from projector.domain.entities import kind_of
+from projector.domain.fact_keys import kind_of
 from projector.events.model import KINDS
 from projector.events.partitioning import partition_of
 from tests import builders

@@ -12,7 +12,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest
 
-from projector.ports import free_port, is_listening
+from projector.process import free_port, is_listening
 from tests import builders
 from tests.integration import servers
 from tests.integration.conftest import apache_or_skip

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 from projector.events.model import DEAD_LETTERS, Topic
 from projector.events.partitioning import partition_of
 from projector.kafka.topics import CONFIGS
-from projector.ports import free_port, is_listening
+from projector.process import free_port, is_listening
 from tests import builders
 from tests.integration import servers
 from tests.integration.conftest import apache_or_skip

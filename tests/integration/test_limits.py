@@ -12,7 +12,7 @@ import pytest
 
 from api import bounded_protocol
 from projector.errors import SetupError
-from projector.ports import free_port, is_listening
+from projector.process import free_port, is_listening
 from projector.store import schema
 from tests.integration import servers
 from tests.integration.deployment import PATH, Deployment

@@ -12,12 +12,12 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from projector.clients import redis as connections
-from projector.clients import redis_batch
-from projector.clients.redis import EvictionError, Server
+from projector.clients import redis_batch, redis_servers
+from projector.clients import redis_client as connections
+from projector.clients.redis_servers import EvictionError, Server
 from projector.config.settings import Settings
 from projector.events.partitioning import partition_of
-from projector.ports import free_port
+from projector.process import free_port
 from projector.store import schema
 from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
@@ -237,10 +237,10 @@ async def test_scripts_that_a_server_has_lost_are_loaded_again(kafka: str, three
 async def test_each_server_must_keep_everything(kafka: str, three: Three) -> None:
     redis, _ = connected(three)
     client(three.ports[2]).config_set("maxmemory", "100mb")
-    await connections.refuse_eviction(redis, "here")
+    await redis_servers.refuse_eviction(redis, "here")
     client(three.ports[2]).config_set("maxmemory-policy", "allkeys-lru")
     with pytest.raises(EvictionError, match="maxmemory-policy allkeys-lru"):
-        await connections.refuse_eviction(redis, "here")
+        await redis_servers.refuse_eviction(redis, "here")
     await redis.aclose()
 
 

@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from projector.clients import redis as connections
+from projector.clients import redis_client as connections
 from projector.clients.access_errors import redis_reason
-from projector.clients.redis import Server
+from projector.clients.redis_servers import Server
 from projector.config.settings import Settings
 from tests import builders
 from tests.integration.deployment import Deployment

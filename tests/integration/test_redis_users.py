@@ -15,7 +15,7 @@ import redis
 import yaml
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from projector.ports import free_port, is_listening
+from projector.process import free_port, is_listening
 from tests import builders
 from tests.integration import secure, servers
 from tests.integration.deployment import Deployment

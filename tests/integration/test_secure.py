@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from projector.ports import free_port, is_listening
+from projector.process import free_port, is_listening
 from tests import builders
 from tests.integration import secure
 from tests.integration.conftest import apache_or_skip

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from projector.ports import free_port
+from projector.process import free_port
 from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import eventually

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from projector.events.ci_access import MAX_ENTRIES
-from projector.feed import producer
+from projector.feed import event_file
 from projector.feed.agent_config_file import (
     MAX_BYTES,
     MAX_VALUES,
@@ -77,7 +77,7 @@ def test_the_file_means_these_events() -> None:
         ),
         ("instance-agent.removed", "12", {"id": 5}),
     ]
-    assert all(producer.parse(line) for line in events(AGENT, read(FILE)))
+    assert all(event_file.parse(line) for line in events(AGENT, read(FILE)))
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ from api import metrics
 from api.app import EXAMPLE, create
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED
-from projector.clients import redis
+from projector.clients import redis_client
+from projector.domain.views import AllowedAgents
 from projector.store import schema as views
-from projector.store.schema import AllowedAgents, Record, Version
+from projector.store.schema import Record, Version
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 BODY = b'{"allowed_agents": [], "as": "stored"}'
@@ -38,7 +39,7 @@ class World:
 
     def __init__(self) -> None:
         self.server = FakeServer()
-        self.redis = FakeAsyncRedis(server=self.server, socket_timeout=redis.TIMEOUT_S)
+        self.redis = FakeAsyncRedis(server=self.server, socket_timeout=redis_client.TIMEOUT_S)
         self.writer = FakeAsyncRedis(server=self.server)
         self.commands: list[str] = []
         self.http = httpx.AsyncClient()
@@ -114,7 +115,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     key = views.token_key(hashlib.sha256(TOKEN.encode()).hexdigest())
     await world.writer.set(key, Record(200, 1, Version(EPOCH, 2), BODY).encode())
     record_commands(monkeypatch, world.commands)
-    monkeypatch.setattr("projector.clients.redis.redis", lambda *_: world.redis)
+    monkeypatch.setattr("projector.clients.redis_client.redis", lambda *_: world.redis)
     app = create()
     transport = httpx.ASGITransport(app)
     async with running(app), httpx.AsyncClient(transport=transport, base_url="http://t") as http:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from projector.domain import entities
+from projector.domain import fact_keys
 from projector.domain.projection import Policy, Projection
 from projector.events import replay_header
 from projector.events.model import Record, Topic
@@ -207,7 +207,7 @@ def test_a_missing_thing_whose_group_was_removed_on_its_way_does_not_come_back()
         repair.message.headers,
     )
     assert world.projection.apply(late) is None
-    assert world.projection.facts.memberships(entities.group_key("3", 3), 1) == []
+    assert world.projection.facts.memberships(fact_keys.group_key("3", 3), 1) == []
 
 
 def test_a_grant_still_on_its_way_outlives_the_removal_of_what_was_extra() -> None:
@@ -227,7 +227,7 @@ def test_a_grant_still_on_its_way_outlives_the_removal_of_what_was_extra() -> No
         repair.message.headers,
     )
     assert world.projection.apply(late) is None
-    ((_, member),) = world.projection.facts.memberships(entities.group_key("3", 3), 1)
+    ((_, member),) = world.projection.facts.memberships(fact_keys.group_key("3", 3), 1)
     assert member.level == 50
 
 

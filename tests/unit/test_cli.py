@@ -18,7 +18,7 @@ from projector.cli.main import app
 from projector.cli.terminal import MAX_BAD_LINES_SHOWN, OUTAGE, WRONG
 from projector.config.settings import Settings
 from projector.errors import SetupError
-from projector.feed import producer
+from projector.feed import event_file, producer
 from tests.builders import group, removed
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
@@ -37,7 +37,7 @@ class Kafka:
         await asyncio.sleep(0)
         if self.error:
             raise self.error
-        for _, line in producer.lines(source):
+        for _, line in event_file.lines(source):
             self.sent.append(line)
             sent()
 

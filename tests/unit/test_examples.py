@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from projector.feed import agent_config_file, producer
+from projector.feed import agent_config_file, event_file
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = (ROOT / "docs/events.md").read_text()
@@ -24,7 +24,7 @@ def identity(line: str) -> tuple[str, int]:
 
 @pytest.mark.parametrize("line", LINES)
 def test_the_contracts_examples_are_valid_and_about_a_world_of_their_own(line: str) -> None:
-    assert producer.parse(line.encode())
+    assert event_file.parse(line.encode())
     assert json.loads(line)["partitionkey"] not in {json.loads(d)["partitionkey"] for d in DEMO}
     assert identity(line)[1] == 0 or identity(line) not in {identity(d) for d in DEMO}
     digest = json.loads(line)["data"].get("token_sha256", "none")

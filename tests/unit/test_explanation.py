@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector.domain import entities, evaluator
-from projector.domain.entities import Key
-from projector.domain.evaluator import Rule
+from projector.domain import decision, entities
+from projector.domain.decision import Rule
+from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection, view_of
 from projector.events.ci_access import MAX_ENTRIES
 from projector.explain import job as explain
@@ -559,4 +559,4 @@ def test_every_rule_of_the_rules_is_among_the_examples() -> None:
     told |= {"token_replaced", "agent_unknown", "agent_elsewhere", None}
     assert told == {*Rule, *Missing, None}
     assert entities.TOPICS.keys() == entities.KINDS.keys()
-    assert evaluator.FINAL
+    assert decision.FINAL

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector.domain import entities
-from projector.domain.entities import Key
-from projector.domain.fact_index import Fact, Facts, decode
+from projector.domain import entities, fact_keys
+from projector.domain.fact_index import Facts
+from projector.domain.fact_keys import Key
+from projector.domain.facts import Fact, decode
 from projector.domain.projection import Policy, Projection
 from tests import builders
 from tests.builders import NOW
@@ -36,20 +37,20 @@ def world_of(case: Case) -> World:
 
 def ending(key: Key) -> Message | None:
     """The event that takes the thing away, or as much of it as can be."""
-    root, kind = entities.root_of(key), entities.kind_of(key)
+    root, kind = fact_keys.root_of(key), fact_keys.kind_of(key)
     root = "1" if root == "*" else root
     match kind:
         case "member":
-            scope, user = entities.membership_of(key)
+            scope, user = fact_keys.membership_of(key)
             data = {"user_id": user, "via": key.split("/", 4)[4]}
-            data[f"{entities.kind_of(scope)}_id"] = entities.id_of(scope)
+            data[f"{fact_keys.kind_of(scope)}_id"] = fact_keys.id_of(scope)
             return builders.event("member.removed", data, root)
         case "configuration":
-            data = {"id": entities.id_of(key), "config": {}}
+            data = {"id": fact_keys.id_of(key), "config": {}}
             return builders.event("agent.configured", data, root)
         case "user" | "token":
             return None
-    return builders.removed(kind, entities.id_of(key), root=root)
+    return builders.removed(kind, fact_keys.id_of(key), root=root)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -60,7 +61,7 @@ def test_when_all_is_removed_the_indexes_are_empty(case: Case) -> None:
     world.take(*filter(None, endings))
     world.at(NOW + 61 * RETENTION)
     assert not any(indexes(facts).values()), indexes(facts)
-    assert {entities.kind_of(key) for key, _ in facts.items()} <= {"user", "configuration"}
+    assert {fact_keys.kind_of(key) for key, _ in facts.items()} <= {"user", "configuration"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -116,7 +117,7 @@ def _assert_alike(one: Projection, other: Projection) -> None:
 def test_a_membership_may_come_from_anywhere() -> None:
     """`via` is any text: also one that looks like the key around it."""
     vias = ["direct", "x/user:2/y", "/member/", "group:3/user:1/direct"]
-    scope = entities.group_key("1", 3)
+    scope = fact_keys.group_key("1", 3)
     world = World(
         *(builders.member(1, group_id=3, via=via, root="1") for via in vias),
         builders.member(1, project_id=3, root="1"),
@@ -124,9 +125,9 @@ def test_a_membership_may_come_from_anywhere() -> None:
     loaded = Projection(0, Policy(1, 30, RETENTION))
     builders.restore(loaded, world.projection.fields())
     for facts in (world.projection.facts, loaded.facts):
-        assert {entities.via_of(key) for key, _ in facts.memberships(scope, 1)} == {*vias}
+        assert {fact_keys.via_of(key) for key, _ in facts.memberships(scope, 1)} == {*vias}
         assert sorted(facts.membership_keys(scope)) == sorted(
-            entities.member_key(scope, 1, via) for via in vias
+            fact_keys.member_key(scope, 1, via) for via in vias
         )
     for via in vias[1:]:
         left = {"user_id": 1, "group_id": 3, "via": via}
@@ -163,16 +164,16 @@ def filled(projects: int) -> World:
 def _bystanders(projects: int) -> Iterable[tuple[Key, entities.Thing]]:
     """In the busy project's own group, with members, agents and grants of their own."""
     for number in range(10, 10 + projects):
-        project = entities.project_key(builders.ROOT, number)
+        project = fact_keys.project_key(builders.ROOT, number)
         yield project, entities.Project(GROUP, f"acme/{number}")
         if number % 10 == 0:
             grant = {"id": f"acme/{number + 1}"}
-            yield entities.agent_key(builders.ROOT, number), entities.Agent("a", number)
+            yield fact_keys.agent_key(builders.ROOT, number), entities.Agent("a", number)
             yield (
-                entities.configuration_key(builders.ROOT, number),
+                fact_keys.configuration_key(builders.ROOT, number),
                 entities.Configuration(projects=[grant], groups=[]),
             )
-            yield entities.member_key(project, number, "direct"), entities.Member(30)
+            yield fact_keys.member_key(project, number, "direct"), entities.Member(30)
 
 
 class Steps:

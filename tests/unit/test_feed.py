@@ -8,7 +8,8 @@ import pytest
 
 from projector.events.model import MAX_EVENT_BYTES, BadEvent
 from projector.events.partitioning import partition_of
-from projector.feed.producer import BadLine, check, lines, parse, places
+from projector.feed.event_file import BadLine, check, lines, parse
+from projector.feed.producer import places
 from tests.builders import agent, event, group, removed, started, user
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"

@@ -15,10 +15,10 @@ from typer.testing import CliRunner, Result
 from projector.cli import inspect_command
 from projector.cli.main import app
 from projector.clients import access_errors
-from projector.clients import redis as connections
-from projector.clients.redis import Server
+from projector.clients import redis_client as connections
+from projector.clients.redis_servers import Server
 from projector.config.settings import Settings
-from projector.domain.entities import Key
+from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection, view_of
 from projector.events.model import KINDS, Topic
 from projector.events.partitioning import partition_of

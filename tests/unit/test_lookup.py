@@ -18,7 +18,7 @@ from api.lookup_request import LookupRequest
 from api.read_batcher import OverloadedError, Reads
 from api.redis_mget import Mget
 from projector.clients import redis_batch
-from projector.clients.redis import Server
+from projector.clients.redis_servers import Server
 from projector.store import schema
 from projector.store.schema import Record, Version
 

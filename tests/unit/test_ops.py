@@ -48,7 +48,9 @@ async def redis(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeAsyncRedis
     monkeypatch.setenv("PROJECTOR_KAFKA", NOBODY_THERE)
     monkeypatch.setattr("projector.log.configure", lambda level: None)
     server = FakeServer()
-    monkeypatch.setattr("projector.clients.redis.redis", lambda *_: FakeAsyncRedis(server=server))
+    monkeypatch.setattr(
+        "projector.clients.redis_client.redis", lambda *_: FakeAsyncRedis(server=server)
+    )
     redis = FakeAsyncRedis(server=server)
     await redis.set(schema.PARTITIONS_KEY, 2)
     now = round(time.time() * 1000)

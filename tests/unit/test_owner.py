@@ -12,7 +12,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from projector.clients.redis import Server
+from projector.clients.redis_servers import Server
 from projector.domain.projection import Policy
 from projector.events.model import KINDS, Record, Topic
 from projector.kafka.dead_letters import DeadLetter

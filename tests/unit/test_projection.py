@@ -6,8 +6,8 @@ import orjson
 import pytest
 
 from projector.domain import evaluator
-from projector.domain.entities import Key
 from projector.domain.fact_index import MAX_DEPTH
+from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection
 from projector.events.model import Record, Topic
 from projector.events.partitioning import partition_of

@@ -15,13 +15,13 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector.domain import entities, evaluator
+from projector.domain import decision, evaluator, fact_keys
 from projector.domain.dirty_tokens import Urgency
 from projector.domain.projection import Policy, Projection, view_of
+from projector.domain.views import View
 from projector.events import model as events
 from projector.events import replay_header
 from projector.events.model import KINDS, Rank, Record, Topic
-from projector.store.schema import View
 from tests import builders
 from tests.builders import LATER, NOW
 from tests.oracle import Oracle
@@ -398,7 +398,7 @@ def plainly(projection: Projection, token: str, now: int) -> bytes:
     assert key is not None
     job, judgement = facts.job(key), evaluator.judge(facts, key, token, 30, now)
     assert job is not None
-    user, levels = facts.user(job.user), {n: events.ROLES[n] for n in evaluator.NAMED_ROLES}
+    user, levels = facts.user(job.user), {n: events.ROLES[n] for n in decision.NAMED_ROLES}
     winners = [c.winner for c in judgement.candidates if not c.refused_by]
     document: dict[str, Any] = {
         "allowed_agents": [
@@ -409,7 +409,7 @@ def plainly(projection: Projection, token: str, now: int) -> bytes:
             }
             for way in winners
         ],
-        "job": {"id": entities.id_of(key)},
+        "job": {"id": fact_keys.id_of(key)},
         "pipeline": {"id": job.pipeline},
         "project": {"id": job.project, "groups": [{"id": group} for group in judgement.groups]},
         "user": {

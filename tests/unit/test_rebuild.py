@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from projector.clients.redis import Server
-from projector.domain import entities
+from projector.clients.redis_servers import Server
+from projector.domain import fact_keys
 from projector.domain.fact_index import Facts
 from projector.domain.projection import Policy, Projection
 from projector.events.model import Topic
@@ -349,7 +349,7 @@ def test_a_running_job_whose_start_kafka_lost_is_a_loss() -> None:
         for key, fact in projection.facts.items()
         if rebuild.is_lost_job(FactChange(key, fact, None), beginnings)
     }
-    assert lost == {entities.job_key("3", 9)}
+    assert lost == {fact_keys.job_key("3", 9)}
     for key, fact in projection.facts.items():
         assert not rebuild.is_lost_job(FactChange(key, fact, None), {Topic.JOB_LIFECYCLE: 2})
         assert not rebuild.is_lost_job(FactChange(key, fact, fact), beginnings)

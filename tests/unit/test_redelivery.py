@@ -8,7 +8,7 @@ from faust.types import TP
 
 from projector.config.settings import Settings
 from projector.events.model import Topic
-from projector.kafka.skip_applied import leaving_out
+from projector.kafka.faust_consumer import leaving_out
 from projector.worker.app import create_app
 from projector.worker.owner_group import Owners
 

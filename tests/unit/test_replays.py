@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from projector.domain.entities import Key
-from projector.domain.fact_index import decode, encode
+from projector.domain.fact_keys import Key
+from projector.domain.facts import decode, encode
 from projector.domain.projection import Policy, Projection
 from projector.events import replay_header
 from projector.events.model import Rank, Record

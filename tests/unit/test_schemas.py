@@ -22,7 +22,7 @@ from projector.contract import asyncapi, json_schemas
 from projector.events import ci_access
 from projector.events.cloudevents import decode
 from projector.events.model import KINDS, MAX_EVENT_BYTES, BadEvent, Topic
-from projector.feed.producer import parse
+from projector.feed.event_file import parse
 from projector.kafka import dead_letters
 from tests import builders
 from tests.strategies import WRONG, events, mutants, paths, replaced, without

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from projector.clients import redis as connections
+from projector.clients import redis_client as connections
 from projector.config.settings import Settings, SettingsError
 
 SECRET = "s3cr3t"

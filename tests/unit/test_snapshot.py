@@ -6,8 +6,8 @@ from typing import Any
 import fakeredis
 import pytest
 
-from projector.clients.redis import Server
-from projector.domain import entities
+from projector.clients.redis_servers import Server
+from projector.domain import fact_keys
 from projector.domain.projection import Policy, Projection
 from projector.events.model import Topic
 from projector.operators import snapshot
@@ -75,7 +75,7 @@ async def test_a_snapshot_holds_the_facts_of_the_checkpoint(
 
 async def test_a_reference_to_a_dead_letter_is_no_fact(redis: fakeredis.FakeAsyncRedis) -> None:
     partition = await owned(redis)
-    letter = entities.Key("*/dead-letter/membership:41")
+    letter = fact_keys.Key("*/dead-letter/membership:41")
     await partition.store.checkpoint(partition.next, {letter: b"{}"}, 5)
     assert len((await snapshot.read(redis, 0)).facts) == 4
 

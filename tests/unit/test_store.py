@@ -10,8 +10,9 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from projector.clients import redis_batch
-from projector.clients.redis import Server
-from projector.domain.entities import Key
+from projector.clients.redis_servers import Server
+from projector.domain.fact_keys import Key
+from projector.domain.views import View
 from projector.events.model import Topic
 from projector.store import partition_state, schema
 from projector.store import partition_store as store_module
@@ -21,7 +22,7 @@ from projector.store.partition_store import (
     RefusedError,
     Store,
 )
-from projector.store.schema import Record, Version, View
+from projector.store.schema import Record, Version
 from tests.builders import digest
 
 FAR = 4_000_000_000_000

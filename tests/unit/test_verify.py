@@ -7,8 +7,9 @@ import fakeredis
 import msgspec
 import pytest
 
-from projector.clients.redis import Server
+from projector.clients.redis_servers import Server
 from projector.domain.projection import Policy, Projection
+from projector.domain.views import View
 from projector.errors import NotReadyError
 from projector.events.model import Topic
 from projector.operators import snapshot, verify
@@ -16,7 +17,7 @@ from projector.operators.verify import Difference, Findings, Verifier
 from projector.store import schema, view_diff
 from projector.store.partition_state import OtherRulesError
 from projector.store.partition_store import Store
-from projector.store.schema import Record, Version, View
+from projector.store.schema import Record, Version
 from projector.store.view_diff import Stored, What
 from tests import builders
 from tests.builders import digest

@@ -9,7 +9,7 @@ import pytest
 from projector.config.settings import Settings
 from projector.events.model import Topic
 from projector.kafka.faust_consumer import FETCH_WAIT_MS
-from projector.ports import free_port
+from projector.process import free_port
 from projector.worker.app import NotCopartitionedError, WebPortError, copartitioned, create_app, run
 from projector.worker.owner_group import Owners
 

@@ -12,7 +12,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from api.ops import letters, minutes
 from api.ops.auth import RefusedError
 from api.ops.background import Aside, Kept
-from projector.clients import redis
+from projector.clients import redis_client
 from projector.config.settings import Settings
 from projector.errors import SetupError
 from projector.operators import explain
@@ -144,7 +144,7 @@ class _Reading:
 
     def _client(self) -> Redis:
         if self._redis is None:
-            self._redis = redis.redis(self._settings)
+            self._redis = redis_client.redis(self._settings)
         return self._redis
 
     def _follow(self) -> None:

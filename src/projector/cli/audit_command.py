@@ -7,6 +7,7 @@ from typing import Annotated, Any, BinaryIO, Final, NamedTuple, TypeVar
 import typer
 from redis.asyncio import Redis
 
+from projector.cli.options import AsJson, connected, progress_bar
 from projector.cli.terminal import (
     FINDING,
     WRONG,
@@ -18,12 +19,11 @@ from projector.cli.terminal import (
     refuse_lines,
     run,
 )
-from projector.cli.verify_command import AsJson, connected, progress_bar
 from projector.clients import redis_batch
 from projector.config.settings import Settings
-from projector.domain import entities
-from projector.events.late_events import readable
+from projector.domain import entities, fact_keys
 from projector.events.model import Instant, Topic
+from projector.events.timestamps import readable
 from projector.feed import producer
 from projector.kafka import topics
 from projector.operators import audit, snapshot, verify
@@ -61,7 +61,7 @@ class Tally:
     def see(self, look: Snapshot, scope: Scope) -> None:
         """Note what the export is not held against."""
         for key, _ in look.facts.items():
-            kind, root = entities.kind_of(key), entities.root_of(key)
+            kind, root = fact_keys.kind_of(key), fact_keys.root_of(key)
             if kind in KINDS and kind not in scope.kinds:
                 self.kinds.add(kind)
             elif kind in KINDS and root != "*" and root not in scope.roots:
@@ -261,7 +261,7 @@ def _row(finding: Finding) -> dict[str, Any]:
             name: {"fact": ours, "export": theirs}
             for name, (ours, theirs) in finding.fields.items()
         },
-        "topic": entities.TOPICS[entities.kind_of(finding.key)],
+        "topic": entities.TOPICS[fact_keys.kind_of(finding.key)],
         "offset": fact.offset if fact else None,
         "timestamp": fact.timestamp if fact else None,
         "sequence": fact.sequence if fact else None,

@@ -17,8 +17,8 @@ import typer
 from projector.cli.terminal import WRONG, fail, harmless, load_settings, run
 from projector.cli.terminal import as_json as written
 from projector.config.settings import Settings
-from projector.events.late_events import readable
 from projector.events.model import MAX_EVENT_BYTES, BadEvent, Topic
+from projector.events.timestamps import readable
 from projector.operators import dead_letter_replay as replaying
 from projector.operators.dead_letter_reader import Letter, LetterId, opened
 from projector.operators.dead_letter_replay import Replay

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from projector.cli import explain_display, rows
 from projector.cli.terminal import as_json as written
 from projector.cli.terminal import load_settings, run
-from projector.clients import redis as connections
+from projector.clients import redis_client as connections
 from projector.config.settings import Settings
 from projector.events.model import MAX_ID
 from projector.explain.model import Inquiry

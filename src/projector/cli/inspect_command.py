@@ -15,8 +15,8 @@ from projector.cli.rows import Row
 from projector.cli.terminal import WRONG, fail, load_settings, run
 from projector.cli.terminal import as_json as written
 from projector.events.model import MAX_ID
+from projector.events.partitioning import MAX_PARTITIONS
 from projector.operators import inspect
-from projector.store.schema import MAX_PARTITIONS
 
 MAX_TOKEN: Final = 8192
 _TOKEN: Final = re.compile(rf"[\x21-\x7e]{{1,{MAX_TOKEN}}}")

@@ -1,42 +1,30 @@
 """The `projector` command."""
 
-import io
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated
 
-import structlog
 import typer
-from rich.progress import Progress
 
-from projector.cli import audit_command, rebuild_command, schemas_command, verify_command
+from projector.cli import (
+    audit_command,
+    feed_command,
+    rebuild_command,
+    schemas_command,
+    serve_commands,
+    verify_command,
+)
 from projector.cli.dead_letter_commands import app as dead_letters
 from projector.cli.explain_command import explain
 from projector.cli.inspect_command import app as inspect
 from projector.cli.status_command import status
 from projector.cli.terminal import (
-    WRONG,
     errors,
-    fail,
-    harmless,
     load_settings,
-    opened,
-    refuse_lines,
     run,
 )
 from projector.config.env import variable
-from projector.config.settings import Settings
-from projector.errors import SetupError
-from projector.events.model import MAX_ID, Topic
-from projector.feed import agent_config_file
-from projector.feed import producer as feeding
+from projector.events.model import Topic
 from projector.kafka import topics as kafka_topics
-from projector.ports import free_port, obstacle
-
-log = structlog.get_logger()
 
 app = typer.Typer(
     help="Which cluster agents may a CI job token use? Events in, one answer per token out.",
@@ -49,6 +37,11 @@ app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(inspect, name="inspect")
 app.command()(explain)
 app.command()(status)
+app.command()(serve_commands.worker)
+app.command()(serve_commands.api)
+app.command()(serve_commands.ops)
+app.command()(serve_commands.dev)
+app.command()(feed_command.feed)
 app.command("schemas")(schemas_command.generate)
 app.command("verify")(verify_command.verify_views)
 app.command("audit")(audit_command.audit_facts)
@@ -70,96 +63,6 @@ def _options(
         ),
     ] = False,
 ) -> None: ...
-
-
-@app.command()
-def worker() -> None:
-    """Consume the topics and keep the views in Redis up to date. Run as many as you like.
-
-    Exits with 0 when told to stop, with 1 when it cannot go on (start it again), with 2 when a
-    setting or a topic must be mended first.
-
-    \b
-    PROJECTOR_KAFKA=kafka:9092 PROJECTOR_REDIS_URL=redis://redis:6379/0 projector worker
-    """
-    from projector.worker import app as working
-
-    settings = load_settings()
-    run(settings, working.run(settings))
-
-
-@app.command()
-def api(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    workers: Annotated[int, typer.Option(help="Processes; one per core is plenty.", min=1)] = 1,
-) -> None:
-    """Answer lookups over HTTP. Reads Redis, writes nothing.
-
-    \b
-    projector api --host 0.0.0.0 --workers 4
-    """
-    settings = load_settings()
-    port = _listening_port(settings, host, port)
-    log.info(
-        "api starting", bind=f"{host}:{port}", processes=workers, redis=settings.redis_place,
-        max_staleness=settings.max_staleness, miss_grace=settings.miss_grace,
-        max_waiting=settings.max_waiting,
-    )  # fmt: skip
-    with _shared_counts(workers):
-        _serve("api.app:create", settings, host, port, factory=True, workers=workers)
-
-
-@app.command()
-def ops(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8001,
-) -> None:
-    """Serve the operators' page alone, at /ops/. Reads Redis and Kafka, writes nothing.
-
-    Asks for PROJECTOR_OPS_TOKEN where that is set. Without it, only on a loopback address.
-
-    \b
-    projector ops
-    PROJECTOR_OPS_TOKEN=$(openssl rand -hex 32) projector ops --host 0.0.0.0 --port 9001
-    """
-    from api.ops import app as operators
-
-    settings = load_settings()
-    if found := operators.obstacle(settings, host):
-        fail(WRONG, found)
-    port = _listening_port(settings, host, port)
-    log.info(
-        "operators' page starting", bind=f"{host}:{port}", token_needed=bool(settings.ops_secret)
-    )
-    _serve(operators.create(settings), settings, host, port)
-
-
-def _listening_port(settings: Settings, host: str, port: int) -> int:
-    """The port, or a free one for 0; ends the command where nothing could be served there."""
-    from api.bounded_protocol import allow_connections
-
-    if found := obstacle(port, host):
-        fail(WRONG, f"{found}; choose another with --port, or 0 for a free one")
-    try:
-        allow_connections(settings.max_connections)
-    except SetupError as error:
-        fail(WRONG, str(error))
-    return port or free_port(host)
-
-
-def _serve(application: Any, settings: Settings, host: str, port: int, **more: Any) -> None:
-    """Serve until a signal; requests, connections and what is logged of them are bounded."""
-    import uvicorn
-
-    uvicorn.run(
-        application, host=host, port=port,
-        http="api.lookup_protocol:LookupProtocol", ws="none",
-        limit_concurrency=settings.max_connections,
-        # Its warnings are one a malformed request: whoever sends those must not fill the log.
-        log_level="error",
-        access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5, **more,
-    )  # fmt: skip
 
 
 @app.command()
@@ -185,128 +88,6 @@ def topics() -> None:
         errors.print(note, markup=False, emoji=False, soft_wrap=True)
 
 
-@app.command()
-def feed(  # noqa: PLR0913  one for each option
-    file: Annotated[
-        str | None,
-        typer.Argument(
-            help="File with one CloudEvent (JSON) a line; - for stdin.", show_default=False
-        ),
-    ] = None,
-    *,
-    agent_config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="YAML",
-            help="Instead of FILE: an agent's .gitlab/agents/<name>/config.yaml; - for stdin.",
-        ),
-    ] = None,
-    agent: Annotated[
-        int | None, typer.Option(metavar="ID", help="The agent's id.", min=1, max=MAX_ID)
-    ] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="The agent's name.")] = None,
-    project: Annotated[
-        int | None,
-        typer.Option(metavar="ID", help="The project that holds the YAML.", min=1, max=MAX_ID),
-    ] = None,
-    partitionkey: Annotated[
-        int | None,
-        typer.Option(
-            metavar="ID", help="The top-level group, or user namespace.", min=1, max=MAX_ID
-        ),
-    ] = None,
-) -> None:
-    """Check every line of FILE, then send all events and wait until Kafka has them.
-
-    Exits with 0 when Kafka has acknowledged everything, with 2 when any line is bad or there is
-    none (then nothing was sent), with 3 when Kafka cannot be reached.
-
-    Example of an agent's file: projector feed --agent-config .gitlab/agents/production/config.yaml
-    --agent 5 --name production --project 123213 --partitionkey 3
-    """
-    about: dict[str, Any] = {
-        "--agent": agent, "--name": name, "--project": project, "--partitionkey": partitionkey,
-    }  # fmt: skip
-    path = _one_source(file, agent_config, about)
-    settings = load_settings()
-    with opened(path) if agent_config is None else _agent_events(path, about) as source:
-        count, bad = feeding.check(source)
-        if bad:
-            refuse_lines(path, bad)
-        if not count:
-            # Perhaps whoever should have written it has failed: that is no success.
-            fail(WRONG, f"{path}: there is no event in it; nothing was sent")
-        source.seek(0)
-        with Progress(console=errors, disable=not errors.is_terminal) as progress:
-            task = progress.add_task("sending", total=count)
-            run(settings, feeding.send(source, settings, lambda: progress.advance(task)))
-    typer.echo(f"{count} event{'' if count == 1 else 's'} acknowledged by Kafka")
-
-
-@app.command()
-def dev(
-    port: Annotated[int, typer.Option(help="Port of the API; 0: a free one.")] = 8000,
-) -> None:
-    """Run everything here: embedded Kafka and Redis (memory only), a worker and the API.
-
-    Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others.
-
-    \b
-    projector dev --port 0
-    """
-    from projector import dev as environment
-
-    settings = load_settings()
-    run(settings, environment.run(settings, port))
-
-
 def main() -> None:
     """Run the command line."""
     app()
-
-
-@contextmanager
-def _shared_counts(workers: int) -> Iterator[None]:
-    """Where several processes of the API add up what they count; set before any of them starts."""
-    if workers == 1:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="projector-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        yield
-
-
-def _one_source(file: str | None, agent_config: str | None, about: dict[str, Any]) -> str:
-    """The path of what to send, which is FILE or an agent's file with all that it does not say."""
-    given = [option for option, value in about.items() if value is not None]
-    missing = [option for option in about if option not in given]
-    if file is not None and agent_config is not None:
-        fail(WRONG, "give FILE or --agent-config, not both")
-    if agent_config is None and given:
-        fail(WRONG, f"{', '.join(given)}: only with --agent-config")
-    if agent_config is not None and missing:
-        fail(WRONG, f"--agent-config also needs {', '.join(missing)}")
-    if file is None and agent_config is None:
-        fail(WRONG, "give FILE, - for standard input, or --agent-config; --help shows how")
-    return str(agent_config if file is None else file)
-
-
-@contextmanager
-def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
-    """The events that an agent's file means, a line each."""
-    agent_id, name, project, partitionkey = about.values()
-    agent = agent_config_file.Agent(agent_id, name, project, str(partitionkey))
-    with opened(path) as source:
-        content = source.read(agent_config_file.MAX_BYTES + 1)
-    try:
-        access = agent_config_file.read(content)
-    except agent_config_file.BadAgentFile as error:
-        refuse_lines(path, error.faults)
-    for line, note in access.notes:
-        errors.print(harmless(f"{path}:{line}: {note}"), markup=False, emoji=False, soft_wrap=True)
-    events = io.BytesIO(b"\n".join(agent_config_file.events(agent, access)))
-    _, bad = feeding.check(events)
-    if bad:
-        fail(WRONG, *(f"{path}: {event.reason}" for event in bad), "nothing was sent")
-    events.seek(0)
-    yield events

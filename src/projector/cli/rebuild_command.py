@@ -14,17 +14,11 @@ import typer
 from redis.asyncio import Redis
 from rich.progress import Progress
 
+from projector.cli.options import AsJson, Partitions, chosen, progress_bar
 from projector.cli.terminal import FINDING, as_json, harmless, load_settings, run
-from projector.cli.verify_command import (
-    NOT_SETTLED,
-    AsJson,
-    Partitions,
-    chosen,
-    progress_bar,
-    row_of,
-    told_of,
-)
-from projector.clients import redis as connections
+from projector.cli.verify_command import NOT_SETTLED, row_of, told_of
+from projector.clients import redis_client as connections
+from projector.clients import redis_servers
 from projector.config.settings import Settings
 from projector.domain.projection import Policy
 from projector.errors import SetupError
@@ -131,7 +125,7 @@ class _Tools(NamedTuple):
     """What rebuilding works with."""
 
     redis: Redis
-    server: connections.Server
+    server: redis_servers.Server
     source: RangeReader
     dead_letters: DeadLetters
     policy: Policy
@@ -140,11 +134,11 @@ class _Tools(NamedTuple):
 @asynccontextmanager
 async def _tools(settings: Settings) -> AsyncIterator[_Tools]:
     """Redis and Kafka; raises `RedisError`, `KafkaError`, and what `topics.check` raises."""
-    server = connections.Server()
+    server = redis_servers.Server()
     redis = connections.redis(settings, server)
     source, dead_letters = RangeReader(settings), DeadLetters(settings)
     try:
-        await connections.refuse_eviction(redis, settings.redis_place)
+        await redis_servers.refuse_eviction(redis, settings.redis_place)
         count = (await topics.check(settings))[Topic.MEMBERSHIP]
         held = await redis.get(schema.PARTITIONS_KEY)
         if held is not None and held != str(count).encode():

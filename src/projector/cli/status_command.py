@@ -17,14 +17,14 @@ from rich.text import Text
 from projector.cli import status_display
 from projector.cli.terminal import as_json as written
 from projector.cli.terminal import harmless, load_settings, run
-from projector.clients import redis as connections
+from projector.clients import redis_client as connections
 from projector.clients.access_errors import redis_reason
 from projector.config.settings import Settings
 from projector.errors import SetupError
 from projector.operators import status as statuses
 from projector.operators.kafka_lag import Follower
 from projector.operators.status import Status
-from projector.signals import until_signalled
+from projector.process import until_signalled
 
 NOT_FRESH: Final = 1
 REFRESH_S: Final = 1.0

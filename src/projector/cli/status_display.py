@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from projector.cli.terminal import harmless
-from projector.events.late_events import readable
+from projector.events.timestamps import readable
 from projector.operators.status import Partition, Rates, State, Status, Worker
 
 UNKNOWN: Final = "-"

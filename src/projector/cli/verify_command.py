@@ -5,61 +5,25 @@ terminal unescaped.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 import typer
-from redis.asyncio import Redis
-from rich.progress import Progress
 
-from projector.cli.terminal import FINDING, as_json, errors, harmless, load_settings, run
-from projector.clients import redis as connections
+from projector.cli.options import AsJson, Partitions, chosen, connected, progress_bar
+from projector.cli.terminal import FINDING, as_json, harmless, load_settings, run
 from projector.config.settings import Settings
-from projector.errors import SetupError
 from projector.operators import verify
 from projector.operators.snapshot import SnapshotError
 from projector.operators.verify import Difference, Findings, Verifier
 from projector.store import schema
 from projector.store.view_diff import What, agents
 
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead, one object a line.")]
-Partitions = Annotated[
-    list[int] | None,
-    typer.Option("--partition", help="This partition only; may be repeated.", min=0),
-]
 NOT_SETTLED: Final = "not settled"
 FOUND: Final = "found"
 REPAIRED: Final = "repaired"
 NOT_REPAIRED: Final = "not repaired"
 NOT_COMPARED: Final = "not compared"
-
-
-class NoSuchPartitionError(SetupError):
-    """A partition was named that the projection does not have."""
-
-
-@asynccontextmanager
-async def connected(settings: Settings) -> AsyncIterator[Redis]:
-    """A Redis client that is closed in the end."""
-    redis = connections.redis(settings)
-    try:
-        yield redis
-    finally:
-        await redis.aclose()
-
-
-def chosen(partitions: list[int] | None, count: int) -> list[int]:
-    """The partitions that were named, or all; raises `NoSuchPartitionError`."""
-    wanted = sorted(set(partitions or range(count)))
-    if wanted[-1] >= count:
-        raise NoSuchPartitionError(f"there is no partition {wanted[-1]}; there are {count}")
-    return wanted
-
-
-def progress_bar() -> Progress:
-    """A bar on stderr; nothing where that is no terminal."""
-    return Progress(console=errors, disable=not errors.is_terminal, transient=True)
 
 
 # verify

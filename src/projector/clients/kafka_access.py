@@ -13,7 +13,7 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
-from projector.clients import redis
+from projector.clients import kafka
 from projector.clients.access_errors import AccessError, causes, tls_reason
 from projector.config.env import variable
 from projector.config.settings import Settings
@@ -34,7 +34,7 @@ async def raise_if_refused(settings: Settings) -> None:
 
 async def _advertised(settings: Settings) -> list[str]:
     """Where the brokers themselves say that they are; empty if none can be asked."""
-    client = AIOKafkaClient(**redis.kafka(settings), request_timeout_ms=TIMEOUT_MS)
+    client = AIOKafkaClient(**kafka.kafka(settings), request_timeout_ms=TIMEOUT_MS)
     try:
         await client.bootstrap()
         return [f"{broker.host}:{broker.port}" for broker in client.cluster.brokers()]
@@ -46,7 +46,7 @@ async def _advertised(settings: Settings) -> list[str]:
 
 async def _knock(settings: Settings, broker: str) -> str | None:
     host, _, port = broker.rpartition(":")
-    how = redis.kafka(settings)
+    how = kafka.kafka(settings)
     del how["bootstrap_servers"]
     try:
         connection = await create_conn(

@@ -15,7 +15,7 @@ from projector.config.credentials import File
 from projector.config.env import PREFIX, variable
 from projector.errors import SetupError
 from projector.events.model import ROLES
-from projector.store.schema import MAX_PARTITIONS
+from projector.events.partitioning import MAX_PARTITIONS
 
 _TOPIC_PREFIX: Final = re.compile(r"[a-zA-Z0-9._-]{0,200}")
 _OPS_TOKEN: Final = re.compile(r"[!-~]{16,1024}")

@@ -10,9 +10,9 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from projector.domain import entities
-from projector.domain.entities import Root
+from projector.domain import fact_keys
 from projector.domain.fact_index import Facts
+from projector.domain.fact_keys import Root
 from projector.events.ci_access import Grant, unreadable
 
 
@@ -45,7 +45,7 @@ def by_agent(facts: Facts, root: Root, project: int, groups: list[int]) -> dict[
     """
     found: dict[int, list[Way]] = {}
     for way in chain(
-        _granted(facts, root, facts.grants(entities.project_key(root, project))),
+        _granted(facts, root, facts.grants(fact_keys.project_key(root, project))),
         _own(facts, root, project),
         _group_grants(facts, root, groups),
         _instance_agents(facts),
@@ -61,7 +61,7 @@ def _own(facts: Facts, root: Root, project: int) -> Iterator[Way]:
 
 def _group_grants(facts: Facts, root: Root, groups: list[int]) -> list[Way]:
     """By agent, and for each the nearest group first."""
-    grants = ((group, facts.grants(entities.group_key(root, group))) for group in groups)
+    grants = ((group, facts.grants(fact_keys.group_key(root, group))) for group in groups)
     granted = (_granted(facts, root, grant, group) for group, grant in grants)
     return sorted(chain.from_iterable(granted), key=attrgetter("agent"))
 

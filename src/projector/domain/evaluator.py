@@ -6,178 +6,22 @@ explanation are two ways to write down the same judgement.
 """
 
 from collections.abc import Iterable
-from enum import StrEnum
-from functools import cached_property
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-import msgspec
-from msgspec import Raw, Struct, field
-
-from projector.domain import authorization_filter, entities
+from projector.domain import authorization_filter, fact_keys
 from projector.domain import authorizations as ways
 from projector.domain.authorization_filter import Context
 from projector.domain.authorizations import Way
-from projector.domain.entities import Job, Key, Member, Root, User
+from projector.domain.decision import Candidate, Judgement, Membership, Place, Reach, Rule, Standing
+from projector.domain.entities import Job, User
 from projector.domain.fact_index import Facts
-from projector.events.model import ROLES
-from projector.store.schema import AllowedAgent, Refusal, View, unavailable
-
-# GitLab: doc/api/jobs.md, `roles_in_project`. The other levels of ROLES have no name there.
-NAMED_ROLES: Final = ("guest", "planner", "reporter", "developer", "maintainer", "owner")
-# GitLab: lib/gitlab/auth/user_access_denied_reason.rb, without the addresses of its own pages.
-BLOCKED: Final = "Your account has been blocked."
-REFUSALS: Final = {
-    "blocked_pending_approval": (
-        "Your account is pending approval from your administrator and hence blocked."
-    ),
-    "deactivated": (
-        "Your account has been deactivated by your administrator. "
-        "Please log back in from a web browser to reactivate your account."
-    ),
-    "unconfirmed": "Your primary email address is not confirmed.",
-    "password_expired": (
-        "Your password expired. Please access GitLab from a web browser to update your password."
-    ),
-    "internal": "This action cannot be performed by internal users",
-}
-
+from projector.domain.fact_keys import Key, Root
+from projector.domain.responses import _written
+from projector.domain.views import View
 
 # Places, standings and reaches that a judge keeps, of some 2 KB each.
 MAX_KEPT: Final = 20_000
-
-
-class Rule(StrEnum):
-    """What refuses a token, or an agent to it. Public: scripts and pages read these names."""
-
-    TOKEN_REPLACED = "token_replaced"  # noqa: S105  no token
-    JOB_FINISHED = "job_finished"
-    TOKEN_EXPIRED = "token_expired"  # noqa: S105  no token
-    PROJECT_REMOVED = "project_removed"
-    PROJECT_UNKNOWN = "project_unknown"
-    GROUP_UNKNOWN = "group_unknown"
-    GROUPS_IN_CIRCLE = "groups_in_circle"
-    USER_NOT_ACTIVE = "user_not_active"
-    ROLE = "role"
-    ENVIRONMENTS = "environments"
-    PROTECTED_BRANCHES_ONLY = "protected_branches_only"
-
-
-# No event makes such a token live again.
-FINAL: Final = (Rule.TOKEN_REPLACED, Rule.JOB_FINISHED, Rule.TOKEN_EXPIRED)
-
-
-class Membership(NamedTuple):
-    """One membership of the job's user, in the job's project or in a group above it."""
-
-    key: Key
-    member: Member
-
-
-class Candidate(NamedTuple):
-    """An agent that reaches the job's project, and what refuses it, if anything does.
-
-    The first of its ways wins; there is no falling back to another.
-    """
-
-    ways: list[Way]
-    refused_by: Rule | None
-
-    @property
-    def winner(self) -> Way:
-        """The way that counts."""
-        return self.ways[0]
-
-
-class Standing(Struct, frozen=True, dict=True):
-    """What a user is in a place; `user` is None if no `user.set` came.
-
-    `level` is the highest of the `memberships` that are in force. `barrier` refuses everything, and
-    then `status` is not 200.
-    """
-
-    user: User | None = None
-    memberships: tuple[Membership, ...] = ()
-    level: int = 0
-    status: HTTPStatus = HTTPStatus.OK
-    barrier: Rule | None = None
-
-    @cached_property
-    def roles(self) -> Raw:
-        """The names of the roles up to the user's own, as JSON."""
-        return _json([name for name in NAMED_ROLES if ROLES[name] <= self.level])
-
-
-class Reach(Struct, frozen=True, dict=True):
-    """The agents that reach a place, for jobs that are alike to every filter."""
-
-    candidates: tuple[Candidate, ...] = ()
-
-    @cached_property
-    def allowed(self) -> Raw:
-        """The agents that may be used, as JSON."""
-        return _json([_allowed(c.winner) for c in self.candidates if not c.refused_by])
-
-
-class Place(Struct, frozen=True, dict=True):
-    """The project of jobs and the groups above it: what all jobs there have in common.
-
-    `rule` and `reason` say why its jobs get `status` and no list, where the place is to blame.
-    `groups` are the ids of those above it, nearest first; `ways` are of every agent that comes
-    here. Reaches are by what they were judged for.
-    """
-
-    project: int = 0
-    status: HTTPStatus = HTTPStatus.OK
-    rule: Rule | None = None
-    reason: str = ""
-    groups: tuple[int, ...] = ()
-    ways: tuple[list[Way], ...] = ()
-    reaches: dict[tuple[Any, ...], Reach] = field(default_factory=dict)
-
-    @cached_property
-    def part(self) -> Raw:
-        """The project and its groups, as JSON."""
-        return _json({"id": self.project, "groups": [{"id": group} for group in self.groups]})
-
-
-NOWHERE: Final = Place()
-NOBODY: Final = Standing()
-NOTHING: Final = Reach()
-
-
-class Judgement(Struct, frozen=True):
-    """What the rules make of a token: its status, and what led there, as far as it was looked at.
-
-    `rule` and `reason` say why the status is not 200.
-    """
-
-    status: HTTPStatus
-    rule: Rule | None = None
-    reason: str = ""
-    place: Place = NOWHERE
-    standing: Standing = NOBODY
-    reach: Reach = NOTHING
-
-    @property
-    def groups(self) -> tuple[int, ...]:
-        """The ids of the groups above the project, nearest first."""
-        return self.place.groups
-
-    @property
-    def memberships(self) -> tuple[Membership, ...]:
-        """Those of the user in the place, also those that have expired."""
-        return self.standing.memberships
-
-    @property
-    def level(self) -> int:
-        """The highest of the memberships that are in force."""
-        return self.standing.level
-
-    @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """The agents that reach the project."""
-        return self.reach.candidates
 
 
 class Judge:
@@ -208,11 +52,11 @@ class Judge:
     def judge(self, key: Key, digest: str) -> Judgement:
         """What the token with this digest, of the started job `key`, gets."""
         job = self._facts.job(key)
-        return self._judge(entities.root_of(key), job if job and job.digest == digest else None)
+        return self._judge(fact_keys.root_of(key), job if job and job.digest == digest else None)
 
     def view(self, key: Key, digest: str) -> View:
         """What the record of the token is to say; its job `key` has started."""
-        (root, number), job = entities.job_of(key), self._facts.job(key)
+        (root, number), job = fact_keys.job_of(key), self._facts.job(key)
         if job is None or job.digest != digest:
             ended = self._facts.ended_token(root, digest)
             assert ended is not None, key  # noqa: S101  the job had the token
@@ -293,7 +137,7 @@ def refusal(way: Way, context: Context, level: int, minimum_level: int) -> Rule 
 
 
 def _place(facts: Facts, root: Root, number: int) -> Place:
-    if facts.is_removed(entities.project_key(root, number)):
+    if facts.is_removed(fact_keys.project_key(root, number)):
         return Place(number, HTTPStatus.UNAUTHORIZED, Rule.PROJECT_REMOVED)
     project = facts.project(root, number)
     if project is None:
@@ -312,8 +156,8 @@ def _barrier(user: User | None) -> Rule | None:
 
 def _memberships(facts: Facts, root: Root, place: Place, user: int) -> Iterable[Membership]:
     """The user's in the project and in the groups above it, also those that have expired."""
-    groups = (entities.group_key(root, group) for group in place.groups)
-    for scope in (entities.project_key(root, place.project), *groups):
+    groups = (fact_keys.group_key(root, group) for group in place.groups)
+    for scope in (fact_keys.project_key(root, place.project), *groups):
         for key, member in facts.memberships(scope, user):
             yield Membership(key, member)
 
@@ -332,52 +176,3 @@ def _unavailable(project: int, rule: Rule, reason: str, groups: Iterable[int] = 
 
 
 # how it is written down for lookups
-
-
-def _written(number: int, job: Job, judgement: Judgement) -> bytes:
-    if judgement.rule is None:
-        return msgspec.json.encode(_document(number, job, judgement))
-    if judgement.rule in FINAL:
-        return b""
-    return msgspec.json.encode(_refused(judgement))
-
-
-def _refused(judgement: Judgement) -> Refusal:
-    user = judgement.standing.user
-    match judgement.status:
-        case HTTPStatus.UNAUTHORIZED:
-            return {"message": "401 Unauthorized"}
-        case HTTPStatus.SERVICE_UNAVAILABLE:
-            return unavailable(judgement.reason)
-    return {"message": f"403 Forbidden - {REFUSALS.get(user.state if user else '', BLOCKED)}"}
-
-
-def _document(number: int, job: Job, judgement: Judgement) -> dict[str, Any]:
-    """`views.AllowedAgents`, in which what is shared with other tokens is JSON already."""
-    user = judgement.standing.user
-    document: dict[str, Any] = {
-        "allowed_agents": judgement.reach.allowed,
-        "job": {"id": number},
-        "pipeline": {"id": job.pipeline},
-        "project": judgement.place.part,
-        "user": {
-            "id": job.user,
-            "username": user.username if user else job.username,
-            "roles_in_project": judgement.standing.roles,
-        },
-    }
-    if job.environment:
-        document["environment"] = {"slug": job.environment.slug, "tier": job.environment.tier}
-    return document
-
-
-def _json(part: object) -> Raw:
-    return Raw(msgspec.json.encode(part))
-
-
-def _allowed(way: Way) -> AllowedAgent:
-    return {
-        "id": way.agent,
-        "config_project": {"id": way.config_project},
-        "configuration": way.configuration,
-    }

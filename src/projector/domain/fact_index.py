@@ -1,14 +1,13 @@
 """The latest of everything in one partition, and which tokens a change to it touches."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import msgspec
-from msgspec import Struct
 
-from projector.domain import entities
+from projector.domain import fact_keys
 from projector.domain.dirty_tokens import Touched, Urgency
 from projector.domain.entities import (
     Agent,
@@ -17,15 +16,13 @@ from projector.domain.entities import (
     Group,
     InstanceAgent,
     Job,
-    Key,
     Member,
     Project,
-    Root,
     Thing,
     User,
-    group_key,
-    project_key,
 )
+from projector.domain.fact_keys import Key, Root, group_key, project_key
+from projector.domain.facts import AnyFact, decode, decode_member
 from projector.domain.membership_index import Memberships
 from projector.events import ci_access as grants
 from projector.events.ci_access import Grant
@@ -36,69 +33,12 @@ V = TypeVar("V")
 Scope = Group | Project
 
 
-# Before every offset.
-NEVER: Final = -1
-
-
-class Fact(Struct, Generic[T], frozen=True, omit_defaults=True, gc=False):
-    """The newest accepted state of one thing: where in Kafka it stood, and the data.
-
-    Without data the thing was removed; it is kept for a while so that a late event cannot bring
-    it back. `timestamp` is the record's, in milliseconds. `offset` is where the event ranks: its
-    record's, or its original's if it was replayed.
-
-    Like all things it is none of the garbage collector's business: data that came as JSON runs in
-    no circle, and to go through millions of them takes seconds.
-    """
-
-    offset: int
-    timestamp: int
-    sequence: int | None = None
-    data: T | None = None
-    # Where the event with `sequence` ranks, if it is not the one at `offset`.
-    sequence_offset: int | None = None
-    # Where a group or project was last removed, if that is not what the event at `offset` did.
-    removal_offset: int | None = None
-
-    @property
-    def sequenced_at(self) -> int:
-        """Where the event ranks that brought `sequence`."""
-        return self.offset if self.sequence_offset is None else self.sequence_offset
-
-    @property
-    def last_removal(self) -> int:
-        """Where the thing was last removed, though it may have been set again; else `NEVER`."""
-        if self.removal_offset is not None:
-            return self.removal_offset
-        return self.offset if self.data is None else NEVER
-
-
-AnyFact = Fact[Thing]
-
 # What tells a user's standing, and what tells which agents reach a project.
 PEOPLE: Final = ("member", "user")
 PLACES: Final = ("group", "project", "agent", "configuration", "instance-agent")
 
 # GitLab allows 20 levels of groups; a bound keeps hostile chains from costing quadratic time.
 MAX_DEPTH: Final = 100
-
-_DECODERS: Final = {
-    kind: msgspec.json.Decoder(Fact[data])  # type: ignore[valid-type]
-    for kind, data in entities.KINDS.items()
-}
-
-
-_decode_member: Final = cast(Callable[[bytes], Any], _DECODERS["member"].decode)
-
-
-def encode(fact: AnyFact) -> bytes:
-    """The fact as it stands in the checkpoint."""
-    return msgspec.json.encode(fact)
-
-
-def decode(key: Key, raw: bytes) -> AnyFact:
-    """The fact that `encode` wrote under `key`."""
-    return cast(AnyFact, _DECODERS[entities.kind_of(key)].decode(raw))
 
 
 class Facts:
@@ -165,8 +105,10 @@ class Facts:
         Parts may come in any order, and repeat what came before; `settle` must follow the last.
         Yields those facts that time alone may change.
         """
-        yield from self._load_members({k: raw for k, raw in fields.items() if entities.MEMBER in k})
-        for key in [key for key in fields if entities.MEMBER not in key]:
+        yield from self._load_members(
+            {k: raw for k, raw in fields.items() if fact_keys.MEMBER in k}
+        )
+        for key in [key for key in fields if fact_keys.MEMBER not in key]:
             if key not in self._facts:
                 fact = self._facts[key] = decode(key, fields[key])
                 self._index(key, fact.data)
@@ -174,7 +116,7 @@ class Facts:
 
     def _load_members(self, fields: Mapping[Key, bytes]) -> Iterator[tuple[Key, AnyFact]]:
         """Nearly all facts are memberships: these pass through as few lines as may be."""
-        found = list(map(_decode_member, fields.values()))
+        found = list(map(decode_member, fields.values()))
         self._facts.update(zip(fields, found, strict=True))
         mortal = [
             (key, fact)
@@ -223,7 +165,7 @@ class Facts:
 
     def user(self, user: int) -> User | None:
         """The user, if a `user.set` came."""
-        return self._known(User, entities.user_key(user))
+        return self._known(User, fact_keys.user_key(user))
 
     def job(self, key: Key) -> Job | None:
         """The job, if it has started."""
@@ -233,7 +175,7 @@ class Facts:
 
     def ended_token(self, root: Root, digest: str) -> EndedToken | None:
         """The token, if it ended before its job."""
-        return self._known(EndedToken, entities.token_key(root, digest))
+        return self._known(EndedToken, fact_keys.token_key(root, digest))
 
     def is_removed(self, key: Key) -> bool:
         """Whether the thing was known and is gone."""
@@ -246,13 +188,13 @@ class Facts:
 
     def agent(self, root: Root, agent: int) -> Agent | None:
         """The agent, if it is known in this root namespace."""
-        return self._known(Agent, entities.agent_key(root, agent))
+        return self._known(Agent, fact_keys.agent_key(root, agent))
 
     def grants(self, scope: Key) -> dict[int, Grant]:
         """What agents' configurations grant to exactly this project or group, by agent."""
         found = dict(self._grants.get(scope, {}))
         data = cast(Group | Project | None, self._data(scope))
-        by_path = self._grants.get(entities.path_of(scope, data.path), {}) if data else {}
+        by_path = self._grants.get(fact_keys.path_of(scope, data.path), {}) if data else {}
         for agent, grant in by_path.items():
             found[agent] = max(grant, found.get(agent, grant), key=lambda g: g.position)
         return found
@@ -260,7 +202,7 @@ class Facts:
     def instance_agents(self) -> list[tuple[int, InstanceAgent]]:
         """The agents shared with the whole instance, by id."""
         keys = (
-            (agent, entities.instance_agent_key(agent)) for agent in sorted(self._instance_agents)
+            (agent, fact_keys.instance_agent_key(agent)) for agent in sorted(self._instance_agents)
         )
         return [(agent, cast(InstanceAgent, self._data(key))) for agent, key in keys]
 
@@ -318,7 +260,7 @@ class Facts:
         if isinstance(data, Job):
             self.touched.add([data.digest], urgency)
         elif isinstance(data, EndedToken):
-            self.touched.add([entities.name_of(key)], urgency)
+            self.touched.add([fact_keys.name_of(key)], urgency)
         else:
             jobs = self._dependents(key, data, other)
             self.touched.add((cast(Job, self._facts[job].data).digest for job in jobs), urgency)
@@ -328,19 +270,19 @@ class Facts:
             self.touched.name(after.digest)
 
     def _note_version(self, key: Key) -> None:
-        kind = entities.kind_of(key)
+        kind = fact_keys.kind_of(key)
         self.people_version += kind in PEOPLE
         self.place_version += kind in PLACES
 
     def _dependents(self, key: Key, data: Thing | None, other: Thing | None) -> Iterable[Key]:
         """The live jobs whose view may be another with `other` in place of `data`."""
-        match entities.kind_of(key):
+        match fact_keys.kind_of(key):
             case "group" | "project":
                 return self._jobs_of_scope(key, cast(Scope | None, data), cast(Scope | None, other))
             case "member":
-                return self._jobs_of_member(*entities.membership_of(key))
+                return self._jobs_of_member(*fact_keys.membership_of(key))
             case "user":
-                return self._jobs_of_user.get(entities.id_of(key), ())
+                return self._jobs_of_user.get(fact_keys.id_of(key), ())
             case "agent":
                 return self._jobs_of_agent(key, cast(Agent | None, data), cast(Agent | None, other))
             case "configuration":
@@ -353,7 +295,7 @@ class Facts:
         if data is None or other is None:
             return chain(self._jobs_in(key), self._jobs_of_agents_of(key))
         same_place = _parent(data) == _parent(other)
-        paths = (entities.path_of(key, scope.path) for scope in (data, other))
+        paths = (fact_keys.path_of(key, scope.path) for scope in (data, other))
         if same_place and not any(path in self._grants for path in paths):
             return ()
         return self._jobs_in(key)
@@ -368,13 +310,13 @@ class Facts:
     def _jobs_of_agents_of(self, project: Key) -> Iterable[Key]:
         """The live jobs that the agents which the project configures are granted to."""
         for agent in self._agents_of_project.get(project, ()):
-            key = entities.configuration_key(entities.root_of(project), agent)
+            key = fact_keys.configuration_key(fact_keys.root_of(project), agent)
             yield from self._jobs_of_configuration(key, self._data(key))
 
     def _jobs_of_agent(self, key: Key, data: Agent | None, other: Agent | None) -> Iterable[Key]:
         if data is None or (other is not None and other.project == data.project):
             return ()
-        configuration = entities.configuration_key(entities.root_of(key), entities.id_of(key))
+        configuration = fact_keys.configuration_key(fact_keys.root_of(key), fact_keys.id_of(key))
         granted = self._jobs_of_configuration(configuration, self._data(configuration))
         return chain(self._jobs_of_project.get(_project_of(key, data), ()), granted)
 
@@ -401,17 +343,17 @@ class Facts:
             case Member():
                 self._members.add([key])
             case Group() | Project():
-                self._by_path[entities.path_of(key, data.path)].add(key)
+                self._by_path[fact_keys.path_of(key, data.path)].add(key)
             case Agent():
-                self._agents_of_project[_project_of(key, data)].add(entities.id_of(key))
+                self._agents_of_project[_project_of(key, data)].add(fact_keys.id_of(key))
             case Configuration():
                 for target, grant in _granted(key, data):
-                    self._grants[target][entities.id_of(key)] = grant
+                    self._grants[target][fact_keys.id_of(key)] = grant
             case InstanceAgent():
-                self._instance_agents.add(entities.id_of(key))
+                self._instance_agents.add(fact_keys.id_of(key))
             case EndedToken():
-                self._job_of_token[entities.name_of(key)] = entities.job_key(
-                    entities.root_of(key), data.job
+                self._job_of_token[fact_keys.name_of(key)] = fact_keys.job_key(
+                    fact_keys.root_of(key), data.job
                 )
             case Job():
                 self._job_of_token[data.digest] = key
@@ -423,16 +365,16 @@ class Facts:
             case Member():
                 self._members.discard(key)
             case Group() | Project():
-                _discard(self._by_path, entities.path_of(key, data.path), key)
+                _discard(self._by_path, fact_keys.path_of(key, data.path), key)
             case Agent():
-                _discard(self._agents_of_project, _project_of(key, data), entities.id_of(key))
+                _discard(self._agents_of_project, _project_of(key, data), fact_keys.id_of(key))
             case Configuration():
                 for target, _ in _granted(key, data):
-                    self._ungrant(target, entities.id_of(key))
+                    self._ungrant(target, fact_keys.id_of(key))
             case InstanceAgent():
-                self._instance_agents.discard(entities.id_of(key))
+                self._instance_agents.discard(fact_keys.id_of(key))
             case EndedToken():
-                del self._job_of_token[entities.name_of(key)]
+                del self._job_of_token[fact_keys.name_of(key)]
             case Job():
                 del self._job_of_token[data.digest]
                 self._unindex_live(key, data)
@@ -461,7 +403,7 @@ class Facts:
 
     def _hanging_on(self, key: Key) -> list[Key]:
         """The busy projects whose chain of groups a change of `key` may change."""
-        if entities.kind_of(key) == "group":
+        if fact_keys.kind_of(key) == "group":
             return list(self._busy_projects.get(key, ()))
         return [key] if key in self._jobs_of_project else []
 
@@ -476,7 +418,7 @@ class Facts:
                 _discard(self._busy_projects, group, project)
 
     def _groups_above(self, key: Key) -> list[Key]:
-        root, project = entities.root_of(key), cast(Project | None, self._data(key))
+        root, project = fact_keys.root_of(key), cast(Project | None, self._data(key))
         groups, _ = self.chain(root, project.group if project else None)
         return [group_key(root, group) for group in groups]
 
@@ -504,7 +446,7 @@ def _same(one: object, other: object) -> bool:
 
 
 def _project_of(key: Key, data: Agent | Job) -> Key:
-    return project_key(entities.root_of(key), data.project)
+    return project_key(fact_keys.root_of(key), data.project)
 
 
 def _parent(scope: Scope) -> int | None:
@@ -515,10 +457,10 @@ def _granted(key: Key, data: Thing | None) -> Iterator[tuple[Key, Grant]]:
     """What a configuration grants: the key or the path of each project and group."""
     if not isinstance(data, Configuration):
         return
-    root = entities.root_of(key)
+    root = fact_keys.root_of(key)
     for kind, entries in (("project", data.projects), ("group", data.groups)):
         for grant in grants.read(entries):
-            yield entities.target_key(root, kind, grant.target), grant
+            yield fact_keys.target_key(root, kind, grant.target), grant
 
 
 def _discard(index: dict[K, set[V]], key: K, value: V) -> None:

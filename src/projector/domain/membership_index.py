@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Iterable
 
-from projector.domain import entities
-from projector.domain.entities import Key
+from projector.domain import fact_keys
+from projector.domain.fact_keys import Key
 
 Held = Key | frozenset[Key]
 
@@ -27,10 +27,10 @@ class Memberships:
         # By the beginning of the key, for many in a row are of the same few large groups.
         near: dict[str, dict[int, Held]] = {}
         for key in keys:
-            beginning, _, rest = key.partition(entities.USER)
+            beginning, _, rest = key.partition(fact_keys.USER)
             users = near.get(beginning)
             if users is None:
-                scope, _ = entities.membership_of(key)
+                scope, _ = fact_keys.membership_of(key)
                 users = near[beginning] = self._scopes.setdefault(scope, {})
             user = int(rest.partition("/")[0])
             held = users.setdefault(user, key)
@@ -39,7 +39,7 @@ class Memberships:
 
     def discard(self, key: Key) -> None:
         """Let go of a membership, and of its scope and user with their last."""
-        scope, user = entities.membership_of(key)
+        scope, user = fact_keys.membership_of(key)
         users = self._scopes.get(scope, {})
         if rest := {*_keys(users.pop(user, None))} - {key}:
             users[user] = _held(rest)

@@ -12,16 +12,18 @@ import structlog
 
 from projector.domain import entities
 from projector.domain.dirty_tokens import Portion
-from projector.domain.entities import EndedToken, Job, Key
+from projector.domain.entities import EndedToken, Job
 from projector.domain.evaluator import Judge
-from projector.domain.fact_index import AnyFact, Facts, encode
+from projector.domain.fact_index import Facts
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact, encode
 from projector.domain.timers import Timers
 from projector.domain.transitions import changes
+from projector.domain.views import View
 from projector.events import cloudevents
 from projector.events.late_events import refuse_late
 from projector.events.model import BadEvent, Event, GroupSet, Record
 from projector.events.partitioning import partition_of
-from projector.store.schema import View
 
 log = structlog.get_logger()
 

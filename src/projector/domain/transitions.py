@@ -5,9 +5,11 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from projector.domain import entities
-from projector.domain.entities import EndedToken, Job, Key, Thing
-from projector.domain.fact_index import NEVER, AnyFact, Fact, Facts
+from projector.domain import entities, fact_keys
+from projector.domain.entities import EndedToken, Job, Thing
+from projector.domain.fact_index import Facts
+from projector.domain.fact_keys import Key
+from projector.domain.facts import NEVER, AnyFact, Fact
 from projector.events import model
 from projector.events.ci_access import MAX_ENTRIES
 from projector.events.model import BadEvent, Event, Record
@@ -36,7 +38,7 @@ def changes(facts: Facts, event: Event, record: Record) -> Iterator[Change]:
         case model.JobStarted() as started:
             yield from _start(facts, event, record, started)
         case model.JobFinished(id=job):
-            yield from _finish(facts, record, entities.job_key(root, job))
+            yield from _finish(facts, record, fact_keys.job_key(root, job))
         case model.JobCanceling():
             pass
         case model.MemberSet() | model.MemberRemoved():
@@ -54,41 +56,41 @@ def state(event: Event) -> tuple[Key, Thing | None]:
     root = event.root
     match event.data:
         case model.GroupSet(id=group, parent_id=parent, path=path):
-            return entities.group_key(root, group), entities.Group(parent, path)
+            return fact_keys.group_key(root, group), entities.Group(parent, path)
         case model.GroupRemoved(id=group):
-            return entities.group_key(root, group), None
+            return fact_keys.group_key(root, group), None
         case model.ProjectSet(id=project, group_id=group, path=path):
-            return entities.project_key(root, project), entities.Project(group, path)
+            return fact_keys.project_key(root, project), entities.Project(group, path)
         case model.ProjectRemoved(id=project):
-            return entities.project_key(root, project), None
+            return fact_keys.project_key(root, project), None
         case model.MemberSet(level=level, expires_at=expires_at) as member:
             return _member_key(root, member), entities.Member(level, _milliseconds(expires_at))
         case model.MemberRemoved() as member:
             return _member_key(root, member), None
         case model.UserSet(id=user, username=username, state=state):
-            return entities.user_key(user), entities.User(username, state)
+            return fact_keys.user_key(user), entities.User(username, state)
         case model.AgentSet(id=agent, name=name, project_id=project):
-            return entities.agent_key(root, agent), entities.Agent(name, project)
+            return fact_keys.agent_key(root, agent), entities.Agent(name, project)
         case model.AgentRemoved(id=agent):
-            return entities.agent_key(root, agent), None
+            return fact_keys.agent_key(root, agent), None
         case model.AgentConfigured(id=agent, config=config):
-            return entities.configuration_key(root, agent), _configuration(config)
+            return fact_keys.configuration_key(root, agent), _configuration(config)
         case model.InstanceAgentSet(id=agent, name=name, project_id=project) as shared:
             thing = entities.InstanceAgent(name, project, shared.configuration)
-            return entities.instance_agent_key(agent), thing
+            return fact_keys.instance_agent_key(agent), thing
         case model.InstanceAgentRemoved(id=agent):
-            return entities.instance_agent_key(agent), None
+            return fact_keys.instance_agent_key(agent), None
     raise TypeError(f"{event.type} has no state of its own")
 
 
 def _member_key(root: str, member: model.MemberSet | model.MemberRemoved) -> Key:
     if member.group_id is not None:
-        return entities.member_key(
-            entities.group_key(root, member.group_id), member.user_id, member.via
+        return fact_keys.member_key(
+            fact_keys.group_key(root, member.group_id), member.user_id, member.via
         )
     assert member.project_id is not None  # noqa: S101  the event has one of the two
-    return entities.member_key(
-        entities.project_key(root, member.project_id), member.user_id, member.via
+    return fact_keys.member_key(
+        fact_keys.project_key(root, member.project_id), member.user_id, member.via
     )
 
 
@@ -210,7 +212,7 @@ def _replace_member(
     facts: Facts, event: Event, record: Record, key: Key, thing: Thing | None
 ) -> Iterator[Change]:
     after = _ranked(event, record, facts.get(key), thing)
-    scope = facts.get(entities.membership_of(key)[0])
+    scope = facts.get(fact_keys.membership_of(key)[0])
     removal = scope.last_removal if scope else NEVER
     if after and after.offset < removal:
         after = _fact(removal, record.timestamp, None, after)
@@ -224,7 +226,7 @@ def _replace_member(
 def _start(
     facts: Facts, event: Event, record: Record, started: model.JobStarted
 ) -> Iterator[Change]:
-    key = entities.job_key(event.root, started.id)
+    key = fact_keys.job_key(event.root, started.id)
     job = job_of(event, record, started)
     _refuse_shared_token(facts.job_of_token(job.digest), key)
     before, known = facts.get(key), facts.job(key)
@@ -244,16 +246,16 @@ def _start(
 def _refuse_shared_token(owner: Key | None, key: Key) -> None:
     if owner not in (None, key):
         raise BadEvent(
-            f"`data.token_sha256` already belongs to job {entities.id_of(owner or key)}; "
+            f"`data.token_sha256` already belongs to job {fact_keys.id_of(owner or key)}; "
             "every job has a token of its own"
         )
 
 
-def _end_token(root: entities.Root, job_key: Key, record: Record, job: Job) -> Change:
+def _end_token(root: fact_keys.Root, job_key: Key, record: Record, job: Job) -> Change:
     """The token of an overtaken start ends, though its job may go on with another."""
-    token = EndedToken(entities.id_of(job_key), job.expires_at)
+    token = EndedToken(fact_keys.id_of(job_key), job.expires_at)
     return Change(
-        entities.token_key(root, job.digest), Fact(record.offset, record.timestamp, None, token)
+        fact_keys.token_key(root, job.digest), Fact(record.offset, record.timestamp, None, token)
     )
 
 

@@ -4,11 +4,10 @@ Removed things are remembered for the tombstone retention only. How late an even
 says, and never a clock: so whoever reads the topics again decides alike.
 """
 
-from datetime import UTC, datetime
-
 import msgspec
 
 from projector.events.model import APPLIED, BadEvent, Event, Record
+from projector.events.timestamps import readable
 
 
 def refuse_late(event: Event, record: Record, retention_ms: int) -> Event:
@@ -45,11 +44,3 @@ def _moments(event: Event) -> list[tuple[str, int]]:
     if event.replays:
         moments.append(("the time of the record that it replays", event.replays.timestamp))
     return moments
-
-
-def readable(moment: int) -> str:
-    """Milliseconds since 1970 as a date and time; as they are where no calendar reaches."""
-    try:
-        return datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
-    except (ValueError, OverflowError, OSError):
-        return f"{moment} ms since 1970"

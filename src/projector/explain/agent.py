@@ -4,9 +4,9 @@ from typing import Any, Final
 
 import msgspec
 
-from projector.domain import authorization_filter, entities, evaluator
+from projector.domain import authorization_filter, evaluator, fact_keys
 from projector.domain.authorizations import Way
-from projector.domain.evaluator import Candidate
+from projector.domain.decision import Candidate
 from projector.explain import missing_agent
 from projector.explain.context import Case
 from projector.explain.missing_agent import Absence
@@ -66,10 +66,10 @@ def _part(
         group=won.group if won else None,
         configuration=_shown(won),
         event=case.event(about.key),
-        configuration_event=case.event(entities.configuration_key(case.root, agent)),
+        configuration_event=case.event(fact_keys.configuration_key(case.root, agent)),
         config_project_event=None
         if project is None
-        else case.event(entities.project_key(case.root, project)),
+        else case.event(fact_keys.project_key(case.root, project)),
         lost=[],
         left_out=[],
         grants=[],

@@ -7,12 +7,13 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import NamedTuple
 
-from projector.domain import entities, evaluator
+from projector.domain import entities, evaluator, fact_keys
 from projector.domain.authorizations import Way
-from projector.domain.entities import Job, Key, Root, User
-from projector.domain.evaluator import Judgement, Rule
+from projector.domain.decision import Judgement, Rule
+from projector.domain.entities import Job, User
 from projector.domain.fact_index import Facts
-from projector.events.late_events import readable
+from projector.domain.fact_keys import Key, Root
+from projector.events.timestamps import readable
 from projector.explain import messages
 from projector.explain.model import Event
 
@@ -39,8 +40,8 @@ class Case:
         self.facts = facts
         self.partition = partition
         self.question = question
-        self.root: Root = entities.root_of(question.key)
-        self.number = entities.id_of(question.key)
+        self.root: Root = fact_keys.root_of(question.key)
+        self.number = fact_keys.id_of(question.key)
         self.job = facts.job(question.key)
         self.digest = question.digest or (self.job.digest if self.job else "")
 
@@ -67,8 +68,8 @@ class Case:
         """The job's project, then the groups above it, nearest first."""
         if self.job is None:
             return []
-        groups = (entities.group_key(self.root, group) for group in self.judgement.groups)
-        return [entities.project_key(self.root, self.job.project), *groups]
+        groups = (fact_keys.group_key(self.root, group) for group in self.judgement.groups)
+        return [fact_keys.project_key(self.root, self.job.project), *groups]
 
     @cached_property
     def reason(self) -> str | None:
@@ -96,5 +97,5 @@ def event_of(facts: Facts, partition: int, key: Key) -> Event | None:
     fact = facts.get(key)
     if fact is None:
         return None
-    topic = entities.TOPICS[entities.kind_of(key)]
+    topic = entities.TOPICS[fact_keys.kind_of(key)]
     return Event(topic, partition, fact.offset, readable(fact.timestamp))

@@ -2,11 +2,12 @@
 
 from typing import Final
 
-from projector.domain import entities
-from projector.domain.entities import Group, Job, Key, Project
-from projector.domain.evaluator import Membership
+from projector.domain import fact_keys
+from projector.domain.decision import Membership
+from projector.domain.entities import Group, Job, Project
 from projector.domain.fact_index import Facts
-from projector.events.late_events import readable
+from projector.domain.fact_keys import Key
+from projector.events.timestamps import readable
 from projector.explain import agent, messages
 from projector.explain.context import Case, Question
 from projector.explain.model import (
@@ -63,7 +64,7 @@ def _sentence(case: Case, asked: AgentPart | None) -> str:
 
 
 def _job(case: Case, job: Job) -> JobPart:
-    ended = entities.token_key(case.root, case.digest)
+    ended = fact_keys.token_key(case.root, case.digest)
     return JobPart(
         id=case.number,
         root=case.root,
@@ -84,7 +85,7 @@ def _environment(job: Job) -> Environment | None:
 
 
 def _project(case: Case, job: Job) -> ScopePart:
-    key = entities.project_key(case.root, job.project)
+    key = fact_keys.project_key(case.root, job.project)
     return _scope(case, key, case.facts.project(case.root, job.project))
 
 
@@ -92,15 +93,15 @@ def _groups(case: Case) -> list[ScopePart]:
     project = case.job and case.facts.project(case.root, case.job.project)
     ids, _ = case.facts.chain(case.root, project.group if project else None)
     return [
-        _scope(case, entities.group_key(case.root, group), case.facts.group(case.root, group))
+        _scope(case, fact_keys.group_key(case.root, group), case.facts.group(case.root, group))
         for group in ids
     ]
 
 
 def _scope(case: Case, key: Key, data: Group | Project | None) -> ScopePart:
     return ScopePart(
-        kind="group" if entities.kind_of(key) == "group" else "project",
-        id=entities.id_of(key),
+        kind="group" if fact_keys.kind_of(key) == "group" else "project",
+        id=fact_keys.id_of(key),
         known=data is not None,
         path=data.path if data else None,
         event=case.event(key),
@@ -113,7 +114,7 @@ def _user(case: Case, job: Job) -> UserPart:
         id=job.user,
         username=known.username if known else job.username,
         state=known.state if known else "active",
-        event=case.event(entities.user_key(job.user)),
+        event=case.event(fact_keys.user_key(job.user)),
     )
 
 
@@ -145,12 +146,12 @@ def _counts(case: Case, membership: Membership) -> bool:
 
 
 def _membership(case: Case, membership: Membership, *, is_first: bool) -> MembershipPart:
-    scope, _ = entities.membership_of(membership.key)
+    scope, _ = fact_keys.membership_of(membership.key)
     member, counts = membership.member, _counts(case, membership)
     return MembershipPart(
-        scope="group" if entities.kind_of(scope) == "group" else "project",
-        scope_id=entities.id_of(scope),
-        via=entities.via_of(membership.key),
+        scope="group" if fact_keys.kind_of(scope) == "group" else "project",
+        scope_id=fact_keys.id_of(scope),
+        via=fact_keys.via_of(membership.key),
         level=member.level,
         role=messages.role(member.level),
         expires_at=None if member.expires_at is None else readable(member.expires_at),

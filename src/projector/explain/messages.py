@@ -3,10 +3,10 @@
 from typing import Final
 
 from projector.domain.authorizations import Source, Way
+from projector.domain.decision import Judgement, Rule
 from projector.domain.entities import Job, User
-from projector.domain.evaluator import Judgement, Rule
-from projector.events.late_events import readable
 from projector.events.model import ROLES
+from projector.events.timestamps import readable
 
 MAX_PATTERNS: Final = 10
 _ROLE_OF_LEVEL: Final = {level: name for name, level in ROLES.items()}

@@ -5,10 +5,11 @@ from enum import StrEnum
 from itertools import islice
 from typing import Final, NamedTuple
 
-from projector.domain import entities
+from projector.domain import fact_keys
 from projector.domain.authorizations import Source, Way
-from projector.domain.entities import Agent, Configuration, InstanceAgent, Key, Root
+from projector.domain.entities import Agent, Configuration, InstanceAgent
 from projector.domain.fact_index import Facts
+from projector.domain.fact_keys import Key, Root
 from projector.events import ci_access as grants
 from projector.events.ci_access import MAX_COMPLAINTS, MAX_ENTRIES
 
@@ -45,7 +46,7 @@ class About(NamedTuple):
 
 def about(facts: Facts, root: Root, agent: int, way: Way | None) -> About:
     """The agent that the way is of; without one as the root namespace knows it, else shared."""
-    shared, own = entities.instance_agent_key(agent), entities.agent_key(root, agent)
+    shared, own = fact_keys.instance_agent_key(agent), fact_keys.agent_key(root, agent)
     of_instance = way.source == Source.INSTANCE if way else facts.get(own) is None
     key = shared if of_instance and facts.get(shared) else own
     fact = facts.get(key)
@@ -89,7 +90,7 @@ def _not_there(facts: Facts, root: Root, agent: int) -> tuple[Missing, str]:
             f"it belongs to root namespace {there} and the job to {root}; agents reach only jobs "
             "of their own root namespace",
         )
-    keys = (entities.agent_key(root, agent), entities.instance_agent_key(agent))
+    keys = (fact_keys.agent_key(root, agent), fact_keys.instance_agent_key(agent))
     if any(facts.is_removed(key) for key in keys):
         return Missing.AGENT_REMOVED, "it was removed"
     configured = " though its configuration did" if _configuration(facts, root, agent) else ""
@@ -102,18 +103,18 @@ def _not_there(facts: Facts, root: Root, agent: int) -> tuple[Missing, str]:
 
 def _elsewhere(facts: Facts, root: Root, agent: int) -> list[str]:
     """Other root namespaces of this partition that know the agent."""
-    roots = {entities.root_of(key) for key, fact in facts.items() if fact.data is not None}
+    roots = {fact_keys.root_of(key) for key, fact in facts.items() if fact.data is not None}
     return sorted(other for other in roots - {root, "*"} if facts.agent(other, agent))
 
 
 def _without_project(facts: Facts, root: Root, agent: Agent) -> str:
-    removed = facts.is_removed(entities.project_key(root, agent.project))
+    removed = facts.is_removed(fact_keys.project_key(root, agent.project))
     what = "was removed" if removed else f"is not known in root namespace {root}"
     return f"its configuration project {agent.project} {what}, so none of its grants count"
 
 
 def _not_granted(facts: Facts, root: Root, agent: int, known: Agent, place: list[Key]) -> str:
-    project = entities.id_of(place[0])
+    project = fact_keys.id_of(place[0])
     where = f"it is configured in project {known.project}"
     configuration = _configuration(facts, root, agent)
     if configuration is None:
@@ -127,7 +128,7 @@ def _not_granted(facts: Facts, root: Root, agent: int, known: Agent, place: list
 
 
 def _configuration(facts: Facts, root: Root, agent: int) -> Configuration | None:
-    fact = facts.get(entities.configuration_key(root, agent))
+    fact = facts.get(fact_keys.configuration_key(root, agent))
     return fact.data if fact and isinstance(fact.data, Configuration) else None
 
 
@@ -146,7 +147,7 @@ def _left_out(facts: Facts, root: Root, agent: int, place: list[Key]) -> Iterato
             for position, entry in enumerate(entries):
                 if _target(root, kind, entry) in targets and (why := grants.complaint(entry)):
                     yield f"its entry `ci_access.{kind}s[{position}]` does not count: {why}"
-    fact = facts.get(entities.instance_agent_key(agent))
+    fact = facts.get(fact_keys.instance_agent_key(agent))
     shared = fact.data if fact else None
     if isinstance(shared, InstanceAgent) and (why := grants.unreadable(shared.configuration)):
         yield f"its configuration for the whole instance does not count: {why}"
@@ -158,11 +159,11 @@ def _names(facts: Facts, scope: Key) -> Iterator[Key]:
     fact = facts.get(scope)
     path = getattr(fact.data, "path", None) if fact else None
     if path is not None:
-        yield entities.path_of(scope, path)
+        yield fact_keys.path_of(scope, path)
 
 
 def _target(root: Root, kind: str, entry: grants.Entry) -> Key | None:
     target = entry.get("id")
     if isinstance(target, str):
-        return entities.target_key(root, kind, target.lower())
-    return entities.target_key(root, kind, target) if type(target) is int else None
+        return fact_keys.target_key(root, kind, target.lower())
+    return fact_keys.target_key(root, kind, target) if type(target) is int else None

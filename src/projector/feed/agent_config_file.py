@@ -14,7 +14,7 @@ import msgspec
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from projector.domain.entities import Root
+from projector.domain.fact_keys import Root
 from projector.events import ci_access, redaction
 from projector.events.model import MAX_NESTING
 

@@ -1,18 +1,18 @@
 """Feeds events from a file: checks every line before it sends anything, then waits for Kafka."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import BinaryIO, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 
-from projector.clients import redis
+from projector.clients import kafka
 from projector.config.settings import Settings
-from projector.events.cloudevents import decode
-from projector.events.model import APPLIED, MAX_EVENT_BYTES, BadEvent, Event, Record, Topic
+from projector.events.model import MAX_EVENT_BYTES, Event, Topic
 from projector.events.partitioning import partition_of
 from projector.events.redaction import Headers
+from projector.feed.event_file import lines, parse
 from projector.kafka import topics
 
 # Kafka's own overhead on the largest event allowed.
@@ -20,45 +20,6 @@ MAX_REQUEST_BYTES: Final = 2 * MAX_EVENT_BYTES
 CONTENT_TYPE: Final = ("content-type", b"application/cloudevents+json")
 # How many sends may wait for Kafka's answer at once.
 MAX_UNACKNOWLEDGED: Final = 2000
-
-
-class BadLine(NamedTuple):
-    """A line that is no valid event. The line itself is not kept: it may hold a token."""
-
-    number: int
-    reason: str
-
-
-def lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The numbered lines that are not blank."""
-    for number, line in enumerate(source, start=1):
-        if stripped := line.strip():
-            yield number, stripped
-
-
-def parse(line: bytes) -> Event:
-    """The event on a line; raises `BadEvent` as `strict` does."""
-    return strict(Record(Topic.MEMBERSHIP, 0, 0, 0, None, line))
-
-
-def strict(record: Record) -> Event:
-    """The event of a record; raises `BadEvent` also where a worker would only complain."""
-    event = decode(record)
-    if event.complaint:
-        raise BadEvent(event.complaint.removeprefix(APPLIED))
-    return event
-
-
-def check(source: BinaryIO) -> tuple[int, list[BadLine]]:
-    """How many events there are, and every line that is none."""
-    count, bad = 0, []
-    for number, line in lines(source):
-        count += 1
-        try:
-            parse(line)
-        except BadEvent as error:
-            bad.append(BadLine(number, str(error)))
-    return count, bad
 
 
 def places(event: Event, partitions: int) -> Iterable[int]:
@@ -99,7 +60,7 @@ async def send(source: BinaryIO, settings: Settings, sent: Callable[[], object])
 async def sending(settings: Settings) -> AsyncIterator[Send]:
     """What takes messages; at the end of the block Kafka has acknowledged all. `KafkaError`."""
     producer = AIOKafkaProducer(
-        **redis.kafka(settings),
+        **kafka.kafka(settings),
         acks="all",
         linger_ms=5,
         max_request_size=MAX_REQUEST_BYTES,

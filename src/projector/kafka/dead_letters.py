@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
 
 from projector import metrics
-from projector.clients import redis
+from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.events import redaction
 from projector.events.model import DEAD_LETTERS, Record
@@ -39,7 +39,7 @@ class DeadLetters:
     def __init__(self, settings: Settings) -> None:
         self._topic = settings.topic(DEAD_LETTERS)
         self._producer = AIOKafkaProducer(
-            **redis.kafka(settings),
+            **kafka.kafka(settings),
             client_id=f"{settings.topic_prefix}projector-dead-letters",
             acks="all",
             max_request_size=MAX_LETTER_BYTES,

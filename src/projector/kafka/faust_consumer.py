@@ -5,9 +5,12 @@ has taken yet. So while a worker is busy a fetch may ask for idle partitions alo
 brokers hold it for 1.5 s, and for as long nothing comes of the busy ones, revocations included.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
+from faust.transport.utils import DefaultSchedulingStrategy
+from faust.types import TP
 
 # An idle worker then asks each broker ten times a second, less than its freshness probes do.
 FETCH_WAIT_MS: Final = 100
@@ -28,3 +31,26 @@ class PromptConsumer(Consumer):  # type: ignore[misc]
 
     def _new_consumer_thread(self) -> PromptThread:
         return PromptThread(self, loop=self.loop, beacon=self.beacon)
+
+
+def leaving_out(known: Callable[[TP], int]) -> type[DefaultSchedulingStrategy]:
+    """Faust's order of delivery, without the records before the offset that `known` says.
+
+    Owners hold every delivery against the offset that they expect, so a wrong answer loses nothing.
+    """
+
+    class LeavingOut(DefaultSchedulingStrategy):  # type: ignore[misc]
+        def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Any]]:
+            """Whatever is not known yet, in Faust's order."""
+            unknown = {tp: _from(known(tp), found) for tp, found in records.items()}
+            ordered: Iterator[tuple[TP, Any]] = super().iterate(unknown)
+            return ordered
+
+    return LeavingOut
+
+
+def _from(offset: int, records: list[Any]) -> list[Any]:
+    """The records from `offset` on; if there are none the last, for commits follow deliveries."""
+    if not records or records[0].offset >= offset:
+        return records
+    return [record for record in records if record.offset >= offset] or records[-1:]

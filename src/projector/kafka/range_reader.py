@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from projector.clients import redis
+from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.events.model import Record, Topic
 from projector.kafka import tolerant_batches
@@ -135,7 +135,7 @@ class RangeReader:
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
-            **redis.kafka(self._settings),
+            **kafka.kafka(self._settings),
             client_id=f"{self._settings.topic_prefix}projector-reader",
             group_id=None,
             enable_auto_commit=False,

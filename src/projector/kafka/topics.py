@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from projector.clients import kafka_access, redis
+from projector.clients import kafka, kafka_access
 from projector.config.env import variable
 from projector.config.settings import Settings
 from projector.errors import NotReadyError, SetupError
@@ -110,7 +110,7 @@ def _or_hidden(settings: Settings) -> str:
 
 @asynccontextmanager
 async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**redis.kafka(settings), request_timeout_ms=10_000)
+    admin = AIOKafkaAdminClient(**kafka.kafka(settings), request_timeout_ms=10_000)
     try:
         await admin.start()
         yield admin

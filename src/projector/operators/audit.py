@@ -11,15 +11,16 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from projector.domain import entities
-from projector.domain.entities import Configuration, Job, Key, Member, Thing
-from projector.domain.fact_index import AnyFact
+from projector.domain import entities, fact_keys
+from projector.domain.entities import Configuration, Job, Member, Thing
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact
 from projector.domain.transitions import MAX_TOKEN_LIFE_MS, job_of, state
 from projector.events import model
 from projector.events.model import BadEvent, Event, Record, Topic
 from projector.events.partitioning import partition_of
-from projector.feed import producer
-from projector.feed.producer import BadLine
+from projector.feed import event_file
+from projector.feed.event_file import BadLine
 from projector.operators.snapshot import Snapshot
 
 # The kinds that an export can list: tokens that ended before their job are nobody's to export.
@@ -68,8 +69,8 @@ class Scope(NamedTuple):
 
     def covers(self, key: Key) -> bool:
         """Whether the export would list the thing."""
-        root = entities.root_of(key)
-        return entities.kind_of(key) in self.kinds and (root == "*" or root in self.roots)
+        root = fact_keys.root_of(key)
+        return fact_keys.kind_of(key) in self.kinds and (root == "*" or root in self.roots)
 
 
 class Export:
@@ -95,7 +96,7 @@ class Export:
             raise BadEvent(f"line {before.line} says something else about the same thing")
         held.setdefault(key, Entry(line, at, event, thing))
         self.count += 1
-        self.kinds.add(entities.kind_of(key))
+        self.kinds.add(fact_keys.kind_of(key))
         if not event.kind.broadcast:
             self.roots.add(event.root)
         self._note_time(event.time)
@@ -121,7 +122,7 @@ def read(source: BinaryIO, partitions: int) -> tuple[Export, list[BadLine]]:
     for number, line in enumerate(source, start=1):
         try:
             if line.strip():
-                export.add(number, at, producer.parse(line.strip()))
+                export.add(number, at, event_file.parse(line.strip()))
         except BadEvent as error:
             bad.append(BadLine(number, str(error)))
         at += len(line)
@@ -132,7 +133,7 @@ def _exported(event: Event) -> tuple[Key, Thing]:
     if isinstance(event.data, model.JobStarted):
         # Whatever the record's time will be: `_differing` knows what it does to the expiry.
         record = Record(Topic.JOB_LIFECYCLE, 0, 0, _LAST, None, None)
-        return entities.job_key(event.root, event.data.id), job_of(event, record, event.data)
+        return fact_keys.job_key(event.root, event.data.id), job_of(event, record, event.data)
     key, thing = (None, None) if isinstance(event.data, _NO_STATE) else state(event)
     if key is None or thing is None:
         raise BadEvent(f"an export says what there is; {event.type} has no place in one")

@@ -10,14 +10,16 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from projector.domain import entities
-from projector.domain.entities import Job, Key
-from projector.domain.fact_index import AnyFact, Facts
+from projector.domain import entities, fact_keys
+from projector.domain.entities import Job
+from projector.domain.fact_index import Facts
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact
 from projector.domain.transitions import changes
 from projector.events import replay_header
 from projector.events.late_events import refuse_late
 from projector.events.model import BadEvent, Event, Rank, Record, Topic
-from projector.feed import producer
+from projector.feed import event_file
 from projector.feed.producer import CONTENT_TYPE, Message
 from projector.operators.audit import Finding, difference
 from projector.operators.snapshot import Snapshot
@@ -42,7 +44,7 @@ def moments(facts: Facts, cutoff: int) -> dict[Topic, int]:
     """
     last: dict[Topic, int] = {}
     for key, fact in facts.items():
-        topic = entities.TOPICS[entities.kind_of(key)]
+        topic = entities.TOPICS[fact_keys.kind_of(key)]
         if fact.timestamp <= cutoff:
             last[topic] = max(last.get(topic, fact.offset), fact.offset)
     return last
@@ -62,7 +64,7 @@ class Mender:
         value = line or _removal(finding.key)
         if value is None:
             return Repair(None, "no event removes a user; feed `user.set` with another state")
-        event = producer.parse(value)
+        event = event_file.parse(value)
         offset = self._moments.get(event.kind.topic)
         if offset is None:
             return Repair(None, f"{event.kind.topic} has nothing older; feed it as a new event")
@@ -111,7 +113,7 @@ def _removal(key: Key) -> bytes | None:
     name, data = _revocation(key)
     if name is None:
         return None
-    root = entities.root_of(key)
+    root = fact_keys.root_of(key)
     envelope = {
         "specversion": "1.0", "id": str(uuid4()), "source": SOURCE, "type": name,
         "partitionkey": "1" if root == "*" else root, "data": data,
@@ -120,18 +122,18 @@ def _removal(key: Key) -> bytes | None:
 
 
 def _revocation(key: Key) -> tuple[str | None, dict[str, Any]]:
-    match entities.kind_of(key):
+    match fact_keys.kind_of(key):
         case "user":
             return None, {}
         case "member":
-            scope, user = entities.membership_of(key)
+            scope, user = fact_keys.membership_of(key)
             via = key.split("/", 4)[4]
             return "member.removed", {
-                "user_id": user, f"{entities.kind_of(scope)}_id": entities.id_of(scope), "via": via,
+                "user_id": user, f"{fact_keys.kind_of(scope)}_id": fact_keys.id_of(scope), "via": via,
             }  # fmt: skip
         case "job":
-            return "job.finished", {"id": entities.id_of(key)}
+            return "job.finished", {"id": fact_keys.id_of(key)}
         case "configuration":
-            return "agent.configured", {"id": entities.id_of(key), "config": {}}
+            return "agent.configured", {"id": fact_keys.id_of(key), "config": {}}
         case kind:
-            return f"{kind}.removed", {"id": entities.id_of(key)}
+            return f"{kind}.removed", {"id": fact_keys.id_of(key)}

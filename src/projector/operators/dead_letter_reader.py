@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, Self
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from projector.clients import redis
+from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.errors import SetupError
 from projector.events import redaction
@@ -97,7 +97,7 @@ async def opened(settings: Settings) -> AsyncIterator["Mailbox"]:
     """The letters in Kafka; raises `KafkaError`, and what `topics.check` raises."""
     partitions = await topics.check(settings)
     consumer = AIOKafkaConsumer(
-        **redis.kafka(settings),
+        **kafka.kafka(settings),
         client_id=f"{settings.topic_prefix}projector-letters",
         group_id=None,
         enable_auto_commit=False,

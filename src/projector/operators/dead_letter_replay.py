@@ -5,14 +5,15 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 from msgspec.structs import replace
 
-from projector.clients import redis
+from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.events import cloudevents, replay_header
 from projector.events.late_events import refuse_late
 from projector.events.model import BadEvent, Event, Rank, Record, Topic
 from projector.events.partitioning import partition_of
 from projector.events.redaction import REDACTED, Headers
-from projector.feed.producer import CONTENT_TYPE, MAX_REQUEST_BYTES, strict
+from projector.feed.event_file import strict
+from projector.feed.producer import CONTENT_TYPE, MAX_REQUEST_BYTES
 from projector.kafka.dead_letters import MAX_ORIGINAL_BYTES
 from projector.operators.dead_letter_reader import Letter, LetterId
 
@@ -115,7 +116,7 @@ async def send(prepared: list[Replay], settings: Settings) -> list[int]:
     Raises `KafkaError`.
     """
     producer = AIOKafkaProducer(
-        **redis.kafka(settings), acks="all", max_request_size=MAX_REQUEST_BYTES
+        **kafka.kafka(settings), acks="all", max_request_size=MAX_REQUEST_BYTES
     )
     try:
         await producer.start()

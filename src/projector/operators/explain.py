@@ -14,17 +14,18 @@ from redis.exceptions import ResponseError
 
 from projector.clients import redis_batch
 from projector.config.settings import Settings
-from projector.domain import entities, fact_index, projection
-from projector.domain.entities import Key
+from projector.domain import entities, facts, projection
+from projector.domain.fact_keys import Key
 from projector.errors import SetupError
-from projector.events.late_events import readable
+from projector.events.partitioning import MAX_PARTITIONS
+from projector.events.timestamps import readable
 from projector.explain import job as explain
 from projector.explain.context import Question
 from projector.explain.model import Explanation, Inquiry, StoredView
 from projector.operators import snapshot
 from projector.operators.snapshot import Snapshot, SnapshotError
 from projector.store import schema
-from projector.store.schema import MAX_PARTITIONS, Record
+from projector.store.schema import Record
 
 TRIES: Final = 5
 PAUSE_S: Final = 0.2
@@ -162,7 +163,7 @@ async def _search(redis: Redis, job: int, most_facts: int | None) -> list[Place]
 
 def _found(partition: int, key: Key, raw: bytes) -> tuple[int, Place]:
     try:
-        fact = fact_index.decode(key, raw)
+        fact = facts.decode(key, raw)
     except ValueError as error:
         raise SnapshotError(f"a fact of partition {partition} is unreadable: {error}") from None
     job = fact.data if isinstance(fact.data, entities.Job) else None

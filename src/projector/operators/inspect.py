@@ -10,12 +10,13 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from projector.clients import redis_batch
-from projector.domain import entities, evaluator
-from projector.domain import fact_index as facts
-from projector.domain.entities import Job, Key
-from projector.domain.fact_index import AnyFact, Facts
+from projector.domain import entities, evaluator, fact_keys, facts
+from projector.domain.entities import Job
+from projector.domain.fact_index import Facts
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact
 from projector.errors import SetupError
-from projector.events.late_events import readable
+from projector.events.timestamps import readable
 from projector.explain.model import Event
 from projector.operators import explain, snapshot
 from projector.operators.snapshot import Snapshot, SnapshotError
@@ -135,8 +136,8 @@ async def partition(redis: Redis, number: int) -> PartitionPart:
     kinds: Counter[str] = Counter()
     live = 0
     async for key, raw in _fields(redis, number):
-        kinds[entities.kind_of(key)] += 1
-        live += entities.kind_of(key) == "job" and _is_live(_decoded(number, key, raw), now)
+        kinds[fact_keys.kind_of(key)] += 1
+        live += fact_keys.kind_of(key) == "job" and _is_live(_decoded(number, key, raw), now)
     waiting = kinds.pop(DEAD_LETTER, 0)
     return PartitionPart(
         partition=number,
@@ -161,7 +162,7 @@ async def agent(redis: Redis, minimum_level: int, number: int) -> AgentPart:
     known = [
         fact
         async for fact in _search(redis, everywhere, suffix)
-        if entities.kind_of(Key(fact.key)) in kinds
+        if fact_keys.kind_of(Key(fact.key)) in kinds
     ]
     jobs: list[int] = []
     for each in sorted({fact.partition for fact in known if fact.data is not None}):
@@ -174,7 +175,7 @@ async def _search(redis: Redis, partitions: list[int], suffix: str) -> AsyncIter
     """The facts whose key ends so."""
     for number in partitions:
         async for key, raw in _fields(redis, number, f"*{suffix}"):
-            if key.count("/") == 2 and entities.kind_of(key) in entities.KINDS:
+            if key.count("/") == 2 and fact_keys.kind_of(key) in entities.KINDS:
                 yield _part(number, key, _decoded(number, key, raw))
 
 
@@ -210,13 +211,13 @@ def _facts_of_token(found: Snapshot, digest: str) -> list[FactPart]:
     key = found.facts.job_of_token(digest)
     if key is None:
         return []
-    keys = (key, entities.token_key(entities.root_of(key), digest))
+    keys = (key, fact_keys.token_key(fact_keys.root_of(key), digest))
     known = ((each, found.facts.get(each)) for each in keys)
     return [_part(found.partition, each, fact) for each, fact in known if fact]
 
 
 def _part(number: int, key: Key, fact: AnyFact) -> FactPart:
-    topic = entities.TOPICS[entities.kind_of(key)]
+    topic = entities.TOPICS[fact_keys.kind_of(key)]
     event = Event(topic, number, fact.offset, readable(fact.timestamp))
     data = None if fact.data is None else msgspec.to_builtins(fact.data)
     return FactPart(number, key, event, fact.sequence, data)
@@ -225,7 +226,7 @@ def _part(number: int, key: Key, fact: AnyFact) -> FactPart:
 def _jobs_of_agent(found: Snapshot, minimum_level: int, agent: int) -> list[int]:
     """The live jobs that may use the agent, by id."""
     return sorted(
-        entities.id_of(key)
+        fact_keys.id_of(key)
         for digest in found.facts.tokens()
         if (key := found.facts.job_of_token(digest))
         and _may(found.facts, key, digest, minimum_level, found.now, agent)

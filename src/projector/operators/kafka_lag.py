@@ -7,7 +7,7 @@ from typing import Final, NoReturn
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from projector.clients import redis
+from projector.clients import kafka
 from projector.clients.retry import OUTAGES
 from projector.config.settings import Settings
 from projector.errors import SetupError
@@ -71,7 +71,7 @@ async def opened(settings: Settings) -> AsyncIterator["Reader"]:
     """The topics' ends; raises `KafkaError`, and what `topics.check` raises."""
     partitions = await topics.check(settings)
     consumer = AIOKafkaConsumer(
-        **redis.kafka(settings),
+        **kafka.kafka(settings),
         client_id=f"{settings.topic_prefix}projector-status",
         group_id=None,
         enable_auto_commit=False,

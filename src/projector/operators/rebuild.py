@@ -13,9 +13,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
-from projector.domain.entities import EndedToken, Job, Key
-from projector.domain.fact_index import AnyFact, Facts
+from projector.domain.entities import EndedToken, Job
+from projector.domain.fact_index import Facts
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact
 from projector.domain.projection import Policy, Projection, forget_at
+from projector.domain.views import tombstone
 from projector.errors import SetupError
 from projector.events.model import Topic
 from projector.kafka.dead_letters import DeadLetters
@@ -27,7 +30,6 @@ from projector.store.partition_store import FIELDS_PER_CALL, Checkpoint, Store
 from projector.worker import dead_letter_outbox
 from projector.worker.dead_letter_outbox import Reference
 from projector.worker.owner import Owner
-from projector.worker.sweep import tombstone
 
 # Without deliveries from Faust all is read straight from Kafka, at the next probe.
 STALL_S: Final = 0.0

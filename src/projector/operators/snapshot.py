@@ -12,10 +12,9 @@ from typing import Any, Final, NamedTuple
 from redis.asyncio import Redis
 
 from projector.clients import redis_batch
-from projector.domain import entities
-from projector.domain import fact_index as facts
-from projector.domain.entities import Key
+from projector.domain import entities, fact_keys, facts
 from projector.domain.fact_index import Facts
+from projector.domain.fact_keys import Key
 from projector.errors import SetupError
 from projector.events.model import Topic
 from projector.store import schema
@@ -139,7 +138,7 @@ def _assembled(
     known, newer = Facts(), []
     for key, raw in _things(stored):
         fact = facts.decode(key, raw)
-        if fact.offset < offsets.get(entities.TOPICS[entities.kind_of(key)], 0):
+        if fact.offset < offsets.get(entities.TOPICS[fact_keys.kind_of(key)], 0):
             known.put(key, fact)
         else:
             newer.append((key, fact))
@@ -155,5 +154,5 @@ def _things(stored: dict[bytes, bytes]) -> Iterable[tuple[Key, bytes]]:
     """The facts among the fields: references to dead letters stand beside them."""
     for field, raw in stored.items():
         key = Key(field.decode(errors="replace"))
-        if key.count("/") >= 2 and entities.kind_of(key) in entities.KINDS:
+        if key.count("/") >= 2 and fact_keys.kind_of(key) in entities.KINDS:
             yield key, raw

@@ -16,11 +16,11 @@ from redis.exceptions import ResponseError
 from projector.clients import redis_batch
 from projector.errors import SetupError
 from projector.events.model import Topic
+from projector.events.partitioning import MAX_PARTITIONS
 from projector.store import activity
 from projector.store import schema as views
 from projector.store.activity import Activity
 from projector.store.partition_state import PartitionState
-from projector.store.schema import MAX_PARTITIONS
 
 # A partition is stamped four times a second; two seconds without a stamp are no accident.
 LATE_S: Final = 2.0

@@ -27,15 +27,17 @@ from typing import Final, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 
+from projector.domain import views
 from projector.domain.projection import view_of
+from projector.domain.views import View
 from projector.errors import NotReadyError
+from projector.events.partitioning import MAX_PARTITIONS
 from projector.operators import snapshot
 from projector.operators.snapshot import Snapshot, SnapshotError
-from projector.store import lua_scripts, partition_state, schema, view_diff
+from projector.store import lua_scripts, partition_state, schema, token_scan, view_diff
 from projector.store.partition_store import FIRST_EXPIRY
-from projector.store.schema import MAX_PARTITIONS, Record, Version, View
+from projector.store.schema import Record, Version
 from projector.store.view_diff import EXPIRY_TOLERANCE_MS, Stored, What
-from projector.worker import sweep
 
 T = TypeVar("T")
 
@@ -112,7 +114,7 @@ async def partitions_of(redis: Redis) -> int:
 async def live_tokens(redis: Redis, partitions: Iterable[int]) -> Live:
     """Every token with a live record of these partitions; raises `RedisError`."""
     found = Live({partition: [] for partition in partitions}, set())
-    async for page in sweep.headers(redis):
+    async for page in token_scan.headers(redis):
         for digest, record in page:
             if not DIGEST.fullmatch(digest):
                 continue
@@ -241,7 +243,7 @@ class Verifier:
     async def _write_record(self, difference: Difference) -> bool:
         key, value, expires_at = schema.token_key(difference.digest), b"", 0
         if difference.partition is not None:
-            view = difference.view or sweep.tombstone(difference.digest, difference.now)
+            view = difference.view or views.tombstone(difference.digest, difference.now)
             version, partition = difference.version, difference.partition
             value = Record(view.status, partition, version, view.body).encode()
             expires_at = view.expires_at

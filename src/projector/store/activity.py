@@ -11,12 +11,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from projector.events.model import Topic
+from projector.metrics import LATENCY_BUCKETS_S
 
-# Some 10 ms when all is well. 0.25: one probe; 2.5: a delivery that stalled and was read straight;
-# 10: the default bound on staleness; beyond: outages.
-LATENCY_BUCKETS_S: Final = (
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-)  # fmt: skip
 MINUTES_KEPT: Final = 10
 # Ours are below 4 KiB; what is much larger, somebody else wrote.
 MAX_BYTES: Final = 64 * 1024

@@ -21,13 +21,14 @@ from redis.asyncio import Redis
 
 from projector import metrics
 from projector.clients import redis_batch as calls
-from projector.clients.redis import Server
 from projector.clients.redis_batch import Argument
-from projector.domain.entities import Key
+from projector.clients.redis_servers import Server
+from projector.domain.fact_keys import Key
+from projector.domain.views import View
 from projector.events.model import Topic
 from projector.store import lua_scripts, partition_state, schema, view_diff
 from projector.store.partition_state import PartitionState
-from projector.store.schema import Version, View
+from projector.store.schema import Version
 from projector.store.view_diff import Stored, What
 
 T = TypeVar("T")

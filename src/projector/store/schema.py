@@ -5,13 +5,10 @@ other languages read them.
 """
 
 import re
-from typing import Any, Final, NamedTuple, NotRequired, Self
-
-from typing_extensions import TypedDict
+from typing import Final, NamedTuple, Self
 
 PREFIX: Final = "allowed-agents"
 PARTITIONS_KEY: Final = f"{PREFIX}:partitions"
-MAX_PARTITIONS: Final = 10_000
 
 HEADER_BYTES: Final = 35
 _HEADER: Final = re.compile(rb"(200|401|403|503) (\d{4}) ([0-9a-f]{12}) ([0-9a-f]{12}) ")
@@ -78,94 +75,3 @@ class Record(NamedTuple):
         status, partition, epoch, revision = header.groups()
         version = Version(int(epoch, 16), int(revision, 16))
         return cls(int(status), int(partition), version, raw[header.end() :])
-
-
-class View(NamedTuple):
-    """What one token's record is to say from now on; `expires_at` in milliseconds.
-
-    A job that started again has several tokens, and one that `is_current`.
-    """
-
-    digest: str
-    job: int
-    status: int
-    body: bytes
-    expires_at: int
-    is_current: bool = True
-
-
-class ConfigProject(TypedDict):
-    """The project that configures an agent."""
-
-    id: int
-
-
-class AllowedAgent(TypedDict):
-    """An agent that the token's job may use, with the entry that grants it."""
-
-    id: int
-    config_project: ConfigProject
-    configuration: dict[str, Any]
-
-
-class JobPart(TypedDict):
-    """The token's job."""
-
-    id: int
-
-
-class PipelinePart(TypedDict):
-    """The job's pipeline."""
-
-    id: int
-
-
-class GroupPart(TypedDict):
-    """A group above the job's project."""
-
-    id: int
-
-
-class ProjectPart(TypedDict):
-    """The job's project and the groups above it, nearest first."""
-
-    id: int
-    groups: list[GroupPart]
-
-
-class UserPart(TypedDict):
-    """The job's user, and every role up to the user's own in the job's project."""
-
-    id: int
-    username: str
-    roles_in_project: list[str]
-
-
-class EnvironmentPart(TypedDict):
-    """The environment that the job deploys to."""
-
-    slug: str
-    tier: str
-
-
-class AllowedAgents(TypedDict):
-    """Which cluster agents the job token may use, and in whose name."""
-
-    allowed_agents: list[AllowedAgent]
-    job: JobPart
-    pipeline: PipelinePart
-    project: ProjectPart
-    user: UserPart
-    environment: NotRequired[EnvironmentPart]
-
-
-class Refusal(TypedDict):
-    """Why there is no list; `reason` only where trying again may help."""
-
-    message: str
-    reason: NotRequired[str]
-
-
-def unavailable(reason: str) -> Refusal:
-    """The body of every 503, whether it stands in a view or not."""
-    return {"message": "503 Service Unavailable", "reason": reason}

@@ -10,7 +10,8 @@ from redis.exceptions import ResponseError
 
 from projector.clients import redis_batch
 from projector.clients.redis_cluster import Answer
-from projector.store.schema import Record, View
+from projector.domain.views import View
+from projector.store.schema import Record
 
 # How far a record's expiry may be from what was written before it counts as another.
 EXPIRY_TOLERANCE_MS: Final = 5000

@@ -16,7 +16,8 @@ from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
 from projector import tracing
-from projector.clients import redis as connections
+from projector.clients import kafka, redis_servers
+from projector.clients import redis_client as connections
 from projector.clients.access_errors import AccessError
 from projector.clients.retry import outlast, wait_until_ready
 from projector.config.env import variable
@@ -24,13 +25,12 @@ from projector.config.settings import Settings
 from projector.domain.projection import Policy
 from projector.errors import SetupError
 from projector.events.model import Record, Topic
-from projector.kafka import skip_applied, tolerant_batches, topics
+from projector.kafka import faust_consumer, tolerant_batches, topics
 from projector.kafka.dead_letters import DeadLetters
 from projector.kafka.faust_consumer import PromptConsumer
 from projector.kafka.range_reader import MAX_POLLED, RangeReader
 from projector.kafka.record_parser import Damage
-from projector.ports import LOOPBACK, free_port, obstacle
-from projector.signals import until_signalled
+from projector.process import LOOPBACK, free_port, obstacle, until_signalled
 from projector.store.partition_store import Store, agree_on_partitions
 from projector.worker.owner import Owner
 from projector.worker.owner_group import Owners
@@ -106,12 +106,12 @@ async def _watch(settings: Settings, partitions: int) -> None:
 @asynccontextmanager
 async def _connected(settings: Settings) -> AsyncIterator[tuple[Policy, Redis, NewOwner]]:
     """Everything that an owner works with, once Redis and Kafka can be reached."""
-    server = connections.Server()
+    server = redis_servers.Server()
     redis = connections.redis(settings, server)
     await wait_until_ready(
         "Redis",
         settings.redis_place,
-        lambda: connections.refuse_eviction(redis, settings.redis_place),
+        lambda: redis_servers.refuse_eviction(redis, settings.redis_place),
     )
     found = await wait_until_ready("Kafka", settings.kafka, lambda: topics.check(settings))
     partitions = found[Topic.MEMBERSHIP]
@@ -183,7 +183,7 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         broker_heartbeat_interval=HEARTBEAT_S,
         consumer_auto_offset_reset="earliest",
         broker_max_poll_records=MAX_POLLED,
-        ConsumerScheduler=skip_applied.leaving_out(_known(settings, owners)),
+        ConsumerScheduler=faust_consumer.leaving_out(_known(settings, owners)),
     )
     app.transport.Consumer = PromptConsumer
     for topic in Topic:
@@ -204,7 +204,7 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
 
 def _credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
     """What `connections.kafka` tells aiokafka, as Faust wants to be told."""
-    how = connections.kafka(settings)
+    how = kafka.kafka(settings)
     if settings.uses_sasl:
         return faust.SASLCredentials(
             username=how["sasl_plain_username"], password=how["sasl_plain_password"],

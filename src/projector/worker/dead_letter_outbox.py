@@ -14,7 +14,7 @@ import structlog
 from msgspec import Struct
 
 from projector.clients.retry import outlast
-from projector.domain.entities import Key
+from projector.domain.fact_keys import Key
 from projector.events.model import Record, Topic
 from projector.kafka.dead_letters import DeadLetter, DeadLetters
 from projector.kafka.range_reader import HistoryLostError, RangeReader

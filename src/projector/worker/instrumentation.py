@@ -12,8 +12,9 @@ import structlog
 from projector import metrics
 from projector.clients.retry import OUTAGES
 from projector.events.model import Event, Record, Topic
+from projector.metrics import LATENCY_BUCKETS_S
 from projector.store import activity
-from projector.store.activity import LATENCY_BUCKETS_S, MINUTES_KEPT, Activity, Minute
+from projector.store.activity import MINUTES_KEPT, Activity, Minute
 from projector.store.partition_store import Store
 
 log = structlog.get_logger()

@@ -19,8 +19,9 @@ from structlog.contextvars import bind_contextvars
 
 from projector import metrics
 from projector.clients.retry import OUTAGES, outlast
-from projector.domain.entities import Key
+from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection
+from projector.domain.views import View, tombstone
 from projector.events.model import Record, Topic
 from projector.kafka.dead_letters import DeadLetters
 from projector.kafka.range_reader import HistoryLostError, Offsets, RangeReader, refuse_lost_history
@@ -30,14 +31,14 @@ from projector.store.partition_store import (
     RefusedError,
     Store,
 )
-from projector.store.schema import Version, View
+from projector.store.schema import Version
 from projector.tracing import EventSpans
 from projector.worker import dead_letter_outbox, freshness_probes
 from projector.worker.dead_letter_outbox import Outbox
 from projector.worker.delivery_queue import Delivered, Inbox
 from projector.worker.freshness_probes import Probes
 from projector.worker.instrumentation import Meter, Sizes
-from projector.worker.sweep import Rounds, tombstone
+from projector.worker.sweep import Rounds
 
 log = structlog.get_logger()
 

@@ -6,28 +6,17 @@ list, so the worker also walks through the keys of Redis and asks the owners abo
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Iterable
-from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from redis.asyncio import Redis
 
 from projector.clients import redis_batch
 from projector.clients.retry import outlast
-from projector.store import schema
-from projector.store.schema import Record, View
+from projector.store.token_scan import KEYS_PER_PAGE, Header, headers
 
-KEYS_PER_PAGE: Final = 500
 MAX_PER_TICK: Final = 500
 MAX_SUSPECTS: Final = 1000
-# Long enough for whoever wrote the orphan to be gone.
-ORPHAN_KEPT_MS: Final = 24 * 3600 * 1000
-_KEY_PREFIX: Final = schema.token_key("")
-
-
-def tombstone(digest: str, now: int) -> View:
-    """The end of a token that no fact knows."""
-    return View(digest, 0, HTTPStatus.UNAUTHORIZED, b"", now + ORPHAN_KEPT_MS, False)
 
 
 class Rounds:
@@ -64,33 +53,6 @@ class Rounds:
         """The suspects; each is taken once."""
         suspects, self._suspects = self._suspects, set()
         return list(suspects)
-
-
-class Header(NamedTuple):
-    """A token key and its record without the body; None where that is no record."""
-
-    digest: str
-    record: Record | None
-
-
-async def headers(redis: Redis) -> AsyncIterator[list[Header]]:
-    """The headers under all token keys, in pages that hold nobody up; raises `RedisError`."""
-    async for page in redis_batch.pages(redis, f"{_KEY_PREFIX}*", KEYS_PER_PAGE):
-        yield await _headers(redis, page)
-
-
-async def _headers(redis: Redis, keys: list[bytes]) -> list[Header]:
-    last = schema.HEADER_BYTES - 1
-    stored = await redis_batch.ask(redis, [("GETRANGE", key, 0, last) for key in keys])
-    return [_header(key, raw.value) for key, raw in zip(keys, stored, strict=True)]
-
-
-def _header(key: bytes, raw: Any) -> Header:
-    digest = key.decode(errors="replace").removeprefix(_KEY_PREFIX)
-    try:
-        return Header(digest, Record.decode(raw))
-    except (ValueError, TypeError):
-        return Header(digest, None)
 
 
 class OrphanScan:

@@ -1,8 +1,11 @@
-"""TCP ports of this machine."""
+"""TCP ports and signals of this process."""
 
+import asyncio
 import errno
+import signal
 import socket
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -34,3 +37,20 @@ def obstacle(port: int, host: str = LOOPBACK) -> str | None:
             return f"port {port} is in use"
         return f"nobody can listen on port {port} of {host} ({error.strerror})"
     return None
+
+
+async def until_signalled(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` to its end, or cancel it at SIGINT or SIGTERM; raises what `work` raises."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stopped.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    working.cancel()
+    try:
+        await working
+    except asyncio.CancelledError:
+        if not stopped.is_set():
+            raise
