@@ -19,7 +19,7 @@ from projector.clients import redis_client as connections
 from projector.clients.retry import wait_until_ready
 from projector.config.env import variable
 from projector.config.settings import Settings
-from projector.errors import SetupError
+from projector.errors import DevError
 from projector.kafka import topics
 from projector.process import LOOPBACK, free_port, is_listening, obstacle, until_signalled
 from projector.store import schema
@@ -34,10 +34,6 @@ START_S: Final = 20.0
 STOP_S: Final = 8.0
 RESTART_S: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
-
-
-class DevError(SetupError):
-    """The development environment cannot run."""
 
 
 class Child:

@@ -14,8 +14,9 @@ from redis.exceptions import RedisError
 
 from projector.clients import redis_batch, redis_servers
 from projector.clients import redis_client as connections
-from projector.clients.redis_servers import EvictionError, Server
+from projector.clients.redis_servers import Server
 from projector.config.settings import Settings
+from projector.errors import EvictionError
 from projector.events.partitioning import partition_of
 from projector.process import free_port
 from projector.store import schema

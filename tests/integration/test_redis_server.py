@@ -9,8 +9,9 @@ import pytest
 
 from projector.clients import redis_client as connections
 from projector.clients import redis_servers
-from projector.clients.redis_servers import EvictionError, Server
+from projector.clients.redis_servers import Server
 from projector.config.settings import Settings
+from projector.errors import EvictionError
 from projector.process import free_port, is_listening
 from tests.integration import servers
 

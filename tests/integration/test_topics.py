@@ -6,6 +6,7 @@ import json
 import pytest
 from aiokafka.admin import NewPartitions, NewTopic
 
+from projector import errors
 from projector.config.settings import Settings
 from projector.events.model import Topic
 from projector.kafka import topics
@@ -100,5 +101,5 @@ def test_producers_time_is_refused(deployment: Deployment, kafka: str) -> None:
         create(deployment, name, 1, **{"message.timestamp.type": "CreateTime"})
     create(deployment, "dead-letters", 1)
     settings = Settings(kafka=kafka, topic_prefix=deployment.prefix)
-    with pytest.raises(topics.UnusableTopicsError, match="producers' time"):
+    with pytest.raises(errors.UnusableTopicsError, match="producers' time"):
         asyncio.run(topics.refuse_producers_time(settings))

@@ -12,9 +12,11 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
+from projector import errors
+from projector.errors import HistoryLostError
 from projector.events.model import Topic
 from projector.kafka import decompression, record_parser, tolerant_batches
-from projector.kafka.range_reader import HistoryLostError, to_record
+from projector.kafka.range_reader import to_record
 from projector.kafka.record_parser import MAX_HEADERS
 from projector.kafka.tolerant_batches import Batches, split_fault
 from tests.wire import NOW, batch, record
@@ -169,11 +171,11 @@ def test_another_aiokafka_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -
     tolerant_batches.install()
     assert fetcher.MemoryRecords is Batches
     monkeypatch.setattr(fetcher, "MemoryRecords", object)
-    with pytest.raises(tolerant_batches.UnsupportedAiokafkaError, match="aiokafka"):
+    with pytest.raises(errors.UnsupportedAiokafkaError, match="aiokafka"):
         tolerant_batches.install()
     monkeypatch.setattr(fetcher, "MemoryRecords", MemoryRecords)
     monkeypatch.setattr(fetcher.Fetcher, "_proc_fetch_request", fetcher.Fetcher.close)
-    with pytest.raises(tolerant_batches.UnsupportedAiokafkaError, match=r"requirements\.lock"):
+    with pytest.raises(errors.UnsupportedAiokafkaError, match=r"requirements\.lock"):
         tolerant_batches.install()
 
 

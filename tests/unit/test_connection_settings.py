@@ -12,7 +12,8 @@ from redis.asyncio.cluster import ClusterNode
 from projector.clients import access_errors
 from projector.clients import kafka as kafka_clients
 from projector.clients import redis_client as connections
-from projector.config.settings import Settings, SettingsError
+from projector.config.settings import Settings
+from projector.errors import SettingsError
 
 SECRET = "hunter2-glcbt"
 SASL = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_USERNAME": "u", "KAFKA_PASSWORD": SECRET}

@@ -20,14 +20,13 @@ from projector.clients.redis_servers import Server
 from projector.config.settings import Settings
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection, view_of
+from projector.errors import SnapshotError, TooManyFactsError, UnknownJobError
 from projector.events.model import KINDS, Topic
 from projector.events.partitioning import partition_of
 from projector.explain import job as explain
 from projector.explain.model import Inquiry
 from projector.operators import explain as inquiry
 from projector.operators import inspect, snapshot
-from projector.operators.explain import TooManyFactsError, UnknownJobError
-from projector.operators.snapshot import SnapshotError
 from projector.store import schema
 from projector.store.partition_store import Store
 from projector.store.schema import Record

@@ -25,6 +25,7 @@ from api.ops import auth, letters
 from api.ops import data as source
 from api.ops import routes as page
 from api.ops.routes import HEADERS, STATIC
+from projector import errors
 from projector.cli.main import app as cli
 from projector.cli.terminal import WRONG
 from projector.config.settings import Settings
@@ -494,7 +495,7 @@ async def test_lookups_are_answered_while_an_explanation_is_computed(
     async def blocking(*_: object, **__: object) -> None:
         loop.call_soon_threadsafe(blocked.set)
         time.sleep(1.0)  # noqa: ASYNC251  what it is about
-        raise explain.UnknownJobError("done")
+        raise errors.UnknownJobError("done")
 
     monkeypatch.setattr(explain, "explain_job", blocking)
     key = schema.token_key(hashlib.sha256(b"job-token").hexdigest())

@@ -11,8 +11,8 @@ from projector.clients.redis_servers import Server
 from projector.domain import fact_keys
 from projector.domain.fact_index import Facts
 from projector.domain.projection import Policy, Projection
+from projector.errors import HistoryLostError
 from projector.events.model import Topic
-from projector.kafka.range_reader import HistoryLostError
 from projector.operators import rebuild, verify
 from projector.operators.rebuild import FactChange, Rebuilt, Successor
 from projector.operators.verify import Verifier

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from projector.errors import LetterError
 from projector.events.model import BadEvent, Rank, Record, Topic
 from projector.events.partitioning import partition_of
 from projector.events.replay_header import HEADER
 from projector.kafka.dead_letters import PREFIX, DeadLetter, compose
-from projector.operators.dead_letter_reader import Letter, LetterError, LetterId
+from projector.operators.dead_letter_reader import Letter, LetterId
 from projector.operators.dead_letter_replay import Replay, prepare
 from tests import builders
 from tests.builders import NOW

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from projector.clients import redis_client as connections
-from projector.config.settings import Settings, SettingsError
+from projector.config.settings import Settings
+from projector.errors import SettingsError
 
 SECRET = "s3cr3t"
 

@@ -9,9 +9,9 @@ import pytest
 from projector.clients.redis_servers import Server
 from projector.domain import fact_keys
 from projector.domain.projection import Policy, Projection
+from projector.errors import SnapshotError
 from projector.events.model import Topic
 from projector.operators import snapshot
-from projector.operators.snapshot import SnapshotError
 from projector.store import schema
 from projector.store.partition_store import Store
 from projector.store.schema import Version

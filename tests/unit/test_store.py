@@ -13,15 +13,11 @@ from projector.clients import redis_batch
 from projector.clients.redis_servers import Server
 from projector.domain.fact_keys import Key
 from projector.domain.views import View
+from projector.errors import IncompleteCheckpointError, RefusedError
 from projector.events.model import Topic
 from projector.store import partition_state, schema
 from projector.store import partition_store as store_module
-from projector.store.partition_store import (
-    Checkpoint,
-    IncompleteCheckpointError,
-    RefusedError,
-    Store,
-)
+from projector.store.partition_store import Checkpoint, Store
 from projector.store.schema import Record, Version
 from tests.builders import digest
 

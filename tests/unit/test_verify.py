@@ -7,15 +7,15 @@ import fakeredis
 import msgspec
 import pytest
 
+from projector import errors
 from projector.clients.redis_servers import Server
 from projector.domain.projection import Policy, Projection
 from projector.domain.views import View
-from projector.errors import NotReadyError
+from projector.errors import NotReadyError, OtherRulesError
 from projector.events.model import Topic
 from projector.operators import snapshot, verify
 from projector.operators.verify import Difference, Findings, Verifier
 from projector.store import schema, view_diff
-from projector.store.partition_state import OtherRulesError
 from projector.store.partition_store import Store
 from projector.store.schema import Record, Version
 from projector.store.view_diff import Stored, What
@@ -111,7 +111,7 @@ async def test_nothing_is_compared_between_a_claim_and_its_first_stamp(owned: Ow
     other = Store(owned.redis, Server(), 0, "other")
     await other.claim(2, owned.projection._policy.rules)
     await owned.apply(builders.started(10, 123213), checkpoint=False)
-    with pytest.raises(snapshot.SnapshotError, match="does not serve it yet"):
+    with pytest.raises(errors.SnapshotError, match="does not serve it yet"):
         await found(owned)
 
 

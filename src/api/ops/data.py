@@ -14,10 +14,9 @@ from api.ops.auth import RefusedError
 from api.ops.background import Aside, Kept
 from projector.clients import redis_client
 from projector.config.settings import Settings
-from projector.errors import SetupError
+from projector.errors import SetupError, TooManyFactsError, UnknownJobError
 from projector.operators import explain
 from projector.operators import status as statuses
-from projector.operators.explain import TooManyFactsError, UnknownJobError
 from projector.operators.kafka_lag import Follower
 from projector.operators.status import Partition, State, Status
 

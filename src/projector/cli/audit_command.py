@@ -22,6 +22,7 @@ from projector.cli.terminal import (
 from projector.clients import redis_batch
 from projector.config.settings import Settings
 from projector.domain import entities, fact_keys
+from projector.errors import SnapshotError
 from projector.events.model import Instant, Topic
 from projector.events.timestamps import readable
 from projector.feed import producer
@@ -29,7 +30,7 @@ from projector.kafka import topics
 from projector.operators import audit, snapshot, verify
 from projector.operators.audit import KINDS, Export, Finding, Scope, What
 from projector.operators.audit_repair import Mender, Repair
-from projector.operators.snapshot import Snapshot, SnapshotError
+from projector.operators.snapshot import Snapshot
 from projector.store import partition_state
 from projector.store.schema import PARTITIONS_KEY
 

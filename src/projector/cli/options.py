@@ -11,7 +11,7 @@ from rich.progress import Progress
 from projector.cli.terminal import errors
 from projector.clients import redis_client as connections
 from projector.config.settings import Settings
-from projector.errors import SetupError
+from projector.errors import NoSuchPartitionError
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead, one object a line.")]
 
@@ -20,10 +20,6 @@ Partitions = Annotated[
     list[int] | None,
     typer.Option("--partition", help="This partition only; may be repeated.", min=0),
 ]
-
-
-class NoSuchPartitionError(SetupError):
-    """A partition was named that the projection does not have."""
 
 
 @asynccontextmanager

@@ -21,14 +21,14 @@ from projector.clients import redis_client as connections
 from projector.clients import redis_servers
 from projector.config.settings import Settings
 from projector.domain.projection import Policy
-from projector.errors import SetupError
+from projector.errors import HistoryLostError, RebuildFailedError, RebuildLossError, SnapshotError
 from projector.events.model import Topic
 from projector.kafka import topics
 from projector.kafka.dead_letters import DeadLetters
-from projector.kafka.range_reader import HistoryLostError, RangeReader
+from projector.kafka.range_reader import RangeReader
 from projector.operators import rebuild
-from projector.operators.rebuild import FactChange, LostHistoryError, Rebuilt, Successor
-from projector.operators.snapshot import Snapshot, SnapshotError
+from projector.operators.rebuild import FactChange, Rebuilt, Successor
+from projector.operators.snapshot import Snapshot
 from projector.operators.verify import PAUSE_S, Findings, Verifier
 from projector.store import partition_state, schema
 from projector.store.partition_state import PartitionState
@@ -44,10 +44,6 @@ class Options(NamedTuple):
 
     dry_run: bool
     accept_loss: bool
-
-
-class NotInPlaceError(SetupError):
-    """The rebuilt facts could not be put in place."""
 
 
 def rebuild_partitions(
@@ -115,7 +111,7 @@ def _refuse_losses(lost: dict[int, list[str]], options: Options) -> None:
     said = [f"partition {p}: {loss}" for p, losses in lost.items() for loss in losses]
     if said and not options.accept_loss and not options.dry_run:
         shown = "; ".join(said[:5]) + (f"; and {len(said) - 5} more" if len(said) > 5 else "")
-        raise LostHistoryError(
+        raise RebuildLossError(
             f"{shown}. What only those events said would be gone, and users who were blocked would "
             "count as active. If that is so, say --accept-loss, and feed the present state after it"
         )
@@ -186,12 +182,12 @@ class _Rebuilding:
                 self._refuse_lost_jobs(options)
                 await self._replace()
         except HistoryLostError as loss:
-            raise LostHistoryError(f"partition {self._partition}: {loss}") from None
+            raise RebuildLossError(f"partition {self._partition}: {loss}") from None
         return self._counts
 
     def _refuse_lost_jobs(self, options: Options) -> None:
         if self._lost_jobs and not options.accept_loss:
-            raise LostHistoryError(
+            raise RebuildLossError(
                 f"partition {self._partition}: job-lifecycle no longer has the start of "
                 f"{self._lost_jobs} jobs that still run; their tokens would end. Does it keep its "
                 "records for 60 days? If that is so, say --accept-loss"
@@ -273,7 +269,7 @@ class _Rebuilding:
             if successor.is_serving:
                 self._sum_up(claimed)
                 return
-        raise NotInPlaceError(
+        raise RebuildFailedError(
             f"partition {self._partition} is claimed by others again and again; try again"
         )
 

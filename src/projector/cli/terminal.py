@@ -25,8 +25,8 @@ from rich.console import Console
 from projector import log as logs
 from projector.clients.access_errors import redis_reason
 from projector.config.env import variable
-from projector.config.settings import Settings, SettingsError
-from projector.errors import SetupError
+from projector.config.settings import Settings
+from projector.errors import SettingsError, SetupError
 
 T = TypeVar("T")
 log = structlog.get_logger()

@@ -13,8 +13,8 @@ import typer
 from projector.cli.options import AsJson, Partitions, chosen, connected, progress_bar
 from projector.cli.terminal import FINDING, as_json, harmless, load_settings, run
 from projector.config.settings import Settings
+from projector.errors import SnapshotError
 from projector.operators import verify
-from projector.operators.snapshot import SnapshotError
 from projector.operators.verify import Difference, Findings, Verifier
 from projector.store import schema
 from projector.store.view_diff import What, agents

@@ -14,14 +14,9 @@ from redis.exceptions import (
 )
 
 from projector.config.env import variable
-from projector.errors import SetupError
 
 _HOSTNAME_MISMATCH: Final = (62, 64)  # OpenSSL: X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
-
-
-class AccessError(SetupError):
-    """A server was reached, and refuses this product, or is not to be trusted."""
 
 
 def redis_reason(error: BaseException | None) -> str | None:

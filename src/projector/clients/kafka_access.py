@@ -14,9 +14,10 @@ from aiokafka.errors import (
 )
 
 from projector.clients import kafka
-from projector.clients.access_errors import AccessError, causes, tls_reason
+from projector.clients.access_errors import causes, tls_reason
 from projector.config.env import variable
 from projector.config.settings import Settings
+from projector.errors import AccessError
 
 TIMEOUT_MS: Final = 5000
 _TLS_ALERT: Final = 0x15  # what a server with TLS answers to a client without begins with

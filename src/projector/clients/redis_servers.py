@@ -14,13 +14,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from projector.clients import redis_batch
 from projector.clients.redis_cluster import Cluster
-from projector.errors import SetupError
+from projector.errors import EvictionError
 
 log = structlog.get_logger()
-
-
-class EvictionError(SetupError):
-    """Redis is set up to forget what it was told."""
 
 
 class Server:

@@ -17,8 +17,7 @@ from tenacity import (
 )
 
 from projector.clients import access_errors
-from projector.clients.access_errors import AccessError
-from projector.errors import NotReadyError
+from projector.errors import AccessError, NotReadyError
 
 log = structlog.get_logger()
 T = TypeVar("T")

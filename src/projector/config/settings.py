@@ -13,7 +13,7 @@ from projector.config import credentials
 from projector.config.connection_settings import ConnectionSettings
 from projector.config.credentials import File
 from projector.config.env import PREFIX, variable
-from projector.errors import SetupError
+from projector.errors import SettingsError
 from projector.events.model import ROLES
 from projector.events.partitioning import MAX_PARTITIONS
 
@@ -26,10 +26,6 @@ Role = Literal[
     "none", "minimal_access", "guest", "planner", "reporter",
     "security_manager", "developer", "maintainer", "owner",
 ]  # fmt: skip
-
-
-class SettingsError(SetupError):
-    """A setting is wrong; the message names every wrong variable and says why."""
 
 
 class Settings(ConnectionSettings):

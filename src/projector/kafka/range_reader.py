@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from projector.clients import kafka
 from projector.config.settings import Settings
+from projector.errors import HistoryLostError
 from projector.events.model import Record, Topic
 from projector.kafka import tolerant_batches
 from projector.kafka.record_parser import Damage
@@ -29,10 +30,6 @@ MAX_POLLED: Final = 500
 
 class RangeError(KafkaError):  # type: ignore[misc]
     """A range of a topic could not be read."""
-
-
-class HistoryLostError(Exception):
-    """Kafka no longer has what the facts need: no waiting helps, and no answer may be given."""
 
 
 class Progress(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any
 from aiokafka.consumer import fetcher
 from aiokafka.record.memory_records import MemoryRecords
 
+from projector.errors import UnsupportedAiokafkaError
 from projector.events import redaction
 from projector.kafka import record_parser
 from projector.kafka.decompression import unpack
@@ -27,10 +28,6 @@ from projector.kafka.record_parser import (
     Fault,
     Header,
 )
-
-
-class UnsupportedAiokafkaError(RuntimeError):
-    """aiokafka is not built as `install` needs it."""
 
 
 def install() -> None:

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from projector.clients import kafka, kafka_access
 from projector.config.env import variable
 from projector.config.settings import Settings
-from projector.errors import NotReadyError, SetupError
+from projector.errors import MissingTopicsError, SetupError, UnusableTopicsError
 from projector.events.model import DEAD_LETTERS, Topic
 
 _DAYS_MS: Final = 24 * 3600 * 1000
@@ -33,14 +33,6 @@ CONFIGS: Final[dict[str, dict[str, str]]] = {
     Topic.JOB_LIFECYCLE: {"retention.ms": str(60 * _DAYS_MS), **_EVENTS},
     DEAD_LETTERS: {"retention.ms": "-1", "max.message.bytes": str(4 * _MIB)},
 }
-
-
-class MissingTopicsError(NotReadyError):
-    """Topics do not exist yet."""
-
-
-class UnusableTopicsError(SetupError):
-    """Topics exist, but the projection would be wrong on them."""
 
 
 class ChangedPartitionsError(SetupError):

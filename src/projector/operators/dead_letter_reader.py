@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from projector.clients import kafka
 from projector.config.settings import Settings
-from projector.errors import SetupError
+from projector.errors import LetterError
 from projector.events import redaction
 from projector.events.model import DEAD_LETTERS, MAX_REASON, BadEvent, Record, Topic
 from projector.kafka import topics
@@ -23,10 +23,6 @@ REQUEST_TIMEOUT_MS: Final = 10_000
 # The embedded broker answers a fetch at the end only after this long.
 MAX_WAIT_MS: Final = 100
 _ID: Final = re.compile(r"(?:(\d{1,9}):)?(\d{1,18})", re.ASCII)
-
-
-class LetterError(SetupError):
-    """There is no such letter."""
 
 
 class UnansweredError(KafkaError):  # type: ignore[misc]

@@ -16,14 +16,14 @@ from projector.clients import redis_batch
 from projector.config.settings import Settings
 from projector.domain import entities, facts, projection
 from projector.domain.fact_keys import Key
-from projector.errors import SetupError
+from projector.errors import SnapshotError, TooManyFactsError, UnknownJobError
 from projector.events.partitioning import MAX_PARTITIONS
 from projector.events.timestamps import readable
 from projector.explain import job as explain
 from projector.explain.context import Question
 from projector.explain.model import Explanation, Inquiry, StoredView
 from projector.operators import snapshot
-from projector.operators.snapshot import Snapshot, SnapshotError
+from projector.operators.snapshot import Snapshot
 from projector.store import schema
 from projector.store.schema import Record
 
@@ -32,14 +32,6 @@ PAUSE_S: Final = 0.2
 FIELDS_PER_CALL: Final = 1000
 MAX_NOTED: Final = 5
 _DIGEST: Final = re.compile(rb"[0-9a-f]{64}")
-
-
-class UnknownJobError(SetupError):
-    """Nothing in Redis says anything about the job, or the token."""
-
-
-class TooManyFactsError(SetupError):
-    """A partition holds more facts than the caller wants to read."""
 
 
 class Place(NamedTuple):

@@ -15,11 +15,11 @@ from projector.domain.entities import Job
 from projector.domain.fact_index import Facts
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
-from projector.errors import SetupError
+from projector.errors import SetupError, SnapshotError
 from projector.events.timestamps import readable
 from projector.explain.model import Event
 from projector.operators import explain, snapshot
-from projector.operators.snapshot import Snapshot, SnapshotError
+from projector.operators.snapshot import Snapshot
 from projector.store import schema
 
 FIELDS_PER_CALL: Final = 1000

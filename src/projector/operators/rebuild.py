@@ -19,10 +19,10 @@ from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
 from projector.domain.projection import Policy, Projection, forget_at
 from projector.domain.views import tombstone
-from projector.errors import SetupError
+from projector.errors import HistoryLostError
 from projector.events.model import Topic
 from projector.kafka.dead_letters import DeadLetters
-from projector.kafka.range_reader import HistoryLostError, Offsets, RangeReader
+from projector.kafka.range_reader import Offsets, RangeReader
 from projector.operators import verify
 from projector.store import partition_state, schema
 from projector.store.partition_state import PartitionState
@@ -36,10 +36,6 @@ STALL_S: Final = 0.0
 POLL_S: Final = 0.25
 # A worker that lost its claim claims again after five seconds, one with an alarm looks every ten.
 CLAIMED_WITHIN_S: Final = 20.0
-
-
-class LostHistoryError(SetupError):
-    """Kafka no longer has all that the facts were made of."""
 
 
 class FactChange(NamedTuple):

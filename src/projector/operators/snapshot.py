@@ -15,7 +15,7 @@ from projector.clients import redis_batch
 from projector.domain import entities, fact_keys, facts
 from projector.domain.fact_index import Facts
 from projector.domain.fact_keys import Key
-from projector.errors import SetupError
+from projector.errors import SnapshotError
 from projector.events.model import Topic
 from projector.store import schema
 from projector.store.partition_state import PartitionState
@@ -24,10 +24,6 @@ from projector.store.schema import Version
 FIELDS_PER_CALL: Final = 1000
 PATIENCE_S: Final = 5.0
 PAUSE_S: Final = 0.1
-
-
-class SnapshotError(SetupError):
-    """The partition's facts cannot be read as they are."""
 
 
 class Snapshot(NamedTuple):

@@ -30,10 +30,10 @@ from redis.asyncio import Redis
 from projector.domain import views
 from projector.domain.projection import view_of
 from projector.domain.views import View
-from projector.errors import NotReadyError
+from projector.errors import NotReadyError, SnapshotError
 from projector.events.partitioning import MAX_PARTITIONS
 from projector.operators import snapshot
-from projector.operators.snapshot import Snapshot, SnapshotError
+from projector.operators.snapshot import Snapshot
 from projector.store import lua_scripts, partition_state, schema, token_scan, view_diff
 from projector.store.partition_store import FIRST_EXPIRY
 from projector.store.schema import Record, Version

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from redis.asyncio import Redis
 
-from projector.errors import SetupError
+from projector.errors import OtherRulesError
 from projector.events.model import ROLES, Topic
 from projector.store import schema
 from projector.store.schema import Version
@@ -20,10 +20,6 @@ RULES: Final = {
 # What a checkpoint and a stamp are made of.
 CHECKPOINT: Final = ("revision", "facts", "stamp", "stamp_epoch", *(f"offset:{t}" for t in Topic))
 NUMBERS: Final = ("epoch", *CHECKPOINT, *RULES)
-
-
-class OtherRulesError(SetupError):
-    """The workers compute views by other settings than this command."""
 
 
 class PartitionState(NamedTuple):

@@ -25,6 +25,7 @@ from projector.clients.redis_batch import Argument
 from projector.clients.redis_servers import Server
 from projector.domain.fact_keys import Key
 from projector.domain.views import View
+from projector.errors import IncompleteCheckpointError, RefusedError
 from projector.events.model import Topic
 from projector.store import lua_scripts, partition_state, schema, view_diff
 from projector.store.partition_state import PartitionState
@@ -47,14 +48,6 @@ ACTIVITY_KEPT_S: Final = 300
 _key: Final = cast(Callable[[bytes], Key], bytes.decode)
 
 log = structlog.get_logger()
-
-
-class RefusedError(Exception):
-    """Redis holds a newer claim, or no longer what this owner wrote last."""
-
-
-class IncompleteCheckpointError(Exception):
-    """The facts in Redis are not as many as were written."""
 
 
 class Checkpoint(NamedTuple):

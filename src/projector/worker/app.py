@@ -18,12 +18,11 @@ from redis.asyncio import Redis
 from projector import tracing
 from projector.clients import kafka, redis_servers
 from projector.clients import redis_client as connections
-from projector.clients.access_errors import AccessError
 from projector.clients.retry import outlast, wait_until_ready
 from projector.config.env import variable
 from projector.config.settings import Settings
 from projector.domain.projection import Policy
-from projector.errors import SetupError
+from projector.errors import AccessError, NotCopartitionedError, WebPortError
 from projector.events.model import Record, Topic
 from projector.kafka import faust_consumer, tolerant_batches, topics
 from projector.kafka.dead_letters import DeadLetters
@@ -44,14 +43,6 @@ NewOwner = Callable[[int], Owner]
 HARD_EXIT_S: Final = 15.0
 # How soon a worker hears that another has left; far below a third of any session timeout.
 HEARTBEAT_S: Final = 1.0
-
-
-class NotCopartitionedError(Exception):
-    """An assignment gave this worker a partition of one topic but not of the others."""
-
-
-class WebPortError(SetupError):
-    """The worker's own web page cannot have the port that is set."""
 
 
 async def run(settings: Settings) -> None:

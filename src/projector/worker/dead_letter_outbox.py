@@ -15,9 +15,10 @@ from msgspec import Struct
 
 from projector.clients.retry import outlast
 from projector.domain.fact_keys import Key
+from projector.errors import HistoryLostError
 from projector.events.model import Record, Topic
 from projector.kafka.dead_letters import DeadLetter, DeadLetters
-from projector.kafka.range_reader import HistoryLostError, RangeReader
+from projector.kafka.range_reader import RangeReader
 
 log = structlog.get_logger()
 

@@ -22,15 +22,11 @@ from projector.clients.retry import OUTAGES, outlast
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection
 from projector.domain.views import View, tombstone
+from projector.errors import HistoryLostError, IncompleteCheckpointError, RefusedError
 from projector.events.model import Record, Topic
 from projector.kafka.dead_letters import DeadLetters
-from projector.kafka.range_reader import HistoryLostError, Offsets, RangeReader, refuse_lost_history
-from projector.store.partition_store import (
-    Checkpoint,
-    IncompleteCheckpointError,
-    RefusedError,
-    Store,
-)
+from projector.kafka.range_reader import Offsets, RangeReader, refuse_lost_history
+from projector.store.partition_store import Checkpoint, Store
 from projector.store.schema import Version
 from projector.tracing import EventSpans
 from projector.worker import dead_letter_outbox, freshness_probes
