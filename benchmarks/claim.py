@@ -27,7 +27,7 @@ from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact, Fact
 from projector.domain.projection import Policy, Projection
 from projector.store import schema
-from projector.store.partition_store import Store
+from projector.store.partition_store import PartitionStore
 
 FACTS_PER_JOB: Final = 100
 FIELDS_PER_CHECKPOINT: Final = 50_000
@@ -85,10 +85,10 @@ def _claimed(deployment: Deployment) -> tuple[float, float, int]:
 
 async def _write(url: str, number: int) -> int:
     """A checkpoint of so many facts in place of whatever there was; the bytes in it."""
-    server = redis_servers.Server()
-    redis = connections.redis(Settings(redis_url=url), server)
+    server = redis_servers.RedisServers()
+    redis = connections.create_redis(Settings(redis_url=url), server)
     await redis.flushall()
-    store = Store(redis, server, 0, "benchmark")
+    store = PartitionStore(redis, server, 0, "benchmark")
     await store.claim(1)
     fields, rest, payload = 0, _fields(number), 0
     while chunk := dict(islice(rest, FIELDS_PER_CHECKPOINT)):
@@ -110,8 +110,8 @@ def _fields(number: int) -> Iterator[tuple[Key, bytes]]:
     jobs = number // FACTS_PER_JOB
     root = str(company.root)
     for job in range(1, jobs + 1):
-        yield fact_keys.job_key(root, job), facts.encode(Fact(0, 0, data=company.job(job)))
+        yield fact_keys.job_key(root, job), facts.encode_fact(Fact(0, 0, data=company.job(job)))
     scope = fact_keys.group_key(root, company.root)
     for user in range(number - jobs - len(base)):
         fact: AnyFact = Fact(len(base) + user, BEGAN_MS + user, data=Member(DEVELOPER))
-        yield fact_keys.member_key(scope, 10_000_000 + user, "direct"), facts.encode(fact)
+        yield fact_keys.member_key(scope, 10_000_000 + user, "direct"), facts.encode_fact(fact)

@@ -11,7 +11,7 @@ import msgspec
 from tests import builders
 
 from projector.domain import entities
-from projector.events.model import KINDS, Record, Topic
+from projector.events.model import EVENT_TYPES, KafkaRecord, Topic
 from projector.events.partitioning import partition_of
 
 AGENTS: Final = 7
@@ -32,7 +32,7 @@ def root_in(partition: int, partitions: int) -> int:
 
 def topic_of(message: Message) -> Topic:
     """Where the event belongs."""
-    return KINDS[message["type"]].topic
+    return EVENT_TYPES[message["type"]].topic
 
 
 def encode(message: Message) -> bytes:
@@ -40,10 +40,10 @@ def encode(message: Message) -> bytes:
     return msgspec.json.encode(message)
 
 
-def record(message: Message, partition: int, offset: int, moment: int) -> Record:
+def record(message: Message, partition: int, offset: int, moment: int) -> KafkaRecord:
     """The event as it comes from Kafka; `moment` in milliseconds."""
     key = str(message["partitionkey"]).encode()
-    return Record(topic_of(message), partition, offset, moment, key, encode(message))
+    return KafkaRecord(topic_of(message), partition, offset, moment, key, encode(message))
 
 
 class Company(NamedTuple):

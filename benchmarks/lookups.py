@@ -59,7 +59,7 @@ class Views:
 
     def record_bytes(self) -> int:
         """The size of one view as stored, key included."""
-        key = schema.token_key(builders.digest(token(1)))
+        key = schema.token_record_key(builders.digest(token(1)))
         return len(key) + int(self.redis.strlen(key))
 
 

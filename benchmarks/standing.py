@@ -17,7 +17,7 @@ from projector.config.settings import Settings
 from projector.domain import fact_keys
 from projector.domain.facts import Fact
 from projector.domain.projection import Policy, Projection
-from projector.store.partition_store import Store
+from projector.store.partition_store import PartitionStore
 
 STAMP_INTERVAL_S: Final = 0.25
 # Stamps go between two chunks, so one must not take long.
@@ -28,7 +28,7 @@ DEVELOPER: Final = 30
 class Standing:
     """The owner of one partition, reduced to what lookups see of it."""
 
-    def __init__(self, store: Store, company: Company) -> None:
+    def __init__(self, store: PartitionStore, company: Company) -> None:
         policy = Policy(company.partitions, DEVELOPER, 7 * 24 * 3600 * 1000)
         self._projection = Projection(company.partition, policy)
         self._store = store
@@ -70,10 +70,10 @@ class Standing:
 
 async def stand(url: str, company: Company) -> None:
     """Obey standard input until it ends."""
-    server = redis_servers.Server()
-    redis = connections.redis(Settings(redis_url=url), server)
+    server = redis_servers.RedisServers()
+    redis = connections.create_redis(Settings(redis_url=url), server)
     standing = Standing(
-        Store(redis, server, company.partition, f"standing-{company.partition}"), company
+        PartitionStore(redis, server, company.partition, f"standing-{company.partition}"), company
     )
     await standing.begin()
     line = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))

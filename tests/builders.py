@@ -8,7 +8,7 @@ from typing import Any
 
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Projection
-from projector.events.model import KINDS, Record, Topic
+from projector.events.model import EVENT_TYPES, KafkaRecord, Topic
 from projector.events.redaction import Headers
 
 ROOT = "3"
@@ -97,13 +97,13 @@ def record(
     partition: int = 0,
     headers: Headers = (),
     timestamp: int = NOW,
-) -> Record:
+) -> KafkaRecord:
     """The record that carries `message`, in the topic where its type belongs."""
     if topic is None:
         kind = message["type"] if isinstance(message, dict) else "group.set"
-        topic = KINDS[kind].topic if kind in KINDS else Topic.MEMBERSHIP
+        topic = EVENT_TYPES[kind].topic if kind in EVENT_TYPES else Topic.MEMBERSHIP
     value = json.dumps(message).encode() if isinstance(message, dict) else message
-    return Record(topic, partition, offset, timestamp, b"3", value, headers)
+    return KafkaRecord(topic, partition, offset, timestamp, b"3", value, headers)
 
 
 class Feed:
@@ -112,8 +112,8 @@ class Feed:
     def __init__(self) -> None:
         self._next = dict.fromkeys(Topic, 0)
 
-    def __call__(self, message: dict[str, Any], timestamp: int = NOW) -> Record:
-        topic = KINDS[message["type"]].topic
+    def __call__(self, message: dict[str, Any], timestamp: int = NOW) -> KafkaRecord:
+        topic = EVENT_TYPES[message["type"]].topic
         offset = self._next[topic]
         self._next[topic] += 1
         return record(message, offset, timestamp=timestamp)

@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import assume
 
-from projector.events.model import KINDS, MAX_ID, ROLES
+from projector.events.model import EVENT_TYPES, MAX_ID, ROLES
 from tests import builders
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
@@ -88,7 +88,7 @@ def membership(needed: dict[str, Any], **more: Any) -> st.SearchStrategy[dict[st
 numbered = fields({"id": ids})
 named = {"id": ids, "name": texts, "project_id": ids}
 DATA: dict[str, st.SearchStrategy[dict[str, Any]]] = {
-    **{name: numbered for name in KINDS if name.endswith(("removed", "canceling", "finished"))},
+    **{name: numbered for name in EVENT_TYPES if name.endswith(("removed", "canceling", "finished"))},
     "group.set": fields({"id": ids, "parent_id": optional(ids), "path": texts}),
     "project.set": fields({"id": ids, "group_id": optional(ids), "path": texts}),
     "member.set": membership({"role": roles}, expires_at=optional(times)),
@@ -111,7 +111,7 @@ DATA: dict[str, st.SearchStrategy[dict[str, Any]]] = {
 @st.composite
 def events(draw: st.DrawFn) -> dict[str, Any]:
     """A valid event of any type, with whatever may be in it."""
-    name = draw(st.sampled_from(list(KINDS)))
+    name = draw(st.sampled_from(list(EVENT_TYPES)))
     prefix = draw(st.sampled_from(["", "com.example.", "."]))
     attributes = draw(
         st.fixed_dictionaries(

@@ -15,12 +15,12 @@ from api import metrics
 from api.freshness import Freshness
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED
-from api.lookup_request import parse
+from api.lookup_request import parse_request
 from api.ops import routes as page
 from api.ops.auth import TokenAccess
-from api.ops.background import Kept
-from api.ops.data import ReadAside
-from api.read_batcher import Reads
+from api.ops.background import CachedCall
+from api.ops.data import BackgroundSource
+from api.read_batcher import ReadBatcher
 from api.redis_mget import fetch
 from projector import log, tracing
 from projector.clients import redis_client as connections
@@ -64,7 +64,9 @@ class LookupFirst:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "GET":
-            reply = await self._lookup.answer(parse(scope["headers"], scope["query_string"]))
+            reply = await self._lookup.answer(
+                parse_request(scope["headers"], scope["query_string"])
+            )
             await send(
                 {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
             )
@@ -73,23 +75,23 @@ class LookupFirst:
             await self._app(scope, receive, send)
 
 
-def create() -> ASGIApp:
+def create_api() -> ASGIApp:
     """The ASGI application, from the environment's settings; what `projector api` serves."""
     settings = Settings.load()
     log.configure(settings.log_level)
     tracing.start("projector-api")
-    server = redis_servers.Server()
-    redis = connections.redis(settings, server)
+    server = redis_servers.RedisServers()
+    redis = connections.create_redis(settings, server)
     freshness = Freshness(redis, server)
     lookup = Lookup(
-        Reads(fetch(redis)),
+        ReadBatcher(fetch(redis)),
         freshness,
         max_staleness=settings.max_staleness,
         miss_grace=settings.miss_grace,
         max_waiting=settings.max_waiting,
     )
 
-    operators = ReadAside(settings, metrics.lookups)
+    operators = BackgroundSource(settings, metrics.lookups)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -131,7 +133,7 @@ def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRou
         One token is used: the bearer token, else the `job_token` parameter, else the `Job-Token`
         header. `Cache-Control: max-age=N` asks for an answer that is at most N seconds old.
         """
-        reply = await lookup.answer(parse(request.headers.raw, request.url.query.encode()))
+        reply = await lookup.answer(parse_request(request.headers.raw, request.url.query.encode()))
         response = Response(reply.body, reply.status)
         response.raw_headers = reply.headers
         return response
@@ -157,7 +159,7 @@ def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRou
         return await asyncio.to_thread(metrics.exposition, freshness)
 
     # However many ask, lookups keep most of the core.
-    exposed = Kept(exposition, 0.0)
+    exposed = CachedCall(exposition, 0.0)
 
     @router.get("/metrics", tags=["health"], response_class=Response)
     async def measured() -> Response:

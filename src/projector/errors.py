@@ -1,35 +1,35 @@
 """What a person has to mend before a command can go on."""
 
 
-class SetupError(Exception):
+class OperatorError(Exception):
     """Settings, topics or servers are not as they must be; the message says what to do."""
 
 
-class NotReadyError(SetupError):
+class NotReadyError(OperatorError):
     """Something that somebody may be about to set up: servers wait for it, commands say so."""
 
 
-class SettingsError(SetupError):
+class SettingsError(OperatorError):
     """A setting is wrong; the message names every wrong variable and says why."""
 
 
-class RebuildLossError(SetupError):
+class RebuildLossError(OperatorError):
     """Kafka no longer has all that the facts were made of."""
 
 
-class UnknownJobError(SetupError):
+class UnknownJobError(OperatorError):
     """Nothing in Redis says anything about the job, or the token."""
 
 
-class TooManyFactsError(SetupError):
+class TooManyFactsError(OperatorError):
     """A partition holds more facts than the caller wants to read."""
 
 
-class LetterError(SetupError):
+class LetterError(OperatorError):
     """There is no such letter."""
 
 
-class SnapshotError(SetupError):
+class SnapshotError(OperatorError):
     """The partition's facts cannot be read as they are."""
 
 
@@ -37,15 +37,15 @@ class NotCopartitionedError(Exception):
     """An assignment gave this worker a partition of one topic but not of the others."""
 
 
-class WebPortError(SetupError):
+class WebPortError(OperatorError):
     """The worker's own web page cannot have the port that is set."""
 
 
-class RebuildFailedError(SetupError):
+class RebuildFailedError(OperatorError):
     """The rebuilt facts could not be put in place."""
 
 
-class NoSuchPartitionError(SetupError):
+class NoSuchPartitionError(OperatorError):
     """A partition was named that the projection does not have."""
 
 
@@ -57,7 +57,7 @@ class MissingTopicsError(NotReadyError):
     """Topics do not exist yet."""
 
 
-class UnusableTopicsError(SetupError):
+class UnusableTopicsError(OperatorError):
     """Topics exist, but the projection would be wrong on them."""
 
 
@@ -65,11 +65,11 @@ class HistoryLostError(Exception):
     """Kafka no longer has what the facts need: no waiting helps, and no answer may be given."""
 
 
-class DevError(SetupError):
+class DevError(OperatorError):
     """The development environment cannot run."""
 
 
-class RefusedError(Exception):
+class WriteRefusedError(Exception):
     """Redis holds a newer claim, or no longer what this owner wrote last."""
 
 
@@ -77,13 +77,13 @@ class IncompleteCheckpointError(Exception):
     """The facts in Redis are not as many as were written."""
 
 
-class OtherRulesError(SetupError):
+class DifferentRulesError(OperatorError):
     """The workers compute views by other settings than this command."""
 
 
-class EvictionError(SetupError):
+class EvictionError(OperatorError):
     """Redis is set up to forget what it was told."""
 
 
-class AccessError(SetupError):
+class AccessError(OperatorError):
     """A server was reached, and refuses this product, or is not to be trusted."""

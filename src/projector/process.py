@@ -25,7 +25,7 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex((LOOPBACK, port)) == 0
 
 
-def obstacle(port: int, host: str = LOOPBACK) -> str | None:
+def port_obstacle(port: int, host: str = LOOPBACK) -> str | None:
     """Why no server could listen there, or None."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -9,8 +9,8 @@ from typing import Any, Final
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets
 from projector.store import lua_scripts
-from projector.store.partition_store import Store
-from projector.worker.freshness_probes import Probe, Probes
+from projector.store.partition_store import PartitionStore
+from projector.worker.freshness_probes import FreshnessProbes, Probe
 from projector.worker.owner import Owner
 
 
@@ -61,12 +61,12 @@ def freshness_off() -> None:
     async def ask_nobody(self: Any, _applied: Offsets) -> None:
         self._waiting.append(Probe(await self._store.now(), dict.fromkeys(Topic, 0), 0.0))
 
-    replace(Probes, "_ask", ask_nobody)
+    replace(FreshnessProbes, "_ask", ask_nobody)
 
 
 def server_change_unnoticed() -> None:
     """The owner does not notice that another Redis answers than the one that it wrote to."""
-    replace(Store, "_refuse_changed_server", lambda _self: None)
+    replace(PartitionStore, "_refuse_changed_server", lambda _self: None)
 
 
 def sweep_off() -> None:

@@ -97,7 +97,7 @@ class Scenario:
             topic_prefix=env["PROJECTOR_TOPIC_PREFIX"],
             partitions=PARTITIONS,
         )
-        asyncio.run(topics.create(settings))
+        asyncio.run(topics.create_topics(settings))
 
     def start_worker(self, *faults: Fault) -> Server:
         """One more worker, with the faults inside, if any."""

@@ -15,7 +15,7 @@ import redis
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
-from projector.events.model import KINDS
+from projector.events.model import EVENT_TYPES
 from projector.events.partitioning import partition_of
 from projector.process import free_port
 from tests.integration.servers import Server, eventually, projector, running
@@ -147,7 +147,7 @@ class Deployment:
         """Put a record into Kafka past `projector feed`, as another team's producer would."""
         value = event if isinstance(event, bytes) else json.dumps(event).encode()
         root = event["partitionkey"] if isinstance(event, dict) else "3"
-        name = topic or (KINDS[event["type"]].topic if isinstance(event, dict) else "")
+        name = topic or (EVENT_TYPES[event["type"]].topic if isinstance(event, dict) else "")
         place = partition_of(root, PARTITIONS) if partition is None else partition
 
         async def send() -> None:

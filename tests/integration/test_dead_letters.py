@@ -245,7 +245,7 @@ def test_the_operators_page_reads_no_more_than_the_latest(
         deployment.produce(b"{}", topic="dead-letters", partition=0, headers=reason)
 
     async def read() -> list[int]:
-        async with dead_letter_reader.opened(settings) as box:
+        async with dead_letter_reader.open_dead_letters(settings) as box:
             return [letter.id.offset async for letter in box.read(letters.LATEST)]
 
     assert asyncio.run(read()) == [3, 4, 5]

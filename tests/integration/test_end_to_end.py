@@ -3,9 +3,9 @@
 import signal
 from typing import Any
 
-from projector.domain.entities import KINDS as KINDS_OF_THINGS
+from projector.domain.entities import ENTITY_KINDS as KINDS_OF_THINGS
 from projector.domain.fact_keys import kind_of
-from projector.events.model import KINDS
+from projector.events.model import EVENT_TYPES
 from projector.events.partitioning import partition_of
 from tests import builders
 from tests.integration.deployment import PATH, Deployment
@@ -174,7 +174,7 @@ def test_events_of_every_type_are_taken(deployment: Deployment) -> None:
         *(builders.removed(kind, 99) for kind in ("group", "project", "agent", "instance-agent")),
         builders.removed("job", 99),
     ]
-    assert {event["type"] for event in events} == set(KINDS)
+    assert {event["type"] for event in events} == set(EVENT_TYPES)
     deployment.feed(*events)
 
     def kinds() -> set[str]:

@@ -4,7 +4,7 @@ import json
 import subprocess
 from typing import Any
 
-from projector.events.model import KINDS, Topic
+from projector.events.model import EVENT_TYPES, Topic
 from projector.events.partitioning import partition_of
 from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
@@ -13,7 +13,7 @@ from tests.integration.servers import REPOSITORY
 EXAMPLES = (REPOSITORY / "examples" / "events.ndjson").read_text()
 # The offset of the next event of agent-config in the partition of the namespace 3.
 FIRST_FREE = sum(
-    KINDS[event["type"]].topic == Topic.AGENT_CONFIG
+    EVENT_TYPES[event["type"]].topic == Topic.AGENT_CONFIG
     and partition_of(event["partitionkey"], PARTITIONS) == partition_of("3", PARTITIONS)
     for event in map(json.loads, EXAMPLES.splitlines())
 )

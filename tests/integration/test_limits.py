@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from api import bounded_protocol
-from projector.errors import SetupError
+from projector.errors import OperatorError
 from projector.process import free_port, is_listening
 from projector.store import schema
 from tests.integration import servers
@@ -44,8 +44,8 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
 def project(server: Any) -> None:
     seconds, _ = server.time()
     version = schema.Version(EPOCH, 1)
-    record = schema.Record(200, 0, version, b'{"allowed_agents":[]}')
-    server.set(schema.token_key(hashlib.sha256(KNOWN.encode()).hexdigest()), record.encode())
+    record = schema.ViewRecord(200, 0, version, b'{"allowed_agents":[]}')
+    server.set(schema.token_record_key(hashlib.sha256(KNOWN.encode()).hexdigest()), record.encode())
     stamp = {"stamp": seconds * 1000, "stamp_epoch": EPOCH}
     server.hset(schema.partition_key(0), mapping=stamp)
     server.set(schema.PARTITIONS_KEY, 1)
@@ -180,7 +180,9 @@ def test_more_connections_than_files_may_be_open_are_refused_at_the_start(
     given: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1000))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: given.append(limits))
-    with pytest.raises(SetupError, match=r"PROJECTOR_MAX_CONNECTIONS: 901 .* need 1001 open files"):
+    with pytest.raises(
+        OperatorError, match=r"PROJECTOR_MAX_CONNECTIONS: 901 .* need 1001 open files"
+    ):
         bounded_protocol.allow_connections(901)
     assert given == []
     bounded_protocol.allow_connections(900)

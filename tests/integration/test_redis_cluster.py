@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from projector.clients import redis_batch, redis_servers
 from projector.clients import redis_client as connections
-from projector.clients.redis_servers import Server
+from projector.clients.redis_servers import RedisServers
 from projector.config.settings import Settings
 from projector.errors import EvictionError
 from projector.events.partitioning import partition_of
@@ -45,9 +45,9 @@ def deployment(kafka: str, three: Three, tmp_path: Path) -> Iterator[Deployment]
         yield deployment
 
 
-def connected(three: Three) -> tuple[Redis, Server]:
-    server = Server()
-    return connections.redis(Settings(redis_url=three.url), server), server
+def connected(three: Three) -> tuple[Redis, RedisServers]:
+    server = RedisServers()
+    return connections.create_redis(Settings(redis_url=three.url), server), server
 
 
 def started(job: int, token: str) -> dict[str, Any]:
@@ -62,7 +62,9 @@ def test_everything_works_as_on_one_server(three: Three, deployment: Deployment)
     for token in tokens.values():
         deployment.until_agents(token, 5)
     deployment.until("unknown", 401)
-    holders = {three.holder(schema.token_key(builders.digest(token))) for token in tokens.values()}
+    holders = {
+        three.holder(schema.token_record_key(builders.digest(token))) for token in tokens.values()
+    }
     assert holders == {0, 1, 2}, "the tokens are everywhere"
     deployment.feed(builders.removed("agent", 5))
     for token in tokens.values():
@@ -82,7 +84,7 @@ def test_what_was_lost_or_is_nobodys_is_found_and_repaired(
         deployment.until_agents(f"token-{job}", 5)
     assert worker.stop() == 0
     for job in range(20, 30):
-        key = schema.token_key(builders.digest(f"token-{job}"))
+        key = schema.token_record_key(builders.digest(f"token-{job}"))
         assert client(three.ports[three.holder(key)]).delete(key) == 1
     assert "10 tokens compared: 10 differ" in deployment.command("verify").stdout
     repaired = deployment.command("verify", "--repair")
@@ -151,16 +153,16 @@ def elsewhere(three: Three) -> str:
 
 
 def holder(three: Three, token: str) -> int:
-    return three.holder(schema.token_key(builders.digest(token)))
+    return three.holder(schema.token_record_key(builders.digest(token)))
 
 
 async def test_a_slot_that_moves_is_followed_and_is_no_failover(kafka: str, three: Three) -> None:
     redis, server = connected(three)
-    key = schema.token_key("moving")
+    key = schema.token_record_key("moving")
     here = client(three.ports[three.holder(key)])
     there = client(three.ports[(three.holder(key) + 1) % 3])
-    await redis_batch.tell(redis, [("SET", key, "1")])
-    await redis_batch.prove(redis)
+    await redis_batch.execute_writes(redis, [("SET", key, "1")])
+    await redis_batch.barrier(redis)
     slot = here.cluster("KEYSLOT", key)
     names = {each: each.execute_command("CLUSTER MYID") for each in (here, there)}
     there.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[here])
@@ -170,7 +172,7 @@ async def test_a_slot_that_moves_is_followed_and_is_no_failover(kafka: str, thre
     for each in (here, there):
         each.execute_command("CLUSTER SETSLOT", slot, "NODE", names[there])
     assert await redis_batch.get_many(redis, [key]) == [b"1"], "asked for there, as MOVED says"
-    await redis_batch.prove(redis)
+    await redis_batch.barrier(redis)
     assert server.changes == 0
     await redis.aclose()
 
@@ -182,12 +184,12 @@ async def test_a_replica_in_its_primarys_place_counts_as_a_change(
     with ExitStack() as stack:
         port = three.add_replica(0, tmp_path, stack)
         redis, server = connected(three)
-        await redis_batch.prove(redis)
+        await redis_batch.barrier(redis)
         assert server.changes == 0
         client(port).execute_command("CLUSTER FAILOVER TAKEOVER")
         async with asyncio.timeout(20):
             while not server.changes:
-                await redis_batch.prove(redis)
+                await redis_batch.barrier(redis)
                 await asyncio.sleep(0.05)
         assert server.changes == 1
         await redis.aclose()
@@ -196,13 +198,13 @@ async def test_a_replica_in_its_primarys_place_counts_as_a_change(
 async def test_a_server_that_restarted_counts_as_a_change(kafka: str, three: Three) -> None:
     """Also for those who ask it nothing."""
     redis, server = connected(three)
-    await redis_batch.prove(redis)
+    await redis_batch.barrier(redis)
     three.servers[2].kill()
     with pytest.raises(RedisError):
-        await redis_batch.prove(redis)
+        await redis_batch.barrier(redis)
     three.servers[2].start()
     eventually(three.is_whole, "whole again")
-    await redis_batch.prove(redis)
+    await redis_batch.barrier(redis)
     assert server.changes == 1
     await redis.aclose()
 
@@ -211,8 +213,8 @@ async def test_of_many_keys_only_those_of_a_server_that_is_away_fail(
     kafka: str, three: Three
 ) -> None:
     redis, _ = connected(three)
-    keys = [schema.job_key(number) for number in range(20)]
-    await redis_batch.tell(redis, [("SET", key, "1") for key in keys])
+    keys = [schema.job_token_key(number) for number in range(20)]
+    await redis_batch.execute_writes(redis, [("SET", key, "1") for key in keys])
     three.servers[0].kill()
     found = await redis_batch.get_many(redis, keys)
     for key, value in zip(keys, found, strict=True):
@@ -223,9 +225,9 @@ async def test_of_many_keys_only_those_of_a_server_that_is_away_fail(
 async def test_scripts_that_a_server_has_lost_are_loaded_again(kafka: str, three: Three) -> None:
     redis, _ = connected(three)
     script = redis.register_script("return redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2])")
-    keys = [schema.job_key(number) for number in range(20)]
+    keys = [schema.job_token_key(number) for number in range(20)]
     for _ in range(2):
-        found = await redis_batch.run(redis, script, keys, ["x"], range(20))
+        found = await redis_batch.run_script(redis, script, keys, ["x"], range(20))
         assert [first for first, _ in found] == list(range(20))
         for port in three.ports:
             client(port).script_flush()

@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from projector.clients import redis_client as connections
 from projector.clients.access_errors import redis_reason
-from projector.clients.redis_servers import Server
+from projector.clients.redis_servers import RedisServers
 from projector.config.settings import Settings
 from tests import builders
 from tests.integration.deployment import Deployment
@@ -71,8 +71,8 @@ async def is_taken(redis: Redis, value: str) -> bool:
 
 async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: Watched) -> None:
     """It lives on, and goes on answering whoever stays with it."""
-    server = Server()
-    redis = connections.redis(Settings(redis_url=watched.url), server)
+    server = RedisServers()
+    redis = connections.create_redis(Settings(redis_url=watched.url), server)
     await redis.set("a", "1")
     watched.fail_over()
     while not await is_taken(redis, "2"):  # noqa: ASYNC110
@@ -83,17 +83,17 @@ async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: Watched) 
 
 
 async def test_why_there_is_no_primary_is_said(kafka: str, watched: Watched) -> None:
-    unknown = connections.redis(Settings(redis_url=f"{watched.url}x"))
+    unknown = connections.create_redis(Settings(redis_url=f"{watched.url}x"))
     with pytest.raises(RedisConnectionError, match="the sentinels name no primary"):
         await unknown.ping()
     await unknown.aclose()
     client(watched.sentinel_port).execute_command("ACL SETUSER default resetpass >secret")
-    refused = connections.redis(Settings(redis_url=watched.url))
+    refused = connections.create_redis(Settings(redis_url=watched.url))
     with pytest.raises(AuthenticationError) as error:
         await refused.ping()
     assert "user and password" in str(redis_reason(error.value))
     await refused.aclose()
     url = watched.url.replace("://", "://:secret@")
-    told = connections.redis(Settings(redis_url=url))
+    told = connections.create_redis(Settings(redis_url=url))
     assert await told.ping()
     await told.aclose()

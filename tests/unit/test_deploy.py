@@ -34,7 +34,7 @@ def families() -> Iterator[Metric]:
     assert metrics.EVENTS
     yield from REGISTRY.collect()
     yield from api_metrics.REGISTRY.collect()
-    yield from api_metrics.Seen(Freshness(None)).collect()  # type: ignore[arg-type]
+    yield from api_metrics.FreshnessCollector(Freshness(None)).collect()  # type: ignore[arg-type]
 
 
 def sample_names() -> set[str]:

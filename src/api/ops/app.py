@@ -10,24 +10,24 @@ from starlette.routing import Route
 
 from api.ops import routes
 from api.ops.auth import LoopbackAccess, TokenAccess, is_loopback
-from api.ops.data import ReadAside
-from projector.config.env import variable
+from api.ops.data import BackgroundSource
+from projector.config.env import variable_name
 from projector.config.settings import Settings
 
 
-def obstacle(settings: Settings, host: str) -> str | None:
+def exposure_obstacle(settings: Settings, host: str) -> str | None:
     """Why the page must not be served on this address, or None."""
     if settings.ops_secret or is_loopback(host):
         return None
     return (
         f"{host or 'every address'} is no loopback address, and others could read who is a member "
-        f"where: set {variable('ops_token')}, or use --host 127.0.0.1"
+        f"where: set {variable_name('ops_token')}, or use --host 127.0.0.1"
     )
 
 
-def create(settings: Settings) -> Starlette:
+def create_ops(settings: Settings) -> Starlette:
     """The ASGI application: the page, and whether the process runs."""
-    source = ReadAside(settings)
+    source = BackgroundSource(settings)
     token = settings.ops_secret
     access = TokenAccess(token.get_secret_value()) if token else LoopbackAccess()
 

@@ -19,7 +19,7 @@ _SITES: Final = ("none", "same-origin")
 _PROXIES: Final = ("forwarded", "x-forwarded-for", "via")
 
 
-class RefusedError(Exception):
+class AccessRefusedError(Exception):
     """The request gets this HTTP status, and this sentence."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -41,14 +41,16 @@ class TokenAccess:
         """Raise `RefusedError` unless the request carries the token."""
         client = _network(request.client.host if request.client else "")
         if self._failures.are_too_many(client):
-            raise RefusedError(429, "too many wrong tokens came from your address; wait a minute")
+            raise AccessRefusedError(
+                429, "too many wrong tokens came from your address; wait a minute"
+            )
         scheme, _, given = request.headers.get("authorization", "").strip().partition(" ")
         if scheme.lower() != "bearer" or not given:
-            raise RefusedError(401, "the operators' token is needed")
+            raise AccessRefusedError(401, "the operators' token is needed")
         if not hmac.compare_digest(given.strip().encode("latin-1"), self._token):
             self._failures.add(client)
             log.warning("a wrong token for the operators' page", client=client)
-            raise RefusedError(401, "this is not the operators' token")
+            raise AccessRefusedError(401, "this is not the operators' token")
 
 
 class LoopbackAccess:
@@ -64,13 +66,13 @@ class LoopbackAccess:
         """Raise `RefusedError` unless the request was sent to a loopback address, as such."""
         address, _ = request.scope.get("server") or ("", None)
         if not _names_this_machine(address):
-            raise RefusedError(403, "without a token only a loopback address is served")
+            raise AccessRefusedError(403, "without a token only a loopback address is served")
         if not _names_this_machine(request.url.hostname or ""):
-            raise RefusedError(403, "use 127.0.0.1 or localhost in the address")
+            raise AccessRefusedError(403, "use 127.0.0.1 or localhost in the address")
         if any(name in request.headers for name in _PROXIES):
-            raise RefusedError(403, "behind a proxy a token is needed")
+            raise AccessRefusedError(403, "behind a proxy a token is needed")
         if request.headers.get("sec-fetch-site", "none") not in _SITES:
-            raise RefusedError(403, "another site asked for this")
+            raise AccessRefusedError(403, "another site asked for this")
 
 
 class Failures:

@@ -13,7 +13,7 @@ SHARE: Final = 0.2
 GOODBYE_S: Final = 1.0
 
 
-class Aside:
+class BackgroundLoop:
     """Runs coroutines elsewhere. Whatever they share (a Redis client) must be made there too."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ async def _within(work: Awaitable[T], seconds: float) -> T:
         return await work
 
 
-class Kept(Generic[T]):
+class CachedCall(Generic[T]):
     """What many ask for: computed once for all of them, and kept for some seconds."""
 
     def __init__(self, compute: Callable[[], Coroutine[Any, Any, T]], seconds: float) -> None:

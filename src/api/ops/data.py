@@ -10,15 +10,15 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from api.ops import letters, minutes
-from api.ops.auth import RefusedError
-from api.ops.background import Aside, Kept
+from api.ops.auth import AccessRefusedError
+from api.ops.background import BackgroundLoop, CachedCall
 from projector.clients import redis_client
 from projector.config.settings import Settings
-from projector.errors import SetupError, TooManyFactsError, UnknownJobError
+from projector.errors import OperatorError, TooManyFactsError, UnknownJobError
 from projector.operators import explain
 from projector.operators import status as statuses
-from projector.operators.kafka_lag import Follower
-from projector.operators.status import Partition, State, Status
+from projector.operators.kafka_lag import EndOffsetPoller
+from projector.operators.status import PartitionHealth, PartitionStatus, Status
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ MAX_SHOWN: Final = 200
 Lookups = Callable[[], Mapping[str, int]]
 
 
-class ReadAside:
+class BackgroundSource:
     """Reads Redis and Kafka when somebody looks, and only then.
 
     `lookups` says how many lookups this API has answered, by status; it may take some time.
@@ -48,13 +48,17 @@ class ReadAside:
         self._settings = settings
         # What it says about an outage stands on the page.
         logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-        self._aside = Aside()
+        self._aside = BackgroundLoop()
         self._read = _Reading(settings, lookups)
-        self._status = Kept(lambda: self._run(self._read.status(), TIMEOUT_S), STATUS_KEPT_S)
-        self._minutes = Kept(lambda: self._run(self._read.minutes(), TIMEOUT_S), MINUTES_KEPT_S)
+        self._status = CachedCall(lambda: self._run(self._read.status(), TIMEOUT_S), STATUS_KEPT_S)
+        self._minutes = CachedCall(
+            lambda: self._run(self._read.minutes(), TIMEOUT_S), MINUTES_KEPT_S
+        )
         # Kafka's client may need a moment to give up, beyond the reading's own bound.
         patience = 2 * letters.TIMEOUT_S
-        self._letters = Kept(lambda: self._run(letters.read(settings), patience), LETTERS_KEPT_S)
+        self._letters = CachedCall(
+            lambda: self._run(letters.read(settings), patience), LETTERS_KEPT_S
+        )
         self._explaining = asyncio.Lock()
         self._waiting = 0
 
@@ -72,7 +76,7 @@ class ReadAside:
     async def explanation(self, job: int, agent: int | None) -> dict[str, Any]:
         """`projector explain --json`; one at a time, for it reads a whole partition."""
         if self._waiting >= MAX_WAITING:
-            raise RefusedError(503, "others are asking right now; try again in a moment")
+            raise AccessRefusedError(503, "others are asking right now; try again in a moment")
         self._waiting += 1
         try:
             async with self._explaining:
@@ -90,17 +94,17 @@ class ReadAside:
         try:
             return await self._aside.run(work, seconds)
         except (UnknownJobError, TooManyFactsError) as error:
-            raise RefusedError(
+            raise AccessRefusedError(
                 404 if isinstance(error, UnknownJobError) else 422, str(error)
             ) from None
-        except SetupError as error:
-            raise RefusedError(503, str(error)) from None
+        except OperatorError as error:
+            raise AccessRefusedError(503, str(error)) from None
         except (AuthenticationError, NoPermissionError) as error:
-            raise RefusedError(503, f"Redis at {place} refuses this user: {error}") from None
+            raise AccessRefusedError(503, f"Redis at {place} refuses this user: {error}") from None
         except TimeoutError:
-            raise RefusedError(503, f"not done within {seconds:g} s; try again") from None
+            raise AccessRefusedError(503, f"not done within {seconds:g} s; try again") from None
         except (RedisError, OSError) as error:
-            raise RefusedError(503, f"Redis at {place} cannot be reached: {error}") from None
+            raise AccessRefusedError(503, f"Redis at {place} cannot be reached: {error}") from None
 
 
 class _Reading:
@@ -110,7 +114,7 @@ class _Reading:
         self._settings = settings
         self._lookups = lookups
         self._redis: Redis | None = None
-        self._follower = Follower(settings)
+        self._follower = EndOffsetPoller(settings)
         self._following: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._latest: Status | None = None
@@ -118,7 +122,9 @@ class _Reading:
     async def status(self) -> dict[str, Any]:
         self._follow()
         bound = self._settings.max_staleness
-        self._latest = found = await statuses.read(self._client(), bound, self._follower.ends)
+        self._latest = found = await statuses.read_status(
+            self._client(), bound, self._follower.ends
+        )
         shown = _shown(found.partitions)
         found = msgspec.structs.replace(
             found, partitions=shown, workers=[], kafka=self._follower.trouble
@@ -143,7 +149,7 @@ class _Reading:
 
     def _client(self) -> Redis:
         if self._redis is None:
-            self._redis = redis_client.redis(self._settings)
+            self._redis = redis_client.create_redis(self._settings)
         return self._redis
 
     def _follow(self) -> None:
@@ -155,9 +161,9 @@ class _Reading:
         self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._following.cancel)
 
 
-def _shown(partitions: list[Partition]) -> list[Partition]:
+def _shown(partitions: list[PartitionStatus]) -> list[PartitionStatus]:
     if len(partitions) <= MAX_SHOWN:
         return partitions
-    order = list(State)
+    order = list(PartitionHealth)
     worst = sorted(partitions, key=lambda p: (-order.index(p.state), -(p.age or 0.0)))
     return sorted(worst[:MAX_SHOWN], key=lambda p: p.partition)

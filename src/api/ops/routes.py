@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from api.ops.auth import RefusedError
+from api.ops.auth import AccessRefusedError
 from projector.events.model import MAX_ID
 
 log = structlog.get_logger()
@@ -120,7 +120,7 @@ def _json(data: Data) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
         try:
             return _reply(200, await data(request))
-        except RefusedError as error:
+        except AccessRefusedError as error:
             return _reply(error.status, {"message": error.reason})
         except Exception as error:
             # Its text may hold anything, so only its type is logged.
@@ -142,7 +142,7 @@ def _reply(status: int, body: object) -> Response:
 def _id(what: str, text: str) -> int:
     """The id; the text itself is never repeated, for it may be a token that was typed there."""
     if not _ID.fullmatch(text) or int(text) > MAX_ID:
-        raise RefusedError(400, f"the {what} is no id: give a number of digits alone")
+        raise AccessRefusedError(400, f"the {what} is no id: give a number of digits alone")
     return int(text)
 
 

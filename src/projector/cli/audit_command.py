@@ -15,21 +15,21 @@ from projector.cli.terminal import (
     fail,
     harmless,
     load_settings,
-    opened,
+    open_input,
     refuse_lines,
-    run,
+    run_command,
 )
 from projector.clients import redis_batch
 from projector.config.settings import Settings
 from projector.domain import entities, fact_keys
 from projector.errors import SnapshotError
 from projector.events.model import Instant, Topic
-from projector.events.timestamps import readable
+from projector.events.timestamps import to_rfc3339
 from projector.feed import producer
 from projector.kafka import topics
 from projector.operators import audit, snapshot, verify
-from projector.operators.audit import KINDS, Export, Finding, Scope, What
-from projector.operators.audit_repair import Mender, Repair
+from projector.operators.audit import AUDITED_KINDS, AuditFinding, AuditScope, Export, FactMismatch
+from projector.operators.audit_repair import Repair, RepairPlanner
 from projector.operators.snapshot import Snapshot
 from projector.store import partition_state
 from projector.store.schema import PARTITIONS_KEY
@@ -59,13 +59,13 @@ class Tally:
         self.kinds: set[str] = set()
         self.is_good = True
 
-    def see(self, look: Snapshot, scope: Scope) -> None:
+    def see(self, look: Snapshot, scope: AuditScope) -> None:
         """Note what the export is not held against."""
         for key, _ in look.facts.items():
             kind, root = fact_keys.kind_of(key), fact_keys.root_of(key)
-            if kind in KINDS and kind not in scope.kinds:
+            if kind in AUDITED_KINDS and kind not in scope.kinds:
                 self.kinds.add(kind)
-            elif kind in KINDS and root != "*" and root not in scope.roots:
+            elif kind in AUDITED_KINDS and root != "*" and root not in scope.roots:
                 self.roots.add(root)
 
 
@@ -78,7 +78,7 @@ def audit_facts(  # noqa: PLR0913  one for each option
         list[str] | None,
         typer.Option(
             help="The export lists everything of this kind, and is held against nothing else; may "
-            f"be repeated: {', '.join(KINDS)}. Unless given: the kinds that occur in it."
+            f"be repeated: {', '.join(AUDITED_KINDS)}. Unless given: the kinds that occur in it."
         ),
     ] = None,
     namespace: Annotated[
@@ -130,8 +130,8 @@ def audit_facts(  # noqa: PLR0913  one for each option
     moment = None if taken is None else _understood("--taken", lambda: Instant.parse(taken))
     roots = frozenset(map(str, namespace or ()))
     wanted = Wanted(kinds, roots, moment, int(clock_skew * 1000), repair)
-    with opened(snapshot) as source:
-        tally = run(settings, _audit(settings, snapshot, source, wanted, as_json_))
+    with open_input(snapshot) as source:
+        tally = run_command(settings, _audit(settings, snapshot, source, wanted, as_json_))
     if not tally.is_good:
         raise typer.Exit(FINDING)
 
@@ -148,12 +148,12 @@ async def _audit(
 ) -> Tally:
     async with connected(settings) as redis:
         partitions = await verify.partitions_of(redis)
-        export, bad = audit.read(source, partitions)
+        export, bad = audit.read_export(source, partitions)
         if bad:
             refuse_lines(name, bad, NOTHING)
         if not export.count:
             fail(WRONG, f"{name} holds no event", NOTHING)
-        scope = Scope(
+        scope = AuditScope(
             wanted.kinds or frozenset(export.kinds), wanted.roots or frozenset(export.roots)
         )
         taken = export.taken if wanted.taken is None else wanted.taken
@@ -168,20 +168,20 @@ async def _audit(
 
 async def _refuse_unsafe(settings: Settings, redis: Redis, taken: int | None, skew_ms: int) -> None:
     """End the command where nothing tells what is newer than the export."""
-    found = await topics.check(settings)
+    found = await topics.check_topics(settings)
     await topics.refuse_producers_time(settings)
     partitions = await verify.partitions_of(redis)
     if found[Topic.MEMBERSHIP] != partitions:
         raise topics.ChangedPartitionsError(settings, found[Topic.MEMBERSHIP], partitions)
     if taken is None:
         fail(WRONG, "not every line has a `time`; say with --taken when the export was taken")
-    now = await redis_batch.time(redis, PARTITIONS_KEY)
+    now = await redis_batch.server_time(redis, PARTITIONS_KEY)
     if taken > now + skew_ms:
-        fail(WRONG, f"the export was taken at {readable(taken)}, which is yet to come")
+        fail(WRONG, f"the export was taken at {to_rfc3339(taken)}, which is yet to come")
     if taken - skew_ms < now - settings.tombstone_retention_ms:
         fail(
             WRONG,
-            f"the export was taken at {readable(taken)}; removed things are remembered for "
+            f"the export was taken at {to_rfc3339(taken)}; removed things are remembered for "
             f"{settings.tombstone_retention:g} s (PROJECTOR_TOMBSTONE_RETENTION), and what was "
             "removed since could come back. Take a new one",
         )
@@ -193,7 +193,7 @@ class _Auditor:
     cutoff: int | None
 
     def __init__(
-        self, settings: Settings, redis: Redis, export: Export, scope: Scope, source: BinaryIO
+        self, settings: Settings, redis: Redis, export: Export, scope: AuditScope, source: BinaryIO
     ) -> None:
         self._settings = settings
         self._redis = redis
@@ -206,7 +206,7 @@ class _Auditor:
         with progress_bar() as bar:
             for partition in bar.track(partitions, description="comparing"):
                 try:
-                    look = await snapshot.read(self._redis, partition)
+                    look = await snapshot.read_snapshot(self._redis, partition)
                 except SnapshotError as error:
                     self._tally.is_good = False
                     _say(
@@ -221,9 +221,9 @@ class _Auditor:
 
     async def _compare(self, look: Snapshot, repair: bool, json: bool) -> None:
         findings = []
-        for finding in audit.compare(self._export, self._scope, look, self.cutoff):
+        for finding in audit.compare_facts(self._export, self._scope, look, self.cutoff):
             self._tally.counts[finding.what] += 1
-            if finding.what is not What.NEWER:
+            if finding.what is not FactMismatch.NEWER:
                 findings.append(finding)
         if not repair or self.cutoff is None:
             self._tally.is_good &= not findings
@@ -232,8 +232,10 @@ class _Auditor:
         elif findings:
             await self._mend(look, self.cutoff, findings, json)
 
-    async def _mend(self, look: Snapshot, cutoff: int, findings: list[Finding], json: bool) -> None:
-        mender = Mender(look, cutoff, self._settings.tombstone_retention_ms)
+    async def _mend(
+        self, look: Snapshot, cutoff: int, findings: list[AuditFinding], json: bool
+    ) -> None:
+        mender = RepairPlanner(look, cutoff, self._settings.tombstone_retention_ms)
         repairs: list[Repair] = []
         async with producer.sending(self._settings) as put:
             for finding in findings:
@@ -251,7 +253,7 @@ class _Auditor:
 # what is said
 
 
-def _row(finding: Finding) -> dict[str, Any]:
+def _row(finding: AuditFinding) -> dict[str, Any]:
     entry, fact = finding.entry, finding.fact
     return {
         "partition": finding.partition,
@@ -262,7 +264,7 @@ def _row(finding: Finding) -> dict[str, Any]:
             name: {"fact": ours, "export": theirs}
             for name, (ours, theirs) in finding.fields.items()
         },
-        "topic": entities.TOPICS[fact_keys.kind_of(finding.key)],
+        "topic": entities.TOPIC_OF_KIND[fact_keys.kind_of(finding.key)],
         "offset": fact.offset if fact else None,
         "timestamp": fact.timestamp if fact else None,
         "sequence": fact.sequence if fact else None,
@@ -283,19 +285,24 @@ def _told(row: dict[str, Any]) -> str:
         said += f", {name} is {values['fact']!r} and not {values['export']!r}"
     if row["offset"] is not None:
         place = f"{row['topic']} partition {row['partition']}, offset {row['offset']}"
-        said += f", by the event at {place}, of {readable(row['timestamp'])}"
+        said += f", by the event at {place}, of {to_rfc3339(row['timestamp'])}"
     return said + (f": {row['outcome']}" if "outcome" in row else "")
 
 
-def _sum_up(tally: Tally, export: Export, scope: Scope, taken: int | None, json: bool) -> None:
+def _sum_up(tally: Tally, export: Export, scope: AuditScope, taken: int | None, json: bool) -> None:
     counts = tally.counts
-    differing = ", ".join(f"{counts[w]} {w}" for w in (What.MISSING, What.EXTRA, What.DIFFERENT))
+    differing = ", ".join(
+        f"{counts[w]} {w}"
+        for w in (FactMismatch.MISSING, FactMismatch.EXTRA, FactMismatch.DIFFERENT)
+    )
     moment = (
-        "without its time, so nothing counts as newer" if taken is None else f"of {readable(taken)}"
+        "without its time, so nothing counts as newer"
+        if taken is None
+        else f"of {to_rfc3339(taken)}"
     )
     said = [
         f"{export.count} things in the export {moment}: {differing}, "
-        f"{counts[What.NEWER]} newer than the export",
+        f"{counts[FactMismatch.NEWER]} newer than the export",
         f"compared: {', '.join(sorted(scope.kinds))} of namespace {', '.join(sorted(scope.roots))}",
     ]
     if tally.kinds or tally.roots:

@@ -14,13 +14,13 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 import typer
 
-from projector.cli.terminal import WRONG, fail, harmless, load_settings, run
+from projector.cli.terminal import WRONG, fail, harmless, load_settings, run_command
 from projector.cli.terminal import as_json as written
 from projector.config.settings import Settings
 from projector.events.model import MAX_EVENT_BYTES, BadEvent, Topic
-from projector.events.timestamps import readable
+from projector.events.timestamps import to_rfc3339
 from projector.operators import dead_letter_replay as replaying
-from projector.operators.dead_letter_reader import Letter, LetterId, opened
+from projector.operators.dead_letter_reader import Letter, LetterId, open_dead_letters
 from projector.operators.dead_letter_replay import Replay
 
 app = typer.Typer(
@@ -75,7 +75,7 @@ def list_letters(
     """
     settings = load_settings()
     wanted = Wanted(topic, partition, reason)
-    lines, matching, total = run(settings, _latest(settings, wanted, last))
+    lines, matching, total = run_command(settings, _latest(settings, wanted, last))
     for line in lines:
         typer.echo(written(line.what) if as_json else _listed(line.what))
     count = f"{len(lines)} shown of {matching} that match, {total} dead letters in all"
@@ -86,7 +86,7 @@ async def _latest(settings: Settings, wanted: Wanted, most: int) -> tuple[list[L
     """The latest lines in order, how many match, how many there are; holds no more than `most`."""
     lines: list[Line] = []
     matching = total = 0
-    async with opened(settings) as mailbox:
+    async with open_dead_letters(settings) as mailbox:
         async for letter in mailbox.read():
             total += 1
             what = letter.summary()
@@ -109,7 +109,7 @@ def show(
     projector dead-letters show 17 --json | jq -r .value > event.json
     """
     settings = load_settings()
-    (found,), _ = run(settings, _fetch(settings, [letter]))
+    (found,), _ = run_command(settings, _fetch(settings, [letter]))
     if as_json:
         typer.echo(written(_everything(found)))
         return
@@ -141,9 +141,9 @@ def replay(
     """
     settings = load_settings()
     mended = None if event is None else _read(event)
-    found, partitions = run(settings, _fetch(settings, letter))
+    found, partitions = run_command(settings, _fetch(settings, letter))
     prepared = _prepared(settings, found, mended, partitions)
-    offsets = run(settings, replaying.send(prepared, settings))
+    offsets = run_command(settings, replaying.send_replays(prepared, settings))
     for each, offset in zip(prepared, offsets, strict=True):
         typer.echo(harmless(f"{each.letter}: {_sent(each, offset)}"))
 
@@ -151,7 +151,7 @@ def replay(
 async def _fetch(settings: Settings, names: list[str]) -> tuple[list[Letter], int]:
     """The letters of these names, and how many partitions each of the three topics has."""
     ids = dict.fromkeys(LetterId.parse(name) for name in names)
-    async with opened(settings) as mailbox:
+    async with open_dead_letters(settings) as mailbox:
         return [await mailbox.letter(id_) for id_ in ids], mailbox.partitions[Topic.MEMBERSHIP]
 
 
@@ -172,7 +172,7 @@ def _prepared(
     prepared, refused = [], []
     for letter in found:
         try:
-            prepared.append(replaying.prepare(letter, mended, partitions, retention, now))
+            prepared.append(replaying.prepare_replay(letter, mended, partitions, retention, now))
         except BadEvent as error:
             refused.append(f"{letter.id}: {error}")
     if mended and len(prepared) > 1 and not all(one.event.kind.broadcast for one in prepared):
@@ -222,7 +222,7 @@ def _known(value: object) -> str:
 def _shown(letter: Letter) -> Iterator[str]:
     what = letter.summary()
     partition, offset = (_known(what[name]) for name in ("partition", "offset"))
-    moment = UNKNOWN if what["timestamp"] is None else readable(what["timestamp"])
+    moment = UNKNOWN if what["timestamp"] is None else to_rfc3339(what["timestamp"])
     yield f"letter     {letter.id}"
     yield f"refused    {_known(what['time'])}"
     yield f"reason     {_known(letter.finding('reason'))}"

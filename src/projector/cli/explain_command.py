@@ -8,11 +8,11 @@ from redis.asyncio import Redis
 
 from projector.cli import explain_display, rows
 from projector.cli.terminal import as_json as written
-from projector.cli.terminal import load_settings, run
+from projector.cli.terminal import load_settings, run_command
 from projector.clients import redis_client as connections
 from projector.config.settings import Settings
 from projector.events.model import MAX_ID
-from projector.explain.model import Inquiry
+from projector.explain.model import ExplanationReport
 from projector.operators import explain as inquiry
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ def explain(
     projector explain 9 --json | jq '.explanation.agents[] | {id, verdict, rule}'
     """
     settings = load_settings()
-    found: Inquiry = run(
+    found: ExplanationReport = run_command(
         settings, with_redis(settings, lambda r: inquiry.explain_job(r, settings, job, agent))
     )
     if as_json:
@@ -61,7 +61,7 @@ def explain(
 
 async def with_redis(settings: Settings, work: Callable[[Redis], Awaitable[T]]) -> T:
     """What `work` finds in the Redis of the settings."""
-    redis = connections.redis(settings)
+    redis = connections.create_redis(settings)
     try:
         return await work(redis)
     finally:

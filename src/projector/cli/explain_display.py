@@ -7,13 +7,13 @@ from typing import Final
 from projector.cli.rows import Row
 from projector.cli.terminal import as_json
 from projector.explain.model import (
-    AgentPart,
+    ExplainedAgent,
+    ExplainedJob,
+    ExplainedMembership,
+    ExplainedRole,
+    ExplainedScope,
     Explanation,
-    Inquiry,
-    JobPart,
-    MembershipPart,
-    RolePart,
-    ScopePart,
+    ExplanationReport,
     StoredView,
 )
 
@@ -22,7 +22,7 @@ BAD: Final = "red"
 DOUBTFUL: Final = "yellow"
 
 
-def style(inquiry: Inquiry) -> str:
+def style(inquiry: ExplanationReport) -> str:
     """Of the answer: whether it is a yes."""
     found = inquiry.explanation
     if found.agent:
@@ -30,7 +30,7 @@ def style(inquiry: Inquiry) -> str:
     return GOOD if found.status == HTTPStatus.OK else BAD
 
 
-def rows(inquiry: Inquiry) -> Iterator[Row]:
+def rows(inquiry: ExplanationReport) -> Iterator[Row]:
     """All that led to the answer; of the agents only the one that was asked for, if one was."""
     found = inquiry.explanation
     if found.job:
@@ -51,7 +51,7 @@ def rows(inquiry: Inquiry) -> Iterator[Row]:
         yield Row("note", note, style=DOUBTFUL)
 
 
-def _job(job: JobPart) -> str:
+def _job(job: ExplainedJob) -> str:
     environment = f"environment {job.environment.name}" if job.environment else "no environment"
     state = ", finished" if job.finished else ""
     ref = "protected ref" if job.ref_protected else "ref not protected"
@@ -61,13 +61,13 @@ def _job(job: JobPart) -> str:
     )
 
 
-def _scope(scope: ScopePart) -> str:
+def _scope(scope: ExplainedScope) -> str:
     if scope.known:
         return f"{scope.id} {scope.path}"
     return f"{scope.id}, removed" if scope.event else f"{scope.id}, not known yet"
 
 
-def _role(role: RolePart) -> Iterator[Row]:
+def _role(role: ExplainedRole) -> Iterator[Row]:
     needed = f"{role.required_role} is needed" if role.required_level else "none is needed"
     yield Row("role", f"{role.role}, {needed}", style="" if role.suffices else BAD)
     for membership in role.memberships:
@@ -76,7 +76,7 @@ def _role(role: RolePart) -> Iterator[Row]:
         yield Row("", f"and {role.more} more memberships")
 
 
-def _membership(membership: MembershipPart) -> str:
+def _membership(membership: ExplainedMembership) -> str:
     place = f"{membership.scope} {membership.scope_id}, {membership.via}"
     until = f", until {membership.expires_at}" if membership.expires_at else ""
     if membership.decides:
@@ -91,7 +91,7 @@ def _agents(found: Explanation) -> Iterator[Row]:
         yield Row("", f"and {found.more_agents} more agents; name one to ask for it")
 
 
-def _agent(agent: AgentPart) -> Iterator[Row]:
+def _agent(agent: ExplainedAgent) -> Iterator[Row]:
     name = f" {agent.name}" if agent.name else ""
     tone = GOOD if agent.verdict == "allowed" else BAD
     says = f"{agent.verdict}{f' ({agent.rule})' if agent.rule else ''}: {agent.sentence}"
@@ -119,7 +119,7 @@ def _view(view: StoredView | None) -> str:
     return f"status {view.status}, version {view.version}, expires {view.expires_at}"
 
 
-def _facts(inquiry: Inquiry) -> str:
+def _facts(inquiry: ExplanationReport) -> str:
     found = inquiry.explanation
     fresh = "never fresh" if inquiry.age is None else f"last fresh {inquiry.age:.1f} s before that"
     return f"of partition {found.partition} as of {found.at}, {fresh}"

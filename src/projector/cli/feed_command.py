@@ -14,9 +14,9 @@ from projector.cli.terminal import (
     fail,
     harmless,
     load_settings,
-    opened,
+    open_input,
     refuse_lines,
-    run,
+    run_command,
 )
 from projector.events.model import MAX_ID
 from projector.feed import agent_config_file, event_file, producer
@@ -65,8 +65,8 @@ def feed(  # noqa: PLR0913  one for each option
     }  # fmt: skip
     path = _one_source(file, agent_config, about)
     settings = load_settings()
-    with opened(path) if agent_config is None else _agent_events(path, about) as source:
-        count, bad = event_file.check(source)
+    with open_input(path) if agent_config is None else _agent_events(path, about) as source:
+        count, bad = event_file.check_lines(source)
         if bad:
             refuse_lines(path, bad)
         if not count:
@@ -75,7 +75,9 @@ def feed(  # noqa: PLR0913  one for each option
         source.seek(0)
         with Progress(console=errors, disable=not errors.is_terminal) as progress:
             task = progress.add_task("sending", total=count)
-            run(settings, producer.send(source, settings, lambda: progress.advance(task)))
+            run_command(
+                settings, producer.send_events(source, settings, lambda: progress.advance(task))
+            )
     typer.echo(f"{count} event{'' if count == 1 else 's'} acknowledged by Kafka")
 
 
@@ -99,16 +101,16 @@ def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
     """The events that an agent's file means, a line each."""
     agent_id, name, project, partitionkey = about.values()
     agent = agent_config_file.Agent(agent_id, name, project, str(partitionkey))
-    with opened(path) as source:
+    with open_input(path) as source:
         content = source.read(agent_config_file.MAX_BYTES + 1)
     try:
-        access = agent_config_file.read(content)
+        access = agent_config_file.read_agent_config(content)
     except agent_config_file.BadAgentFile as error:
         refuse_lines(path, error.faults)
     for line, note in access.notes:
         errors.print(harmless(f"{path}:{line}: {note}"), markup=False, emoji=False, soft_wrap=True)
-    events = io.BytesIO(b"\n".join(agent_config_file.events(agent, access)))
-    _, bad = event_file.check(events)
+    events = io.BytesIO(b"\n".join(agent_config_file.agent_events(agent, access)))
+    _, bad = event_file.check_lines(events)
     if bad:
         fail(WRONG, *(f"{path}: {event.reason}" for event in bad), "nothing was sent")
     events.seek(0)

@@ -12,7 +12,7 @@ from projector.cli import inspect_display
 from projector.cli import rows as display
 from projector.cli.explain_command import AsJson, with_redis
 from projector.cli.rows import Row
-from projector.cli.terminal import WRONG, fail, load_settings, run
+from projector.cli.terminal import WRONG, fail, load_settings, run_command
 from projector.cli.terminal import as_json as written
 from projector.events.model import MAX_ID
 from projector.events.partitioning import MAX_PARTITIONS
@@ -43,7 +43,9 @@ def job(
     projector inspect job 9 --json | jq .token.record.body
     """
     settings = load_settings()
-    found = run(settings, with_redis(settings, lambda redis: inspect.job(redis, number)))
+    found = run_command(
+        settings, with_redis(settings, lambda redis: inspect.inspect_job(redis, number))
+    )
     known = found.token is not None or bool(found.facts)
     answer = f"Job {number}" if known else f"Nothing is known about job {number}"
     _show(found, answer, inspect_display.job(found), as_json=as_json, known=known)
@@ -75,7 +77,9 @@ def token(
         )
     digest = _digest(sha256)
     settings = load_settings()
-    found = run(settings, with_redis(settings, lambda redis: inspect.token(redis, digest)))
+    found = run_command(
+        settings, with_redis(settings, lambda redis: inspect.inspect_token(redis, digest))
+    )
     known = found.record is not None
     answer = "The token" if known else "No record stands under the token: lookups get 401, or 503"
     _show(found, answer, inspect_display.token(found), as_json=as_json, known=known)
@@ -98,7 +102,9 @@ def partition(
     projector inspect partition 15 --json | jq .age
     """
     settings = load_settings()
-    found = run(settings, with_redis(settings, lambda redis: inspect.partition(redis, number)))
+    found = run_command(
+        settings, with_redis(settings, lambda redis: inspect.inspect_partition(redis, number))
+    )
     answer = f"Partition {number}"
     _show(found, answer, inspect_display.partition(found), as_json=as_json, known=True)
 
@@ -118,7 +124,9 @@ def agent(
     """
     settings = load_settings()
     level = settings.minimum_level
-    found = run(settings, with_redis(settings, lambda redis: inspect.agent(redis, level, number)))
+    found = run_command(
+        settings, with_redis(settings, lambda redis: inspect.inspect_agent(redis, level, number))
+    )
     known = bool(found.facts)
     answer = f"Agent {number}" if known else f"Nothing is known about agent {number}"
     _show(found, answer, inspect_display.agent(found), as_json=as_json, known=known)

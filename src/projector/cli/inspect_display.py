@@ -2,10 +2,16 @@
 
 from projector.cli.rows import Row
 from projector.cli.terminal import as_json
-from projector.operators.inspect import AgentPart, FactPart, JobPart, PartitionPart, TokenPart
+from projector.operators.inspect import (
+    InspectedAgent,
+    InspectedFact,
+    InspectedJob,
+    InspectedPartition,
+    InspectedToken,
+)
 
 
-def job(found: JobPart) -> list[Row]:
+def job(found: InspectedJob) -> list[Row]:
     """The job's token, then its facts."""
     if found.token is None:
         nothing = [Row("token", "none: it has expired, or the job is not known")]
@@ -13,12 +19,12 @@ def job(found: JobPart) -> list[Row]:
     return [*_token(found.token), *_facts(found.facts)]
 
 
-def token(found: TokenPart) -> list[Row]:
+def token(found: InspectedToken) -> list[Row]:
     """The token's record, then its facts."""
     return [*_token(found), *_facts(found.facts)]
 
 
-def partition(found: PartitionPart) -> list[Row]:
+def partition(found: InspectedPartition) -> list[Row]:
     """Who owns it, how fresh it is, what it holds."""
     fresh = "never" if found.age is None else f"{found.age:.1f} s ago, as of {found.fresh_at}"
     total = sum(found.facts.values())
@@ -36,7 +42,7 @@ def partition(found: PartitionPart) -> list[Row]:
     ]
 
 
-def agent(found: AgentPart) -> list[Row]:
+def agent(found: InspectedAgent) -> list[Row]:
     """Where it is known, then who may use it."""
     shown = ", ".join(str(number) for number in found.jobs)
     more = found.jobs_total - len(found.jobs)
@@ -44,7 +50,7 @@ def agent(found: AgentPart) -> list[Row]:
     return [*_facts(found.facts), Row("live jobs", f"that may use it now: {jobs}")]
 
 
-def _checkpoint(found: PartitionPart, total: int) -> str:
+def _checkpoint(found: InspectedPartition, total: int) -> str:
     total += found.letters_waiting
     if found.checkpoint is None:
         return "none"
@@ -55,7 +61,7 @@ def _checkpoint(found: PartitionPart, total: int) -> str:
     return f"{found.checkpoint} fields were written, {total} are there; they may be on the move"
 
 
-def _token(found: TokenPart) -> list[Row]:
+def _token(found: InspectedToken) -> list[Row]:
     rows = [Row("sha256", found.sha256)]
     if found.record is None:
         return [*rows, Row("record", "none")]
@@ -68,9 +74,9 @@ def _token(found: TokenPart) -> list[Row]:
     ]
 
 
-def _facts(found: list[FactPart]) -> list[Row]:
+def _facts(found: list[InspectedFact]) -> list[Row]:
     return [Row("fact", f"{fact.key} {_data(fact)}", fact.event) for fact in found]
 
 
-def _data(fact: FactPart) -> str:
+def _data(fact: InspectedFact) -> str:
     return "was removed" if fact.data is None else as_json(fact.data)

@@ -20,9 +20,9 @@ from projector.cli.status_command import status
 from projector.cli.terminal import (
     errors,
     load_settings,
-    run,
+    run_command,
 )
-from projector.config.env import variable
+from projector.config.env import variable_name
 from projector.events.model import Topic
 from projector.kafka import topics as kafka_topics
 
@@ -76,14 +76,14 @@ def topics() -> None:
     PROJECTOR_PARTITIONS=64 projector topics
     """
     settings = load_settings()
-    found = run(settings, kafka_topics.create(settings))
+    found = run_command(settings, kafka_topics.create_topics(settings))
     for name, count in found.items():
         typer.echo(f"{settings.topic(name)}: {count} partition{'' if count == 1 else 's'}")
     if "partitions" in settings.model_fields_set and settings.partitions != found[Topic.MEMBERSHIP]:
         note = (
-            f"{variable('partitions')} is {settings.partitions} and changes nothing: the topics "
+            f"{variable_name('partitions')} is {settings.partitions} and changes nothing: the topics "
             f"that were there have {found[Topic.MEMBERSHIP]}. Another number needs new topics, "
-            f"under another {variable('topic_prefix')}, fed anew"
+            f"under another {variable_name('topic_prefix')}, fed anew"
         )
         errors.print(note, markup=False, emoji=False, soft_wrap=True)
 

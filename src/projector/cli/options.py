@@ -25,7 +25,7 @@ Partitions = Annotated[
 @asynccontextmanager
 async def connected(settings: Settings) -> AsyncIterator[Redis]:
     """A Redis client that is closed in the end."""
-    redis = connections.redis(settings)
+    redis = connections.create_redis(settings)
     try:
         yield redis
     finally:

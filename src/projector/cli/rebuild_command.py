@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from rich.progress import Progress
 
 from projector.cli.options import AsJson, Partitions, chosen, progress_bar
-from projector.cli.terminal import FINDING, as_json, harmless, load_settings, run
+from projector.cli.terminal import FINDING, as_json, harmless, load_settings, run_command
 from projector.cli.verify_command import NOT_SETTLED, row_of, told_of
 from projector.clients import redis_client as connections
 from projector.clients import redis_servers
@@ -24,7 +24,7 @@ from projector.domain.projection import Policy
 from projector.errors import HistoryLostError, RebuildFailedError, RebuildLossError, SnapshotError
 from projector.events.model import Topic
 from projector.kafka import topics
-from projector.kafka.dead_letters import DeadLetters
+from projector.kafka.dead_letters import DeadLetterProducer
 from projector.kafka.range_reader import RangeReader
 from projector.operators import rebuild
 from projector.operators.rebuild import FactChange, Rebuilt, Successor
@@ -32,7 +32,7 @@ from projector.operators.snapshot import Snapshot
 from projector.operators.verify import PAUSE_S, Findings, Verifier
 from projector.store import partition_state, schema
 from projector.store.partition_state import PartitionState
-from projector.store.partition_store import Store
+from projector.store.partition_store import PartitionStore
 
 # Workers with an alarm claim now and then; between two of their attempts there is time.
 ATTEMPTS: Final = 3
@@ -80,7 +80,7 @@ def rebuild_partitions(
     """
     settings = load_settings()
     options = Options(dry_run, accept_loss)
-    counts = run(settings, _rebuild(settings, partition, options, as_json_))
+    counts = run_command(settings, _rebuild(settings, partition, options, as_json_))
     if dry_run:
         said = (
             f"{counts['tokens']} tokens and all facts compared with the topics: "
@@ -96,7 +96,7 @@ async def _rebuild(
 ) -> Counter[str]:
     async with _tools(settings) as tools:
         wanted = chosen(partitions, tools.policy.partitions)
-        states = {p: await partition_state.read(tools.redis, p) for p in wanted}
+        states = {p: await partition_state.read_partition_state(tools.redis, p) for p in wanted}
         lost = {p: await rebuild.losses(tools.source, p, states[p]) for p in wanted}
         _refuse_losses(lost, options)
         counts: Counter[str] = Counter()
@@ -121,21 +121,21 @@ class _Tools(NamedTuple):
     """What rebuilding works with."""
 
     redis: Redis
-    server: redis_servers.Server
+    server: redis_servers.RedisServers
     source: RangeReader
-    dead_letters: DeadLetters
+    dead_letters: DeadLetterProducer
     policy: Policy
 
 
 @asynccontextmanager
 async def _tools(settings: Settings) -> AsyncIterator[_Tools]:
     """Redis and Kafka; raises `RedisError`, `KafkaError`, and what `topics.check` raises."""
-    server = redis_servers.Server()
-    redis = connections.redis(settings, server)
-    source, dead_letters = RangeReader(settings), DeadLetters(settings)
+    server = redis_servers.RedisServers()
+    redis = connections.create_redis(settings, server)
+    source, dead_letters = RangeReader(settings), DeadLetterProducer(settings)
     try:
         await redis_servers.refuse_eviction(redis, settings.redis_place)
-        count = (await topics.check(settings))[Topic.MEMBERSHIP]
+        count = (await topics.check_topics(settings))[Topic.MEMBERSHIP]
         held = await redis.get(schema.PARTITIONS_KEY)
         if held is not None and held != str(count).encode():
             raise topics.ChangedPartitionsError(settings, count, int(held))
@@ -263,7 +263,7 @@ class _Rebuilding:
         for _ in range(ATTEMPTS):
             identity = f"rebuild-{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
             redis, server = self._tools.redis, self._tools.server
-            store = Store(redis, server, self._partition, identity)
+            store = PartitionStore(redis, server, self._partition, identity)
             successor = Successor(self._rebuilt, store, redis, self._tools.dead_letters)
             claimed = await rebuild.serve(successor, redis)
             if successor.is_serving:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from projector.cli.terminal import harmless
-from projector.explain.model import Event
+from projector.explain.model import EventRef
 
 LABEL: Final = 12
 
@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
     label: str
     text: str
-    event: Event | None = None
+    event: EventRef | None = None
     style: str = ""
 
 
@@ -45,7 +45,7 @@ def show(answer: str, style: str, rows: Iterable[Row]) -> None:
     console.print(table)
 
 
-def place(event: Event) -> str:
+def place(event: EventRef) -> str:
     """`membership/15:21 of 2027-01-15T08:00:00.000+00:00`, as `dead-letters list` has it."""
     return f"{event.topic}/{event.partition}:{event.offset} of {event.time}"
 

@@ -9,7 +9,7 @@ import yaml
 
 from projector.cli.terminal import WRONG, fail, harmless
 from projector.contract import asyncapi, json_schemas
-from projector.events.model import KINDS
+from projector.events.model import EVENT_TYPES
 
 
 def generate(
@@ -45,7 +45,7 @@ def contract() -> dict[str, str]:
     """Every file of the contract by its path."""
     return {"asyncapi.yaml": _asyncapi()} | {
         f"schemas/{name}.json": json.dumps(json_schemas.event(name), indent=2) + "\n"
-        for name in KINDS
+        for name in EVENT_TYPES
     }
 
 

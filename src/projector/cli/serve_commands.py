@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import structlog
 import typer
 
-from projector.cli.terminal import WRONG, fail, load_settings, run
+from projector.cli.terminal import WRONG, fail, load_settings, run_command
 from projector.config.settings import Settings
-from projector.errors import SetupError
-from projector.process import free_port, obstacle
+from projector.errors import OperatorError
+from projector.process import free_port, port_obstacle
 
 log = structlog.get_logger()
 
@@ -29,7 +29,7 @@ def worker() -> None:
     from projector.worker import app as working
 
     settings = load_settings()
-    run(settings, working.run(settings))
+    run_command(settings, working.run_worker(settings))
 
 
 def api(
@@ -50,7 +50,7 @@ def api(
         max_waiting=settings.max_waiting,
     )  # fmt: skip
     with _shared_counts(workers):
-        _serve("api.app:create", settings, host, port, factory=True, workers=workers)
+        _serve("api.app:create_api", settings, host, port, factory=True, workers=workers)
 
 
 def ops(
@@ -68,24 +68,24 @@ def ops(
     from api.ops import app as operators
 
     settings = load_settings()
-    if found := operators.obstacle(settings, host):
+    if found := operators.exposure_obstacle(settings, host):
         fail(WRONG, found)
     port = _listening_port(settings, host, port)
     log.info(
         "operators' page starting", bind=f"{host}:{port}", token_needed=bool(settings.ops_secret)
     )
-    _serve(operators.create(settings), settings, host, port)
+    _serve(operators.create_ops(settings), settings, host, port)
 
 
 def _listening_port(settings: Settings, host: str, port: int) -> int:
     """The port, or a free one for 0; ends the command where nothing could be served there."""
     from api.bounded_protocol import allow_connections
 
-    if found := obstacle(port, host):
+    if found := port_obstacle(port, host):
         fail(WRONG, f"{found}; choose another with --port, or 0 for a free one")
     try:
         allow_connections(settings.max_connections)
-    except SetupError as error:
+    except OperatorError as error:
         fail(WRONG, str(error))
     return port or free_port(host)
 
@@ -117,7 +117,7 @@ def dev(
     from projector import dev as environment
 
     settings = load_settings()
-    run(settings, environment.run(settings, port))
+    run_command(settings, environment.run_dev(settings, port))
 
 
 @contextmanager

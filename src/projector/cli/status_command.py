@@ -16,13 +16,13 @@ from rich.text import Text
 
 from projector.cli import status_display
 from projector.cli.terminal import as_json as written
-from projector.cli.terminal import harmless, load_settings, run
+from projector.cli.terminal import harmless, load_settings, run_command
 from projector.clients import redis_client as connections
 from projector.clients.access_errors import redis_reason
 from projector.config.settings import Settings
-from projector.errors import SetupError
+from projector.errors import OperatorError
 from projector.operators import status as statuses
-from projector.operators.kafka_lag import Follower
+from projector.operators.kafka_lag import EndOffsetPoller
 from projector.operators.status import Status
 from projector.process import until_signalled
 
@@ -63,7 +63,7 @@ def status(
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     show = _json if as_json else _plain
     work = _watch(settings, as_json) if watch else _once(settings, show)
-    found = run(settings, work)
+    found = run_command(settings, work)
     raise typer.Exit(0 if found and found.is_fresh else NOT_FRESH)
 
 
@@ -91,10 +91,12 @@ async def _watch(settings: Settings, as_json: bool) -> Status | None:
     return latest[0]
 
 
-async def _shown(settings: Settings, redis: Redis, kafka: Follower, show: Show) -> Status | None:
+async def _shown(
+    settings: Settings, redis: Redis, kafka: EndOffsetPoller, show: Show
+) -> Status | None:
     try:
         found = await _read(settings, redis, kafka)
-    except (RedisError, SetupError) as error:
+    except (RedisError, OperatorError) as error:
         reason = redis_reason(error) or f"cannot be read: {error}"
         show(f"Redis at {settings.redis_place} {reason}")
         return None
@@ -102,14 +104,14 @@ async def _shown(settings: Settings, redis: Redis, kafka: Follower, show: Show) 
     return found
 
 
-async def _read(settings: Settings, redis: Redis, kafka: Follower) -> Status:
-    found = await statuses.read(redis, settings.max_staleness, kafka.ends)
+async def _read(settings: Settings, redis: Redis, kafka: EndOffsetPoller) -> Status:
+    found = await statuses.read_status(redis, settings.max_staleness, kafka.ends)
     return msgspec.structs.replace(found, kafka=kafka.trouble)
 
 
 @contextlib.asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[tuple[Redis, Follower]]:
-    redis, kafka = connections.redis(settings), Follower(settings)
+async def _opened(settings: Settings) -> AsyncIterator[tuple[Redis, EndOffsetPoller]]:
+    redis, kafka = connections.create_redis(settings), EndOffsetPoller(settings)
     following = asyncio.create_task(kafka.run())
     try:
         yield redis, kafka

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from projector.cli.terminal import harmless
-from projector.events.timestamps import readable
-from projector.operators.status import Partition, Rates, State, Status, Worker
+from projector.events.timestamps import to_rfc3339
+from projector.operators.status import PartitionHealth, PartitionStatus, Rates, Status, WorkerStatus
 
 UNKNOWN: Final = "-"
 HEADER: Final = (
@@ -24,7 +24,7 @@ HEADER: Final = (
 NOT_ON_TERMINAL: Final = ("epoch", "revision")
 FOLDED: Final = ("lag", "owner")
 COLOURS: Final = {
-    State.FRESH: "green", State.LATE: "yellow", State.STALE: "red", State.UNCLAIMED: "red",
+    PartitionHealth.FRESH: "green", PartitionHealth.LATE: "yellow", PartitionHealth.STALE: "red", PartitionHealth.UNCLAIMED: "red",
 }  # fmt: skip
 # Lines that the table's frame and the sentences below it take.
 FRAME: Final = 10
@@ -46,7 +46,7 @@ def table(status: Status, height: int) -> Group:
     room = max(1, height - FRAME)
     shown = status.partitions
     if len(shown) > room:
-        shown = sorted(shown, key=lambda p: (p.state is State.FRESH, p.partition))[:room]
+        shown = sorted(shown, key=lambda p: (p.state is PartitionHealth.FRESH, p.partition))[:room]
     found = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for name in _on_terminal(HEADER):
         found.add_column(name, no_wrap=name not in FOLDED, overflow="fold")
@@ -66,7 +66,7 @@ def changes(before: Status | None, now: Status) -> Iterator[str]:
         if known.get(partition.partition) != (partition.state, partition.owner):
             owner = harmless(partition.owner or "nobody")
             yield (
-                f"{readable(now.at)} partition {partition.partition}: {partition.state}, "
+                f"{to_rfc3339(now.at)} partition {partition.partition}: {partition.state}, "
                 f"age {_seconds(partition.age)} s, owner {owner}"
             )
 
@@ -74,7 +74,7 @@ def changes(before: Status | None, now: Status) -> Iterator[str]:
 def sentences(status: Status) -> Iterator[str]:
     """All partitions together, the workers, and what is not known."""
     totals = status.totals
-    counts = {state: getattr(totals, state) for state in State}
+    counts = {state: getattr(totals, state) for state in PartitionHealth}
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     yield f"{_many(totals.partitions, 'partition')}: {states or 'no worker has ever run'}"
     yield ", ".join(
@@ -91,7 +91,7 @@ def sentences(status: Status) -> Iterator[str]:
         yield harmless(f"no lag, no dead letters: {status.kafka}")
 
 
-def _cells(partition: Partition) -> tuple[str, ...]:
+def _cells(partition: PartitionStatus) -> tuple[str, ...]:
     rates = partition.rates
     return (
         str(partition.partition),
@@ -113,7 +113,7 @@ def _on_terminal(cells: Iterable[str]) -> list[str]:
     return [cell for name, cell in named if name not in NOT_ON_TERMINAL]
 
 
-def _lag(partition: Partition) -> str:
+def _lag(partition: PartitionStatus) -> str:
     if partition.lag is None:
         return UNKNOWN
     return ", ".join(f"{topic} {lag}" for topic, lag in partition.lag.items() if lag) or "0"
@@ -129,7 +129,7 @@ def _rates(rates: Rates) -> str:
     )
 
 
-def _named(workers: Iterable[Worker]) -> str:
+def _named(workers: Iterable[WorkerStatus]) -> str:
     named = [f"{w.owner} ({_many(len(w.partitions), 'partition')})" for w in workers]
     if len(named) > MAX_WORKERS_NAMED:
         named[MAX_WORKERS_NAMED:] = ["..."]

@@ -24,9 +24,9 @@ from rich.console import Console
 
 from projector import log as logs
 from projector.clients.access_errors import redis_reason
-from projector.config.env import variable
+from projector.config.env import variable_name
 from projector.config.settings import Settings
-from projector.errors import SettingsError, SetupError
+from projector.errors import OperatorError, SettingsError
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -57,16 +57,16 @@ def load_settings() -> Settings:
     if settings.kafka_security_protocol == "SASL_PLAINTEXT":
         log.warning(
             "nothing is encrypted on the way to Kafka",
-            setting=f"{variable('kafka_security_protocol')}=SASL_PLAINTEXT",
+            setting=f"{variable_name('kafka_security_protocol')}=SASL_PLAINTEXT",
         )
     return settings
 
 
-def run(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
+def run_command(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; what a person can mend is one sentence and an exit code."""
     try:
         return asyncio.run(work)
-    except SetupError as error:
+    except OperatorError as error:
         fail(WRONG, str(error))
     except NOT_ALLOWED as error:
         fail(WRONG, f"Kafka at {settings.kafka} forbids this: {error}. See docs/security.md")
@@ -92,11 +92,11 @@ def as_json(found: object) -> str:
 
 
 # Logs and commands alike write to terminals.
-harmless: Final = logs.harmless
+harmless: Final = logs.escape_control_chars
 
 
 @contextmanager
-def opened(file: str) -> Iterator[BinaryIO]:
+def open_input(file: str) -> Iterator[BinaryIO]:
     """The file or standard input, such that it can be read twice."""
     try:
         source = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Final
 import typer
 
 from projector.cli.options import AsJson, Partitions, chosen, connected, progress_bar
-from projector.cli.terminal import FINDING, as_json, harmless, load_settings, run
+from projector.cli.terminal import FINDING, as_json, harmless, load_settings, run_command
 from projector.config.settings import Settings
 from projector.errors import SnapshotError
 from projector.operators import verify
 from projector.operators.verify import Difference, Findings, Verifier
 from projector.store import schema
-from projector.store.view_diff import What, agents
+from projector.store.view_diff import Mismatch, diff_agents
 
 NOT_SETTLED: Final = "not settled"
 FOUND: Final = "found"
@@ -51,7 +51,7 @@ def verify_views(
     projector verify --json | jq 'select(.over_grant)'
     """
     settings = load_settings()
-    rows, tokens = run(settings, _verify(settings, partition, repair))
+    rows, tokens = run_command(settings, _verify(settings, partition, repair))
     rows.sort(key=lambda row: (not row["over_grant"], row["partition"] or 0, row["job"] or 0))
     for row in rows:
         typer.echo(as_json(row) if as_json_ else harmless(told_of(row)))
@@ -119,9 +119,9 @@ async def _repaired(
 
 def row_of(difference: Difference, outcome: str) -> dict[str, Any]:
     """What is said of a token whose record differs."""
-    too_many, too_few, others = agents(difference.view, difference.stored)
+    too_many, too_few, others = diff_agents(difference.view, difference.stored)
     record = difference.stored.record
-    foreign = record.partition if record and What.FOREIGN in difference.what else None
+    foreign = record.partition if record and Mismatch.FOREIGN in difference.what else None
     return {
         "partition": difference.partition,
         "job": difference.job,
@@ -160,19 +160,19 @@ def _in_words(row: dict[str, Any]) -> Iterator[str]:
     """What differs, in words."""
     for what in row["differences"]:
         match what:
-            case What.STATUS:
+            case Mismatch.STATUS:
                 yield f"status {row['status']} instead of {row['expected_status']}"
-            case What.BODY:
+            case Mismatch.BODY:
                 yield "body" + "".join(_agents_in_words(row))
-            case What.EXPIRY:
+            case Mismatch.EXPIRY:
                 yield "it expires at another time"
-            case What.ORPHAN:
+            case Mismatch.ORPHAN:
                 yield "no fact knows this token" + "".join(_agents_in_words(row))
-            case What.FOREIGN:
+            case Mismatch.FOREIGN:
                 yield f"it stands as one of partition {row['foreign_partition']}"
-            case What.JOB_KEY:
-                yield f"{schema.job_key(row['job'])} does not name it"
-            case What.UNREADABLE:
+            case Mismatch.JOB_KEY:
+                yield f"{schema.job_token_key(row['job'])} does not name it"
+            case Mismatch.UNREADABLE:
                 yield "what stands there is no record"
             case _:
                 yield str(what)

@@ -13,7 +13,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from projector.config.env import variable
+from projector.config.env import variable_name
 
 _HOSTNAME_MISMATCH: Final = (62, 64)  # OpenSSL: X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
@@ -26,19 +26,17 @@ def redis_reason(error: BaseException | None) -> str | None:
             case AuthenticationError() | AuthorizationError():
                 return (
                     "does not know this user and password. Set "
-                    f"{variable('redis_username')} and {variable('redis_password')}, or put them "
-                    f"into {variable('redis_url')}"
+                    f"{variable_name('redis_username')} and {variable_name('redis_password')}, or put them "
+                    f"into {variable_name('redis_url')}"
                 )
             case NoPermissionError():
                 return f"does not allow this user what is needed: {cause}. See docs/security.md"
             case MovedError() | ClusterCrossSlotError():
-                return (
-                    f"is one of a cluster. Let {variable('redis_url')} begin with redis+cluster://"
-                )
+                return f"is one of a cluster. Let {variable_name('redis_url')} begin with redis+cluster://"
             case ResponseError() if "cluster support disabled" in str(cause):
-                return f"is no cluster. Let {variable('redis_url')} begin with redis://"
+                return f"is no cluster. Let {variable_name('redis_url')} begin with redis://"
             case ssl.SSLError():
-                return tls_reason(cause, "redis", variable("redis_url"))
+                return tls_reason(cause, "redis", variable_name("redis_url"))
     return None
 
 
@@ -59,12 +57,12 @@ def tls_reason(error: ssl.SSLError, server: str, address: str) -> str | None:
         case ssl.SSLCertVerificationError():
             return (
                 f"shows a certificate that is not trusted: {said}. "
-                f"Set {variable(f'{server}_ca_file')} to the certificate of whoever signed it"
+                f"Set {variable_name(f'{server}_ca_file')} to the certificate of whoever signed it"
             )
     if "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
         return (
             f"does not accept this client's certificate ({reason}). Set "
-            f"{variable(f'{server}_certificate_file')} and {variable(f'{server}_key_file')}"
+            f"{variable_name(f'{server}_certificate_file')} and {variable_name(f'{server}_key_file')}"
         )
     if reason in _NO_TLS:
         return "does not speak TLS at this port, but this client is told to"

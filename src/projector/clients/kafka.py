@@ -5,7 +5,7 @@ from typing import Any
 from projector.config.settings import Settings
 
 
-def kafka(settings: Settings) -> dict[str, Any]:
+def client_arguments(settings: Settings) -> dict[str, Any]:
     """Where Kafka is, whom to trust there and who this is: what every aiokafka client is given."""
     how: dict[str, Any] = {
         "bootstrap_servers": settings.brokers,

@@ -15,7 +15,7 @@ from aiokafka.errors import (
 
 from projector.clients import kafka
 from projector.clients.access_errors import causes, tls_reason
-from projector.config.env import variable
+from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.errors import AccessError
 
@@ -35,7 +35,7 @@ async def raise_if_refused(settings: Settings) -> None:
 
 async def _advertised(settings: Settings) -> list[str]:
     """Where the brokers themselves say that they are; empty if none can be asked."""
-    client = AIOKafkaClient(**kafka.kafka(settings), request_timeout_ms=TIMEOUT_MS)
+    client = AIOKafkaClient(**kafka.client_arguments(settings), request_timeout_ms=TIMEOUT_MS)
     try:
         await client.bootstrap()
         return [f"{broker.host}:{broker.port}" for broker in client.cluster.brokers()]
@@ -47,7 +47,7 @@ async def _advertised(settings: Settings) -> list[str]:
 
 async def _knock(settings: Settings, broker: str) -> str | None:
     host, _, port = broker.rpartition(":")
-    how = kafka.kafka(settings)
+    how = kafka.client_arguments(settings)
     del how["bootstrap_servers"]
     try:
         connection = await create_conn(
@@ -60,22 +60,22 @@ async def _knock(settings: Settings, broker: str) -> str | None:
 
 
 def _reason(error: BaseException, settings: Settings) -> str | None:
-    protocol = f"{variable('kafka_security_protocol')}={settings.kafka_security_protocol}"
+    protocol = f"{variable_name('kafka_security_protocol')}={settings.kafka_security_protocol}"
     for cause in causes(error):
         match cause:
             case SaslAuthenticationFailed():
                 return (
                     f"does not know the user {settings.kafka_username} with this password and "
-                    f"{settings.kafka_sasl_mechanism}. Set {variable('kafka_username')}, "
-                    f"{variable('kafka_password')} and {variable('kafka_sasl_mechanism')}"
+                    f"{settings.kafka_sasl_mechanism}. Set {variable_name('kafka_username')}, "
+                    f"{variable_name('kafka_password')} and {variable_name('kafka_sasl_mechanism')}"
                 )
             case UnsupportedSaslMechanismError():
-                name = variable("kafka_sasl_mechanism")
+                name = variable_name("kafka_sasl_mechanism")
                 return f"does not take {settings.kafka_sasl_mechanism}. Set {name} to another"
             case IllegalSaslStateError():
                 return f"takes no user and password at this port, but there is {protocol}"
             case ssl.SSLError():
-                return tls_reason(cause, "kafka", variable("kafka"))
+                return tls_reason(cause, "kafka", variable_name("kafka"))
             case asyncio.IncompleteReadError(expected=int(length)) if length >> 24 == _TLS_ALERT:
                 return f"speaks TLS at this port, but there is {protocol}"
     return None

@@ -17,7 +17,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from projector.clients.redis_cluster import Answer, Cluster, Command
+from projector.clients.redis_cluster import Cluster, Command, CommandResult
 
 # `connections.redis` calls both a Redis: what both have, both have alike.
 Client = Redis | Cluster
@@ -28,7 +28,7 @@ Argument = bytes | str | int
 _NO_ANSWERS: Final = (ClusterDownError, TryAgainError)
 
 
-async def ask(redis: Client, commands: Sequence[Command]) -> list[Answer]:
+async def execute(redis: Client, commands: Sequence[Command]) -> list[CommandResult]:
     """The answers, in one round trip to each server; a command's key follows its name.
 
     A command's own error, as for a key of another type, stands in its answer's place.
@@ -48,16 +48,16 @@ async def ask(redis: Client, commands: Sequence[Command]) -> list[Answer]:
         raise time
     seconds, microseconds = time
     now = int(seconds) * 1000 + int(microseconds) / 1000
-    return [Answer(value, now) for value in values]
+    return [CommandResult(value, now) for value in values]
 
 
 def _is_own(error: Exception) -> bool:
     return isinstance(error, ResponseError) and not isinstance(error, _NO_ANSWERS)
 
 
-async def tell(redis: Client, commands: Sequence[Command]) -> None:
+async def execute_writes(redis: Client, commands: Sequence[Command]) -> None:
     """As `ask`, for commands that write: raises also a command's own error."""
-    for answer in await ask(redis, commands):
+    for answer in await execute(redis, commands):
         if isinstance(answer.value, Exception):
             raise answer.value
 
@@ -69,7 +69,7 @@ async def get_many(redis: Client, keys: Sequence[str]) -> list[Value | Exception
     return cast(list[Value | Exception], await redis.mget(keys))
 
 
-async def run(
+async def run_script(
     redis: Client,
     script: AsyncScript,
     keys: Sequence[str],
@@ -105,13 +105,13 @@ async def _run_each(redis: Cluster, script: AsyncScript, commands: Sequence[Comm
     return results
 
 
-async def time(redis: Client, key: str) -> int:
+async def server_time(redis: Client, key: str) -> int:
     """TIME, in ms, of the server that holds the key."""
-    (answer,) = await ask(redis, [("PTTL", key)])
+    (answer,) = await execute(redis, [("PTTL", key)])
     return int(answer.now)
 
 
-async def prove(redis: Client) -> None:
+async def barrier(redis: Client) -> None:
     """Return once every server of a cluster has answered, and so told what became of it.
 
     One server alone tells it with every answer.
@@ -120,12 +120,12 @@ async def prove(redis: Client) -> None:
         await redis.prove()
 
 
-async def probes(redis: Client) -> list[Command]:
+async def barrier_commands(redis: Client) -> list[Command]:
     """What to ask besides, so that every server of a cluster is asked something."""
     return await redis.probes() if isinstance(redis, Cluster) else []
 
 
-async def pages(redis: Client, match: str, count: int) -> AsyncIterator[list[bytes]]:
+async def scan_pages(redis: Client, match: str, count: int) -> AsyncIterator[list[bytes]]:
     """The keys that match, of all servers, page by page."""
     if isinstance(redis, Cluster):
         await redis.initialize()

@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
 from projector.clients.redis_cluster import Cluster
-from projector.clients.redis_servers import Server
+from projector.clients.redis_servers import RedisServers
 from projector.config.redis_url import Several, several
 from projector.config.settings import Settings
 from projector.events.partitioning import MAX_PARTITIONS
@@ -33,7 +33,7 @@ SENTINEL_TIMEOUT_S: Final = 0.5
 MAX_CONNECTIONS: Final = 3 * MAX_PARTITIONS
 
 
-class TrustingConnection(SSLConnection):
+class TlsConnection(SSLConnection):
     """TLS as the settings have it: redis-py itself would trust the system's CAs as well."""
 
     def __init__(self, *, tls: SSLContext, **kwargs: Any) -> None:
@@ -41,7 +41,7 @@ class TrustingConnection(SSLConnection):
         self.ssl_context.context = tls
 
 
-class TrustingManagedConnection(SentinelManagedConnection, TrustingConnection):
+class TlsManagedConnection(SentinelManagedConnection, TlsConnection):
     """The same to the server that the sentinels name."""
 
 
@@ -66,12 +66,12 @@ class SentinelPool(SentinelConnectionPool):
         await self.sentinel_manager.aclose()
 
 
-def redis(settings: Settings, server: Server | None = None) -> Redis:
+def create_redis(settings: Settings, server: RedisServers | None = None) -> Redis:
     """A client that gives up after two seconds; whoever calls it decides about trying again.
 
     It may be that of a cluster: `calls` has what differs there, all else is alike.
     """
-    server = server or Server()
+    server = server or RedisServers()
     how = _bounded() | _identity(settings)
     match several(settings.redis_url):
         case Several(kind="cluster") as known:
@@ -80,9 +80,9 @@ def redis(settings: Settings, server: Server | None = None) -> Redis:
             pool: ConnectionPool = _sentinels(settings, server, known, how)
         case None:
             pool = ConnectionPool.from_url(
-                settings.redis_url, **how, **_patient(), redis_connect_func=server.greet
+                settings.redis_url, **how, **_patient(), redis_connect_func=server.on_connect
             )
-            _trust(pool, settings, TrustingConnection)
+            _trust(pool, settings, TlsConnection)
     server.pool = pool
     return Redis.from_pool(pool)
 
@@ -105,14 +105,14 @@ def _patient() -> dict[str, Any]:
     }
 
 
-def _trust(pool: ConnectionPool, settings: Settings, trusting: type[TrustingConnection]) -> None:
+def _trust(pool: ConnectionPool, settings: Settings, trusting: type[TlsConnection]) -> None:
     if settings.redis_tls:
         pool.connection_class = trusting
         pool.connection_kwargs["tls"] = settings.redis_tls
 
 
 def _sentinels(
-    settings: Settings, server: Server, known: Several, how: dict[str, Any]
+    settings: Settings, server: RedisServers, known: Several, how: dict[str, Any]
 ) -> SentinelPool:
     bounds = {"socket_timeout": SENTINEL_TIMEOUT_S, "socket_connect_timeout": SENTINEL_TIMEOUT_S}
     asked = Sentinel(  # type: ignore[no-untyped-call]
@@ -122,20 +122,22 @@ def _sentinels(
         | {"retry": Retry(NoBackoff(), 0), "driver_info": None},
     )
     for sentinel in asked.sentinels:
-        _trust(sentinel.connection_pool, settings, TrustingConnection)
+        _trust(sentinel.connection_pool, settings, TlsConnection)
     pool = SentinelPool(  # type: ignore[no-untyped-call]
         known.service, asked, db=known.database, **how, **_patient(),
         redis_connect_func=server.greet_primary,
     )  # fmt: skip
-    _trust(pool, settings, TrustingManagedConnection)
+    _trust(pool, settings, TlsManagedConnection)
     return pool
 
 
-def _cluster(settings: Settings, server: Server, known: Several, how: dict[str, Any]) -> Cluster:
+def _cluster(
+    settings: Settings, server: RedisServers, known: Several, how: dict[str, Any]
+) -> Cluster:
     server.cluster = True
-    dress: dict[str, Any] = {"redis_connect_func": server.greet}
+    dress: dict[str, Any] = {"redis_connect_func": server.on_connect}
     if settings.redis_tls:
-        dress |= {"connection_class": TrustingConnection, "tls": settings.redis_tls}
+        dress |= {"connection_class": TlsConnection, "tls": settings.redis_tls}
     retry = Retry(NoBackoff(), 1)
     return Cluster(known.hosts, how | known.identity | {"retry": retry}, dress, server.moved)
 

@@ -25,7 +25,7 @@ ROUNDS: Final = 4
 REFRESH_PAUSE_S: Final = 0.5
 
 
-class Answer(NamedTuple):
+class CommandResult(NamedTuple):
     """What a command brought, or its own error, and TIME (ms) of its server after it."""
 
     value: Any
@@ -93,14 +93,14 @@ class Cluster(RedisCluster):
         with _outages():
             return await super().execute_command(*args, **kwargs)
 
-    async def each(self, commands: Sequence[Command]) -> list[Answer]:
+    async def each(self, commands: Sequence[Command]) -> list[CommandResult]:
         """Every command's answer, in one round trip to each server.
 
         The key follows the command's name, or of EVALSHA its digest and the number 1. Errors stand
         in place of answers, those of a server that is away too.
         """
         await self.initialize()
-        answers = [Answer(None, 0.0)] * len(commands)
+        answers = [CommandResult(None, 0.0)] * len(commands)
         left: dict[int, AskError | None] = dict.fromkeys(range(len(commands)))
         for attempt in range(ROUNDS):
             await self._round(commands, left, answers)
@@ -111,14 +111,16 @@ class Cluster(RedisCluster):
             }
             if not left:
                 break
-        lost = Answer(redis_errors.ConnectionError("slots move faster than one can follow"), 0.0)
+        lost = CommandResult(
+            redis_errors.ConnectionError("slots move faster than one can follow"), 0.0
+        )
         return [lost if isinstance(each.value, AskError) else each for each in answers]
 
     async def _round(
         self,
         commands: Sequence[Command],
         left: Mapping[int, AskError | None],
-        answers: list[Answer],
+        answers: list[CommandResult],
     ) -> None:
         batches: defaultdict[ClusterNode, list[_Sent]] = defaultdict(list)
         with _outages():
@@ -205,7 +207,7 @@ def _may_try_again(found: Any, attempt: int) -> bool:
     return isinstance(found, redis_errors.ConnectionError) and attempt == 0
 
 
-async def _run(node: ClusterNode, batch: Sequence[_Sent]) -> list[Answer]:
+async def _run(node: ClusterNode, batch: Sequence[_Sent]) -> list[CommandResult]:
     own = [PipelineCommand(sent.position, *sent.command) for sent in batch]
     time = PipelineCommand(0, "TIME")
     commands: list[PipelineCommand] = []
@@ -214,12 +216,12 @@ async def _run(node: ClusterNode, batch: Sequence[_Sent]) -> list[Answer]:
     try:
         await node.execute_pipeline([*commands, time])
     except (RedisError, OSError) as error:
-        return [Answer(error, 0.0)] * len(batch)
+        return [CommandResult(error, 0.0)] * len(batch)
     if isinstance(time.result, Exception):
-        return [Answer(time.result, 0.0)] * len(batch)
+        return [CommandResult(time.result, 0.0)] * len(batch)
     seconds, microseconds = time.result
     now = int(seconds) * 1000 + int(microseconds) / 1000
-    return [Answer(command.result, now) for command in own]
+    return [CommandResult(command.result, now) for command in own]
 
 
 @contextlib.contextmanager

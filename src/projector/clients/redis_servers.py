@@ -19,7 +19,7 @@ from projector.errors import EvictionError
 log = structlog.get_logger()
 
 
-class Server:
+class RedisServers:
     """Which Redis server answers; of a cluster, which servers.
 
     `changes` counts restarts and failovers: after one, writes that were acknowledged may be gone.
@@ -37,7 +37,7 @@ class Server:
         self._connections: dict[str, WeakSet[AbstractConnection]] = defaultdict(WeakSet)
         self._primaries: set[str] = set()
 
-    async def greet(self, connection: AbstractConnection) -> None:
+    async def on_connect(self, connection: AbstractConnection) -> None:
         """Begin a connection as redis-py does, then ask who is there."""
         await connection.on_connect()
         place = _place(connection) if self.cluster else ""
@@ -55,7 +55,7 @@ class Server:
 
     async def greet_primary(self, connection: AbstractConnection) -> None:
         """The same, but for a replica: sentinels may know of a failover later than their server."""
-        await self.greet(connection)
+        await self.on_connect(connection)
         if await _told(connection, "replication", _ROLE) == b"slave":
             raise RedisConnectionError("this is a replica now, and the sentinels name no other yet")
 

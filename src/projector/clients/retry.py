@@ -122,7 +122,7 @@ class _Call:
         self._settled = None
 
 
-def outlast(method: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+def retry_outages(method: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     """Try again until it succeeds, for methods whose work may be done again from the start.
 
     An outage is one fact: however many calls and partitions it stops, it is logged when it begins

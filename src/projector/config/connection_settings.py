@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings
 
 from projector.config import credentials, redis_url
 from projector.config.credentials import File, Identity
-from projector.config.env import variable
+from projector.config.env import variable_name
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -85,7 +85,7 @@ class ConnectionSettings(BaseSettings):
         problems = [*_kafka_problems(self), *_redis_problems(self)]
         problems += [*_file_problems(self, "kafka"), *_file_problems(self, "redis")]
         if problems:
-            raise ValueError("\n".join(f"{variable(field)}: {why}" for field, why in problems))
+            raise ValueError("\n".join(f"{variable_name(field)}: {why}" for field, why in problems))
         # Read the files now: what is wrong with one is a wrong setting, not an outage.
         _ = self.kafka_secret, self.kafka_tls, self.redis_secret, self.redis_tls
         return self
@@ -137,7 +137,7 @@ class ConnectionSettings(BaseSettings):
 
 def _kafka_problems(settings: ConnectionSettings) -> Problems:
     protocol = settings.kafka_security_protocol
-    reason = f"with {variable('kafka_security_protocol')}={protocol}"
+    reason = f"with {variable_name('kafka_security_protocol')}={protocol}"
     needed = ("kafka_username", "kafka_password") if settings.uses_sasl else ()
     useless: set[str] = set()
     if not settings.uses_sasl:
@@ -153,7 +153,7 @@ def _kafka_problems(settings: ConnectionSettings) -> Problems:
 
 
 def _redis_problems(settings: ConnectionSettings) -> Problems:
-    given, address = settings.model_fields_set, variable("redis_url")
+    given, address = settings.model_fields_set, variable_name("redis_url")
     parts = urlsplit(settings.redis_url)
     if not parts.scheme.startswith("rediss"):
         for field in ("redis_ca_file", "redis_certificate_file", "redis_key_file"):
@@ -177,7 +177,7 @@ def _file_problems(settings: ConnectionSettings, server: str) -> Problems:
         f"{server}_{which}" for which in ("password", "certificate_file", "key_file")
     )
     if {password, f"{password}_file"} <= given:
-        yield f"{password}_file", f"{variable(password)} is set as well"
+        yield f"{password}_file", f"{variable_name(password)} is set as well"
     for one, other in ((certificate, key), (key, certificate)):
         if one in given and other not in given:
-            yield other, f"is needed with {variable(one)}"
+            yield other, f"is needed with {variable_name(one)}"

@@ -6,7 +6,7 @@ from typing import Annotated, Final, NamedTuple
 
 from pydantic import AfterValidator, SecretStr
 
-from projector.config.env import variable
+from projector.config.env import variable_name
 
 # No password is longer; a wrong path must not fill the memory.
 MAX_SECRET_BYTES: Final = 64 * 1024
@@ -40,7 +40,7 @@ def tls(files: Identity) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=files.authority)
     except ssl.SSLError:
-        name = variable(f"{files.server}_ca_file")
+        name = variable_name(f"{files.server}_ca_file")
         raise ValueError(f"{name}: {files.authority} holds no certificate in PEM format") from None
     if files.certificate:
         _present(context, files)
@@ -49,7 +49,7 @@ def tls(files: Identity) -> ssl.SSLContext:
 
 def _present(context: ssl.SSLContext, files: Identity) -> None:
     assert files.certificate is not None  # noqa: S101
-    names = [variable(f"{files.server}_{which}_file") for which in ("certificate", "key")]
+    names = [variable_name(f"{files.server}_{which}_file") for which in ("certificate", "key")]
     try:
         # Without a password given, OpenSSL would ask the terminal for that of an encrypted key.
         context.load_cert_chain(files.certificate, files.key, password="")
@@ -69,7 +69,7 @@ def secret(setting: str, file: Path) -> SecretStr:
         with file.open("rb") as opened:
             read = opened.read(MAX_SECRET_BYTES).rstrip(b"\r\n").decode()
     except (OSError, UnicodeDecodeError):
-        raise ValueError(f"{variable(setting)}: {file} cannot be read as text") from None
+        raise ValueError(f"{variable_name(setting)}: {file} cannot be read as text") from None
     if not read:
-        raise ValueError(f"{variable(setting)}: {file} is empty")
+        raise ValueError(f"{variable_name(setting)}: {file} is empty")
     return SecretStr(read)

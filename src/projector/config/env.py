@@ -5,6 +5,6 @@ from typing import Final
 PREFIX: Final = "PROJECTOR_"
 
 
-def variable(field: str) -> str:
+def variable_name(field: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + field.upper()

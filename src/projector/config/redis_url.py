@@ -4,7 +4,7 @@ import re
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from projector.config.env import variable
+from projector.config.env import variable_name
 
 _DATABASE: Final = re.compile(r"/?|/[0-9]{1,9}")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
@@ -52,7 +52,7 @@ def _refuse_options(parts: SplitResult) -> None:
     if any(name.startswith("ssl") for name in found):
         raise ValueError(
             "must have no options for TLS; certificates are always checked, and "
-            f"{variable('redis_ca_file')} says who may sign them"
+            f"{variable_name('redis_ca_file')} says who may sign them"
         )
     if parts.scheme in _SEVERAL and (parts.query or parts.fragment):
         raise ValueError("must have no options with sentinels or a cluster")

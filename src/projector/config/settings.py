@@ -12,7 +12,7 @@ from pydantic_settings import SettingsConfigDict
 from projector.config import credentials
 from projector.config.connection_settings import ConnectionSettings
 from projector.config.credentials import File
-from projector.config.env import PREFIX, variable
+from projector.config.env import PREFIX, variable_name
 from projector.errors import SettingsError
 from projector.events.model import ROLES
 from projector.events.partitioning import MAX_PARTITIONS
@@ -97,11 +97,11 @@ class Settings(ConnectionSettings):
     @model_validator(mode="after")
     def _hard_to_guess(self) -> Self:
         if self.ops_token and self.ops_token_file:
-            names = " and ".join(variable(name) for name in ("ops_token", "ops_token_file"))
+            names = " and ".join(variable_name(name) for name in ("ops_token", "ops_token_file"))
             raise ValueError(f"{names}: set one of them")
         secret = self.ops_secret
         if secret is not None and not _OPS_TOKEN.fullmatch(secret.get_secret_value()):
-            name = variable("ops_token_file" if self.ops_token_file else "ops_token")
+            name = variable_name("ops_token_file" if self.ops_token_file else "ops_token")
             raise ValueError(
                 f"{name}: must be 16 to 1024 visible ASCII characters; `openssl rand -hex 32` "
                 "makes some"
@@ -155,7 +155,7 @@ def _is_unknown(name: str) -> bool:
 
 
 def _suggestion(name: str) -> str:
-    known = [variable(field) for field in Settings.model_fields]
+    known = [variable_name(field) for field in Settings.model_fields]
     near = difflib.get_close_matches(name, known, n=1)
     return f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else "")
 
@@ -164,4 +164,4 @@ def _lines(problem: dict[str, Any]) -> list[str]:
     reason: str = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:  # several settings contradict each other, and the reason names them
         return reason.splitlines()
-    return [f"{variable(str(problem['loc'][0]))}: {reason[0].lower()}{reason[1:]}"]
+    return [f"{variable_name(str(problem['loc'][0]))}: {reason[0].lower()}{reason[1:]}"]

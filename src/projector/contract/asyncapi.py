@@ -7,7 +7,7 @@ from projector.config.settings import Settings
 from projector.contract import json_schemas
 from projector.contract.json_schemas import Schema
 from projector.events import replay_header
-from projector.events.model import DEAD_LETTERS, KINDS, MAX_ID, Topic
+from projector.events.model import DEAD_LETTERS, EVENT_TYPES, MAX_ID, Topic
 from projector.kafka import dead_letters, topics
 
 VERSION: Final = "3.0.0"
@@ -21,7 +21,7 @@ _NUMBERED_TOPIC_OPTIONS: Final = ("retention.ms", "max.message.bytes")
 _DIGITS: Final[Schema] = {"type": "string", "pattern": "^[0-9]+$"}
 _TEXT: Final[Schema] = {"type": "string"}
 
-_BROADCASTS: Final = ", ".join(f"`{name}`" for name, kind in KINDS.items() if kind.broadcast)
+_BROADCASTS: Final = ", ".join(f"`{name}`" for name, kind in EVENT_TYPES.items() if kind.broadcast)
 _ABOUT: Final = f"""\
 Which cluster agents may a CI job token use? The projector reads these events from Kafka. Each is a
 CloudEvent 1.0 whose `data` is the whole new state of one thing, in structured or in binary mode.
@@ -132,7 +132,7 @@ def _operations() -> dict[str, Any]:
 
 def _message_names(topic: Topic) -> list[str]:
     """Each type of event in structured mode, and in binary mode."""
-    names = [name for name, kind in KINDS.items() if kind.topic is topic]
+    names = [name for name, kind in EVENT_TYPES.items() if kind.topic is topic]
     return [mode for name in names for mode in (name, _binary_name(name))]
 
 
@@ -142,7 +142,7 @@ def _binary_name(name: str) -> str:
 
 def _messages() -> dict[str, Any]:
     found = {}
-    for name in KINDS:
+    for name in EVENT_TYPES:
         found[name] = _structured(name)
         found[_binary_name(name)] = _binary(name)
     return found

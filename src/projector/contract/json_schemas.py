@@ -12,7 +12,15 @@ import msgspec
 
 from projector.events import ci_access
 from projector.events.cloudevents import Envelope
-from projector.events.model import KINDS, MAX_EVENT_BYTES, MAX_ID, MAX_NESTING, ROLES, Instant, Kind
+from projector.events.model import (
+    EVENT_TYPES,
+    MAX_EVENT_BYTES,
+    MAX_ID,
+    MAX_NESTING,
+    ROLES,
+    EventType,
+    Instant,
+)
 from projector.events.redaction import PREFIX, SECRET_FIELDS, TOKEN
 
 Schema = dict[str, Any]
@@ -50,7 +58,7 @@ def event(name: str) -> Schema:
 def structured(name: str, prefix: str) -> Schema:
     """An event of this type as one JSON object; `prefix` is where the definitions are."""
     envelope = _structs(prefix)["Envelope"]
-    kind = KINDS[name]
+    kind = EVENT_TYPES[name]
     own: Schema = {
         "type": {**_TEXT, "pattern": _type(name), "description": _TYPE.format(name=name)},
         "data": {"$ref": prefix + kind.data.__name__},
@@ -93,7 +101,7 @@ def definitions(prefix: str) -> dict[str, Schema]:
 
 def examples() -> dict[str, list[Any]]:
     """Whole events of every type, as they stand in docs/events.md."""
-    found: dict[str, list[Any]] = {name: [] for name in KINDS}
+    found: dict[str, list[Any]] = {name: [] for name in EVENT_TYPES}
     for line in (files("projector") / "examples.ndjson").read_text().splitlines():
         example = msgspec.json.decode(line)
         found[example["type"]].append(example)
@@ -104,7 +112,7 @@ def examples() -> dict[str, list[Any]]:
 
 
 def _structs(prefix: str) -> dict[str, Schema]:
-    types = [Envelope, ci_access.Impersonate, *(kind.data for kind in KINDS.values())]
+    types = [Envelope, ci_access.Impersonate, *(kind.data for kind in EVENT_TYPES.values())]
 
     def hook(kind: type) -> Schema:
         if kind is Instant:
@@ -140,7 +148,7 @@ def _type(name: str) -> str:
     return rf"(^|\.){name.replace('.', chr(92) + '.')}$"
 
 
-def _description(kind: Kind) -> str:
+def _description(kind: EventType) -> str:
     sentences = [kind.data.__doc__ or "", f"Topic: {kind.topic}."]
     if kind.broadcast:
         sentences.append("A broadcast: to be sent to every partition of its topic.")

@@ -11,19 +11,19 @@ from msgspec import Struct
 from projector.domain.entities import Job
 
 
-class Context(Struct, frozen=True):
+class FilterContext(Struct, frozen=True):
     """All that filters look at of a job; `environment` is the name of the one it deploys to."""
 
     environment: str | None
     ref_protected: bool
 
 
-def context(job: Job) -> Context:
+def filter_context(job: Job) -> FilterContext:
     """What filters look at of the job."""
-    return Context(job.environment.name if job.environment else None, job.ref_protected)
+    return FilterContext(job.environment.name if job.environment else None, job.ref_protected)
 
 
-def refusal(configuration: dict[str, Any], context: Context) -> str | None:
+def refusing_filter(configuration: dict[str, Any], context: FilterContext) -> str | None:
     """Which key of the configuration refuses such a job, or None."""
     if not _allows_environment(configuration.get("environments"), context.environment):
         return "environments"

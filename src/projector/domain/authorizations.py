@@ -11,12 +11,12 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from projector.domain import fact_keys
-from projector.domain.fact_index import Facts
+from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Root
-from projector.events.ci_access import Grant, unreadable
+from projector.events.ci_access import Grant, unreadable_reason
 
 
-class Source(StrEnum):
+class AuthorizationSource(StrEnum):
     """What lets an agent reach a project, the closest first."""
 
     PROJECT_GRANT = "project_grant"
@@ -25,25 +25,27 @@ class Source(StrEnum):
     INSTANCE = "instance"
 
 
-class Way(NamedTuple):
+class AgentAuthorization(NamedTuple):
     """One way for an agent to reach a project; `group` is the one that a grant names.
 
     `configuration` is the entry that grants it, without its `id`; `{}` for the project's own.
     """
 
     agent: int
-    source: Source
+    source: AuthorizationSource
     config_project: int
     configuration: dict[str, Any]
     group: int | None = None
 
 
-def by_agent(facts: Facts, root: Root, project: int, groups: list[int]) -> dict[int, list[Way]]:
+def authorizations_by_agent(
+    facts: FactIndex, root: Root, project: int, groups: list[int]
+) -> dict[int, list[AgentAuthorization]]:
     """Every agent that reaches the project, in the answer's order, with its ways: the first wins.
 
     `groups` are the ids of those above the project, nearest first.
     """
-    found: dict[int, list[Way]] = {}
+    found: dict[int, list[AgentAuthorization]] = {}
     for way in chain(
         _granted(facts, root, facts.grants(fact_keys.project_key(root, project))),
         _own(facts, root, project),
@@ -54,12 +56,12 @@ def by_agent(facts: Facts, root: Root, project: int, groups: list[int]) -> dict[
     return found
 
 
-def _own(facts: Facts, root: Root, project: int) -> Iterator[Way]:
+def _own(facts: FactIndex, root: Root, project: int) -> Iterator[AgentAuthorization]:
     for agent in facts.agents_of_project(root, project):
-        yield Way(agent, Source.OWN_PROJECT, project, {})
+        yield AgentAuthorization(agent, AuthorizationSource.OWN_PROJECT, project, {})
 
 
-def _group_grants(facts: Facts, root: Root, groups: list[int]) -> list[Way]:
+def _group_grants(facts: FactIndex, root: Root, groups: list[int]) -> list[AgentAuthorization]:
     """By agent, and for each the nearest group first."""
     grants = ((group, facts.grants(fact_keys.group_key(root, group))) for group in groups)
     granted = (_granted(facts, root, grant, group) for group, grant in grants)
@@ -67,18 +69,22 @@ def _group_grants(facts: Facts, root: Root, groups: list[int]) -> list[Way]:
 
 
 def _granted(
-    facts: Facts, root: Root, grants: dict[int, Grant], group: int | None = None
-) -> Iterator[Way]:
+    facts: FactIndex, root: Root, grants: dict[int, Grant], group: int | None = None
+) -> Iterator[AgentAuthorization]:
     """Those of agents whose configuration project is known in the same root namespace."""
-    source = Source.PROJECT_GRANT if group is None else Source.GROUP_GRANT
+    source = AuthorizationSource.PROJECT_GRANT if group is None else AuthorizationSource.GROUP_GRANT
     for number in sorted(grants):
         agent = facts.agent(root, number)
         if agent and facts.project(root, agent.project):
-            yield Way(number, source, agent.project, grants[number].configuration, group)
+            yield AgentAuthorization(
+                number, source, agent.project, grants[number].configuration, group
+            )
 
 
-def _instance_agents(facts: Facts) -> Iterator[Way]:
+def _instance_agents(facts: FactIndex) -> Iterator[AgentAuthorization]:
     for number, agent in facts.instance_agents():
-        if unreadable(agent.configuration) is None:
+        if unreadable_reason(agent.configuration) is None:
             configuration = {k: v for k, v in agent.configuration.items() if k != "id"}
-            yield Way(number, Source.INSTANCE, agent.project, configuration)
+            yield AgentAuthorization(
+                number, AuthorizationSource.INSTANCE, agent.project, configuration
+            )

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Raw, Struct, field
 
-from projector.domain.authorizations import Way
+from projector.domain.authorizations import AgentAuthorization
 from projector.domain.entities import Member, User
 from projector.domain.fact_keys import Key
 from projector.domain.views import AllowedAgent
@@ -35,7 +35,7 @@ class Rule(StrEnum):
 
 
 # No event makes such a token live again.
-FINAL: Final = (Rule.TOKEN_REPLACED, Rule.JOB_FINISHED, Rule.TOKEN_EXPIRED)
+FINAL_RULES: Final = (Rule.TOKEN_REPLACED, Rule.JOB_FINISHED, Rule.TOKEN_EXPIRED)
 
 
 class Membership(NamedTuple):
@@ -51,16 +51,16 @@ class Candidate(NamedTuple):
     The first of its ways wins; there is no falling back to another.
     """
 
-    ways: list[Way]
+    authorizations: list[AgentAuthorization]
     refused_by: Rule | None
 
     @property
-    def winner(self) -> Way:
+    def effective(self) -> AgentAuthorization:
         """The way that counts."""
-        return self.ways[0]
+        return self.authorizations[0]
 
 
-class Standing(Struct, frozen=True, dict=True):
+class UserRole(Struct, frozen=True, dict=True):
     """What a user is in a place; `user` is None if no `user.set` came.
 
     `level` is the highest of the `memberships` that are in force. `barrier` refuses everything, and
@@ -79,7 +79,7 @@ class Standing(Struct, frozen=True, dict=True):
         return _json([name for name in NAMED_ROLES if ROLES[name] <= self.level])
 
 
-class Reach(Struct, frozen=True, dict=True):
+class AgentAccess(Struct, frozen=True, dict=True):
     """The agents that reach a place, for jobs that are alike to every filter."""
 
     candidates: tuple[Candidate, ...] = ()
@@ -87,10 +87,10 @@ class Reach(Struct, frozen=True, dict=True):
     @cached_property
     def allowed(self) -> Raw:
         """The agents that may be used, as JSON."""
-        return _json([_allowed(c.winner) for c in self.candidates if not c.refused_by])
+        return _json([_allowed(c.effective) for c in self.candidates if not c.refused_by])
 
 
-class Place(Struct, frozen=True, dict=True):
+class ProjectScope(Struct, frozen=True, dict=True):
     """The project of jobs and the groups above it: what all jobs there have in common.
 
     `rule` and `reason` say why its jobs get `status` and no list, where the place is to blame.
@@ -103,8 +103,8 @@ class Place(Struct, frozen=True, dict=True):
     rule: Rule | None = None
     reason: str = ""
     groups: tuple[int, ...] = ()
-    ways: tuple[list[Way], ...] = ()
-    reaches: dict[tuple[Any, ...], Reach] = field(default_factory=dict)
+    ways: tuple[list[AgentAuthorization], ...] = ()
+    reaches: dict[tuple[Any, ...], AgentAccess] = field(default_factory=dict)
 
     @cached_property
     def part(self) -> Raw:
@@ -112,16 +112,16 @@ class Place(Struct, frozen=True, dict=True):
         return _json({"id": self.project, "groups": [{"id": group} for group in self.groups]})
 
 
-NOWHERE: Final = Place()
+NO_SCOPE: Final = ProjectScope()
 
 
-NOBODY: Final = Standing()
+NO_ROLE: Final = UserRole()
 
 
-NOTHING: Final = Reach()
+NO_ACCESS: Final = AgentAccess()
 
 
-class Judgement(Struct, frozen=True):
+class Decision(Struct, frozen=True):
     """What the rules make of a token: its status, and what led there, as far as it was looked at.
 
     `rule` and `reason` say why the status is not 200.
@@ -130,36 +130,36 @@ class Judgement(Struct, frozen=True):
     status: HTTPStatus
     rule: Rule | None = None
     reason: str = ""
-    place: Place = NOWHERE
-    standing: Standing = NOBODY
-    reach: Reach = NOTHING
+    scope: ProjectScope = NO_SCOPE
+    role: UserRole = NO_ROLE
+    access: AgentAccess = NO_ACCESS
 
     @property
     def groups(self) -> tuple[int, ...]:
         """The ids of the groups above the project, nearest first."""
-        return self.place.groups
+        return self.scope.groups
 
     @property
     def memberships(self) -> tuple[Membership, ...]:
         """Those of the user in the place, also those that have expired."""
-        return self.standing.memberships
+        return self.role.memberships
 
     @property
     def level(self) -> int:
         """The highest of the memberships that are in force."""
-        return self.standing.level
+        return self.role.level
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
         """The agents that reach the project."""
-        return self.reach.candidates
+        return self.access.candidates
 
 
 def _json(part: object) -> Raw:
     return Raw(msgspec.json.encode(part))
 
 
-def _allowed(way: Way) -> AllowedAgent:
+def _allowed(way: AgentAuthorization) -> AllowedAgent:
     return {
         "id": way.agent,
         "config_project": {"id": way.config_project},

@@ -5,7 +5,7 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 
-class Urgency(IntEnum):
+class WritePriority(IntEnum):
     """What a change may do to a view: what may take something away is written first."""
 
     ENDS = 0
@@ -18,7 +18,7 @@ class Urgency(IntEnum):
 GRANTING_SHARE: Final = 8
 
 
-class Portion(NamedTuple):
+class DirtyBatch(NamedTuple):
     """Tokens whose views are written together, the most urgent first, each once.
 
     `named` are those of them that are new to their jobs, or expire at another time than before.
@@ -28,11 +28,11 @@ class Portion(NamedTuple):
     named: set[str]
 
 
-class Touched:
+class DirtyTokens:
     """A set of tokens (SHA-256 digests) that knows which to take out next."""
 
     def __init__(self) -> None:
-        self._waiting: tuple[dict[str, None], ...] = tuple({} for _ in Urgency)
+        self._waiting: tuple[dict[str, None], ...] = tuple({} for _ in WritePriority)
         self._named: set[str] = set()
 
     def __bool__(self) -> bool:
@@ -43,15 +43,15 @@ class Touched:
         for waiting in self._waiting:
             yield from waiting
 
-    def add(self, tokens: Iterable[str], urgency: Urgency) -> None:
+    def add(self, tokens: Iterable[str], urgency: WritePriority) -> None:
         """Let the tokens wait, if they do not yet; one that may lose something does so anyway."""
         self._waiting[urgency].update(dict.fromkeys(tokens))
 
-    def name(self, token: str) -> None:
+    def mark_job_key(self, token: str) -> None:
         """The token is new to its job, or expires at another time than before."""
         self._named.add(token)
 
-    def take(self, most: int) -> Portion:
+    def take(self, most: int) -> DirtyBatch:
         """Take out some `most` tokens, those touched last before others that are as urgent."""
         ends, may_revoke, only_grants = self._waiting
         tokens = [*self._pop(ends, most)]
@@ -59,7 +59,7 @@ class Touched:
         tokens += self._pop(only_grants, max(most - len(tokens), most // GRANTING_SHARE))
         named = self._named.intersection(tokens)
         self._named -= named
-        return Portion(tokens, named)
+        return DirtyBatch(tokens, named)
 
     def _pop(self, waiting: dict[str, None], most: int) -> Iterator[str]:
         for _ in range(min(most, len(waiting))):

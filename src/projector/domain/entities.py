@@ -83,11 +83,11 @@ class EndedToken(Struct, frozen=True, gc=False):
     expires_at: int
 
 
-Thing = (
+Entity = (
     Group | Project | Member | User | Agent | Configuration | InstanceAgent | Job | EndedToken
 )  # fmt: skip
 
-KINDS: Final[dict[str, type[Thing]]] = {
+ENTITY_KINDS: Final[dict[str, type[Entity]]] = {
     "group": Group,
     "project": Project,
     "member": Member,
@@ -100,7 +100,7 @@ KINDS: Final[dict[str, type[Thing]]] = {
 }
 
 # The topic whose events each kind is made of.
-TOPICS: Final[dict[str, Topic]] = {
+TOPIC_OF_KIND: Final[dict[str, Topic]] = {
     "group": Topic.MEMBERSHIP,
     "project": Topic.MEMBERSHIP,
     "member": Topic.MEMBERSHIP,

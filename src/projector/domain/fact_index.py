@@ -8,40 +8,40 @@ from typing import Final, TypeVar, cast
 import msgspec
 
 from projector.domain import fact_keys
-from projector.domain.dirty_tokens import Touched, Urgency
+from projector.domain.dirty_tokens import DirtyTokens, WritePriority
 from projector.domain.entities import (
     Agent,
     Configuration,
     EndedToken,
+    Entity,
     Group,
     InstanceAgent,
     Job,
     Member,
     Project,
-    Thing,
     User,
 )
 from projector.domain.fact_keys import Key, Root, group_key, project_key
-from projector.domain.facts import AnyFact, decode, decode_member
-from projector.domain.membership_index import Memberships
+from projector.domain.facts import AnyFact, decode_fact, decode_member
+from projector.domain.membership_index import MembershipIndex
 from projector.events import ci_access as grants
 from projector.events.ci_access import Grant
 
-T = TypeVar("T", bound=Thing)
+T = TypeVar("T", bound=Entity)
 K = TypeVar("K")
 V = TypeVar("V")
 Scope = Group | Project
 
 
 # What tells a user's standing, and what tells which agents reach a project.
-PEOPLE: Final = ("member", "user")
-PLACES: Final = ("group", "project", "agent", "configuration", "instance-agent")
+ROLE_KINDS: Final = ("member", "user")
+SCOPE_KINDS: Final = ("group", "project", "agent", "configuration", "instance-agent")
 
 # GitLab allows 20 levels of groups; a bound keeps hostile chains from costing quadratic time.
 MAX_DEPTH: Final = 100
 
 
-class Facts:
+class FactIndex:
     """All facts of one partition.
 
     The indexes keep the cost of a change at what it touches, however large the namespace. Every
@@ -50,13 +50,13 @@ class Facts:
 
     def __init__(self) -> None:
         self._facts: dict[Key, AnyFact] = {}
-        self.touched = Touched()
+        self.dirty = DirtyTokens()
         # What several views may depend on: each rises with every change of the one or the other.
-        self.place_version = 0
-        self.people_version = 0
+        self.scope_version = 0
+        self.role_version = 0
         # Of jobs that have started and neither finished nor expired.
         self.live_tokens = 0
-        self._members = Memberships()
+        self._members = MembershipIndex()
         self._agents_of_project: defaultdict[Key, set[int]] = defaultdict(set)
         # The known projects and groups by path, and what agents' configurations grant to each
         # project or group, by its key or its path, and by agent.
@@ -89,13 +89,13 @@ class Facts:
             return
         urgency = _urgency(before, fact.data)
         projects = self._hanging_on(key)
-        self._touch_dependents(key, before, fact.data, urgency)
-        self._unhang(projects)
+        self._mark_dependents(key, before, fact.data, urgency)
+        self._unlink(projects)
         self._unindex(key, before)
         self._facts[key] = fact
         self._index(key, fact.data)
-        self._hang(projects)
-        self._touch_dependents(key, fact.data, before, urgency)
+        self._link(projects)
+        self._mark_dependents(key, fact.data, before, urgency)
         self._note_name(before, fact.data)
         self._note_version(key)
 
@@ -110,7 +110,7 @@ class Facts:
         )
         for key in [key for key in fields if fact_keys.MEMBER not in key]:
             if key not in self._facts:
-                fact = self._facts[key] = decode(key, fields[key])
+                fact = self._facts[key] = decode_fact(key, fields[key])
                 self._index(key, fact.data)
                 yield key, fact
 
@@ -129,9 +129,9 @@ class Facts:
 
     def settle(self) -> Iterator[None]:
         """Find all groups above the jobs that were loaded, in steps of one project."""
-        self.place_version += 1
+        self.scope_version += 1
         for project in list(self._jobs_of_project):
-            self._hang([project])
+            self._link([project])
             yield
 
     def is_needed(self, key: Key) -> bool:
@@ -149,9 +149,9 @@ class Facts:
         if job := self.job(key):
             self._unindex_live(key, job)
 
-    def touch(self, key: Key) -> None:
+    def mark_dependents(self, key: Key) -> None:
         """Mark the tokens that depend on `key`, whose meaning changed with time alone."""
-        self._touch_dependents(key, self._data(key), None, Urgency.MAY_REVOKE)
+        self._mark_dependents(key, self._data(key), None, WritePriority.MAY_REVOKE)
 
     # what is known
 
@@ -247,34 +247,34 @@ class Facts:
         data = self._data(key)
         return data if isinstance(data, kind) else None
 
-    def _data(self, key: Key) -> Thing | None:
+    def _data(self, key: Key) -> Entity | None:
         fact = self._facts.get(key)
         return fact.data if fact else None
 
     # what depends on what
 
-    def _touch_dependents(
-        self, key: Key, data: Thing | None, other: Thing | None, urgency: Urgency
+    def _mark_dependents(
+        self, key: Key, data: Entity | None, other: Entity | None, urgency: WritePriority
     ) -> None:
         """Touch what depends on `data`, as far as it is not the same with `other`."""
         if isinstance(data, Job):
-            self.touched.add([data.digest], urgency)
+            self.dirty.add([data.digest], urgency)
         elif isinstance(data, EndedToken):
-            self.touched.add([fact_keys.name_of(key)], urgency)
+            self.dirty.add([fact_keys.name_of(key)], urgency)
         else:
             jobs = self._dependents(key, data, other)
-            self.touched.add((cast(Job, self._facts[job].data).digest for job in jobs), urgency)
+            self.dirty.add((cast(Job, self._facts[job].data).digest for job in jobs), urgency)
 
-    def _note_name(self, before: Thing | None, after: Thing | None) -> None:
+    def _note_name(self, before: Entity | None, after: Entity | None) -> None:
         if isinstance(after, Job) and _name(before) != _name(after):
-            self.touched.name(after.digest)
+            self.dirty.mark_job_key(after.digest)
 
     def _note_version(self, key: Key) -> None:
         kind = fact_keys.kind_of(key)
-        self.people_version += kind in PEOPLE
-        self.place_version += kind in PLACES
+        self.role_version += kind in ROLE_KINDS
+        self.scope_version += kind in SCOPE_KINDS
 
-    def _dependents(self, key: Key, data: Thing | None, other: Thing | None) -> Iterable[Key]:
+    def _dependents(self, key: Key, data: Entity | None, other: Entity | None) -> Iterable[Key]:
         """The live jobs whose view may be another with `other` in place of `data`."""
         match fact_keys.kind_of(key):
             case "group" | "project":
@@ -321,7 +321,7 @@ class Facts:
         return chain(self._jobs_of_project.get(_project_of(key, data), ()), granted)
 
     def _jobs_of_configuration(
-        self, key: Key, data: Thing | None, other: Thing | None = None
+        self, key: Key, data: Entity | None, other: Entity | None = None
     ) -> Iterable[Key]:
         stays = dict(_granted(key, other))
         for target, grant in dict(_granted(key, data)).items():
@@ -338,7 +338,7 @@ class Facts:
 
     # indexes
 
-    def _index(self, key: Key, data: Thing | None) -> None:
+    def _index(self, key: Key, data: Entity | None) -> None:
         match data:
             case Member():
                 self._members.add([key])
@@ -360,7 +360,7 @@ class Facts:
                 if not data.finished:
                     self._index_live(key, data)
 
-    def _unindex(self, key: Key, data: Thing | None) -> None:
+    def _unindex(self, key: Key, data: Entity | None) -> None:
         match data:
             case Member():
                 self._members.discard(key)
@@ -388,7 +388,7 @@ class Facts:
     def _index_live(self, key: Key, job: Job) -> None:
         project = _project_of(key, job)
         if project not in self._jobs_of_project:
-            self._hang([project])
+            self._link([project])
         self._jobs_of_user[job.user].add(key)
         self._jobs_of_project[project].add(key)
         self.live_tokens += 1
@@ -399,7 +399,7 @@ class Facts:
         _discard(self._jobs_of_user, job.user, key)
         _discard(self._jobs_of_project, project, key)
         if project not in self._jobs_of_project:
-            self._unhang([project])
+            self._unlink([project])
 
     def _hanging_on(self, key: Key) -> list[Key]:
         """The busy projects whose chain of groups a change of `key` may change."""
@@ -407,12 +407,12 @@ class Facts:
             return list(self._busy_projects.get(key, ()))
         return [key] if key in self._jobs_of_project else []
 
-    def _hang(self, projects: Iterable[Key]) -> None:
+    def _link(self, projects: Iterable[Key]) -> None:
         for project in projects:
             for group in self._groups_above(project):
                 self._busy_projects[group].add(project)
 
-    def _unhang(self, projects: Iterable[Key]) -> None:
+    def _unlink(self, projects: Iterable[Key]) -> None:
         for project in projects:
             for group in self._groups_above(project):
                 _discard(self._busy_projects, group, project)
@@ -423,19 +423,19 @@ class Facts:
         return [group_key(root, group) for group in groups]
 
 
-def _urgency(before: Thing | None, after: Thing | None) -> Urgency:
+def _urgency(before: Entity | None, after: Entity | None) -> WritePriority:
     """What the change may do to views. That it takes nothing away must be certain.
 
     It is not where an agent's grant is new: the closer way to it wins, and may have more filters.
     """
     if isinstance(after, EndedToken) or (isinstance(after, Job) and after.finished):
-        return Urgency.ENDS
+        return WritePriority.ENDS
     if before is None and isinstance(after, Job | Member | Group):
-        return Urgency.ONLY_GRANTS
-    return Urgency.MAY_REVOKE
+        return WritePriority.ONLY_GRANTS
+    return WritePriority.MAY_REVOKE
 
 
-def _name(job: Thing | None) -> tuple[str, int] | None:
+def _name(job: Entity | None) -> tuple[str, int] | None:
     """The token that belongs to the job, and until when."""
     return (job.digest, job.expires_at) if isinstance(job, Job) else None
 
@@ -453,13 +453,13 @@ def _parent(scope: Scope) -> int | None:
     return scope.parent if isinstance(scope, Group) else scope.group
 
 
-def _granted(key: Key, data: Thing | None) -> Iterator[tuple[Key, Grant]]:
+def _granted(key: Key, data: Entity | None) -> Iterator[tuple[Key, Grant]]:
     """What a configuration grants: the key or the path of each project and group."""
     if not isinstance(data, Configuration):
         return
     root = fact_keys.root_of(key)
     for kind, entries in (("project", data.projects), ("group", data.groups)):
-        for grant in grants.read(entries):
+        for grant in grants.read_grants(entries):
             yield fact_keys.target_key(root, kind, grant.target), grant
 
 

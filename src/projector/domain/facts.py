@@ -7,10 +7,10 @@ import msgspec
 from msgspec import Struct
 
 from projector.domain import entities, fact_keys
-from projector.domain.entities import Thing
+from projector.domain.entities import Entity
 from projector.domain.fact_keys import Key
 
-T = TypeVar("T", bound=Thing)
+T = TypeVar("T", bound=Entity)
 
 # Before every offset.
 NEVER: Final = -1
@@ -49,23 +49,23 @@ class Fact(Struct, Generic[T], frozen=True, omit_defaults=True, gc=False):
         return self.offset if self.data is None else NEVER
 
 
-AnyFact = Fact[Thing]
+AnyFact = Fact[Entity]
 
 
 _DECODERS: Final = {
     kind: msgspec.json.Decoder(Fact[data])  # type: ignore[valid-type]
-    for kind, data in entities.KINDS.items()
+    for kind, data in entities.ENTITY_KINDS.items()
 }
 
 
 decode_member: Final = cast(Callable[[bytes], Any], _DECODERS["member"].decode)
 
 
-def encode(fact: AnyFact) -> bytes:
+def encode_fact(fact: AnyFact) -> bytes:
     """The fact as it stands in the checkpoint."""
     return msgspec.json.encode(fact)
 
 
-def decode(key: Key, raw: bytes) -> AnyFact:
+def decode_fact(key: Key, raw: bytes) -> AnyFact:
     """The fact that `encode` wrote under `key`."""
     return cast(AnyFact, _DECODERS[fact_keys.kind_of(key)].decode(raw))

@@ -8,7 +8,7 @@ from projector.domain.fact_keys import Key
 Held = Key | frozenset[Key]
 
 
-class Memberships:
+class MembershipIndex:
     """An index of the largest part of all facts, at some 100 bytes for each.
 
     Most users have one membership in a scope (a group or project): it is held bare, since a set for

@@ -11,18 +11,18 @@ from typing import Final, NamedTuple
 import structlog
 
 from projector.domain import entities
-from projector.domain.dirty_tokens import Portion
+from projector.domain.dirty_tokens import DirtyBatch
 from projector.domain.entities import EndedToken, Job
-from projector.domain.evaluator import Judge
-from projector.domain.fact_index import Facts
+from projector.domain.evaluator import Evaluator
+from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
-from projector.domain.facts import AnyFact, encode
+from projector.domain.facts import AnyFact, encode_fact
 from projector.domain.timers import Timers
 from projector.domain.transitions import changes
 from projector.domain.views import View
 from projector.events import cloudevents
 from projector.events.late_events import refuse_late
-from projector.events.model import BadEvent, Event, GroupSet, Record
+from projector.events.model import BadEvent, Event, GroupSet, KafkaRecord
 from projector.events.partitioning import partition_of
 
 log = structlog.get_logger()
@@ -65,26 +65,26 @@ def forget_at(fact: AnyFact, tombstone_retention_ms: int) -> int:
     return max(expires_at, fact.timestamp + tombstone_retention_ms)
 
 
-def view_of(facts: Facts, digest: str, minimum_level: int, now: int) -> View:
+def compute_view(facts: FactIndex, digest: str, minimum_level: int, now: int) -> View:
     """What the record of a token is to say at `now` (milliseconds); KeyError if no job had it."""
     key = facts.job_of_token(digest)
     if key is None:
         raise KeyError(digest)
-    return Judge(facts, minimum_level, now).view(key, digest)
+    return Evaluator(facts, minimum_level, now).view(key, digest)
 
 
 class Projection:
     """One partition's facts, and what their changes mean for the views."""
 
     def __init__(self, partition: int, policy: Policy) -> None:
-        self.facts = Facts()
+        self.facts = FactIndex()
         # The event of the record applied last; None where it was refused.
         self.latest: Event | None = None
         self._partition = partition
         self._policy = policy
         self._timers: Timers[Key] = Timers()
         self._changed: set[Key] = set()
-        self._judge = Judge(self.facts, policy.minimum_level, 0)
+        self._judge = Evaluator(self.facts, policy.minimum_level, 0)
 
     def load(self, fields: Mapping[Key, bytes]) -> Iterator[None]:
         """Take over a part of a checkpoint, in steps between which others may do something else.
@@ -99,7 +99,7 @@ class Projection:
         """Work out what only all parts together tell, in steps as well."""
         return self.facts.settle()
 
-    def apply(self, record: Record) -> str | None:
+    def apply(self, record: KafkaRecord) -> str | None:
         """Apply one record.
 
         Returns what is wrong with it, where something is. It was applied all the same if it is a
@@ -107,7 +107,7 @@ class Projection:
         """
         self.latest = None
         try:
-            event = cloudevents.decode(record)
+            event = cloudevents.decode_event(record)
             self._check_place(event, record)
             event = refuse_late(event, record, self._policy.tombstone_retention_ms)
             new_states = list(changes(self.facts, event, record))
@@ -137,9 +137,9 @@ class Projection:
             if fact is not None:
                 self._fall_due(key, fact, now, now if applied_until is None else applied_until)
 
-    def take_touched(self, most: int) -> Portion:
+    def take_dirty(self, most: int) -> DirtyBatch:
         """Take out some of the tokens whose view may be another since it was last written."""
-        return self.facts.touched.take(most)
+        return self.facts.dirty.take(most)
 
     def take_fields(self) -> dict[Key, bytes | None]:
         """The fields of the checkpoint that have changed since the last call (None: delete)."""
@@ -149,7 +149,7 @@ class Projection:
 
     def take_changes(self, now: int) -> Changes:
         """What has changed since the last call, as of `now` (milliseconds), all at once."""
-        tokens = self.take_touched(sys.maxsize).tokens
+        tokens = self.take_dirty(sys.maxsize).tokens
         return Changes(list(self.views(tokens, now)), self.take_fields())
 
     def views(self, tokens: Iterable[str], now: int) -> Iterator[View]:
@@ -161,7 +161,7 @@ class Projection:
 
     def fields(self) -> dict[Key, bytes]:
         """Every fact as it stands in the checkpoint."""
-        return {key: encode(fact) for key, fact in self.facts.items()}
+        return {key: encode_fact(fact) for key, fact in self.facts.items()}
 
     def all_views(self, now: int) -> Iterator[View]:
         """Every view and tombstone of the partition that is not expired at `now`.
@@ -189,7 +189,7 @@ class Projection:
         self._changed.add(key)
         self._timers.set(key, self._next_due(fact))
 
-    def _check_place(self, event: Event, record: Record) -> None:
+    def _check_place(self, event: Event, record: KafkaRecord) -> None:
         kind = event.kind
         if record.topic != kind.topic:
             raise BadEvent(f"{event.type} belongs in the topic {kind.topic}, not in {record.topic}")
@@ -203,7 +203,7 @@ class Projection:
 
     def _encoded(self, key: Key) -> bytes | None:
         fact = self.facts.get(key)
-        return None if fact is None else encode(fact)
+        return None if fact is None else encode_fact(fact)
 
     # time
 
@@ -224,7 +224,7 @@ class Projection:
 
     def _fall_due(self, key: Key, fact: AnyFact, now: int, applied_until: int) -> None:
         if isinstance(fact.data, entities.Member):
-            self.facts.touch(key)
+            self.facts.mark_dependents(key)
         elif self.facts.is_needed(key):
             self._timers.set(key, now + self._policy.tombstone_retention_ms)
         elif self._forget_at(fact) <= applied_until:

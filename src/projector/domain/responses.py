@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
-from projector.domain.decision import FINAL, Judgement
+from projector.domain.decision import FINAL_RULES, Decision
 from projector.domain.entities import Job
-from projector.domain.views import Refusal, unavailable
+from projector.domain.views import Refusal, unavailable_body
 
 # GitLab: lib/gitlab/auth/user_access_denied_reason.rb, without the addresses of its own pages.
 BLOCKED: Final = "Your account has been blocked."
@@ -29,36 +29,36 @@ REFUSALS: Final = {
 }
 
 
-def _written(number: int, job: Job, judgement: Judgement) -> bytes:
+def encode_response(number: int, job: Job, judgement: Decision) -> bytes:
     if judgement.rule is None:
         return msgspec.json.encode(_document(number, job, judgement))
-    if judgement.rule in FINAL:
+    if judgement.rule in FINAL_RULES:
         return b""
     return msgspec.json.encode(_refused(judgement))
 
 
-def _refused(judgement: Judgement) -> Refusal:
-    user = judgement.standing.user
+def _refused(judgement: Decision) -> Refusal:
+    user = judgement.role.user
     match judgement.status:
         case HTTPStatus.UNAUTHORIZED:
             return {"message": "401 Unauthorized"}
         case HTTPStatus.SERVICE_UNAVAILABLE:
-            return unavailable(judgement.reason)
+            return unavailable_body(judgement.reason)
     return {"message": f"403 Forbidden - {REFUSALS.get(user.state if user else '', BLOCKED)}"}
 
 
-def _document(number: int, job: Job, judgement: Judgement) -> dict[str, Any]:
+def _document(number: int, job: Job, judgement: Decision) -> dict[str, Any]:
     """`views.AllowedAgents`, in which what is shared with other tokens is JSON already."""
-    user = judgement.standing.user
+    user = judgement.role.user
     document: dict[str, Any] = {
-        "allowed_agents": judgement.reach.allowed,
+        "allowed_agents": judgement.access.allowed,
         "job": {"id": number},
         "pipeline": {"id": job.pipeline},
-        "project": judgement.place.part,
+        "project": judgement.scope.part,
         "user": {
             "id": job.user,
             "username": user.username if user else job.username,
-            "roles_in_project": judgement.standing.roles,
+            "roles_in_project": judgement.role.roles,
         },
     }
     if job.environment:

@@ -6,13 +6,13 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from projector.domain import entities, fact_keys
-from projector.domain.entities import EndedToken, Job, Thing
-from projector.domain.fact_index import Facts
+from projector.domain.entities import EndedToken, Entity, Job
+from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import NEVER, AnyFact, Fact
 from projector.events import model
 from projector.events.ci_access import MAX_ENTRIES
-from projector.events.model import BadEvent, Event, Record
+from projector.events.model import BadEvent, Event, KafkaRecord
 
 # A token lives at most this long from its job.started record, whatever the event says: a rebuild
 # then never needs older records of the job-lifecycle topic than its retention keeps.
@@ -26,7 +26,7 @@ class Change(NamedTuple):
     fact: AnyFact
 
 
-def changes(facts: Facts, event: Event, record: Record) -> Iterator[Change]:
+def changes(facts: FactIndex, event: Event, record: KafkaRecord) -> Iterator[Change]:
     """The new states that the event brings, given the facts so far; none if it comes too late.
 
     A replayed event ranks at its original's offset. Raises `BadEvent` where it contradicts a fact.
@@ -51,7 +51,7 @@ def changes(facts: Facts, event: Event, record: Record) -> Iterator[Change]:
             yield from _replace(facts, event, record, *state(event))
 
 
-def state(event: Event) -> tuple[Key, Thing | None]:
+def state(event: Event) -> tuple[Key, Entity | None]:
     """The thing that the event is about, and its whole new state; None where it was removed."""
     root = event.root
     match event.data:
@@ -107,7 +107,7 @@ def _configuration(file: model.AgentFile) -> entities.Configuration:
 
 
 def _replace(
-    facts: Facts, event: Event, record: Record, key: Key, thing: Thing | None
+    facts: FactIndex, event: Event, record: KafkaRecord, key: Key, thing: Entity | None
 ) -> Iterator[Change]:
     after = _ranked(event, record, facts.get(key), thing)
     if after:
@@ -118,7 +118,7 @@ def _replace(
 
 
 def _ranked(
-    event: Event, record: Record, before: AnyFact | None, thing: Thing | None
+    event: Event, record: KafkaRecord, before: AnyFact | None, thing: Entity | None
 ) -> AnyFact | None:
     """The fact after the event; None if nothing changes.
 
@@ -139,14 +139,14 @@ def _ranked(
     return None
 
 
-def _mended(event: Event, before: AnyFact, thing: Thing | None, leads: bool) -> AnyFact:
+def _mended(event: Event, before: AnyFact, thing: Entity | None, leads: bool) -> AnyFact:
     """The state in place of the replayed event's own, of which not everything counted."""
     if leads:
         return replace(before, data=thing, sequence=event.sequence, sequence_offset=None)
     return replace(before, data=thing)
 
 
-def _leads(event: Event, record: Record, before: AnyFact) -> bool:
+def _leads(event: Event, record: KafkaRecord, before: AnyFact) -> bool:
     """Whether the event has the highest sequence so far; of equal ones the first counts."""
     if event.sequence is None or before.sequence is None:
         return event.sequence is not None
@@ -154,14 +154,14 @@ def _leads(event: Event, record: Record, before: AnyFact) -> bool:
     return (event.sequence, -record.offset) > highest
 
 
-def _wins(event: Event, record: Record, before: AnyFact, leads: bool) -> bool:
+def _wins(event: Event, record: KafkaRecord, before: AnyFact, leads: bool) -> bool:
     """Whether the event outranks the fact: by sequence where both have one, else by offset."""
     if event.sequence is None or before.sequence is None:
         return record.offset > before.offset
     return leads and (record.offset > before.offset or before.sequenced_at == before.offset)
 
 
-def _fact(offset: int, timestamp: int, thing: Thing | None, before: AnyFact | None) -> AnyFact:
+def _fact(offset: int, timestamp: int, thing: Entity | None, before: AnyFact | None) -> AnyFact:
     """A new state, with the sequence of the one before."""
     if before is None or before.sequence is None:
         return Fact(offset, timestamp, None, thing)
@@ -173,7 +173,7 @@ def _fact(offset: int, timestamp: int, thing: Thing | None, before: AnyFact | No
 
 
 def _replace_scope(
-    facts: Facts, event: Event, record: Record, key: Key, thing: Thing | None
+    facts: FactIndex, event: Event, record: KafkaRecord, key: Key, thing: Entity | None
 ) -> Iterator[Change]:
     before = facts.get(key)
     removes = thing is None and _removes_memberships(event, record, before)
@@ -185,7 +185,7 @@ def _replace_scope(
         yield from _memberships_removed(facts, record, scope=key)
 
 
-def _removes_memberships(event: Event, record: Record, before: AnyFact | None) -> bool:
+def _removes_memberships(event: Event, record: KafkaRecord, before: AnyFact | None) -> bool:
     """Whether a removal took effect at its place, though the thing may have been set again since.
 
     Of a replay that is not certain where a later event has the higher sequence: then it did.
@@ -201,7 +201,7 @@ def _removed_at(fact: AnyFact, removal: int) -> AnyFact:
     return unmarked if unmarked.last_removal == removal else replace(fact, removal_offset=removal)
 
 
-def _memberships_removed(facts: Facts, record: Record, scope: Key) -> Iterator[Change]:
+def _memberships_removed(facts: FactIndex, record: KafkaRecord, scope: Key) -> Iterator[Change]:
     for key in facts.membership_keys(scope):
         before = facts.get(key)
         if before and before.offset < record.offset:
@@ -209,7 +209,7 @@ def _memberships_removed(facts: Facts, record: Record, scope: Key) -> Iterator[C
 
 
 def _replace_member(
-    facts: Facts, event: Event, record: Record, key: Key, thing: Thing | None
+    facts: FactIndex, event: Event, record: KafkaRecord, key: Key, thing: Entity | None
 ) -> Iterator[Change]:
     after = _ranked(event, record, facts.get(key), thing)
     scope = facts.get(fact_keys.membership_of(key)[0])
@@ -224,7 +224,7 @@ def _replace_member(
 
 
 def _start(
-    facts: Facts, event: Event, record: Record, started: model.JobStarted
+    facts: FactIndex, event: Event, record: KafkaRecord, started: model.JobStarted
 ) -> Iterator[Change]:
     key = fact_keys.job_key(event.root, started.id)
     job = job_of(event, record, started)
@@ -251,7 +251,7 @@ def _refuse_shared_token(owner: Key | None, key: Key) -> None:
         )
 
 
-def _end_token(root: fact_keys.Root, job_key: Key, record: Record, job: Job) -> Change:
+def _end_token(root: fact_keys.Root, job_key: Key, record: KafkaRecord, job: Job) -> Change:
     """The token of an overtaken start ends, though its job may go on with another."""
     token = EndedToken(fact_keys.id_of(job_key), job.expires_at)
     return Change(
@@ -259,18 +259,18 @@ def _end_token(root: fact_keys.Root, job_key: Key, record: Record, job: Job) -> 
     )
 
 
-def _finish(facts: Facts, record: Record, key: Key) -> Iterator[Change]:
+def _finish(facts: FactIndex, record: KafkaRecord, key: Key) -> Iterator[Change]:
     yield Change(key, _finished(facts.get(key), record, facts.job(key)))
 
 
-def _finished(before: AnyFact | None, record: Record, job: Job | None) -> AnyFact:
+def _finished(before: AnyFact | None, record: KafkaRecord, job: Job | None) -> AnyFact:
     """The end of a job, which holds for every event before and after it."""
     ended = replace(job, finished=True) if job else None
     offset = max(before.offset, record.offset) if before else record.offset
     return _fact(offset, record.timestamp, ended, before)
 
 
-def job_of(event: Event, record: Record, started: model.JobStarted) -> Job:
+def job_of(event: Event, record: KafkaRecord, started: model.JobStarted) -> Job:
     """The job as the event says; its token lives no longer than the record allows."""
     first = min(record.timestamp, event.replays.timestamp) if event.replays else record.timestamp
     return Job(

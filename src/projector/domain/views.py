@@ -92,7 +92,7 @@ class Refusal(TypedDict):
     reason: NotRequired[str]
 
 
-def unavailable(reason: str) -> Refusal:
+def unavailable_body(reason: str) -> Refusal:
     """The body of every 503, whether it stands in a view or not."""
     return {"message": "503 Service Unavailable", "reason": reason}
 

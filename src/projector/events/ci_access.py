@@ -59,33 +59,33 @@ class Grant(NamedTuple):
     configuration: Entry
 
 
-def read(entries: Iterable[Entry]) -> Iterator[Grant]:
+def read_grants(entries: Iterable[Entry]) -> Iterator[Grant]:
     """The grants of one list, without the entries that do not count."""
     for position, entry in enumerate(entries):
-        if complaint(entry) is None:
+        if rejection_reason(entry) is None:
             target = entry["id"]
             target = target.lower() if isinstance(target, str) else target
             configuration = {name: value for name, value in entry.items() if name != "id"}
             yield Grant(position, target, configuration)
 
 
-def complaints(name: str, entries: Iterable[Entry]) -> Iterator[str]:
+def rejections(name: str, entries: Iterable[Entry]) -> Iterator[str]:
     """Why entries of the list called `name` do not count, a sentence each."""
     for position, entry in enumerate(entries):
-        if reason := complaint(entry):
+        if reason := rejection_reason(entry):
             yield f"`{name}[{position}]` does not count: {reason}"
 
 
-def complaint(entry: Entry) -> str | None:
+def rejection_reason(entry: Entry) -> str | None:
     """Why the entry does not count, or None."""
     target = entry.get("id")
     is_id = type(target) is int and 1 <= target <= MAX_ID
     if not is_id and not (isinstance(target, str) and target):
         return "`id` must be a path, or a number from 1"
-    return unreadable(entry)
+    return unreadable_reason(entry)
 
 
-def unreadable(configuration: Entry) -> str | None:
+def unreadable_reason(configuration: Entry) -> str | None:
     """What of it KAS cannot read, or None."""
     if twice := _given_twice(configuration, FIELDS):
         return twice

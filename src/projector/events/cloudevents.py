@@ -12,7 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 from projector.events import ci_access, redaction, replay_header
 from projector.events.model import (
     APPLIED,
-    KINDS,
+    EVENT_TYPES,
     MAX_EVENT_BYTES,
     MAX_NESTING,
     PATTERNS,
@@ -25,9 +25,9 @@ from projector.events.model import (
     Id,
     InstanceAgentSet,
     Instant,
+    KafkaRecord,
     MemberRemoved,
-    Rank,
-    Record,
+    ReplayPosition,
     RootNamespace,
     Sequence,
     Text,
@@ -86,7 +86,7 @@ def _from_wire(kind: type, value: object) -> object:
 _TOO_DEEP: Final = f"the event is nested deeper than {MAX_NESTING} levels"
 _MISSING: Final = re.compile(r"Object missing required field `(\w+)`(?: - at `\$([^`]*)`)?")
 _DATA: Final = {
-    name: msgspec.json.Decoder(kind.data, dec_hook=_from_wire) for name, kind in KINDS.items()
+    name: msgspec.json.Decoder(kind.data, dec_hook=_from_wire) for name, kind in EVENT_TYPES.items()
 }
 _SHAPES: Final[tuple[type[Struct], ...]] = (Envelope, _Named, *_REVOCATIONS)
 _ENVELOPE: Final[dict[type[Struct], msgspec.json.Decoder[Any]]] = {
@@ -98,7 +98,7 @@ _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _WITH_GRANTS: Final = (AgentConfigured, InstanceAgentSet)
 
 
-def decode(record: Record) -> Event:
+def decode_event(record: KafkaRecord) -> Event:
     """The event that `record` carries.
 
     A revocation (`*.removed`, `job.finished`) is returned as soon as its ids are readable; what
@@ -112,7 +112,7 @@ def decode(record: Record) -> Event:
         raise
 
 
-def subject(record: Record) -> str | None:
+def subject(record: KafkaRecord) -> str | None:
     """The thing that the record is about, in words; None where its type or ids cannot be read."""
     try:
         envelope = _envelope(record, _Named)
@@ -131,7 +131,7 @@ def _membership(member: MemberRemoved) -> str:
     return f"the membership of user {member.user_id} in {scope} via {member.via}"
 
 
-def _strictly(record: Record) -> Event:
+def _strictly(record: KafkaRecord) -> Event:
     if record.fault:
         raise BadEvent(record.fault)
     if record.value is None:
@@ -160,7 +160,7 @@ def _strictly(record: Record) -> Event:
         envelope.time,
         None if envelope.sequence is None else int(envelope.sequence),
         _complaint(data) if type(data) in _WITH_GRANTS else None,
-        replay_header.replayed(record) if record.headers else None,
+        replay_header.decode_position(record) if record.headers else None,
     )
 
 
@@ -171,14 +171,14 @@ def _complaint(data: Data) -> str | None:
         case AgentConfigured(
             config=AgentFile(ci_access=CiAccess(projects=projects, groups=groups))
         ):
-            found += ci_access.complaints(
+            found += ci_access.rejections(
                 "ci_access.projects", (projects or [])[: ci_access.MAX_ENTRIES]
             )
-            found += ci_access.complaints(
+            found += ci_access.rejections(
                 "ci_access.groups", (groups or [])[: ci_access.MAX_ENTRIES]
             )
         case InstanceAgentSet(configuration=configuration):
-            reason = ci_access.unreadable(configuration)
+            reason = ci_access.unreadable_reason(configuration)
             found += [f"the agent does not count: {reason}"] if reason else []
     more = (
         f"; and {len(found) - ci_access.MAX_COMPLAINTS} more"
@@ -186,10 +186,10 @@ def _complaint(data: Data) -> str | None:
         else ""
     )
     said = "; ".join(found[: ci_access.MAX_COMPLAINTS]) + more
-    return APPLIED + redaction.text(said) if found else None
+    return APPLIED + redaction.redact_text(said) if found else None
 
 
-def _leniently(record: Record, complaint: str) -> Event | None:
+def _leniently(record: KafkaRecord, complaint: str) -> Event | None:
     for shape in _REVOCATIONS:
         try:
             envelope = _envelope(record, shape)
@@ -197,7 +197,7 @@ def _leniently(record: Record, complaint: str) -> Event | None:
             data = _DATA[name].decode(bytes(envelope.data))
         except (ValueError, RecursionError):
             continue
-        if KINDS[name].revokes:
+        if EVENT_TYPES[name].revokes:
             sequence = _sequence(getattr(envelope, "sequence", None))
             rank = _rank(record)
             said = APPLIED + complaint
@@ -212,14 +212,14 @@ def _sequence(text: object) -> int | None:
         return None
 
 
-def _rank(record: Record) -> Rank | None:
+def _rank(record: KafkaRecord) -> ReplayPosition | None:
     try:
-        return replay_header.replayed(record)
+        return replay_header.decode_position(record)
     except BadEvent:
         return None
 
 
-def _envelope(record: Record, shape: type[E]) -> E:
+def _envelope(record: KafkaRecord, shape: type[E]) -> E:
     """The attributes: from the headers in binary mode, else from the value."""
     if _is_binary(record.headers):
         return msgspec.convert(_attributes(record, shape), shape, dec_hook=_from_wire)
@@ -234,7 +234,7 @@ def _is_binary(headers: redaction.Headers) -> bool:
     return not (contents.get("content-type") or b"").startswith(b"application/cloudevents")
 
 
-def _attributes(record: Record, shape: type[Struct]) -> dict[str, Any]:
+def _attributes(record: KafkaRecord, shape: type[Struct]) -> dict[str, Any]:
     headers = {name: content or b"" for name, content in record.headers}
     attributes: dict[str, Any] = {
         name.removeprefix("ce_"): _attribute(name, content)
@@ -280,9 +280,11 @@ def _in_words(complaint: str) -> str:
 
 def known_type(name: str) -> str:
     """The type without its reverse-DNS prefix: `com.example.job.started` is `job.started`."""
-    if name in KINDS:
+    if name in EVENT_TYPES:
         return name
     short = ".".join(name.split(".")[-2:])
-    if short not in KINDS:
-        raise BadEvent(f"unknown type {redaction.text(name)[:100]!r}; known are {', '.join(KINDS)}")
+    if short not in EVENT_TYPES:
+        raise BadEvent(
+            f"unknown type {redaction.redact_text(name)[:100]!r}; known are {', '.join(EVENT_TYPES)}"
+        )
     return short

@@ -6,11 +6,11 @@ says, and never a clock: so whoever reads the topics again decides alike.
 
 import msgspec
 
-from projector.events.model import APPLIED, BadEvent, Event, Record
-from projector.events.timestamps import readable
+from projector.events.model import APPLIED, BadEvent, Event, KafkaRecord
+from projector.events.timestamps import to_rfc3339
 
 
-def refuse_late(event: Event, record: Record, retention_ms: int) -> Event:
+def refuse_late(event: Event, record: KafkaRecord, retention_ms: int) -> Event:
     """The event, with a complaint if it is a revocation that comes too late.
 
     Raises `BadEvent` for any other that comes too late.
@@ -26,12 +26,12 @@ def refuse_late(event: Event, record: Record, retention_ms: int) -> Event:
     return msgspec.structs.replace(event, complaint=complaint)
 
 
-def _reason(event: Event, record: Record, retention_ms: int) -> str | None:
+def _reason(event: Event, record: KafkaRecord, retention_ms: int) -> str | None:
     for what, moment in _moments(event):
         if record.timestamp - moment > retention_ms:
             return (
-                f"too late: Kafka has the record of {readable(record.timestamp)}, but {what} is "
-                f"{readable(moment)}; at most {retention_ms / 1000:g} seconds may lie between them "
+                f"too late: Kafka has the record of {to_rfc3339(record.timestamp)}, but {what} is "
+                f"{to_rfc3339(moment)}; at most {retention_ms / 1000:g} seconds may lie between them "
                 "(PROJECTOR_TOMBSTONE_RETENTION)"
             )
     return None

@@ -30,7 +30,7 @@ class Topic(StrEnum):
 DEAD_LETTERS: Final = "dead-letters"
 
 
-class Record(NamedTuple):
+class KafkaRecord(NamedTuple):
     """One Kafka record as delivered. `timestamp` is Kafka's, in milliseconds.
 
     `fault` says why it could not be read as it was written: a sentence, or None.
@@ -54,7 +54,7 @@ class Record(NamedTuple):
         return size
 
 
-class Rank(NamedTuple):
+class ReplayPosition(NamedTuple):
     """The place that a replayed event keeps: its original's offset, and Kafka's timestamp (ms)."""
 
     offset: int
@@ -65,7 +65,7 @@ class BadEvent(ValueError):
     """A record that is no valid event; the message is the reason, one readable sentence."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(redaction.text(reason)[:MAX_REASON])
+        super().__init__(redaction.redact_text(reason)[:MAX_REASON])
 
 
 # What the complaint about an event begins with that takes effect, but for what is wrong with it.
@@ -99,7 +99,7 @@ MAX_ID: Final = 2**63 - 1
 Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 Text = Annotated[str, Meta(min_length=1)]
 # It becomes part of a key in Redis.
-Via = Annotated[str, Meta(min_length=1, max_length=255)]
+MembershipSource = Annotated[str, Meta(min_length=1, max_length=255)]
 _DIGEST: Final = r"^[0-9a-fA-F]{64}\Z"
 _ROOT: Final = r"^[1-9][0-9]{0,18}\Z"
 _SEQUENCE: Final = r"^[0-9]{1,40}\Z"
@@ -158,7 +158,7 @@ class _Membership(Struct, frozen=True, kw_only=True):
     user_id: Id
     group_id: Id | None = None
     project_id: Id | None = None
-    via: Via = "direct"
+    via: MembershipSource = "direct"
 
     def __post_init__(self) -> None:
         if (self.group_id is None) == (self.project_id is None):
@@ -290,7 +290,7 @@ Data = (
 )  # fmt: skip
 
 
-class Kind(NamedTuple):
+class EventType(NamedTuple):
     """What one event type means: its topic, its data, and how it may travel."""
 
     topic: Topic
@@ -299,24 +299,24 @@ class Kind(NamedTuple):
     broadcast: bool = False
 
 
-KINDS: Final[dict[str, Kind]] = {
-    "group.set": Kind(Topic.MEMBERSHIP, GroupSet),
-    "group.removed": Kind(Topic.MEMBERSHIP, GroupRemoved, revokes=True),
-    "project.set": Kind(Topic.MEMBERSHIP, ProjectSet),
-    "project.removed": Kind(Topic.MEMBERSHIP, ProjectRemoved, revokes=True),
-    "member.set": Kind(Topic.MEMBERSHIP, MemberSet),
-    "member.removed": Kind(Topic.MEMBERSHIP, MemberRemoved, revokes=True),
-    "user.set": Kind(Topic.MEMBERSHIP, UserSet, broadcast=True),
-    "agent.set": Kind(Topic.AGENT_CONFIG, AgentSet),
-    "agent.removed": Kind(Topic.AGENT_CONFIG, AgentRemoved, revokes=True),
-    "agent.configured": Kind(Topic.AGENT_CONFIG, AgentConfigured),
-    "instance-agent.set": Kind(Topic.AGENT_CONFIG, InstanceAgentSet, broadcast=True),
-    "instance-agent.removed": Kind(
+EVENT_TYPES: Final[dict[str, EventType]] = {
+    "group.set": EventType(Topic.MEMBERSHIP, GroupSet),
+    "group.removed": EventType(Topic.MEMBERSHIP, GroupRemoved, revokes=True),
+    "project.set": EventType(Topic.MEMBERSHIP, ProjectSet),
+    "project.removed": EventType(Topic.MEMBERSHIP, ProjectRemoved, revokes=True),
+    "member.set": EventType(Topic.MEMBERSHIP, MemberSet),
+    "member.removed": EventType(Topic.MEMBERSHIP, MemberRemoved, revokes=True),
+    "user.set": EventType(Topic.MEMBERSHIP, UserSet, broadcast=True),
+    "agent.set": EventType(Topic.AGENT_CONFIG, AgentSet),
+    "agent.removed": EventType(Topic.AGENT_CONFIG, AgentRemoved, revokes=True),
+    "agent.configured": EventType(Topic.AGENT_CONFIG, AgentConfigured),
+    "instance-agent.set": EventType(Topic.AGENT_CONFIG, InstanceAgentSet, broadcast=True),
+    "instance-agent.removed": EventType(
         Topic.AGENT_CONFIG, InstanceAgentRemoved, revokes=True, broadcast=True
     ),
-    "job.started": Kind(Topic.JOB_LIFECYCLE, JobStarted),
-    "job.canceling": Kind(Topic.JOB_LIFECYCLE, JobCanceling),
-    "job.finished": Kind(Topic.JOB_LIFECYCLE, JobFinished, revokes=True),
+    "job.started": EventType(Topic.JOB_LIFECYCLE, JobStarted),
+    "job.canceling": EventType(Topic.JOB_LIFECYCLE, JobCanceling),
+    "job.finished": EventType(Topic.JOB_LIFECYCLE, JobFinished, revokes=True),
 }
 
 
@@ -331,12 +331,12 @@ class Event(Struct, frozen=True):
     # Set where the event is applied although something in it is wrong; it begins with `APPLIED`.
     complaint: str | None = None
     # Set where a dead letter was replayed: where its original stood in the same partition.
-    replays: Rank | None = None
+    replays: ReplayPosition | None = None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> EventType:
         """What this event's type means."""
-        return KINDS[self.type]
+        return EVENT_TYPES[self.type]
 
     @property
     def revokes(self) -> bool:

@@ -25,7 +25,7 @@ _PREFIX: Final = PREFIX.encode()
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 
-def text(sentence: str) -> str:
+def redact_text(sentence: str) -> str:
     """`sentence` without any token that stands in it, such that it can be written anywhere."""
     # JSON may hold halves of surrogate pairs, which no encoding has.
     return _TOKEN.sub(REDACTED, sentence.encode(errors="backslashreplace").decode())
@@ -37,7 +37,7 @@ def secret_in(value: bytes | None, headers: Headers) -> str | None:
         # Whatever else is in the content, decoding leaves the prefix as it is.
         leaf = content.decode(errors="replace") if content and _PREFIX in content else None
         if _holds_token(name.removeprefix("ce_"), leaf):
-            return f"the header {text(name)}"
+            return f"the header {redact_text(name)}"
     if value is None or not _is_suspicious(value):
         return None
     try:
@@ -47,7 +47,7 @@ def secret_in(value: bytes | None, headers: Headers) -> str | None:
     except ValueError:
         return None
     secret = next((name for name, leaf in leaves if _holds_token(name, leaf)), None)
-    return None if secret is None else f"the field `{text(secret)}`"
+    return None if secret is None else f"the field `{redact_text(secret)}`"
 
 
 def nesting(tree: object) -> int:
@@ -61,7 +61,7 @@ def nesting(tree: object) -> int:
     return deepest
 
 
-def value(original: bytes | None) -> bytes | None:
+def redact_value(original: bytes | None) -> bytes | None:
     """What may be kept of a record's value: the same bytes unless a token stands in them."""
     if original is None or not _worth_reading(original):
         return original
@@ -73,12 +73,12 @@ def value(original: bytes | None) -> bytes | None:
         return f"{REDACTED}: {len(original)} bytes that are not JSON and may hold a token".encode()
 
 
-def headers(original: Headers) -> Headers:
+def redact_headers(original: Headers) -> Headers:
     """What may be kept of a record's headers."""
-    return tuple((text(name), _content(name, content)) for name, content in original)
+    return tuple((redact_text(name), _content(name, content)) for name, content in original)
 
 
-def key(original: bytes | None) -> bytes | None:
+def redact_key(original: bytes | None) -> bytes | None:
     """What may be kept of a record's key."""
     return _content("", original)
 
@@ -93,7 +93,7 @@ def _content(name: str, original: bytes | None) -> bytes | None:
     if b"glcbt" not in original.replace(b"\0", b""):
         return original
     try:
-        return REDACTED.encode() if b"\0" in original else text(original.decode()).encode()
+        return REDACTED.encode() if b"\0" in original else redact_text(original.decode()).encode()
     except UnicodeDecodeError:
         return REDACTED.encode()
 
@@ -148,14 +148,14 @@ def _has_token(sentence: str) -> bool:
 
 def _blotted(name: str, leaf: str) -> str:
     misfiled = name == "token_sha256" and not _DIGEST.fullmatch(leaf)
-    return REDACTED if misfiled or _is_secret(name, leaf) else text(leaf)
+    return REDACTED if misfiled or _is_secret(name, leaf) else redact_text(leaf)
 
 
 def _redacted(node: Any, name: str = "") -> Any:
     if _is_secret(name, node):
         return REDACTED
     if isinstance(node, dict):
-        return {text(key): _redacted(child, key) for key, child in node.items()}
+        return {redact_text(key): _redacted(child, key) for key, child in node.items()}
     if isinstance(node, list):
         return [_redacted(child) for child in node]
     return _blotted(name, node) if isinstance(node, str) else node

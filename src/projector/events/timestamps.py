@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 
-def readable(moment: int) -> str:
+def to_rfc3339(moment: int) -> str:
     """Milliseconds since 1970 as a date and time; as they are where no calendar reaches."""
     try:
         return datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")

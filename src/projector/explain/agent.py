@@ -5,57 +5,63 @@ from typing import Any, Final
 import msgspec
 
 from projector.domain import authorization_filter, evaluator, fact_keys
-from projector.domain.authorizations import Way
+from projector.domain.authorizations import AgentAuthorization
 from projector.domain.decision import Candidate
 from projector.explain import missing_agent
-from projector.explain.context import Case
-from projector.explain.missing_agent import Absence
-from projector.explain.model import AgentPart, WayPart
+from projector.explain.context import ExplanationContext
+from projector.explain.missing_agent import MissingAgent
+from projector.explain.model import ExplainedAgent, ExplainedAuthorization
 
 MAX_LOST: Final = 20
 MAX_CONFIGURATION_BYTES: Final = 16 * 1024
 
 
-def candidate(case: Case, found: Candidate) -> AgentPart:
+def explain_candidate(case: ExplanationContext, found: Candidate) -> ExplainedAgent:
     """An agent that reaches the job's project."""
     assert case.job is not None  # noqa: S101  only started jobs have candidates
-    sentence = case.said(case.job, found.winner, found.refused_by)
-    part = _part(case, found.winner.agent, found.refused_by, sentence, found.winner)
+    sentence = case.said(case.job, found.effective, found.refused_by)
+    part = _part(case, found.effective.agent, found.refused_by, sentence, found.effective)
     return msgspec.structs.replace(
         part,
-        lost=[_lost(case, way) for way in found.ways[1 : 1 + MAX_LOST]],
-        left_out=missing_agent.left_out(case.facts, case.root, part.id, case.place),
+        lost=[_lost(case, way) for way in found.authorizations[1 : 1 + MAX_LOST]],
+        left_out=missing_agent.rejected_entries(case.facts, case.root, part.id, case.place),
     )
 
 
-def asked(case: Case) -> AgentPart | None:
+def explain_asked_agent(case: ExplanationContext) -> ExplainedAgent | None:
     """The agent that is asked for, whether it reaches the project or not."""
     agent = case.question.agent
     if agent is None:
         return None
     for found in case.judgement.candidates:
-        if found.winner.agent == agent:
-            return candidate(case, found)
+        if found.effective.agent == agent:
+            return explain_candidate(case, found)
     if case.judgement.status not in (200, 403):
         return _part(case, agent, case.judgement.rule, case.reason or "")
-    return _absent(case, agent, missing_agent.find(case.facts, case.root, agent, case.place))
+    return _absent(
+        case, agent, missing_agent.find_missing_agent(case.facts, case.root, agent, case.place)
+    )
 
 
-def _absent(case: Case, agent: int, found: Absence) -> AgentPart:
+def _absent(case: ExplanationContext, agent: int, found: MissingAgent) -> ExplainedAgent:
     return msgspec.structs.replace(
         _part(case, agent, found.rule, found.sentence),
-        left_out=missing_agent.left_out(case.facts, case.root, agent, case.place),
+        left_out=missing_agent.rejected_entries(case.facts, case.root, agent, case.place),
         grants=found.grants,
         more_grants=found.more_grants,
     )
 
 
 def _part(
-    case: Case, agent: int, rule: str | None, sentence: str, won: Way | None = None
-) -> AgentPart:
+    case: ExplanationContext,
+    agent: int,
+    rule: str | None,
+    sentence: str,
+    won: AgentAuthorization | None = None,
+) -> ExplainedAgent:
     about = missing_agent.about(case.facts, case.root, agent, won)
     project = about.config_project
-    return AgentPart(
+    return ExplainedAgent(
         id=agent,
         name=about.name,
         config_project=project,
@@ -77,14 +83,16 @@ def _part(
     )
 
 
-def _lost(case: Case, way: Way) -> WayPart:
+def _lost(case: ExplanationContext, way: AgentAuthorization) -> ExplainedAuthorization:
     assert case.job is not None  # noqa: S101  only started jobs have ways
     level, needed = case.judgement.level, case.question.minimum_level
-    rule = evaluator.refusal(way, authorization_filter.context(case.job), level, needed)
-    return WayPart(way.source, way.group, rule, case.said(case.job, way, rule))
+    rule = evaluator.refusing_rule(
+        way, authorization_filter.filter_context(case.job), level, needed
+    )
+    return ExplainedAuthorization(way.source, way.group, rule, case.said(case.job, way, rule))
 
 
-def _shown(way: Way | None) -> dict[str, Any] | None:
+def _shown(way: AgentAuthorization | None) -> dict[str, Any] | None:
     if way is None or len(msgspec.json.encode(way.configuration)) > MAX_CONFIGURATION_BYTES:
         return None
     return way.configuration

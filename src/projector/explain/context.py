@@ -8,14 +8,14 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from projector.domain import entities, evaluator, fact_keys
-from projector.domain.authorizations import Way
-from projector.domain.decision import Judgement, Rule
+from projector.domain.authorizations import AgentAuthorization
+from projector.domain.decision import Decision, Rule
 from projector.domain.entities import Job, User
-from projector.domain.fact_index import Facts
+from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
-from projector.events.timestamps import readable
+from projector.events.timestamps import to_rfc3339
 from projector.explain import messages
-from projector.explain.model import Event
+from projector.explain.model import EventRef
 
 
 class Question(NamedTuple):
@@ -31,10 +31,10 @@ class Question(NamedTuple):
     digest: str | None = None
 
 
-class Case:
+class ExplanationContext:
     """What all parts of one explanation are made from; KeyError if no fact knows the job."""
 
-    def __init__(self, facts: Facts, partition: int, question: Question) -> None:
+    def __init__(self, facts: FactIndex, partition: int, question: Question) -> None:
         if facts.get(question.key) is None and facts.job_of_token(question.digest or "") is None:
             raise KeyError(question.key)
         self.facts = facts
@@ -51,12 +51,12 @@ class Case:
         return self.facts.ended_token(self.root, self.digest) is not None
 
     @cached_property
-    def judgement(self) -> Judgement:
+    def judgement(self) -> Decision:
         """What the rules say of the token."""
         if self.job is None and not self.is_ended:
-            return Judgement(HTTPStatus.UNAUTHORIZED, Rule.JOB_FINISHED)
+            return Decision(HTTPStatus.UNAUTHORIZED, Rule.JOB_FINISHED)
         asked = self.question
-        return evaluator.judge(self.facts, asked.key, self.digest, asked.minimum_level, asked.now)
+        return evaluator.decide(self.facts, asked.key, self.digest, asked.minimum_level, asked.now)
 
     @property
     def user(self) -> User | None:
@@ -75,27 +75,27 @@ class Case:
     def reason(self) -> str | None:
         """Why the status is not 200, None if it is."""
         judgement = self.judgement
-        return messages.why_not(judgement, self.job, self.user) if judgement.rule else None
+        return messages.refusal_sentence(judgement, self.job, self.user) if judgement.rule else None
 
-    def said(self, job: Job, way: Way, rule: Rule | None) -> str:
+    def said(self, job: Job, way: AgentAuthorization, rule: Rule | None) -> str:
         """What the way says of the job, or would have said."""
         if rule in (None, Rule.ENVIRONMENTS, Rule.PROTECTED_BRANCHES_ONLY):
             group = None if way.group is None else self.facts.group(self.root, way.group)
-            return messages.of_way(way, rule, job, group.path if group else None)
+            return messages.authorization_sentence(way, rule, job, group.path if group else None)
         if rule == Rule.ROLE:
             level, needed = self.judgement.level, self.question.minimum_level
-            return messages.of_role(job, self.user, level, needed)
+            return messages.role_sentence(job, self.user, level, needed)
         return self.reason or ""
 
-    def event(self, key: Key) -> Event | None:
+    def event(self, key: Key) -> EventRef | None:
         """The event that last changed the thing, None if none came."""
-        return event_of(self.facts, self.partition, key)
+        return event_ref(self.facts, self.partition, key)
 
 
-def event_of(facts: Facts, partition: int, key: Key) -> Event | None:
+def event_ref(facts: FactIndex, partition: int, key: Key) -> EventRef | None:
     """The event that last changed the thing, None if none came."""
     fact = facts.get(key)
     if fact is None:
         return None
-    topic = entities.TOPICS[fact_keys.kind_of(key)]
-    return Event(topic, partition, fact.offset, readable(fact.timestamp))
+    topic = entities.TOPIC_OF_KIND[fact_keys.kind_of(key)]
+    return EventRef(topic, partition, fact.offset, to_rfc3339(fact.timestamp))

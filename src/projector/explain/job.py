@@ -5,38 +5,38 @@ from typing import Final
 from projector.domain import fact_keys
 from projector.domain.decision import Membership
 from projector.domain.entities import Group, Job, Project
-from projector.domain.fact_index import Facts
+from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
-from projector.events.timestamps import readable
+from projector.events.timestamps import to_rfc3339
 from projector.explain import agent, messages
-from projector.explain.context import Case, Question
+from projector.explain.context import ExplanationContext, Question
 from projector.explain.model import (
-    AgentPart,
-    Environment,
+    ExplainedAgent,
+    ExplainedEnvironment,
+    ExplainedJob,
+    ExplainedMembership,
+    ExplainedRole,
+    ExplainedScope,
+    ExplainedUser,
     Explanation,
-    JobPart,
-    MembershipPart,
-    RolePart,
-    ScopePart,
-    UserPart,
 )
 
 MAX_AGENTS: Final = 200
 MAX_MEMBERSHIPS: Final = 50
 
 
-def explain(facts: Facts, partition: int, question: Question) -> Explanation:
+def explain_job(facts: FactIndex, partition: int, question: Question) -> Explanation:
     """The explanation; KeyError if the partition's facts hold nothing about the job."""
-    case = Case(facts, partition, question)
+    case = ExplanationContext(facts, partition, question)
     judgement = case.judgement
-    asked = agent.asked(case)
-    listed = [agent.candidate(case, c) for c in judgement.candidates[:MAX_AGENTS]]
+    asked = agent.explain_asked_agent(case)
+    listed = [agent.explain_candidate(case, c) for c in judgement.candidates[:MAX_AGENTS]]
     return Explanation(
         sentence=_sentence(case, asked),
         status=judgement.status,
         rule=judgement.rule,
         reason=case.reason,
-        at=readable(question.now),
+        at=to_rfc3339(question.now),
         partition=partition,
         job=_job(case, case.job) if case.job else None,
         project=_project(case, case.job) if case.job else None,
@@ -49,7 +49,7 @@ def explain(facts: Facts, partition: int, question: Question) -> Explanation:
     )
 
 
-def _sentence(case: Case, asked: AgentPart | None) -> str:
+def _sentence(case: ExplanationContext, asked: ExplainedAgent | None) -> str:
     if asked:
         may = "may" if asked.verdict == "allowed" else "may not"
         return f"Job {case.number} {may} use agent {asked.id}: {asked.sentence}"
@@ -57,39 +57,39 @@ def _sentence(case: Case, asked: AgentPart | None) -> str:
         return f"Job {case.number} gets {case.judgement.status.value}: {case.reason}"
     total = len(case.judgement.candidates)
     allowed = sum(not candidate.refused_by for candidate in case.judgement.candidates)
-    return messages.how_many(case.number, allowed, total)
+    return messages.allowed_sentence(case.number, allowed, total)
 
 
 # the job, where it runs, and for whom
 
 
-def _job(case: Case, job: Job) -> JobPart:
+def _job(case: ExplanationContext, job: Job) -> ExplainedJob:
     ended = fact_keys.token_key(case.root, case.digest)
-    return JobPart(
+    return ExplainedJob(
         id=case.number,
         root=case.root,
         pipeline=job.pipeline,
         user=job.user,
         environment=_environment(job),
         ref_protected=job.ref_protected,
-        expires_at=readable(job.expires_at),
+        expires_at=to_rfc3339(job.expires_at),
         expired=job.expires_at <= case.question.now,
         finished=job.finished,
         event=case.event(ended if case.is_ended else case.question.key),
     )
 
 
-def _environment(job: Job) -> Environment | None:
+def _environment(job: Job) -> ExplainedEnvironment | None:
     found = job.environment
-    return Environment(found.name, found.slug, found.tier) if found else None
+    return ExplainedEnvironment(found.name, found.slug, found.tier) if found else None
 
 
-def _project(case: Case, job: Job) -> ScopePart:
+def _project(case: ExplanationContext, job: Job) -> ExplainedScope:
     key = fact_keys.project_key(case.root, job.project)
     return _scope(case, key, case.facts.project(case.root, job.project))
 
 
-def _groups(case: Case) -> list[ScopePart]:
+def _groups(case: ExplanationContext) -> list[ExplainedScope]:
     project = case.job and case.facts.project(case.root, case.job.project)
     ids, _ = case.facts.chain(case.root, project.group if project else None)
     return [
@@ -98,8 +98,8 @@ def _groups(case: Case) -> list[ScopePart]:
     ]
 
 
-def _scope(case: Case, key: Key, data: Group | Project | None) -> ScopePart:
-    return ScopePart(
+def _scope(case: ExplanationContext, key: Key, data: Group | Project | None) -> ExplainedScope:
+    return ExplainedScope(
         kind="group" if fact_keys.kind_of(key) == "group" else "project",
         id=fact_keys.id_of(key),
         known=data is not None,
@@ -108,9 +108,9 @@ def _scope(case: Case, key: Key, data: Group | Project | None) -> ScopePart:
     )
 
 
-def _user(case: Case, job: Job) -> UserPart:
+def _user(case: ExplanationContext, job: Job) -> ExplainedUser:
     known = case.user
-    return UserPart(
+    return ExplainedUser(
         id=job.user,
         username=known.username if known else job.username,
         state=known.state if known else "active",
@@ -121,17 +121,17 @@ def _user(case: Case, job: Job) -> UserPart:
 # the role
 
 
-def _role(case: Case) -> RolePart | None:
+def _role(case: ExplanationContext) -> ExplainedRole | None:
     judgement, needed = case.judgement, case.question.minimum_level
     if judgement.status not in (200, 403):
         return None
     # Those in force first, the highest of them first; else by scope, the nearest first.
     listed = sorted(judgement.memberships, key=lambda m: (not _counts(case, m), -m.member.level))
-    return RolePart(
+    return ExplainedRole(
         level=judgement.level,
-        role=messages.role(judgement.level),
+        role=messages.role_name(judgement.level),
         required_level=needed,
-        required_role=messages.role(needed),
+        required_role=messages.role_name(needed),
         suffices=judgement.level >= needed,
         memberships=[
             _membership(case, membership, is_first=position == 0)
@@ -141,20 +141,22 @@ def _role(case: Case) -> RolePart | None:
     )
 
 
-def _counts(case: Case, membership: Membership) -> bool:
+def _counts(case: ExplanationContext, membership: Membership) -> bool:
     return membership.member.counts(case.question.now)
 
 
-def _membership(case: Case, membership: Membership, *, is_first: bool) -> MembershipPart:
+def _membership(
+    case: ExplanationContext, membership: Membership, *, is_first: bool
+) -> ExplainedMembership:
     scope, _ = fact_keys.membership_of(membership.key)
     member, counts = membership.member, _counts(case, membership)
-    return MembershipPart(
+    return ExplainedMembership(
         scope="group" if fact_keys.kind_of(scope) == "group" else "project",
         scope_id=fact_keys.id_of(scope),
         via=fact_keys.via_of(membership.key),
         level=member.level,
-        role=messages.role(member.level),
-        expires_at=None if member.expires_at is None else readable(member.expires_at),
+        role=messages.role_name(member.level),
+        expires_at=None if member.expires_at is None else to_rfc3339(member.expires_at),
         counts=counts,
         decides=counts and is_first,
         event=case.event(membership.key),

@@ -2,22 +2,22 @@
 
 from typing import Final
 
-from projector.domain.authorizations import Source, Way
-from projector.domain.decision import Judgement, Rule
+from projector.domain.authorizations import AgentAuthorization, AuthorizationSource
+from projector.domain.decision import Decision, Rule
 from projector.domain.entities import Job, User
 from projector.events.model import ROLES
-from projector.events.timestamps import readable
+from projector.events.timestamps import to_rfc3339
 
 MAX_PATTERNS: Final = 10
 _ROLE_OF_LEVEL: Final = {level: name for name, level in ROLES.items()}
 
 
-def role(level: int) -> str:
+def role_name(level: int) -> str:
     """`developer` of 30, `level 33` of what has no name, `none` of 0."""
     return _ROLE_OF_LEVEL.get(level, f"level {level}" if level else "none")
 
 
-def how_many(job: int, allowed: int, total: int) -> str:
+def allowed_sentence(job: int, allowed: int, total: int) -> str:
     """The answer where no agent was asked for."""
     if total == 0:
         return f"Job {job} may use no agent: none reaches its project"
@@ -25,7 +25,7 @@ def how_many(job: int, allowed: int, total: int) -> str:
     return f"Job {job} may use {allowed} of the {total} {noun} its project"
 
 
-def why_not(judgement: Judgement, job: Job | None, user: User | None) -> str:
+def refusal_sentence(judgement: Decision, job: Job | None, user: User | None) -> str:
     """Why the status is not 200."""
     if judgement.reason:
         return judgement.reason
@@ -37,7 +37,7 @@ def why_not(judgement: Judgement, job: Job | None, user: User | None) -> str:
         case Rule.JOB_FINISHED:
             return "the job has finished"
         case Rule.TOKEN_EXPIRED:
-            return f"the job's token expired at {readable(job.expires_at)}"
+            return f"the job's token expired at {to_rfc3339(job.expires_at)}"
         case Rule.PROJECT_REMOVED:
             return f"project {job.project} was removed"
         case Rule.USER_NOT_ACTIVE:
@@ -45,13 +45,17 @@ def why_not(judgement: Judgement, job: Job | None, user: User | None) -> str:
     raise ValueError(judgement.rule)
 
 
-def of_role(job: Job, user: User | None, level: int, needed: int) -> str:
+def role_sentence(job: Job, user: User | None, level: int, needed: int) -> str:
     """Why the role does not suffice."""
-    has = f"only the role {role(level)}" if level else "no role"
-    return f"{_who(job, user)} has {has} in project {job.project}, where {role(needed)} is needed"
+    has = f"only the role {role_name(level)}" if level else "no role"
+    return (
+        f"{_who(job, user)} has {has} in project {job.project}, where {role_name(needed)} is needed"
+    )
 
 
-def of_way(way: Way, rule: Rule | None, job: Job, path: str | None) -> str:
+def authorization_sentence(
+    way: AgentAuthorization, rule: Rule | None, job: Job, path: str | None
+) -> str:
     """What one way to an agent says of the job; `path` is that of the group that it names."""
     how = _how(way, job, path)
     if rule == Rule.ENVIRONMENTS:
@@ -61,13 +65,13 @@ def of_way(way: Way, rule: Rule | None, job: Job, path: str | None) -> str:
     return how
 
 
-def _how(way: Way, job: Job, path: str | None) -> str:
+def _how(way: AgentAuthorization, job: Job, path: str | None) -> str:
     match way.source:
-        case Source.PROJECT_GRANT:
+        case AuthorizationSource.PROJECT_GRANT:
             return f"the agent's configuration grants it to project {job.project}"
-        case Source.OWN_PROJECT:
+        case AuthorizationSource.OWN_PROJECT:
             return f"it is configured in project {job.project}, the job's own"
-        case Source.GROUP_GRANT:
+        case AuthorizationSource.GROUP_GRANT:
             group = f"group {way.group}" + (f" ({path})" if path else "")
             return f"the agent's configuration grants it to {group}, above project {job.project}"
     return "it is shared with the whole instance"

@@ -12,7 +12,7 @@ from msgspec import Struct
 Verdict = Literal["allowed", "refused"]
 
 
-class Event(Struct, frozen=True):
+class EventRef(Struct, frozen=True):
     """Where the event stands that last changed something, and when Kafka took it.
 
     Of a replayed event the offset is its original's, where it ranks; `time` is the replay's.
@@ -24,7 +24,7 @@ class Event(Struct, frozen=True):
     time: str
 
 
-class Environment(Struct, frozen=True):
+class ExplainedEnvironment(Struct, frozen=True):
     """The environment that the job deploys to."""
 
     name: str
@@ -32,22 +32,22 @@ class Environment(Struct, frozen=True):
     tier: str
 
 
-class JobPart(Struct, frozen=True):
+class ExplainedJob(Struct, frozen=True):
     """The job. `event` is its start or its end, `root` the namespace that it runs in."""
 
     id: int
     root: str
     pipeline: int
     user: int
-    environment: Environment | None
+    environment: ExplainedEnvironment | None
     ref_protected: bool
     expires_at: str
     expired: bool
     finished: bool
-    event: Event | None
+    event: EventRef | None
 
 
-class ScopePart(Struct, frozen=True):
+class ExplainedScope(Struct, frozen=True):
     """The job's project, or a group above it; `known` is false before its event and once removed.
 
     `event` is None where none came.
@@ -57,19 +57,19 @@ class ScopePart(Struct, frozen=True):
     id: int
     known: bool
     path: str | None
-    event: Event | None
+    event: EventRef | None
 
 
-class UserPart(Struct, frozen=True):
+class ExplainedUser(Struct, frozen=True):
     """The job's user. Without a `user.set` (`event` is None) a user is active."""
 
     id: int
     username: str
     state: str
-    event: Event | None
+    event: EventRef | None
 
 
-class MembershipPart(Struct, frozen=True):
+class ExplainedMembership(Struct, frozen=True):
     """One membership of the user in the project or in a group above it.
 
     It `counts` unless it has expired; the highest that counts `decides`.
@@ -83,10 +83,10 @@ class MembershipPart(Struct, frozen=True):
     expires_at: str | None
     counts: bool
     decides: bool
-    event: Event | None
+    event: EventRef | None
 
 
-class RolePart(Struct, frozen=True):
+class ExplainedRole(Struct, frozen=True):
     """The user's role in the job's project. `more` memberships are not listed."""
 
     level: int
@@ -94,11 +94,11 @@ class RolePart(Struct, frozen=True):
     required_level: int
     required_role: str
     suffices: bool
-    memberships: list[MembershipPart]
+    memberships: list[ExplainedMembership]
     more: int
 
 
-class WayPart(Struct, frozen=True):
+class ExplainedAuthorization(Struct, frozen=True):
     """A way that lost to a closer one, and what it would have said: `rule` is None if allowed."""
 
     source: str
@@ -107,7 +107,7 @@ class WayPart(Struct, frozen=True):
     sentence: str
 
 
-class AgentPart(Struct, frozen=True):
+class ExplainedAgent(Struct, frozen=True):
     """An agent, whether the job may use it, and why.
 
     `rule` refused it; None if it is allowed. `source` and `group` say by which way it reaches the
@@ -126,10 +126,10 @@ class AgentPart(Struct, frozen=True):
     source: str | None
     group: int | None
     configuration: dict[str, Any] | None
-    event: Event | None
-    configuration_event: Event | None
-    config_project_event: Event | None
-    lost: list[WayPart]
+    event: EventRef | None
+    configuration_event: EventRef | None
+    config_project_event: EventRef | None
+    lost: list[ExplainedAuthorization]
     left_out: list[str]
     grants: list[str]
     more_grants: int
@@ -152,14 +152,14 @@ class Explanation(Struct, frozen=True):
     reason: str | None
     at: str
     partition: int
-    job: JobPart | None
-    project: ScopePart | None
-    groups: list[ScopePart]
-    user: UserPart | None
-    role: RolePart | None
-    agents: list[AgentPart]
+    job: ExplainedJob | None
+    project: ExplainedScope | None
+    groups: list[ExplainedScope]
+    user: ExplainedUser | None
+    role: ExplainedRole | None
+    agents: list[ExplainedAgent]
     more_agents: int
-    agent: AgentPart | None
+    agent: ExplainedAgent | None
 
 
 class StoredView(Struct, frozen=True):
@@ -170,7 +170,7 @@ class StoredView(Struct, frozen=True):
     expires_at: str
 
 
-class Inquiry(Struct, frozen=True):
+class ExplanationReport(Struct, frozen=True):
     """An explanation beside what Redis serves.
 
     `view` is None where no record stands under the token. `agrees` says whether the record is the

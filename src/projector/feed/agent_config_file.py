@@ -48,7 +48,9 @@ class BadAgentFile(ValueError):
     """The file cannot be sent; `faults` says why, line by line."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
-        self.faults = [Fault(line, redaction.text(reason)) for line, reason in sorted(faults)]
+        self.faults = [
+            Fault(line, redaction.redact_text(reason)) for line, reason in sorted(faults)
+        ]
         super().__init__("; ".join(f"line {line}: {reason}" for line, reason in self.faults))
 
 
@@ -70,7 +72,7 @@ class CiAccess(NamedTuple):
     notes: list[Fault]
 
 
-def read(source: bytes) -> CiAccess:
+def read_agent_config(source: bytes) -> CiAccess:
     """What the file shares, and with whom. Raises `BadAgentFile`."""
     if len(source) > MAX_BYTES:
         raise BadAgentFile(
@@ -91,7 +93,7 @@ def read(source: bytes) -> CiAccess:
     return CiAccess(projects, groups, instance, sorted(notes))
 
 
-def events(agent: Agent, access: CiAccess) -> Iterator[bytes]:
+def agent_events(agent: Agent, access: CiAccess) -> Iterator[bytes]:
     """The CloudEvents, one a line, that say what the file says."""
     shared = {"id": agent.id, "name": agent.name, "project_id": agent.project}
     config = {"ci_access": {"projects": access.projects, "groups": access.groups}}
@@ -196,10 +198,10 @@ class _Reader:
         """The configuration for the whole instance; null shares nothing, as in KAS."""
         if node is None or _is_null(node):
             return None
-        return self._checked(node, "`ci_access.instance`", ci_access.unreadable)
+        return self._checked(node, "`ci_access.instance`", ci_access.unreadable_reason)
 
     def _entry(self, node: Node, name: str) -> ci_access.Entry | None:
-        return self._checked(node, f"an entry of `ci_access.{name}`", ci_access.complaint)
+        return self._checked(node, f"an entry of `ci_access.{name}`", ci_access.rejection_reason)
 
     def _checked(
         self, node: Node, what: str, complaint: Callable[[ci_access.Entry], str | None]

@@ -12,7 +12,7 @@ from projector.config.settings import Settings
 from projector.events.model import MAX_EVENT_BYTES, Event, Topic
 from projector.events.partitioning import partition_of
 from projector.events.redaction import Headers
-from projector.feed.event_file import lines, parse
+from projector.feed.event_file import numbered_lines, parse_line
 from projector.kafka import topics
 
 # Kafka's own overhead on the largest event allowed.
@@ -42,15 +42,15 @@ class Message(NamedTuple):
 Send = Callable[[Message], Awaitable[None]]
 
 
-async def send(source: BinaryIO, settings: Settings, sent: Callable[[], object]) -> None:
+async def send_events(source: BinaryIO, settings: Settings, sent: Callable[[], object]) -> None:
     """Send the checked lines in order and return once Kafka has acknowledged all of them.
 
     `sent` is called for each line. Raises `KafkaError` and what `topics.check` raises.
     """
-    partitions = (await topics.check(settings))[Topic.MEMBERSHIP]
+    partitions = (await topics.check_topics(settings))[Topic.MEMBERSHIP]
     async with sending(settings) as put:
-        for _, line in lines(source):
-            event = parse(line)
+        for _, line in numbered_lines(source):
+            event = parse_line(line)
             for partition in places(event, partitions):
                 await put(Message(event.kind.topic, partition, event.root, line))
             sent()
@@ -60,7 +60,7 @@ async def send(source: BinaryIO, settings: Settings, sent: Callable[[], object])
 async def sending(settings: Settings) -> AsyncIterator[Send]:
     """What takes messages; at the end of the block Kafka has acknowledged all. `KafkaError`."""
     producer = AIOKafkaProducer(
-        **kafka.kafka(settings),
+        **kafka.client_arguments(settings),
         acks="all",
         linger_ms=5,
         max_request_size=MAX_REQUEST_BYTES,

@@ -11,7 +11,7 @@ from projector import metrics
 from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.events import redaction
-from projector.events.model import DEAD_LETTERS, Record
+from projector.events.model import DEAD_LETTERS, KafkaRecord
 
 PREFIX: Final = "dead-letter-"
 MAX_ORIGINAL_BYTES: Final = 1024 * 1024
@@ -29,17 +29,17 @@ Headers = list[tuple[str, bytes | None]]
 class DeadLetter(NamedTuple):
     """A record and what is wrong with it, one readable sentence."""
 
-    record: Record
+    record: KafkaRecord
     reason: str
 
 
-class DeadLetters:
+class DeadLetterProducer:
     """Sends dead letters; a letter counts as sent once all replicas have it."""
 
     def __init__(self, settings: Settings) -> None:
         self._topic = settings.topic(DEAD_LETTERS)
         self._producer = AIOKafkaProducer(
-            **kafka.kafka(settings),
+            **kafka.client_arguments(settings),
             client_id=f"{settings.topic_prefix}projector-dead-letters",
             acks="all",
             max_request_size=MAX_LETTER_BYTES,
@@ -59,7 +59,7 @@ class DeadLetters:
         metrics.DEAD_LETTERS.inc(len(letters))
 
     async def _send(self, letter: DeadLetter) -> None:
-        key, value, headers = compose(letter, datetime.now(UTC))
+        key, value, headers = compose_dead_letter(letter, datetime.now(UTC))
         try:
             await self._producer.send_and_wait(self._topic, value, key, headers=headers)
         except MessageSizeTooLargeError:
@@ -68,12 +68,14 @@ class DeadLetters:
             await self._producer.send_and_wait(self._topic, NOTHING, None, headers=finding)
 
 
-def compose(letter: DeadLetter, now: datetime) -> tuple[bytes | None, bytes | None, Headers]:
+def compose_dead_letter(
+    letter: DeadLetter, now: datetime
+) -> tuple[bytes | None, bytes | None, Headers]:
     """The letter's key, value and headers: the original without tokens, and the finding."""
     record = letter.record
-    value = redaction.value(record.value)
+    value = redaction.redact_value(record.value)
     finding = {
-        "reason": redaction.text(letter.reason),
+        "reason": redaction.redact_text(letter.reason),
         "topic": record.topic,
         "partition": str(record.partition),
         "offset": str(record.offset),
@@ -81,10 +83,10 @@ def compose(letter: DeadLetter, now: datetime) -> tuple[bytes | None, bytes | No
         "time": now.isoformat(timespec="milliseconds"),
     }
     headers: Headers = [(f"{PREFIX}{name}", text.encode()) for name, text in finding.items()]
-    kept = redaction.headers(record.headers)
+    kept = redaction.redact_headers(record.headers)
     if sum(len(name) + len(content or b"") for name, content in kept) <= MAX_HEADER_BYTES:
         headers += kept
-    key = redaction.key(record.key)
+    key = redaction.redact_key(record.key)
     if key is None and value is None:
         value = NOTHING
     return key and key[:MAX_KEY_BYTES], value and value[:MAX_ORIGINAL_BYTES], headers

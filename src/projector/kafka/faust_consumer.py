@@ -16,7 +16,7 @@ from faust.types import TP
 FETCH_WAIT_MS: Final = 100
 
 
-class PromptThread(AIOKafkaConsumerThread):  # type: ignore[misc]
+class ShortPollThread(AIOKafkaConsumerThread):  # type: ignore[misc]
     """Faust's thread, whose consumer lets brokers hold a fetch for a short time only."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
@@ -26,14 +26,14 @@ class PromptThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         return consumer
 
 
-class PromptConsumer(Consumer):  # type: ignore[misc]
+class ShortPollConsumer(Consumer):  # type: ignore[misc]
     """Faust's consumer, on such a thread."""
 
-    def _new_consumer_thread(self) -> PromptThread:
-        return PromptThread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> ShortPollThread:
+        return ShortPollThread(self, loop=self.loop, beacon=self.beacon)
 
 
-def leaving_out(known: Callable[[TP], int]) -> type[DefaultSchedulingStrategy]:
+def skip_applied(known: Callable[[TP], int]) -> type[DefaultSchedulingStrategy]:
     """Faust's order of delivery, without the records before the offset that `known` says.
 
     Owners hold every delivery against the offset that they expect, so a wrong answer loses nothing.

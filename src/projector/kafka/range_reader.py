@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.errors import HistoryLostError
-from projector.events.model import Record, Topic
+from projector.events.model import KafkaRecord, Topic
 from projector.kafka import tolerant_batches
 from projector.kafka.record_parser import Damage
 
@@ -32,10 +32,10 @@ class RangeError(KafkaError):  # type: ignore[misc]
     """A range of a topic could not be read."""
 
 
-class Progress(NamedTuple):
+class ReadProgress(NamedTuple):
     """What one poll brought: the records, and how far each topic has been read."""
 
-    records: list[Record]
+    records: list[KafkaRecord]
     positions: Offsets
 
 
@@ -44,7 +44,7 @@ class RangeReader:
 
     def __init__(self, settings: Settings) -> None:
         # Before Faust makes its consumer, which then reads like those of this class.
-        tolerant_batches.install()
+        tolerant_batches.install_tolerant_batches()
         self._settings = settings
         self._consumer = self._new_consumer()
 
@@ -66,7 +66,7 @@ class RangeReader:
 
     async def read(
         self, partition: int, starts: Mapping[Topic, int], ends: Mapping[Topic, int]
-    ) -> AsyncIterator[Progress]:
+    ) -> AsyncIterator[ReadProgress]:
         """Read each topic from `starts` until its position has passed `ends`.
 
         Positions and not records decide, for transaction markers use offsets without a record.
@@ -116,7 +116,7 @@ class RangeReader:
         consumer: AIOKafkaConsumer,
         places: Mapping[TopicPartition, Topic],
         ends: Mapping[Topic, int],
-    ) -> AsyncIterator[Progress]:
+    ) -> AsyncIterator[ReadProgress]:
         positions = dict.fromkeys(places.values(), -1)
         idle = 0
         while any(position < ends[topic] for topic, position in positions.items()):
@@ -124,15 +124,17 @@ class RangeReader:
             before = dict(positions)
             for place, topic in places.items():
                 positions[topic] = await consumer.position(place)
-            records = [to_record(r, places[place]) for place, rs in polled.items() for r in rs]
-            yield Progress(records, dict(positions))
+            records = [
+                to_kafka_record(r, places[place]) for place, rs in polled.items() for r in rs
+            ]
+            yield ReadProgress(records, dict(positions))
             idle = 0 if records or positions != before else idle + 1
             if idle > EMPTY_POLLS:
                 raise RangeError(f"no progress at {positions} on the way to {dict(ends)}")
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
-            **kafka.kafka(self._settings),
+            **kafka.client_arguments(self._settings),
             client_id=f"{self._settings.topic_prefix}projector-reader",
             group_id=None,
             enable_auto_commit=False,
@@ -164,12 +166,12 @@ def refuse_lost_history(stored: Mapping[Topic, int], beginnings: Mapping[Topic, 
             )
 
 
-def to_record(record: ConsumerRecord, topic: Topic) -> Record:
+def to_kafka_record(record: ConsumerRecord, topic: Topic) -> KafkaRecord:
     """aiokafka's record as this product's; raises `HistoryLostError` if the broker damaged it."""
     headers, fault = tolerant_batches.split_fault(record.headers)
     if isinstance(fault, Damage):
         raise HistoryLostError(f"{topic}: {fault}")
-    return Record(
+    return KafkaRecord(
         topic,
         record.partition,
         record.offset,

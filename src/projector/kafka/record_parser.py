@@ -59,7 +59,7 @@ class RawRecord(NamedTuple):
         return self._replace(headers=[(fault, None), *self.headers])
 
 
-class Header(NamedTuple):
+class RecordHeaderBytes(NamedTuple):
     """What a batch says about its records: times in ms; `size` is their number."""
 
     base: int
@@ -92,13 +92,13 @@ class Header(NamedTuple):
         return RawRecord(offset, timestamp, int(broker_says), key, value, headers or [])
 
 
-def read(batch: bytes, first: int) -> Iterator[RawRecord]:
+def parse_batch(batch: bytes, first: int) -> Iterator[RawRecord]:
     """The records of an uncompressed batch from the offset `first` on.
 
     Offsets rise and stay within the batch, whatever the records say. Where no record's end can be
     found, the rest of the batch is one record with a fault.
     """
-    header = Header.of(batch)
+    header = RecordHeaderBytes.of(batch)
     source, last = _Bytes(batch[RECORDS_AT:]), -1
     for number in range(header.size):
         # Each record behind this one needs an offset too, up to the batch's last.
@@ -118,7 +118,9 @@ def read(batch: bytes, first: int) -> Iterator[RawRecord]:
             yield record
 
 
-def _placed(header: Header, body: bytes, last: int, latest: int) -> tuple[int, RawRecord]:
+def _placed(
+    header: RecordHeaderBytes, body: bytes, last: int, latest: int
+) -> tuple[int, RawRecord]:
     """A record's offset delta, which is above `last` and at most `latest`, and the record."""
     try:
         delta, record = _parsed(header, body)
@@ -130,7 +132,7 @@ def _placed(header: Header, body: bytes, last: int, latest: int) -> tuple[int, R
     return last + 1, record._replace(offset=header.base + last + 1).with_fault(fault)
 
 
-def _parsed(header: Header, body: bytes) -> tuple[int, RawRecord]:
+def _parsed(header: RecordHeaderBytes, body: bytes) -> tuple[int, RawRecord]:
     # The first byte, a record's attributes, means nothing yet.
     source = _Bytes(body[1:])
     timestamp_delta, delta = source.number(), source.number()

@@ -26,22 +26,25 @@ from projector.kafka.record_parser import (
     RECORDS_AT,
     Damage,
     Fault,
-    Header,
+    RecordHeaderBytes,
 )
 
 
-def install() -> None:
+def install_tolerant_batches() -> None:
     """Let every consumer of this process read batches like this, Faust's too.
 
     Raises `UnsupportedAiokafkaError` where that would have no effect.
     """
     names = fetcher.Fetcher._proc_fetch_request.__code__.co_names
-    if "MemoryRecords" not in names or fetcher.MemoryRecords not in (MemoryRecords, Batches):
+    if "MemoryRecords" not in names or fetcher.MemoryRecords not in (
+        MemoryRecords,
+        TolerantBatches,
+    ):
         raise UnsupportedAiokafkaError(
             "aiokafka's fetcher no longer uses its global MemoryRecords, so one bad record could "
             "stop a partition for good; install the version that requirements.lock names"
         )
-    fetcher.MemoryRecords = Batches
+    fetcher.MemoryRecords = TolerantBatches
 
 
 def split_fault(headers: redaction.Headers) -> tuple[redaction.Headers, Fault | None]:
@@ -55,7 +58,7 @@ def _is_too_large(record: Any) -> bool:
     return len(record.headers) > MAX_HEADERS or len(record.value or b"") > MAX_VALUE
 
 
-class Batches:
+class TolerantBatches:
     """What a fetch brought of one partition; stands in for aiokafka's `MemoryRecords`."""
 
     def __init__(self, data: bytes) -> None:
@@ -95,7 +98,7 @@ class Batch:
         """The records as aiokafka reads them, until it stumbles or reads what cannot be."""
         offset: int = self._strict.base_offset
         if fault := self._fault():
-            yield Header.of(self._data).record(offset).with_fault(fault)
+            yield RecordHeaderBytes.of(self._data).record(offset).with_fault(fault)
             return
         try:
             for record in self._strict:
@@ -107,7 +110,7 @@ class Batch:
                 return
         except Exception:  # noqa: S110  whatever it is, reading goes on
             pass
-        yield from record_parser.read(self._data, offset)
+        yield from record_parser.parse_batch(self._data, offset)
 
     def _fault(self) -> Fault | None:
         """Why the batch as a whole cannot be read; None if it can, and then it is unpacked."""

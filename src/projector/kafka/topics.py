@@ -10,9 +10,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from projector.clients import kafka, kafka_access
-from projector.config.env import variable
+from projector.config.env import variable_name
 from projector.config.settings import Settings
-from projector.errors import MissingTopicsError, SetupError, UnusableTopicsError
+from projector.errors import MissingTopicsError, OperatorError, UnusableTopicsError
 from projector.events.model import DEAD_LETTERS, Topic
 
 _DAYS_MS: Final = 24 * 3600 * 1000
@@ -35,18 +35,18 @@ CONFIGS: Final[dict[str, dict[str, str]]] = {
 }
 
 
-class ChangedPartitionsError(SetupError):
+class ChangedPartitionsError(OperatorError):
     """The topics have another number of partitions than the views were written for."""
 
     def __init__(self, settings: Settings, found: int, expected: int) -> None:
         super().__init__(
             f"the topics in Kafka at {settings.kafka} have {found} partitions, but the views in "
             f"Redis at {settings.redis_place} were written for {expected}. Create new topics under "
-            f"another {variable('topic_prefix')}, feed them anew, and use an empty database"
+            f"another {variable_name('topic_prefix')}, feed them anew, and use an empty database"
         )
 
 
-async def create(settings: Settings) -> dict[str, int]:
+async def create_topics(settings: Settings) -> dict[str, int]:
     """Create what is missing, check everything; the partitions of each topic.
 
     Topics that exist decide the number of partitions of those created beside them.
@@ -58,10 +58,10 @@ async def create(settings: Settings) -> dict[str, int]:
         count = next((existing[topic] for topic in Topic if topic in existing), settings.partitions)
         missing = [name for name in CONFIGS if name not in existing]
         await _create(admin, settings, missing, count)
-    return await check(settings)
+    return await check_topics(settings)
 
 
-async def check(settings: Settings) -> dict[str, int]:
+async def check_topics(settings: Settings) -> dict[str, int]:
     """The partitions of each topic.
 
     Raises `MissingTopicsError`, `UnusableTopicsError`, `AccessError` and `KafkaError`.
@@ -79,7 +79,7 @@ async def check(settings: Settings) -> dict[str, int]:
     return existing
 
 
-async def watch(settings: Settings, expected: int) -> NoReturn:
+async def watch_topics(settings: Settings, expected: int) -> NoReturn:
     """Ask for the number of partitions every second; raises once it is another.
 
     Producers then send events where nobody looks for them, revocations too.
@@ -102,7 +102,7 @@ def _or_hidden(settings: Settings) -> str:
 
 @asynccontextmanager
 async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**kafka.kafka(settings), request_timeout_ms=10_000)
+    admin = AIOKafkaAdminClient(**kafka.client_arguments(settings), request_timeout_ms=10_000)
     try:
         await admin.start()
         yield admin
@@ -154,7 +154,7 @@ def _check_counts(settings: Settings, existing: Mapping[str, int]) -> None:
         raise UnusableTopicsError(
             f"the topics must have the same number of partitions, but have: {listed}. Events of "
             "one root namespace would not meet. Create new topics under another "
-            f"{variable('topic_prefix')} and feed them anew"
+            f"{variable_name('topic_prefix')} and feed them anew"
         )
 
 

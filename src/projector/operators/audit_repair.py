@@ -12,16 +12,16 @@ from msgspec.structs import replace
 
 from projector.domain import entities, fact_keys
 from projector.domain.entities import Job
-from projector.domain.fact_index import Facts
+from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
 from projector.domain.transitions import changes
 from projector.events import replay_header
 from projector.events.late_events import refuse_late
-from projector.events.model import BadEvent, Event, Rank, Record, Topic
+from projector.events.model import BadEvent, Event, KafkaRecord, ReplayPosition, Topic
 from projector.feed import event_file
 from projector.feed.producer import CONTENT_TYPE, Message
-from projector.operators.audit import Finding, difference
+from projector.operators.audit import AuditFinding, difference
 from projector.operators.snapshot import Snapshot
 
 SOURCE: Final = "projector audit"
@@ -36,7 +36,7 @@ class Repair(NamedTuple):
     obstacle: str = ""
 
 
-def moments(facts: Facts, cutoff: int) -> dict[Topic, int]:
+def moments(facts: FactIndex, cutoff: int) -> dict[Topic, int]:
     """Where in the partition's topics the moment `cutoff` (ms) lies: the last offset before it.
 
     As far as the facts know, which is enough: no older fact stands behind it, and no newer event
@@ -44,13 +44,13 @@ def moments(facts: Facts, cutoff: int) -> dict[Topic, int]:
     """
     last: dict[Topic, int] = {}
     for key, fact in facts.items():
-        topic = entities.TOPICS[fact_keys.kind_of(key)]
+        topic = entities.TOPIC_OF_KIND[fact_keys.kind_of(key)]
         if fact.timestamp <= cutoff:
             last[topic] = max(last.get(topic, fact.offset), fact.offset)
     return last
 
 
-class Mender:
+class RepairPlanner:
     """Makes the events that mend the findings of one partition."""
 
     def __init__(self, look: Snapshot, cutoff: int, retention_ms: int) -> None:
@@ -59,28 +59,28 @@ class Mender:
         self._retention_ms = retention_ms
         self._moments = moments(look.facts, cutoff)
 
-    def mend(self, finding: Finding, line: bytes | None) -> Repair:
+    def mend(self, finding: AuditFinding, line: bytes | None) -> Repair:
         """The event for a finding; `line` is the exported one, as it stands in the file."""
         value = line or _removal(finding.key)
         if value is None:
             return Repair(None, "no event removes a user; feed `user.set` with another state")
-        event = event_file.parse(value)
+        event = event_file.parse_line(value)
         offset = self._moments.get(event.kind.topic)
         if offset is None:
             return Repair(None, f"{event.kind.topic} has nothing older; feed it as a new event")
-        rank = Rank(offset, self._cutoff)
+        rank = ReplayPosition(offset, self._cutoff)
         if obstacle := self._obstacle(replace(event, replays=rank), finding):
             return Repair(None, obstacle)
-        headers = (CONTENT_TYPE, replay_header.header(rank))
+        headers = (CONTENT_TYPE, replay_header.encode_position(rank))
         topic, partition = event.kind.topic, self._look.partition
         return Repair(Message(topic, partition, event.root, value, headers))
 
-    def _obstacle(self, event: Event, finding: Finding) -> str:
+    def _obstacle(self, event: Event, finding: AuditFinding) -> str:
         """Why the event would not mend the finding; empty if it would."""
         if too_low := _too_low(event, finding.fact):
             return too_low
         facts, now = self._look.facts, self._look.now
-        record = Record(event.kind.topic, self._look.partition, _LAST, now, None, None)
+        record = KafkaRecord(event.kind.topic, self._look.partition, _LAST, now, None, None)
         try:
             new = dict(changes(facts, refuse_late(event, record, self._retention_ms), record))
         except BadEvent as error:

@@ -13,7 +13,7 @@ from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.errors import LetterError
 from projector.events import redaction
-from projector.events.model import DEAD_LETTERS, MAX_REASON, BadEvent, Record, Topic
+from projector.events.model import DEAD_LETTERS, MAX_REASON, BadEvent, KafkaRecord, Topic
 from projector.kafka import topics
 from projector.kafka.dead_letters import MAX_LETTER_BYTES, PREFIX
 
@@ -75,7 +75,7 @@ class Letter(NamedTuple):
         """The headers that the original came with."""
         return tuple(header for header in self.headers if not header[0].startswith(PREFIX))
 
-    def original(self) -> Record:
+    def original(self) -> KafkaRecord:
         """The record that was refused, at its own place; raises `BadEvent` if that is not known."""
         try:
             topic = Topic(self.finding("topic") or "")
@@ -85,15 +85,15 @@ class Letter(NamedTuple):
             raise BadEvent(
                 "the letter does not say where the original stood; send the event as a new one"
             ) from None
-        return Record(topic, partition, offset, timestamp, self.key, self.value, self.headers)
+        return KafkaRecord(topic, partition, offset, timestamp, self.key, self.value, self.headers)
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator["Mailbox"]:
+async def open_dead_letters(settings: Settings) -> AsyncIterator["DeadLetterReader"]:
     """The letters in Kafka; raises `KafkaError`, and what `topics.check` raises."""
-    partitions = await topics.check(settings)
+    partitions = await topics.check_topics(settings)
     consumer = AIOKafkaConsumer(
-        **kafka.kafka(settings),
+        **kafka.client_arguments(settings),
         client_id=f"{settings.topic_prefix}projector-letters",
         group_id=None,
         enable_auto_commit=False,
@@ -106,12 +106,12 @@ async def opened(settings: Settings) -> AsyncIterator["Mailbox"]:
         await consumer.start()
         # A consumer that is stopped before its tasks have begun raises their cancellation.
         await asyncio.sleep(0)
-        yield Mailbox(settings, consumer, partitions)
+        yield DeadLetterReader(settings, consumer, partitions)
     finally:
         await consumer.stop()
 
 
-class Mailbox:
+class DeadLetterReader:
     """The topic `dead-letters`; `partitions` says how many each topic has."""
 
     def __init__(
@@ -203,7 +203,7 @@ def _letter(record: ConsumerRecord) -> Letter:
     return Letter(
         LetterId(record.partition, record.offset),
         record.timestamp,
-        redaction.key(record.key),
-        redaction.value(record.value),
-        redaction.headers(tuple(record.headers)),
+        redaction.redact_key(record.key),
+        redaction.redact_value(record.value),
+        redaction.redact_headers(tuple(record.headers)),
     )

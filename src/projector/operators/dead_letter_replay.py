@@ -9,10 +9,10 @@ from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.events import cloudevents, replay_header
 from projector.events.late_events import refuse_late
-from projector.events.model import BadEvent, Event, Rank, Record, Topic
+from projector.events.model import BadEvent, Event, KafkaRecord, ReplayPosition, Topic
 from projector.events.partitioning import partition_of
 from projector.events.redaction import REDACTED, Headers
-from projector.feed.event_file import strict
+from projector.feed.event_file import decode_strictly
 from projector.feed.producer import CONTENT_TYPE, MAX_REQUEST_BYTES
 from projector.kafka.dead_letters import MAX_ORIGINAL_BYTES
 from projector.operators.dead_letter_reader import Letter, LetterId
@@ -29,10 +29,10 @@ class Replay(NamedTuple):
     partition: int
     value: bytes
     headers: Headers
-    rank: Rank | None
+    rank: ReplayPosition | None
 
 
-def prepare(
+def prepare_replay(
     letter: Letter, mended: bytes | None, partitions: int, retention_ms: int, now: int
 ) -> Replay:
     """What replaying the letter at `now` (ms) would send; raises `BadEvent` if it must not be.
@@ -42,13 +42,13 @@ def prepare(
     original = letter.original()
     record = _as_it_was(letter, original) if mended is None else _mended(original, mended)
     try:
-        event = strict(record)
+        event = decode_strictly(record)
     except BadEvent as error:
         raise error if mended else BadEvent(f"{error}{_advice(letter)}") from None
     if mended:
         _refuse_another_thing(original, record)
     topic, partition = _place(event, original.partition, partitions)
-    rank: Rank | None = _rank(original)
+    rank: ReplayPosition | None = _rank(original)
     refuse_late(replace(event, replays=rank), record._replace(timestamp=now), retention_ms)
     if (topic, partition) != (original.topic, original.partition):
         _refuse_unordered(event, original, topic, partition)
@@ -57,7 +57,7 @@ def prepare(
     return Replay(letter.id, event, topic, partition, record.value, record.headers, rank)
 
 
-def _as_it_was(letter: Letter, original: Record) -> Record:
+def _as_it_was(letter: Letter, original: KafkaRecord) -> KafkaRecord:
     kept = [letter.key, letter.value, *(content for _, content in letter.headers)]
     if any(REDACTED.encode() in (content or b"") for content in kept):
         raise BadEvent(f"something in it was redacted, perhaps a job token; {MENDED}")
@@ -66,11 +66,11 @@ def _as_it_was(letter: Letter, original: Record) -> Record:
     return original._replace(headers=letter.original_headers)
 
 
-def _mended(original: Record, mended: bytes) -> Record:
+def _mended(original: KafkaRecord, mended: bytes) -> KafkaRecord:
     return original._replace(value=mended, headers=(CONTENT_TYPE,))
 
 
-def _refuse_another_thing(original: Record, mended: Record) -> None:
+def _refuse_another_thing(original: KafkaRecord, mended: KafkaRecord) -> None:
     """Only where the original says what it was about; else whoever mends it has to know."""
     was, now = cloudevents.subject(original), cloudevents.subject(mended)
     if was not in (None, now):
@@ -95,12 +95,14 @@ def _place(event: Event, own: int, partitions: int) -> tuple[Topic, int]:
     return event.kind.topic, partition
 
 
-def _rank(original: Record) -> Rank:
+def _rank(original: KafkaRecord) -> ReplayPosition:
     """The original's place; if it was a replay itself, the place of what that replayed."""
-    return replay_header.replayed(original) or Rank(original.offset, original.timestamp)
+    return replay_header.decode_position(original) or ReplayPosition(
+        original.offset, original.timestamp
+    )
 
 
-def _refuse_unordered(event: Event, original: Record, topic: Topic, partition: int) -> None:
+def _refuse_unordered(event: Event, original: KafkaRecord, topic: Topic, partition: int) -> None:
     if event.sequence is None:
         raise BadEvent(
             f"{event.type} with partitionkey {event.root} belongs in {topic} partition {partition},"
@@ -110,13 +112,13 @@ def _refuse_unordered(event: Event, original: Record, topic: Topic, partition: i
         )
 
 
-async def send(prepared: list[Replay], settings: Settings) -> list[int]:
+async def send_replays(prepared: list[Replay], settings: Settings) -> list[int]:
     """Send the replays in order, each acknowledged; the offsets that they got.
 
     Raises `KafkaError`.
     """
     producer = AIOKafkaProducer(
-        **kafka.kafka(settings), acks="all", max_request_size=MAX_REQUEST_BYTES
+        **kafka.client_arguments(settings), acks="all", max_request_size=MAX_REQUEST_BYTES
     )
     try:
         await producer.start()
@@ -126,7 +128,7 @@ async def send(prepared: list[Replay], settings: Settings) -> list[int]:
 
 
 async def _send(producer: AIOKafkaProducer, settings: Settings, replay: Replay) -> int:
-    rank = [replay_header.header(replay.rank)] if replay.rank else []
+    rank = [replay_header.encode_position(replay.rank)] if replay.rank else []
     sent = await producer.send_and_wait(
         settings.topic(replay.topic),
         value=replay.value,

@@ -18,14 +18,14 @@ from projector.domain import entities, facts, projection
 from projector.domain.fact_keys import Key
 from projector.errors import SnapshotError, TooManyFactsError, UnknownJobError
 from projector.events.partitioning import MAX_PARTITIONS
-from projector.events.timestamps import readable
+from projector.events.timestamps import to_rfc3339
 from projector.explain import job as explain
 from projector.explain.context import Question
-from projector.explain.model import Explanation, Inquiry, StoredView
+from projector.explain.model import Explanation, ExplanationReport, StoredView
 from projector.operators import snapshot
 from projector.operators.snapshot import Snapshot
 from projector.store import schema
-from projector.store.schema import Record
+from projector.store.schema import ViewRecord
 
 TRIES: Final = 5
 PAUSE_S: Final = 0.2
@@ -34,7 +34,7 @@ MAX_NOTED: Final = 5
 _DIGEST: Final = re.compile(rb"[0-9a-f]{64}")
 
 
-class Place(NamedTuple):
+class JobLocation(NamedTuple):
     """Where a job is: its partition and key; `digest` is the token's that is asked about."""
 
     partition: int
@@ -42,10 +42,10 @@ class Place(NamedTuple):
     digest: str | None
 
 
-class Stored(NamedTuple):
+class TokenRecord(NamedTuple):
     """A record, and when it expires (ms)."""
 
-    record: Record
+    record: ViewRecord
     expires_at: int
 
 
@@ -56,7 +56,7 @@ async def explain_job(
     agent: int | None = None,
     *,
     most_facts: int | None = None,
-) -> Inquiry:
+) -> ExplanationReport:
     """Why the job's current token gets what it gets, and whether the job may use `agent`.
 
     Raises `UnknownJobError`, `SnapshotError` where the facts cannot be read as they are,
@@ -67,7 +67,7 @@ async def explain_job(
     digest = await digest_of(redis, job)
     stored = await stored_view(redis, digest) if digest else None
     if digest and stored:
-        place = Place(stored.record.partition, None, digest)
+        place = JobLocation(stored.record.partition, None, digest)
         inquiry = await _inquire(redis, settings, place, agent, most_facts)
         if inquiry.explanation.job and inquiry.explanation.job.id == job:
             return inquiry
@@ -84,30 +84,30 @@ async def explain_token(
     agent: int | None = None,
     *,
     most_facts: int | None = None,
-) -> Inquiry:
+) -> ExplanationReport:
     """The same for the token with this SHA-256 (lower-case hex), also a former one of its job."""
     stored = await stored_view(redis, digest)
     if stored is None:
         raise UnknownJobError("no record stands under this token: it is unknown, or it has expired")
-    place = Place(stored.record.partition, None, digest)
+    place = JobLocation(stored.record.partition, None, digest)
     return await _inquire(redis, settings, place, agent, most_facts)
 
 
 async def digest_of(redis: Redis, job: int) -> str | None:
     """The SHA-256 of the job's current token, None if Redis does not say."""
-    raw = await _value(redis, schema.job_key(job))
+    raw = await _value(redis, schema.job_token_key(job))
     return raw.decode() if raw and _DIGEST.fullmatch(raw) else None
 
 
-async def stored_view(redis: Redis, digest: str) -> Stored | None:
+async def stored_view(redis: Redis, digest: str) -> TokenRecord | None:
     """The record under the token, None if there is none or it is none."""
-    key = schema.token_key(digest)
-    raw, left = await redis_batch.ask(redis, [("GET", key), ("PTTL", key)])
+    key = schema.token_record_key(digest)
+    raw, left = await redis_batch.execute(redis, [("GET", key), ("PTTL", key)])
     try:
-        record = Record.decode(_text(raw.value) or b"")
+        record = ViewRecord.decode(_text(raw.value) or b"")
     except ValueError:
         return None
-    return Stored(record, int(left.now) + left.value)
+    return TokenRecord(record, int(left.now) + left.value)
 
 
 async def partitions(redis: Redis) -> int:
@@ -134,9 +134,9 @@ def _text(found: Any) -> bytes | None:
     return found if isinstance(found, bytes) else None
 
 
-async def _search(redis: Redis, job: int, most_facts: int | None) -> list[Place]:
+async def _search(redis: Redis, job: int, most_facts: int | None) -> list[JobLocation]:
     """Every place where facts say something about the job, the latest first; at least one."""
-    found: list[tuple[int, Place]] = []
+    found: list[tuple[int, JobLocation]] = []
     for partition in range(await partitions(redis)):
         await _refuse_too_many(redis, partition, most_facts)
         pattern = f"*/job/{job}"
@@ -153,13 +153,13 @@ async def _search(redis: Redis, job: int, most_facts: int | None) -> list[Place]
     return [place for _, place in sorted(found, key=lambda each: -each[0])]
 
 
-def _found(partition: int, key: Key, raw: bytes) -> tuple[int, Place]:
+def _found(partition: int, key: Key, raw: bytes) -> tuple[int, JobLocation]:
     try:
-        fact = facts.decode(key, raw)
+        fact = facts.decode_fact(key, raw)
     except ValueError as error:
         raise SnapshotError(f"a fact of partition {partition} is unreadable: {error}") from None
     job = fact.data if isinstance(fact.data, entities.Job) else None
-    return fact.timestamp, Place(partition, key, job.digest if job else None)
+    return fact.timestamp, JobLocation(partition, key, job.digest if job else None)
 
 
 async def _refuse_too_many(redis: Redis, partition: int, most: int | None) -> None:
@@ -179,17 +179,17 @@ async def _refuse_too_many(redis: Redis, partition: int, most: int | None) -> No
 
 
 async def _inquire(
-    redis: Redis, settings: Settings, place: Place, agent: int | None, most_facts: int | None
-) -> Inquiry:
+    redis: Redis, settings: Settings, place: JobLocation, agent: int | None, most_facts: int | None
+) -> ExplanationReport:
     """Read until the facts and the record are of one moment; bounded."""
-    last: Inquiry | None = None
+    last: ExplanationReport | None = None
     for attempt in range(TRIES):
         if attempt:
             await asyncio.sleep(PAUSE_S)
         await _refuse_too_many(redis, place.partition, most_facts)
         stored = await stored_view(redis, place.digest) if place.digest else None
         reached = stored.record.version if stored else None
-        found = await snapshot.read(redis, place.partition, reached)
+        found = await snapshot.read_snapshot(redis, place.partition, reached)
         if place.digest in found.in_doubt:
             continue
         # Once more: what was written while the facts were read would be newer than they are.
@@ -208,23 +208,29 @@ async def _inquire(
 
 
 def _inquiry(
-    found: Snapshot, settings: Settings, place: Place, agent: int | None, stored: Stored | None
-) -> Inquiry:
+    found: Snapshot,
+    settings: Settings,
+    place: JobLocation,
+    agent: int | None,
+    stored: TokenRecord | None,
+) -> ExplanationReport:
     explanation = _explained(found, settings, place, agent)
     agrees = _agrees(found, settings, place, stored)
     stamp = found.state.stamp
     age = None if stamp is None else max(0, found.now - stamp) / 1000
-    return Inquiry(
+    return ExplanationReport(
         explanation=explanation,
         view=stored and _shown(stored),
         agrees=agrees,
-        fresh_at=None if stamp is None else readable(stamp),
+        fresh_at=None if stamp is None else to_rfc3339(stamp),
         age=age,
         notes=list(_notes(settings, found.partition, age, agrees)),
     )
 
 
-def _explained(found: Snapshot, settings: Settings, place: Place, agent: int | None) -> Explanation:
+def _explained(
+    found: Snapshot, settings: Settings, place: JobLocation, agent: int | None
+) -> Explanation:
     key = place.key or found.facts.job_of_token(place.digest or "")
     if key is None:
         raise UnknownJobError(
@@ -233,25 +239,27 @@ def _explained(found: Snapshot, settings: Settings, place: Place, agent: int | N
         )
     question = Question(key, settings.minimum_level, found.now, agent, place.digest)
     try:
-        return explain.explain(found.facts, found.partition, question)
+        return explain.explain_job(found.facts, found.partition, question)
     except KeyError:
         raise UnknownJobError(f"{key} is forgotten") from None
 
 
-def _agrees(found: Snapshot, settings: Settings, place: Place, stored: Stored | None) -> bool:
+def _agrees(
+    found: Snapshot, settings: Settings, place: JobLocation, stored: TokenRecord | None
+) -> bool:
     """Whether the record is what the facts lead to; none is right where the token has expired."""
     if place.digest is None or found.facts.job_of_token(place.digest) is None:
         return stored is None
-    expected = projection.view_of(found.facts, place.digest, settings.minimum_level, found.now)
+    expected = projection.compute_view(found.facts, place.digest, settings.minimum_level, found.now)
     if stored is None:
         return expected.expires_at <= found.now
     return (stored.record.status, stored.record.body) == (expected.status, expected.body)
 
 
-def _shown(stored: Stored) -> StoredView:
+def _shown(stored: TokenRecord) -> StoredView:
     record = stored.record
     version = f"{record.partition}.{record.version.epoch}.{record.version.revision}"
-    return StoredView(record.status, version, readable(stored.expires_at))
+    return StoredView(record.status, version, to_rfc3339(stored.expires_at))
 
 
 def _notes(settings: Settings, partition: int, age: float | None, agrees: bool) -> list[str]:

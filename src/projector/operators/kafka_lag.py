@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from projector.clients import kafka
 from projector.clients.retry import OUTAGES
 from projector.config.settings import Settings
-from projector.errors import SetupError
+from projector.errors import OperatorError
 from projector.events.model import DEAD_LETTERS, Topic
 from projector.kafka import topics
 from projector.operators.status import Ends
@@ -22,7 +22,7 @@ REQUEST_TIMEOUT_MS: Final = 2000
 MAX_WAIT_MS: Final = 50
 
 
-class Follower:
+class EndOffsetPoller:
     """Asks Kafka every second, beside whoever reads Redis meanwhile.
 
     `ends` is the latest answer; without one `trouble` says in a sentence why.
@@ -39,7 +39,7 @@ class Follower:
         while True:
             try:
                 await self._follow()
-            except SetupError as error:
+            except OperatorError as error:
                 self._note(None, str(error))
             except OUTAGES as error:
                 reason = str(error) or f"no answer within {PATIENCE_S:g} s"
@@ -55,7 +55,7 @@ class Follower:
             self.trouble = f"Kafka at {self._settings.kafka} does not answer"
 
     async def _follow(self) -> NoReturn:
-        async with opened(self._settings) as reader:
+        async with open_end_offsets(self._settings) as reader:
             while True:
                 async with asyncio.timeout(PATIENCE_S):
                     self._note(await reader.read(), None)
@@ -67,11 +67,11 @@ class Follower:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator["Reader"]:
+async def open_end_offsets(settings: Settings) -> AsyncIterator["EndOffsetReader"]:
     """The topics' ends; raises `KafkaError`, and what `topics.check` raises."""
-    partitions = await topics.check(settings)
+    partitions = await topics.check_topics(settings)
     consumer = AIOKafkaConsumer(
-        **kafka.kafka(settings),
+        **kafka.client_arguments(settings),
         client_id=f"{settings.topic_prefix}projector-status",
         group_id=None,
         enable_auto_commit=False,
@@ -83,12 +83,12 @@ async def opened(settings: Settings) -> AsyncIterator["Reader"]:
         await consumer.start()
         # A consumer that is stopped before its tasks have begun raises their cancellation.
         await asyncio.sleep(0)
-        yield Reader(settings, consumer, partitions)
+        yield EndOffsetReader(settings, consumer, partitions)
     finally:
         await consumer.stop()
 
 
-class Reader:
+class EndOffsetReader:
     """Asks for the first and the last offset of every partition; `partitions` says how many."""
 
     def __init__(

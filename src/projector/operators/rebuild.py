@@ -14,21 +14,21 @@ import msgspec
 from redis.asyncio import Redis
 
 from projector.domain.entities import EndedToken, Job
-from projector.domain.fact_index import Facts
+from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
 from projector.domain.projection import Policy, Projection, forget_at
 from projector.domain.views import tombstone
 from projector.errors import HistoryLostError
 from projector.events.model import Topic
-from projector.kafka.dead_letters import DeadLetters
+from projector.kafka.dead_letters import DeadLetterProducer
 from projector.kafka.range_reader import Offsets, RangeReader
 from projector.operators import verify
 from projector.store import partition_state, schema
 from projector.store.partition_state import PartitionState
-from projector.store.partition_store import FIELDS_PER_CALL, Checkpoint, Store
+from projector.store.partition_store import FIELDS_PER_CALL, Checkpoint, PartitionStore
 from projector.worker import dead_letter_outbox
-from projector.worker.dead_letter_outbox import Reference
+from projector.worker.dead_letter_outbox import LetterRef
 from projector.worker.owner import Owner
 
 # Without deliveries from Faust all is read straight from Kafka, at the next probe.
@@ -60,7 +60,7 @@ class Rebuilt:
         self.next: Offsets = {}
         self.refused = 0
         self.told: Offsets = {}
-        self.untold: list[Reference] = []
+        self.untold: list[LetterRef] = []
         self.policy = policy
         self.source = source
 
@@ -84,7 +84,7 @@ class Rebuilt:
         if reason:
             self.refused += 1
             if offset >= self.told.get(topic, 0):
-                self.untold.append(Reference(topic, offset, reason))
+                self.untold.append(LetterRef(topic, offset, reason))
 
 
 async def losses(source: RangeReader, partition: int, state: PartitionState | None) -> list[str]:
@@ -132,7 +132,7 @@ async def known(
 
 
 def changed_facts(
-    stored: Facts, rebuilt: Facts, now: int, retention_ms: int
+    stored: FactIndex, rebuilt: FactIndex, now: int, retention_ms: int
 ) -> Iterator[FactChange]:
     """The facts that are not the same, by key; not those that time alone may have taken away."""
     ours, theirs = dict(stored.items()), dict(rebuilt.items())
@@ -168,7 +168,11 @@ class Successor(Owner):
     """An owner that begins with rebuilt facts instead of the checkpoint's."""
 
     def __init__(
-        self, rebuilt: Rebuilt, store: Store, redis: Redis, dead_letters: DeadLetters
+        self,
+        rebuilt: Rebuilt,
+        store: PartitionStore,
+        redis: Redis,
+        dead_letters: DeadLetterProducer,
     ) -> None:
         super().__init__(rebuilt.partition, rebuilt.policy, store, rebuilt.source, dead_letters)
         self._stall_s = STALL_S
@@ -265,12 +269,12 @@ def _difference(
     return changed | {key: None for key in held if key not in wanted}
 
 
-def _reference(field: bytes, raw: bytes) -> Reference | None:
+def _reference(field: bytes, raw: bytes) -> LetterRef | None:
     """The letter that waits in a field of the checkpoint."""
     if not field.startswith(f"*/{dead_letter_outbox.KIND}/".encode()):
         return None
     try:
-        return msgspec.json.decode(raw, type=Reference)
+        return msgspec.json.decode(raw, type=LetterRef)
     except msgspec.DecodeError:
         return None
 
@@ -308,5 +312,5 @@ async def serve(successor: Successor, redis: Redis) -> bool:
 
 async def _is_stamped(successor: Successor, redis: Redis) -> bool:
     await successor.source.ends(successor.partition)
-    state = await partition_state.read(redis, successor.partition)
+    state = await partition_state.read_partition_state(redis, successor.partition)
     return state is not None and state.stamp_epoch == successor.version.epoch

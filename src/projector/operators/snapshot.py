@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from projector.clients import redis_batch
 from projector.domain import entities, fact_keys, facts
-from projector.domain.fact_index import Facts
+from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.errors import SnapshotError
 from projector.events.model import Topic
@@ -35,12 +35,12 @@ class Snapshot(NamedTuple):
 
     partition: int
     state: PartitionState
-    facts: Facts
+    facts: FactIndex
     in_doubt: frozenset[str]
     now: int
 
 
-async def read(redis: Redis, partition: int, reached: Version | None = None) -> Snapshot:
+async def read_snapshot(redis: Redis, partition: int, reached: Version | None = None) -> Snapshot:
     """The partition's facts, no older than the checkpoint that `reached` names.
 
     Waits some seconds for that checkpoint. Raises `SnapshotError` if there is no whole checkpoint
@@ -51,7 +51,7 @@ async def read(redis: Redis, partition: int, reached: Version | None = None) -> 
     async for field, value in redis.hscan_iter(schema.facts_key(partition), count=FIELDS_PER_CALL):
         stored[field] = value
     after = await _counted(redis, partition)
-    now = await redis_batch.time(redis, schema.facts_key(partition))
+    now = await redis_batch.server_time(redis, schema.facts_key(partition))
     if after is None or after.version.epoch != before.version.epoch:
         raise SnapshotError(
             f"partition {partition} was claimed by another worker while it was read; ask again"
@@ -83,7 +83,9 @@ async def _whole(redis: Redis, partition: int, reached: Version | None) -> Parti
 async def _counted(redis: Redis, partition: int) -> PartitionState | None:
     """The state, once as many facts are there as it says: a lost one may be what refuses."""
     state = ("HGETALL", schema.partition_key(partition))
-    answers = await redis_batch.ask(redis, [state, ("HLEN", schema.facts_key(partition)), state])
+    answers = await redis_batch.execute(
+        redis, [state, ("HLEN", schema.facts_key(partition)), state]
+    )
     for answer in answers:
         if isinstance(answer.value, Exception):
             raise answer.value
@@ -129,20 +131,20 @@ def _unready(partition: int, found: PartitionState | None, reached: Version | No
 
 def _assembled(
     stored: dict[bytes, bytes], offsets: dict[Topic, int]
-) -> tuple[Facts, frozenset[str]]:
+) -> tuple[FactIndex, frozenset[str]]:
     """The facts, and the tokens that those from `offsets` on may have changed."""
-    known, newer = Facts(), []
+    known, newer = FactIndex(), []
     for key, raw in _things(stored):
-        fact = facts.decode(key, raw)
-        if fact.offset < offsets.get(entities.TOPICS[fact_keys.kind_of(key)], 0):
+        fact = facts.decode_fact(key, raw)
+        if fact.offset < offsets.get(entities.TOPIC_OF_KIND[fact_keys.kind_of(key)], 0):
             known.put(key, fact)
         else:
             newer.append((key, fact))
-    known.touched.clear()
+    known.dirty.clear()
     for key, fact in newer:
         known.put(key, fact)
-    in_doubt = frozenset(known.touched)
-    known.touched.clear()
+    in_doubt = frozenset(known.dirty)
+    known.dirty.clear()
     return known, in_doubt
 
 
@@ -150,5 +152,5 @@ def _things(stored: dict[bytes, bytes]) -> Iterable[tuple[Key, bytes]]:
     """The facts among the fields: references to dead letters stand beside them."""
     for field, raw in stored.items():
         key = Key(field.decode(errors="replace"))
-        if key.count("/") >= 2 and fact_keys.kind_of(key) in entities.KINDS:
+        if key.count("/") >= 2 and fact_keys.kind_of(key) in entities.ENTITY_KINDS:
             yield key, raw

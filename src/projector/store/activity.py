@@ -29,7 +29,7 @@ def _no_latencies() -> list[int]:
     return [0] * (len(LATENCY_BUCKETS_S) + 1)
 
 
-class Minute(Struct):
+class MinuteActivity(Struct):
     """One minute, numbered from 1970. `slowest` is the slowest revocation's latency in seconds.
 
     `revocations` counts them by `LATENCY_BUCKETS_S`, the last are those beyond.
@@ -43,7 +43,7 @@ class Minute(Struct):
     slowest: Seconds = 0.0
 
 
-class Activity(Struct):
+class PartitionActivity(Struct):
     """What the owner of one partition holds and did; `at` is its clock in milliseconds.
 
     `letters` are dead letters that Kafka has not acknowledged yet.
@@ -55,10 +55,10 @@ class Activity(Struct):
     live_tokens: Count
     facts: Count
     letters: Count
-    minutes: Annotated[list[Minute], Meta(max_length=2 * MINUTES_KEPT)]
+    minutes: Annotated[list[MinuteActivity], Meta(max_length=2 * MINUTES_KEPT)]
 
 
-class Rates(NamedTuple):
+class ActivityRates(NamedTuple):
     """What happened in some minutes, of one partition or of several: events and views per second.
 
     The latencies of revocations are in seconds, None where there were none.
@@ -73,22 +73,24 @@ class Rates(NamedTuple):
     slowest: float | None
 
 
-def encode(activity: Activity) -> bytes:
+def encode_activity(activity: PartitionActivity) -> bytes:
     """The stored bytes."""
     return msgspec.json.encode(activity)
 
 
-def decode(raw: bytes | None) -> Activity | None:
+def decode_activity(raw: bytes | None) -> PartitionActivity | None:
     """Read the stored bytes; None where there are none, or they are no activity."""
     if raw is None or len(raw) > MAX_BYTES:
         return None
     try:
-        return msgspec.json.decode(raw, type=Activity)
+        return msgspec.json.decode(raw, type=PartitionActivity)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def rates(activities: Iterable[Activity], now: int, minutes: int = 5) -> Rates:
+def activity_rates(
+    activities: Iterable[PartitionActivity], now: int, minutes: int = 5
+) -> ActivityRates:
     """The means of the minute that `now` (ms) is in and of those before it, `minutes` in all."""
     first = now // 60_000 - minutes + 1
     seconds = max(1.0, now / 1000 - first * 60)
@@ -96,7 +98,7 @@ def rates(activities: Iterable[Activity], now: int, minutes: int = 5) -> Rates:
     buckets = [sum(counts) for counts in zip(*(m.revocations for m in taken), strict=True)]
     slowest = max((minute.slowest for minute in taken), default=0.0)
     p50, p99 = (quantile(buckets, q, slowest) for q in (0.5, 0.99))
-    return Rates(
+    return ActivityRates(
         sum(sum(minute.applied.values()) for minute in taken) / seconds,
         sum(sum(minute.refused.values()) for minute in taken) / seconds,
         sum(minute.views for minute in taken) / seconds,

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from redis.asyncio import Redis
 
-from projector.errors import OtherRulesError
+from projector.errors import DifferentRulesError
 from projector.events.model import ROLES, Topic
 from projector.store import schema
 from projector.store.schema import Version
@@ -71,7 +71,7 @@ def refuse_other_rules(partition: int, state: PartitionState, rules: Mapping[str
     for name, value in rules.items():
         held = state.rules.get(name, value)
         if held != value:
-            raise OtherRulesError(
+            raise DifferentRulesError(
                 f"the worker of partition {partition} has another {RULES[name]} than this command: "
                 f"{_readable(name, held)} there, {_readable(name, value)} here; set it alike"
             )
@@ -83,7 +83,7 @@ def _readable(rule: str, value: int) -> str:
     return f"{value / 1000:g} s"
 
 
-async def read(redis: Redis, partition: int) -> PartitionState | None:
+async def read_partition_state(redis: Redis, partition: int) -> PartitionState | None:
     """The partition's state, None if no worker has claimed it yet; raises `RedisError`."""
     fields: dict[Any, Any] = await redis.hgetall(schema.partition_key(partition))
     return PartitionState.decode(fields)

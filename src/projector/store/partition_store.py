@@ -22,15 +22,15 @@ from redis.asyncio import Redis
 from projector import metrics
 from projector.clients import redis_batch as calls
 from projector.clients.redis_batch import Argument
-from projector.clients.redis_servers import Server
+from projector.clients.redis_servers import RedisServers
 from projector.domain.fact_keys import Key
 from projector.domain.views import View
-from projector.errors import IncompleteCheckpointError, RefusedError
+from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.model import Topic
 from projector.store import lua_scripts, partition_state, schema, view_diff
 from projector.store.partition_state import PartitionState
 from projector.store.schema import Version
-from projector.store.view_diff import Stored, What
+from projector.store.view_diff import Mismatch, StoredValue
 
 T = TypeVar("T")
 
@@ -58,14 +58,14 @@ class Checkpoint(NamedTuple):
     facts: int
 
 
-class Store:
+class PartitionStore:
     """One partition in Redis, for one owner.
 
     Every method raises `RedisError` when Redis does not answer, and those that write
     `RefusedError` when another owner has come in between.
     """
 
-    def __init__(self, redis: Redis, server: Server, partition: int, owner: str) -> None:
+    def __init__(self, redis: Redis, server: RedisServers, partition: int, owner: str) -> None:
         self._redis = redis
         self._server = server
         self._server_changes = 0
@@ -110,7 +110,7 @@ class Store:
     async def _held(self) -> PartitionState | None:
         """The partition's state. One that is damaged must not keep every worker from it."""
         try:
-            return await partition_state.read(self._redis, self._partition)
+            return await partition_state.read_partition_state(self._redis, self._partition)
         except ValueError as error:
             log.warning("partition state unreadable, reading everything again",
                         partition=self._partition, reason=str(error))  # fmt: skip
@@ -189,7 +189,7 @@ class Store:
         for view in chunk:
             own += (heads[view.status] + view.body, max(view.expires_at, FIRST_EXPIRY))
         keys = _token_keys(chunk)
-        found = await calls.run(self._redis, self._write_views, keys, shared, own)
+        found = await calls.run_script(self._redis, self._write_views, keys, shared, own)
         for first, (_, foreign) in found:
             self._report_foreign(chunk[first:], foreign)
         self._refuse_newer(max(newest for _, (newest, _) in found))
@@ -198,14 +198,14 @@ class Store:
         """Those views whose record in Redis says something else, or expires at another time."""
         if not expected:
             return []
-        stored = await view_diff.read(self._redis, _token_keys(expected))
+        stored = await view_diff.read_values(self._redis, _token_keys(expected))
         self._refuse_changed_server()
         pairs = zip(expected, stored, strict=True)
         return [view for view, found in pairs if self._has_drifted(view, found)]
 
-    def _has_drifted(self, view: View, stored: Stored) -> bool:
-        found = view_diff.differences(view, self._partition, stored)
-        return bool(found) and found != [What.FOREIGN]
+    def _has_drifted(self, view: View, stored: StoredValue) -> bool:
+        found = view_diff.mismatches(view, self._partition, stored)
+        return bool(found) and found != [Mismatch.FOREIGN]
 
     async def checkpoint(
         self, offsets: Mapping[Topic, int], facts: Mapping[Key, bytes | None], total: int
@@ -248,34 +248,38 @@ class Store:
 
     async def now(self) -> int:
         """Redis TIME in milliseconds; what became of any server until then is noticed."""
-        moment = await calls.time(self._redis, self._hash)
-        await calls.prove(self._redis)
+        moment = await calls.server_time(self._redis, self._hash)
+        await calls.barrier(self._redis)
         return moment
 
     async def _write_jobs(self, started: list[View]) -> None:
         sets: list[tuple[Argument, ...]] = [
-            ("SET", schema.job_key(v.job), v.digest, "PXAT", max(v.expires_at, FIRST_EXPIRY))
+            ("SET", schema.job_token_key(v.job), v.digest, "PXAT", max(v.expires_at, FIRST_EXPIRY))
             for v in started
             if v.is_current
         ]
         if sets:
-            await calls.tell(self._redis, sets)
+            await calls.execute_writes(self._redis, sets)
 
     def _check(self, outcome: bytes) -> None:
         if outcome != b"ok":
-            raise RefusedError(
+            raise WriteRefusedError(
                 f"partition {self._partition}: Redis no longer has this owner's {outcome.decode()}"
             )
 
     def _refuse_newer(self, newest: bytes) -> None:
         if newest:
             self._refused_by = max(self._refused_by, int(newest.split()[0], 16))
-            raise RefusedError(f"views of partition {self._partition} are newer: {newest.decode()}")
+            raise WriteRefusedError(
+                f"views of partition {self._partition} are newer: {newest.decode()}"
+            )
 
     def _refuse_changed_server(self) -> None:
         """What was acknowledged before a restart or failover may be lost, what came after not."""
         if self._server.changes != self._server_changes:
-            raise RefusedError(f"partition {self._partition}: Redis was restarted or failed over")
+            raise WriteRefusedError(
+                f"partition {self._partition}: Redis was restarted or failed over"
+            )
 
     def _report_foreign(self, chunk: list[View], positions: list[int]) -> None:
         for position in positions:
@@ -306,7 +310,7 @@ class _Heads(dict[int, bytes]):
         self._rest = (partition, version)
 
     def __missing__(self, status: int) -> bytes:
-        head = self[status] = schema.Record(status, *self._rest, b"").encode()
+        head = self[status] = schema.ViewRecord(status, *self._rest, b"").encode()
         return head
 
 
@@ -328,7 +332,7 @@ async def _overlapping(calls: Iterable[Awaitable[None]]) -> None:
 
 
 def _token_keys(chunk: list[View]) -> list[str]:
-    return [schema.token_key(view.digest) for view in chunk]
+    return [schema.token_record_key(view.digest) for view in chunk]
 
 
 def _chunks(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[list[T]]:

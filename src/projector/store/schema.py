@@ -14,12 +14,12 @@ HEADER_BYTES: Final = 35
 _HEADER: Final = re.compile(rb"(200|401|403|503) (\d{4}) ([0-9a-f]{12}) ([0-9a-f]{12}) ")
 
 
-def token_key(digest: str) -> str:
+def token_record_key(digest: str) -> str:
     """The record of the token with this SHA-256 (lower-case hex)."""
     return f"{PREFIX}:token:{digest}"
 
 
-def job_key(job: int) -> str:
+def job_token_key(job: int) -> str:
     """The digest of the job's token."""
     return f"{PREFIX}:job:{job}"
 
@@ -49,7 +49,7 @@ class Version(NamedTuple):
         return f"{self.epoch:012x} {self.revision:012x}"
 
 
-class Record(NamedTuple):
+class ViewRecord(NamedTuple):
     """What stands under a token: `200 0003 01a0c5e2f3b1 00000000a3f1 ` and the body to send."""
 
     status: int

@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from projector.clients import redis_batch
-from projector.clients.redis_cluster import Answer
+from projector.clients.redis_cluster import CommandResult
 from projector.domain.views import View
-from projector.store.schema import Record
+from projector.store.schema import ViewRecord
 
 # How far a record's expiry may be from what was written before it counts as another.
 EXPIRY_TOLERANCE_MS: Final = 5000
@@ -21,7 +21,7 @@ NEVER: Final = 2**63
 _ENDLESS: Final = -1
 
 
-class What(StrEnum):
+class Mismatch(StrEnum):
     """How a stored record is not what the facts say."""
 
     MISSING = "missing"
@@ -34,7 +34,7 @@ class What(StrEnum):
     JOB_KEY = "job key"
 
 
-class Stored(NamedTuple):
+class StoredValue(NamedTuple):
     """What stands under a key: its bytes (None: nothing, or no string), and its expiry in ms.
 
     `is_other` says that something stands there which is no string.
@@ -45,10 +45,10 @@ class Stored(NamedTuple):
     is_other: bool = False
 
     @property
-    def record(self) -> Record | None:
+    def record(self) -> ViewRecord | None:
         """The record; None where nothing stands, or nothing that can be read."""
         try:
-            return None if self.raw is None else Record.decode(self.raw)
+            return None if self.raw is None else ViewRecord.decode(self.raw)
         except ValueError:
             return None
 
@@ -58,7 +58,7 @@ class Stored(NamedTuple):
         return self.raw is None and not self.is_other
 
 
-class Agents(NamedTuple):
+class AgentDiff(NamedTuple):
     """The ids of the agents that a record allows and should not, should and does not, or as other.
 
     `others` are those whose entry says something else.
@@ -69,54 +69,56 @@ class Agents(NamedTuple):
     others: list[int]
 
 
-async def read(redis: Redis, keys: Sequence[str]) -> list[Stored]:
+async def read_values(redis: Redis, keys: Sequence[str]) -> list[StoredValue]:
     """What stands under each key, in one round trip to each server; raises `RedisError`."""
     if not keys:
         return []
-    held = await redis_batch.ask(redis, [(name, key) for key in keys for name in ("GET", "PTTL")])
+    held = await redis_batch.execute(
+        redis, [(name, key) for key in keys for name in ("GET", "PTTL")]
+    )
     return [_stored(raw, left) for raw, left in zip(held[::2], held[1::2], strict=True)]
 
 
-def _stored(raw: Answer, left: Answer) -> Stored:
+def _stored(raw: CommandResult, left: CommandResult) -> StoredValue:
     if isinstance(left.value, Exception):
         raise left.value
     expires_at = NEVER if left.value == _ENDLESS else int(left.now) + left.value
     if not isinstance(raw.value, Exception):
-        return Stored(raw.value, expires_at)
+        return StoredValue(raw.value, expires_at)
     if isinstance(raw.value, ResponseError) and str(raw.value).startswith("WRONGTYPE"):
-        return Stored(None, expires_at, is_other=True)
+        return StoredValue(None, expires_at, is_other=True)
     raise raw.value
 
 
-def differences(view: View, partition: int, stored: Stored) -> list[What]:
+def mismatches(view: View, partition: int, stored: StoredValue) -> list[Mismatch]:
     """How the record differs from the view, which is not expired; empty if it says the same."""
     record = stored.record
     if record is None:
-        return [What.MISSING if stored.is_absent else What.UNREADABLE]
+        return [Mismatch.MISSING if stored.is_absent else Mismatch.UNREADABLE]
     if record.partition != partition:
-        return [What.FOREIGN]
+        return [Mismatch.FOREIGN]
     found = []
     if record.status != view.status:
-        found.append(What.STATUS)
+        found.append(Mismatch.STATUS)
     if record.body != view.body:
-        found.append(What.BODY)
+        found.append(Mismatch.BODY)
     if abs(view.expires_at - stored.expires_at) >= EXPIRY_TOLERANCE_MS:
-        found.append(What.EXPIRY)
+        found.append(Mismatch.EXPIRY)
     return found
 
 
-def agents(view: View | None, stored: Stored) -> Agents:
+def diff_agents(view: View | None, stored: StoredValue) -> AgentDiff:
     """Which agents the record allows that the view does not, and the other way round."""
-    theirs = allowed(stored.record)
+    theirs = allowed_agents(stored.record)
     ours = _entries(view.status, view.body) if view else {}
-    return Agents(
+    return AgentDiff(
         sorted(theirs.keys() - ours.keys()),
         sorted(ours.keys() - theirs.keys()),
         sorted(number for number in ours.keys() & theirs.keys() if ours[number] != theirs[number]),
     )
 
 
-def grants_more(view: View | None, stored: Stored) -> bool:
+def grants_more(view: View | None, stored: StoredValue) -> bool:
     """Whether the record may allow what the facts do not; in doubt it does.
 
     It does not where it names fewer agents and is the same in all else, the user's roles too.
@@ -138,7 +140,7 @@ def grants_more(view: View | None, stored: Stored) -> bool:
         return True
 
 
-def allowed(record: Record | None) -> dict[int, Any]:
+def allowed_agents(record: ViewRecord | None) -> dict[int, Any]:
     """The entries of the agents that a record allows, by id, as far as that can be read."""
     return {} if record is None else _entries(record.status, record.body)
 

@@ -18,21 +18,21 @@ from redis.asyncio import Redis
 from projector import tracing
 from projector.clients import kafka, redis_servers
 from projector.clients import redis_client as connections
-from projector.clients.retry import outlast, wait_until_ready
-from projector.config.env import variable
+from projector.clients.retry import retry_outages, wait_until_ready
+from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.domain.projection import Policy
 from projector.errors import AccessError, NotCopartitionedError, WebPortError
-from projector.events.model import Record, Topic
+from projector.events.model import KafkaRecord, Topic
 from projector.kafka import faust_consumer, tolerant_batches, topics
-from projector.kafka.dead_letters import DeadLetters
-from projector.kafka.faust_consumer import PromptConsumer
+from projector.kafka.dead_letters import DeadLetterProducer
+from projector.kafka.faust_consumer import ShortPollConsumer
 from projector.kafka.range_reader import MAX_POLLED, RangeReader
 from projector.kafka.record_parser import Damage
-from projector.process import LOOPBACK, free_port, obstacle, until_signalled
-from projector.store.partition_store import Store, agree_on_partitions
+from projector.process import LOOPBACK, free_port, port_obstacle, until_signalled
+from projector.store.partition_store import PartitionStore, agree_on_partitions
 from projector.worker.owner import Owner
-from projector.worker.owner_group import Owners
+from projector.worker.owner_group import OwnerGroup
 from projector.worker.sweep import OrphanScan
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ HARD_EXIT_S: Final = 15.0
 HEARTBEAT_S: Final = 1.0
 
 
-async def run(settings: Settings) -> None:
+async def run_worker(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raises what makes going on impossible."""
     _check_web_port(settings)
     tracing.start("projector-worker")
@@ -55,8 +55,8 @@ async def run(settings: Settings) -> None:
 
 async def _work(settings: Settings) -> None:
     async with _connected(settings) as (policy, redis, new_owner):
-        owners = Owners(new_owner)
-        sweep = OrphanScan(redis, settings.sweep_interval, owners.suspect)
+        owners = OwnerGroup(new_owner)
+        sweep = OrphanScan(redis, settings.sweep_interval, owners.check_orphan)
         beside = {
             asyncio.create_task(_watch(settings, policy.partitions)),
             asyncio.create_task(sweep.run()),
@@ -80,15 +80,15 @@ async def _until_broken(app: Any, failures: set[asyncio.Future[None]]) -> None:
 
 def _check_web_port(settings: Settings) -> None:
     port, host = settings.worker_web_port, settings.worker_web_host
-    if (port or host != LOOPBACK) and (found := obstacle(port, host)):
-        names = " and ".join(variable(name) for name in ("worker_web_host", "worker_web_port"))
+    if (port or host != LOOPBACK) and (found := port_obstacle(port, host)):
+        names = " and ".join(variable_name(name) for name in ("worker_web_host", "worker_web_port"))
         raise WebPortError(f"{found}; {names} choose another, with the port 0 a free one")
 
 
-@outlast
+@retry_outages
 async def _watch(settings: Settings, partitions: int) -> None:
     try:
-        await topics.watch(settings, partitions)
+        await topics.watch_topics(settings, partitions)
     except AccessError as refused:
         # Who was let in at the start goes on: rights may come back, and the facts are in memory.
         raise KafkaError(str(refused)) from None
@@ -97,19 +97,19 @@ async def _watch(settings: Settings, partitions: int) -> None:
 @asynccontextmanager
 async def _connected(settings: Settings) -> AsyncIterator[tuple[Policy, Redis, NewOwner]]:
     """Everything that an owner works with, once Redis and Kafka can be reached."""
-    server = redis_servers.Server()
-    redis = connections.redis(settings, server)
+    server = redis_servers.RedisServers()
+    redis = connections.create_redis(settings, server)
     await wait_until_ready(
         "Redis",
         settings.redis_place,
         lambda: redis_servers.refuse_eviction(redis, settings.redis_place),
     )
-    found = await wait_until_ready("Kafka", settings.kafka, lambda: topics.check(settings))
+    found = await wait_until_ready("Kafka", settings.kafka, lambda: topics.check_topics(settings))
     partitions = found[Topic.MEMBERSHIP]
     await wait_until_ready(
         "Redis", settings.redis_place, lambda: _agree(redis, settings, partitions)
     )
-    source, dead_letters = RangeReader(settings), DeadLetters(settings)
+    source, dead_letters = RangeReader(settings), DeadLetterProducer(settings)
     policy = Policy(
         partitions,
         settings.minimum_level,
@@ -122,7 +122,7 @@ async def _connected(settings: Settings) -> AsyncIterator[tuple[Policy, Redis, N
         await wait_until_ready("Kafka", settings.kafka, dead_letters.start)
 
         def new_owner(partition: int) -> Owner:
-            store = Store(redis, server, partition, identity)
+            store = PartitionStore(redis, server, partition, identity)
             return Owner(partition, policy, store, source, dead_letters)
 
         yield policy, redis, new_owner
@@ -133,7 +133,9 @@ async def _connected(settings: Settings) -> AsyncIterator[tuple[Policy, Redis, N
 
 
 @asynccontextmanager
-async def _delivering(settings: Settings, owners: Owners, partitions: int) -> AsyncIterator[Any]:
+async def _delivering(
+    settings: Settings, owners: OwnerGroup, partitions: int
+) -> AsyncIterator[Any]:
     with tempfile.TemporaryDirectory(prefix="projector-") as folder:
         app = create_app(settings, owners, folder)
         try:
@@ -152,7 +154,7 @@ async def _delivering(settings: Settings, owners: Owners, partitions: int) -> As
             await owners.stop()
 
 
-def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
+def create_app(settings: Settings, owners: OwnerGroup, folder: str) -> Any:
     """The Faust app: one agent per topic that only enqueues, and the assignment's signal."""
     app = faust.App(
         id=settings.topic("projector"),
@@ -174,9 +176,9 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
         broker_heartbeat_interval=HEARTBEAT_S,
         consumer_auto_offset_reset="earliest",
         broker_max_poll_records=MAX_POLLED,
-        ConsumerScheduler=faust_consumer.leaving_out(_known(settings, owners)),
+        ConsumerScheduler=faust_consumer.skip_applied(_known(settings, owners)),
     )
-    app.transport.Consumer = PromptConsumer
+    app.transport.Consumer = ShortPollConsumer
     for topic in Topic:
         source = app.topic(
             settings.topic(topic), key_serializer="raw", value_serializer="raw", internal=False
@@ -195,7 +197,7 @@ def create_app(settings: Settings, owners: Owners, folder: str) -> Any:
 
 def _credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
     """What `connections.kafka` tells aiokafka, as Faust wants to be told."""
-    how = kafka.kafka(settings)
+    how = kafka.client_arguments(settings)
     if settings.uses_sasl:
         return faust.SASLCredentials(
             username=how["sasl_plain_username"], password=how["sasl_plain_password"],
@@ -220,12 +222,12 @@ def copartitioned(assigned: set[Any], settings: Settings) -> frozenset[int]:
     return by_topic[Topic.MEMBERSHIP]
 
 
-def _known(settings: Settings, owners: Owners) -> Callable[[Any], int]:
+def _known(settings: Settings, owners: OwnerGroup) -> Callable[[Any], int]:
     topics_by_name = {settings.topic(topic): topic for topic in Topic}
-    return lambda tp: owners.known(topics_by_name[tp.topic], tp.partition)
+    return lambda tp: owners.known_offset(topics_by_name[tp.topic], tp.partition)
 
 
-def _enqueue(topic: Topic, owners: Owners) -> Callable[[Any], Awaitable[None]]:
+def _enqueue(topic: Topic, owners: OwnerGroup) -> Callable[[Any], Awaitable[None]]:
     async def enqueue(stream: Any) -> None:
         async for event in stream.noack().events():
             record = _record(topic, event.message)
@@ -238,10 +240,10 @@ def _enqueue(topic: Topic, owners: Owners) -> Callable[[Any], Awaitable[None]]:
     return enqueue
 
 
-def _record(topic: Topic, message: Any) -> Record:
+def _record(topic: Topic, message: Any) -> KafkaRecord:
     headers, fault = tolerant_batches.split_fault(tuple(message.headers or ()))
     milliseconds = round((message.timestamp or 0) * 1000)
-    return Record(
+    return KafkaRecord(
         topic, message.partition, message.offset, milliseconds,
         message.key, message.value, headers, fault,
     )  # fmt: skip

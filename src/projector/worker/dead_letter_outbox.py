@@ -13,11 +13,11 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from projector.clients.retry import outlast
+from projector.clients.retry import retry_outages
 from projector.domain.fact_keys import Key
 from projector.errors import HistoryLostError
-from projector.events.model import Record, Topic
-from projector.kafka.dead_letters import DeadLetter, DeadLetters
+from projector.events.model import KafkaRecord, Topic
+from projector.kafka.dead_letters import DeadLetter, DeadLetterProducer
 from projector.kafka.range_reader import RangeReader
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 LETTERS_PER_SEND: Final = 100
 
 
-class Reference(Struct, frozen=True):
+class LetterRef(Struct, frozen=True):
     """Where the bad record is in its partition, and what is wrong with it."""
 
     topic: Topic
@@ -49,15 +49,17 @@ def take_letters(fields: dict[Key, bytes]) -> dict[Key, bytes]:
     return {key: fields.pop(key) for key in [key for key in fields if key.startswith(_PREFIX)]}
 
 
-class Outbox:
+class DeadLetterOutbox:
     """One partition's letters that Kafka has not acknowledged yet."""
 
-    def __init__(self, partition: int, source: RangeReader, dead_letters: DeadLetters) -> None:
+    def __init__(
+        self, partition: int, source: RangeReader, dead_letters: DeadLetterProducer
+    ) -> None:
         self.partition = partition
         self._source = source
         self._dead_letters = dead_letters
-        self._waiting: dict[Key, Reference] = {}
-        self._records: dict[Key, Record] = {}
+        self._waiting: dict[Key, LetterRef] = {}
+        self._records: dict[Key, KafkaRecord] = {}
         self._bytes = 0
         self._changed: dict[Key, bytes | None] = {}
         self._filled = asyncio.Event()
@@ -69,14 +71,14 @@ class Outbox:
 
     def restore(self, fields: dict[Key, bytes]) -> None:
         """Take over the letters that the former owner could not send."""
-        references = [msgspec.json.decode(raw, type=Reference) for raw in fields.values()]
+        references = [msgspec.json.decode(raw, type=LetterRef) for raw in fields.values()]
         self._waiting = {reference.key: reference for reference in references}
         self._records, self._bytes, self._changed = {}, 0, {}
         self._note_size()
 
-    def add(self, record: Record, reason: str) -> None:
+    def add(self, record: KafkaRecord, reason: str) -> None:
         """Send a letter about the record, soon."""
-        reference = Reference(record.topic, record.offset, reason)
+        reference = LetterRef(record.topic, record.offset, reason)
         self._waiting[reference.key] = reference
         self._changed[reference.key] = msgspec.json.encode(reference)
         if self._bytes + record.size <= MAX_BYTES:
@@ -107,12 +109,12 @@ class Outbox:
                 self._drop(reference.key)
             self._note_size()
 
-    @outlast
-    async def _send(self, batch: list[Reference]) -> None:
+    @retry_outages
+    async def _send(self, batch: list[LetterRef]) -> None:
         letters = [DeadLetter(await self._record(letter), letter.reason) for letter in batch]
         await self._dead_letters.send(letters)
 
-    async def _record(self, reference: Reference) -> Record:
+    async def _record(self, reference: LetterRef) -> KafkaRecord:
         if record := self._records.get(reference.key):
             return record
         start, end = {reference.topic: reference.offset}, {reference.topic: reference.offset + 1}
@@ -124,7 +126,7 @@ class Outbox:
         except HistoryLostError:
             log.warning("a bad record is gone, its letter goes without", partition=self.partition,
                         topic=reference.topic, offset=reference.offset)  # fmt: skip
-        return Record(reference.topic, self.partition, reference.offset, 0, None, None)
+        return KafkaRecord(reference.topic, self.partition, reference.offset, 0, None, None)
 
     def _drop(self, key: Key) -> None:
         self._waiting.pop(key, None)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from projector.events.model import Record, Topic
+from projector.events.model import KafkaRecord, Topic
 from projector.kafka.range_reader import Offsets
 
 MAX_RECORDS: Final = 10_000
@@ -18,14 +18,14 @@ GATHER_S: Final = 0.005
 GATHER_BEHIND_S: Final = 0.02
 
 
-class Delivered(NamedTuple):
+class Delivery(NamedTuple):
     """A record from Faust, and how to acknowledge it there."""
 
-    record: Record
+    record: KafkaRecord
     ack: Callable[[], object]
 
 
-class Inbox:
+class DeliveryQueue:
     """One partition's deliveries, in the order of their arrival.
 
     `arrived` is the offset behind the highest delivery of each topic, kept or not.
@@ -34,14 +34,14 @@ class Inbox:
     def __init__(self) -> None:
         self.arrived: Offsets = dict.fromkeys(Topic, 0)
         # Each with its size.
-        self._waiting: deque[tuple[Delivered, int]] = deque()
+        self._waiting: deque[tuple[Delivery, int]] = deque()
         self._bytes = 0
         self._full = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, delivered: Delivered) -> None:
+    def put(self, delivered: Delivery) -> None:
         """Take a delivery, at once. One too many is only noted: the owner reads it from Kafka."""
         record, size = delivered.record, delivered.record.size
         if record.offset >= self.arrived[record.topic]:
@@ -55,13 +55,13 @@ class Inbox:
         if len(self._waiting) >= BATCH_SIZE:
             self._full.set()
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Acknowledge what nobody will take: an event without its ack holds back all commits."""
         while self._waiting:
             self._waiting.popleft()[0].ack()
         self._bytes = 0
 
-    async def take(self, *, behind: bool = False) -> list[Delivered]:
+    async def take(self, *, behind: bool = False) -> list[Delivery]:
         """The next batch, perhaps empty.
 
         If more than one waits, let others gather; of who is `behind` also if there is but one.

@@ -10,8 +10,8 @@ import structlog
 from projector.clients.retry import OUTAGES
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets, RangeReader
-from projector.store.partition_store import Store
-from projector.worker.delivery_queue import Inbox
+from projector.store.partition_store import PartitionStore
+from projector.worker.delivery_queue import DeliveryQueue
 
 log = structlog.get_logger()
 
@@ -38,10 +38,12 @@ class Probe(NamedTuple):
         return self.moment <= now and all(applied[t] >= end for t, end in self.ends.items())
 
 
-class Probes:
+class FreshnessProbes:
     """One partition's probes that have not come true, oldest first."""
 
-    def __init__(self, partition: int, store: Store, source: RangeReader, inbox: Inbox) -> None:
+    def __init__(
+        self, partition: int, store: PartitionStore, source: RangeReader, inbox: DeliveryQueue
+    ) -> None:
         self._partition = partition
         self._store = store
         self._source = source
@@ -83,9 +85,9 @@ class Probes:
         # A broker may know less than it has delivered (embedded ones do).
         known = {topic: max(end, self._inbox.arrived[topic]) for topic, end in ends.items()}
         if len(self._waiting) < MAX_PROBES:
-            self._waiting.append(Probe(moment, known, asked, receded(applied, ends)))
+            self._waiting.append(Probe(moment, known, asked, truncated_topics(applied, ends)))
 
 
-def receded(applied: Offsets, ends: Offsets) -> tuple[Topic, ...]:
+def truncated_topics(applied: Offsets, ends: Offsets) -> tuple[Topic, ...]:
     """The topics that the broker says end below what was applied before it was asked."""
     return tuple(topic for topic, end in ends.items() if end < applied.get(topic, 0))

@@ -11,11 +11,11 @@ import structlog
 
 from projector import metrics
 from projector.clients.retry import OUTAGES
-from projector.events.model import Event, Record, Topic
+from projector.events.model import Event, KafkaRecord, Topic
 from projector.metrics import LATENCY_BUCKETS_S
 from projector.store import activity
-from projector.store.activity import MINUTES_KEPT, Activity, Minute
-from projector.store.partition_store import Store
+from projector.store.activity import MINUTES_KEPT, MinuteActivity, PartitionActivity
+from projector.store.partition_store import PartitionStore
 
 log = structlog.get_logger()
 
@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
     letters: int
 
 
-class Meter:
+class OwnerInstruments:
     """One partition's measurements; the gauges are there from `with` to its end."""
 
     def __init__(self, partition: int, sizes: Callable[[], Sizes]) -> None:
@@ -51,7 +51,7 @@ class Meter:
         # Timestamps (ms) of what is applied and not yet acknowledged by Redis.
         self._events: list[int] = []
         self._revocations: list[int] = []
-        self._minutes: deque[Minute] = deque(maxlen=MINUTES_KEPT + 1)
+        self._minutes: deque[MinuteActivity] = deque(maxlen=MINUTES_KEPT + 1)
 
     def __enter__(self) -> Self:
         label = str(self._partition)
@@ -65,16 +65,18 @@ class Meter:
         for gauge in (metrics.STALENESS, metrics.LIVE_TOKENS, metrics.FACTS):
             gauge.remove(str(self._partition))
 
-    def claimed(self) -> None:
+    def record_claim(self) -> None:
         """The partition is this owner's, perhaps once more."""
         metrics.OWNED_PARTITIONS.inc(not self._claimed)
         self._claimed = True
 
-    def repeated(self, record: Record) -> None:
+    def record_repeated(self, record: KafkaRecord) -> None:
         """A delivery that had been applied before."""
         _REPEATED[record.topic].inc()
 
-    def took(self, record: Record, event: Event | None, *, good: bool, live: bool) -> None:
+    def record_applied(
+        self, record: KafkaRecord, event: Event | None, *, good: bool, live: bool
+    ) -> None:
         """A record was taken; `event` is what was applied of it, `live` whether it is no history.
 
         A new owner's history would say how long nobody looked, and not how long a view takes.
@@ -85,7 +87,7 @@ class Meter:
             if event.revokes:
                 self._revocations.append(record.timestamp)
 
-    def written(self, statuses: Counter[int]) -> None:
+    def record_written(self, statuses: Counter[int]) -> None:
         """Redis has acknowledged so many views of each status, and so all that was taken so far."""
         self._count_taken()
         for status, count in statuses.items():
@@ -119,18 +121,18 @@ class Meter:
             minute.revocations[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
         minute.slowest = max(minute.slowest, round(max(latencies), 3))
 
-    def _minute(self) -> Minute:
+    def _minute(self) -> MinuteActivity:
         number = int(time.time()) // 60
         if not self._minutes or self._minutes[-1].minute < number:
-            self._minutes.append(Minute(number))
+            self._minutes.append(MinuteActivity(number))
         return self._minutes[-1]
 
-    def stamped(self, asked: float) -> None:
+    def record_stamp(self, asked: float) -> None:
         """The partition was stamped fresh as of what was asked then (seconds of the loop)."""
         self._fresh_at = time.monotonic() - (asyncio.get_running_loop().time() - asked)
         self._stamped.set()
 
-    async def publish(self, store: Store) -> NoReturn:
+    async def publish(self, store: PartitionStore) -> NoReturn:
         """Write the activity to Redis after a stamp, every five seconds at most, for ever.
 
         Beside the owner's loop and without a second attempt: it must not cost a stamp.
@@ -140,14 +142,14 @@ class Meter:
             self._stamped.clear()
             try:
                 await store.publish(
-                    activity.encode(self._activity(store.version.epoch, store.owner))
+                    activity.encode_activity(self._activity(store.version.epoch, store.owner))
                 )
             except OUTAGES as error:
                 log.debug("no activity", partition=self._partition, reason=repr(error))
             await asyncio.sleep(PUBLISH_INTERVAL_S)
 
-    def _activity(self, epoch: int, owner: str) -> Activity:
+    def _activity(self, epoch: int, owner: str) -> PartitionActivity:
         live_tokens, facts, letters = self._sizes()
         now = int(time.time() * 1000)
         recent = [m for m in self._minutes if m.minute >= now // 60_000 - MINUTES_KEPT]
-        return Activity(epoch, owner, now, live_tokens, facts, letters, recent)
+        return PartitionActivity(epoch, owner, now, live_tokens, facts, letters, recent)

@@ -18,23 +18,23 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from projector import metrics
-from projector.clients.retry import OUTAGES, outlast
+from projector.clients.retry import OUTAGES, retry_outages
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection
 from projector.domain.views import View, tombstone
-from projector.errors import HistoryLostError, IncompleteCheckpointError, RefusedError
-from projector.events.model import Record, Topic
-from projector.kafka.dead_letters import DeadLetters
+from projector.errors import HistoryLostError, IncompleteCheckpointError, WriteRefusedError
+from projector.events.model import KafkaRecord, Topic
+from projector.kafka.dead_letters import DeadLetterProducer
 from projector.kafka.range_reader import Offsets, RangeReader, refuse_lost_history
-from projector.store.partition_store import Checkpoint, Store
+from projector.store.partition_store import Checkpoint, PartitionStore
 from projector.store.schema import Version
 from projector.tracing import EventSpans
 from projector.worker import dead_letter_outbox, freshness_probes
-from projector.worker.dead_letter_outbox import Outbox
-from projector.worker.delivery_queue import Delivered, Inbox
-from projector.worker.freshness_probes import Probes
-from projector.worker.instrumentation import Meter, Sizes
-from projector.worker.sweep import Rounds
+from projector.worker.dead_letter_outbox import DeadLetterOutbox
+from projector.worker.delivery_queue import Delivery, DeliveryQueue
+from projector.worker.freshness_probes import FreshnessProbes
+from projector.worker.instrumentation import OwnerInstruments, Sizes
+from projector.worker.sweep import SweepSchedule
 
 log = structlog.get_logger()
 
@@ -64,21 +64,21 @@ class Owner:
         self,
         partition: int,
         policy: Policy,
-        store: Store,
+        store: PartitionStore,
         source: RangeReader,
-        dead_letters: DeadLetters,
+        dead_letters: DeadLetterProducer,
     ) -> None:
         self.partition = partition
         self._policy = policy
         self._store = store
         self._source = source
         self._projection = Projection(partition, policy)
-        self._inbox = Inbox()
+        self._inbox = DeliveryQueue()
         self._wake = asyncio.Event()
-        self._outbox = Outbox(partition, source, dead_letters)
+        self._outbox = DeadLetterOutbox(partition, source, dead_letters)
         self._spans = EventSpans()
-        self._meter = Meter(partition, self._sizes)
-        self._rounds = Rounds(policy.sweep_interval, freshness_probes.PROBE_INTERVAL_S)
+        self._meter = OwnerInstruments(partition, self._sizes)
+        self._rounds = SweepSchedule(policy.sweep_interval, freshness_probes.PROBE_INTERVAL_S)
         self._stopping = False
         # Whether the facts in memory are whole: then they outlast whatever happens to Redis.
         self._knows_all = False
@@ -86,7 +86,7 @@ class Owner:
         # Up to where Kafka is being read at the moment.
         self._reading: Offsets = {}
         self._checkpointed: Offsets = {}
-        self._probes = Probes(partition, store, source, self._inbox)
+        self._probes = FreshnessProbes(partition, store, source, self._inbox)
         self._now = 0
         # The moment up to which every event that Kafka had is applied (milliseconds).
         self._applied_until = 0
@@ -101,16 +101,16 @@ class Owner:
         """The version of the last checkpoint."""
         return self._store.version
 
-    def enqueue(self, delivered: Delivered) -> None:
+    def enqueue(self, delivered: Delivery) -> None:
         """Take a delivery, at once."""
         self._inbox.put(delivered)
         self._wake.set()
 
-    def known(self, topic: Topic) -> int:
+    def known_offset(self, topic: Topic) -> int:
         """The offset before which everything is applied, or is being read straight from Kafka."""
         return max(self._next.get(topic, 0), self._reading.get(topic, 0))
 
-    def suspect(self, digest: str) -> None:
+    def check_orphan(self, digest: str) -> None:
         """A live record of this partition was found in Redis; is there a fact behind it?"""
         if self._knows_all and not self._projection.facts.job_of_token(digest):
             self._rounds.suspect(digest)
@@ -124,7 +124,7 @@ class Owner:
         """Own the partition; returns when stopped or when another owner claimed it."""
         with self._meter:
             await self._run()
-        self._inbox.leave()
+        self._inbox.release()
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -144,7 +144,7 @@ class Owner:
             began = asyncio.get_running_loop().time()
             try:
                 await self._own()
-            except RefusedError as refusal:
+            except WriteRefusedError as refusal:
                 await self._take_refusal(refusal, began)
             except HistoryLostError as loss:
                 self._alarm(loss)
@@ -156,7 +156,7 @@ class Owner:
         log.error("history lost, the partition stays stale", partition=self.partition,
                   reason=str(loss), advice=HISTORY_ADVICE)  # fmt: skip
 
-    async def _take_refusal(self, refusal: RefusedError, began: float) -> None:
+    async def _take_refusal(self, refusal: WriteRefusedError, began: float) -> None:
         metrics.REFUSED_WRITES.inc()
         log.warning("refused", partition=self.partition, reason=str(refusal))
         self._stopping |= await self._is_claimed_by_another()
@@ -170,13 +170,13 @@ class Owner:
             self._wake.clear()
             await self._step()
 
-    @outlast
+    @retry_outages
     async def _is_claimed_by_another(self) -> bool:
         return await self._store.is_claimed_by_another()
 
     # claim
 
-    @outlast
+    @retry_outages
     async def _claim(self) -> None:
         """Take the partition, catch up with Kafka, and make Redis say what the facts say."""
         # First: whoever cannot reach Kafka must not take the partition from one who can.
@@ -191,7 +191,7 @@ class Owner:
             await self._load(checkpoint, beginnings)
         moment = await self._store.now()
         ends = await self._source.ends(self.partition)
-        await self._refuse_recreated(freshness_probes.receded(self._next, ends))
+        await self._refuse_recreated(freshness_probes.truncated_topics(self._next, ends))
         await self._catch_up(ends)
         self._applied_until = moment
         await (self._heal() if heal else self._reconcile())
@@ -204,7 +204,7 @@ class Owner:
 
     def _report_claim(self, source: str) -> None:
         metrics.CLAIMS.labels(facts=source).inc()
-        self._meter.claimed()
+        self._meter.record_claim()
         log.info(
             "claimed", partition=self.partition, epoch=self.version.epoch, source=source,
             facts=len(self._projection.facts), **_named(self._next),
@@ -268,7 +268,7 @@ class Owner:
 
     async def _write_all(self, more: Sequence[View] = ()) -> None:
         """Write every view there is, and these besides."""
-        self._projection.facts.touched.clear()
+        self._projection.facts.dirty.clear()
         self._report_written(
             await self._write(lambda: chain(self._projection.all_views(self._now), more))
         )
@@ -300,7 +300,7 @@ class Owner:
         behind = (end - self._next[topic] for topic, end in probe.ends.items())
         return sum(max(0, events) for events in behind) > BEHIND
 
-    async def _take(self, record: Record) -> None:
+    async def _take(self, record: KafkaRecord) -> None:
         expected = self._next[record.topic]
         if record.offset > expected:
             metrics.GAPS_READ.inc()
@@ -312,9 +312,9 @@ class Owner:
             self._apply(record)
             self._next[record.topic] = record.offset + 1
         else:
-            self._meter.repeated(record)
+            self._meter.record_repeated(record)
 
-    @outlast
+    @retry_outages
     async def _catch_up(self, ends: Offsets) -> None:
         """Read and apply everything below `ends` straight from Kafka."""
         self._reading = ends
@@ -326,11 +326,11 @@ class Owner:
             self._next |= progress.positions
         self._reading = {}
 
-    def _apply(self, record: Record) -> None:
+    def _apply(self, record: KafkaRecord) -> None:
         reason = self._projection.apply(record)
         self._spans.applied(record, refused=reason is not None)
         event = self._projection.latest
-        self._meter.took(record, event, good=reason is None, live=self._knows_all)
+        self._meter.record_applied(record, event, good=reason is None, live=self._knows_all)
         if reason:
             log.warning("bad event", topic=record.topic, partition=record.partition,
                         offset=record.offset, reason=reason)  # fmt: skip
@@ -358,13 +358,13 @@ class Owner:
     def _take_fields(self) -> dict[Key, bytes | None]:
         return self._projection.take_fields() | self._outbox.take_changes()
 
-    async def _flush(self, taken: list[Delivered]) -> None:
+    async def _flush(self, taken: list[Delivery]) -> None:
         """Write the views that have changed, and only then the checkpoint that they justify.
 
         What arrives meanwhile is applied and added to `taken`, to be acknowledged with it.
         """
         written: Counter[int] = Counter()
-        while (portion := self._projection.take_touched(VIEWS_PER_PORTION)).tokens:
+        while (portion := self._projection.take_dirty(VIEWS_PER_PORTION)).tokens:
             # Computed as they are written: from facts that hold still until all are acknowledged.
             views = partial(self._projection.views, portion.tokens, self._now)
             written += await self._write(views, portion.named)
@@ -375,15 +375,15 @@ class Owner:
         if fields or self._store.is_ahead or self._next != self._checkpointed:
             await self._checkpoint(fields)
 
-    async def _take_meanwhile(self, taken: list[Delivered]) -> None:
+    async def _take_meanwhile(self, taken: list[Delivery]) -> None:
         """Let events not wait for views of others, unless there are too many already."""
-        if self._projection.facts.touched and self._inbox and len(taken) < MAX_BATCH:
+        if self._projection.facts.dirty and self._inbox and len(taken) < MAX_BATCH:
             arrived = await self._inbox.take()
             taken += arrived
             for delivered in arrived:
                 await self._take(delivered.record)
 
-    @outlast
+    @retry_outages
     async def _write(
         self, views: Callable[[], Iterable[View]], named: Container[str] | None = None
     ) -> Counter[int]:
@@ -392,9 +392,9 @@ class Owner:
 
     def _report_written(self, statuses: Counter[int]) -> None:
         self._spans.written()
-        self._meter.written(statuses)
+        self._meter.record_written(statuses)
 
-    @outlast
+    @retry_outages
     async def _checkpoint(self, fields: dict[Key, bytes | None]) -> None:
         total = len(self._projection.facts) + len(self._outbox)
         await self._store.checkpoint(self._next, fields, total)
@@ -415,7 +415,7 @@ class Owner:
             await self._refuse_recreated(probe.receded)
             self._applied_until = probe.moment
             await self._store.stamp(probe.moment)
-            self._meter.stamped(probe.asked)
+            self._meter.record_stamp(probe.asked)
         except OUTAGES as error:
             log.debug("no stamp", partition=self.partition, reason=repr(error))
 
@@ -434,7 +434,7 @@ class Owner:
             self._report_written(await self._write(lambda: drifted + ended))
             await self._checkpoint(self._take_fields())
 
-    @outlast
+    @retry_outages
     async def _drifted(self, views: list[View]) -> list[View]:
         return await self._store.drifted(views)
 

@@ -6,8 +6,8 @@ from typing import Final
 
 import structlog
 
-from projector.events.model import Record, Topic
-from projector.worker.delivery_queue import Delivered
+from projector.events.model import KafkaRecord, Topic
+from projector.worker.delivery_queue import Delivery
 from projector.worker.owner import Owner
 
 log = structlog.get_logger()
@@ -19,7 +19,7 @@ STOP_TIMEOUT_S: Final = 5.0
 HAND_OVER_S: Final = 4.0
 
 
-class Owners:
+class OwnerGroup:
     """One running owner per assigned partition.
 
     `failed` gets the exception of an owner that ends by one: its partition must not stop
@@ -41,22 +41,22 @@ class Owners:
             task.add_done_callback(self._note_failure)
             self._tasks[partition] = task
 
-    def enqueue(self, record: Record, ack: Callable[[], object]) -> None:
+    def enqueue(self, record: KafkaRecord, ack: Callable[[], object]) -> None:
         """Hand a delivery to its partition's owner; without one it is read from Kafka later."""
         if owner := self._owners.get(record.partition):
-            owner.enqueue(Delivered(record, ack))
+            owner.enqueue(Delivery(record, ack))
         else:
             ack()
 
-    def known(self, topic: Topic, partition: int) -> int:
+    def known_offset(self, topic: Topic, partition: int) -> int:
         """The offset before which no delivery is of any use to the partition's owner."""
         owner = self._owners.get(partition)
-        return owner.known(topic) if owner else 0
+        return owner.known_offset(topic) if owner else 0
 
-    def suspect(self, partition: int, digest: str) -> None:
+    def check_orphan(self, partition: int, digest: str) -> None:
         """Ask the partition's owner about a live record in Redis, if it is owned here."""
         if owner := self._owners.get(partition):
-            owner.suspect(digest)
+            owner.check_orphan(digest)
 
     async def hand_over(self, partitions: int) -> None:
         """Go on until other workers have claimed everything, a few seconds at most.

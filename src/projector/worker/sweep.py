@@ -12,14 +12,14 @@ from typing import Final
 from redis.asyncio import Redis
 
 from projector.clients import redis_batch
-from projector.clients.retry import outlast
-from projector.store.token_scan import KEYS_PER_PAGE, Header, headers
+from projector.clients.retry import retry_outages
+from projector.store.token_scan import KEYS_PER_PAGE, RecordHeader, scan_headers
 
 MAX_PER_TICK: Final = 500
 MAX_SUSPECTS: Final = 1000
 
 
-class Rounds:
+class SweepSchedule:
     """Which tokens to compare next, so that every `interval` seconds each has had its turn."""
 
     def __init__(self, interval: float, tick: float) -> None:
@@ -71,14 +71,14 @@ class OrphanScan:
         while True:
             await self._walk()
 
-    @outlast
+    @retry_outages
     async def _walk(self) -> None:
         pages = math.ceil(await redis_batch.key_count(self._redis) / KEYS_PER_PAGE) or 1
-        async for page in headers(self._redis):
+        async for page in scan_headers(self._redis):
             for found in page:
                 self._look_at(found)
             await asyncio.sleep(self._interval / pages)
 
-    def _look_at(self, found: Header) -> None:
+    def _look_at(self, found: RecordHeader) -> None:
         if found.record and found.record.status != 401:
             self._suspect(found.record.partition, found.digest)
