@@ -1,6 +1,6 @@
 """Logs: one event a line, JSON unless a person reads it on a terminal.
 
-`docs/operations.md` lists the events. Job tokens and what moves a terminal's cursor are in none.
+`docs/logs.md` lists the events. Job tokens and what moves a terminal's cursor are in none.
 """
 
 import logging

@@ -49,7 +49,7 @@ class Api:
         return [n for n in children if b"spawn_main" in Path(f"/proc/{n}/cmdline").read_bytes()]
 
 
-# As docs/operations.md has it for those who start uvicorn themselves.
+# As docs/operations.md documents it for operators who start uvicorn themselves.
 UVICORN = [
     "--factory", "api.app:create_api", "--http", "api.lookup_protocol:LookupProtocol", "--ws", "none",
     "--limit-concurrency", "1000", "--no-access-log", "--no-server-header", "--log-level", "error",

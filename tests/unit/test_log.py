@@ -58,7 +58,7 @@ CALLS = list(calls())
 
 def documented() -> dict[str, str]:
     """The level of each event, by the table for operators."""
-    text = (REPOSITORY / "docs" / "operations.md").read_text()
+    text = (REPOSITORY / "docs" / "logs.md").read_text()
     table = text[text.index("| event | level |") :]
     return dict(re.findall(r"^\| `([^`]+)` \| (\w+) \|", table, re.MULTILINE))
 
