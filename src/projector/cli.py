@@ -245,7 +245,9 @@ def feed(  # noqa: PLR0913  one for each option
 
 @app.command()
 def dev(
-    port: Annotated[int, typer.Option(help="Port of the API; 0: a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(help="Port of the API; 0: a free one.", min=0, max=65535)
+    ] = 8000,
 ) -> None:
     """Run everything here: embedded Kafka and Redis (memory only), a worker and the API.
 
