@@ -252,6 +252,7 @@ def dev(
     """Run everything here: embedded Kafka and Redis (memory only), a worker and the API.
 
     Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others.
+    On a terminal the worker and the API log warnings alone, unless PROJECTOR_LOG_LEVEL is set.
 
     \b
     projector dev --port 0
