@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -119,11 +119,13 @@ def test_an_embedded_kafka_refuses_the_checkpoint_of_another() -> None:
 # `make run`
 
 
-def run_demo(*, until: str, errors: int = subprocess.PIPE, **env: str) -> tuple[int, str, str]:
+def run_demo(
+    until: str, errors: int = subprocess.PIPE, env: Mapping[str, str] = os.environ
+) -> tuple[int, str, str]:
     """The demo's exit status, output and stderr; Ctrl-C comes after the line `until`."""
     demo = subprocess.Popen(
         [sys.executable, str(DEMO), "0"],
-        stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | env,
+        stdout=subprocess.PIPE, stderr=errors, text=True, env=env,
     )  # fmt: skip
     assert demo.stdout is not None
     said = ""
@@ -143,7 +145,7 @@ def run_demo(*, until: str, errors: int = subprocess.PIPE, **env: str) -> tuple[
 
 def test_the_demo_changes_an_answer_on_servers_of_its_own_and_logs_every_event() -> None:
     """Example events must never reach the servers that the environment names."""
-    status, said, logged = run_demo(until="until Ctrl-C", **NOWHERE)
+    status, said, logged = run_demo("until Ctrl-C", env=os.environ | NOWHERE)
     assert status == 0
     ignored, *_ = said.splitlines()
     assert all(name in ignored for name in NOWHERE)
@@ -163,7 +165,7 @@ def test_the_demo_changes_an_answer_on_servers_of_its_own_and_logs_every_event()
 def test_on_a_terminal_the_demo_shows_its_progress_instead_of_logs() -> None:
     reader, terminal = pty.openpty()
     try:
-        status, said, _ = run_demo(until="ready ", errors=terminal)
+        status, said, _ = run_demo("ready ", errors=terminal)
         shown = os.read(reader, 65536).decode()
     finally:
         os.close(terminal)
