@@ -19,8 +19,9 @@ setup: .venv/ready ## everything into .venv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-run: setup ## the product with example events, on http://127.0.0.1:8000
-	@$(BIN)/python examples/demo.py
+run: PORT := 8000
+run: setup ## the product with example events, on http://127.0.0.1:8000; PORT=0: a free port
+	@$(BIN)/python examples/demo.py $(PORT)
 
 test: setup kafka ## all tests, on the embedded broker and on Apache Kafka
 	$(BIN)/pytest

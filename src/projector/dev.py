@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import ctypes
+import http.client
 import os
 import signal
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
@@ -91,6 +90,7 @@ async def _run(settings: Settings, port: int) -> None:
             variable_name("kafka"): place.kafka,
             variable_name("redis_url"): place.redis_url,
             variable_name("session_timeout"): SESSION_TIMEOUT,
+            variable_name("log_level"): log_level(settings),
         }
         projector = [sys.executable, "-m", "projector"]
         worker = Child("worker", [*projector, "worker"], env)
@@ -100,6 +100,19 @@ async def _run(settings: Settings, port: int) -> None:
             ends = [asyncio.create_task(server.wait()) for server in servers]
             await asyncio.wait([*ends, *keeping], return_when=asyncio.FIRST_COMPLETED)
             raise DevError("the embedded Kafka or Redis ended; its data is gone, start again")
+
+
+def log_level(settings: Settings) -> str:
+    """The level of the worker and the API: on a terminal they only warn, unless it is set."""
+    if "log_level" in settings.model_fields_set or not sys.stderr.isatty():
+        return settings.log_level
+    return "warning"
+
+
+def _show(progress: str) -> None:
+    """Print progress for the person at the terminal; elsewhere the logs have it."""
+    if sys.stderr.isatty():
+        print(progress, file=sys.stderr, flush=True)  # noqa: T201
 
 
 @contextlib.asynccontextmanager
@@ -125,6 +138,7 @@ async def _servers(settings: Settings) -> AsyncIterator[tuple[list[Child], Setti
 
 
 async def _start(server: Child, port: int) -> None:
+    _show(f"starting {server.name}, in memory")
     await server.start()
     for _ in range(int(START_S / 0.05)):
         if is_listening(port):
@@ -208,17 +222,22 @@ async def _kept(children: list[Child]) -> AsyncIterator[list[asyncio.Task[None]]
 
 async def _say_ready(settings: Settings, port: int) -> None:
     url = f"http://{HOST}:{port}"
-    while not await asyncio.to_thread(_is_ready, f"{url}/health/ready"):  # noqa: ASYNC110
+    _show("starting a worker and the API, some five seconds")
+    while not await asyncio.to_thread(_is_ready, port):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     print(f"ready api={url} kafka={settings.kafka} redis={settings.redis_place}", flush=True)  # noqa: T201
 
 
-def _is_ready(url: str) -> bool:
+def _is_ready(port: int) -> bool:
+    # Not urllib: it would ask the proxy that the environment may name.
+    api = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
-        with urllib.request.urlopen(url, timeout=2):  # noqa: S310  our own address
-            return True
-    except (urllib.error.URLError, OSError):
+        api.request("GET", "/health/ready")
+        return api.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        api.close()
 
 
 def _die_with_parent() -> None:

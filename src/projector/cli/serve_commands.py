@@ -105,11 +105,14 @@ def _serve(application: Any, settings: Settings, host: str, port: int, **more: A
 
 
 def dev(
-    port: Annotated[int, typer.Option(help="Port of the API; 0: a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(help="Port of the API; 0: a free one.", min=0, max=65535)
+    ] = 8000,
 ) -> None:
     """Run everything here: embedded Kafka and Redis (memory only), a worker and the API.
 
     Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others.
+    On a terminal the worker and the API log warnings alone, unless PROJECTOR_LOG_LEVEL is set.
 
     \b
     projector dev --port 0
