@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from projector.dev import log_level, place_of
 from projector.config.settings import Settings
+from projector.dev import log_level, place_of
 
 
 @pytest.mark.parametrize("setting", ["kafka", "redis_url"])
