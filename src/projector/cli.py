@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Final
 
 import structlog
 import typer
@@ -38,8 +38,19 @@ from projector.ports import free_port, obstacle
 
 log = structlog.get_logger()
 
+HELP: Final = """Which cluster agents may a CI job token use? Events in, one answer per token out.
+
+Exits with 0 when all is well; with 1 when a check found something, or a server cannot go on; with 2
+when you must correct something first: a setting, an argument, a line of a file, a topic, a dead
+letter, an unknown job or partition, a port in use; with 3 when Kafka or Redis cannot be reached.
+
+The reason is on stderr. Logs are on stderr too: JSON, one event a line, or plain text on a
+terminal. Settings are environment variables (docs/settings.md); give every command those of the
+workers.
+"""
+
 app = typer.Typer(
-    help="Which cluster agents may a CI job token use? Events in, one answer per token out.",
+    help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -76,8 +87,11 @@ def _options(
 def worker() -> None:
     """Consume the topics and keep the views in Redis up to date. Run as many as you like.
 
-    Exits with 0 when told to stop, with 1 when it cannot go on (start it again), with 2 when a
-    setting or a topic must be mended first.
+    Waits for Kafka, Redis and the topics. Let a supervisor start it again whenever it ends: it
+    goes on from the checkpoint in Redis.
+
+    Exits with 0 on SIGINT or SIGTERM; with 1 when it cannot go on; with 2 when a setting, a topic
+    or a right must be corrected first.
 
     \b
     PROJECTOR_KAFKA=kafka:9092 PROJECTOR_REDIS_URL=redis://redis:6379/0 projector worker
@@ -91,10 +105,13 @@ def worker() -> None:
 @app.command()
 def api(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.")] = 8000,
     workers: Annotated[int, typer.Option(help="Processes; one per core is plenty.", min=1)] = 1,
 ) -> None:
-    """Answer lookups over HTTP. Reads Redis, writes nothing.
+    """Answer lookups over HTTP. Reads Redis, writes nothing, needs no Kafka.
+
+    Exits with 0 on SIGINT; with 143 on SIGTERM; with 2 when a setting is wrong or the port is in
+    use.
 
     \b
     projector api --host 0.0.0.0 --workers 4
@@ -113,11 +130,15 @@ def api(
 @app.command()
 def ops(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8001,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.")] = 8001,
 ) -> None:
     """Serve the operators' page alone, at /ops/. Reads Redis and Kafka, writes nothing.
 
-    Asks for PROJECTOR_OPS_TOKEN where that is set. Without it, only on a loopback address.
+    Asks for PROJECTOR_OPS_TOKEN where that is set. Without it, only on a loopback address. What
+    the page shows is in docs/operators-page.md.
+
+    Exits with 0 on SIGINT; with 143 on SIGTERM; with 2 when a setting is wrong or the port is in
+    use.
 
     \b
     projector ops
@@ -164,9 +185,9 @@ def _serve(application: Any, settings: Settings, host: str, port: int, **more: A
 
 @app.command()
 def topics() -> None:
-    """Create the topics that are missing, and check those that exist.
+    """Create the topics that are missing, check those that exist, list their partitions.
 
-    Exits with 0 when all are as they must be, with 2 when one is unusable, with 3 when Kafka
+    Exits with 0 when all are as they must be; with 2 when one is unusable; with 3 when Kafka
     cannot be reached.
 
     \b
@@ -190,7 +211,9 @@ def feed(  # noqa: PLR0913  one for each option
     file: Annotated[
         str | None,
         typer.Argument(
-            help="File with one CloudEvent (JSON) a line; - for stdin.", show_default=False
+            metavar="FILE",
+            help="File with one CloudEvent (JSON) a line; - for stdin.",
+            show_default=False,
         ),
     ] = None,
     *,
@@ -218,11 +241,18 @@ def feed(  # noqa: PLR0913  one for each option
 ) -> None:
     """Check every line of FILE, then send all events and wait until Kafka has them.
 
-    Exits with 0 when Kafka has acknowledged everything, with 2 when any line is bad or there is
-    none (then nothing was sent), with 3 when Kafka cannot be reached.
+    A bad line is named by its number and the reason, never by its content, and nothing is sent.
+    With --agent-config, give --agent, --name, --project and --partitionkey too: the events that
+    the agent's file means are sent.
 
-    Example of an agent's file: projector feed --agent-config .gitlab/agents/production/config.yaml
-    --agent 5 --name production --project 123213 --partitionkey 3
+    Exits with 0 when Kafka has acknowledged everything; with 2 when any line is bad or there is
+    none (then nothing was sent); with 3 when Kafka cannot be reached.
+
+    \b
+    projector feed examples/events.ndjson
+    my-export | projector feed -
+    projector feed --agent-config examples/agent-config.yaml --agent 5 --name production \\
+        --project 123213 --partitionkey 3
     """
     about: dict[str, Any] = {
         "--agent": agent, "--name": name, "--project": project, "--partitionkey": partitionkey,
@@ -249,7 +279,12 @@ def dev(
 ) -> None:
     """Run everything here: embedded Kafka and Redis (memory only), a worker and the API.
 
-    Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others.
+    Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others. What
+    is embedded is gone when it stops. Prints `ready api=... kafka=... redis=...` when every
+    partition is fresh.
+
+    Exits with 0 on SIGINT or SIGTERM; with 2 when a setting is wrong, the port is in use, or an
+    embedded server ends.
 
     \b
     projector dev --port 0
