@@ -114,7 +114,7 @@ def audit_facts(  # noqa: PLR0913  one for each option
 
     A fact whose event came after the export is newer, and no difference. Repairs rank at the
     export's moment: they never undo what came later, be it a revocation on its way. What an export
-    must have is in docs/events.md.
+    must have is in docs/operations.md.
 
     Exits with 0 when all is equal, or every difference was fed; with 1 when there are differences
     (with --repair: that cannot be repaired); with 2 when a line is bad or there is none; with 3
