@@ -14,10 +14,10 @@ from typing import Any
 
 import faust
 
-from projector.delivery import MAX_POLLED
-from projector.events import Topic
-from projector.fetching import PromptConsumer
-from projector.ports import LOOPBACK, free_port
+from projector.events.model import Topic
+from projector.kafka.faust_consumer import PromptConsumer
+from projector.kafka.range_reader import MAX_POLLED
+from projector.process import LOOPBACK, free_port
 
 
 class Counter:

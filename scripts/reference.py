@@ -9,10 +9,10 @@ from typing import Any, Final, Literal, get_args, get_origin
 from pydantic import SecretStr
 from typer.main import get_command
 
-from projector.cli import app
-from projector.environment.connection_settings import ConnectionSettings
-from projector.environment.settings import Settings
-from projector.environment.variables import variable
+from projector.cli.main import app
+from projector.config.connection_settings import ConnectionSettings
+from projector.config.env import variable
+from projector.config.settings import Settings
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 NOTE: Final = "<!-- Written by `make reference` from the code: change it there. -->"

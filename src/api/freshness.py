@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 import structlog
 from redis.asyncio import Redis
 
-from projector import views
-from projector.environment import access, calls
-from projector.environment.cluster import Answer
-from projector.environment.connections import Server
+from projector.clients import access_errors, redis_batch
+from projector.clients.redis_cluster import Answer
+from projector.clients.redis_servers import Server
+from projector.store import schema
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ class Freshness:
                 self.reachable = True
             except Exception as error:  # whatever it is, polling must go on
                 if self.reachable:
-                    reason = access.redis_reason(error) or str(error)
+                    reason = access_errors.redis_reason(error) or str(error)
                     log.warning(
                         "not ready, trying again", server="Redis", place=place, reason=reason
                     )
@@ -132,10 +132,12 @@ class Freshness:
 
     async def _read(self) -> Poll:
         sent = time.monotonic()
-        (count,) = await calls.ask(self._redis, [("GET", views.PARTITIONS_KEY)])
-        keys = [views.partition_key(partition) for partition in range(int(count.value or 0))]
+        (count,) = await redis_batch.ask(self._redis, [("GET", schema.PARTITIONS_KEY)])
+        keys = [schema.partition_key(partition) for partition in range(int(count.value or 0))]
         asked = [("HMGET", key, "stamp", "stamp_epoch") for key in keys]
-        answers = await calls.ask(self._redis, [*asked, *await calls.probes(self._redis)])
+        answers = await redis_batch.ask(
+            self._redis, [*asked, *await redis_batch.probes(self._redis)]
+        )
         for answer in answers:
             if isinstance(answer.value, Exception):
                 raise answer.value

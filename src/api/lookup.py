@@ -13,10 +13,11 @@ from redis.exceptions import RedisError
 
 from api import metrics
 from api.freshness import Freshness
-from api.reads import OverloadedError, Reads
-from api.requests import LookupRequest
-from projector import views
-from projector.views import Record
+from api.lookup_request import LookupRequest
+from api.read_batcher import OverloadedError, Reads
+from projector.domain import views
+from projector.store import schema
+from projector.store.schema import Record
 
 log = structlog.get_logger()
 
@@ -93,7 +94,7 @@ class Lookup:
             asked = _Asked("", None, arrival, answer)
             asyncio.get_running_loop().call_soon(self._answer, asked, UNAUTHORIZED)
         else:
-            key = views.token_key(hashlib.sha256(request.token).hexdigest())
+            key = schema.token_key(hashlib.sha256(request.token).hexdigest())
             asked = _Asked(key, request.max_age, arrival, answer)
             self._reads.ask(key, partial(self._found, asked))
 

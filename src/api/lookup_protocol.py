@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from api.bounded_protocol import BoundedHttpToolsProtocol
 from api.lookup import PATH, Lookup, Reply
-from api.protocol import BoundedHttpToolsProtocol
-from api.requests import VISIBLE_ASCII, parse
+from api.lookup_request import VISIBLE_ASCII, parse
 
 # What the application leaves in the state of its lifespan: its `Lookup`, and whether it begins
 # spans for requests that carry a trace context.

@@ -15,14 +15,14 @@ from typing import Final
 import structlog
 from redis.asyncio import Redis
 
-from projector import topics, views
-from projector.environment import connections
-from projector.environment.settings import Settings
-from projector.environment.variables import variable
-from projector.errors import SetupError
-from projector.outages import wait_until_ready
-from projector.ports import LOOPBACK, free_port, is_listening, obstacle
-from projector.signals import until_signalled
+from projector.clients import redis_client as connections
+from projector.clients.retry import wait_until_ready
+from projector.config.env import variable
+from projector.config.settings import Settings
+from projector.errors import DevError
+from projector.kafka import topics
+from projector.process import LOOPBACK, free_port, is_listening, obstacle, until_signalled
+from projector.store import schema
 
 log = structlog.get_logger()
 
@@ -34,10 +34,6 @@ START_S: Final = 20.0
 STOP_S: Final = 8.0
 RESTART_S: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
-
-
-class DevError(SetupError):
-    """The development environment cannot run."""
 
 
 class Child:
@@ -162,7 +158,7 @@ def place_of(setting: str, place: str) -> str:
 
 
 async def _has_checkpoint(redis: Redis) -> bool:
-    async for _ in redis.scan_iter(match=f"{views.PREFIX}:partition:*", count=1000):
+    async for _ in redis.scan_iter(match=f"{schema.PREFIX}:partition:*", count=1000):
         return True
     return False
 

@@ -9,7 +9,7 @@ import sys
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
-from projector import redaction
+from projector.events import redaction
 
 
 def harmless(text: str) -> str:

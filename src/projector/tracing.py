@@ -14,8 +14,8 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from projector.cloudevents import known_type
-from projector.events import MAX_EVENT_BYTES, BadEvent, Record
+from projector.events.cloudevents import known_type
+from projector.events.model import MAX_EVENT_BYTES, BadEvent, Record
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from projector.events import KINDS, Topic
-from tests.build import NOW, digest
+from projector.events.model import KINDS, Topic
+from tests.builders import NOW, digest
 from tests.compat.table import SCHEMA, Case, Message, load
 from tests.unit.test_projection import World
 

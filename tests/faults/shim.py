@@ -15,9 +15,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from projector import cli
-from projector.owners import Owners
-from projector.store import Store
+from projector.cli import main as cli
+from projector.store.partition_store import Store
+from projector.worker.owner_group import Owners
 from tests.faults.mutations import MUTATIONS
 
 VARIABLE: Final = "FAULTS_SHIM"

@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from projector.events import KINDS
-from projector.partitioning import partition_of
-from tests.faults.world import Event, Root, Token
+from projector.events.model import KINDS
+from projector.events.partitioning import partition_of
+from tests.faults.model import Event, Root, Token
 from tests.integration.deployment import PARTITIONS
 
 RATE: Final = 150.0

@@ -15,9 +15,9 @@ import redis
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
-from projector.events import KINDS
-from projector.partitioning import partition_of
-from projector.ports import free_port
+from projector.events.model import KINDS
+from projector.events.partitioning import partition_of
+from projector.process import free_port
 from tests.integration.servers import Server, eventually, projector, running
 
 PATH = "/api/v4/job/allowed_agents"

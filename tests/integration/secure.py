@@ -9,7 +9,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization as pem
 
-from projector.ports import free_port
+from projector.process import free_port
 from tests.integration import servers
 from tests.integration.servers import Server
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from projector.dev import kafka_command, redis_command
-from projector.ports import free_port
+from projector.process import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "scripts" / "kafka"

@@ -7,8 +7,8 @@ from collections import defaultdict
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from projector.events import KINDS
-from projector.partitioning import partition_of
+from projector.events.model import KINDS
+from projector.events.partitioning import partition_of
 from tests.compat.table import APART, Case, Message, load
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import eventually

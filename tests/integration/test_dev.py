@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import build
+from tests import builders
 from tests.integration.deployment import PATH
 from tests.integration.servers import eventually
 
@@ -74,7 +74,7 @@ def test_it_serves_restarts_a_dead_worker_and_leaves_nothing_behind(
     (worker,) = dev.children("projector worker")
     os.kill(worker, signal.SIGKILL)
     env = {"PROJECTOR_KAFKA": ready["kafka"], "PROJECTOR_REDIS_URL": ready["redis"]}
-    events = [build.group(3), build.project(7, 3), build.started(9, 7)]
+    events = [builders.group(3), builders.project(7, 3), builders.started(9, 7)]
     subprocess.run(
         [sys.executable, "-m", "projector", "feed", "-"],
         input="\n".join(map(json.dumps, events)), text=True, check=True, env=os.environ | env,

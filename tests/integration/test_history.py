@@ -4,14 +4,19 @@ import pytest
 from aiokafka.admin import RecordsToDelete
 from aiokafka.structs import TopicPartition
 
-from tests import build
+from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import Server, eventually
 
 # The embedded broker, which tells neither, is for trying the product.
 pytestmark = pytest.mark.parametrize("kafka", ["apache"], indirect=True)
 
-COMPANY = [build.group(3), build.project(7, 3), build.member(1, group_id=3), build.started(9, 7)]
+COMPANY = [
+    builders.group(3),
+    builders.project(7, 3),
+    builders.member(1, group_id=3),
+    builders.started(9, 7),
+]
 
 
 def stopped_after_work(deployment: Deployment) -> Server:

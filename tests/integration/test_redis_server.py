@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from projector.environment import connections
-from projector.environment.connections import EvictionError, Server
-from projector.environment.settings import Settings
-from projector.ports import free_port, is_listening
+from projector.clients import redis_client as connections
+from projector.clients import redis_servers
+from projector.clients.redis_servers import Server
+from projector.config.settings import Settings
+from projector.errors import EvictionError
+from projector.process import free_port, is_listening
 from tests.integration import servers
 
 Restart = Callable[[], None]
@@ -101,7 +103,7 @@ async def test_a_server_that_may_evict_is_refused(tmp_path: Path) -> None:
         servers.eventually(lambda: is_listening(port), "Valkey listening")
         async with connections.redis(Settings(redis_url=f"redis://127.0.0.1:{port}/0")) as redis:
             await redis.config_set("maxmemory-policy", "allkeys-lru")
-            await connections.refuse_eviction(redis, "here")
+            await redis_servers.refuse_eviction(redis, "here")
             await redis.config_set("maxmemory", "100mb")
             with pytest.raises(EvictionError, match="Redis at here has maxmemory-policy allkeys-l"):
-                await connections.refuse_eviction(redis, "here")
+                await redis_servers.refuse_eviction(redis, "here")

@@ -6,10 +6,11 @@ import json
 import pytest
 from aiokafka.admin import NewPartitions, NewTopic
 
-from projector import topics
-from projector.environment.settings import Settings
-from projector.events import Topic
-from tests import build
+from projector import errors
+from projector.config.settings import Settings
+from projector.events.model import Topic
+from projector.kafka import topics
+from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
 
 
@@ -83,7 +84,7 @@ def test_compaction_is_refused(deployment: Deployment) -> None:
 
 
 def test_feed_says_that_topics_are_missing(deployment: Deployment) -> None:
-    refused = deployment.command("feed", "-", stdin=json.dumps(build.project(7)))
+    refused = deployment.command("feed", "-", stdin=json.dumps(builders.project(7)))
     assert refused.returncode == 2
     assert "projector topics" in refused.stderr
 
@@ -100,5 +101,5 @@ def test_producers_time_is_refused(deployment: Deployment, kafka: str) -> None:
         create(deployment, name, 1, **{"message.timestamp.type": "CreateTime"})
     create(deployment, "dead-letters", 1)
     settings = Settings(kafka=kafka, topic_prefix=deployment.prefix)
-    with pytest.raises(topics.UnusableTopicsError, match="producers' time"):
+    with pytest.raises(errors.UnusableTopicsError, match="producers' time"):
         asyncio.run(topics.refuse_producers_time(settings))

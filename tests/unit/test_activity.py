@@ -2,9 +2,10 @@
 
 import pytest
 
-from projector import activity
-from projector.activity import LATENCY_BUCKETS_S, MAX_BYTES, Activity, Minute
-from projector.events import Topic
+from projector.events.model import Topic
+from projector.metrics import LATENCY_BUCKETS_S
+from projector.store import activity
+from projector.store.activity import MAX_BYTES, Activity, Minute
 
 NOW = 1_800_000_030_000
 MINUTE = NOW // 60_000

@@ -5,9 +5,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from projector import feed
-from projector.agent_file import MAX_BYTES, MAX_VALUES, Agent, BadAgentFile, CiAccess, events, read
-from projector.grants import MAX_ENTRIES
+from projector.events.ci_access import MAX_ENTRIES
+from projector.feed import event_file
+from projector.feed.agent_config_file import (
+    MAX_BYTES,
+    MAX_VALUES,
+    Agent,
+    BadAgentFile,
+    CiAccess,
+    events,
+    read,
+)
 
 AGENT = Agent(5, "production", 3, "12")
 FILE = b"""\
@@ -69,7 +77,7 @@ def test_the_file_means_these_events() -> None:
         ),
         ("instance-agent.removed", "12", {"id": 5}),
     ]
-    assert all(feed.parse(line) for line in events(AGENT, read(FILE)))
+    assert all(event_file.parse(line) for line in events(AGENT, read(FILE)))
 
 
 @pytest.mark.parametrize(

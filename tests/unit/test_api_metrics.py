@@ -12,9 +12,9 @@ from prometheus_client.samples import Sample
 from api import metrics
 from api.freshness import Freshness
 from api.lookup import PATH
-from projector import views
-from projector.views import Record, Version
-from tests.build import digest
+from projector.store import schema
+from projector.store.schema import Record, Version
+from tests.builders import digest
 from tests.unit.test_app import EPOCH, PARTITIONS, TOKEN, World, world
 
 __all__ = ["world"]
@@ -28,7 +28,7 @@ def samples(text: str) -> list[Sample]:
 @pytest.fixture(autouse=True)
 def _computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """These ask again at once for what has changed since."""
-    monkeypatch.setattr("api.ops.aside.SHARE", 1e9)
+    monkeypatch.setattr("api.ops.background.SHARE", 1e9)
 
 
 async def scraped(http: httpx.AsyncClient) -> dict[str, float]:
@@ -46,7 +46,7 @@ async def look_up(world: World, token: str) -> int:
 
 async def stored(world: World, token: str, status: int, partition: int = 1) -> None:
     record = Record(status, partition, Version(EPOCH, 2), b'{"message":""}')
-    await world.writer.set(views.token_key(digest(token)), record.encode())
+    await world.writer.set(schema.token_key(digest(token)), record.encode())
 
 
 async def keep_stamping(world: World) -> None:
@@ -89,7 +89,7 @@ async def test_each_partition_has_its_staleness_and_without_a_stamp_it_is_infini
 ) -> None:
     await world.ready(200)
     await world.stamp(0, age=7)
-    await world.writer.delete(views.partition_key(1))
+    await world.writer.delete(schema.partition_key(1))
     await world.ready(503)
     found = await scraped(world.http)
     assert 6 < found["projector_api_staleness_seconds/0"] < 60

@@ -17,12 +17,13 @@ from pydantic import TypeAdapter
 from starlette.types import ASGIApp, Message
 
 from api import metrics
+from api.app import EXAMPLE, create
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED
-from api.main import EXAMPLE, create
-from projector import views
-from projector.environment import connections
-from projector.views import AllowedAgents, Record, Version
+from projector.clients import redis_client
+from projector.domain.views import AllowedAgents
+from projector.store import schema as views
+from projector.store.schema import Record, Version
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 BODY = b'{"allowed_agents": [], "as": "stored"}'
@@ -38,7 +39,7 @@ class World:
 
     def __init__(self) -> None:
         self.server = FakeServer()
-        self.redis = FakeAsyncRedis(server=self.server, socket_timeout=connections.TIMEOUT_S)
+        self.redis = FakeAsyncRedis(server=self.server, socket_timeout=redis_client.TIMEOUT_S)
         self.writer = FakeAsyncRedis(server=self.server)
         self.commands: list[str] = []
         self.http = httpx.AsyncClient()
@@ -114,7 +115,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     key = views.token_key(hashlib.sha256(TOKEN.encode()).hexdigest())
     await world.writer.set(key, Record(200, 1, Version(EPOCH, 2), BODY).encode())
     record_commands(monkeypatch, world.commands)
-    monkeypatch.setattr("projector.environment.connections.redis", lambda *_: world.redis)
+    monkeypatch.setattr("projector.clients.redis_client.redis", lambda *_: world.redis)
     app = create()
     transport = httpx.ASGITransport(app)
     async with running(app), httpx.AsyncClient(transport=transport, base_url="http://t") as http:

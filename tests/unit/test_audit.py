@@ -6,26 +6,27 @@ from typing import Any
 
 import pytest
 
-from projector import ranks, things
-from projector.events import Record, Topic
-from projector.operators import amends, audit
-from projector.operators.amends import Mender
+from projector.domain import fact_keys
+from projector.domain.projection import Policy, Projection
+from projector.events import replay_header
+from projector.events.model import Record, Topic
+from projector.operators import audit, audit_repair
 from projector.operators.audit import Export, Finding, Scope, What
+from projector.operators.audit_repair import Mender
 from projector.operators.snapshot import Snapshot
-from projector.partition_state import PartitionState
-from projector.projection import Policy, Projection
-from projector.views import Version
-from tests import build
+from projector.store.partition_state import PartitionState
+from projector.store.schema import Version
+from tests import builders
 
 DAY = 24 * 3600 * 1000
 RETENTION = 7 * DAY
-TAKEN = build.NOW - 3600_000
+TAKEN = builders.NOW - 3600_000
 BEFORE = TAKEN - 1000
 AFTER = TAKEN + 1000
 COMPANY = [
-    build.group(3), build.project(7, 3), build.member(1, group_id=3), build.user(1),
-    build.agent(5, 7), build.configured(5, projects=[{"id": 7}]), build.shared(6, 7),
-    build.started(9, 7),
+    builders.group(3), builders.project(7, 3), builders.member(1, group_id=3), builders.user(1),
+    builders.agent(5, 7), builders.configured(5, projects=[{"id": 7}]), builders.shared(6, 7),
+    builders.started(9, 7),
 ]  # fmt: skip
 
 
@@ -34,7 +35,7 @@ class World:
 
     def __init__(self, *messages: dict[str, Any]) -> None:
         self.projection = Projection(0, Policy(1, 30, RETENTION))
-        self.feed = build.Feed()
+        self.feed = builders.Feed()
         self.apply(*(messages or COMPANY))
 
     def apply(self, *messages: dict[str, Any], timestamp: int = BEFORE) -> None:
@@ -44,7 +45,7 @@ class World:
     @property
     def look(self) -> Snapshot:
         state = PartitionState("me", Version(1, 1), {}, 0, None, None)
-        return Snapshot(0, state, self.projection.facts, frozenset(), build.NOW)
+        return Snapshot(0, state, self.projection.facts, frozenset(), builders.NOW)
 
     def findings(
         self, *exported: dict[str, Any], kinds: str = "", cutoff: int | None = TAKEN
@@ -69,7 +70,7 @@ class World:
                 continue
             topic, partition, _, value, headers = repair.message
             offset = self.feed(json.loads(value)).offset
-            record = Record(topic, partition, offset, build.NOW, b"3", value, headers)
+            record = Record(topic, partition, offset, builders.NOW, b"3", value, headers)
             assert self.projection.apply(record) is None
         return obstacles
 
@@ -99,16 +100,16 @@ def test_an_export_of_what_there_is_differs_in_nothing() -> None:
 @pytest.mark.parametrize(
     ("key", "message", "changed"),
     [
-        ("3/group/3", build.group(3), build.group(3, path="else")),
-        ("3/project/7", build.project(7, 3), build.project(7, None)),
-        ("3/member/group:3/user:1/direct", build.member(1, group_id=3),
-         build.member(1, "owner", group_id=3)),
-        ("*/user/1", build.user(1), build.user(1, "blocked")),
-        ("3/agent/5", build.agent(5, 7), build.agent(5, 8)),
-        ("3/configuration/5", build.configured(5, projects=[{"id": 7}]),
-         build.configured(5, projects=[{"id": 8}])),
-        ("*/instance-agent/6", build.shared(6, 7), build.shared(6, 7, {"x": 1})),
-        ("3/job/9", build.started(9, 7), build.started(9, 7, token="other")),
+        ("3/group/3", builders.group(3), builders.group(3, path="else")),
+        ("3/project/7", builders.project(7, 3), builders.project(7, None)),
+        ("3/member/group:3/user:1/direct", builders.member(1, group_id=3),
+         builders.member(1, "owner", group_id=3)),
+        ("*/user/1", builders.user(1), builders.user(1, "blocked")),
+        ("3/agent/5", builders.agent(5, 7), builders.agent(5, 8)),
+        ("3/configuration/5", builders.configured(5, projects=[{"id": 7}]),
+         builders.configured(5, projects=[{"id": 8}])),
+        ("*/instance-agent/6", builders.shared(6, 7), builders.shared(6, 7, {"x": 1})),
+        ("3/job/9", builders.started(9, 7), builders.started(9, 7, token="other")),
     ],
 )  # fmt: skip
 def test_every_kind_can_be_missing_extra_and_different_and_is_mended(
@@ -117,7 +118,7 @@ def test_every_kind_can_be_missing_extra_and_different_and_is_mended(
     others = [other for other in COMPANY if other["type"] != message["type"]]
     kinds = "group project member user agent configuration instance-agent job"
 
-    more = [build.group(300), build.started(80, 7)]
+    more = [builders.group(300), builders.started(80, 7)]
     lacks = World(*others, *more)
     assert whats(lacks.findings(*COMPANY, *more)) == {key: "missing"}
     assert lacks.mend(*COMPANY, *more) == []
@@ -145,11 +146,11 @@ def test_every_kind_can_be_missing_extra_and_different_and_is_mended(
 
 
 def test_only_kinds_and_namespaces_of_the_export_count_as_exported() -> None:
-    world = World(*COMPANY, build.group(40, root="40"), build.agent(41, 1, root="40"))
-    assert whats(world.findings(build.group(3), build.member(1, group_id=3))) == {}
-    assert whats(world.findings(build.group(3), build.agent(5, 7), build.group(40, root="40"))) == {
-        "40/agent/41": "extra"
-    }
+    world = World(*COMPANY, builders.group(40, root="40"), builders.agent(41, 1, root="40"))
+    assert whats(world.findings(builders.group(3), builders.member(1, group_id=3))) == {}
+    assert whats(
+        world.findings(builders.group(3), builders.agent(5, 7), builders.group(40, root="40"))
+    ) == {"40/agent/41": "extra"}
 
 
 # newer than the export
@@ -158,9 +159,9 @@ def test_only_kinds_and_namespaces_of_the_export_count_as_exported() -> None:
 def test_what_came_after_the_export_is_newer_and_stays() -> None:
     world = World()
     world.apply(
-        build.event("member.removed", {"user_id": 1, "group_id": 3}),
-        build.group(4, 3),
-        build.group(3, path="renamed"),
+        builders.event("member.removed", {"user_id": 1, "group_id": 3}),
+        builders.group(4, 3),
+        builders.group(3, path="renamed"),
         timestamp=AFTER,
     )
     assert set(whats(world.findings(*COMPANY)).values()) == {"newer"}
@@ -173,16 +174,16 @@ def test_what_came_after_the_export_is_newer_and_stays() -> None:
 
 def test_a_removal_still_on_its_way_is_not_undone_by_the_repair() -> None:
     """It is in Kafka before the repair, but the facts that were audited do not know it yet."""
-    world = World(*without("member.set"), build.member(1, "guest", group_id=3))
+    world = World(*without("member.set"), builders.member(1, "guest", group_id=3))
     source = lines(*COMPANY)
     mender = Mender(world.look, TAKEN, RETENTION)
     (finding,) = world.findings(*COMPANY)
     repair = mender.mend(finding, audit.line_at(source, finding.entry))
-    world.apply(build.event("member.removed", {"user_id": 1, "group_id": 3}), timestamp=AFTER)
+    world.apply(builders.event("member.removed", {"user_id": 1, "group_id": 3}), timestamp=AFTER)
     assert repair.message is not None
     value, headers = repair.message.value, repair.message.headers
     offset = world.feed(json.loads(value)).offset
-    late = Record(Topic.MEMBERSHIP, 0, offset, build.NOW, b"3", value, headers)
+    late = Record(Topic.MEMBERSHIP, 0, offset, builders.NOW, b"3", value, headers)
     assert world.projection.apply(late) is None
     assert whats(world.findings(*COMPANY)) == {"3/member/group:3/user:1/direct": "newer"}
 
@@ -193,41 +194,53 @@ def test_a_missing_thing_whose_group_was_removed_on_its_way_does_not_come_back()
     mender = Mender(world.look, TAKEN, RETENTION)
     (finding,) = world.findings(*COMPANY)
     repair = mender.mend(finding, audit.line_at(source, finding.entry))
-    world.apply(build.removed("group", 3), build.group(3), timestamp=AFTER)
+    world.apply(builders.removed("group", 3), builders.group(3), timestamp=AFTER)
     assert repair.message is not None
     offset = world.feed(json.loads(repair.message.value)).offset
     late = Record(
-        Topic.MEMBERSHIP, 0, offset, build.NOW, b"3", repair.message.value, repair.message.headers
+        Topic.MEMBERSHIP,
+        0,
+        offset,
+        builders.NOW,
+        b"3",
+        repair.message.value,
+        repair.message.headers,
     )
     assert world.projection.apply(late) is None
-    assert world.projection.facts.memberships(things.group_key("3", 3), 1) == []
+    assert world.projection.facts.memberships(fact_keys.group_key("3", 3), 1) == []
 
 
 def test_a_grant_still_on_its_way_outlives_the_removal_of_what_was_extra() -> None:
     world = World()
     (finding,) = world.findings(*without("member.set"), kinds="member")
     repair = Mender(world.look, TAKEN, RETENTION).mend(finding, None)
-    world.apply(build.member(1, "owner", group_id=3), timestamp=AFTER)
+    world.apply(builders.member(1, "owner", group_id=3), timestamp=AFTER)
     assert repair.message is not None
     offset = world.feed(json.loads(repair.message.value)).offset
     late = Record(
-        Topic.MEMBERSHIP, 0, offset, build.NOW, b"3", repair.message.value, repair.message.headers
+        Topic.MEMBERSHIP,
+        0,
+        offset,
+        builders.NOW,
+        b"3",
+        repair.message.value,
+        repair.message.headers,
     )
     assert world.projection.apply(late) is None
-    ((_, member),) = world.projection.facts.memberships(things.group_key("3", 3), 1)
+    ((_, member),) = world.projection.facts.memberships(fact_keys.group_key("3", 3), 1)
     assert member.level == 50
 
 
 def test_a_repair_ranks_behind_the_last_fact_of_before_the_export() -> None:
     world = World()
-    world.apply(build.group(4, 3), timestamp=AFTER)
-    assert amends.moments(world.projection.facts, TAKEN)[Topic.MEMBERSHIP] == 3
-    (finding,) = world.findings(*COMPANY, build.group(12, 3))[:1]
+    world.apply(builders.group(4, 3), timestamp=AFTER)
+    assert audit_repair.moments(world.projection.facts, TAKEN)[Topic.MEMBERSHIP] == 3
+    (finding,) = world.findings(*COMPANY, builders.group(12, 3))[:1]
     repair = Mender(world.look, TAKEN, RETENTION).mend(
-        finding, json.dumps(build.group(12, 3)).encode()
+        finding, json.dumps(builders.group(12, 3)).encode()
     )
     assert repair.message is not None
-    rank = dict(repair.message.headers)[ranks.HEADER]
+    rank = dict(repair.message.headers)[replay_header.HEADER]
     assert rank == f"3 {TAKEN}".encode()
 
 
@@ -235,30 +248,30 @@ def test_a_repair_ranks_behind_the_last_fact_of_before_the_export() -> None:
 
 
 def test_an_event_whose_sequence_is_too_low_is_said_to_be() -> None:
-    world = World(build.group(3, sequence="7"))
-    (obstacle,) = world.mend(build.group(3, path="else", sequence="7"))
+    world = World(builders.group(3, sequence="7"))
+    (obstacle,) = world.mend(builders.group(3, path="else", sequence="7"))
     assert obstacle.startswith("its sequence 7 is not above 7")
     assert obstacle.endswith("give a higher sequence")
-    assert world.mend(build.group(3, path="else", sequence="8")) == []
-    assert world.findings(build.group(3, path="else")) == []
-    assert world.mend(build.group(3, path="without")) == []
+    assert world.mend(builders.group(3, path="else", sequence="8")) == []
+    assert world.findings(builders.group(3, path="else")) == []
+    assert world.mend(builders.group(3, path="without")) == []
 
 
 def test_a_finished_job_does_not_start_again() -> None:
-    world = World(*COMPANY, build.removed("job", 9))
+    world = World(*COMPANY, builders.removed("job", 9))
     assert whats(world.findings(*COMPANY)) == {"3/job/9": "different"}
     assert world.mend(*COMPANY) == ["the job has finished, and finished is final"]
 
 
 def test_an_event_that_a_worker_would_refuse_as_too_late_is_said_to_be() -> None:
     world = World()
-    (obstacle,) = world.mend(*without("agent.set"), build.agent(5, 8, time="2020-01-01"))
+    (obstacle,) = world.mend(*without("agent.set"), builders.agent(5, 8, time="2020-01-01"))
     assert obstacle.startswith("too late")
 
 
 def test_a_topic_without_anything_older_cannot_be_mended() -> None:
-    world = World(build.group(3))
-    (obstacle,) = world.mend(build.group(3), build.agent(5, 7))
+    world = World(builders.group(3))
+    (obstacle,) = world.mend(builders.group(3), builders.agent(5, 7))
     assert obstacle == "agent-config has nothing older; feed it as a new event"
 
 
@@ -266,25 +279,27 @@ def test_a_topic_without_anything_older_cannot_be_mended() -> None:
 
 
 def test_what_has_ended_is_neither_missing_nor_extra() -> None:
-    ended = build.member(1, group_id=3, expires_at="2026-01-01")
-    over = build.started(9, 7, expires_at="2026-01-01")
-    assert World(build.group(3), build.project(7, 3)).findings(build.group(3), ended, over) == [
-        *World(build.group(3), build.project(7, 3)).findings(build.group(3))
-    ]
-    world = World(build.group(3), ended, over, build.started(8, 7), build.removed("job", 8))
-    assert world.findings(build.group(3), kinds="group member job") == []
-    world = World(build.group(3), build.configured(5, projects=[]))
-    assert world.findings(build.group(3), kinds="group configuration") == []
+    ended = builders.member(1, group_id=3, expires_at="2026-01-01")
+    over = builders.started(9, 7, expires_at="2026-01-01")
+    assert World(builders.group(3), builders.project(7, 3)).findings(
+        builders.group(3), ended, over
+    ) == [*World(builders.group(3), builders.project(7, 3)).findings(builders.group(3))]
+    world = World(
+        builders.group(3), ended, over, builders.started(8, 7), builders.removed("job", 8)
+    )
+    assert world.findings(builders.group(3), kinds="group member job") == []
+    world = World(builders.group(3), builders.configured(5, projects=[]))
+    assert world.findings(builders.group(3), kinds="group configuration") == []
 
 
 def test_a_token_that_would_outlive_its_record_is_no_difference() -> None:
-    forever = build.started(9, 7, expires_at="2099-01-01")
+    forever = builders.started(9, 7, expires_at="2099-01-01")
     assert World(forever).findings(forever) == []
 
 
 def test_false_and_zero_are_not_the_same_configuration() -> None:
-    world = World(build.shared(6, 7, {"x": 0}))
-    (found,) = world.findings(build.shared(6, 7, {"x": False}))
+    world = World(builders.shared(6, 7, {"x": 0}))
+    (found,) = world.findings(builders.shared(6, 7, {"x": False}))
     assert found.fields == {"configuration": ({"x": 0}, {"x": False})}
 
 
@@ -293,9 +308,9 @@ def test_false_and_zero_are_not_the_same_configuration() -> None:
 
 def test_what_has_no_place_in_an_export_is_named_by_its_line() -> None:
     source = lines(
-        build.group(3), build.removed("group", 3), build.removed("job", 9),
-        build.event("job.canceling", {"id": 9}), build.group(3, path="else"), build.group(3),
-        build.event("group.set", {"id": "x"}),
+        builders.group(3), builders.removed("group", 3), builders.removed("job", 9),
+        builders.event("job.canceling", {"id": 9}), builders.group(3, path="else"), builders.group(3),
+        builders.event("group.set", {"id": "x"}),
     )  # fmt: skip
     export, bad = audit.read(source, 1)
     assert [line.number for line in bad] == [3, 5, 7, 9, 13]
@@ -316,7 +331,7 @@ def test_the_earliest_time_is_when_the_export_was_taken(
     times: tuple[str | None, ...], taken: int | None
 ) -> None:
     messages = [
-        build.group(number) | ({} if time is None else {"time": time})
+        builders.group(number) | ({} if time is None else {"time": time})
         for number, time in enumerate(times, start=1)
     ]
     assert exported_as(*messages).taken == taken

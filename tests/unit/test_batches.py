@@ -12,11 +12,13 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projector.delivery import HistoryLostError, to_record
-from projector.events import Topic
-from projector.wire import batches, raw_records, unpacking
-from projector.wire.batches import Batches, split_fault
-from projector.wire.raw_records import MAX_HEADERS
+from projector import errors
+from projector.errors import HistoryLostError
+from projector.events.model import Topic
+from projector.kafka import decompression, record_parser, tolerant_batches
+from projector.kafka.range_reader import to_record
+from projector.kafka.record_parser import MAX_HEADERS
+from projector.kafka.tolerant_batches import Batches, split_fault
 from tests.wire import NOW, batch, record
 
 VALUE = b'{"a":1}'
@@ -49,7 +51,7 @@ def ordinary(number: int, codec: str = "none") -> bytes:
 def test_ordinary_batches_read_as_aiokafka_reads_them(
     codec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(raw_records, "read")  # too slow for every record
+    monkeypatch.delattr(record_parser, "read")  # too slow for every record
     parts = placed(ordinary(3, codec), 0), placed(ordinary(2, codec), 3), ordinary(2)[:40]
     assert read(*parts, first=1) == read(*parts, first=1, reader=MemoryRecords)
     assert read(*parts)[-1] == 5
@@ -82,9 +84,9 @@ def test_offsets_that_cannot_be_are_faults_and_every_record_has_its_own() -> Non
 
 def test_the_lenient_reading_begins_where_the_other_ended_and_knows_the_brokers_time() -> None:
     records = [record(VALUE, offset_delta=delta) for delta in range(3)]
-    found = list(raw_records.read(placed(batch(*records), 5), first=6))
+    found = list(record_parser.read(placed(batch(*records), 5), first=6))
     assert [(r.offset, r.timestamp, r.timestamp_type) for r in found] == [(6, NOW, 0), (7, NOW, 0)]
-    (only,) = raw_records.read(batch(record(VALUE), broker_time=NOW + 5), first=0)
+    (only,) = record_parser.read(batch(record(VALUE), broker_time=NOW + 5), first=0)
     assert (only.timestamp, only.timestamp_type) == (NOW + 5, 1)
 
 
@@ -131,7 +133,7 @@ def test_what_is_packed_is_unpacked_up_to_a_bound(
     packed = bytes(compress(record(value)))
     whole = batch(codec=codec, packed=packed, count=1)
     assert read(whole)[0].value == value
-    monkeypatch.setattr(unpacking, "MAX_UNPACKED", len(record(value)) - 1)
+    monkeypatch.setattr(decompression, "MAX_UNPACKED", len(record(value)) - 1)
     found, following = read(placed(batch(codec=codec, packed=packed, count=3), 7), first=7)
     assert (found.offset, found.value, following) == (7, None, 10)
     assert "the batch of offsets 7 to 9 cannot be unpacked: " in str(faults([found])[0])
@@ -166,22 +168,22 @@ def test_nothing_in_a_batch_raises_or_leaves_it(noise: bytes, count: int, compre
 
 
 def test_another_aiokafka_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    batches.install()
+    tolerant_batches.install()
     assert fetcher.MemoryRecords is Batches
     monkeypatch.setattr(fetcher, "MemoryRecords", object)
-    with pytest.raises(batches.UnsupportedAiokafkaError, match="aiokafka"):
-        batches.install()
+    with pytest.raises(errors.UnsupportedAiokafkaError, match="aiokafka"):
+        tolerant_batches.install()
     monkeypatch.setattr(fetcher, "MemoryRecords", MemoryRecords)
     monkeypatch.setattr(fetcher.Fetcher, "_proc_fetch_request", fetcher.Fetcher.close)
-    with pytest.raises(batches.UnsupportedAiokafkaError, match=r"requirements\.lock"):
-        batches.install()
+    with pytest.raises(errors.UnsupportedAiokafkaError, match=r"requirements\.lock"):
+        tolerant_batches.install()
 
 
 def test_a_value_that_was_packed_small_is_kept_small() -> None:
     """Five hundred of them in one fetch would take all memory."""
-    big = bytes(raw_records.MAX_VALUE + 1)
+    big = bytes(record_parser.MAX_VALUE + 1)
     packed = gzip.compress(record(big) + record(VALUE, offset_delta=1))
     found, behind, _ = read(batch(codec="gzip", packed=packed, count=2))
-    assert len(found.value) < raw_records.MAX_VALUE
+    assert len(found.value) < record_parser.MAX_VALUE
     assert "at most 2097152 fit" in str(faults([found])[0])
     assert (behind.offset, behind.value) == (1, VALUE)

@@ -14,12 +14,12 @@ from typing import BinaryIO
 import pytest
 from typer.testing import CliRunner, Result
 
-from projector import feed
-from projector.cli import app
-from projector.commands.terminal import MAX_BAD_LINES_SHOWN, OUTAGE, WRONG
-from projector.environment.settings import Settings
+from projector.cli.main import app
+from projector.cli.terminal import MAX_BAD_LINES_SHOWN, OUTAGE, WRONG
+from projector.config.settings import Settings
 from projector.errors import SetupError
-from tests.build import group, removed
+from projector.feed import event_file, producer
+from tests.builders import group, removed
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 GOOD = json.dumps(group(3)) + "\n"
@@ -37,7 +37,7 @@ class Kafka:
         await asyncio.sleep(0)
         if self.error:
             raise self.error
-        for _, line in feed.lines(source):
+        for _, line in event_file.lines(source):
             self.sent.append(line)
             sent()
 
@@ -53,7 +53,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
     kafka = Kafka()
-    monkeypatch.setattr(feed, "send", kafka.send)
+    monkeypatch.setattr(producer, "send", kafka.send)
     return kafka
 
 

@@ -9,8 +9,11 @@ import pytest
 import trustme
 from redis.asyncio.cluster import ClusterNode
 
-from projector.environment import access, connections
-from projector.environment.settings import Settings, SettingsError
+from projector.clients import access_errors
+from projector.clients import kafka as kafka_clients
+from projector.clients import redis_client as connections
+from projector.config.settings import Settings
+from projector.errors import SettingsError
 
 SECRET = "hunter2-glcbt"
 SASL = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_USERNAME": "u", "KAFKA_PASSWORD": SECRET}
@@ -60,7 +63,7 @@ def pems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_without_settings_kafka_is_reached_in_the_clear_by_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert connections.kafka(load(monkeypatch, {"KAFKA": "a:1,b:2"})) == {
+    assert kafka_clients.kafka(load(monkeypatch, {"KAFKA": "a:1,b:2"})) == {
         "bootstrap_servers": ["a:1", "b:2"],
         "security_protocol": "PLAINTEXT",
         "ssl_context": None,
@@ -70,7 +73,7 @@ def test_without_settings_kafka_is_reached_in_the_clear_by_nobody(
 def test_kafka_is_told_user_and_password_and_its_certificate_is_checked(
     monkeypatch: pytest.MonkeyPatch, pems: dict[str, str]
 ) -> None:
-    how = connections.kafka(load(monkeypatch, SASL | {"KAFKA_CA_FILE": pems["ca"]}))
+    how = kafka_clients.kafka(load(monkeypatch, SASL | {"KAFKA_CA_FILE": pems["ca"]}))
     assert how["security_protocol"] == "SASL_SSL"
     assert how["sasl_mechanism"] == "SCRAM-SHA-512"
     assert (how["sasl_plain_username"], how["sasl_plain_password"]) == ("u", SECRET)
@@ -83,7 +86,7 @@ def test_kafka_is_told_user_and_password_and_its_certificate_is_checked(
 def test_without_a_ca_file_the_systems_authorities_are_trusted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tls = connections.kafka(load(monkeypatch, TLS))["ssl_context"]
+    tls = kafka_clients.kafka(load(monkeypatch, TLS))["ssl_context"]
     assert tls.check_hostname
     assert tls.cert_store_stats()["x509_ca"] != 1
 
@@ -94,7 +97,7 @@ def test_a_password_comes_from_a_file_without_its_line_break(
     kafka = {**SASL, "KAFKA_PASSWORD_FILE": pems["password"]}
     del kafka["KAFKA_PASSWORD"]
     settings = load(monkeypatch, kafka | {"REDIS_PASSWORD_FILE": pems["password"]})
-    assert connections.kafka(settings)["sasl_plain_password"] == SECRET
+    assert kafka_clients.kafka(settings)["sasl_plain_password"] == SECRET
     how = connections.redis(settings).connection_pool.connection_kwargs
     assert how["password"] == SECRET
 
@@ -329,6 +332,8 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(
 
 
 def test_a_tls_error_of_python_itself_has_no_reason_and_breaks_nothing() -> None:
-    assert access.tls_reason(ssl.SSLError("the peer went away"), "redis", "PROJECTOR_X") is None
+    assert (
+        access_errors.tls_reason(ssl.SSLError("the peer went away"), "redis", "PROJECTOR_X") is None
+    )
     untrusted = ssl.SSLCertVerificationError("no certificate")
-    assert "not trusted" in str(access.tls_reason(untrusted, "redis", "PROJECTOR_X"))
+    assert "not trusted" in str(access_errors.tls_reason(untrusted, "redis", "PROJECTOR_X"))

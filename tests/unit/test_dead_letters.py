@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from projector.cloudevents import decode
-from projector.dead_letters import (
+from projector.events.cloudevents import decode
+from projector.events.model import BadEvent, Record, Topic
+from projector.kafka.dead_letters import (
     MAX_HEADER_BYTES,
     MAX_LETTER_BYTES,
     MAX_ORIGINAL_BYTES,
@@ -15,8 +16,7 @@ from projector.dead_letters import (
     Headers,
     compose,
 )
-from projector.events import BadEvent, Record, Topic
-from tests.build import group, record
+from tests.builders import group, record
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 NOW = datetime(2026, 11, 23, 8, 30, 1, 234_567, UTC)

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from projector.cloudevents import decode
-from projector.events import KINDS, MAX_EVENT_BYTES, BadEvent, Record, Topic
-from tests.build import (
+from projector.events.cloudevents import decode
+from projector.events.model import KINDS, MAX_EVENT_BYTES, BadEvent, Record, Topic
+from tests.builders import (
     agent,
     configured,
     digest,

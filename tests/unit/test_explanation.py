@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector import rules, things
-from projector.explaining import explain
-from projector.explaining.absence import Missing
-from projector.explaining.case import Question
-from projector.explaining.explanation import AgentPart, Event, Explanation
-from projector.grants import MAX_ENTRIES
-from projector.projection import Policy, Projection, view_of
-from projector.rules import Rule
-from projector.things import Key
-from tests import build
-from tests.build import LATER, NOW, digest
+from projector.domain import decision, entities
+from projector.domain.decision import Rule
+from projector.domain.fact_keys import Key
+from projector.domain.projection import Policy, Projection, view_of
+from projector.events.ci_access import MAX_ENTRIES
+from projector.explain import job as explain
+from projector.explain.context import Question
+from projector.explain.missing_agent import Missing
+from projector.explain.model import AgentPart, Event, Explanation
+from tests import builders
+from tests.builders import LATER, NOW, digest
 from tests.unit.test_projection_properties import (
     BASE,
     EVENTS,
@@ -106,13 +106,13 @@ def agree_about_job(found: Explanation, document: Any) -> None:
 
 
 COMPANY: list[Message] = [
-    build.group(3, path="acme"),
-    build.group(12, 3, path="acme/platform"),
-    build.project(7, 12, path="acme/platform/shop"),
-    build.project(8, 3, path="acme/web"),
-    build.member(1, "developer", group_id=3),
-    build.agent(5, 7),
-    build.agent(6, 8),
+    builders.group(3, path="acme"),
+    builders.group(12, 3, path="acme/platform"),
+    builders.project(7, 12, path="acme/platform/shop"),
+    builders.project(8, 3, path="acme/web"),
+    builders.member(1, "developer", group_id=3),
+    builders.agent(5, 7),
+    builders.agent(6, 8),
 ]
 
 
@@ -122,7 +122,7 @@ class World:
     def __init__(self, *messages: Message, minimum_level: int = 30) -> None:
         self.projection = Projection(0, Policy(1, minimum_level, 1000))
         self.level = minimum_level
-        self.feed = build.Feed()
+        self.feed = builders.Feed()
         self.places: list[tuple[Message, Event]] = []
         for message in messages:
             self.apply(message)
@@ -150,75 +150,75 @@ class World:
 
 
 def only_for(patterns: Any) -> Message:
-    configured: Message = build.configured(6, groups=[{"id": 12, "environments": patterns}])
+    configured: Message = builders.configured(6, groups=[{"id": 12, "environments": patterns}])
     return configured
 
 
-STARTED = build.started(9, 7)
-IN_PRODUCTION = build.started(9, 7, environment=PRODUCTION)
+STARTED = builders.started(9, 7)
+IN_PRODUCTION = builders.started(9, 7, environment=PRODUCTION)
 UNREADABLE = {"id": "acme", "access_as": {}}
 
 EXAMPLES: list[tuple[str, list[Message], str | None, str]] = [
     ("own", [STARTED], None, "Job 9 may use agent 5: it is configured in project 7, the job's own"),
     (
         "role",
-        [build.member(1, "reporter", group_id=3), STARTED],
+        [builders.member(1, "reporter", group_id=3), STARTED],
         "role",
         "Job 9 may not use agent 5: user 1 (root) has only the role reporter in project 7, "
         "where developer is needed",
     ),
     (
         "no role",
-        [build.started(9, 7, 2)],
+        [builders.started(9, 7, 2)],
         "role",
         "Job 9 may not use agent 5: user 2 (root) has no role in project 7, "
         "where developer is needed",
     ),
     (
         "blocked",
-        [build.user(1, "blocked"), STARTED],
+        [builders.user(1, "blocked"), STARTED],
         "user_not_active",
         "Job 9 may not use agent 5: user 1 (u1) is not active but blocked",
     ),
     (
         "finished",
-        [STARTED, build.removed("job", 9)],
+        [STARTED, builders.removed("job", 9)],
         "job_finished",
         "Job 9 may not use agent 5: the job has finished",
     ),
     (
         "finished before its start",
-        [build.removed("job", 9)],
+        [builders.removed("job", 9)],
         "job_finished",
         "Job 9 may not use agent 5: the job has finished, and its start never came",
     ),
     (
         "expired",
-        [build.started(9, 7, expires_at="2027-01-15T08:00:00Z")],
+        [builders.started(9, 7, expires_at="2027-01-15T08:00:00Z")],
         "token_expired",
         "Job 9 may not use agent 5: the job's token expired at 2027-01-15T08:00:00.000+00:00",
     ),
     (
         "project removed",
-        [STARTED, build.removed("project", 7)],
+        [STARTED, builders.removed("project", 7)],
         "project_removed",
         "Job 9 may not use agent 5: project 7 was removed",
     ),
     (
         "project unknown",
-        [build.started(9, 99)],
+        [builders.started(9, 99)],
         "project_unknown",
         "Job 9 may not use agent 5: project 99 is not known yet",
     ),
     (
         "group removed",
-        [STARTED, build.removed("group", 3)],
+        [STARTED, builders.removed("group", 3)],
         "group_unknown",
         "Job 9 may not use agent 5: group 3 above project 7 is not known yet",
     ),
     (
         "circle",
-        [STARTED, build.group(3, 12)],
+        [STARTED, builders.group(3, 12)],
         "groups_in_circle",
         "Job 9 may not use agent 5: the groups above project 7 run in a circle, or are too many",
     ),
@@ -242,16 +242,16 @@ GRANTED = "the agent's configuration grants it to group 12 (acme/platform), abov
 NOT_KNOWN = "no such agent is known in root namespace 3: no agent.set came for it"
 LOOK = "(`projector inspect agent 6` looks everywhere)"
 MISSING: list[tuple[str, list[Message], str | None, str]] = [
-    ("group grant", [build.configured(6, groups=[{"id": "ACME/platform"}])], None, GRANTED),
+    ("group grant", [builders.configured(6, groups=[{"id": "ACME/platform"}])], None, GRANTED),
     (
         "project grant",
-        [build.configured(6, projects=[{"id": 7}])],
+        [builders.configured(6, projects=[{"id": 7}])],
         None,
         "the agent's configuration grants it to project 7",
     ),
     (
         "instance",
-        [build.shared(6, 99)],
+        [builders.shared(6, 99)],
         None,
         "it is shared with the whole instance",
     ),
@@ -282,34 +282,34 @@ MISSING: list[tuple[str, list[Message], str | None, str]] = [
     ),
     (
         "protected",
-        [build.configured(6, groups=[{"id": 12, "protected_branches_only": True}])],
+        [builders.configured(6, groups=[{"id": 12, "protected_branches_only": True}])],
         "protected_branches_only",
         f"{GRANTED}, but only for protected refs, and the job's ref is not protected",
     ),
-    ("unknown", [build.removed("agent", 6)], "agent_removed", "it was removed"),
+    ("unknown", [builders.removed("agent", 6)], "agent_removed", "it was removed"),
     (
         "unreadable",
-        [build.configured(6, groups=[UNREADABLE])],
+        [builders.configured(6, groups=[UNREADABLE])],
         "entry_unreadable",
         "its entry `ci_access.groups[0]` does not count: "
         "`access_as` must name exactly one of agent, ci_job, impersonate",
     ),
     (
         "unreadable for the instance",
-        [build.removed("agent", 6), build.shared(6, 99, {"access_as": {}})],
+        [builders.removed("agent", 6), builders.shared(6, 99, {"access_as": {}})],
         "entry_unreadable",
         "its configuration for the whole instance does not count: "
         "`access_as` must name exactly one of agent, ci_job, impersonate",
     ),
     (
         "configuration project removed",
-        [build.configured(6, groups=[{"id": 12}]), build.removed("project", 8)],
+        [builders.configured(6, groups=[{"id": 12}]), builders.removed("project", 8)],
         "config_project_unknown",
         "its configuration project 8 was removed, so none of its grants count",
     ),
     (
         "configuration project unknown",
-        [build.configured(6, groups=[{"id": 12}]), build.agent(6, 88)],
+        [builders.configured(6, groups=[{"id": 12}]), builders.agent(6, 88)],
         "config_project_unknown",
         "its configuration project 88 is not known in root namespace 3, "
         "so none of its grants count",
@@ -322,14 +322,14 @@ MISSING: list[tuple[str, list[Message], str | None, str]] = [
     ),
     (
         "granted to others",
-        [build.configured(6, groups=[{"id": 13}])],
+        [builders.configured(6, groups=[{"id": 13}])],
         "not_granted",
         "it is configured in project 8, and its configuration grants neither project 7 "
         "nor a group above it",
     ),
     (
         "too many entries",
-        [build.configured(6, groups=[{"id": 13}] * MAX_ENTRIES + [{"id": 12}])],
+        [builders.configured(6, groups=[{"id": 13}] * MAX_ENTRIES + [{"id": 12}])],
         "not_granted",
         "it is configured in project 8, and its configuration grants neither project 7 "
         "nor a group above it; only the first 500 entries of a list count",
@@ -351,13 +351,13 @@ def test_what_is_said_of_another_projects_agent(
 def test_an_agent_that_never_came_is_told_from_one_that_only_its_configuration_came_for() -> None:
     world = World(*COMPANY, STARTED)
     assert world.agent(99).sentence == f"{NOT_KNOWN} {LOOK.replace('6', '99')}"
-    world.apply(build.configured(99, groups=[{"id": 12}]))
+    world.apply(builders.configured(99, groups=[{"id": 12}]))
     assert world.agent(99).rule == "agent_unknown"
     assert "though its configuration did" in world.agent(99).sentence
 
 
 def test_an_agent_of_another_root_namespace_in_the_same_partition_is_said_to_be_there() -> None:
-    world = World(*COMPANY, STARTED, build.agent(50, 400, root="40"))
+    world = World(*COMPANY, STARTED, builders.agent(50, 400, root="40"))
     assert world.agent(50).rule == "agent_elsewhere"
     assert world.agent(50).sentence == (
         "it belongs to root namespace 40 and the job to 3; "
@@ -367,12 +367,14 @@ def test_an_agent_of_another_root_namespace_in_the_same_partition_is_said_to_be_
 
 def test_an_agent_that_is_not_granted_shows_what_it_does_grant_and_how_much_more() -> None:
     world = World(*COMPANY, STARTED)
-    world.apply(build.configured(6, projects=[{"id": "acme/X"}], groups=[{"id": 13}, UNREADABLE]))
+    world.apply(
+        builders.configured(6, projects=[{"id": "acme/X"}], groups=[{"id": 13}, UNREADABLE])
+    )
     assert (world.agent(6).grants, world.agent(6).more_grants) == (
         ["project acme/x", "group 13"],
         0,
     )
-    world.apply(build.configured(6, groups=[{"id": n} for n in range(100, 130)]))
+    world.apply(builders.configured(6, groups=[{"id": n} for n in range(100, 130)]))
     assert (len(world.agent(6).grants), world.agent(6).more_grants) == (20, 10)
 
 
@@ -380,8 +382,8 @@ def test_an_agent_that_is_not_granted_shows_what_it_does_grant_and_how_much_more
 
 
 def test_every_part_names_the_event_that_last_changed_it() -> None:
-    configured = build.configured(6, groups=[{"id": 12}])
-    user = build.user(1)
+    configured = builders.configured(6, groups=[{"id": 12}])
+    user = builders.user(1)
     world = World(*COMPANY, user, STARTED, configured)
     found = world.explain(6)
     group_3, group_12, project_7, project_8, member, _, agent_6 = COMPANY
@@ -404,7 +406,7 @@ def test_every_part_names_the_event_that_last_changed_it() -> None:
 
 
 def test_the_end_of_a_job_and_the_removal_of_an_agent_name_their_events() -> None:
-    finished, removed = build.removed("job", 9), build.removed("agent", 6)
+    finished, removed = builders.removed("job", 9), builders.removed("agent", 6)
     world = World(*COMPANY, STARTED, removed)
     assert world.agent(6).event == world.event(removed)
     world.apply(finished)
@@ -415,7 +417,7 @@ def test_the_end_of_a_job_and_the_removal_of_an_agent_name_their_events() -> Non
 
 
 def test_a_token_that_a_later_start_replaced_is_told_from_the_jobs_own() -> None:
-    again = build.started(9, 7, token="second")
+    again = builders.started(9, 7, token="second")
     world = World(*COMPANY, STARTED, again)
     former = world.explain(token="token-9")
     assert (former.status, former.rule) == (401, "token_replaced")
@@ -425,7 +427,7 @@ def test_a_token_that_a_later_start_replaced_is_told_from_the_jobs_own() -> None
     assert former.job is not None
     assert former.job.event == world.event(again)
     assert world.explain().status == 200
-    finished = build.removed("job", 9)
+    finished = builders.removed("job", 9)
     world.apply(finished)
     former, current = world.explain(token="token-9"), world.explain()
     assert former.job is not None
@@ -437,8 +439,10 @@ def test_a_token_that_a_later_start_replaced_is_told_from_the_jobs_own() -> None
 
 
 def test_the_highest_membership_in_force_decides_and_the_others_are_shown() -> None:
-    share = build.member(1, "owner", group_id=12, via="share:4", expires_at="2027-01-15T08:00:00Z")
-    own = build.member(1, "maintainer", project_id=7, expires_at=LATER)
+    share = builders.member(
+        1, "owner", group_id=12, via="share:4", expires_at="2027-01-15T08:00:00Z"
+    )
+    own = builders.member(1, "maintainer", project_id=7, expires_at=LATER)
     world = World(*COMPANY, share, own, STARTED)
     role = world.explain().role
     assert role is not None
@@ -456,7 +460,7 @@ def test_the_highest_membership_in_force_decides_and_the_others_are_shown() -> N
 
 
 def test_where_all_memberships_have_expired_none_decides() -> None:
-    expired = build.member(1, "owner", group_id=3, expires_at="2027-01-15T08:00:00Z")
+    expired = builders.member(1, "owner", group_id=3, expires_at="2027-01-15T08:00:00Z")
     role = World(*COMPANY, expired, STARTED).explain().role
     assert role is not None
     assert (role.role, role.suffices) == ("none", False)
@@ -464,7 +468,7 @@ def test_where_all_memberships_have_expired_none_decides() -> None:
 
 
 def test_without_a_minimum_role_nobody_is_refused_for_it() -> None:
-    world = World(*COMPANY, build.started(9, 7, 2), minimum_level=0)
+    world = World(*COMPANY, builders.started(9, 7, 2), minimum_level=0)
     found = world.explain(5)
     assert found.agent is not None
     assert found.agent.verdict == "allowed"
@@ -478,8 +482,8 @@ def test_the_closest_way_decides_and_those_that_lost_say_what_they_would_have_sa
     near = {"id": 7, "environments": ["review/*"]}
     far = {"id": 3, "protected_branches_only": True}
     world = World(
-        *COMPANY, STARTED, build.configured(5, projects=[near], groups=[{"id": 12}, far]),
-        build.shared(5, 99),
+        *COMPANY, STARTED, builders.configured(5, projects=[near], groups=[{"id": 12}, far]),
+        builders.shared(5, 99),
     )  # fmt: skip
     found = world.agent(5)
     assert (found.verdict, found.rule, found.source) == (
@@ -497,7 +501,7 @@ def test_the_closest_way_decides_and_those_that_lost_say_what_they_would_have_sa
 
 def test_entries_that_do_not_count_are_named_beside_the_one_that_wins() -> None:
     entries = [{"id": "acme/PLATFORM", "access_as": {}}, {"id": 3}]
-    world = World(*COMPANY, STARTED, build.configured(6, groups=entries))
+    world = World(*COMPANY, STARTED, builders.configured(6, groups=entries))
     found = world.agent(6)
     assert (found.verdict, found.group) == ("allowed", 3)
     assert [s.split(":")[0] for s in found.left_out] == [
@@ -513,8 +517,8 @@ def test_what_is_listed_is_bounded_and_says_how_much_more_there_is(
 ) -> None:
     monkeypatch.setattr(explain, "MAX_AGENTS", 1)
     monkeypatch.setattr(explain, "MAX_MEMBERSHIPS", 1)
-    vias = [build.member(1, "owner", group_id=3, via=f"share:{n}") for n in range(3)]
-    world = World(*COMPANY, *vias, build.agent(4, 7), STARTED)
+    vias = [builders.member(1, "owner", group_id=3, via=f"share:{n}") for n in range(3)]
+    world = World(*COMPANY, *vias, builders.agent(4, 7), STARTED)
     found = world.explain(5)
     assert ([a.id for a in found.agents], found.more_agents) == ([4], 1)
     assert found.agent is not None
@@ -527,14 +531,14 @@ def test_what_is_listed_is_bounded_and_says_how_much_more_there_is(
 
 def test_an_entry_too_large_to_show_is_left_out_and_nothing_else() -> None:
     large = {"id": 12, "default_namespace": "n" * 20_000}
-    found = World(*COMPANY, STARTED, build.configured(6, groups=[large])).agent(6)
+    found = World(*COMPANY, STARTED, builders.configured(6, groups=[large])).agent(6)
     assert (found.verdict, found.configuration) == ("allowed", None)
 
 
 def test_the_answer_counts_agents_where_none_was_asked_for() -> None:
     world = World(*COMPANY, STARTED)
     assert world.explain().sentence == "Job 9 may use 1 of the 1 agent that reaches its project"
-    world.apply(build.removed("agent", 5))
+    world.apply(builders.removed("agent", 5))
     assert world.explain().sentence == "Job 9 may use no agent: none reaches its project"
 
 
@@ -544,7 +548,7 @@ def test_a_job_that_the_facts_do_not_know_is_an_error() -> None:
 
 
 def test_levels_without_a_name_are_numbers() -> None:
-    world = World(*COMPANY, build.member(1, 33, group_id=3), STARTED)
+    world = World(*COMPANY, builders.member(1, 33, group_id=3), STARTED)
     role = world.explain().role
     assert role is not None
     assert role.role == "level 33"
@@ -554,5 +558,5 @@ def test_every_rule_of_the_rules_is_among_the_examples() -> None:
     told = {rule for _, _, rule, _ in EXAMPLES + MISSING}
     told |= {"token_replaced", "agent_unknown", "agent_elsewhere", None}
     assert told == {*Rule, *Missing, None}
-    assert things.TOPICS.keys() == things.KINDS.keys()
-    assert rules.FINAL
+    assert entities.TOPICS.keys() == entities.KINDS.keys()
+    assert decision.FINAL

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector import things
-from projector.facts import Fact, Facts, decode
-from projector.projection import Policy, Projection
-from projector.things import Key
-from tests import build
-from tests.build import NOW
+from projector.domain import entities, fact_keys
+from projector.domain.fact_index import Facts
+from projector.domain.fact_keys import Key
+from projector.domain.facts import Fact, decode
+from projector.domain.projection import Policy, Projection
+from tests import builders
+from tests.builders import NOW
 from tests.compat.table import Case, Message, load
 from tests.unit.test_projection import RETENTION, World
 from tests.unit.test_projection_properties import BASE, new_projection
@@ -36,20 +37,20 @@ def world_of(case: Case) -> World:
 
 def ending(key: Key) -> Message | None:
     """The event that takes the thing away, or as much of it as can be."""
-    root, kind = things.root_of(key), things.kind_of(key)
+    root, kind = fact_keys.root_of(key), fact_keys.kind_of(key)
     root = "1" if root == "*" else root
     match kind:
         case "member":
-            scope, user = things.membership_of(key)
+            scope, user = fact_keys.membership_of(key)
             data = {"user_id": user, "via": key.split("/", 4)[4]}
-            data[f"{things.kind_of(scope)}_id"] = things.id_of(scope)
-            return build.event("member.removed", data, root)
+            data[f"{fact_keys.kind_of(scope)}_id"] = fact_keys.id_of(scope)
+            return builders.event("member.removed", data, root)
         case "configuration":
-            data = {"id": things.id_of(key), "config": {}}
-            return build.event("agent.configured", data, root)
+            data = {"id": fact_keys.id_of(key), "config": {}}
+            return builders.event("agent.configured", data, root)
         case "user" | "token":
             return None
-    return build.removed(kind, things.id_of(key), root=root)
+    return builders.removed(kind, fact_keys.id_of(key), root=root)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -60,7 +61,7 @@ def test_when_all_is_removed_the_indexes_are_empty(case: Case) -> None:
     world.take(*filter(None, endings))
     world.at(NOW + 61 * RETENTION)
     assert not any(indexes(facts).values()), indexes(facts)
-    assert {things.kind_of(key) for key, _ in facts.items()} <= {"user", "configuration"}
+    assert {fact_keys.kind_of(key) for key, _ in facts.items()} <= {"user", "configuration"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -68,7 +69,7 @@ def test_the_indexes_are_those_of_the_facts_alone(case: Case) -> None:
     """Whatever happened before: a restored projection has the same."""
     world = world_of(case)
     restored = Projection(0, Policy(1, 30, RETENTION))
-    build.restore(restored, world.projection.fields())
+    builders.restore(restored, world.projection.fields())
     assert indexes(restored.facts) == indexes(world.projection.facts)
 
 
@@ -81,14 +82,14 @@ def test_a_checkpoint_loads_in_any_order_as_if_put_one_by_one(
     with_base: bool, drawn: list[Message], seed: int
 ) -> None:
     """Also in parts that repeat each other, and after some was forgotten or has expired."""
-    dice, world, feed = Random(seed), new_projection(), build.Feed()
+    dice, world, feed = Random(seed), new_projection(), builders.Feed()
     for message in (BASE if with_base else []) + drawn:
         world.apply(feed(message))
     for now in (NOW, NOW + 10_000, NOW + RETENTION, NOW + 61 * RETENTION):
         world.advance(now)
         fields = world.fields()
         loaded, put = new_projection(), new_projection()
-        build.restore(loaded, *_parts(fields, dice))
+        builders.restore(loaded, *_parts(fields, dice))
         for key in dice.sample(list(fields), len(fields)):
             put._put(key, decode(key, fields[key]))
         assert not loaded.facts.touched
@@ -116,23 +117,23 @@ def _assert_alike(one: Projection, other: Projection) -> None:
 def test_a_membership_may_come_from_anywhere() -> None:
     """`via` is any text: also one that looks like the key around it."""
     vias = ["direct", "x/user:2/y", "/member/", "group:3/user:1/direct"]
-    scope = things.group_key("1", 3)
+    scope = fact_keys.group_key("1", 3)
     world = World(
-        *(build.member(1, group_id=3, via=via, root="1") for via in vias),
-        build.member(1, project_id=3, root="1"),
+        *(builders.member(1, group_id=3, via=via, root="1") for via in vias),
+        builders.member(1, project_id=3, root="1"),
     )
     loaded = Projection(0, Policy(1, 30, RETENTION))
-    build.restore(loaded, world.projection.fields())
+    builders.restore(loaded, world.projection.fields())
     for facts in (world.projection.facts, loaded.facts):
-        assert {things.via_of(key) for key, _ in facts.memberships(scope, 1)} == {*vias}
+        assert {fact_keys.via_of(key) for key, _ in facts.memberships(scope, 1)} == {*vias}
         assert sorted(facts.membership_keys(scope)) == sorted(
-            things.member_key(scope, 1, via) for via in vias
+            fact_keys.member_key(scope, 1, via) for via in vias
         )
     for via in vias[1:]:
         left = {"user_id": 1, "group_id": 3, "via": via}
-        world.take(build.event("member.removed", left, "1"))
+        world.take(builders.event("member.removed", left, "1"))
     loaded = Projection(0, Policy(1, 30, RETENTION))
-    build.restore(loaded, world.projection.fields())
+    builders.restore(loaded, world.projection.fields())
     assert indexes(loaded.facts) == indexes(world.projection.facts)
 
 
@@ -145,32 +146,34 @@ SIZES = (10, 1000, 100_000)
 
 def filled(projects: int) -> World:
     """A namespace in which seven jobs run, whatever its size: five in PROJECT, two in OTHER."""
-    world = World(build.group(1), build.group(GROUP, 1), build.group(3, 1), build.group(4, 1))
+    world = World(
+        builders.group(1), builders.group(GROUP, 1), builders.group(3, 1), builders.group(4, 1)
+    )
     facts = world.projection.facts
     for key, thing in _bystanders(projects):
         facts.put(key, Fact(0, NOW, None, thing))
     world.take(
-        build.project(PROJECT, GROUP), build.project(OTHER, 3), build.member(1, group_id=1),
-        build.agent(AGENT, OTHER), build.agent(AGENT + 1, PROJECT),
-        *(build.started(job, PROJECT) for job in range(1, 6)),
-        *(build.started(job, OTHER, 2) for job in (6, 7)),
+        builders.project(PROJECT, GROUP), builders.project(OTHER, 3), builders.member(1, group_id=1),
+        builders.agent(AGENT, OTHER), builders.agent(AGENT + 1, PROJECT),
+        *(builders.started(job, PROJECT) for job in range(1, 6)),
+        *(builders.started(job, OTHER, 2) for job in (6, 7)),
     )  # fmt: skip
     return world
 
 
-def _bystanders(projects: int) -> Iterable[tuple[Key, things.Thing]]:
+def _bystanders(projects: int) -> Iterable[tuple[Key, entities.Thing]]:
     """In the busy project's own group, with members, agents and grants of their own."""
     for number in range(10, 10 + projects):
-        project = things.project_key(build.ROOT, number)
-        yield project, things.Project(GROUP, f"acme/{number}")
+        project = fact_keys.project_key(builders.ROOT, number)
+        yield project, entities.Project(GROUP, f"acme/{number}")
         if number % 10 == 0:
             grant = {"id": f"acme/{number + 1}"}
-            yield things.agent_key(build.ROOT, number), things.Agent("a", number)
+            yield fact_keys.agent_key(builders.ROOT, number), entities.Agent("a", number)
             yield (
-                things.configuration_key(build.ROOT, number),
-                things.Configuration(projects=[grant], groups=[]),
+                fact_keys.configuration_key(builders.ROOT, number),
+                entities.Configuration(projects=[grant], groups=[]),
             )
-            yield things.member_key(project, number, "direct"), things.Member(30)
+            yield fact_keys.member_key(project, number, "direct"), entities.Member(30)
 
 
 class Steps:
@@ -195,16 +198,16 @@ class Steps:
 
 def configured(agent: int, projects: list[Any], groups: list[Any]) -> Message:
     config = {"ci_access": {"projects": projects, "groups": groups}}
-    return build.event("agent.configured", {"id": agent, "config": config})
+    return builders.event("agent.configured", {"id": agent, "config": config})
 
 
 SHARED = {"id": 9, "name": "shared", "project_id": 3, "configuration": {}}
 EVENTS: dict[str, tuple[Message, set[int]]] = {
-    "a member of the project": (build.member(1, "owner", project_id=PROJECT), {1, 2, 3, 4, 5}),
-    "a member of its group": (build.member(1, "owner", group_id=GROUP), {1, 2, 3, 4, 5}),
-    "a member of the root group": (build.member(2, group_id=1), {6, 7}),
-    "a user": (build.user(2), {6, 7}),
-    "an own agent": (build.agent(AGENT + 2, PROJECT), {1, 2, 3, 4, 5}),
+    "a member of the project": (builders.member(1, "owner", project_id=PROJECT), {1, 2, 3, 4, 5}),
+    "a member of its group": (builders.member(1, "owner", group_id=GROUP), {1, 2, 3, 4, 5}),
+    "a member of the root group": (builders.member(2, group_id=1), {6, 7}),
+    "a user": (builders.user(2), {6, 7}),
+    "an own agent": (builders.agent(AGENT + 2, PROJECT), {1, 2, 3, 4, 5}),
     "a grant to the project": (configured(AGENT, [{"id": PROJECT}], []), {1, 2, 3, 4, 5}),
     "a grant to its group": (
         configured(AGENT, [{"id": PROJECT}], [{"id": GROUP}]),
@@ -215,16 +218,16 @@ EVENTS: dict[str, tuple[Message, set[int]]] = {
         {6, 7},
     ),
     "the granted agent's configuration project": (
-        build.removed("project", OTHER),
+        builders.removed("project", OTHER),
         set(range(1, 8)),
     ),
-    "the same, back again": (build.project(OTHER, 3), set(range(1, 8))),
-    "the group moved": (build.group(GROUP, 4), {1, 2, 3, 4, 5}),
-    "the project moved": (build.project(PROJECT, 4), {1, 2, 3, 4, 5}),
-    "a project without jobs moved": (build.project(11, 4), set()),
-    "an agent of the instance": (build.event("instance-agent.set", SHARED), set(range(1, 8))),
-    "a job started": (build.started(8, PROJECT), {8}),
-    "a job finished": (build.removed("job", 1), {1}),
+    "the same, back again": (builders.project(OTHER, 3), set(range(1, 8))),
+    "the group moved": (builders.group(GROUP, 4), {1, 2, 3, 4, 5}),
+    "the project moved": (builders.project(PROJECT, 4), {1, 2, 3, 4, 5}),
+    "a project without jobs moved": (builders.project(11, 4), set()),
+    "an agent of the instance": (builders.event("instance-agent.set", SHARED), set(range(1, 8))),
+    "a job started": (builders.started(8, PROJECT), {8}),
+    "a job finished": (builders.removed("job", 1), {1}),
 }
 
 
@@ -247,11 +250,16 @@ def _steps(world: World, message: Message, jobs: set[int], what: str) -> int:
 
 def test_live_tokens_are_those_of_jobs_that_run() -> None:
     world = World()
-    world.take(build.project(7), build.started(9, 7), build.started(10, 7), build.started(11, 7))
+    world.take(
+        builders.project(7),
+        builders.started(9, 7),
+        builders.started(10, 7),
+        builders.started(11, 7),
+    )
     assert world.projection.facts.live_tokens == 3
-    world.take(build.started(10, 8, token="another"), build.removed("job", 9))
+    world.take(builders.started(10, 8, token="another"), builders.removed("job", 9))
     assert world.projection.facts.live_tokens == 2
-    world.take(build.removed("job", 9), build.removed("job", 99))
+    world.take(builders.removed("job", 9), builders.removed("job", 99))
     assert world.projection.facts.live_tokens == 2
     world.at(NOW + 10**10)
     assert world.projection.facts.live_tokens == 0

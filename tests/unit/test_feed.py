@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from projector.events import MAX_EVENT_BYTES, BadEvent
-from projector.feed import BadLine, check, lines, parse, places
-from projector.partitioning import partition_of
-from tests.build import agent, event, group, removed, started, user
+from projector.events.model import MAX_EVENT_BYTES, BadEvent
+from projector.events.partitioning import partition_of
+from projector.feed.event_file import BadLine, check, lines, parse
+from projector.feed.producer import places
+from tests.builders import agent, event, group, removed, started, user
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 GOOD = json.dumps(group(3)).encode()

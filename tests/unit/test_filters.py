@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from projector import filters
-from projector.events import JobEnvironment
-from projector.filters import context
-from projector.things import Job
+from projector.domain import authorization_filter
+from projector.domain.authorization_filter import context
+from projector.domain.entities import Job
+from projector.events.model import JobEnvironment
 
 LONG = 100_000
 JOB = Job("0" * 64, 7, 1, 1, "root", ref_protected=False, expires_at=1)
@@ -31,12 +31,12 @@ def obviously(pattern: str, name: str) -> bool:
 def test_a_star_is_any_run_of_characters_and_nothing_else_is_special(
     pattern: str, name: str
 ) -> None:
-    assert filters.matches(pattern, name) == obviously(pattern, name)
+    assert authorization_filter.matches(pattern, name) == obviously(pattern, name)
 
 
 @given(st.text(".+?[](){}|^$\\\n*a", max_size=8), st.text(".+?[](){}|^$\\\n*a", max_size=8))
 def test_what_regular_expressions_make_special_is_not(pattern: str, name: str) -> None:
-    assert filters.matches(pattern, name) == obviously(pattern, name)
+    assert authorization_filter.matches(pattern, name) == obviously(pattern, name)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_regular_expressions_make_special_is_not(pattern: str, name: str) -
 )
 def test_patterns_that_are_made_to_hurt_end(pattern: str, name: str, matches: bool) -> None:
     """Were it tried again from each place, these would take hours."""
-    assert filters.matches(pattern, name) is matches
+    assert authorization_filter.matches(pattern, name) is matches
 
 
 class Counted(str):
@@ -70,26 +70,32 @@ class Counted(str):
 def test_each_part_is_searched_for_once() -> None:
     for parts in (10, 1000):
         name = Counted("a" * 5000)
-        assert not filters.matches("*a" * parts + "*b*", name)
+        assert not authorization_filter.matches("*a" * parts + "*b*", name)
         assert name.searches == parts + 1
 
 
 @pytest.mark.parametrize("patterns", ["production", {"production": 1}, "", {}, False, 7, [["*"]]])
 def test_environments_that_are_no_list_of_texts_let_nobody_in(patterns: Any) -> None:
-    assert filters.refusal({"environments": patterns}, context(PRODUCTION)) == "environments"
+    assert (
+        authorization_filter.refusal({"environments": patterns}, context(PRODUCTION))
+        == "environments"
+    )
 
 
 def test_one_text_among_others_is_enough() -> None:
-    assert filters.refusal({"environments": [7, None, "prod*"]}, context(PRODUCTION)) is None
+    assert (
+        authorization_filter.refusal({"environments": [7, None, "prod*"]}, context(PRODUCTION))
+        is None
+    )
 
 
 @pytest.mark.parametrize("value", [True, 1, 0, "", "false", "true", [], {}, 0.0])
 def test_all_but_false_and_null_ask_for_a_protected_ref(value: Any) -> None:
     configuration = {"protected_branches_only": value}
-    assert filters.refusal(configuration, context(JOB)) == "protected_branches_only"
-    assert filters.refusal(configuration, context(PRODUCTION)) is None
+    assert authorization_filter.refusal(configuration, context(JOB)) == "protected_branches_only"
+    assert authorization_filter.refusal(configuration, context(PRODUCTION)) is None
 
 
 @pytest.mark.parametrize("configuration", [{}, {"protected_branches_only": False}])
 def test_without_filters_every_job_is_let_in(configuration: dict[str, Any]) -> None:
-    assert filters.refusal(configuration, context(JOB)) is None
+    assert authorization_filter.refusal(configuration, context(JOB)) is None

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from projector import cloudevents, grants
-from projector.grants import MAX_COMPLAINTS, Grant
-from tests.build import event, record
+from projector.events import ci_access, cloudevents
+from projector.events.ci_access import MAX_COMPLAINTS, Grant
+from tests.builders import event, record
 
 IMPERSONATE = {
     "username": "ci",
@@ -24,12 +24,12 @@ def configured(projects: list[Any], groups: list[Any] | None = None) -> str | No
 
 
 def test_a_grant_is_its_place_its_target_and_the_rest() -> None:
-    entries: list[grants.Entry] = [
+    entries: list[ci_access.Entry] = [
         {"id": 7},
         {"id": 0},
         {"id": "Acme/Shop", "environments": ["x"], "future": 1},
     ]
-    assert list(grants.read(entries)) == [
+    assert list(ci_access.read(entries)) == [
         Grant(0, 7, {}),
         Grant(2, "acme/shop", {"environments": ["x"], "future": 1}),
     ]
@@ -37,8 +37,8 @@ def test_a_grant_is_its_place_its_target_and_the_rest() -> None:
 
 @pytest.mark.parametrize("target", [None, "", 0, -1, 2**63, 7.0, True, [7], {"id": 7}])
 def test_an_id_is_a_path_or_a_number(target: Any) -> None:
-    assert "`id` must be a path" in (grants.complaint({"id": target}) or "")
-    assert "`id` must be a path" in (grants.complaint({}) or "")
+    assert "`id` must be a path" in (ci_access.complaint({"id": target}) or "")
+    assert "`id` must be a path" in (ci_access.complaint({}) or "")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_an_id_is_a_path_or_a_number(target: Any) -> None:
     ],
 )
 def test_kas_can_read_it(configuration: dict[str, Any]) -> None:
-    assert grants.unreadable(configuration) is None
+    assert ci_access.unreadable(configuration) is None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_kas_can_read_it(configuration: dict[str, Any]) -> None:
     ],
 )
 def test_kas_cannot_read_it(configuration: dict[str, Any], says: str) -> None:
-    assert says in (grants.unreadable(configuration) or "")
+    assert says in (ci_access.unreadable(configuration) or "")
 
 
 def test_every_entry_that_does_not_count_is_reported_by_its_place() -> None:

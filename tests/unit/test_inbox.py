@@ -4,15 +4,15 @@ import asyncio
 
 import pytest
 
-from projector import inbox
-from projector.events import Topic
-from projector.inbox import Delivered, Inbox
-from tests import build
+from projector.events.model import Topic
+from projector.worker import delivery_queue
+from projector.worker.delivery_queue import Delivered, Inbox
+from tests import builders
 
 
 def put(box: Inbox, offset: int, value: bytes, acked: list[int]) -> None:
     headers = (("x", value[1:]),)
-    record = build.record(b"", offset, topic=Topic.MEMBERSHIP, headers=headers)._replace(key=b"")
+    record = builders.record(b"", offset, topic=Topic.MEMBERSHIP, headers=headers)._replace(key=b"")
     box.put(Delivered(record, lambda: acked.append(offset)))
 
 
@@ -20,7 +20,7 @@ def put(box: Inbox, offset: int, value: bytes, acked: list[int]) -> None:
 async def test_one_delivery_too_many_is_noted_acknowledged_and_dropped(
     monkeypatch: pytest.MonkeyPatch, limit: str, bound: int
 ) -> None:
-    monkeypatch.setattr(inbox, limit, bound)
+    monkeypatch.setattr(delivery_queue, limit, bound)
     box, acked = Inbox(), list[int]()
     for offset in range(5):
         put(box, offset, b"x" * 10, acked)
@@ -32,7 +32,7 @@ async def test_one_delivery_too_many_is_noted_acknowledged_and_dropped(
 
 
 async def test_a_batch_is_bounded_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inbox, "BATCH_SIZE", 3)
+    monkeypatch.setattr(delivery_queue, "BATCH_SIZE", 3)
     box = Inbox()
     for offset in range(4):
         put(box, offset, b"", [])
@@ -41,8 +41,8 @@ async def test_a_batch_is_bounded_and_in_order(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_others_gather_until_the_batch_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inbox, "BATCH_SIZE", 3)
-    monkeypatch.setattr(inbox, "GATHER_S", 60)
+    monkeypatch.setattr(delivery_queue, "BATCH_SIZE", 3)
+    monkeypatch.setattr(delivery_queue, "GATHER_S", 60)
     box = Inbox()
     put(box, 0, b"", [])
     put(box, 1, b"", [])
@@ -54,8 +54,8 @@ async def test_others_gather_until_the_batch_is_full(monkeypatch: pytest.MonkeyP
 
 
 async def test_nobody_gathers_what_would_be_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inbox, "MAX_BYTES", 25)
-    monkeypatch.setattr(inbox, "GATHER_S", 60)
+    monkeypatch.setattr(delivery_queue, "MAX_BYTES", 25)
+    monkeypatch.setattr(delivery_queue, "GATHER_S", 60)
     box = Inbox()
     put(box, 0, b"x" * 10, [])
     put(box, 1, b"x" * 10, [])
@@ -68,9 +68,9 @@ async def test_nobody_gathers_what_would_be_dropped(monkeypatch: pytest.MonkeyPa
 async def test_one_alone_waits_for_others_only_of_who_is_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inbox, "BATCH_SIZE", 2)
-    monkeypatch.setattr(inbox, "GATHER_S", 60)
-    monkeypatch.setattr(inbox, "GATHER_BEHIND_S", 60)
+    monkeypatch.setattr(delivery_queue, "BATCH_SIZE", 2)
+    monkeypatch.setattr(delivery_queue, "GATHER_S", 60)
+    monkeypatch.setattr(delivery_queue, "GATHER_BEHIND_S", 60)
     box = Inbox()
     put(box, 0, b"", [])
     assert len(await asyncio.wait_for(box.take(), 5)) == 1

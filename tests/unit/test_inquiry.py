@@ -12,36 +12,37 @@ import pytest
 from redis.exceptions import AuthenticationError, ConnectionError
 from typer.testing import CliRunner, Result
 
-from projector import views
-from projector.cli import app
-from projector.commands import inspect_commands
-from projector.environment import access, connections
-from projector.environment.connections import Server
-from projector.environment.settings import Settings
-from projector.events import KINDS, Topic
-from projector.explaining import explain
-from projector.explaining.explanation import Inquiry
-from projector.operators import inquiry, inspection, snapshot
-from projector.operators.inquiry import TooManyFactsError, UnknownJobError
-from projector.operators.snapshot import SnapshotError
-from projector.partitioning import partition_of
-from projector.projection import Policy, Projection, view_of
-from projector.store import Store
-from projector.things import Key
-from projector.views import Record
-from tests import build
-from tests.build import digest
+from projector.cli import inspect_command
+from projector.cli.main import app
+from projector.clients import access_errors
+from projector.clients import redis_client as connections
+from projector.clients.redis_servers import Server
+from projector.config.settings import Settings
+from projector.domain.fact_keys import Key
+from projector.domain.projection import Policy, Projection, view_of
+from projector.errors import SnapshotError, TooManyFactsError, UnknownJobError
+from projector.events.model import KINDS, Topic
+from projector.events.partitioning import partition_of
+from projector.explain import job as explain
+from projector.explain.model import Inquiry
+from projector.operators import explain as inquiry
+from projector.operators import inspect, snapshot
+from projector.store import schema
+from projector.store.partition_store import Store
+from projector.store.schema import Record
+from tests import builders
+from tests.builders import digest
 
 PARTITIONS = 2
 HERE, THERE = "3", "5"
 COMPANY = [
-    build.group(3),
-    build.project(7, 3),
-    build.member(1, "developer", group_id=3),
-    build.agent(5, 7),
-    build.agent(6, 8),
+    builders.group(3),
+    builders.project(7, 3),
+    builders.member(1, "developer", group_id=3),
+    builders.agent(5, 7),
+    builders.agent(6, 8),
 ]
-STARTED = build.started(9, 7, expires_at="2098-01-01T00:00:00Z")
+STARTED = builders.started(9, 7, expires_at="2098-01-01T00:00:00Z")
 SETTINGS = Settings()
 REPOSITORY = Path(__file__).parents[2]
 
@@ -74,7 +75,9 @@ class World:
         for message in messages:
             partition = partition_of(message["partitionkey"], PARTITIONS)
             topic = KINDS[message["type"]].topic
-            record = build.record(message, self.offsets[topic], partition=partition, timestamp=now)
+            record = builders.record(
+                message, self.offsets[topic], partition=partition, timestamp=now
+            )
             self.offsets[topic] += 1
             assert self.projections[partition].apply(record) is None
             touched.add(partition)
@@ -127,7 +130,7 @@ async def test_an_explanation_agrees_with_the_view_that_it_explains(world: World
 async def test_it_waits_for_the_facts_that_the_view_comes_from(world: World) -> None:
     here = partition_of(HERE, PARTITIONS)
     store, projection = world.stores[here], world.projections[here]
-    projection.apply(build.record(build.removed("agent", 5), 99, partition=here))
+    projection.apply(builders.record(builders.removed("agent", 5), 99, partition=here))
     changes = projection.take_changes(await store.now())
     await store.write_views(changes.views)
     with pytest.raises(SnapshotError, match="behind its views"):
@@ -149,7 +152,7 @@ async def test_what_changes_while_it_is_read_is_read_again(
         calls += 1
         found = await whole(*args)
         if calls == 1:
-            await world.apply(build.removed("agent", 5))
+            await world.apply(builders.removed("agent", 5))
         return found
 
     monkeypatch.setattr(snapshot, "read", then_the_owner_goes_on)
@@ -169,7 +172,7 @@ async def test_a_view_that_is_always_newer_is_not_said_to_differ(
         nonlocal calls
         calls += 1
         found = await whole(*args)
-        await world.apply(build.agent(5, 7) if calls % 2 == 0 else build.removed("agent", 5))
+        await world.apply(builders.agent(5, 7) if calls % 2 == 0 else builders.removed("agent", 5))
         return found
 
     monkeypatch.setattr(snapshot, "read", then_the_owner_goes_on)
@@ -195,7 +198,7 @@ async def test_a_token_in_doubt_is_read_again_and_not_for_ever(
 
 @pytest.mark.parametrize("body", [b'{"allowed_agents":[]}', b""])
 async def test_a_stored_view_that_differs_is_said_to(world: World, body: bytes) -> None:
-    key = views.token_key(digest("token-9"))
+    key = schema.token_key(digest("token-9"))
     record = Record.decode(await world.redis.get(key))
     await world.redis.set(key, record._replace(body=body).encode(), keepttl=True)
     found = await world.ask()
@@ -204,7 +207,7 @@ async def test_a_stored_view_that_differs_is_said_to(world: World, body: bytes) 
 
 
 async def test_a_record_that_is_gone_too_early_differs(world: World) -> None:
-    await world.redis.delete(views.token_key(digest("token-9")))
+    await world.redis.delete(schema.token_key(digest("token-9")))
     found = await world.ask()
     assert (found.view, found.agrees) == (None, False)
     assert found.explanation.status == 200
@@ -213,24 +216,24 @@ async def test_a_record_that_is_gone_too_early_differs(world: World) -> None:
 async def test_a_stale_partition_is_noted(world: World) -> None:
     here = partition_of(HERE, PARTITIONS)
     long_ago = await world.stores[here].now() - 37_000
-    await world.redis.hset(views.partition_key(here), "stamp", long_ago)
+    await world.redis.hset(schema.partition_key(here), "stamp", long_ago)
     found = await world.ask()
     assert found.age is not None
     assert found.age >= 37
     assert any("lookups get 503 until it is fresh again" in note for note in found.notes)
-    await world.redis.hdel(views.partition_key(here), "stamp")
+    await world.redis.hdel(schema.partition_key(here), "stamp")
     assert "was never fresh" in (await world.ask()).notes[0]
 
 
 async def test_a_job_whose_keys_are_gone_is_found_by_its_facts(world: World) -> None:
-    await world.apply(build.removed("job", 9))
-    await world.redis.delete(views.job_key(9), views.token_key(digest("token-9")))
+    await world.apply(builders.removed("job", 9))
+    await world.redis.delete(schema.job_key(9), schema.token_key(digest("token-9")))
     found = await world.ask()
     assert found.explanation.sentence == "Job 9 gets 401: the job has finished"
 
 
 async def test_a_job_that_ended_before_its_start_came_is_explained(world: World) -> None:
-    await world.apply(build.removed("job", 77, root=THERE))
+    await world.apply(builders.removed("job", 77, root=THERE))
     found = await world.ask(77)
     assert found.explanation.sentence == (
         "Job 77 gets 401: the job has finished, and its start never came"
@@ -242,11 +245,11 @@ async def test_a_job_that_ended_before_its_start_came_is_explained(world: World)
 async def test_of_several_jobs_with_one_id_the_latest_is_explained_and_the_others_named(
     world: World,
 ) -> None:
-    await world.redis.delete(views.job_key(9))
-    other = build.started(9, 400, token="other", root=THERE, expires_at="2098-01-01T00:00:00Z")
+    await world.redis.delete(schema.job_key(9))
+    other = builders.started(9, 400, token="other", root=THERE, expires_at="2098-01-01T00:00:00Z")
     await asyncio.sleep(0.002)  # Redis's clock has milliseconds
     await world.apply(other)
-    await world.redis.delete(views.job_key(9))
+    await world.redis.delete(schema.job_key(9))
     found = await world.ask()
     assert found.explanation.job
     assert found.explanation.job.root == THERE
@@ -255,8 +258,8 @@ async def test_of_several_jobs_with_one_id_the_latest_is_explained_and_the_other
 
 
 async def test_a_job_key_that_leads_to_another_job_is_not_believed(world: World) -> None:
-    await world.apply(build.started(10, 7, token="ten", expires_at="2098-01-01T00:00:00Z"))
-    await world.redis.set(views.job_key(9), digest("ten"))
+    await world.apply(builders.started(10, 7, token="ten", expires_at="2098-01-01T00:00:00Z"))
+    await world.redis.set(schema.job_key(9), digest("ten"))
     found = await world.ask()
     assert found.explanation.job
     assert found.explanation.job.id == 9
@@ -273,8 +276,8 @@ async def test_what_nobody_knows_is_said_to_be_unknown(world: World) -> None:
 
 
 async def test_a_record_that_no_fact_justifies_is_named(world: World) -> None:
-    key = views.token_key(digest("forged"))
-    await world.redis.set(key, await world.redis.get(views.token_key(digest("token-9"))))
+    key = schema.token_key(digest("forged"))
+    await world.redis.set(key, await world.redis.get(schema.token_key(digest("token-9"))))
     with pytest.raises(UnknownJobError, match="no fact of partition"):
         await inquiry.explain_token(world.redis, SETTINGS, digest("forged"))
 
@@ -283,17 +286,17 @@ async def test_a_record_that_no_fact_justifies_is_named(world: World) -> None:
 async def test_whatever_stands_under_the_keys_the_facts_explain_the_job(
     world: World, kind: str
 ) -> None:
-    for key in (views.job_key(9), views.token_key(digest("token-9"))):
+    for key in (schema.job_key(9), schema.token_key(digest("token-9"))):
         if kind == "another type":
             await world.redis.delete(key)
             await world.redis.hset(key, "a", "b")
-        elif kind == "no record" or key == views.job_key(9):
+        elif kind == "no record" or key == schema.job_key(9):
             await world.redis.set(key, b"\x1b[2J")
     assert (await world.ask()).explanation.sentence.startswith("Job 9 may use")
 
 
 async def test_a_former_token_is_explained_beside_the_current_one(world: World) -> None:
-    again = build.started(9, 7, token="second", expires_at="2098-01-01T00:00:00Z")
+    again = builders.started(9, 7, token="second", expires_at="2098-01-01T00:00:00Z")
     await world.apply(again)
     former = await inquiry.explain_token(world.redis, SETTINGS, digest("token-9"))
     assert (former.explanation.rule, former.agrees) == ("token_replaced", True)
@@ -304,10 +307,10 @@ async def test_no_more_facts_are_read_than_the_caller_allows(world: World) -> No
     assert (await world.ask(most_facts=6)).agrees
     with pytest.raises(TooManyFactsError, match="`projector explain`"):
         await world.ask(most_facts=5)
-    await world.redis.delete(views.job_key(9))
+    await world.redis.delete(schema.job_key(9))
     with pytest.raises(TooManyFactsError):
         await world.ask(most_facts=5)
-    await world.redis.hset(views.partition_key(partition_of(HERE, PARTITIONS)), "facts", -1)
+    await world.redis.hset(schema.partition_key(partition_of(HERE, PARTITIONS)), "facts", -1)
     with pytest.raises(SnapshotError, match="not written to its end"):
         await world.ask(most_facts=6)
 
@@ -330,13 +333,13 @@ async def test_it_reads_with_no_more_than_what_the_user_of_the_api_may_do(
 
     monkeypatch.setattr(fakeredis.FakeAsyncRedis, "execute_command", noted)
     await world.ask(9, 5, most_facts=10)
-    await world.redis.delete(views.job_key(9))
+    await world.redis.delete(schema.job_key(9))
     used.discard("del")
     await world.ask(9, 5, most_facts=10)
     assert used <= allowed["api"]
-    await inspection.job(world.redis, 9)
-    await inspection.partition(world.redis, 0)
-    await inspection.agent(world.redis, 30, 5)
+    await inspect.job(world.redis, 9)
+    await inspect.partition(world.redis, 0)
+    await inspect.agent(world.redis, 30, 5)
     assert used <= allowed["operator"]
 
 
@@ -424,7 +427,7 @@ def test_what_is_not_there_or_no_id_exits_with_2_and_a_sentence(arguments: list[
     ("error", "code", "says"),
     [
         (ConnectionError("gone"), 3, "cannot be reached: gone"),
-        (AuthenticationError("WRONGPASS"), 2, access.redis_reason(AuthenticationError())),
+        (AuthenticationError("WRONGPASS"), 2, access_errors.redis_reason(AuthenticationError())),
     ],
     ids=["outage", "refused"],
 )
@@ -492,7 +495,7 @@ def test_on_a_terminal_the_token_is_asked_for_and_hidden(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("sys.stdin", Terminal())
     monkeypatch.setattr("getpass.getpass", answer)
-    assert inspect_commands._digest(None) == digest("token-9")
+    assert inspect_command._digest(None) == digest("token-9")
     assert asked == ["token: "]
 
 
@@ -516,8 +519,8 @@ def test_a_partition_is_shown_with_what_it_holds(shared: fakeredis.FakeServer) -
 
     async def add() -> None:
         redis: Any = fakeredis.FakeAsyncRedis(server=shared)
-        await redis.hset(views.facts_key(here), letter, "{}")
-        await redis.hincrby(views.partition_key(here), "facts", 1)
+        await redis.hset(schema.facts_key(here), letter, "{}")
+        await redis.hincrby(schema.partition_key(here), "facts", 1)
 
     asyncio.run(add())
     found = json.loads(run("inspect", "partition", str(here), "--json").stdout)
@@ -554,10 +557,10 @@ async def _jobs(server: fakeredis.FakeServer) -> None:
     world = World(server)
     await world.claim()
     others = [
-        build.started(job, 7, user, expires_at="2098-01-01T00:00:00Z")
+        builders.started(job, 7, user, expires_at="2098-01-01T00:00:00Z")
         for job, user in ((10, 2), (11, 1))
     ]
-    await world.apply(*COMPANY, STARTED, *others, build.removed("job", 11))
+    await world.apply(*COMPANY, STARTED, *others, builders.removed("job", 11))
 
 
 async def _poison(server: fakeredis.FakeServer) -> None:
@@ -565,12 +568,12 @@ async def _poison(server: fakeredis.FakeServer) -> None:
     await world.claim()
     evil = "\x1b[2Jevil\u202e\x07\x7f"
     await world.apply(
-        build.group(3, path=evil),
-        build.project(7, 3, path=evil),
-        build.event("agent.set", {"id": 5, "name": evil, "project_id": 7}),
-        build.configured(5, projects=[{"id": 7, evil: evil}]),
-        build.event("member.set", {"user_id": 1, "group_id": 3, "role": "owner", "via": evil}),
-        build.started(9, 7, expires_at="2098-01-01T00:00:00Z"),
+        builders.group(3, path=evil),
+        builders.project(7, 3, path=evil),
+        builders.event("agent.set", {"id": 5, "name": evil, "project_id": 7}),
+        builders.configured(5, projects=[{"id": 7, evil: evil}]),
+        builders.event("member.set", {"user_id": 1, "group_id": 3, "role": "owner", "via": evil}),
+        builders.started(9, 7, expires_at="2098-01-01T00:00:00Z"),
     )
 
 
@@ -595,9 +598,11 @@ def test_nothing_that_others_wrote_reaches_the_terminal_as_it_is(
 
 def test_the_expected_view_is_the_rules_own() -> None:
     projection = Projection(0, Policy(1, 30, 1000))
-    feed = build.Feed()
+    feed = builders.Feed()
     for message in (*COMPANY, STARTED):
         projection.apply(feed(message))
     token = digest("token-9")
-    assert view_of(projection.facts, token, 30, build.NOW) == projection.view(token, build.NOW)
+    assert view_of(projection.facts, token, 30, builders.NOW) == projection.view(
+        token, builders.NOW
+    )
     assert projection.facts.job_of_token(token) == Key("3/job/9")

@@ -18,8 +18,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from projector import log as logs
-from projector import outages
-from projector.outages import outlast
+from projector.clients import retry
+from projector.clients.retry import outlast
 
 REPOSITORY = Path(__file__).parents[2]
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
@@ -223,7 +223,7 @@ async def test_kafka_and_redis_have_an_outage_each() -> None:
 async def test_an_outage_that_goes_on_is_said_again_with_its_extent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(outages, "SAID_AGAIN_S", 0.01)
+    monkeypatch.setattr(retry, "SAID_AGAIN_S", 0.01)
     flaky = [Flaky(number) for number in range(3)]
     with capture_logs() as said:
         working = [asyncio.create_task(each.work()) for each in flaky]
@@ -236,7 +236,7 @@ async def test_an_outage_that_goes_on_is_said_again_with_its_extent(
 
 
 async def test_an_outage_is_over_for_work_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outages, "SETTLED_S", 0.01)
+    monkeypatch.setattr(retry, "SETTLED_S", 0.01)
     flaky = Flaky(1)
     with capture_logs() as said:
         working = asyncio.create_task(flaky.work_for_ever())

@@ -14,13 +14,13 @@ from structlog.testing import capture_logs
 
 from api.freshness import Freshness
 from api.lookup import UNAUTHORIZED, Lookup, Reply
-from api.mget import Mget
-from api.reads import OverloadedError, Reads
-from api.requests import LookupRequest
-from projector import views
-from projector.environment import calls
-from projector.environment.connections import Server
-from projector.views import Record, Version
+from api.lookup_request import LookupRequest
+from api.read_batcher import OverloadedError, Reads
+from api.redis_mget import Mget
+from projector.clients import redis_batch
+from projector.clients.redis_servers import Server
+from projector.store import schema
+from projector.store.schema import Record, Version
 
 BODY = b'{"allowed_agents": [],  "kept": "byte for byte \xc3\xa9"}'
 EPOCH = 1_800_000_000_000
@@ -59,17 +59,17 @@ class World:
         await self.put_raw(token, record.encode())
 
     async def put_raw(self, token: str, raw: bytes) -> None:
-        await self.redis.set(views.token_key(hashlib.sha256(token.encode()).hexdigest()), raw)
+        await self.redis.set(schema.token_key(hashlib.sha256(token.encode()).hexdigest()), raw)
 
     async def stamp(self, *partitions: int, age: float = 0.0, epoch: int = EPOCH) -> None:
         """Stamp the partitions (all, if none is named) as fresh `age` seconds ago."""
-        moment = await calls.time(self.redis, views.PARTITIONS_KEY) - round(age * 1000)
+        moment = await redis_batch.time(self.redis, schema.PARTITIONS_KEY) - round(age * 1000)
         await self.stamp_at(moment, *(partitions or range(PARTITIONS)), epoch=epoch)
 
     async def stamp_at(self, moment: int, *partitions: int, epoch: int = EPOCH) -> None:
         for partition in partitions:
             await self.redis.hset(
-                views.partition_key(partition),
+                schema.partition_key(partition),
                 mapping={"epoch": epoch, "stamp": moment, "stamp_epoch": epoch},
             )
 
@@ -88,7 +88,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setattr("api.freshness.POLL_INTERVAL_S", 0.005)
     monkeypatch.setattr("api.freshness.POLL_PAUSE_S", 0.002)
     world = World()
-    await world.redis.set(views.PARTITIONS_KEY, PARTITIONS)
+    await world.redis.set(schema.PARTITIONS_KEY, PARTITIONS)
     await world.stamp()
     polling = asyncio.create_task(world.freshness.run("redis://test"))
     await world.polled()
@@ -266,7 +266,7 @@ async def test_a_record_of_a_claim_that_has_not_stamped_yet_is_answered(world: W
 
 async def test_a_partition_that_was_never_stamped_is_503(world: World) -> None:
     await world.put("known", partition=1)
-    await world.redis.delete(views.partition_key(1))
+    await world.redis.delete(schema.partition_key(1))
     await world.polled()
     assert reason(await world.ask()) == "partition 1 is not known to be fresh yet"
 
@@ -282,9 +282,9 @@ async def test_without_the_number_of_partitions_every_token_is_503_and_none_401(
 ) -> None:
     await world.put("known")
     if number is None:
-        await world.redis.delete(views.PARTITIONS_KEY)
+        await world.redis.delete(schema.PARTITIONS_KEY)
     else:
-        await world.redis.set(views.PARTITIONS_KEY, number)
+        await world.redis.set(schema.PARTITIONS_KEY, number)
     await world.polled()
     world.with_limits(miss_grace=SHORT_GRACE_S)
     async with owners(world):
@@ -307,7 +307,7 @@ async def test_a_stamp_that_cannot_be_read_costs_its_own_partition_alone(
     await world.put("known")
     await world.put("other", partition=1)
     await world.stamp()
-    await world.redis.hset(views.partition_key(0), field, "soon")
+    await world.redis.hset(schema.partition_key(0), field, "soon")
     await world.polled()
     assert "is not known to be fresh" in reason(await world.ask())
     assert (await world.ask("other")).status == 200
@@ -389,7 +389,7 @@ async def test_an_unknown_token_is_401_only_after_every_partition_was_stamped_la
 
 async def test_stamps_for_moments_before_the_request_prove_nothing(world: World) -> None:
     """Written after its arrival, but about a time when its event could be on the way still."""
-    before = await calls.time(world.redis, views.PARTITIONS_KEY)
+    before = await redis_batch.time(world.redis, schema.PARTITIONS_KEY)
     await asyncio.sleep(0.005)
     answer = asyncio.create_task(world.ask("unknown"))
     await world.polled()
@@ -456,7 +456,7 @@ async def test_a_miss_in_a_redis_that_was_emptied_and_healed_at_once_is_no_401(
         await world.redis.flushall()
         missed = list(await mget(keys))
         await world.put("known")
-        await world.redis.set(views.PARTITIONS_KEY, PARTITIONS)
+        await world.redis.set(schema.PARTITIONS_KEY, PARTITIONS)
         await world.stamp()
         return missed
 
@@ -474,7 +474,7 @@ async def test_the_number_of_partitions_counts_that_was_read_after_the_request(
 ) -> None:
     """A partition more may be where the token's event is."""
     world.with_limits(miss_grace=SHORT_GRACE_S)
-    await world.redis.set(views.PARTITIONS_KEY, PARTITIONS + 1)
+    await world.redis.set(schema.PARTITIONS_KEY, PARTITIONS + 1)
     async with owners(world):
         reason(await soon(world.ask("unknown")))
 
@@ -538,8 +538,8 @@ async def test_no_stamp_proves_a_miss_on_a_server_that_was_met_after_it(world: W
 
 async def poll_once(stamp: int) -> Freshness:
     redis = FakeAsyncRedis(socket_timeout=None)
-    await redis.set(views.PARTITIONS_KEY, 1)
-    await redis.hset(views.partition_key(0), mapping={"stamp": stamp, "stamp_epoch": 7})
+    await redis.set(schema.PARTITIONS_KEY, 1)
+    await redis.hset(schema.partition_key(0), mapping={"stamp": stamp, "stamp_epoch": 7})
     freshness = Freshness(redis)
     polling = asyncio.create_task(freshness.run("redis://test"))
     await freshness.next_poll(PATIENCE_S)
@@ -644,7 +644,7 @@ async def test_a_removed_projects_token_in_an_emptied_redis_needs_the_whole_proo
     await world.put("known", 401, PROVISIONAL)
     answer = asyncio.create_task(world.ask())
     assert await still_waits(answer, world)
-    await world.redis.delete(views.token_key(hashlib.sha256(b"known").hexdigest()))
+    await world.redis.delete(schema.token_key(hashlib.sha256(b"known").hexdigest()))
     async with owners(world, 0):
         assert await still_waits(answer, world)
         async with owners(world, 1, 2):

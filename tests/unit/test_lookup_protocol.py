@@ -17,15 +17,15 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from api.app import LookupFirst
+from api.bounded_protocol import MAX_HEAD_BYTES
 from api.freshness import Freshness, Poll, Stamp
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED, LookupCycle, LookupProtocol
-from api.main import LookupFirst
-from api.protocol import MAX_HEAD_BYTES
-from api.reads import Reads
-from projector import views
-from projector.views import Record, Version
-from tests.build import digest
+from api.read_batcher import Reads
+from projector.store import schema
+from projector.store.schema import Record, Version
+from tests.builders import digest
 
 PATIENCE_S = 5.0
 EPOCH = 7
@@ -49,7 +49,7 @@ class World:
         )
         self._first = LookupFirst(self.other, self.lookup)
         self.records = {
-            views.token_key(digest(f"token-{status}")): Record(
+            schema.token_key(digest(f"token-{status}")): Record(
                 status, 0, Version(EPOCH, 3), body
             ).encode()
             for status, body in BODIES.items()
@@ -57,7 +57,7 @@ class World:
 
     async def fetch(self, keys: Sequence[str]) -> list[bytes | None]:
         self.asked += keys
-        if views.token_key(digest(SLOW)) in keys:
+        if schema.token_key(digest(SLOW)) in keys:
             await self.open.wait()
         return [self.records.get(key) for key in keys]
 
@@ -284,7 +284,7 @@ async def test_pipelined_requests_of_both_ways_are_answered_in_their_order(
         pairs = zip(targets, tokens, strict=True)
         client.writer.write(b"".join(get(token, target=target) for target, token in pairs))
         await eventually(lambda: world.asked)
-        world.records[views.token_key(digest(SLOW))] = Record(
+        world.records[schema.token_key(digest(SLOW))] = Record(
             200, 0, Version(EPOCH, 1), b"slow"
         ).encode()
         world.open.set()
@@ -440,7 +440,7 @@ async def test_a_server_with_a_limit_of_requests_counts_lookups(world: World) ->
 async def test_a_lookup_may_take_longer_than_its_request(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.protocol.REQUEST_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("api.bounded_protocol.REQUEST_TIMEOUT_S", 0.05)
     world.open.clear()
     async with serving(world) as server, connected(server) as client:
         client.writer.write(get(SLOW))

@@ -10,10 +10,12 @@ from prometheus_client import REGISTRY, Histogram
 from prometheus_client.metrics_core import Metric
 from redis.exceptions import ResponseError
 
-from projector import activity, meter, metrics, views
-from projector.activity import Activity
-from projector.events import Record, Topic
-from tests import build
+from projector import metrics
+from projector.events.model import Record, Topic
+from projector.store import activity, schema
+from projector.store.activity import Activity
+from projector.worker import instrumentation
+from tests import builders
 from tests.unit.test_owner import COMPANY, PARTITION, Setup, until
 
 AGO_S = 3
@@ -21,7 +23,7 @@ AGO_S = 3
 
 @pytest.fixture
 async def setup(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Setup]:
-    monkeypatch.setattr(meter, "PUBLISH_INTERVAL_S", 0.01)
+    monkeypatch.setattr(instrumentation, "PUBLISH_INTERVAL_S", 0.01)
     setup = Setup()
     yield setup
     await setup.redis.aclose()
@@ -32,7 +34,7 @@ def sample(name: str, **labels: str) -> float:
 
 
 async def published(setup: Setup) -> Activity | None:
-    raw: Any = await setup.redis.get(views.activity_key(PARTITION))
+    raw: Any = await setup.redis.get(schema.activity_key(PARTITION))
     return activity.decode(raw)
 
 
@@ -62,13 +64,13 @@ def ago(record: Record) -> Record:
 
 
 async def test_a_revocation_is_measured_from_its_record_to_its_views(setup: Setup) -> None:
-    setup.kafka.add(*COMPANY, build.started(9, 7), build.started(10, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7), builders.started(10, 7))
     async with setup.owning() as owner:
         count = sample("projector_revocation_seconds_count")
         seconds = sample("projector_revocation_seconds_sum")
         events = sample("projector_event_to_view_seconds_count")
         batches = sample("projector_batch_events_sum")
-        finished, group = setup.kafka.add(build.removed("job", 9), build.group(4))
+        finished, group = setup.kafka.add(builders.removed("job", 9), builders.group(4))
         setup.deliver(owner, ago(finished), group)
         await until(lambda: len(setup.acked) == 2)
         assert sample("projector_revocation_seconds_count") == count + 1
@@ -83,8 +85,8 @@ async def test_a_revocation_is_measured_from_its_record_to_its_views(setup: Setu
 @pytest.mark.parametrize(
     ("event", "revokes"),
     [
-        (build.user(1, "blocked"), True), (build.user(1), False), (build.removed("group", 3), True),
-        (build.member(1, "guest", group_id=3), False), (build.removed("agent", 5), True),
+        (builders.user(1, "blocked"), True), (builders.user(1), False), (builders.removed("group", 3), True),
+        (builders.member(1, "guest", group_id=3), False), (builders.removed("agent", 5), True),
     ],
 )  # fmt: skip
 async def test_revocations_are_what_takes_access_away(
@@ -97,7 +99,7 @@ async def test_revocations_are_what_takes_access_away(
 
 async def test_history_is_counted_and_its_latency_is_not(setup: Setup) -> None:
     """It would say for how long there was no worker."""
-    setup.kafka.add(*COMPANY, build.started(9, 7), build.removed("job", 9))
+    setup.kafka.add(*COMPANY, builders.started(9, 7), builders.removed("job", 9))
     before = sample("projector_event_to_view_seconds_count")
     async with setup.owning():
         assert revocations(await until_applied(setup, events=6)) == 0
@@ -108,7 +110,9 @@ async def test_what_is_read_straight_from_kafka_is_measured_too(setup: Setup) ->
     """A stalled delivery makes a slow revocation: that it does not count would hide it."""
     async with setup.owning() as owner:
         before = sample("projector_revocation_seconds_count")
-        records = setup.kafka.add(build.started(9, 7), build.removed("job", 9), build.started(8, 7))
+        records = setup.kafka.add(
+            builders.started(9, 7), builders.removed("job", 9), builders.started(8, 7)
+        )
         setup.deliver(owner, records[2])
         await until_applied(setup, events=3)
         assert sample("projector_revocation_seconds_count") == before + 1
@@ -124,7 +128,7 @@ async def test_latencies_end_with_the_acknowledgement_of_redis(setup: Setup) -> 
             return await write(*args)
 
         owner._store.write_views = held  # type: ignore[assignment,method-assign]
-        setup.deliver(owner, *setup.kafka.add(build.started(9, 7)))
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
         await until(lambda: len(owner._meter._events) == 1)
         assert sample("projector_event_to_view_seconds_count") == before
         written.set()
@@ -166,16 +170,16 @@ async def test_views_are_counted_by_their_status(setup: Setup) -> None:
     async with setup.owning() as owner:
         names = ("200", "401")
         before = [sample("projector_view_writes_total", status=name) for name in names]
-        setup.deliver(owner, *setup.kafka.add(build.started(9, 7)))
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
         await until(lambda: setup.acked)
-        setup.deliver(owner, *setup.kafka.add(build.removed("job", 9)))
+        setup.deliver(owner, *setup.kafka.add(builders.removed("job", 9)))
         await until(lambda: len(setup.acked) == 2)
         after = [sample("projector_view_writes_total", status=name) for name in names]
         assert after == [before[0] + 1, before[1] + 1]
 
 
 async def test_the_gauges_of_a_partition_are_there_while_it_is_owned(setup: Setup) -> None:
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     owned = sample("projector_owned_partitions")
     names = ("projector_staleness_seconds", "projector_facts", "projector_live_tokens")
     async with setup.owning():
@@ -221,10 +225,10 @@ async def test_no_activity_is_published_without_a_stamp(setup: Setup) -> None:
     async with setup.owning():
         await until(lambda: published(setup))
         setup.kafka.down = True
-        await setup.redis.delete(views.activity_key(PARTITION))
+        await setup.redis.delete(schema.activity_key(PARTITION))
 
         async def is_quiet() -> bool:
-            await setup.redis.delete(views.activity_key(PARTITION))
+            await setup.redis.delete(schema.activity_key(PARTITION))
             await asyncio.sleep(0.5)
             return await published(setup) is None
 
@@ -234,5 +238,5 @@ async def test_no_activity_is_published_without_a_stamp(setup: Setup) -> None:
 async def test_activity_expires(setup: Setup) -> None:
     async with setup.owning():
         await until(lambda: published(setup))
-        ttl: Any = await setup.redis.ttl(views.activity_key(PARTITION))
+        ttl: Any = await setup.redis.ttl(schema.activity_key(PARTITION))
         assert 0 < ttl <= 300

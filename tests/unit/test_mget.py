@@ -9,7 +9,7 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from redis.exceptions import ConnectionError as LostConnectionError
 from redis.exceptions import ResponseError
 
-from api.mget import Mget
+from api.redis_mget import Mget
 
 TIMEOUT_S = 3.0
 PATIENCE_S = 5.0

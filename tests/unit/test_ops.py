@@ -17,18 +17,21 @@ from fakeredis import FakeAsyncRedis, FakeServer
 from starlette.types import ASGIApp
 from typer.testing import CliRunner
 
-import api.main
+import api.app
 import api.metrics
-import api.ops.main
+import api.ops.app
 from api.lookup import PATH
-from api.ops import access, letters, page, source
-from api.ops.page import HEADERS, STATIC
-from projector import views
-from projector.cli import app as cli
-from projector.commands.terminal import WRONG
-from projector.environment.settings import Settings
-from projector.operators import inquiry, status
-from projector.views import Record, Version
+from api.ops import auth, letters
+from api.ops import data as source
+from api.ops import routes as page
+from api.ops.routes import HEADERS, STATIC
+from projector import errors
+from projector.cli.main import app as cli
+from projector.cli.terminal import WRONG
+from projector.config.settings import Settings
+from projector.operators import explain, status
+from projector.store import schema
+from projector.store.schema import Record, Version
 from tests.unit.test_app import CONNECTING, record_commands, running
 
 TOKEN = "an-operators-token-of-tests"
@@ -47,15 +50,15 @@ async def redis(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeAsyncRedis
     monkeypatch.setattr("projector.log.configure", lambda level: None)
     server = FakeServer()
     monkeypatch.setattr(
-        "projector.environment.connections.redis", lambda *_: FakeAsyncRedis(server=server)
+        "projector.clients.redis_client.redis", lambda *_: FakeAsyncRedis(server=server)
     )
     redis = FakeAsyncRedis(server=server)
-    await redis.set(views.PARTITIONS_KEY, 2)
+    await redis.set(schema.PARTITIONS_KEY, 2)
     now = round(time.time() * 1000)
     fields: dict[str, Any] = {
         "epoch": 7, "owner": "host-1", "revision": 3, "facts": 0, "stamp_epoch": 7, "stamp": now,
     }  # fmt: skip
-    await redis.hset(views.partition_key(0), mapping=cast(Any, fields))
+    await redis.hset(schema.partition_key(0), mapping=cast(Any, fields))
     yield redis
     await redis.aclose()
 
@@ -76,14 +79,14 @@ async def public(
     """`projector api`."""
     if token:
         monkeypatch.setenv("PROJECTOR_OPS_TOKEN", token)
-    async with served(api.main.create(), **more) as http:
+    async with served(api.app.create(), **more) as http:
         yield http
 
 
 @contextlib.asynccontextmanager
 async def own(url: str = LOOPBACK) -> AsyncIterator[httpx.AsyncClient]:
     """`projector ops`."""
-    async with served(api.ops.main.create(Settings.load()), url=url) as http:
+    async with served(api.ops.app.create(Settings.load()), url=url) as http:
         yield http
 
 
@@ -165,7 +168,7 @@ async def test_nobody_may_try_many_tokens(
     async with public(monkeypatch) as http:
         tries = [(await http.get("/ops/data/status", headers=wrong)) for _ in range(12)]
         right = await http.get("/ops/data/status", headers=BEARER)
-    assert [reply.status_code for reply in tries] == [401] * access.MAX_FAILURES + [429] * 2
+    assert [reply.status_code for reply in tries] == [401] * auth.MAX_FAILURES + [429] * 2
     assert (right.status_code, right.headers["retry-after"]) == (429, "60")
 
 
@@ -173,7 +176,7 @@ async def test_only_wrong_tokens_count_as_tries_and_only_against_their_network(
     redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROJECTOR_OPS_TOKEN", TOKEN)
-    app = api.main.create()
+    app = api.app.create()
     wrong = {"Authorization": "Bearer wrong-token-of-some-length"}
 
     async def asked(client: str, headers: dict[str, str]) -> int:
@@ -184,7 +187,7 @@ async def test_only_wrong_tokens_count_as_tries_and_only_against_their_network(
     async with running(app):
         for _ in range(20):
             assert await asked("2001:db8::1", {}) == 401
-        for number in range(access.MAX_FAILURES):
+        for number in range(auth.MAX_FAILURES):
             assert await asked(f"2001:db8::{number}", wrong) == 401
         assert await asked("2001:db8::abcd", BEARER) == 429
         assert await asked("2001:db8:0:1::1", BEARER) == 200
@@ -193,16 +196,16 @@ async def test_only_wrong_tokens_count_as_tries_and_only_against_their_network(
 def test_tries_are_forgotten_after_a_minute_and_never_fill_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    failures = access.Failures()
-    for _ in range(access.MAX_FAILURES):
+    failures = auth.Failures()
+    for _ in range(auth.MAX_FAILURES):
         failures.add("one")
     assert failures.are_too_many("one")
-    later = time.monotonic() + access.WINDOW_S
-    monkeypatch.setattr("api.ops.access.time.monotonic", lambda: later)
+    later = time.monotonic() + auth.WINDOW_S
+    monkeypatch.setattr("api.ops.auth.time.monotonic", lambda: later)
     assert not failures.are_too_many("one")
-    for number in range(3 * access.MAX_CLIENTS):
+    for number in range(3 * auth.MAX_CLIENTS):
         failures.add(str(number))
-    assert len(failures._moments) == access.MAX_CLIENTS
+    assert len(failures._moments) == auth.MAX_CLIENTS
 
 
 async def test_a_wrong_token_is_logged_without_itself(
@@ -277,7 +280,7 @@ def test_without_a_token_the_command_refuses_an_address_that_others_reach(
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_loopback_addresses_are_this_machine_s(host: str) -> None:
-    assert access.is_loopback(host)
+    assert auth.is_loopback(host)
 
 
 # what every answer carries
@@ -310,7 +313,7 @@ async def test_the_page_sends_redis_nothing_but_reads(
 ) -> None:
     commands: list[str] = []
     record_commands(monkeypatch, commands)
-    await redis.set(views.job_key(9), "0" * 64)
+    await redis.set(schema.job_key(9), "0" * 64)
     commands.clear()
     async with own() as http:
         for data in DATA:
@@ -319,7 +322,7 @@ async def test_the_page_sends_redis_nothing_but_reads(
 
 
 def test_the_page_needs_nobody_else_and_says_nothing_as_markup() -> None:
-    folder = Path(access.__file__).parent / "static"
+    folder = Path(auth.__file__).parent / "static"
     for name in ("index.html", "page.css", "page.js"):
         text = (folder / name).read_text()
         assert set(re.findall(r"https?://[^\"'\s]+", text)) <= {"http://www.w3.org/2000/svg"}
@@ -357,7 +360,7 @@ async def test_facts_beyond_the_bound_are_left_to_the_command(
     redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "MOST_FACTS", 1)
-    await redis.hset(views.partition_key(0), "facts", "2")
+    await redis.hset(schema.partition_key(0), "facts", "2")
     async with own() as http:
         reply = await http.get("/ops/data/jobs/9")
     assert reply.status_code == 422
@@ -492,10 +495,10 @@ async def test_lookups_are_answered_while_an_explanation_is_computed(
     async def blocking(*_: object, **__: object) -> None:
         loop.call_soon_threadsafe(blocked.set)
         time.sleep(1.0)  # noqa: ASYNC251  what it is about
-        raise inquiry.UnknownJobError("done")
+        raise errors.UnknownJobError("done")
 
-    monkeypatch.setattr(inquiry, "explain_job", blocking)
-    key = views.token_key(hashlib.sha256(b"job-token").hexdigest())
+    monkeypatch.setattr(explain, "explain_job", blocking)
+    key = schema.token_key(hashlib.sha256(b"job-token").hexdigest())
     await redis.set(key, Record(200, 0, Version(7, 2), b"{}").encode())
     async with public(monkeypatch) as http:
         explaining = asyncio.create_task(http.get("/ops/data/jobs/9", headers=BEARER))
@@ -508,8 +511,8 @@ async def test_lookups_are_answered_while_an_explanation_is_computed(
 
 
 def test_an_ipv4_client_of_a_dual_stack_socket_is_limited_by_its_own_address() -> None:
-    assert access._network("::ffff:192.0.2.7") == "192.0.2.7"
-    assert access._network("2001:db8::7") == access._network("2001:db8::8")
+    assert auth._network("::ffff:192.0.2.7") == "192.0.2.7"
+    assert auth._network("2001:db8::7") == auth._network("2001:db8::8")
 
 
 def test_a_number_of_any_size_in_an_entry_is_shown() -> None:

@@ -12,23 +12,24 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from projector import inbox, outbox, probes, views
-from projector import owner as owner_module
-from projector.dead_letters import DeadLetter
-from projector.delivery import Offsets, Progress
-from projector.environment.connections import Server
-from projector.events import KINDS, Record, Topic
-from projector.inbox import Delivered
-from projector.owner import Owner
-from projector.projection import Policy
-from projector.store import Store
-from projector.views import Version
-from tests import build
-from tests.build import digest
+from projector.clients.redis_servers import Server
+from projector.domain.projection import Policy
+from projector.events.model import KINDS, Record, Topic
+from projector.kafka.dead_letters import DeadLetter
+from projector.kafka.range_reader import Offsets, Progress
+from projector.store import schema as views
+from projector.store.partition_store import Store
+from projector.store.schema import Version
+from projector.worker import dead_letter_outbox, delivery_queue, freshness_probes
+from projector.worker import owner as owner_module
+from projector.worker.delivery_queue import Delivered
+from projector.worker.owner import Owner
+from tests import builders
+from tests.builders import digest
 
 PARTITION = 0
 COMPANY = [
-    build.group(3), build.project(7, 3), build.member(1, group_id=3), build.agent(5, 7),
+    builders.group(3), builders.project(7, 3), builders.member(1, group_id=3), builders.agent(5, 7),
 ]  # fmt: skip
 
 
@@ -50,7 +51,7 @@ class Kafka:
         for message in messages:
             topic = KINDS[message["type"]].topic if isinstance(message, dict) else Topic.MEMBERSHIP
             offset = len(self.records[topic])
-            record = build.record(message, offset, topic=topic)
+            record = builders.record(message, offset, topic=topic)
             self.records[topic].append(record)
             added.append(record)
         return added
@@ -150,7 +151,7 @@ async def setup() -> AsyncIterator[Setup]:
 
 
 async def test_a_new_owner_catches_up_from_kafka_before_it_stamps(setup: Setup) -> None:
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning():
         assert await setup.agents() == [5]
 
@@ -158,7 +159,7 @@ async def test_a_new_owner_catches_up_from_kafka_before_it_stamps(setup: Setup) 
 async def test_a_delivery_is_written_and_then_acknowledged(setup: Setup) -> None:
     setup.kafka.add(*COMPANY)
     async with setup.owning() as owner:
-        (record,) = setup.kafka.add(build.started(9, 7))
+        (record,) = setup.kafka.add(builders.started(9, 7))
         setup.deliver(owner, record)
         await until(lambda: setup.acked)
         assert await setup.agents() == [5]
@@ -199,17 +200,17 @@ def one_view_each(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_events_that_arrive_during_a_long_write_do_not_wait_for_its_end(
     setup: Setup,
 ) -> None:
-    setup.kafka.add(*COMPANY, *(build.started(job, 7) for job in (9, 10, 11)))
+    setup.kafka.add(*COMPANY, *(builders.started(job, 7) for job in (9, 10, 11)))
     async with setup.owning() as owner:
         writes = Writes(setup, owner)
-        finished = build.removed("job", 9)
+        finished = builders.removed("job", 9)
 
         def arrives(written: int) -> None:
             if written == 1:
-                setup.deliver(owner, *setup.kafka.add(build.removed("job", 20), finished))
+                setup.deliver(owner, *setup.kafka.add(builders.removed("job", 20), finished))
 
         writes.before_write = arrives
-        (change,) = setup.kafka.add(build.configured(5, groups=[{"id": 3}]))
+        (change,) = setup.kafka.add(builders.configured(5, groups=[{"id": 3}]))
         setup.deliver(owner, change)
         await until(lambda: len(setup.acked) == 3)
         assert writes.order[-1] == "checkpoint"
@@ -225,24 +226,24 @@ async def test_a_checkpoint_comes_however_much_arrives_during_a_long_write(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(owner_module, "MAX_BATCH", 3)
-    setup.kafka.add(*COMPANY, *(build.started(job, 7) for job in (9, 10, 11)))
+    setup.kafka.add(*COMPANY, *(builders.started(job, 7) for job in (9, 10, 11)))
     async with setup.owning() as owner:
         writes = Writes(setup, owner)
         jobs = iter(range(100, 110))
 
         def arrives(_: int) -> None:
             if (job := next(jobs, None)) is not None:
-                setup.deliver(owner, *setup.kafka.add(build.started(job, 7)))
+                setup.deliver(owner, *setup.kafka.add(builders.started(job, 7)))
 
         writes.before_write = arrives
-        setup.deliver(owner, *setup.kafka.add(build.configured(5, groups=[{"id": 3}])))
+        setup.deliver(owner, *setup.kafka.add(builders.configured(5, groups=[{"id": 3}])))
         await until(lambda: "checkpoint" in writes.order)
         assert writes.order.index("checkpoint") == 5
 
 
 @pytest.mark.usefixtures("one_view_each")
 async def test_an_outage_in_a_long_write_loses_none_of_its_views(setup: Setup) -> None:
-    setup.kafka.add(*COMPANY, *(build.started(job, 7) for job in (9, 10, 11)))
+    setup.kafka.add(*COMPANY, *(builders.started(job, 7) for job in (9, 10, 11)))
     async with setup.owning() as owner:
         writes = Writes(setup, owner)
 
@@ -251,7 +252,7 @@ async def test_an_outage_in_a_long_write_loses_none_of_its_views(setup: Setup) -
                 raise RedisConnectionError("down")
 
         writes.before_write = fail
-        setup.deliver(owner, *setup.kafka.add(build.removed("agent", 5)))
+        setup.deliver(owner, *setup.kafka.add(builders.removed("agent", 5)))
         await until(lambda: setup.acked)
         assert writes.order[1] == writes.order[2] == writes.order[3]
         for job in (9, 10, 11):
@@ -261,10 +262,10 @@ async def test_an_outage_in_a_long_write_loses_none_of_its_views(setup: Setup) -
 async def test_a_jobs_key_is_written_with_its_start_and_by_every_claim(setup: Setup) -> None:
     setup.kafka.add(*COMPANY)
     async with setup.owning() as owner:
-        setup.deliver(owner, *setup.kafka.add(build.started(9, 7)))
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
         await until(lambda: setup.redis.get(views.job_key(9)))
         await setup.redis.delete(views.job_key(9))
-        setup.deliver(owner, *setup.kafka.add(build.removed("agent", 5)))
+        setup.deliver(owner, *setup.kafka.add(builders.removed("agent", 5)))
         await until(lambda: _gets(setup, "token-9", []))
         assert not await setup.redis.exists(views.job_key(9))
         await setup.redis.delete(views.partition_key(PARTITION))
@@ -277,7 +278,7 @@ async def test_a_jobs_key_is_written_with_its_start_and_by_every_claim(setup: Se
 
 async def test_what_faust_skips_is_read_from_kafka(setup: Setup) -> None:
     async with setup.owning() as owner:
-        records = setup.kafka.add(*COMPANY, build.started(9, 7))
+        records = setup.kafka.add(*COMPANY, builders.started(9, 7))
         setup.deliver(owner, records[2], records[3], records[4])
         await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 3))
         await until(setup.agents)
@@ -286,7 +287,7 @@ async def test_what_faust_skips_is_read_from_kafka(setup: Setup) -> None:
 
 async def test_what_faust_repeats_is_skipped(setup: Setup) -> None:
     async with setup.owning() as owner:
-        records = setup.kafka.add(*COMPANY, build.started(9, 7))
+        records = setup.kafka.add(*COMPANY, builders.started(9, 7))
         setup.deliver(owner, *records, *records)
         await until(lambda: len(setup.acked) == 2 * len(records))
         assert await setup.agents() == [5]
@@ -309,7 +310,7 @@ async def test_what_is_applied_or_being_read_need_not_be_delivered(setup: Setup)
     running = asyncio.create_task(owner.run())
     await until(lambda: setup.field("stamp_epoch"))
     assert known == [[3, 1, 0]]
-    setup.deliver(owner, *setup.kafka.add(build.started(9, 7)))
+    setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
     await until(lambda: setup.acked)
     assert [owner.known(topic) for topic in Topic] == [3, 1, 1]
     owner.stop()
@@ -320,8 +321,8 @@ async def test_who_is_behind_gathers_larger_batches(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(owner_module, "BEHIND", 3)
-    monkeypatch.setattr(inbox, "GATHER_BEHIND_S", 60)
-    monkeypatch.setattr(inbox, "BATCH_SIZE", len(COMPANY))
+    monkeypatch.setattr(delivery_queue, "GATHER_BEHIND_S", 60)
+    monkeypatch.setattr(delivery_queue, "BATCH_SIZE", len(COMPANY))
     async with setup.owning() as owner:
         before = owner.version.revision
         records = setup.kafka.add(*COMPANY)
@@ -338,17 +339,17 @@ async def test_what_never_comes_is_read_from_kafka(
 ) -> None:
     monkeypatch.setattr(owner_module, "STALL_S", 0.3)
     async with setup.owning():
-        setup.kafka.add(*COMPANY, build.started(9, 7))
+        setup.kafka.add(*COMPANY, builders.started(9, 7))
         await until(setup.agents)
 
 
 async def test_a_full_queue_drops_nothing_for_good(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbox, "MAX_RECORDS", 2)
+    monkeypatch.setattr(delivery_queue, "MAX_RECORDS", 2)
     monkeypatch.setattr(owner_module, "STALL_S", 0.3)
     async with setup.owning() as owner:
-        records = setup.kafka.add(*COMPANY, *(build.started(n, 7) for n in range(9, 40)))
+        records = setup.kafka.add(*COMPANY, *(builders.started(n, 7) for n in range(9, 40)))
         setup.deliver(owner, *records)
         assert len(setup.acked) == len(records) - 2
         await until(lambda: setup.has_applied(Topic.JOB_LIFECYCLE, 31))
@@ -360,12 +361,12 @@ async def _gets(setup: Setup, token: str, agents: list[int]) -> bool:
 
 
 async def test_a_restarted_owner_goes_on_from_the_checkpoint(setup: Setup) -> None:
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning():
         pass
     epoch = await setup.field("epoch")
     setup.kafka.reads.clear()
-    setup.kafka.add(build.removed("agent", 5))
+    setup.kafka.add(builders.removed("agent", 5))
     await setup.redis.hdel(views.partition_key(PARTITION), "stamp_epoch")
     async with setup.owning("another"):
         assert await setup.agents() == []
@@ -379,7 +380,7 @@ async def test_facts_that_redis_repeats_are_counted_once(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """HSCAN may bring a field more than once, and does while its hash is being resized."""
-    setup.kafka.add(b"{", *COMPANY, build.started(9, 7))
+    setup.kafka.add(b"{", *COMPANY, builders.started(9, 7))
     setup.kafka.takes_letters = False
     async with setup.owning():
         pass
@@ -399,7 +400,7 @@ async def test_facts_that_redis_repeats_are_counted_once(
 
 
 async def test_where_a_fact_is_missing_everything_is_read_again(setup: Setup) -> None:
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning():
         pass
     await setup.redis.hdel(views.facts_key(PARTITION), "3/agent/5")
@@ -439,9 +440,9 @@ async def test_a_stamp_waits_for_every_event_that_kafka_had(
     monkeypatch.setattr(owner_module, "STALL_S", 3600.0)
     async with setup.owning() as owner:
         records = setup.kafka.add(*COMPANY)
-        await asyncio.sleep(2 * probes.PROBE_INTERVAL_S)
+        await asyncio.sleep(2 * freshness_probes.PROBE_INTERVAL_S)
         before = await setup.field("stamp")
-        await asyncio.sleep(2 * probes.PROBE_INTERVAL_S)
+        await asyncio.sleep(2 * freshness_probes.PROBE_INTERVAL_S)
         assert await setup.field("stamp") == before
         setup.deliver(owner, *records)
         await until(lambda: _differs(setup, before))
@@ -454,9 +455,9 @@ async def _differs(setup: Setup, before: bytes | None) -> bool:
 async def test_no_stamp_while_kafka_does_not_answer(setup: Setup) -> None:
     async with setup.owning():
         setup.kafka.down = True
-        await asyncio.sleep(probes.PROBE_INTERVAL_S)
+        await asyncio.sleep(freshness_probes.PROBE_INTERVAL_S)
         before = await setup.field("stamp")
-        await asyncio.sleep(2 * probes.PROBE_INTERVAL_S)
+        await asyncio.sleep(2 * freshness_probes.PROBE_INTERVAL_S)
         assert await setup.field("stamp") == before
         setup.kafka.down = False
         await until(lambda: _differs(setup, before))
@@ -472,7 +473,7 @@ async def test_a_redis_outage_delays_and_loses_nothing(setup: Setup) -> None:
             raise RedisConnectionError("down")
 
         broken.execute_command = fail
-        setup.deliver(owner, *setup.kafka.add(build.started(9, 7)))
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
         await asyncio.sleep(0.3)
         assert setup.acked == []
         broken.execute_command = execute
@@ -481,7 +482,7 @@ async def test_a_redis_outage_delays_and_loses_nothing(setup: Setup) -> None:
 
 async def test_a_bad_event_becomes_a_dead_letter(setup: Setup) -> None:
     async with setup.owning() as owner:
-        records = setup.kafka.add(b"{", *COMPANY, build.started(9, 7))
+        records = setup.kafka.add(b"{", *COMPANY, builders.started(9, 7))
         setup.deliver(owner, *records)
         await until(lambda: len(setup.acked) == len(records))
         await until(lambda: setup.kafka.letters)
@@ -500,7 +501,7 @@ async def test_an_owner_that_is_overtaken_ends(setup: Setup) -> None:
 
 
 async def test_a_flushed_redis_is_filled_again(setup: Setup) -> None:
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning():
         await setup.redis.flushall()
         await until(setup.agents)
@@ -516,7 +517,7 @@ def quick_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def running(owner: Owner) -> AsyncIterator[None]:
     task = asyncio.create_task(owner.run())
-    await asyncio.sleep(4 * probes.PROBE_INTERVAL_S)
+    await asyncio.sleep(4 * freshness_probes.PROBE_INTERVAL_S)
     assert not task.done()
     yield
     owner.stop()
@@ -540,7 +541,7 @@ async def test_a_topic_without_its_first_facts_keeps_the_partition_stale(
 async def test_job_lifecycle_may_begin_anywhere_for_a_new_owner(setup: Setup) -> None:
     """Its retention is as long as a token can live."""
     setup.kafka.begins = setup.kafka.begins | {Topic.JOB_LIFECYCLE: 2}
-    setup.kafka.add(*(build.started(n, 7) for n in (9, 10, 11)))
+    setup.kafka.add(*(builders.started(n, 7) for n in (9, 10, 11)))
     async with setup.owning():
         assert await setup.agents("token-11") == []
 
@@ -550,7 +551,7 @@ async def test_a_checkpoint_older_than_what_kafka_has_keeps_the_partition_stale(
     setup: Setup,
 ) -> None:
     """What was cut may have been a revocation."""
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning():
         pass
     await setup.redis.hdel(views.partition_key(PARTITION), "stamp")
@@ -563,13 +564,13 @@ async def test_a_checkpoint_older_than_what_kafka_has_keeps_the_partition_stale(
 @pytest.mark.parametrize("when", ["while owned", "between owners"])
 async def test_a_recreated_topic_keeps_the_partition_stale(setup: Setup, when: str) -> None:
     """Its events have the offsets of those applied before: they would all be skipped."""
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning():
         if when == "while owned":
             setup.kafka.records[Topic.MEMBERSHIP].clear()
-            await asyncio.sleep(2 * probes.PROBE_INTERVAL_S)
+            await asyncio.sleep(2 * freshness_probes.PROBE_INTERVAL_S)
             before = await setup.field("stamp")
-            await asyncio.sleep(3 * probes.PROBE_INTERVAL_S)
+            await asyncio.sleep(3 * freshness_probes.PROBE_INTERVAL_S)
             assert await setup.field("stamp") == before
     if when == "between owners":
         setup.kafka.records[Topic.MEMBERSHIP].clear()
@@ -580,11 +581,11 @@ async def test_a_recreated_topic_keeps_the_partition_stale(setup: Setup, when: s
 
 async def test_a_broker_that_says_too_little_is_no_recreated_topic(setup: Setup) -> None:
     """The embedded one names the last batch's first record as the end."""
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning() as owner:
         setup.kafka.hides = 1
         before = await setup.field("stamp")
-        setup.deliver(owner, *setup.kafka.add(build.started(10, 7)))
+        setup.deliver(owner, *setup.kafka.add(builders.started(10, 7)))
         await until(lambda: _gets(setup, "token-10", [5]))
         await until(lambda: _differs(setup, before))
 
@@ -612,7 +613,7 @@ async def damage_revision(setup: Setup) -> None:
 async def test_redis_is_healed_from_memory_without_kafka(
     setup: Setup, damage: Callable[[Setup], Any]
 ) -> None:
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning():
         before = await setup.redis.hgetall(views.facts_key(PARTITION))
         setup.kafka.reads.clear()
@@ -644,7 +645,7 @@ async def _says(setup: Setup, key: str, fields: Any) -> bool:
 
 async def test_a_healed_redis_has_its_views_before_its_first_stamp(setup: Setup) -> None:
     """A stamp says that every view is there; one too early is a false 401 for each that is not."""
-    setup.kafka.add(*COMPANY, *(build.started(n, 7) for n in range(9, 30)))
+    setup.kafka.add(*COMPANY, *(builders.started(n, 7) for n in range(9, 30)))
     async with setup.owning() as owner:
         stamp = owner._store.stamp
         missing: list[int] = []
@@ -661,12 +662,12 @@ async def test_a_healed_redis_has_its_views_before_its_first_stamp(setup: Setup)
 
 
 async def test_another_server_is_written_anew_though_it_says_the_same(setup: Setup) -> None:
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning() as owner:
         epoch = int(await setup.field("epoch") or 0)
         await setup.redis.delete(views.token_key(digest("token-9")))
         setup.server.changes += 1
-        setup.deliver(owner, *setup.kafka.add(build.started(10, 7)))
+        setup.deliver(owner, *setup.kafka.add(builders.started(10, 7)))
         await until(lambda: _is_claimed_above(setup, epoch))
         await until(setup.agents)
         await until(lambda: _gets(setup, "token-10", [5]))
@@ -677,13 +678,13 @@ async def test_another_server_is_written_anew_though_it_says_the_same(setup: Set
 
 @pytest.fixture
 def quick_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "PROBE_INTERVAL_S", 0.02)
+    monkeypatch.setattr(freshness_probes, "PROBE_INTERVAL_S", 0.02)
 
 
 @pytest.mark.usefixtures("quick_sweep")
 @pytest.mark.parametrize("drift", ["gone", "other", "endless"])
 async def test_a_view_that_drifted_is_repaired(setup: Setup, drift: str) -> None:
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning():
         key = views.token_key(digest("token-9"))
         before = await setup.redis.pexpiretime(key)
@@ -705,7 +706,7 @@ async def _expires(setup: Setup, key: str, moment: int) -> bool:
 
 @pytest.mark.usefixtures("quick_sweep")
 async def test_a_record_that_no_fact_justifies_becomes_a_tombstone(setup: Setup) -> None:
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning() as owner:
         record = views.Record(200, PARTITION, Version(owner.version.epoch, 1), b"{}")
         await setup.redis.set(views.token_key(digest("orphan")), record.encode())
@@ -739,7 +740,7 @@ async def _has_ended(setup: Setup, token: str) -> bool:
 async def test_dead_letters_that_cannot_be_sent_hold_nobody_up(setup: Setup) -> None:
     setup.kafka.takes_letters = False
     async with setup.owning() as owner:
-        records = setup.kafka.add(b"{", *COMPANY, build.started(9, 7))
+        records = setup.kafka.add(b"{", *COMPANY, builders.started(9, 7))
         setup.deliver(owner, *records)
         await until(lambda: _gets(setup, "token-9", [5]))
         before = await setup.field("stamp")
@@ -770,7 +771,7 @@ async def test_a_partition_waits_once_too_many_letters_do(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing may be forgotten, and nothing may grow without bound."""
-    monkeypatch.setattr(outbox, "MAX_LETTERS", 3)
+    monkeypatch.setattr(dead_letter_outbox, "MAX_LETTERS", 3)
     setup.kafka.takes_letters = False
     async with setup.owning() as owner:
         records = setup.kafka.add(*[b"{"] * 5, *COMPANY)
@@ -825,7 +826,7 @@ async def test_an_error_ends_the_owner_even_if_a_cancellation_is_lost(
 
 
 async def test_a_damaged_partition_hash_is_read_again_from_kafka(setup: Setup) -> None:
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     held = views.partition_key(PARTITION)
     for name in ("epoch", "revision", "facts", "of-a-later-version"):
         await setup.redis.hset(held, name, "v")
@@ -837,7 +838,7 @@ async def test_a_damaged_partition_hash_is_read_again_from_kafka(setup: Setup) -
 async def test_letters_too_large_for_memory_are_read_again(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "MAX_BYTES", 2)
+    monkeypatch.setattr(dead_letter_outbox, "MAX_BYTES", 2)
     async with setup.owning() as owner:
         setup.deliver(owner, *setup.kafka.add(b"{1", b"{2", b"{3"))
         await until(lambda: len(setup.kafka.letters) == 3)
@@ -851,20 +852,20 @@ async def test_time_alone_changes_a_view_before_the_next_stamp(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock stands until the test moves it."""
-    clock = [build.NOW]
+    clock = [builders.NOW]
 
     async def now(_store: Store) -> int:
         return clock[0]
 
     monkeypatch.setattr(Store, "now", now)
-    until_then = build.member(2, project_id=7, expires_at="2027-01-15T08:00:10Z")
-    setup.kafka.add(*COMPANY, until_then, build.started(9, 7, 2))
+    until_then = builders.member(2, project_id=7, expires_at="2027-01-15T08:00:10Z")
+    setup.kafka.add(*COMPANY, until_then, builders.started(9, 7, 2))
     async with setup.owning():
         assert await setup.agents() == [5]
-        clock[0] = build.NOW + 9_999
+        clock[0] = builders.NOW + 9_999
         await until(lambda: _field_is(setup, "stamp", b"%d" % clock[0]))
         assert await setup.agents() == [5]
-        clock[0] = build.NOW + 10_000
+        clock[0] = builders.NOW + 10_000
         await until(lambda: _field_is(setup, "stamp", b"%d" % clock[0]))
         assert await setup.agents() == []
 
@@ -872,7 +873,7 @@ async def test_time_alone_changes_a_view_before_the_next_stamp(
 async def test_whoever_cannot_reach_kafka_takes_no_partition_from_whoever_can(
     setup: Setup,
 ) -> None:
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning("well"):
         cut_off = Setup()
         cut_off.redis, cut_off.kafka.down = setup.redis, True
@@ -890,7 +891,7 @@ async def test_an_event_that_no_encoding_can_quote_becomes_a_dead_letter(setup: 
 
 
 async def test_a_field_that_is_no_fact_is_a_checkpoint_that_cannot_be_used(setup: Setup) -> None:
-    setup.kafka.add(*COMPANY, build.started(9, 7))
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning():
         pass
     await setup.redis.hset(views.facts_key(PARTITION), "stray", b"{}")

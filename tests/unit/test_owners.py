@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from projector import owners as owners_module
-from projector.owners import Owners
+from projector.worker import owner_group as owners_module
+from projector.worker.owner_group import Owners
 
 
 class Owner:

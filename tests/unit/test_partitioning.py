@@ -2,7 +2,7 @@
 
 import pytest
 
-from projector.partitioning import partition_of
+from projector.events.partitioning import partition_of
 
 
 @pytest.mark.parametrize(

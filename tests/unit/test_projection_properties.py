@@ -15,13 +15,15 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector import events, ranks, rules, things
-from projector.events import KINDS, Rank, Record, Topic
-from projector.projection import Policy, Projection, view_of
-from projector.touched import Urgency
-from projector.views import View
-from tests import build
-from tests.build import LATER, NOW
+from projector.domain import decision, evaluator, fact_keys
+from projector.domain.dirty_tokens import Urgency
+from projector.domain.projection import Policy, Projection, view_of
+from projector.domain.views import View
+from projector.events import model as events
+from projector.events import replay_header
+from projector.events.model import KINDS, Rank, Record, Topic
+from tests import builders
+from tests.builders import LATER, NOW
 from tests.oracle import Oracle
 
 PARTITION, PARTITIONS = 0, 1
@@ -66,28 +68,28 @@ def environment(name: str | None) -> dict[str, str] | None:
 
 
 def member_removed(user: int, scope: dict[str, int], via: str, root: str) -> Message:
-    return build.event("member.removed", {"user_id": user, "via": via, **scope}, root)
+    return builders.event("member.removed", {"user_id": user, "via": via, **scope}, root)
 
 
 AGENTS = st.integers(1, 3)
 SETS: st.SearchStrategy[Message] = st.one_of(
-    st.builds(build.group, GROUPS, st.none() | GROUPS, path=GROUP_PATHS, root=ROOTS),
-    st.builds(build.project, PROJECTS, st.none() | GROUPS, path=PATHS, root=ROOTS),
+    st.builds(builders.group, GROUPS, st.none() | GROUPS, path=GROUP_PATHS, root=ROOTS),
+    st.builds(builders.project, PROJECTS, st.none() | GROUPS, path=PATHS, root=ROOTS),
     st.builds(
-        lambda user, role, scope, via, ends, root: build.member(
+        lambda user, role, scope, via, ends, root: builders.member(
             user, role, **scope, via=via, expires_at=ends, root=root
         ),
         USERS, ROLES, SCOPES, VIAS, ENDS, ROOTS,
     ),
-    st.builds(build.user, USERS, st.sampled_from(["active", "blocked"]), root=ROOTS),
-    st.builds(build.agent, AGENTS, PROJECTS, root=ROOTS),
+    st.builds(builders.user, USERS, st.sampled_from(["active", "blocked"]), root=ROOTS),
+    st.builds(builders.agent, AGENTS, PROJECTS, root=ROOTS),
     st.builds(
-        build.configured, AGENTS, projects=entries(PROJECTS | PATHS),
+        builders.configured, AGENTS, projects=entries(PROJECTS | PATHS),
         groups=entries(GROUPS | GROUP_PATHS), root=ROOTS,
     ),
-    st.builds(build.shared, st.integers(3, 4), PROJECTS, FILTERS),
+    st.builds(builders.shared, st.integers(3, 4), PROJECTS, FILTERS),
     st.builds(
-        lambda job, project, user, token, ends, root, protected, place: build.started(
+        lambda job, project, user, token, ends, root, protected, place: builders.started(
             job, project, user, token=token or f"{root}-{job}", expires_at=ends, root=root,
             ref_protected=protected, environment=environment(place),
         ),
@@ -99,38 +101,38 @@ SETS: st.SearchStrategy[Message] = st.one_of(
 REMOVALS: st.SearchStrategy[Message] = st.one_of(
     st.builds(member_removed, USERS, SCOPES, VIAS, ROOTS),
     st.builds(
-        build.removed,
+        builders.removed,
         st.sampled_from(["group", "project", "agent", "job"]), st.integers(1, 4), root=ROOTS,
     ),
-    st.builds(build.removed, st.just("instance-agent"), st.integers(3, 4)),
+    st.builds(builders.removed, st.just("instance-agent"), st.integers(3, 4)),
 )  # fmt: skip
 EVENTS = st.one_of(SETS, SETS, REMOVALS)
 
 
 # Without a world to begin with, hardly any drawn change would touch a view.
 BASE: list[Message] = [
-    build.group(1, root="1"),
-    build.group(2, 1, root="1"),
-    build.group(3, 2, root="1"),
-    build.project(1, 3, root="1"),
-    build.project(2, 2, root="1"),
-    build.member(1, "owner", group_id=1, root="1"),
-    build.member(2, "developer", project_id=1, expires_at=SOON, root="1"),
-    build.user(1, root="1"),
-    build.agent(1, 1, root="1"),
-    build.agent(2, 2, root="1"),
-    build.configured(
+    builders.group(1, root="1"),
+    builders.group(2, 1, root="1"),
+    builders.group(3, 2, root="1"),
+    builders.project(1, 3, root="1"),
+    builders.project(2, 2, root="1"),
+    builders.member(1, "owner", group_id=1, root="1"),
+    builders.member(2, "developer", project_id=1, expires_at=SOON, root="1"),
+    builders.user(1, root="1"),
+    builders.agent(1, 1, root="1"),
+    builders.agent(2, 2, root="1"),
+    builders.configured(
         2, projects=[{"id": "P1", "environments": ["review/*"]}], groups=[{"id": 1}], root="1"
     ),
-    build.agent(3, 3, root="1"),
-    build.project(3, 1, root="1"),
-    build.configured(
+    builders.agent(3, 3, root="1"),
+    builders.project(3, 1, root="1"),
+    builders.configured(
         3, groups=[{"id": "g3", "default_namespace": "near"}, {"id": 1}, {"id": 2}], root="1"
     ),
-    build.shared(4, 9),
-    build.started(1, 1, 1, token="1-1", root="1"),
-    build.started(2, 2, 1, token="1-2", root="1"),
-    build.started(3, 1, 2, token="1-3", root="1"),
+    builders.shared(4, 9),
+    builders.started(1, 1, 1, token="1-1", root="1"),
+    builders.started(2, 2, 1, token="1-2", root="1"),
+    builders.started(3, 1, 2, token="1-3", root="1"),
 ]
 
 
@@ -168,7 +170,7 @@ class Redis:
 
 
 def numbered(messages: list[Message]) -> dict[Topic, list[Record]]:
-    feed = build.Feed()
+    feed = builders.Feed()
     topics: dict[Topic, list[Record]] = {topic: [] for topic in Topic}
     for message in messages:
         topics[KINDS[message["type"]].topic].append(feed(message))
@@ -208,7 +210,7 @@ def test_any_interleaving_batching_and_repetition_ends_in_the_views_from_scratch
     assert redis.says(now) == expected
 
     restored = new_projection()
-    build.restore(restored, redis.facts)
+    builders.restore(restored, redis.facts)
     assert {v.digest: said(v) for v in restored.all_views(now)} == expected
 
     later = now + 10_000
@@ -276,14 +278,14 @@ def broken_and_replayed(
 
     def replay() -> None:
         original = waiting.pop(dice.randrange(len(waiting)))
-        header = ranks.header(Rank(original.offset, original.timestamp))
+        header = replay_header.header(Rank(original.offset, original.timestamp))
         for _ in range(dice.choice([1, 1, 2])):
             there = mended[original.topic]
             there.append(original._replace(offset=len(there), headers=(header,)))
 
     for message in messages:
         there = mended[KINDS[message["type"]].topic]
-        record = build.record(message, len(there))
+        record = builders.record(message, len(there))
         good[record.topic].append(record)
         is_broken = dice.random() < 0.4
         there.append(record._replace(value=b"{") if is_broken else record)
@@ -319,7 +321,7 @@ def test_replays_end_in_the_views_of_a_world_in_which_nothing_was_broken(
         if dice.random() < 0.1:
             redis.write(projection, NOW)
             projection = new_projection()
-            build.restore(projection, redis.facts)
+            builders.restore(projection, redis.facts)
     for now in (NOW, NOW + 10_000):
         expected.advance(now)
         projection.advance(now)
@@ -394,9 +396,9 @@ def plainly(projection: Projection, token: str, now: int) -> bytes:
     """The body as one encoding of one document: no part of it was written before."""
     facts, key = projection.facts, projection.facts.job_of_token(token)
     assert key is not None
-    job, judgement = facts.job(key), rules.judge(facts, key, token, 30, now)
+    job, judgement = facts.job(key), evaluator.judge(facts, key, token, 30, now)
     assert job is not None
-    user, levels = facts.user(job.user), {n: events.ROLES[n] for n in rules.NAMED_ROLES}
+    user, levels = facts.user(job.user), {n: events.ROLES[n] for n in decision.NAMED_ROLES}
     winners = [c.winner for c in judgement.candidates if not c.refused_by]
     document: dict[str, Any] = {
         "allowed_agents": [
@@ -407,7 +409,7 @@ def plainly(projection: Projection, token: str, now: int) -> bytes:
             }
             for way in winners
         ],
-        "job": {"id": things.id_of(key)},
+        "job": {"id": fact_keys.id_of(key)},
         "pipeline": {"id": job.pipeline},
         "project": {"id": job.project, "groups": [{"id": group} for group in judgement.groups]},
         "user": {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from api.protocol import MAX_HEAD_BYTES, BoundedHttpToolsProtocol
+from api.bounded_protocol import MAX_HEAD_BYTES, BoundedHttpToolsProtocol
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\nfiller: %s\r\n\r\n"
 
@@ -80,7 +80,7 @@ async def test_many_small_headers_are_no_way_around(port: int) -> None:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests have to come so fast that a test need not wait."""
-    monkeypatch.setattr("api.protocol.REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("api.bounded_protocol.REQUEST_TIMEOUT_S", 0.2)
 
 
 @pytest.mark.usefixtures("hurried")

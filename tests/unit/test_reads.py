@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 from redis.exceptions import ConnectionError as LostConnectionError
 
-from api import reads
-from api.reads import MAX_BATCH, MAX_BATCHES, OverloadedError, Reads
+from api import read_batcher
+from api.read_batcher import MAX_BATCH, MAX_BATCHES, OverloadedError, Reads
 
 PATIENCE_S = 2.0
 
@@ -159,7 +159,7 @@ async def test_a_read_of_which_every_waiter_left_frees_its_place(
 async def test_beyond_the_bound_a_get_is_refused_and_later_ones_work(
     some: Reads, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reads, "MAX_PENDING", 2)
+    monkeypatch.setattr(read_batcher, "MAX_PENDING", 2)
     in_flight = await occupy(some)
     queued = getting(some, ["a", "b"])
     await settle()
@@ -174,8 +174,8 @@ async def test_beyond_the_bound_a_get_is_refused_and_later_ones_work(
 async def test_a_batch_that_takes_too_long_is_given_up_and_the_next_one_read(
     some: Reads, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reads, "WATCH_INTERVAL_S", 0.01)
-    monkeypatch.setattr(reads, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(read_batcher, "WATCH_INTERVAL_S", 0.01)
+    monkeypatch.setattr(read_batcher, "TIMEOUT_S", 0.05)
     late = await occupy(some)
     waiting = getting(some, ["a"])
     assert [type(answer) for answer in await ended(late)] == [TimeoutError] * MAX_BATCHES

@@ -7,22 +7,24 @@ from typing import Any
 import msgspec
 import pytest
 
-from projector import outbox, owner, partition_state, things, views
-from projector.delivery import HistoryLostError
-from projector.environment.connections import Server
-from projector.events import Topic
-from projector.facts import Facts
+from projector.clients.redis_servers import Server
+from projector.domain import fact_keys
+from projector.domain.fact_index import Facts
+from projector.domain.projection import Policy, Projection
+from projector.errors import HistoryLostError
+from projector.events.model import Topic
 from projector.operators import rebuild, verify
 from projector.operators.rebuild import FactChange, Rebuilt, Successor
 from projector.operators.verify import Verifier
-from projector.outbox import Reference
-from projector.projection import Policy, Projection
-from projector.store import Store
-from tests import build
-from tests.build import digest
+from projector.store import partition_state, schema
+from projector.store.partition_store import Store
+from projector.worker import dead_letter_outbox, owner
+from projector.worker.dead_letter_outbox import Reference
+from tests import builders
+from tests.builders import digest
 from tests.unit.test_owner import COMPANY, PARTITION, Setup, until
 
-FACTS = views.facts_key(PARTITION)
+FACTS = schema.facts_key(PARTITION)
 POLICY = Policy(1, 30, 10**9)
 
 
@@ -61,7 +63,7 @@ async def replace(setup: Setup) -> bool:
 
 async def owned(setup: Setup, *more: dict[str, Any] | bytes) -> None:
     """A worker has projected the company and stopped."""
-    setup.kafka.add(*COMPANY, build.started(9, 7), *more)
+    setup.kafka.add(*COMPANY, builders.started(9, 7), *more)
     async with setup.owning():
         await until(setup.agents)
 
@@ -80,7 +82,7 @@ async def changed(setup: Setup, facts: Rebuilt) -> list[str]:
 
 
 async def test_what_is_rebuilt_is_what_the_owner_made(setup: Setup) -> None:
-    await owned(setup, build.removed("group", 99))
+    await owned(setup, builders.removed("group", 99))
     assert await changed(setup, await rebuilt(setup)) == []
 
 
@@ -106,19 +108,19 @@ async def test_a_wrong_a_missing_and_an_extra_fact_are_found_and_replaced(setup:
 
 async def test_wrong_views_are_written_anew_and_tokens_without_facts_end(setup: Setup) -> None:
     await owned(setup)
-    key = views.token_key(digest("token-9"))
+    key = schema.token_key(digest("token-9"))
     raw: Any = await setup.redis.get(key)
     await setup.redis.set(key, raw.replace(b'"id":5', b'"id":6'), keepttl=True)
     job: Any = await setup.redis.hget(FACTS, "3/job/9")
     ghost = msgspec.json.decode(job)
     ghost["data"]["digest"] = digest("ghost")
     await setup.redis.hset(FACTS, "3/job/10", msgspec.json.encode(ghost))
-    await setup.redis.set(views.token_key(digest("ghost")), raw)
+    await setup.redis.set(schema.token_key(digest("ghost")), raw)
     await setup.redis.hset(FACTS, "3/job/11", b'{"data":{"digest":"no digest"}}')
     assert not await replace(setup)
     assert await setup.agents() == [5]
-    ended: Any = await setup.redis.get(views.token_key(digest("ghost")))
-    assert views.Record.decode(ended).status == 401
+    ended: Any = await setup.redis.get(schema.token_key(digest("ghost")))
+    assert schema.Record.decode(ended).status == 401
     assert await setup.redis.hlen(FACTS) == 5
 
 
@@ -161,7 +163,7 @@ async def test_it_serves_until_a_worker_claims(
     serving = asyncio.create_task(replace(setup))
     # Else the event would be read by the claim itself.
     await until(lambda: _is_stamped_by(setup, b"cli"))
-    setup.kafka.add(build.event("member.removed", {"user_id": 1, "group_id": 3}))
+    setup.kafka.add(builders.event("member.removed", {"user_id": 1, "group_id": 3}))
     await until(lambda: _gets_none(setup))
     assert not serving.done()
     async with setup.owning("worker"):
@@ -180,7 +182,7 @@ async def _gets_none(setup: Setup) -> bool:
 async def test_events_of_after_the_checkpoint_are_in_what_is_put_in_place(setup: Setup) -> None:
     await owned(setup)
     facts = await rebuilt(setup)
-    setup.kafka.add(build.event("member.removed", {"user_id": 1, "group_id": 3}))
+    setup.kafka.add(builders.event("member.removed", {"user_id": 1, "group_id": 3}))
     await rebuild.serve(successor(setup, facts), setup.redis)
     assert await setup.agents() == []
 
@@ -202,7 +204,7 @@ async def test_letters_that_the_owner_sent_while_it_was_read_are_not_sent_again(
     await owned(setup)
     facts = await rebuilt(setup)
     setup.kafka.add(b"{")
-    await setup.redis.hdel(views.partition_key(PARTITION), "stamp_epoch")
+    await setup.redis.hdel(schema.partition_key(PARTITION), "stamp_epoch")
     async with setup.owning("worker"):
         await until(lambda: setup.kafka.letters)
     await rebuild.serve(successor(setup, facts), setup.redis)
@@ -223,7 +225,7 @@ async def test_letters_of_after_the_checkpoint_are_sent_once(setup: Setup) -> No
 async def test_a_letter_that_waits_in_the_checkpoint_is_not_lost(setup: Setup) -> None:
     setup.kafka.takes_letters = False
     await owned(setup, b"{")
-    field = f"*/{outbox.KIND}/membership:3"
+    field = f"*/{dead_letter_outbox.KIND}/membership:3"
     assert await setup.redis.hexists(FACTS, field)
     await replace(setup)
     assert await setup.redis.hexists(FACTS, field)
@@ -289,7 +291,7 @@ async def test_a_topic_that_was_cut_or_recreated_is_a_loss(setup: Setup) -> None
 async def test_a_recreated_topic_is_rebuilt_from_what_it_has(setup: Setup) -> None:
     await owned(setup)
     setup.kafka.records[Topic.AGENT_CONFIG] = []
-    setup.kafka.add(build.agent(6, 7), build.agent(8, 7))
+    setup.kafka.add(builders.agent(6, 7), builders.agent(8, 7))
     await replace(setup)
     assert await setup.agents() == [6, 8]
     async with setup.owning("worker"):
@@ -313,7 +315,7 @@ async def test_a_topic_that_is_recreated_while_it_is_rebuilt_ends_the_command(
 def facts_of(*messages: dict[str, Any]) -> Facts:
     kafka: Any = None
     facts = Rebuilt(PARTITION, POLICY, kafka)
-    feed = build.Feed()
+    feed = builders.Feed()
     for message in messages:
         facts.projection.apply(feed(message))
     return facts.projection.facts
@@ -322,11 +324,11 @@ def facts_of(*messages: dict[str, Any]) -> Facts:
 @pytest.mark.parametrize(
     ("message", "now", "changes"),
     [
-        (build.group(4), build.NOW, 1),
-        (build.removed("group", 4), build.NOW, 1),
-        (build.removed("group", 4), build.NOW + 10**9 + 1, 0),
-        (build.started(9, 7), build.NOW, 1),
-        (build.started(9, 7), build.NOW + 10**12, 0),
+        (builders.group(4), builders.NOW, 1),
+        (builders.removed("group", 4), builders.NOW, 1),
+        (builders.removed("group", 4), builders.NOW + 10**9 + 1, 0),
+        (builders.started(9, 7), builders.NOW, 1),
+        (builders.started(9, 7), builders.NOW + 10**12, 0),
     ],
 )
 def test_what_time_alone_takes_away_is_no_change(
@@ -338,8 +340,8 @@ def test_what_time_alone_takes_away_is_no_change(
 
 def test_a_running_job_whose_start_kafka_lost_is_a_loss() -> None:
     """To go on without it would end its token."""
-    feed, projection = build.Feed(), Projection(PARTITION, Policy(1, 30, 10**9))
-    for message in (build.started(8, 7), build.removed("job", 8), build.started(9, 7)):
+    feed, projection = builders.Feed(), Projection(PARTITION, Policy(1, 30, 10**9))
+    for message in (builders.started(8, 7), builders.removed("job", 8), builders.started(9, 7)):
         assert projection.apply(feed(message)) is None
     beginnings = {Topic.JOB_LIFECYCLE: 3}
     lost = {
@@ -347,7 +349,7 @@ def test_a_running_job_whose_start_kafka_lost_is_a_loss() -> None:
         for key, fact in projection.facts.items()
         if rebuild.is_lost_job(FactChange(key, fact, None), beginnings)
     }
-    assert lost == {things.job_key("3", 9)}
+    assert lost == {fact_keys.job_key("3", 9)}
     for key, fact in projection.facts.items():
         assert not rebuild.is_lost_job(FactChange(key, fact, None), {Topic.JOB_LIFECYCLE: 2})
         assert not rebuild.is_lost_job(FactChange(key, fact, fact), beginnings)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector import redaction
-from projector.redaction import REDACTED
+from projector.events import redaction
+from projector.events.redaction import REDACTED
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 SECRET = "5ecret+0f+old+days"

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import pytest
 from faust.types import TP
 
-from projector.environment.settings import Settings
-from projector.events import Topic
-from projector.owners import Owners
-from projector.redelivery import leaving_out
-from projector.worker import create_app
+from projector.config.settings import Settings
+from projector.events.model import Topic
+from projector.kafka.faust_consumer import leaving_out
+from projector.worker.app import create_app
+from projector.worker.owner_group import Owners
 
 
 class Fetched(NamedTuple):

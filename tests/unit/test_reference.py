@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from projector.cli import app
-from projector.environment.settings import Settings
-from projector.environment.variables import variable
+from projector.cli.main import app
+from projector.config.env import variable
+from projector.config.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENTS: dict[str, str] = runpy.run_path(str(REPOSITORY / "scripts/reference.py"))["documents"]()

@@ -6,25 +6,26 @@ from typing import Any
 
 import pytest
 
-from projector.dead_letters import PREFIX, DeadLetter, compose
-from projector.events import BadEvent, Rank, Record, Topic
-from projector.operators.mailbox import Letter, LetterError, LetterId
-from projector.operators.replay import Replay, prepare
-from projector.partitioning import partition_of
-from projector.ranks import HEADER
-from tests import build
-from tests.build import NOW
+from projector.errors import LetterError
+from projector.events.model import BadEvent, Rank, Record, Topic
+from projector.events.partitioning import partition_of
+from projector.events.replay_header import HEADER
+from projector.kafka.dead_letters import PREFIX, DeadLetter, compose
+from projector.operators.dead_letter_reader import Letter, LetterId
+from projector.operators.dead_letter_replay import Replay, prepare
+from tests import builders
+from tests.builders import NOW
 
 PARTITIONS = 4
 HOME = partition_of("3", PARTITIONS)
 RETENTION = 7 * 24 * 3600 * 1000
-MEMBER = build.member(1, group_id=3)
+MEMBER = builders.member(1, group_id=3)
 GONE = {"user_id": 1, "group_id": 3}
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 
 
 def record(message: Any, **more: Any) -> Record:
-    return build.record(message, 41, partition=HOME)._replace(**more)
+    return builders.record(message, 41, partition=HOME)._replace(**more)
 
 
 def letter(original: Record) -> Letter:
@@ -82,7 +83,7 @@ def test_an_original_that_names_letters_headers_itself_cannot_forge_them() -> No
         (record(MEMBER, headers=(("trace", TOKEN.encode()),)), "redacted"),
         (record(json.dumps(MEMBER).encode() + b" " * 2**20 + b"x"), "bytes"),
         (record(json.dumps(MEMBER).encode()[:-1] + b" " * 2**20 + b"}"), "bytes only"),
-        (record(build.event("member.removed", GONE, time="noon")), "RFC 3339"),
+        (record(builders.event("member.removed", GONE, time="noon")), "RFC 3339"),
     ],
     ids=["broken", "empty", "token", "token in header", "cut", "cut within", "only reported"],
 )
@@ -100,15 +101,35 @@ def test_what_cannot_be_sent_as_it_is_must_be_mended(original: Record, says: str
 @pytest.mark.parametrize(
     ("original", "mended", "says"),
     [
-        (build.group(3, path=7), build.group(4), "about group 3, the mended event about group 4"),
-        (build.group(3, path=7), build.project(3), "about group 3, the mended event about project"),
-        (build.agent(5, 7, time="?"), build.configured(5), "about the configuration of agent 5"),
-        (build.member(1, "boss", group_id=3), build.member(2, group_id=3), "of user 2 in group 3"),
-        (build.member(1, "boss", group_id=3), build.member(1, project_id=3), "in project 3 via"),
-        (build.member(1, "boss", group_id=3), MEMBER | {"type": "x.member.set"}, None),
-        (build.group(3, path=7), build.removed("group", 3), None),
-        (build.member(1, group_id="3"), MEMBER, None),
-        (build.member(1, group_id=3, via="x" * 256), MEMBER, None),
+        (
+            builders.group(3, path=7),
+            builders.group(4),
+            "about group 3, the mended event about group 4",
+        ),
+        (
+            builders.group(3, path=7),
+            builders.project(3),
+            "about group 3, the mended event about project",
+        ),
+        (
+            builders.agent(5, 7, time="?"),
+            builders.configured(5),
+            "about the configuration of agent 5",
+        ),
+        (
+            builders.member(1, "boss", group_id=3),
+            builders.member(2, group_id=3),
+            "of user 2 in group 3",
+        ),
+        (
+            builders.member(1, "boss", group_id=3),
+            builders.member(1, project_id=3),
+            "in project 3 via",
+        ),
+        (builders.member(1, "boss", group_id=3), MEMBER | {"type": "x.member.set"}, None),
+        (builders.group(3, path=7), builders.removed("group", 3), None),
+        (builders.member(1, group_id="3"), MEMBER, None),
+        (builders.member(1, group_id=3, via="x" * 256), MEMBER, None),
         (MEMBER | {"type": "members.set"}, MEMBER, None),
     ],
 )
@@ -123,8 +144,8 @@ def test_a_mended_event_is_about_the_originals_thing_where_that_can_be_read(
 
 
 def test_a_mended_event_that_is_none_is_refused() -> None:
-    assert "role" in refusal(record(b"{"), build.member(1, "boss", group_id=3))
-    assert "RFC 3339" in refusal(record(b"{"), build.removed("group", 3, time="noon"))
+    assert "role" in refusal(record(b"{"), builders.member(1, "boss", group_id=3))
+    assert "RFC 3339" in refusal(record(b"{"), builders.removed("group", 3, time="noon"))
 
 
 @pytest.mark.parametrize(
@@ -150,9 +171,9 @@ def test_an_event_mended_to_belong_elsewhere_comes_as_new_and_only_with_a_sequen
 
 def test_a_broadcast_stays_in_its_partition() -> None:
     elsewhere = (HOME + 1) % PARTITIONS
-    replay = prepared(record(build.user(1), partition=elsewhere))
+    replay = prepared(record(builders.user(1), partition=elsewhere))
     assert (replay.partition, replay.rank) == (elsewhere, Rank(41, NOW))
-    assert "no partition 9" in refusal(record(build.user(1), partition=9))
+    assert "no partition 9" in refusal(record(builders.user(1), partition=9))
 
 
 def test_what_came_too_long_ago_is_refused_but_revokes() -> None:
@@ -161,7 +182,7 @@ def test_what_came_too_long_ago_is_refused_but_revokes() -> None:
     assert "too late" in refusal(record(MEMBER), now=late)
     misrouted = record(MEMBER | {"sequence": "2"}, partition=(HOME + 1) % PARTITIONS)
     assert "too late" in refusal(misrouted, now=late)
-    assert prepared(record(build.removed("group", 3)), now=late).rank == Rank(41, NOW)
+    assert prepared(record(builders.removed("group", 3)), now=late).rank == Rank(41, NOW)
 
 
 @pytest.mark.parametrize("missing", ["topic", "partition", "offset", "timestamp"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.requests import LookupRequest, parse
+from api.lookup_request import LookupRequest, parse
 
 LONGEST = "x" * 8192
 

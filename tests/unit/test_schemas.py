@@ -16,15 +16,16 @@ from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 from typer.testing import CliRunner
 
-from projector import dead_letters, grants
-from projector.cli import app
-from projector.cloudevents import decode
-from projector.commands.schema_commands import contract
-from projector.contract import asyncapi, schemas
-from projector.events import KINDS, MAX_EVENT_BYTES, BadEvent, Topic
-from projector.feed import parse
-from tests import build
-from tests.drawn import WRONG, events, mutants, paths, replaced, without
+from projector.cli.main import app
+from projector.cli.schemas_command import contract
+from projector.contract import asyncapi, json_schemas
+from projector.events import ci_access
+from projector.events.cloudevents import decode
+from projector.events.model import KINDS, MAX_EVENT_BYTES, BadEvent, Topic
+from projector.feed.event_file import parse
+from projector.kafka import dead_letters
+from tests import builders
+from tests.strategies import WRONG, events, mutants, paths, replaced, without
 from tests.unit.test_events import BAD, PLANTED, VALID, binary
 
 REPOSITORY = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ Validator: Any = extend(Draft202012Validator, {"pattern": ecma_pattern})  # type
 
 @cache
 def validator(name: str) -> Any:
-    return Validator(schemas.event(name))
+    return Validator(json_schemas.event(name))
 
 
 def is_valid(event: dict[str, Any]) -> bool:
@@ -70,7 +71,7 @@ def test_whatever_is_valid_is_taken_by_schema_and_decoder_alike(event: dict[str,
     name = ".".join(event["type"].split(".")[-2:])
     validator(name).validate(event)
     assert decode(binary({k: v for k, v in event.items() if v is not None})) == decode(
-        build.record(event, topic=Topic.MEMBERSHIP)
+        builders.record(event, topic=Topic.MEMBERSHIP)
     )
 
 
@@ -90,9 +91,9 @@ FULL = {
     event["type"]: event | {"time": "2027-01-31", "sequence": "7"}
     for event in [
         *VALID,
-        build.configured(5, projects=ENTRIES, groups=[{"id": 3, "access_as": {"ci_job": {}}}]),
-        build.shared(5, 3, {"access_as": {"agent": {}}, "default_namespace": None}),
-        build.started(9, 7, environment={"name": "a", "slug": "a", "tier": "a"}),
+        builders.configured(5, projects=ENTRIES, groups=[{"id": 3, "access_as": {"ci_job": {}}}]),
+        builders.shared(5, 3, {"access_as": {"agent": {}}, "default_namespace": None}),
+        builders.started(9, 7, environment={"name": "a", "slug": "a", "tier": "a"}),
     ]
 }
 
@@ -130,12 +131,13 @@ def test_every_line_of_the_example_feed_is_valid() -> None:
 DEEP: Any = 1
 for _ in range(70):
     DEEP = {"a": DEEP}
-MANY = [{"id": 1}] * grants.MAX_ENTRIES + [{"id": 0}]
+MANY = [{"id": 1}] * ci_access.MAX_ENTRIES + [{"id": 0}]
 UNSAID = {
-    "bytes": build.group(3, path="x" * MAX_EVENT_BYTES),
-    "inside one another": build.group(3, x=1) | {"data": build.group(3)["data"] | {"x": DEEP}},
-    "integers": build.event("group.removed", {"id": 3.0}),
-    "day": build.group(3, time="2027-02-30"),
+    "bytes": builders.group(3, path="x" * MAX_EVENT_BYTES),
+    "inside one another": builders.group(3, x=1)
+    | {"data": builders.group(3)["data"] | {"x": DEEP}},
+    "integers": builders.event("group.removed", {"id": 3.0}),
+    "day": builders.group(3, time="2027-02-30"),
 }
 
 
@@ -143,11 +145,11 @@ UNSAID = {
 def test_what_no_schema_can_say_is_listed(what: str) -> None:
     assert is_valid(UNSAID[what])
     assert not is_accepted(UNSAID[what])
-    assert any(what in sentence for sentence in schemas.UNSAID)
+    assert any(what in sentence for sentence in json_schemas.UNSAID)
 
 
 def test_entries_behind_the_last_that_is_read_are_checked_by_the_schema_alone() -> None:
-    event = build.configured(5, projects=MANY)
+    event = builders.configured(5, projects=MANY)
     assert is_accepted(event)
     assert not is_valid(event)
 
@@ -189,7 +191,7 @@ def test_the_examples_of_the_contract_are_those_of_the_documentation() -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_schema_file_is_whole_and_its_examples_keep_to_it(name: str) -> None:
-    schema = schemas.event(name)
+    schema = json_schemas.event(name)
     Draft202012Validator.check_schema(schema)
     assert schema["examples"]
     for example in schema["examples"]:
@@ -248,14 +250,14 @@ def test_a_binary_message_is_told_by_headers_what_a_structured_one_says_itself()
         for example in MESSAGES[f"{name}.binary"]["examples"]:
             headers = tuple((k, str(v).encode()) for k, v in example["headers"].items())
             value = json.dumps(example["payload"]).encode()
-            event = decode(build.record(value, headers=headers, topic=KINDS[name].topic))
+            event = decode(builders.record(value, headers=headers, topic=KINDS[name].topic))
             assert (event.type, event.complaint) == (name, None)
             missing = {k: v for k, v in example["headers"].items() if k != "ce_partitionkey"}
             assert not in_document(MESSAGES[f"{name}.binary"]["headers"]).is_valid(missing)
 
 
 def test_a_dead_letter_has_the_headers_that_the_document_names() -> None:
-    letter = dead_letters.DeadLetter(build.record(build.group(3)), "it is wrong")
+    letter = dead_letters.DeadLetter(builders.record(builders.group(3)), "it is wrong")
     now = datetime.now(UTC)
     _, _, headers = dead_letters.compose(letter, now)
     sent = {name: (content or b"").decode() for name, content in headers}

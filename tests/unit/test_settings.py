@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from projector.environment import connections
-from projector.environment.settings import Settings, SettingsError
+from projector.clients import redis_client as connections
+from projector.config.settings import Settings
+from projector.errors import SettingsError
 
 SECRET = "s3cr3t"
 

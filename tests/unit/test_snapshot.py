@@ -6,18 +6,19 @@ from typing import Any
 import fakeredis
 import pytest
 
-from projector import things, views
-from projector.environment.connections import Server
-from projector.events import Topic
+from projector.clients.redis_servers import Server
+from projector.domain import fact_keys
+from projector.domain.projection import Policy, Projection
+from projector.errors import SnapshotError
+from projector.events.model import Topic
 from projector.operators import snapshot
-from projector.operators.snapshot import SnapshotError
-from projector.projection import Policy, Projection
-from projector.store import Store
-from projector.views import Version
-from tests import build
-from tests.build import digest
+from projector.store import schema
+from projector.store.partition_store import Store
+from projector.store.schema import Version
+from tests import builders
+from tests.builders import digest
 
-FACTS = views.facts_key(0)
+FACTS = schema.facts_key(0)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ class Owned:
     def __init__(self, redis: fakeredis.FakeAsyncRedis) -> None:
         self.store = Store(redis, Server(), 0, "me")
         self.projection = Projection(0, Policy(1, 30, 1000))
-        self.feed = build.Feed()
+        self.feed = builders.Feed()
         self.next = dict.fromkeys(Topic, 0)
 
     async def apply(self, *messages: dict[str, Any]) -> None:
@@ -46,7 +47,7 @@ class Owned:
             record = self.feed(message)
             assert self.projection.apply(record) is None
             self.next[record.topic] = record.offset + 1
-        changes = self.projection.take_changes(build.NOW)
+        changes = self.projection.take_changes(builders.NOW)
         await self.store.checkpoint(self.next, changes.facts, len(self.projection.facts))
 
 
@@ -54,7 +55,10 @@ async def owned(redis: fakeredis.FakeAsyncRedis) -> Owned:
     partition = Owned(redis)
     await partition.store.claim(1)
     await partition.apply(
-        build.project(7), build.member(1, project_id=7), build.started(9, 7), build.started(8, 7, 2)
+        builders.project(7),
+        builders.member(1, project_id=7),
+        builders.started(9, 7),
+        builders.started(8, 7, 2),
     )
     return partition
 
@@ -71,7 +75,7 @@ async def test_a_snapshot_holds_the_facts_of_the_checkpoint(
 
 async def test_a_reference_to_a_dead_letter_is_no_fact(redis: fakeredis.FakeAsyncRedis) -> None:
     partition = await owned(redis)
-    letter = things.Key("*/dead-letter/membership:41")
+    letter = fact_keys.Key("*/dead-letter/membership:41")
     await partition.store.checkpoint(partition.next, {letter: b"{}"}, 5)
     assert len((await snapshot.read(redis, 0)).facts) == 4
 
@@ -88,7 +92,7 @@ async def test_what_changes_while_it_is_read_leaves_its_tokens_in_doubt_and_no_o
         calls += 1
         state = await whole(*args)
         if calls == 1:
-            await partition.apply(build.member(1, "guest", project_id=7))
+            await partition.apply(builders.member(1, "guest", project_id=7))
         return state
 
     monkeypatch.setattr(snapshot, "_counted", then_the_owner_goes_on)
@@ -130,7 +134,7 @@ async def test_a_lost_fact_is_noticed_though_the_owner_goes_on(
     """It may be what refuses: a blocked user, a removed membership."""
     partition = await owned(redis)
     await redis.hdel(FACTS, "3/member/project:7/user:1/direct")
-    await partition.apply(build.group(4))
+    await partition.apply(builders.group(4))
     with pytest.raises(SnapshotError, match="4 facts where 5"):
         await snapshot.read(redis, 0)
 

@@ -10,13 +10,13 @@ import pytest
 from redis.exceptions import ResponseError
 from rich.console import Console
 
-from projector import activity, views
-from projector.activity import Activity, Minute
-from projector.commands.status_display import changes, lines, table
+from projector.cli.status_display import changes, lines, table
 from projector.errors import SetupError
-from projector.events import Topic
+from projector.events.model import Topic
 from projector.operators import status as statuses
 from projector.operators.status import Ends, State, Status
+from projector.store import activity, schema
+from projector.store.activity import Activity, Minute
 
 BOUND = 10.0
 OWNER = "host-1-abcd"
@@ -27,18 +27,18 @@ class World:
         self.redis = fakeredis.FakeAsyncRedis()
 
     async def partitions(self, count: object) -> None:
-        await self.redis.set(views.PARTITIONS_KEY, str(count))
+        await self.redis.set(schema.PARTITIONS_KEY, str(count))
 
     async def stamp(self, partition: int, age: float, **more: Any) -> None:
         fields: dict[str, Any] = {
             "epoch": 7, "owner": OWNER, "revision": 3, "facts": 5, "stamp_epoch": 7,
             "stamp": int((time.time() - age) * 1000), "offset:membership": 4,
         }  # fmt: skip
-        await self.redis.hset(views.partition_key(partition), mapping=fields | more)
+        await self.redis.hset(schema.partition_key(partition), mapping=fields | more)
 
     async def publish(self, partition: int, *minutes: Minute, tokens: int = 2) -> None:
         said = Activity(7, OWNER, int(time.time() * 1000), tokens, 5, 0, list(minutes))
-        await self.redis.set(views.activity_key(partition), activity.encode(said))
+        await self.redis.set(schema.activity_key(partition), activity.encode(said))
 
     async def read(self, ends: Ends | None = None) -> Status:
         return await statuses.read(self.redis, BOUND, ends)
@@ -80,7 +80,7 @@ async def test_a_partition_without_a_claim_is_unclaimed(world: World) -> None:
 
 
 async def test_a_claim_without_a_stamp_is_stale(world: World) -> None:
-    await world.redis.hset(views.partition_key(0), mapping={"epoch": 7, "owner": OWNER})
+    await world.redis.hset(schema.partition_key(0), mapping={"epoch": 7, "owner": OWNER})
     (partition,) = (await world.read()).partitions
     assert (partition.state, partition.owner, partition.age) == (State.STALE, OWNER, None)
 
@@ -173,8 +173,8 @@ async def test_a_hash_that_cannot_be_read_counts_as_none(
 
 
 async def test_keys_of_another_type_count_as_none(world: World) -> None:
-    await world.redis.set(views.partition_key(0), "x")
-    await world.redis.hset(views.activity_key(0), "a", "b")
+    await world.redis.set(schema.partition_key(0), "x")
+    await world.redis.hset(schema.activity_key(0), "a", "b")
     (partition,) = (await world.read()).partitions
     assert (partition.state, partition.rates) == (State.UNCLAIMED, None)
 

@@ -9,19 +9,21 @@ import fakeredis
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from projector import partition_state, views
-from projector import store as store_module
-from projector.environment import calls
-from projector.environment.connections import Server
-from projector.events import Topic
-from projector.store import Checkpoint, IncompleteCheckpointError, RefusedError, Store
-from projector.things import Key
-from projector.views import Record, Version, View
-from tests.build import digest
+from projector.clients import redis_batch
+from projector.clients.redis_servers import Server
+from projector.domain.fact_keys import Key
+from projector.domain.views import View
+from projector.errors import IncompleteCheckpointError, RefusedError
+from projector.events.model import Topic
+from projector.store import partition_state, schema
+from projector.store import partition_store as store_module
+from projector.store.partition_store import Checkpoint, Store
+from projector.store.schema import Record, Version
+from tests.builders import digest
 
 FAR = 4_000_000_000_000
-HASH = views.partition_key(3)
-FACTS = views.facts_key(3)
+HASH = schema.partition_key(3)
+FACTS = schema.facts_key(3)
 OFFSETS = dict.fromkeys(Topic, 7)
 
 
@@ -36,7 +38,7 @@ def view(token: str = "a", status: int = 200, body: bytes = b"{}", expires_at: i
 
 
 async def stored(redis: fakeredis.FakeAsyncRedis, token: str = "a") -> Record | None:
-    raw: Any = await redis.get(views.token_key(digest(token)))
+    raw: Any = await redis.get(schema.token_key(digest(token)))
     return Record.decode(raw) if raw else None
 
 
@@ -59,12 +61,12 @@ async def test_a_view_is_stored_as_the_record_of_the_contract(
 ) -> None:
     store = await claimed(redis)
     await store.write_views([view(body=b'{"a":1}')])
-    raw = await redis.get(views.token_key(digest("a")))
+    raw = await redis.get(schema.token_key(digest("a")))
     epoch = store.version.epoch
     assert raw == f'200 0003 {epoch:012x} 000000000001 {{"a":1}}'.encode()
-    assert await redis.pexpiretime(views.token_key(digest("a"))) == FAR
-    assert await redis.get(views.job_key(9)) == digest("a").encode()
-    assert await redis.pexpiretime(views.job_key(9)) == FAR
+    assert await redis.pexpiretime(schema.token_key(digest("a"))) == FAR
+    assert await redis.get(schema.job_key(9)) == digest("a").encode()
+    assert await redis.pexpiretime(schema.job_key(9)) == FAR
 
 
 async def test_an_epoch_never_falls_not_even_after_flushall(
@@ -77,7 +79,7 @@ async def test_an_epoch_never_falls_not_even_after_flushall(
     assert first < second < third == second + 10_000_001
     await redis.flushall()
     # The clock alone keeps it rising now: once it has passed the claims of this one millisecond.
-    while await calls.time(redis, HASH) <= second:
+    while await redis_batch.time(redis, HASH) <= second:
         pass
     assert (await claimed(redis)).version.epoch > second
 
@@ -144,7 +146,7 @@ async def test_views_are_computed_while_redis_works_on_others(
 
     monkeypatch.setattr(store, "_write_views", held)
     assert await store.write_views(view(str(n)) for n in range(8)) == {200: 8}
-    assert len(await redis.keys(views.token_key("*"))) == 8
+    assert len(await redis.keys(schema.token_key("*"))) == 8
 
 
 async def test_a_repeated_view_write_is_no_refusal(redis: fakeredis.FakeAsyncRedis) -> None:
@@ -301,7 +303,7 @@ async def test_whoever_stops_loading_leaves_nothing_running(
 async def test_large_facts_go_in_steps_that_take_no_seconds(
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projector.store.BYTES_PER_CALL", 100)
+    monkeypatch.setattr("projector.store.partition_store.BYTES_PER_CALL", 100)
     store = await claimed(redis)
     await store.checkpoint(OFFSETS, {Key(f"3/group/{n}"): b"x" * 60 for n in range(3)}, 3)
     assert store.version.revision == 3
@@ -337,7 +339,7 @@ async def test_the_jobs_key_names_its_current_token(redis: fakeredis.FakeAsyncRe
     ended = view("ended", 401)._replace(is_current=False)
     for order in ([ended, view("current")], [view("current"), ended]):
         await store.write_views(order)
-        assert await redis.get(views.job_key(9)) == digest("current").encode()
+        assert await redis.get(schema.job_key(9)) == digest("current").encode()
 
 
 async def test_only_tokens_that_their_jobs_do_not_name_yet_cost_a_jobs_key(
@@ -345,9 +347,9 @@ async def test_only_tokens_that_their_jobs_do_not_name_yet_cost_a_jobs_key(
 ) -> None:
     store = await claimed(redis)
     await store.write_views([view()], named={digest("b")})
-    assert not await redis.exists(views.job_key(9))
+    assert not await redis.exists(schema.job_key(9))
     await store.write_views([view(), view("ended", 401)], named={digest("a")})
-    assert await redis.get(views.job_key(9)) == digest("a").encode()
+    assert await redis.get(schema.job_key(9)) == digest("a").encode()
 
 
 async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> None:
@@ -394,14 +396,14 @@ async def test_what_is_no_record_is_overwritten(
     redis: fakeredis.FakeAsyncRedis, garbage: bytes
 ) -> None:
     """Were it taken for a newer one, it would refuse its partition's writes for ever."""
-    await redis.set(views.token_key(digest("a")), garbage)
+    await redis.set(schema.token_key(digest("a")), garbage)
     store = await claimed(redis)
     await store.write_views([view()])
     assert (await stored(redis)) is not None
 
 
 async def test_a_key_of_another_type_is_overwritten(redis: fakeredis.FakeAsyncRedis) -> None:
-    await redis.rpush(views.token_key(digest("a")), "x")
+    await redis.rpush(schema.token_key(digest("a")), "x")
     store = await claimed(redis)
     await store.write_views([view()])
     assert (await stored(redis)) is not None
@@ -430,7 +432,7 @@ async def test_a_key_of_another_type_is_drift_and_no_outage(
     redis: fakeredis.FakeAsyncRedis,
 ) -> None:
     store = await claimed(redis)
-    await redis.rpush(views.token_key(digest("a")), "x")
+    await redis.rpush(schema.token_key(digest("a")), "x")
     assert await store.drifted([view()]) == [view()]
 
 
@@ -454,10 +456,10 @@ async def test_a_record_that_differs_is_drift(redis: fakeredis.FakeAsyncRedis) -
     expected = [view(name) for name in names]
     await store.write_views(expected)
     await store.write_views([view("body", body=b"x"), view("status", 401)])
-    await redis.delete(views.token_key(digest("gone")))
-    await redis.set(views.token_key(digest("garbage")), b"x", pxat=FAR)
-    await redis.persist(views.token_key(digest("endless")))
-    await redis.pexpireat(views.token_key(digest("longer")), FAR + 60_000)
+    await redis.delete(schema.token_key(digest("gone")))
+    await redis.set(schema.token_key(digest("garbage")), b"x", pxat=FAR)
+    await redis.persist(schema.token_key(digest("endless")))
+    await redis.pexpireat(schema.token_key(digest("longer")), FAR + 60_000)
     assert await store.drifted(expected) == expected[1:]
     await store.write_views(expected)
     assert await store.drifted(expected) == []
@@ -486,7 +488,7 @@ async def test_a_checkpoint_behind_a_failover_is_refused(redis: fakeredis.FakeAs
 async def test_facts_with_large_names_go_in_steps_too(
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projector.store.BYTES_PER_CALL", 100)
+    monkeypatch.setattr("projector.store.partition_store.BYTES_PER_CALL", 100)
     store = await claimed(redis)
     await store.checkpoint(OFFSETS, {Key(f"3/group/{n}" + "x" * 60): None for n in range(3)}, 0)
     assert store.version.revision == 3
@@ -519,7 +521,7 @@ async def test_a_moment_counts_only_once_every_server_was_seen_after_it(
         asked.append(client)
         raise RedisConnectionError("one is away")
 
-    monkeypatch.setattr("projector.environment.calls.prove", prove)
+    monkeypatch.setattr("projector.clients.redis_batch.prove", prove)
     with pytest.raises(RedisConnectionError):
         await store.now()
     assert asked == [redis]

@@ -6,10 +6,11 @@ from itertools import chain
 import fakeredis
 import pytest
 
-from projector import sweep, views
-from projector.sweep import OrphanScan, Rounds
-from projector.views import Record, Version
-from tests.build import digest
+from projector.store import schema
+from projector.store.schema import Record, Version
+from projector.worker import sweep
+from projector.worker.sweep import OrphanScan, Rounds
+from tests.builders import digest
 
 
 def taken(rounds: Rounds, tokens: list[str], ticks: int) -> list[list[str]]:
@@ -59,12 +60,12 @@ async def test_every_live_record_is_named_and_nothing_else() -> None:
     async with fakeredis.FakeAsyncRedis() as redis:
         for number in range(1200):
             record = Record(200, number % 3, Version(7, 1), b"{}")
-            await redis.set(views.token_key(digest(str(number))), record.encode())
-        await redis.set(views.token_key("ended"), Record(401, 1, Version(7, 1), b"").encode())
-        await redis.set(views.token_key("garbage"), b"x")
-        await redis.set(views.token_key("").encode() + b"\xff", b"x")
-        await redis.rpush(views.token_key("list"), "x")
-        await redis.set(views.job_key(9), "x")
+            await redis.set(schema.token_key(digest(str(number))), record.encode())
+        await redis.set(schema.token_key("ended"), Record(401, 1, Version(7, 1), b"").encode())
+        await redis.set(schema.token_key("garbage"), b"x")
+        await redis.set(schema.token_key("").encode() + b"\xff", b"x")
+        await redis.rpush(schema.token_key("list"), "x")
+        await redis.set(schema.job_key(9), "x")
         scan = OrphanScan(redis, 0.0, lambda *found: named.append(found))
         await scan._walk()
     assert set(named) == {(n % 3, digest(str(n))) for n in range(1200)}
@@ -73,7 +74,7 @@ async def test_every_live_record_is_named_and_nothing_else() -> None:
 async def test_a_walk_outlasts_an_outage() -> None:
     server = fakeredis.FakeServer()
     async with fakeredis.FakeAsyncRedis(server=server) as redis:
-        await redis.set(views.token_key("a"), Record(200, 1, Version(7, 1), b"{}").encode())
+        await redis.set(schema.token_key("a"), Record(200, 1, Version(7, 1), b"{}").encode())
         named = asyncio.Event()
         server.connected = False
         walking = asyncio.create_task(OrphanScan(redis, 0.0, lambda *_: named.set()).run())

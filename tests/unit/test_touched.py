@@ -1,6 +1,6 @@
 """Which views are written first: those that may take something away."""
 
-from projector.touched import Touched, Urgency
+from projector.domain.dirty_tokens import Touched, Urgency
 
 
 def touched() -> Touched:

@@ -16,9 +16,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 from structlog.testing import capture_logs
 
 from projector import tracing
-from projector.events import Record
+from projector.events.model import Record
 from projector.tracing import EventSpans, traced
-from tests import build
+from tests import builders
 from tests.unit.test_events import binary
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -42,7 +42,7 @@ def now() -> int:
 
 
 def record(message: Any, *headers: tuple[str, bytes], offset: int = 7, age_ms: int = 500) -> Record:
-    return build.record(
+    return builders.record(
         message, offset, partition=3, timestamp=now() - age_ms, headers=tuple(headers)
     )
 
@@ -56,7 +56,7 @@ def project(*records: Record, refused: bool = False) -> EventSpans:
 
 
 def started(**attributes: Any) -> dict[str, Any]:
-    return build.started(9, 7, **attributes)
+    return builders.started(9, 7, **attributes)
 
 
 def test_an_event_with_a_sampled_context_gets_a_span_in_its_trace(
@@ -159,7 +159,7 @@ def test_a_refused_event_is_an_error_and_nothing_of_it_is_told(
 def test_no_digest_and_no_id_is_in_a_span(spans: InMemorySpanExporter) -> None:
     project(record(started(traceparent=CONTEXT)))
     (span,) = spans.get_finished_spans()
-    assert build.digest("token-9") not in span.to_json()
+    assert builders.digest("token-9") not in span.to_json()
 
 
 def test_what_is_read_again_much_later_is_not_told_again(spans: InMemorySpanExporter) -> None:

@@ -7,26 +7,27 @@ import fakeredis
 import msgspec
 import pytest
 
-from projector import comparison, views
-from projector.comparison import Stored, What
-from projector.environment.connections import Server
-from projector.errors import NotReadyError
-from projector.events import Topic
+from projector import errors
+from projector.clients.redis_servers import Server
+from projector.domain.projection import Policy, Projection
+from projector.domain.views import View
+from projector.errors import NotReadyError, OtherRulesError
+from projector.events.model import Topic
 from projector.operators import snapshot, verify
 from projector.operators.verify import Difference, Findings, Verifier
-from projector.partition_state import OtherRulesError
-from projector.projection import Policy, Projection
-from projector.store import Store
-from projector.views import Record, Version, View
-from tests import build
-from tests.build import digest
+from projector.store import schema, view_diff
+from projector.store.partition_store import Store
+from projector.store.schema import Record, Version
+from projector.store.view_diff import Stored, What
+from tests import builders
+from tests.builders import digest
 
 LEVEL = 30
 COMPANY = [
-    build.project(7), build.member(1, project_id=7), build.agent(5, 7), build.agent(6, 7),
-    build.started(9, 7), build.started(8, 7, 2),
+    builders.project(7), builders.member(1, project_id=7), builders.agent(5, 7), builders.agent(6, 7),
+    builders.started(9, 7), builders.started(8, 7, 2),
 ]  # fmt: skip
-NINE = views.token_key(digest("token-9"))
+NINE = schema.token_key(digest("token-9"))
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ class Owned:
         self.redis = redis
         self.store = Store(redis, Server(), partition, "me")
         self.projection = Projection(partition, Policy(1, LEVEL, 1000))
-        self.feed = build.Feed()
+        self.feed = builders.Feed()
         self.next = dict.fromkeys(Topic, 0)
 
     async def claim(self) -> None:
@@ -53,17 +54,17 @@ class Owned:
             record = self.feed(message)
             assert self.projection.apply(record) is None
             self.next[record.topic] = record.offset + 1
-        changes = self.projection.take_changes(build.NOW)
+        changes = self.projection.take_changes(builders.NOW)
         await self.store.write_views(changes.views)
         if checkpoint:
             await self.store.checkpoint(self.next, changes.facts, len(self.projection.facts))
-            await self.store.stamp(build.NOW)
+            await self.store.stamp(builders.NOW)
 
     async def rewrite(self) -> None:
         """As a claim or a heal does."""
-        await self.store.write_views(self.projection.all_views(build.NOW))
+        await self.store.write_views(self.projection.all_views(builders.NOW))
         await self.store.checkpoint(self.next, self.projection.fields(), len(self.projection.facts))
-        await self.store.stamp(build.NOW)
+        await self.store.stamp(builders.NOW)
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ async def only(owned: Owned) -> Difference:
 
 async def agents(owned: Owned) -> list[int] | None:
     raw: Any = await owned.redis.get(NINE)
-    return None if raw is None else list(comparison.allowed(Record.decode(raw)))
+    return None if raw is None else list(view_diff.allowed(Record.decode(raw)))
 
 
 async def damage(owned: Owned, old: bytes, new: bytes, key: str = NINE) -> None:
@@ -109,13 +110,13 @@ async def test_nothing_is_compared_between_a_claim_and_its_first_stamp(owned: Ow
     """The former owner's record of a new job looks older than the facts, and is newer."""
     other = Store(owned.redis, Server(), 0, "other")
     await other.claim(2, owned.projection._policy.rules)
-    await owned.apply(build.started(10, 123213), checkpoint=False)
-    with pytest.raises(snapshot.SnapshotError, match="does not serve it yet"):
+    await owned.apply(builders.started(10, 123213), checkpoint=False)
+    with pytest.raises(errors.SnapshotError, match="does not serve it yet"):
         await found(owned)
 
 
 async def test_views_that_say_what_the_facts_say_do_not_differ(owned: Owned) -> None:
-    await owned.apply(build.removed("job", 8))
+    await owned.apply(builders.removed("job", 8))
     findings = await found(owned)
     assert findings == Findings(2, [], [])
 
@@ -138,8 +139,8 @@ DRIFTS: dict[str, tuple[list[What], bool, Any]] = {
     "too short": ([What.EXPIRY], False, lambda o: o.redis.expire(NINE, 60)),
     "garbage": ([What.UNREADABLE], False, lambda o: o.redis.set(NINE, b"\x1b[31m")),
     "a list": ([What.UNREADABLE], False, _list),
-    "no job key": ([What.JOB_KEY], False, lambda o: o.redis.delete(views.job_key(9))),
-    "wrong job key": ([What.JOB_KEY], False, lambda o: o.redis.set(views.job_key(9), "x")),
+    "no job key": ([What.JOB_KEY], False, lambda o: o.redis.delete(schema.job_key(9))),
+    "wrong job key": ([What.JOB_KEY], False, lambda o: o.redis.set(schema.job_key(9), "x")),
     "another partition": ([What.FOREIGN], False, lambda o: damage(o, b" 0000 ", b" 0001 ")),
     "no such partition": ([What.FOREIGN], False, lambda o: damage(o, b" 0000 ", b" 0077 ")),
 }  # fmt: skip
@@ -150,7 +151,7 @@ async def test_every_drift_is_found_named_and_repaired(owned: Owned, drift: str)
     what, over_grant, change = DRIFTS[drift]
     other = Owned(owned.redis, 1)
     await other.claim()
-    await other.apply(build.project(70))
+    await other.apply(builders.project(70))
     before = (await owned.redis.get(NINE), await owned.redis.pexpiretime(NINE))
     await change(owned)
     difference = await only(owned)
@@ -165,7 +166,7 @@ async def test_a_live_record_that_no_fact_knows_is_found_and_becomes_a_tombstone
     owned: Owned,
 ) -> None:
     raw: Any = await owned.redis.get(NINE)
-    orphan = views.token_key(digest("orphan"))
+    orphan = schema.token_key(digest("orphan"))
     await owned.redis.set(orphan, raw)
     difference = await only(owned)
     assert (difference.what, difference.grants_more) == ((What.ORPHAN,), True)
@@ -179,7 +180,7 @@ async def test_a_live_record_that_no_fact_knows_is_found_and_becomes_a_tombstone
 
 async def test_a_live_record_that_outlives_its_token_is_found_and_deleted(owned: Owned) -> None:
     raw: Any = await owned.redis.get(NINE)
-    await owned.apply(build.started(9, 7, expires_at="2026-01-01"))
+    await owned.apply(builders.started(9, 7, expires_at="2026-01-01"))
     assert await owned.redis.get(NINE) is None
     await owned.redis.set(NINE, raw)
     assert (await only(owned)).what == (What.EXPIRY,)
@@ -189,8 +190,8 @@ async def test_a_live_record_that_outlives_its_token_is_found_and_deleted(owned:
 
 async def test_what_is_no_record_and_belongs_to_nobody_is_deleted(owned: Owned) -> None:
     nobodys = digest("nobody")
-    await owned.redis.set(views.token_key(nobodys), b"x")
-    await owned.redis.set(views.token_key("no digest"), b"x")
+    await owned.redis.set(schema.token_key(nobodys), b"x")
+    await owned.redis.set(schema.token_key("no digest"), b"x")
     await owned.redis.set(NINE, b"x")
     verifier = Verifier(owned.redis, LEVEL)
     live = await verify.live_tokens(owned.redis, [0])
@@ -198,14 +199,14 @@ async def test_what_is_no_record_and_belongs_to_nobody_is_deleted(owned: Owned) 
     (difference,) = await verifier.unreadable(live.unreadable)
     assert difference.digest == nobodys
     assert await verifier.repair(difference)
-    assert await owned.redis.get(views.token_key(nobodys)) is None
+    assert await owned.redis.get(schema.token_key(nobodys)) is None
     assert await verifier.again([difference]) == []
 
 
 async def test_a_token_of_two_partitions_stays_with_the_one_that_has_it(owned: Owned) -> None:
     other = Owned(owned.redis, 1)
     await other.claim()
-    await other.apply(build.project(70), build.started(90, 70, token="token-9"))
+    await other.apply(builders.project(70), builders.started(90, 70, token="token-9"))
     await damage(owned, b" 0000 ", b" 0001 ")
     difference = await only(owned)
     assert difference.what == (What.FOREIGN,)
@@ -218,7 +219,7 @@ async def test_a_token_of_two_partitions_stays_with_the_one_that_has_it(owned: O
 async def test_a_revocation_that_races_the_repair_is_not_undone(owned: Owned) -> None:
     await damage(owned, b'"id":6', b'"id":7')
     difference = await only(owned)
-    await owned.apply(build.event("member.removed", {"user_id": 1, "project_id": 7}))
+    await owned.apply(builders.event("member.removed", {"user_id": 1, "project_id": 7}))
     assert await agents(owned) == []
     assert not await Verifier(owned.redis, LEVEL).repair(difference)
     assert await agents(owned) == []
@@ -227,7 +228,7 @@ async def test_a_revocation_that_races_the_repair_is_not_undone(owned: Owned) ->
 async def test_a_revocation_whose_checkpoint_is_not_written_yet_is_not_undone(
     owned: Owned,
 ) -> None:
-    removal = build.event("member.removed", {"user_id": 1, "project_id": 7})
+    removal = builders.event("member.removed", {"user_id": 1, "project_id": 7})
     await owned.apply(removal, checkpoint=False)
     findings = await found(owned)
     assert findings.differences == []
@@ -239,7 +240,7 @@ async def test_what_an_owner_writes_after_the_repair_wins(owned: Owned) -> None:
     await owned.redis.delete(NINE)
     assert await Verifier(owned.redis, LEVEL).repair(await only(owned))
     assert await agents(owned) == [5, 6]
-    await owned.apply(build.event("member.removed", {"user_id": 1, "project_id": 7}))
+    await owned.apply(builders.event("member.removed", {"user_id": 1, "project_id": 7}))
     assert await agents(owned) == []
 
 
@@ -260,7 +261,7 @@ async def test_a_repair_into_a_redis_that_was_emptied_gives_way_to_the_heal(owne
     await owned.redis.flushall()
     assert await Verifier(owned.redis, LEVEL).repair(difference)
     owned.projection.apply(
-        owned.feed(build.event("member.removed", {"user_id": 1, "project_id": 7}))
+        owned.feed(builders.event("member.removed", {"user_id": 1, "project_id": 7}))
     )
     await owned.claim()
     await owned.rewrite()
@@ -277,9 +278,9 @@ async def test_a_tombstone_that_expired_meanwhile_does_not_come_back(owned: Owne
 
 async def test_an_orphan_whose_job_has_started_meanwhile_is_not_ended(owned: Owned) -> None:
     raw: Any = await owned.redis.get(NINE)
-    await owned.redis.set(views.token_key(digest("token-10")), raw)
+    await owned.redis.set(schema.token_key(digest("token-10")), raw)
     difference = await only(owned)
-    await owned.apply(build.started(10, 7))
+    await owned.apply(builders.started(10, 7))
     assert not await Verifier(owned.redis, LEVEL).repair(difference)
     assert (await found(owned)).differences == []
 
@@ -310,7 +311,7 @@ async def test_more_differences_than_fit_are_counted(
     owned: Owned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verify, "MAX_DIFFERENCES", 1)
-    await owned.redis.delete(NINE, views.token_key(digest("token-8")))
+    await owned.redis.delete(NINE, schema.token_key(digest("token-8")))
     findings = await found(owned)
     assert (len(findings.differences), findings.more) == (1, 1)
 
@@ -331,7 +332,7 @@ async def test_a_command_with_another_minimum_role_than_the_workers_is_refused(
 async def test_a_redis_without_a_number_of_partitions_is_refused(owned: Owned) -> None:
     assert await verify.partitions_of(owned.redis) == 2
     for held in ("x", "0", "99999999"):
-        await owned.redis.set(views.PARTITIONS_KEY, held)
+        await owned.redis.set(schema.PARTITIONS_KEY, held)
         with pytest.raises(NotReadyError):
             await verify.partitions_of(owned.redis)
 
@@ -380,11 +381,11 @@ def expected(document: Any, status: int = 200) -> View:
 def test_a_record_grants_more_unless_it_only_lacks_agents(
     record: Stored, view: View | None, more: bool
 ) -> None:
-    assert comparison.grants_more(view, record) is more
+    assert view_diff.grants_more(view, record) is more
 
 
 def test_agents_too_many_too_few_and_otherwise_are_told_apart() -> None:
     other = AGENT | {"id": 6, "configuration": {"x": 1}}
     view = expected({"allowed_agents": [AGENT, AGENT | {"id": 6}]})
-    found = comparison.agents(view, stored({"allowed_agents": [other, AGENT | {"id": 7}]}))
-    assert found == comparison.Agents([7], [5], [6])
+    found = view_diff.agents(view, stored({"allowed_agents": [other, AGENT | {"id": 7}]}))
+    assert found == view_diff.Agents([7], [5], [6])

@@ -6,18 +6,13 @@ from typing import NamedTuple
 
 import pytest
 
-from projector.environment.settings import Settings
-from projector.events import Topic
-from projector.fetching import FETCH_WAIT_MS
-from projector.owners import Owners
-from projector.ports import free_port
-from projector.worker import (
-    NotCopartitionedError,
-    WebPortError,
-    copartitioned,
-    create_app,
-    run,
-)
+from projector.config.settings import Settings
+from projector.errors import NotCopartitionedError, WebPortError
+from projector.events.model import Topic
+from projector.kafka.faust_consumer import FETCH_WAIT_MS
+from projector.process import free_port
+from projector.worker.app import copartitioned, create_app, run
+from projector.worker.owner_group import Owners
 
 SETTINGS = Settings(topic_prefix="x.")
 

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from projector import activity, views
-from projector.activity import Activity
-from projector.environment import calls
+from projector.clients import redis_batch
+from projector.store import activity, schema
+from projector.store.activity import Activity
 
 KEYS_PER_CALL: Final = 500
 
@@ -20,7 +20,7 @@ async def read(redis: Redis, partitions: int, now: int) -> list[dict[str, Any]]:
     known: list[Activity] = []
     for start in range(0, partitions, KEYS_PER_CALL):
         chunk = range(start, min(partitions, start + KEYS_PER_CALL))
-        found = await calls.ask(redis, [("GET", views.activity_key(each)) for each in chunk])
+        found = await redis_batch.ask(redis, [("GET", schema.activity_key(each)) for each in chunk])
         raws = (each.value for each in found)
         decoded = (activity.decode(raw if isinstance(raw, bytes) else None) for raw in raws)
         known += [one for one in decoded if one]

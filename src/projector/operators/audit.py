@@ -11,17 +11,20 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from projector import events, feed, things
-from projector.events import BadEvent, Event, Record, Topic
-from projector.facts import AnyFact
-from projector.feed import BadLine
+from projector.domain import entities, fact_keys
+from projector.domain.entities import Configuration, Job, Member, Thing
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact
+from projector.domain.transitions import MAX_TOKEN_LIFE_MS, job_of, state
+from projector.events import model
+from projector.events.model import BadEvent, Event, Record, Topic
+from projector.events.partitioning import partition_of
+from projector.feed import event_file
+from projector.feed.event_file import BadLine
 from projector.operators.snapshot import Snapshot
-from projector.partitioning import partition_of
-from projector.things import Configuration, Job, Key, Member, Thing
-from projector.transitions import MAX_TOKEN_LIFE_MS, job_of, state
 
 # The kinds that an export can list: tokens that ended before their job are nobody's to export.
-KINDS: Final = tuple(kind for kind in things.KINDS if kind != "token")
+KINDS: Final = tuple(kind for kind in entities.KINDS if kind != "token")
 # Later than any record.
 _LAST: Final = 2**62
 
@@ -66,8 +69,8 @@ class Scope(NamedTuple):
 
     def covers(self, key: Key) -> bool:
         """Whether the export would list the thing."""
-        root = things.root_of(key)
-        return things.kind_of(key) in self.kinds and (root == "*" or root in self.roots)
+        root = fact_keys.root_of(key)
+        return fact_keys.kind_of(key) in self.kinds and (root == "*" or root in self.roots)
 
 
 class Export:
@@ -93,7 +96,7 @@ class Export:
             raise BadEvent(f"line {before.line} says something else about the same thing")
         held.setdefault(key, Entry(line, at, event, thing))
         self.count += 1
-        self.kinds.add(things.kind_of(key))
+        self.kinds.add(fact_keys.kind_of(key))
         if not event.kind.broadcast:
             self.roots.add(event.root)
         self._note_time(event.time)
@@ -119,7 +122,7 @@ def read(source: BinaryIO, partitions: int) -> tuple[Export, list[BadLine]]:
     for number, line in enumerate(source, start=1):
         try:
             if line.strip():
-                export.add(number, at, feed.parse(line.strip()))
+                export.add(number, at, event_file.parse(line.strip()))
         except BadEvent as error:
             bad.append(BadLine(number, str(error)))
         at += len(line)
@@ -127,17 +130,17 @@ def read(source: BinaryIO, partitions: int) -> tuple[Export, list[BadLine]]:
 
 
 def _exported(event: Event) -> tuple[Key, Thing]:
-    if isinstance(event.data, events.JobStarted):
+    if isinstance(event.data, model.JobStarted):
         # Whatever the record's time will be: `_differing` knows what it does to the expiry.
         record = Record(Topic.JOB_LIFECYCLE, 0, 0, _LAST, None, None)
-        return things.job_key(event.root, event.data.id), job_of(event, record, event.data)
+        return fact_keys.job_key(event.root, event.data.id), job_of(event, record, event.data)
     key, thing = (None, None) if isinstance(event.data, _NO_STATE) else state(event)
     if key is None or thing is None:
         raise BadEvent(f"an export says what there is; {event.type} has no place in one")
     return key, thing
 
 
-_NO_STATE: Final = (events.JobFinished, events.JobCanceling)
+_NO_STATE: Final = (model.JobFinished, model.JobCanceling)
 
 
 # comparing

@@ -13,30 +13,29 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
-from projector import outbox, partition_state, views
-from projector.dead_letters import DeadLetters
-from projector.delivery import HistoryLostError, Offsets, RangeReader
-from projector.errors import SetupError
-from projector.events import Topic
-from projector.facts import AnyFact, Facts
+from projector.domain.entities import EndedToken, Job
+from projector.domain.fact_index import Facts
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact
+from projector.domain.projection import Policy, Projection, forget_at
+from projector.domain.views import tombstone
+from projector.errors import HistoryLostError
+from projector.events.model import Topic
+from projector.kafka.dead_letters import DeadLetters
+from projector.kafka.range_reader import Offsets, RangeReader
 from projector.operators import verify
-from projector.outbox import Reference
-from projector.owner import Owner
-from projector.partition_state import PartitionState
-from projector.projection import Policy, Projection, forget_at
-from projector.store import FIELDS_PER_CALL, Checkpoint, Store
-from projector.sweep import tombstone
-from projector.things import EndedToken, Job, Key
+from projector.store import partition_state, schema
+from projector.store.partition_state import PartitionState
+from projector.store.partition_store import FIELDS_PER_CALL, Checkpoint, Store
+from projector.worker import dead_letter_outbox
+from projector.worker.dead_letter_outbox import Reference
+from projector.worker.owner import Owner
 
 # Without deliveries from Faust all is read straight from Kafka, at the next probe.
 STALL_S: Final = 0.0
 POLL_S: Final = 0.25
 # A worker that lost its claim claims again after five seconds, one with an alarm looks every ten.
 CLAIMED_WITHIN_S: Final = 20.0
-
-
-class LostHistoryError(SetupError):
-    """Kafka no longer has all that the facts were made of."""
 
 
 class FactChange(NamedTuple):
@@ -206,7 +205,7 @@ class Successor(Owner):
         """
         self._stored = {}
         async for field, raw in self._redis.hscan_iter(
-            views.facts_key(self.partition), count=FIELDS_PER_CALL
+            schema.facts_key(self.partition), count=FIELDS_PER_CALL
         ):
             self._stored[field] = raw
         if not self._next:
@@ -268,7 +267,7 @@ def _difference(
 
 def _reference(field: bytes, raw: bytes) -> Reference | None:
     """The letter that waits in a field of the checkpoint."""
-    if not field.startswith(f"*/{outbox.KIND}/".encode()):
+    if not field.startswith(f"*/{dead_letter_outbox.KIND}/".encode()):
         return None
     try:
         return msgspec.json.decode(raw, type=Reference)

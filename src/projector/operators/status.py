@@ -13,13 +13,14 @@ from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from projector import activity, views
-from projector.activity import Activity
-from projector.environment import calls
+from projector.clients import redis_batch
 from projector.errors import SetupError
-from projector.events import Topic
-from projector.partition_state import PartitionState
-from projector.views import MAX_PARTITIONS
+from projector.events.model import Topic
+from projector.events.partitioning import MAX_PARTITIONS
+from projector.store import activity
+from projector.store import schema as views
+from projector.store.activity import Activity
+from projector.store.partition_state import PartitionState
 
 # A partition is stamped four times a second; two seconds without a stamp are no accident.
 LATE_S: Final = 2.0
@@ -150,7 +151,7 @@ async def _held(redis: Redis, count: int) -> AsyncIterator[_Held]:
     for chunk in _chunks(count):
         asked = [("HGETALL", views.partition_key(partition)) for partition in chunk]
         asked += [("GET", views.activity_key(partition)) for partition in chunk]
-        found = await calls.ask(redis, asked)
+        found = await redis_batch.ask(redis, asked)
         held, doing = found[: len(chunk)], found[len(chunk) :]
         for partition, fields, raw in zip(chunk, held, doing, strict=True):
             state = _decoded(_known(fields.value) or {})

@@ -27,14 +27,17 @@ from typing import Final, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 
-from projector import comparison, partition_state, scripts, sweep, views
-from projector.comparison import EXPIRY_TOLERANCE_MS, Stored, What
-from projector.errors import NotReadyError
+from projector.domain import views
+from projector.domain.projection import view_of
+from projector.domain.views import View
+from projector.errors import NotReadyError, SnapshotError
+from projector.events.partitioning import MAX_PARTITIONS
 from projector.operators import snapshot
-from projector.operators.snapshot import Snapshot, SnapshotError
-from projector.projection import view_of
-from projector.store import FIRST_EXPIRY
-from projector.views import MAX_PARTITIONS, Record, Version, View
+from projector.operators.snapshot import Snapshot
+from projector.store import lua_scripts, partition_state, schema, token_scan, view_diff
+from projector.store.partition_store import FIRST_EXPIRY
+from projector.store.schema import Record, Version
+from projector.store.view_diff import EXPIRY_TOLERANCE_MS, Stored, What
 
 T = TypeVar("T")
 
@@ -70,7 +73,7 @@ class Difference(NamedTuple):
     def grants_more(self) -> bool:
         """Whether the record may allow what the facts do not."""
         told = {What.STATUS, What.BODY, What.EXPIRY, What.ORPHAN}
-        return bool(told & {*self.what}) and comparison.grants_more(self.view, self.stored)
+        return bool(told & {*self.what}) and view_diff.grants_more(self.view, self.stored)
 
     @property
     def job(self) -> int | None:
@@ -100,10 +103,10 @@ class Live(NamedTuple):
 
 async def partitions_of(redis: Redis) -> int:
     """How many partitions the views are written for; raises `NotReadyError` if none are."""
-    stored = await redis.get(views.PARTITIONS_KEY)
+    stored = await redis.get(schema.PARTITIONS_KEY)
     if stored is None or not stored.isdigit() or not 0 < int(stored) <= MAX_PARTITIONS:
         raise NotReadyError(
-            f"{views.PARTITIONS_KEY} in Redis holds no number of partitions; has a worker run?"
+            f"{schema.PARTITIONS_KEY} in Redis holds no number of partitions; has a worker run?"
         )
     return int(stored)
 
@@ -111,7 +114,7 @@ async def partitions_of(redis: Redis) -> int:
 async def live_tokens(redis: Redis, partitions: Iterable[int]) -> Live:
     """Every token with a live record of these partitions; raises `RedisError`."""
     found = Live({partition: [] for partition in partitions}, set())
-    async for page in sweep.headers(redis):
+    async for page in token_scan.headers(redis):
         for digest, record in page:
             if not DIGEST.fullmatch(digest):
                 continue
@@ -131,7 +134,7 @@ class Verifier:
         self._redis = redis
         self._level = minimum_level
         self._advance = advance
-        self._repair = redis.register_script(scripts.REPAIR)
+        self._repair = redis.register_script(lua_scripts.REPAIR)
 
     async def verify(self, partition: int, live: Live) -> Findings:
         """Compare every token of the partition; takes what its facts know out of `unreadable`.
@@ -202,9 +205,9 @@ class Verifier:
 
     async def _differing_of(self, look: Snapshot, page: list[str]) -> list[Difference]:
         expected = [_view(look, digest, self._level) for digest in page]
-        stored = await comparison.read(self._redis, [views.token_key(digest) for digest in page])
+        stored = await view_diff.read(self._redis, [schema.token_key(digest) for digest in page])
         current = {view.job for view in expected if view and view.is_current}
-        job_keys = await comparison.read(self._redis, [views.job_key(job) for job in current])
+        job_keys = await view_diff.read(self._redis, [schema.job_key(job) for job in current])
         by_job = dict(zip(current, job_keys, strict=True))
         found = []
         for digest, view, held in zip(page, expected, stored, strict=True):
@@ -238,9 +241,9 @@ class Verifier:
         return theirs.facts.job_of_token(difference.digest) is not None
 
     async def _write_record(self, difference: Difference) -> bool:
-        key, value, expires_at = views.token_key(difference.digest), b"", 0
+        key, value, expires_at = schema.token_key(difference.digest), b"", 0
         if difference.partition is not None:
-            view = difference.view or sweep.tombstone(difference.digest, difference.now)
+            view = difference.view or views.tombstone(difference.digest, difference.now)
             version, partition = difference.version, difference.partition
             value = Record(view.status, partition, version, view.body).encode()
             expires_at = view.expires_at
@@ -249,7 +252,7 @@ class Verifier:
     async def _write_job_key(self, difference: Difference) -> bool:
         view, job_key = difference.view, difference.job_key
         assert view is not None and job_key is not None  # noqa: S101, PT018  what `_what` says
-        key, value = views.job_key(view.job), view.digest.encode()
+        key, value = schema.job_key(view.job), view.digest.encode()
         return await self._write(key, job_key, value, view.expires_at)
 
     async def _write(self, key: str, stood: Stored, value: bytes, expires_at: int) -> bool:
@@ -280,8 +283,8 @@ class Verifier:
         """What is no record under the keys of these tokens, which no facts know."""
         found = []
         for page in pages(digests, TOKENS_PER_PAGE):
-            stored = await comparison.read(
-                self._redis, [views.token_key(digest) for digest in page]
+            stored = await view_diff.read(
+                self._redis, [schema.token_key(digest) for digest in page]
             )
             found += [
                 Difference(None, digest, (What.UNREADABLE,), None, held, None, Version(0, 0), 0)
@@ -304,7 +307,7 @@ def _what(
         if _is_live(stored, look.partition):
             yield What.ORPHAN
     elif view.expires_at > look.now + EXPIRY_TOLERANCE_MS:
-        yield from comparison.differences(view, look.partition, stored)
+        yield from view_diff.differences(view, look.partition, stored)
         if job_key and not _names(job_key, view):
             yield What.JOB_KEY
     elif view.expires_at < look.now - EXPIRY_TOLERANCE_MS and _is_live(stored, look.partition):
