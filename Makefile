@@ -7,7 +7,7 @@ END_TO_END := tests/integration/test_end_to_end.py tests/integration/test_compat
 # More than there are cores: most tests wait for a broker most of the time.
 PROCESSES ?= 4
 
-.PHONY: help setup run test test-all browser faults bench bench-smoke bench-setup format lint types schemas lock kafka clean
+.PHONY: help setup run test test-all browser faults bench bench-smoke bench-setup format lint types schemas reference lock kafka clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -22,8 +22,9 @@ setup: .venv/ready ## everything into .venv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-run: setup ## the product with example events, on http://127.0.0.1:8000
-	@$(BIN)/python examples/demo.py
+run: PORT := 8000
+run: setup ## the product with example events, on http://127.0.0.1:8000; PORT=0: a free port
+	@$(BIN)/python examples/demo.py $(PORT)
 
 test: setup kafka ## unit tests, and the product from end to end on both brokers; two minutes
 	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(END_TO_END) tests/unit tests/compat
@@ -63,6 +64,9 @@ types: setup ## mypy, strict
 
 schemas: setup ## write docs/asyncapi.yaml and docs/schemas from the code
 	$(BIN)/projector schemas docs
+
+reference: setup ## write docs/commands.md and docs/settings.md from the code
+	$(BIN)/python scripts/reference.py
 
 lock: setup ## choose the newest allowed versions of everything
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \

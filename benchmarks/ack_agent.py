@@ -14,10 +14,10 @@ from typing import Any
 
 import faust
 
-from projector.delivery import MAX_POLLED
-from projector.events import Topic
-from projector.fetching import PromptConsumer
-from projector.ports import LOOPBACK, free_port
+from projector.events.model import Topic
+from projector.kafka.faust_consumer import ShortPollConsumer
+from projector.kafka.range_reader import MAX_POLLED
+from projector.process import LOOPBACK, free_port
 
 
 class Counter:
@@ -53,7 +53,7 @@ def create_app(kafka: str, prefix: str, folder: str, counter: Counter) -> Any:
         consumer_auto_offset_reset="earliest",
         broker_max_poll_records=MAX_POLLED,
     )
-    app.transport.Consumer = PromptConsumer
+    app.transport.Consumer = ShortPollConsumer
     for topic in Topic:
         source = app.topic(
             prefix + topic, key_serializer="raw", value_serializer="raw", internal=False

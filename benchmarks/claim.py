@@ -18,13 +18,16 @@ from benchmarks.company import Company, record
 from benchmarks.processes import CpuClock, Servers, once
 from benchmarks.rounds import Point, Report, Round, Sample, interleaved
 from benchmarks.sizes import Sizes
-from projector import facts, things, views
-from projector.environment import connections
-from projector.environment.settings import Settings
-from projector.facts import AnyFact, Fact
-from projector.projection import Policy, Projection
-from projector.store import Store
-from projector.things import Key, Member
+from projector.clients import redis_client as connections
+from projector.clients import redis_servers
+from projector.config.settings import Settings
+from projector.domain import fact_keys, facts
+from projector.domain.entities import Member
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact, Fact
+from projector.domain.projection import Policy, Projection
+from projector.store import schema
+from projector.store.partition_store import PartitionStore
 
 FACTS_PER_JOB: Final = 100
 FIELDS_PER_CHECKPOINT: Final = 50_000
@@ -49,12 +52,12 @@ def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
             report.memory["worker_bytes_per_fact"] = (max(memory) - bare) / sizes.facts
         report.memory["payload_bytes_per_fact"] = payload / sizes.facts
         report.memory["redis_bytes_per_fact"] = (
-            deployment.redis.memory_usage(views.facts_key(0), samples=1000) / sizes.facts
+            deployment.redis.memory_usage(schema.facts_key(0), samples=1000) / sizes.facts
         )
 
 
 def _rounds(deployment: Deployment, rounds: int, memory: list[int]) -> list[Round]:
-    count = deployment.redis.hlen(views.facts_key(0))
+    count = deployment.redis.hlen(schema.facts_key(0))
 
     def claimed() -> Sample:
         seconds, cpu, used = _claimed(deployment)
@@ -82,10 +85,10 @@ def _claimed(deployment: Deployment) -> tuple[float, float, int]:
 
 async def _write(url: str, number: int) -> int:
     """A checkpoint of so many facts in place of whatever there was; the bytes in it."""
-    server = connections.Server()
-    redis = connections.redis(Settings(redis_url=url), server)
+    server = redis_servers.RedisServers()
+    redis = connections.create_redis(Settings(redis_url=url), server)
     await redis.flushall()
-    store = Store(redis, server, 0, "benchmark")
+    store = PartitionStore(redis, server, 0, "benchmark")
     await store.claim(1)
     fields, rest, payload = 0, _fields(number), 0
     while chunk := dict(islice(rest, FIELDS_PER_CHECKPOINT)):
@@ -107,8 +110,8 @@ def _fields(number: int) -> Iterator[tuple[Key, bytes]]:
     jobs = number // FACTS_PER_JOB
     root = str(company.root)
     for job in range(1, jobs + 1):
-        yield things.job_key(root, job), facts.encode(Fact(0, 0, data=company.job(job)))
-    scope = things.group_key(root, company.root)
+        yield fact_keys.job_key(root, job), facts.encode_fact(Fact(0, 0, data=company.job(job)))
+    scope = fact_keys.group_key(root, company.root)
     for user in range(number - jobs - len(base)):
         fact: AnyFact = Fact(len(base) + user, BEGAN_MS + user, data=Member(DEVELOPER))
-        yield things.member_key(scope, 10_000_000 + user, "direct"), facts.encode(fact)
+        yield fact_keys.member_key(scope, 10_000_000 + user, "direct"), facts.encode_fact(fact)

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from tests import build
+from tests import builders
 
-from projector import things
-from projector.events import KINDS, Record, Topic
-from projector.partitioning import partition_of
+from projector.domain import entities
+from projector.events.model import EVENT_TYPES, KafkaRecord, Topic
+from projector.events.partitioning import partition_of
 
 AGENTS: Final = 7
 FAR: Final = "2099-01-01T00:00:00Z"
@@ -32,7 +32,7 @@ def root_in(partition: int, partitions: int) -> int:
 
 def topic_of(message: Message) -> Topic:
     """Where the event belongs."""
-    return KINDS[message["type"]].topic
+    return EVENT_TYPES[message["type"]].topic
 
 
 def encode(message: Message) -> bytes:
@@ -40,10 +40,10 @@ def encode(message: Message) -> bytes:
     return msgspec.json.encode(message)
 
 
-def record(message: Message, partition: int, offset: int, moment: int) -> Record:
+def record(message: Message, partition: int, offset: int, moment: int) -> KafkaRecord:
     """The event as it comes from Kafka; `moment` in milliseconds."""
     key = str(message["partitionkey"]).encode()
-    return Record(topic_of(message), partition, offset, moment, key, encode(message))
+    return KafkaRecord(topic_of(message), partition, offset, moment, key, encode(message))
 
 
 class Company(NamedTuple):
@@ -61,17 +61,17 @@ class Company(NamedTuple):
 
     def base(self) -> Iterator[Message]:
         """Everything but jobs."""
-        yield self._put(build.group(self.root, path="company"))
+        yield self._put(builders.group(self.root, path="company"))
         for group in range(1, 11):
-            yield self._put(build.group(self._id(group), self.root, path=f"company/g{group}"))
+            yield self._put(builders.group(self._id(group), self.root, path=f"company/g{group}"))
         for project in range(self.projects):
             path = f"company/g{project % 10 + 1}/p{project}"
             group = self._id(project % 10 + 1)
-            yield self._put(build.project(self._id(project), group, path=path))
+            yield self._put(builders.project(self._id(project), group, path=path))
         for user in range(self.users):
             yield self.member(user, "developer")
         for agent in range(AGENTS):
-            yield self._put(build.agent(self._id(agent), self._id(0)))
+            yield self._put(builders.agent(self._id(agent), self._id(0)))
             yield self.configured(agent)
 
     def configured(self, agent: int, namespace: str = "default") -> Message:
@@ -82,25 +82,25 @@ class Company(NamedTuple):
             "access_as": {"impersonate": {"username": "deployer"}},
         }
         groups = [entry] if namespace else []
-        return self._put(build.configured(self._id(agent), projects=[], groups=groups))
+        return self._put(builders.configured(self._id(agent), projects=[], groups=groups))
 
     def member(self, user: int, role: str) -> Message:
         """The user's membership of the whole company."""
-        return self._put(build.member(self._id(user), role, group_id=self.root, via="direct"))
+        return self._put(builders.member(self._id(user), role, group_id=self.root, via="direct"))
 
     def started(self, job: int, user: int | None = None) -> Message:
         """A job of the next project and, if not told otherwise, the next user."""
         who = job % self.users if user is None else user
         return self._put(
-            build.started(
+            builders.started(
                 job, self._id(job % self.projects), self._id(who), token=token(job), expires_at=FAR
             )
         )
 
-    def job(self, job: int) -> things.Job:
+    def job(self, job: int) -> entities.Job:
         """The same job as a fact."""
-        return things.Job(
-            digest=build.digest(token(job)),
+        return entities.Job(
+            digest=builders.digest(token(job)),
             project=self._id(job % self.projects),
             pipeline=job,
             user=self._id(job % self.users),
@@ -111,7 +111,7 @@ class Company(NamedTuple):
 
     def finished(self, job: int) -> Message:
         """The job's end."""
-        return self._put(build.removed("job", job))
+        return self._put(builders.removed("job", job))
 
     def _id(self, number: int) -> int:
         """An id of this company alone."""

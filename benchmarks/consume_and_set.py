@@ -15,7 +15,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from redis.asyncio import Redis
 
-from projector.events import Topic
+from projector.events.model import Topic
 
 PER_CALL: Final = 500
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import redis
-from tests import build
+from tests import builders
 from tests.integration.deployment import PATH
 from tests.integration.servers import eventually
 
@@ -18,7 +18,7 @@ from benchmarks.processes import Conversation, Servers, listening
 from benchmarks.rounds import Point, Report, Round, Sample, interleaved
 from benchmarks.sizes import Sizes
 from benchmarks.wrk import Target
-from projector import views
+from projector.store import schema
 
 PARTITIONS: Final = 2
 FEW: Final = 1000
@@ -59,7 +59,7 @@ class Views:
 
     def record_bytes(self) -> int:
         """The size of one view as stored, key included."""
-        key = views.token_key(build.digest(token(1)))
+        key = schema.token_record_key(builders.digest(token(1)))
         return len(key) + int(self.redis.strlen(key))
 
 

@@ -14,7 +14,7 @@ import psutil
 from tests.integration import servers
 from tests.integration.deployment import Deployment
 
-from projector.ports import free_port, is_listening
+from projector.process import free_port, is_listening
 
 prefixes: Final = count(1)
 

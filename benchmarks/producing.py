@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 
 from benchmarks.company import Company, Message, encode, topic_of
-from projector.events import Topic
-from projector.feed import CONTENT_TYPE
+from projector.events.model import Topic
+from projector.feed.producer import CONTENT_TYPE
 
 BATCH_BYTES: Final = 256 * 1024
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from projector import views
-from projector.events import Topic
+from projector.events.model import Topic
+from projector.store import schema
 
 # A hundredth of the shortest thing that is measured like this, and hardly any work for Redis.
 POLL_S: Final = 0.01
@@ -20,7 +20,7 @@ def until_applied(redis: Any, ends: dict[tuple[Topic, int], int]) -> float:
         places = list(left)
         pipe = redis.pipeline(transaction=False)
         for topic, partition in places:
-            pipe.hget(views.partition_key(partition), f"offset:{topic}")
+            pipe.hget(schema.partition_key(partition), f"offset:{topic}")
         for place, offset in zip(places, pipe.execute(), strict=True):
             if int(offset or 0) >= left[place]:
                 del left[place]
@@ -53,7 +53,7 @@ def until_fresh(redis: Any, partitions: int, after: int) -> float:
     while True:
         pipe = redis.pipeline(transaction=False)
         for partition in range(partitions):
-            pipe.hmget(views.partition_key(partition), "epoch", "stamp_epoch")
+            pipe.hmget(schema.partition_key(partition), "epoch", "stamp_epoch")
         pipe.time()
         *held, (seconds, microseconds) = pipe.execute()
         epochs = [(int(epoch or 0), int(stamped or 0)) for epoch, stamped in held]
@@ -74,7 +74,7 @@ def until_claimed(redis: Any, partitions: int, after: int) -> None:
 
 def last_epoch(redis: Any, partitions: int) -> int:
     """The newest claim so far; 0 if there was none."""
-    keys = map(views.partition_key, range(partitions))
+    keys = map(schema.partition_key, range(partitions))
     return max(int(redis.hget(key, "epoch") or 0) for key in keys)
 
 

@@ -12,8 +12,8 @@ import time
 import msgspec
 from redis.asyncio import Redis
 
-from projector import views
-from projector.store import FIELDS_PER_CALL
+from projector.store import schema
+from projector.store.partition_store import FIELDS_PER_CALL
 
 
 async def main(url: str) -> None:
@@ -21,7 +21,7 @@ async def main(url: str) -> None:
     async with Redis.from_url(url) as redis:
         await redis.ping()
         began, cpu, found = time.monotonic(), time.process_time(), 0
-        async for _ in redis.hscan_iter(views.facts_key(0), count=FIELDS_PER_CALL):
+        async for _ in redis.hscan_iter(schema.facts_key(0), count=FIELDS_PER_CALL):
             found += 1
         took = time.monotonic() - began, time.process_time() - cpu
     if not found:

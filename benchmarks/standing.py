@@ -11,12 +11,13 @@ import sys
 from typing import Final
 
 from benchmarks.company import Company, record
-from projector import things
-from projector.environment import connections
-from projector.environment.settings import Settings
-from projector.facts import Fact
-from projector.projection import Policy, Projection
-from projector.store import Store
+from projector.clients import redis_client as connections
+from projector.clients import redis_servers
+from projector.config.settings import Settings
+from projector.domain import fact_keys
+from projector.domain.facts import Fact
+from projector.domain.projection import Policy, Projection
+from projector.store.partition_store import PartitionStore
 
 STAMP_INTERVAL_S: Final = 0.25
 # Stamps go between two chunks, so one must not take long.
@@ -27,7 +28,7 @@ DEVELOPER: Final = 30
 class Standing:
     """The owner of one partition, reduced to what lookups see of it."""
 
-    def __init__(self, store: Store, company: Company) -> None:
+    def __init__(self, store: PartitionStore, company: Company) -> None:
         policy = Policy(company.partitions, DEVELOPER, 7 * 24 * 3600 * 1000)
         self._projection = Projection(company.partition, policy)
         self._store = store
@@ -59,7 +60,7 @@ class Standing:
     async def _write(self, jobs: list[int]) -> None:
         """Write their views, and forget the jobs: a million of them would fill the memory."""
         facts = self._projection.facts
-        keys = [things.job_key(str(self._company.root), job) for job in jobs]
+        keys = [fact_keys.job_key(str(self._company.root), job) for job in jobs]
         for key, job in zip(keys, jobs, strict=True):
             facts.put(key, Fact(0, 0, data=self._company.job(job)))
         await self._store.write_views(self._projection.take_changes(0).views)
@@ -69,10 +70,10 @@ class Standing:
 
 async def stand(url: str, company: Company) -> None:
     """Obey standard input until it ends."""
-    server = connections.Server()
-    redis = connections.redis(Settings(redis_url=url), server)
+    server = redis_servers.RedisServers()
+    redis = connections.create_redis(Settings(redis_url=url), server)
     standing = Standing(
-        Store(redis, server, company.partition, f"standing-{company.partition}"), company
+        PartitionStore(redis, server, company.partition, f"standing-{company.partition}"), company
     )
     await standing.begin()
     line = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))

@@ -18,8 +18,8 @@ from benchmarks.company import companies, token
 from benchmarks.processes import CpuClock, Servers
 from benchmarks.rounds import Point, Report, Round, Sample
 from benchmarks.sizes import Sizes
-from projector.events import Topic
-from projector.feed import CONTENT_TYPE
+from projector.events.model import Topic
+from projector.feed.producer import CONTENT_TYPE
 
 PARTITIONS: Final = 4
 USERS: Final = 2000

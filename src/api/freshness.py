@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 import structlog
 from redis.asyncio import Redis
 
-from projector import views
-from projector.environment import access, calls
-from projector.environment.cluster import Answer
-from projector.environment.connections import Server
+from projector.clients import access_errors, redis_batch
+from projector.clients.redis_cluster import CommandResult
+from projector.clients.redis_servers import RedisServers
+from projector.store import schema
 
 log = structlog.get_logger()
 
@@ -41,9 +41,9 @@ class Poll(NamedTuple):
 class Freshness:
     """Keeps the latest poll. Without one, or without a stamp, a partition counts as stale."""
 
-    def __init__(self, redis: Redis, server: Server | None = None) -> None:
+    def __init__(self, redis: Redis, server: RedisServers | None = None) -> None:
         self._redis = redis
-        self._server = server or Server()
+        self._server = server or RedisServers()
         self._poll: Poll | None = None
         self._polled = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -62,7 +62,7 @@ class Freshness:
                 self.reachable = True
             except Exception as error:  # whatever it is, polling must go on
                 if self.reachable:
-                    reason = access.redis_reason(error) or str(error)
+                    reason = access_errors.redis_reason(error) or str(error)
                     log.warning(
                         "not ready, trying again", server="Redis", place=place, reason=reason
                     )
@@ -132,10 +132,12 @@ class Freshness:
 
     async def _read(self) -> Poll:
         sent = time.monotonic()
-        (count,) = await calls.ask(self._redis, [("GET", views.PARTITIONS_KEY)])
-        keys = [views.partition_key(partition) for partition in range(int(count.value or 0))]
+        (count,) = await redis_batch.execute(self._redis, [("GET", schema.PARTITIONS_KEY)])
+        keys = [schema.partition_key(partition) for partition in range(int(count.value or 0))]
         asked = [("HMGET", key, "stamp", "stamp_epoch") for key in keys]
-        answers = await calls.ask(self._redis, [*asked, *await calls.probes(self._redis)])
+        answers = await redis_batch.execute(
+            self._redis, [*asked, *await redis_batch.barrier_commands(self._redis)]
+        )
         for answer in answers:
             if isinstance(answer.value, Exception):
                 raise answer.value
@@ -144,7 +146,7 @@ class Freshness:
         return Poll(now, sent, stamps)
 
 
-def _stamp(now: float, answer: Answer) -> Stamp | None:
+def _stamp(now: float, answer: CommandResult) -> Stamp | None:
     """The stamp, by the clock that says `now`: in a cluster each server has its own.
 
     A stamp from the future is none: a failover led to a server whose clock is behind.

@@ -13,10 +13,11 @@ from redis.exceptions import RedisError
 
 from api import metrics
 from api.freshness import Freshness
-from api.reads import OverloadedError, Reads
-from api.requests import LookupRequest
-from projector import views
-from projector.views import Record
+from api.lookup_request import LookupRequest
+from api.read_batcher import OverloadedError, ReadBatcher
+from projector.domain import views
+from projector.store import schema
+from projector.store.schema import ViewRecord
 
 log = structlog.get_logger()
 
@@ -58,7 +59,7 @@ UNAUTHORIZED: Final = reply(401, b'{"message":"401 Unauthorized"}')
 
 def unavailable(reason: str) -> Reply:
     """A 503 that says why; callers may try again."""
-    return reply(503, orjson.dumps(views.unavailable(reason)), _RETRY)
+    return reply(503, orjson.dumps(views.unavailable_body(reason)), _RETRY)
 
 
 class UnprovenError(Exception):
@@ -69,7 +70,7 @@ class Lookup:
     """Answers lookups from the views, as long as their partition is fresh enough."""
 
     def __init__(
-        self, reads: Reads, freshness: Freshness, *, max_staleness: float, miss_grace: float,
+        self, reads: ReadBatcher, freshness: Freshness, *, max_staleness: float, miss_grace: float,
         max_waiting: int,
     ) -> None:  # fmt: skip
         self._reads = reads
@@ -93,7 +94,7 @@ class Lookup:
             asked = _Asked("", None, arrival, answer)
             asyncio.get_running_loop().call_soon(self._answer, asked, UNAUTHORIZED)
         else:
-            key = views.token_key(hashlib.sha256(request.token).hexdigest())
+            key = schema.token_record_key(hashlib.sha256(request.token).hexdigest())
             asked = _Asked(key, request.max_age, arrival, answer)
             self._reads.ask(key, partial(self._found, asked))
 
@@ -109,12 +110,12 @@ class Lookup:
             reply = _refusal(error)
         self._answer(asked, reply)
 
-    def _prove(self, asked: "_Asked", first: Record | None) -> None:
+    def _prove(self, asked: "_Asked", first: ViewRecord | None) -> None:
         task = asyncio.get_running_loop().create_task(self._answer_proven(asked, first))
         self._proofs.add(task)
         task.add_done_callback(self._proofs.discard)
 
-    async def _answer_proven(self, asked: "_Asked", first: Record | None) -> None:
+    async def _answer_proven(self, asked: "_Asked", first: ViewRecord | None) -> None:
         try:
             record = await self._proven(asked.key, asked.arrival, first)
             reply = UNAUTHORIZED if record is None else self._from_record(record, asked.max_age)
@@ -123,10 +124,12 @@ class Lookup:
         self._answer(asked, reply)
 
     def _answer(self, asked: "_Asked", reply: Reply) -> None:
-        metrics.looked_up(reply.status, time.monotonic() - asked.arrival)
+        metrics.record_lookup(reply.status, time.monotonic() - asked.arrival)
         asked.answer(reply)
 
-    async def _proven(self, key: str, arrival: float, first: Record | None) -> Record | None:
+    async def _proven(
+        self, key: str, arrival: float, first: ViewRecord | None
+    ) -> ViewRecord | None:
         """What stands there once no event from before `arrival` can change it any more.
 
         A token that just started may still be on its way, or its project's return.
@@ -167,7 +170,7 @@ class Lookup:
                 raise UnprovenError("the token may be valid: events about it may be on their way")
             await self._freshness.next_poll(left)
 
-    def _from_record(self, record: Record, max_age: int | None) -> Reply:
+    def _from_record(self, record: ViewRecord, max_age: int | None) -> Reply:
         partition = record.partition
         known = self._freshness.known(partition)
         if known is None:
@@ -193,13 +196,13 @@ class _Asked(NamedTuple):
     answer: Answer
 
 
-def _record(stored: bytes | Exception | None) -> Record | None:
+def _record(stored: bytes | Exception | None) -> ViewRecord | None:
     if isinstance(stored, Exception):
         raise stored
-    return None if stored is None else Record.decode(stored)
+    return None if stored is None else ViewRecord.decode(stored)
 
 
-def _sent(record: Record, age: float) -> Reply:
+def _sent(record: ViewRecord, age: float) -> Reply:
     if record.status == 401:
         return UNAUTHORIZED
     epoch, revision = record.version

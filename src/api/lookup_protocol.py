@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from api.bounded_protocol import BoundedHttpToolsProtocol
 from api.lookup import PATH, Lookup, Reply
-from api.protocol import BoundedHttpToolsProtocol
-from api.requests import VISIBLE_ASCII, parse
+from api.lookup_request import VISIBLE_ASCII, parse_request
 
 # What the application leaves in the state of its lifespan: its `Lookup`, and whether it begins
 # spans for requests that carry a trace context.
@@ -62,7 +62,7 @@ class LookupProtocol(BoundedHttpToolsProtocol):
         cycle.keep_alive = (
             self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
         )
-        self._lookup.ask(parse(self.headers, self.url[len(_WITH_QUERY) :]), self._answer)
+        self._lookup.ask(parse_request(self.headers, self.url[len(_WITH_QUERY) :]), self._answer)
 
     def _is_plain_lookup(self) -> bool:
         url = self.url

@@ -81,12 +81,12 @@ _LOOKUPS: Final = {s: Tally(LOOKUPS.labels(status=s), LOOKUP_BUCKETS_S) for s in
 _READS: Final = Tally(READS, READ_BUCKETS)
 
 
-def looked_up(status: int, seconds: float) -> None:
+def record_lookup(status: int, seconds: float) -> None:
     """A lookup was answered."""
     _LOOKUPS[status].count(seconds)
 
 
-def read(keys: int) -> None:
+def record_read(keys: int) -> None:
     """One call to Redis read so many keys."""
     _READS.count(keys)
 
@@ -104,7 +104,7 @@ async def keep_settled() -> NoReturn:
         settle()
 
 
-class Seen(Collector):
+class FreshnessCollector(Collector):
     """What this process sees of Redis at the moment of the question."""
 
     def __init__(self, freshness: Freshness) -> None:
@@ -127,7 +127,7 @@ class Seen(Collector):
         yield staleness
 
 
-class Together(Collector):
+class MultiprocessCollector(Collector):
     """What all processes count that share a folder; those that are gone no longer wait."""
 
     def __init__(self, folder: str) -> None:
@@ -147,7 +147,7 @@ class Together(Collector):
 def exposition(freshness: Freshness) -> bytes:
     """Everything that is settled, as Prometheus reads it; takes its time, so not in the loop."""
     seen = CollectorRegistry()
-    seen.register(Seen(freshness))
+    seen.register(FreshnessCollector(freshness))
     return generate_latest(seen) + generate_latest(_counted())
 
 
@@ -163,7 +163,7 @@ def _counted() -> CollectorRegistry:
     if not folder:
         return REGISTRY
     together = CollectorRegistry()
-    together.register(Together(folder))
+    together.register(MultiprocessCollector(folder))
     return together
 
 

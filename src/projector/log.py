@@ -1,6 +1,6 @@
 """Logs: one event a line, JSON unless a person reads it on a terminal.
 
-`docs/operations.md` lists the events. Job tokens and what moves a terminal's cursor are in none.
+`docs/logs.md` lists the events. Job tokens and what moves a terminal's cursor are in none.
 """
 
 import logging
@@ -9,10 +9,10 @@ import sys
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
-from projector import redaction
+from projector.events import redaction
 
 
-def harmless(text: str) -> str:
+def escape_control_chars(text: str) -> str:
     """One line of text without anything that moves a cursor, colours, rings or hides."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -57,7 +57,7 @@ def _rendering(*, on_terminal: bool) -> list[Processor]:
 def _without_tokens(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """What other libraries and exceptions say may quote what they were given."""
     return {
-        name: redaction.text(value if isinstance(value, str) else repr(value))
+        name: redaction.redact_text(value if isinstance(value, str) else repr(value))
         if isinstance(value, str | bytes | BaseException)
         else value
         for name, value in event.items()
@@ -71,4 +71,4 @@ def _for_terminals(_logger: WrappedLogger, _method: str, event: EventDict) -> Ev
 
 
 def _lines(text: str) -> str:
-    return "\n".join(harmless(line) for line in text.split("\n"))
+    return "\n".join(escape_control_chars(line) for line in text.split("\n"))

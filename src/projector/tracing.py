@@ -14,8 +14,8 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from projector.cloudevents import known_type
-from projector.events import MAX_EVENT_BYTES, BadEvent, Record
+from projector.events.cloudevents import known_type
+from projector.events.model import MAX_EVENT_BYTES, BadEvent, KafkaRecord
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -92,7 +92,7 @@ class EventSpans:
     def __init__(self) -> None:
         self._open: dict[tuple[str, int], Span] = {}
 
-    def applied(self, record: Record, *, refused: bool) -> None:
+    def applied(self, record: KafkaRecord, *, refused: bool) -> None:
         """Begin the span of an event that carries a sampled context; others cost nothing."""
         if _tracer is None:
             return
@@ -117,7 +117,7 @@ class EventSpans:
 
 
 def _begin(  # noqa: PLR0913
-    tracer: "Tracer", record: Record, carried: Carried, context: "Context", since: int,
+    tracer: "Tracer", record: KafkaRecord, carried: Carried, context: "Context", since: int,
     *, refused: bool,
 ) -> "Span":  # fmt: skip
     from opentelemetry.trace import SpanKind, StatusCode
@@ -143,7 +143,7 @@ def _begin(  # noqa: PLR0913
     return span
 
 
-def _carried(record: Record) -> Carried:
+def _carried(record: KafkaRecord) -> Carried:
     """The event's own context, else that of the record's headers."""
     value, headers = record.value or b"", {name: content or b"" for name, content in record.headers}
     if not (_MARK in value or "traceparent" in headers or "ce_traceparent" in headers):

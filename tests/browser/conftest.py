@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from projector.ports import free_port, is_listening
+from projector.process import free_port, is_listening
 from tests.browser.browser import BINARIES, Browser
 from tests.integration import servers
 from tests.integration.deployment import Deployment

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from selenium.webdriver import Keys
 
-from projector.ports import free_port, is_listening
-from tests import build
+from projector.process import free_port, is_listening
+from tests import builders
 from tests.browser.browser import PHONE, Browser
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import Server, eventually
@@ -23,23 +23,23 @@ SHOWN_TRICKS = "a\\u{202e}b\\u{1b}[31mc\\u{7}d\\u{200b}e"
 HOSTILE = MARKUP + TRICKS
 SHOWN = MARKUP + SHOWN_TRICKS
 EVENTS: list[dict[str, Any]] = [
-    build.group(3),
-    build.group(12, 3),
-    build.project(123213, 12),
-    build.project(500, 12, path="p500"),
-    build.member(1, "reporter", group_id=3),
-    build.agent(5, 123213),
-    build.agent(6, 500),
-    build.configured(6, groups=[{"id": 12, "environments": ["production"]}]),
-    build.member(4, "developer", group_id=3),
-    build.started(9, 123213, 4, environment={"name": "review/7", "slug": "r", "tier": "other"}),
+    builders.group(3),
+    builders.group(12, 3),
+    builders.project(123213, 12),
+    builders.project(500, 12, path="p500"),
+    builders.member(1, "reporter", group_id=3),
+    builders.agent(5, 123213),
+    builders.agent(6, 500),
+    builders.configured(6, groups=[{"id": 12, "environments": ["production"]}]),
+    builders.member(4, "developer", group_id=3),
+    builders.started(9, 123213, 4, environment={"name": "review/7", "slug": "r", "tier": "other"}),
     # All the same, by somebody who means harm.
-    build.group(40, root="40", path=HOSTILE),
-    build.project(41, 40, root="40", path=HOSTILE),
-    build.event("user.set", {"id": 42, "username": HOSTILE, "state": "active"}),
-    build.event("agent.set", {"id": 43, "name": HOSTILE, "project_id": 41}, root="40"),
-    build.member(42, "developer", group_id=40, root="40", via=HOSTILE),
-    build.started(
+    builders.group(40, root="40", path=HOSTILE),
+    builders.project(41, 40, root="40", path=HOSTILE),
+    builders.event("user.set", {"id": 42, "username": HOSTILE, "state": "active"}),
+    builders.event("agent.set", {"id": 43, "name": HOSTILE, "project_id": 41}, root="40"),
+    builders.member(42, "developer", group_id=40, root="40", via=HOSTILE),
+    builders.started(
         44, 41, 42, root="40", environment={"name": HOSTILE, "slug": HOSTILE, "tier": HOSTILE}
     ),
 ]
@@ -61,8 +61,8 @@ class Product:
 def product(deployment: Deployment) -> Product:
     deployment.env["PROJECTOR_OPS_TOKEN"] = OPS_TOKEN
     worker = deployment.start_all()
-    deployment.feed(*EVENTS, build.event("member.removed", {"user_id": 1, "group_id": 3}))
-    deployment.produce(build.event("nonsense", {"id": 1}), topic="membership", partition=0)
+    deployment.feed(*EVENTS, builders.event("member.removed", {"user_id": 1, "group_id": 3}))
+    deployment.produce(builders.event("nonsense", {"id": 1}), topic="membership", partition=0)
     # Whoever may write to the topic of dead letters may write any reason.
     letter = [(f"dead-letter-{name}", HOSTILE.encode()) for name in ("reason", "topic", "time")]
     deployment.produce(b"{}", topic="dead-letters", partition=0, headers=letter)

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 from jsonschema import Draft202012Validator
 
-from tests.build import digest, event
+from tests.builders import digest, event
 
 FOLDER: Final = Path(__file__).parent
 SCHEMA: Final = Draft202012Validator(

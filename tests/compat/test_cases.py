@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from projector.events import KINDS, Topic
-from tests.build import NOW, digest
+from projector.events.model import EVENT_TYPES, Topic
+from tests.builders import NOW, digest
 from tests.compat.table import SCHEMA, Case, Message, load
-from tests.unit.test_projection import World
+from tests.unit.domain.test_projection import World
 
 CASES = load()
 LEVELS = {"developer": 30, "none": 0}
@@ -24,7 +24,7 @@ def in_order(messages: list[Message], order: Order) -> list[Message]:
 
     Each topic's own order is kept.
     """
-    topics = [KINDS[message["type"]].topic for message in messages]
+    topics = [EVENT_TYPES[message["type"]].topic for message in messages]
     if order is None:
         return messages
     if isinstance(order, int):

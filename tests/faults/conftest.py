@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 import redis as client
 
-from projector.ports import free_port, is_listening
+from projector.process import free_port, is_listening
 from tests.faults.background import Background
 from tests.faults.proxy import Proxy
 from tests.faults.report import Report

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from tests.faults.model import Event
 from tests.faults.observer import Look
 from tests.faults.traffic import History, Sent
-from tests.faults.world import Event
 from tests.oracle import DEVELOPER, Oracle, milliseconds
 
 # Seconds of the wall clock at second 0 of the monotonic clock.

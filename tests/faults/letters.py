@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from projector.events import DEAD_LETTERS
+from projector.events.model import DEAD_LETTERS
 
 
 class Origin(NamedTuple):

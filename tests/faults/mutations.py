@@ -6,12 +6,12 @@ Each function patches the classes of a worker's process, before it starts.
 from collections.abc import Callable
 from typing import Any, Final
 
-from projector import scripts
-from projector.delivery import Offsets
-from projector.events import Topic
-from projector.owner import Owner
-from projector.probes import Probe, Probes
-from projector.store import Store
+from projector.events.model import Topic
+from projector.kafka.range_reader import Offsets
+from projector.store import lua_scripts
+from projector.store.partition_store import PartitionStore
+from projector.worker.freshness_probes import FreshnessProbes, Probe
+from projector.worker.owner import Owner
 
 
 def delivery_check_off() -> None:
@@ -34,11 +34,13 @@ def fencing_off() -> None:
     """
     unclaimed = "local revision = ARGV[3]"
     for name in ("CHECKPOINT", "STAMP", "FORGET"):
-        replace(scripts, name, swapped(getattr(scripts, name), scripts._CLAIMED, unclaimed))
+        replace(
+            lua_scripts, name, swapped(getattr(lua_scripts, name), lua_scripts._CLAIMED, unclaimed)
+        )
     risen = "math.max(stored + 1, now, ARGV[2] + 1)"
-    replace(scripts, "CLAIM", swapped(scripts.CLAIM, risen, "1"))
+    replace(lua_scripts, "CLAIM", swapped(lua_scripts.CLAIM, risen, "1"))
     compared = "version and version > ARGV[2]"
-    replace(scripts, "WRITE_VIEWS", swapped(scripts.WRITE_VIEWS, compared, "false"))
+    replace(lua_scripts, "WRITE_VIEWS", swapped(lua_scripts.WRITE_VIEWS, compared, "false"))
 
 
 def heal_off() -> None:
@@ -59,12 +61,12 @@ def freshness_off() -> None:
     async def ask_nobody(self: Any, _applied: Offsets) -> None:
         self._waiting.append(Probe(await self._store.now(), dict.fromkeys(Topic, 0), 0.0))
 
-    replace(Probes, "_ask", ask_nobody)
+    replace(FreshnessProbes, "_ask", ask_nobody)
 
 
 def server_change_unnoticed() -> None:
     """The owner does not notice that another Redis answers than the one that it wrote to."""
-    replace(Store, "_refuse_changed_server", lambda _self: None)
+    replace(PartitionStore, "_refuse_changed_server", lambda _self: None)
 
 
 def sweep_off() -> None:

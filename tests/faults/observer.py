@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any, Final, NamedTuple
 
+from tests.faults.model import Token
 from tests.faults.traffic import Traffic
-from tests.faults.world import Token
 from tests.integration.deployment import PATH
 
 LINES: Final = 16

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any, Final
 
-from tests import build
+from tests import builders
 from tests.faults.scenario import Raw
 from tests.faults.traffic import Headers
 
@@ -22,7 +22,7 @@ def records(root: str, partition: int, count: int, seed: int) -> Iterator[Raw]:
 
 
 def _small(root: str, dice: Random) -> tuple[bytes | None, Headers]:
-    good = build.group(int(root), root=root)
+    good = builders.group(int(root), root=root)
     shapes: list[tuple[bytes | None, Headers]] = [
         (None, ()),
         (b"", ()),
@@ -42,8 +42,8 @@ def _small(root: str, dice: Random) -> tuple[bytes | None, Headers]:
         (as_json(good | {"data": {"id": 1, "parent_id": "x", "path": ["p"]}}), ()),
         (as_json(good | {"data": good["data"] | {"token": "a-secret"}}), ()),
         (as_json(good | {"data": good["data"] | {"path": "glcbt-64_not-a-real-one"}}), ()),
-        (as_json(build.member(1, "emperor", group_id=1, root=root)), ()),
-        (as_json(build.member(1, group_id=1, expires_at="tomorrow", root=root)), ()),
+        (as_json(builders.member(1, "emperor", group_id=1, root=root)), ()),
+        (as_json(builders.member(1, group_id=1, expires_at="tomorrow", root=root)), ()),
         (b"{}", [("ce_specversion", b"1.0"), ("ce_type", b"\xff\xff")]),
         (b"{}", [("ce_specversion", b"1.0"), ("ce_type", b"group.set")] * 3),
         (b"nothing", [(f"header-{n}", dice.randbytes(20)) for n in range(300)]),

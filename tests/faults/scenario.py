@@ -7,17 +7,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from projector import topics
-from projector.environment.settings import Settings
+from projector.config.settings import Settings
+from projector.kafka import topics
 from tests.faults import letters, shim
 from tests.faults.background import Background
+from tests.faults.checker import Verdict, judge
 from tests.faults.expectation import TOLERANCE_S, expectations
-from tests.faults.judge import Verdict, judge
 from tests.faults.letters import Origin
+from tests.faults.model import SHORT_LIFE_S, Crafted, Event, Root, Token, roots
 from tests.faults.observer import Observer
 from tests.faults.report import Report, Row
 from tests.faults.traffic import Headers, Sent, Traffic
-from tests.faults.world import SHORT_LIFE_S, Crafted, Event, Root, Token, roots
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import Server, eventually
 
@@ -97,7 +97,7 @@ class Scenario:
             topic_prefix=env["PROJECTOR_TOPIC_PREFIX"],
             partitions=PARTITIONS,
         )
-        asyncio.run(topics.create(settings))
+        asyncio.run(topics.create_topics(settings))
 
     def start_worker(self, *faults: Fault) -> Server:
         """One more worker, with the faults inside, if any."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from projector import cli
-from projector.owners import Owners
-from projector.store import Store
+from projector.cli import main as cli
+from projector.store.partition_store import PartitionStore
+from projector.worker.owner_group import OwnerGroup
 from tests.faults.mutations import MUTATIONS
 
 VARIABLE: Final = "FAULTS_SHIM"
@@ -50,13 +50,13 @@ def kill(phase: str, nth: int, trigger: str) -> None:
 
     match phase:
         case "before views":
-            patch(Store, "write_views", lambda write: _before(write, die_at_last))
+            patch(PartitionStore, "write_views", lambda write: _before(write, die_at_last))
         case "after views":
-            patch(Store, "write_views", lambda write: _after(write, die_at_last))
+            patch(PartitionStore, "write_views", lambda write: _after(write, die_at_last))
         case "after checkpoint":
-            patch(Store, "checkpoint", lambda write: _after(write, die_at_last))
+            patch(PartitionStore, "checkpoint", lambda write: _after(write, die_at_last))
         case "before ack":
-            patch(Owners, "enqueue", lambda enqueue: _before_ack(enqueue, die_at_last))
+            patch(OwnerGroup, "enqueue", lambda enqueue: _before_ack(enqueue, die_at_last))
 
 
 def stop(trigger: str, phase: str) -> None:
@@ -73,7 +73,7 @@ def stop(trigger: str, phase: str) -> None:
         return due
 
     def stopping(write: Method) -> Method:
-        async def wrapped(self: Store, changed: Any, *args: Any) -> Any:
+        async def wrapped(self: PartitionStore, changed: Any, *args: Any) -> Any:
             changed = list(changed)
             stops = is_due(changed)
             if stops and phase != "after views":
@@ -85,11 +85,11 @@ def stop(trigger: str, phase: str) -> None:
 
         return wrapped
 
-    patch(Store, "write_views", stopping)
+    patch(PartitionStore, "write_views", stopping)
 
 
 def _before(write: Method, act: Callable[[], None]) -> Method:
-    async def wrapped(self: Store, changed: Any, *args: Any) -> Any:
+    async def wrapped(self: PartitionStore, changed: Any, *args: Any) -> Any:
         if changed:
             act()
         return await write(self, changed, *args)
@@ -98,7 +98,7 @@ def _before(write: Method, act: Callable[[], None]) -> Method:
 
 
 def _after(write: Method, act: Callable[[], None]) -> Method:
-    async def wrapped(self: Store, changed: Any, *args: Any) -> Any:
+    async def wrapped(self: PartitionStore, changed: Any, *args: Any) -> Any:
         result = await write(self, changed, *args)
         if changed:
             act()
@@ -108,7 +108,7 @@ def _after(write: Method, act: Callable[[], None]) -> Method:
 
 
 def _before_ack(enqueue: Callable[..., None], act: Callable[[], None]) -> Callable[..., None]:
-    def wrapped(self: Owners, record: Any, ack: Callable[[], object]) -> None:
+    def wrapped(self: OwnerGroup, record: Any, ack: Callable[[], object]) -> None:
         def acting_ack() -> None:
             act()
             ack()
@@ -123,7 +123,7 @@ def disturb_delivery(seed: int, share: float) -> None:
     dice = Random(seed)
 
     def disturbed(enqueue: Callable[..., None]) -> Callable[..., None]:
-        def wrapped(self: Owners, record: Any, ack: Callable[[], object]) -> None:
+        def wrapped(self: OwnerGroup, record: Any, ack: Callable[[], object]) -> None:
             chance = dice.random()
             if chance < share:
                 ack()
@@ -138,14 +138,14 @@ def disturb_delivery(seed: int, share: float) -> None:
 
         return wrapped
 
-    patch(Owners, "enqueue", disturbed)
+    patch(OwnerGroup, "enqueue", disturbed)
 
 
 def hold_delivery(text: str, seconds: float) -> None:
     """Faust's deliveries with the text in their value come so much later."""
 
     def holding(enqueue: Callable[..., None]) -> Callable[..., None]:
-        def wrapped(self: Owners, record: Any, ack: Callable[[], object]) -> None:
+        def wrapped(self: OwnerGroup, record: Any, ack: Callable[[], object]) -> None:
             if text.encode() in (record.value or b""):
                 asyncio.get_running_loop().call_later(seconds, enqueue, self, record, ack)
             else:
@@ -153,7 +153,7 @@ def hold_delivery(text: str, seconds: float) -> None:
 
         return wrapped
 
-    patch(Owners, "enqueue", holding)
+    patch(OwnerGroup, "enqueue", holding)
 
 
 FAULTS: Final[dict[str, Callable[..., None]]] = {

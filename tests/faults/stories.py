@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.faults.model import Crafted
 from tests.faults.proxy import Proxy
 from tests.faults.scenario import Scenario
-from tests.faults.world import Crafted
 from tests.integration.deployment import PARTITIONS
 from tests.integration.servers import Server
 

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Iterator
 
-from tests import build
+from tests import builders
 from tests.faults import poison
 from tests.faults.conftest import SEED, NewScenario
+from tests.faults.model import Event, Root
 from tests.faults.scenario import SOUND, Raw, Scenario
-from tests.faults.world import Event, Root
 from tests.integration.deployment import PARTITIONS
 
 POISON = 3000
@@ -84,13 +84,13 @@ def harmful(scenario: Scenario, root: Root) -> Iterator[tuple[Event, str]]:
         data = entry.event["data"]
         match entry.event["type"]:
             case "job.started":
-                yield build.removed("job", data["id"], root=root.root), "job-lifecycle"
+                yield builders.removed("job", data["id"], root=root.root), "job-lifecycle"
             case "agent.set":
-                yield build.removed("agent", data["id"], root=root.root), "agent-config"
+                yield builders.removed("agent", data["id"], root=root.root), "agent-config"
             case "agent.removed":
-                yield build.agent(data["id"], project_of(root), root=root.root), "agent-config"
-    yield build.removed("project", project_of(root), root=root.root), "membership"
-    yield build.removed("group", int(root.root), root=root.root), "membership"
+                yield builders.agent(data["id"], project_of(root), root=root.root), "agent-config"
+    yield builders.removed("project", project_of(root), root=root.root), "membership"
+    yield builders.removed("group", int(root.root), root=root.root), "membership"
 
 
 def project_of(root: Root) -> int:
@@ -105,12 +105,12 @@ def test_project_set_again_on_its_way(new_scenario: NewScenario) -> None:
     crafted = scenario.crafted[0]
     # What came behind it in its partition would bring the late event with it, as a gap.
     scenario.pause_traffic()
-    scenario.send(build.removed("project", crafted.number, root=crafted.root))
+    scenario.send(builders.removed("project", crafted.number, root=crafted.root))
     scenario.until(
         lambda: scenario.deployment.look_up(crafted.token.secret).status == 401, "removed"
     )
     scenario.inject()
-    again = build.project(crafted.number, crafted.number, root=crafted.root)
+    again = builders.project(crafted.number, crafted.number, root=crafted.root)
     scenario.send(again | {"data": again["data"] | {"path": LATE_PATH}})
     second = crafted.another_token()
     scenario.observer.watched = [second]

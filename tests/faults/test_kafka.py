@@ -12,10 +12,10 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
-from projector.events import DEAD_LETTERS
-from projector.partitioning import partition_of
-from projector.ports import free_port, is_listening
-from projector.topics import CONFIGS
+from projector.events.model import DEAD_LETTERS
+from projector.events.partitioning import partition_of
+from projector.kafka.topics import CONFIGS
+from projector.process import free_port, is_listening
 from tests.faults import poison
 from tests.faults.conftest import SEED, Broker, NewScenario
 from tests.faults.scenario import BOUND_S, SOUND, Scenario

@@ -4,10 +4,10 @@ import asyncio
 from typing import Final
 
 from tests.faults.conftest import NewScenario
+from tests.faults.model import Crafted
 from tests.faults.observer import Line
 from tests.faults.report import Latency, Report
 from tests.faults.scenario import SEND_S, SOUND, Scenario
-from tests.faults.world import Crafted
 from tests.integration.servers import Server
 
 SAMPLES: Final = 200

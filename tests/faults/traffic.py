@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from projector.events import KINDS
-from projector.partitioning import partition_of
-from tests.faults.world import Event, Root, Token
+from projector.events.model import EVENT_TYPES
+from projector.events.partitioning import partition_of
+from tests.faults.model import Event, Root, Token
 from tests.integration.deployment import PARTITIONS
 
 RATE: Final = 150.0
@@ -132,7 +132,7 @@ class Traffic:
         return entry
 
     async def _deliver(self, event: Event) -> None:
-        kind, root = KINDS[event["type"]], event["partitionkey"]
+        kind, root = EVENT_TYPES[event["type"]], event["partitionkey"]
         places = range(PARTITIONS) if kind.broadcast else [partition_of(root, PARTITIONS)]
         value = json.dumps(event).encode()
         await asyncio.gather(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from projector.ports import is_listening
+from projector.process import is_listening
 from tests.integration import processes, servers
 from tests.integration.deployment import Deployment
 from tests.integration.ports import free_port

@@ -14,8 +14,8 @@ import redis
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
-from projector.events import KINDS
-from projector.partitioning import partition_of
+from projector.events.model import EVENT_TYPES
+from projector.events.partitioning import partition_of
 from tests.integration import processes
 from tests.integration.ports import free_port
 from tests.integration.servers import Server, eventually, projector, running
@@ -133,6 +133,21 @@ class Deployment:
 
         asyncio.run(run())
 
+    def topics(self) -> list[str]:
+        """The topics that Kafka knows, which is not at once what it has acknowledged."""
+        known: list[str] = []
+
+        async def list_topics(admin: AIOKafkaAdminClient) -> None:
+            known.extend(await admin.list_topics())
+
+        self.administrate(list_topics)
+        return known
+
+    def delete_topic(self, name: str) -> None:
+        topic = self.prefix + name
+        self.administrate(lambda admin: admin.delete_topics([topic]))
+        eventually(lambda: topic not in self.topics(), f"{topic} deleted")
+
     def produce(
         self,
         event: dict[str, Any] | bytes,
@@ -143,7 +158,7 @@ class Deployment:
         """Put a record into Kafka past `projector feed`, as another team's producer would."""
         value = event if isinstance(event, bytes) else json.dumps(event).encode()
         root = event["partitionkey"] if isinstance(event, dict) else "3"
-        name = topic or (KINDS[event["type"]].topic if isinstance(event, dict) else "")
+        name = topic or (EVENT_TYPES[event["type"]].topic if isinstance(event, dict) else "")
         place = partition_of(root, PARTITIONS) if partition is None else partition
 
         async def send() -> None:

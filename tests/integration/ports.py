@@ -2,9 +2,10 @@
 
 import os
 import random
+import socket
 from typing import Final
 
-from projector.ports import obstacle
+from projector.process import LOOPBACK
 
 # Of every block of so many ports each process that runs tests has one.
 PROCESSES: Final = 32
@@ -20,6 +21,16 @@ def free_port() -> int:
     """Choose a port that is free, and that no other test gets."""
     while True:
         port = _dice.choice(BLOCKS) * PROCESSES + OWN
-        if port not in _given and obstacle(port) is None:
+        if port not in _given and _is_free(port):
             _given.add(port)
             return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests import build
+from tests import builders
 from tests.integration.deployment import Deployment
 from tests.integration.servers import eventually
 
@@ -28,10 +28,10 @@ def fed(deployment: Deployment, text: str) -> tuple[int, str]:
 def namespace(root: str) -> list[dict[str, Any]]:
     job = int(root) + 7
     return [
-        build.event("project.set", {"id": job, "group_id": None, "path": "acme/shop"}, root),
-        build.project(int(root) * 10, root=root),
-        build.member(1, project_id=job, root=root),
-        build.started(job, job, token=f"token-{root}", root=root),
+        builders.event("project.set", {"id": job, "group_id": None, "path": "acme/shop"}, root),
+        builders.project(int(root) * 10, root=root),
+        builders.member(1, project_id=job, root=root),
+        builders.started(job, job, token=f"token-{root}", root=root),
     ]
 
 

@@ -14,10 +14,10 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from projector import views
-from projector.ports import is_listening
-from projector.views import Record, Version
-from tests.build import digest
+from projector.process import is_listening
+from projector.store import schema
+from projector.store.schema import Version, ViewRecord
+from tests.builders import digest
 from tests.integration import servers
 from tests.integration.deployment import PATH
 from tests.integration.ports import free_port
@@ -50,9 +50,9 @@ class Api:
         return [n for n in children if b"spawn_main" in Path(f"/proc/{n}/cmdline").read_bytes()]
 
 
-# As docs/operations.md has it for those who start uvicorn themselves.
+# As docs/operations.md documents it for operators who start uvicorn themselves.
 UVICORN = [
-    "--factory", "api.main:create", "--http", "api.lookup_protocol:LookupProtocol", "--ws", "none",
+    "--factory", "api.app:create_api", "--http", "api.lookup_protocol:LookupProtocol", "--ws", "none",
     "--limit-concurrency", "1000", "--no-access-log", "--no-server-header", "--log-level", "error",
 ]  # fmt: skip
 
@@ -65,11 +65,11 @@ def api(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
         stack.enter_context(servers.running(servers.valkey(tmp_path, redis_port)))
         servers.eventually(lambda: is_listening(redis_port), "Valkey listening")
         client: Any = stack.enter_context(redis.Redis(port=redis_port))
-        client.set(views.PARTITIONS_KEY, 1)
+        client.set(schema.PARTITIONS_KEY, 1)
         stamp = {"stamp": int(time.time() * 1000), "stamp_epoch": 7, "epoch": 7}
-        client.hset(views.partition_key(0), mapping=stamp)
-        record = Record(200, 0, Version(7, 1), b"{}").encode()
-        client.set(views.token_key(digest(TOKEN)), record)
+        client.hset(schema.partition_key(0), mapping=stamp)
+        record = ViewRecord(200, 0, Version(7, 1), b"{}").encode()
+        client.set(schema.token_record_key(digest(TOKEN)), record)
         env = {
             "PROJECTOR_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
             "PROJECTOR_MAX_STALENESS": "3600",

@@ -7,8 +7,8 @@ from collections import defaultdict
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from projector.events import KINDS
-from projector.partitioning import partition_of
+from projector.events.model import EVENT_TYPES
+from projector.events.partitioning import partition_of
 from tests.compat.table import APART, Case, Message, load
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import eventually
@@ -30,7 +30,7 @@ def produce_all(deployment: Deployment, messages: list[Message]) -> None:
         producer = AIOKafkaProducer(bootstrap_servers=deployment.kafka, acks="all", linger_ms=5)
         async with producer:
             for message in messages:
-                kind, root = KINDS[message["type"]], message["partitionkey"]
+                kind, root = EVENT_TYPES[message["type"]], message["partitionkey"]
                 value, topic = json.dumps(message).encode(), deployment.prefix + kind.topic
                 own = [partition_of(root, PARTITIONS)]
                 for partition in range(PARTITIONS) if kind.broadcast else own:

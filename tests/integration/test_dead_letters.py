@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 
 from api.ops import letters
-from projector.environment.settings import Settings
-from projector.events import Topic
-from projector.operators import mailbox
-from projector.partitioning import partition_of
-from tests import build
+from projector.config.settings import Settings
+from projector.events.model import Topic
+from projector.events.partitioning import partition_of
+from projector.operators import dead_letter_reader
+from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import eventually
 
 TOKEN = "glcbt-64_example-of-a-token-x"
 HOME = partition_of("3", PARTITIONS)
 ELSEWHERE = (HOME + 1) % PARTITIONS
-COMPANY = [build.group(3), build.project(7, 3), build.agent(5, 7), build.started(9, 7)]
-MEMBER = build.member(1, "developer", group_id=3)
-BROKEN = build.member(1, "developper", group_id=3)
+COMPANY = [builders.group(3), builders.project(7, 3), builders.agent(5, 7), builders.started(9, 7)]
+MEMBER = builders.member(1, "developer", group_id=3)
+BROKEN = builders.member(1, "developper", group_id=3)
 COLOURED = "\x1b[31mred\x1b[0m\x07\u202e\x7f\x9b"
 
 
@@ -94,13 +94,13 @@ def test_a_replay_does_not_overwrite_what_came_later(deployment: Deployment) -> 
     worker = deployment.start_all()
     deployment.feed(*COMPANY)
     deployment.produce(BROKEN)
-    deployment.produce(build.event("group.set", {"id": 12, "parent_id": 3, "path": 1}))
-    later = build.event("member.removed", {"user_id": 1, "group_id": 3})
-    deployment.feed(later, build.removed("group", 12), build.group(12, 3))
+    deployment.produce(builders.event("group.set", {"id": 12, "parent_id": 3, "path": 1}))
+    later = builders.event("member.removed", {"user_id": 1, "group_id": 3})
+    deployment.feed(later, builders.removed("group", 12), builders.group(12, 3))
     listed(deployment, 2)
     replay(deployment, "0:0", event=MEMBER)
-    replay(deployment, "0:1", event=build.group(12))
-    deployment.feed(build.user(1))
+    replay(deployment, "0:1", event=builders.group(12))
+    deployment.feed(builders.user(1))
     eventually(
         lambda: deployment.look_up("token-9").body.get("user", {}).get("username") == "u1",
         "what was fed after the replay",
@@ -134,16 +134,16 @@ def test_a_misrouted_event_is_replayed_as_a_new_one_if_it_has_a_sequence(
 def test_a_broadcast_is_replayed_in_its_own_partition_only(deployment: Deployment) -> None:
     deployment.start_all()
     deployment.feed(*COMPANY)
-    broken = build.event("user.set", {"id": 1, "username": "u1"})
+    broken = builders.event("user.set", {"id": 1, "username": "u1"})
     for partition in (HOME, ELSEWHERE):
         deployment.produce(broken, partition=partition)
         listed(deployment, 1 if partition == HOME else 2)
-    replay(deployment, "0:0", event=build.user(1, "blocked"))
+    replay(deployment, "0:0", event=builders.user(1, "blocked"))
     deployment.until("token-9", 403)
     fields = [f"allowed-agents:facts:{{{p}}}" for p in range(PARTITIONS)]
     known = [p for p, field in enumerate(fields) if deployment.redis.hexists(field, "*/user/1")]
     assert known == [HOME]
-    both = replay(deployment, "0:0", "0:1", event=build.user(1, "blocked"))
+    both = replay(deployment, "0:0", "0:1", event=builders.user(1, "blocked"))
     assert len(both.splitlines()) == 2
 
 
@@ -187,7 +187,9 @@ def test_nothing_in_a_letter_reaches_the_terminal_unescaped(deployment: Deployme
     deployment.start_all()
     hostile = COLOURED.encode()
     deployment.produce(hostile, topic=Topic.MEMBERSHIP, partition=0, headers=[("x", hostile)])
-    deployment.produce(json.dumps(build.group(3, note=COLOURED)).encode() + b" x", Topic.MEMBERSHIP)
+    deployment.produce(
+        json.dumps(builders.group(3, note=COLOURED)).encode() + b" x", Topic.MEMBERSHIP
+    )
     listed(deployment, 2)
     names = ("reason", "topic", "partition", "offset", "time", "timestamp")
     foreign = [(f"dead-letter-{name}", hostile) for name in names]
@@ -217,7 +219,7 @@ def test_the_latest_letters_are_listed_and_can_be_chosen(deployment: Deployment)
     )  # fmt: skip
     for number in range(10):
         deployment.produce(f"{number}".encode(), topic=Topic.MEMBERSHIP, partition=number % 2)
-    deployment.produce(build.group(3), topic=Topic.AGENT_CONFIG)
+    deployment.produce(builders.group(3), topic=Topic.AGENT_CONFIG)
     deployment.start_all()
     letters = listed(deployment, 11)
     assert [letter["id"] for letter in letters] == [f"0:{n}" for n in range(11)]
@@ -228,7 +230,7 @@ def test_the_latest_letters_are_listed_and_can_be_chosen(deployment: Deployment)
     for wrong in ("0:11", "0:99", "1:0", "9:0"):
         assert f"no dead letter {wrong}" in refused(deployment, "show", wrong)
     value = json.loads(deployment.command("dead-letters", "show", chosen["id"], "--json").stdout)
-    assert json.loads(value["value"]) == build.group(3)
+    assert json.loads(value["value"]) == builders.group(3)
 
 
 def test_the_operators_page_reads_no_more_than_the_latest(
@@ -243,7 +245,7 @@ def test_the_operators_page_reads_no_more_than_the_latest(
         deployment.produce(b"{}", topic="dead-letters", partition=0, headers=reason)
 
     async def read() -> list[int]:
-        async with mailbox.opened(settings) as box:
+        async with dead_letter_reader.open_dead_letters(settings) as box:
             return [letter.id.offset async for letter in box.read(letters.LATEST)]
 
     assert asyncio.run(read()) == [3, 4, 5]

@@ -1,17 +1,25 @@
-"""`projector dev` as a newcomer meets it: one command, one line, no traces."""
+"""`projector dev` and `make run` as a newcomer meets them: one command, few lines, no traces."""
 
 import json
 import os
+import pty
+import re
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
-from tests import build
+from tests import builders
 from tests.integration.deployment import PATH
 from tests.integration.servers import eventually
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
+NOWHERE = {"PROJECTOR_KAFKA": "127.0.0.1:1", "projector_redis_url": "redis://127.0.0.1:1/0"}
 
 
 class Dev:
@@ -74,7 +82,7 @@ def test_it_serves_restarts_a_dead_worker_and_leaves_nothing_behind(
     (worker,) = dev.children("projector worker")
     os.kill(worker, signal.SIGKILL)
     env = {"PROJECTOR_KAFKA": ready["kafka"], "PROJECTOR_REDIS_URL": ready["redis"]}
-    events = [build.group(3), build.project(7, 3), build.started(9, 7)]
+    events = [builders.group(3), builders.project(7, 3), builders.started(9, 7)]
     subprocess.run(
         [sys.executable, "-m", "projector", "feed", "-"],
         input="\n".join(map(json.dumps, events)), text=True, check=True, env=os.environ | env,
@@ -106,3 +114,76 @@ def test_an_embedded_kafka_refuses_the_checkpoint_of_another() -> None:
     finally:
         first.process.terminate()
         first.process.communicate()
+
+
+# `make run`
+
+
+def run_demo(
+    until: str, errors: int = subprocess.PIPE, env: Mapping[str, str] = os.environ
+) -> tuple[int, str, str]:
+    """The demo's exit status, output and stderr; Ctrl-C comes after the line `until`."""
+    demo = subprocess.Popen(
+        [sys.executable, str(DEMO), "0"],
+        stdout=subprocess.PIPE, stderr=errors, text=True, env=env,
+    )  # fmt: skip
+    assert demo.stdout is not None
+    said = ""
+    giving_up = threading.Timer(60, demo.terminate)
+    giving_up.start()
+    try:
+        for line in demo.stdout:
+            said += line
+            if until in line:
+                demo.send_signal(signal.SIGINT)
+        _, logged = demo.communicate(timeout=20)
+    finally:
+        giving_up.cancel()
+        demo.terminate()
+    return demo.wait(20), said, logged or ""
+
+
+def test_the_demo_changes_an_answer_on_servers_of_its_own_and_logs_every_event() -> None:
+    """Example events must never reach the servers that the environment names."""
+    status, said, logged = run_demo("until Ctrl-C", env=os.environ | NOWHERE)
+    assert status == 0
+    ignored, *_ = said.splitlines()
+    assert all(name in ignored for name in NOWHERE)
+    steps = re.findall(r"^  (\d)\. job (\d+), .*  (\d{3}.*)$", said, re.MULTILINE)
+    assert steps == [
+        ("1", "9", "200, agents 5 and 6"),
+        ("2", "10", "200, no agent"),
+        ("3", "11", "401 Unauthorized"),
+        ("4", "10", "200, agents 5 and 6"),
+    ]
+    assert re.search(r"The answer changed \d+ ms after Kafka", said)
+    events = [json.loads(line)["event"] for line in logged.splitlines()]
+    assert events.count("claimed") == events.count("released") == 16
+    assert {"worker started", "api starting", "worker stopped"} < set(events)
+
+
+def test_on_a_terminal_the_demo_shows_its_progress_instead_of_logs() -> None:
+    reader, terminal = pty.openpty()
+    try:
+        status, said, _ = run_demo("ready ", errors=terminal)
+        shown = os.read(reader, 65536).decode()
+    finally:
+        os.close(terminal)
+        os.close(reader)
+    assert status == 0
+    assert said.startswith("ready ")
+    assert shown.splitlines() == [
+        "starting redis, in memory",
+        "starting kafka, in memory",
+        "starting a worker and the API, some five seconds",
+    ]
+
+
+def test_the_demo_names_a_port_that_is_in_use_in_one_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        demo = subprocess.run(
+            [sys.executable, str(DEMO), port], capture_output=True, text=True, check=False
+        )
+    assert demo.returncode == 1
+    assert demo.stderr == f"port {port} is in use; `make run PORT=0` takes a free one\n"

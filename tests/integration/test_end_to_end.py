@@ -3,24 +3,24 @@
 import signal
 from typing import Any
 
-from projector.events import KINDS
-from projector.partitioning import partition_of
-from projector.things import KINDS as KINDS_OF_THINGS
-from projector.things import kind_of
-from tests import build
+from projector.domain.entities import ENTITY_KINDS as KINDS_OF_THINGS
+from projector.domain.fact_keys import kind_of
+from projector.events.model import EVENT_TYPES
+from projector.events.partitioning import partition_of
+from tests import builders
 from tests.integration.deployment import PATH, Deployment
 from tests.integration.servers import eventually
 
 TOKEN = "glcbt-64_example-of-a-token-x"
 ENVIRONMENT = {"name": "production", "slug": "production", "tier": "production"}
 COMPANY: list[dict[str, Any]] = [
-    build.group(3),
-    build.group(12, 3),
-    build.project(123213, 12),
-    build.member(1, "developer", group_id=3),
-    build.agent(5, 123213),
+    builders.group(3),
+    builders.group(12, 3),
+    builders.project(123213, 12),
+    builders.member(1, "developer", group_id=3),
+    builders.agent(5, 123213),
 ]
-STARTED = build.started(9, 123213, 1, token=TOKEN, environment=ENVIRONMENT)
+STARTED = builders.started(9, 123213, 1, token=TOKEN, environment=ENVIRONMENT)
 ANSWER = {
     "allowed_agents": [{"id": 5, "config_project": {"id": 123213}, "configuration": {}}],
     "job": {"id": 9},
@@ -51,13 +51,13 @@ def test_a_job_gets_its_agents_until_it_finishes(deployment: Deployment) -> None
         assert deployment.get(PATH, form).body == ANSWER
     assert deployment.get(f"{PATH}?job_token={TOKEN}").body == ANSWER
 
-    deployment.feed(build.event("job.canceling", {"id": 9}))
-    deployment.feed(build.removed("agent", 5))
+    deployment.feed(builders.event("job.canceling", {"id": 9}))
+    deployment.feed(builders.removed("agent", 5))
     eventually(lambda: not deployment.look_up(TOKEN).body["allowed_agents"], "the agent removed")
-    deployment.feed(build.user(1, "blocked"))
+    deployment.feed(builders.user(1, "blocked"))
     blocked = deployment.until(TOKEN, 403)
     assert blocked.body == {"message": "403 Forbidden - Your account has been blocked."}
-    deployment.feed(build.removed("job", 9))
+    deployment.feed(builders.removed("job", 9))
     finished = deployment.until(TOKEN, 401)
     assert finished.body == UNAUTHORIZED
     unknown = deployment.look_up("another")
@@ -72,7 +72,7 @@ def test_no_token_is_anywhere_but_with_its_job(deployment: Deployment) -> None:
     deployment.feed(*COMPANY, STARTED)
     deployment.until(TOKEN, 200)
     deployment.produce(STARTED | {"data": STARTED["data"] | {"job_token": TOKEN}})
-    deployment.produce(build.event(TOKEN, {"id": 1}), topic="membership")
+    deployment.produce(builders.event(TOKEN, {"id": 1}), topic="membership")
     letters = deployment.dead_letters(2)
     refused = deployment.command("feed", "-", stdin=f'{{"type": "{TOKEN}"}}')
     assert refused.returncode == 2
@@ -85,7 +85,7 @@ def test_bad_events_become_dead_letters_and_hold_nobody_up(deployment: Deploymen
     deployment.start_all()
     deployment.produce(b"{not json", topic="membership")
     elsewhere = (partition_of("3", 4) + 1) % 4
-    deployment.produce(build.group(3), partition=elsewhere)
+    deployment.produce(builders.group(3), partition=elsewhere)
     deployment.feed(*COMPANY, STARTED)
     deployment.until(TOKEN, 200)
     letters = deployment.dead_letters(2)
@@ -101,7 +101,7 @@ def test_a_restarted_worker_goes_on_where_it_was(deployment: Deployment) -> None
     deployment.feed(*COMPANY, STARTED)
     deployment.until(TOKEN, 200)
     assert worker.stop() == 0
-    deployment.feed(build.removed("agent", 5), build.started(10, 123213, token="second"))
+    deployment.feed(builders.removed("agent", 5), builders.started(10, 123213, token="second"))
     worker.start()
     deployment.until("second", 200)
     deployment.until_ready()
@@ -119,7 +119,7 @@ def test_a_killed_worker_loses_nothing(deployment: Deployment) -> None:
     deployment.feed(STARTED)
     worker.signal(signal.SIGKILL)
     worker.process.wait()
-    deployment.feed(*(build.started(n, 123213, token=f"t{n}") for n in range(20, 60)))
+    deployment.feed(*(builders.started(n, 123213, token=f"t{n}") for n in range(20, 60)))
     worker.start()
     for number in range(20, 60):
         deployment.until(f"t{number}", 200)
@@ -151,9 +151,9 @@ def test_two_workers_share_the_partitions(deployment: Deployment) -> None:
 
     eventually(lambda: len(owners()) == 2, "both own partitions")
     deployment.until_ready()
-    deployment.feed(*(build.group(n, root=str(n)) for n in range(1, 40)))
-    jobs = [build.started(n, n, token=f"t{n}", root=str(n)) for n in range(1, 40)]
-    deployment.feed(*(build.project(n, n, root=str(n)) for n in range(1, 40)), *jobs)
+    deployment.feed(*(builders.group(n, root=str(n)) for n in range(1, 40)))
+    jobs = [builders.started(n, n, token=f"t{n}", root=str(n)) for n in range(1, 40)]
+    deployment.feed(*(builders.project(n, n, root=str(n)) for n in range(1, 40)), *jobs)
     for number in range(1, 40):
         deployment.until(f"t{number}", 200)
 
@@ -166,15 +166,15 @@ def test_events_of_every_type_are_taken(deployment: Deployment) -> None:
     events = [
         *COMPANY,
         STARTED,
-        build.user(1),
-        build.event("agent.configured", {"id": 5, "config": config}),
-        build.event("instance-agent.set", shared),
-        build.event("job.canceling", {"id": 9}),
-        build.event("member.removed", {"user_id": 1, "group_id": 3}),
-        *(build.removed(kind, 99) for kind in ("group", "project", "agent", "instance-agent")),
-        build.removed("job", 99),
+        builders.user(1),
+        builders.event("agent.configured", {"id": 5, "config": config}),
+        builders.event("instance-agent.set", shared),
+        builders.event("job.canceling", {"id": 9}),
+        builders.event("member.removed", {"user_id": 1, "group_id": 3}),
+        *(builders.removed(kind, 99) for kind in ("group", "project", "agent", "instance-agent")),
+        builders.removed("job", 99),
     ]
-    assert {event["type"] for event in events} == set(KINDS)
+    assert {event["type"] for event in events} == set(EVENT_TYPES)
     deployment.feed(*events)
 
     def kinds() -> set[str]:

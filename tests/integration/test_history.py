@@ -4,14 +4,19 @@ import pytest
 from aiokafka.admin import RecordsToDelete
 from aiokafka.structs import TopicPartition
 
-from tests import build
+from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import Server, eventually
 
 # The embedded broker, which tells neither, is for trying the product.
 pytestmark = pytest.mark.parametrize("kafka", ["apache"], indirect=True)
 
-COMPANY = [build.group(3), build.project(7, 3), build.member(1, group_id=3), build.started(9, 7)]
+COMPANY = [
+    builders.group(3),
+    builders.project(7, 3),
+    builders.member(1, group_id=3),
+    builders.started(9, 7),
+]
 
 
 def stopped_after_work(deployment: Deployment) -> Server:
@@ -25,7 +30,7 @@ def stopped_after_work(deployment: Deployment) -> Server:
 
 def test_a_recreated_topic_is_an_alarm_and_its_lookups_get_503(deployment: Deployment) -> None:
     worker = stopped_after_work(deployment)
-    deployment.administrate(lambda admin: admin.delete_topics([f"{deployment.prefix}membership"]))
+    deployment.delete_topic("membership")
     assert deployment.command("topics").returncode == 0
     worker.start()
     eventually(lambda: "membership was recreated" in worker.log(), "the alarm")

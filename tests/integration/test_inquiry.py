@@ -4,16 +4,16 @@ import json
 import subprocess
 from typing import Any
 
-from projector.events import KINDS, Topic
-from projector.partitioning import partition_of
-from tests import build
+from projector.events.model import EVENT_TYPES, Topic
+from projector.events.partitioning import partition_of
+from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import REPOSITORY
 
 EXAMPLES = (REPOSITORY / "examples" / "events.ndjson").read_text()
 # The offset of the next event of agent-config in the partition of the namespace 3.
 FIRST_FREE = sum(
-    KINDS[event["type"]].topic == Topic.AGENT_CONFIG
+    EVENT_TYPES[event["type"]].topic == Topic.AGENT_CONFIG
     and partition_of(event["partitionkey"], PARTITIONS) == partition_of("3", PARTITIONS)
     for event in map(json.loads, EXAMPLES.splitlines())
 )
@@ -43,8 +43,10 @@ def test_what_is_explained_is_what_is_served_and_names_the_event_that_made_it_so
         "and no configuration that grants it came"
     )
 
-    removed = build.removed("agent", 6)
-    deployment.feed(build.configured(7, groups=[{"id": 12, "environments": ["review/*"]}]), removed)
+    removed = builders.removed("agent", 6)
+    deployment.feed(
+        builders.configured(7, groups=[{"id": 12, "environments": ["review/*"]}]), removed
+    )
     deployment.until_agents("example-token-9", 5)
     gone = asked(deployment.command("explain", "9", "6", "--json"))
     part = gone["explanation"]["agent"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import build
+from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import REPOSITORY, eventually, without_apache_kafka
 
@@ -38,7 +38,7 @@ def test_what_it_feeds_is_answered_and_nothing_of_it_is_refused(
     deployment: Deployment, jars: str
 ) -> None:
     deployment.start_all()
-    last = build.event("com.example.instance-agent.removed", {"id": 99}, root="40")
+    last = builders.event("com.example.instance-agent.removed", {"id": 99}, root="40")
     events = (REPOSITORY / "examples" / "events.ndjson").read_text() + json.dumps(last)
     done = feed(deployment, jars, events)
     assert done.returncode == 0, done.stderr
@@ -48,7 +48,7 @@ def test_what_it_feeds_is_answered_and_nothing_of_it_is_refused(
         for broadcast in ("*/user/1", "*/instance-agent/99"):
             eventually(partial(known, deployment, facts, broadcast), f"{broadcast} in {facts}")
     # A first letter about something later: there is none about what was fed.
-    deployment.produce(build.group(3, id="later") | {"data": {}})
+    deployment.produce(builders.group(3, id="later") | {"data": {}})
     assert b"later" in (deployment.dead_letters(1)[0].value or b"")
 
 
@@ -59,6 +59,6 @@ def known(deployment: Deployment, facts: str, thing: str) -> bool:
 def test_it_fails_where_kafka_does_not_acknowledge(deployment: Deployment, jars: str) -> None:
     """Here because the topic takes only records that are smaller."""
     assert deployment.command("topics").returncode == 0
-    done = feed(deployment, jars, json.dumps(build.group(3, path="x" * 3_000_000)))
+    done = feed(deployment, jars, json.dumps(builders.group(3, path="x" * 3_000_000)))
     assert done.returncode != 0
     assert "acknowledged" not in done.stdout

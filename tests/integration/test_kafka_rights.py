@@ -12,8 +12,8 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest
 
-from projector.ports import is_listening
-from tests import build
+from projector.process import is_listening
+from tests import builders
 from tests.integration import servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import Deployment
@@ -100,7 +100,7 @@ def test_each_role_can_do_its_work_and_nothing_else(deployment: Deployment) -> N
     deployment.start_api()
     deployment.until_ready()
     deployment.env["PROJECTOR_KAFKA_USERNAME"] = "feeder"
-    deployment.feed(build.group(3), build.project(7, 3), build.started(9, 7))
+    deployment.feed(builders.group(3), builders.project(7, 3), builders.started(9, 7))
     deployment.until("token-9", 200)
 
     deployment.produce(b"{not json", topic="membership")

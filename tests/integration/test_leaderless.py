@@ -10,11 +10,11 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
-from projector.events import DEAD_LETTERS, Topic
-from projector.partitioning import partition_of
-from projector.ports import is_listening
-from projector.topics import CONFIGS
-from tests import build
+from projector.events.model import DEAD_LETTERS, Topic
+from projector.events.partitioning import partition_of
+from projector.kafka.topics import CONFIGS
+from projector.process import is_listening
+from tests import builders
 from tests.integration import servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import PARTITIONS, Deployment
@@ -94,9 +94,9 @@ def root_on(node: int) -> str:
 
 
 def start_job(deployment: Deployment, job: int, root: str) -> None:
-    group = build.group(int(root), root=root)
-    project = build.project(100 + job, int(root), root=root)
-    deployment.feed(group, project, build.started(job, 100 + job, root=root))
+    group = builders.group(int(root), root=root)
+    project = builders.project(100 + job, int(root), root=root)
+    deployment.feed(group, project, builders.started(job, 100 + job, root=root))
     deployment.until(f"token-{job}", 200)
 
 
@@ -117,13 +117,13 @@ def test_partitions_with_a_leader_stay_fresh(cluster: Cluster, elsewhere: int) -
     deployment.produce(b"not JSON", "membership", PLACES[STAYS][0])
     eventually(lambda: deployment.look_up("token-10").status == 503, "no leader, no answer")
     assert deployment.look_up("token-9").status == 200
-    deployment.feed(build.removed("job", 11, root=here))
+    deployment.feed(builders.removed("job", 11, root=here))
     deployment.until("token-11", 401, "a change applied beside the partitions without leader")
     if elsewhere == STAYS:
         # Kafka assigns nothing to a new worker while its group has no coordinator.
         worker.kill()
         worker = deployment.start("worker")
-    deployment.feed(build.removed("job", 12, root=here))
+    deployment.feed(builders.removed("job", 12, root=here))
     deployment.until("token-12", 401, "the same by whichever worker is there then")
     assert deployment.look_up("token-9").status == 200
     assert deployment.look_up("token-10").status == 503
@@ -133,7 +133,7 @@ def test_partitions_with_a_leader_stay_fresh(cluster: Cluster, elsewhere: int) -
     deployment.until_ready()
     deployment.until("token-10", 200)
     for job, root in ((9, here), (10, there)):
-        deployment.feed(build.removed("job", job, root=root))
+        deployment.feed(builders.removed("job", job, root=root))
         deployment.until(f"token-{job}", 401)
     letters = deployment.dead_letters(1)
     assert {letter.value for letter in letters} == {b"not JSON"}

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from api import protocol
-from projector import views
-from projector.errors import SetupError
-from projector.ports import is_listening
+from api import bounded_protocol
+from projector.errors import OperatorError
+from projector.process import is_listening
+from projector.store import schema
 from tests.integration import servers
 from tests.integration.deployment import PATH, Deployment
 from tests.integration.ports import free_port
@@ -44,12 +44,12 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
 
 def project(server: Any) -> None:
     seconds, _ = server.time()
-    version = views.Version(EPOCH, 1)
-    record = views.Record(200, 0, version, b'{"allowed_agents":[]}')
-    server.set(views.token_key(hashlib.sha256(KNOWN.encode()).hexdigest()), record.encode())
+    version = schema.Version(EPOCH, 1)
+    record = schema.ViewRecord(200, 0, version, b'{"allowed_agents":[]}')
+    server.set(schema.token_record_key(hashlib.sha256(KNOWN.encode()).hexdigest()), record.encode())
     stamp = {"stamp": seconds * 1000, "stamp_epoch": EPOCH}
-    server.hset(views.partition_key(0), mapping=stamp)
-    server.set(views.PARTITIONS_KEY, 1)
+    server.hset(schema.partition_key(0), mapping=stamp)
+    server.set(schema.PARTITIONS_KEY, 1)
 
 
 class Clients:
@@ -160,7 +160,7 @@ async def test_connections_beyond_the_bound_are_closed_and_those_within_are_serv
 
 async def test_the_largest_requests_are_answered_like_any_other(clients: Clients) -> None:
     for request in LARGE:
-        assert len(request) < protocol.MAX_HEAD_BYTES
+        assert len(request) < bounded_protocol.MAX_HEAD_BYTES
         assert await clients.status(request) == b"200"
         assert await clients.status(lookup(KNOWN)) == b"200"
 
@@ -181,10 +181,12 @@ def test_more_connections_than_files_may_be_open_are_refused_at_the_start(
     given: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 1000))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: given.append(limits))
-    with pytest.raises(SetupError, match=r"PROJECTOR_MAX_CONNECTIONS: 901 .* need 1001 open files"):
-        protocol.allow_connections(901)
+    with pytest.raises(
+        OperatorError, match=r"PROJECTOR_MAX_CONNECTIONS: 901 .* need 1001 open files"
+    ):
+        bounded_protocol.allow_connections(901)
     assert given == []
-    protocol.allow_connections(900)
+    bounded_protocol.allow_connections(900)
     assert given == [(1000, 1000)]
-    protocol.allow_connections(100)
+    bounded_protocol.allow_connections(100)
     assert given == [(1000, 1000)]

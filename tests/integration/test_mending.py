@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from projector.partitioning import partition_of
-from tests import build
-from tests.build import digest
+from projector.events.partitioning import partition_of
+from tests import builders
+from tests.builders import digest
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import eventually
 
 HOME = partition_of("3", PARTITIONS)
 COMPANY = [
-    build.group(3), build.project(7, 3), build.member(1, group_id=3), build.agent(5, 7),
-    build.started(9, 7), build.started(8, 7, 2),
+    builders.group(3), builders.project(7, 3), builders.member(1, group_id=3), builders.agent(5, 7),
+    builders.started(9, 7), builders.started(8, 7, 2),
 ]  # fmt: skip
 
 
@@ -141,15 +141,15 @@ def test_facts_are_made_what_an_export_says_and_not_what_it_no_longer_says(
     deployment: Deployment,
 ) -> None:
     deployment.start_all()
-    deployment.feed(*COMPANY, build.agent(6, 7))
+    deployment.feed(*COMPANY, builders.agent(6, 7))
     deployment.until_agents("token-9", 5, 6)
     kinds = ["group", "project", "member", "agent"]
     asked = [word for kind in kinds for word in ("--kind", kind)] + ["--clock-skew", "0"]
     taken = ["--taken", moment()]
     export = [
-        build.group(3), build.project(7, 3), build.project(77, 3),
-        build.member(1, "guest", group_id=3),
-        build.agent(5, 7),
+        builders.group(3), builders.project(7, 3), builders.project(77, 3),
+        builders.member(1, "guest", group_id=3),
+        builders.agent(5, 7),
     ]  # fmt: skip
     found = audit(deployment, *export, status=1, options=asked + taken)
     assert {row["key"]: (row["what"], row["line"]) for row in found} == {
@@ -158,7 +158,7 @@ def test_facts_are_made_what_an_export_says_and_not_what_it_no_longer_says(
         "3/project/77": ("missing", 3),
     }
     assert found[1]["fields"] == {"level": {"fact": 30, "export": 10}}
-    assert audit(deployment, *COMPANY, build.agent(6, 7), status=0, options=taken) == []
+    assert audit(deployment, *COMPANY, builders.agent(6, 7), status=0, options=taken) == []
     lines = "\n".join(json.dumps(event) for event in export)
     told = deployment.command("audit", "-", *asked, *taken, stdin=lines).stdout
     assert "different: 3/member/group:3/user:1/direct, line 4, level is 30 and not 10, by" in told
@@ -174,11 +174,11 @@ def test_facts_are_made_what_an_export_says_and_not_what_it_no_longer_says(
 
     # An old export, and a revocation that came after it.
     old = ["--taken", moment(), "--clock-skew", "0"]
-    deployment.feed(build.event("member.removed", {"user_id": 1, "group_id": 3}))
+    deployment.feed(builders.event("member.removed", {"user_id": 1, "group_id": 3}))
     field = "3/member/group:3/user:1/direct"
     eventually(lambda: not has_applied(deployment, field, "data"), "removed")
     assert audit(deployment, *export, status=0, options=[*old, "--repair"]) == []
-    deployment.feed(build.user(1))
+    deployment.feed(builders.user(1))
     eventually(
         lambda: deployment.look_up("token-9").body.get("user", {}).get("username") == "u1",
         "what was fed after the audit",
@@ -188,11 +188,11 @@ def test_facts_are_made_what_an_export_says_and_not_what_it_no_longer_says(
 
 def test_audit_says_what_is_wrong_with_the_export_and_what_is_away(deployment: Deployment) -> None:
     deployment.start_all()
-    bad = deployment.command("audit", "-", stdin=json.dumps(build.removed("group", 3)) + "\n{")
+    bad = deployment.command("audit", "-", stdin=json.dumps(builders.removed("group", 3)) + "\n{")
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr.splitlines()[0].startswith("-:1: an export says what there is; group.removed")
     assert bad.stderr.splitlines()[1].startswith("-:2: ")
-    line = json.dumps(build.group(3))
+    line = json.dumps(builders.group(3))
     for options, reason in [
         (["--repair"], "not every line has a `time`"),
         (["--repair", "--taken", "2001-01-01"], "removed since could come back"),
@@ -252,7 +252,7 @@ def owner(deployment: Deployment) -> str:
 def test_a_rebuild_beside_a_running_worker_leaves_no_gap_in_serving(deployment: Deployment) -> None:
     deployment.start_all()
     deployment.feed(*COMPANY)
-    deployment.produce(build.member(1, "developper", group_id=3))
+    deployment.produce(builders.member(1, "developper", group_id=3))
     deployment.until_agents("token-9", 5)
     deployment.dead_letters(1)
     assert deployment.command("rebuild", "--dry-run").returncode == 0
@@ -271,7 +271,7 @@ def test_a_rebuild_beside_a_running_worker_leaves_no_gap_in_serving(deployment: 
         *_, last = rows(deployment, "rebuild", "--partition", str(HOME), status=0)
         assert (last["what"], last["claimed"]) == ("in place", True)
         assert deployment.redis.hget(FACTS, MEMBER) == right
-        deployment.feed(build.event("member.removed", {"user_id": 1, "group_id": 3}))
+        deployment.feed(builders.event("member.removed", {"user_id": 1, "group_id": 3}))
         deployment.until_agents("token-9")
     assert answers == [(200, [5]), (200, [])]
     assert owner(deployment) == before
@@ -322,7 +322,7 @@ def test_a_recreated_topic_is_rebuilt_only_if_the_loss_is_accepted(deployment: D
     deployment.feed(*COMPANY)
     deployment.until_agents("token-9", 5)
     worker.stop()
-    deployment.administrate(lambda admin: admin.delete_topics([f"{deployment.prefix}agent-config"]))
+    deployment.delete_topic("agent-config")
     assert deployment.command("topics").returncode == 0
     worker.start()
     eventually(lambda: "agent-config was recreated" in worker.log(), "the alarm")
@@ -335,5 +335,5 @@ def test_a_recreated_topic_is_rebuilt_only_if_the_loss_is_accepted(deployment: D
     done = rows(deployment, "rebuild", "--accept-loss", "--partition", str(HOME), status=0)
     assert (done[-1]["what"], done[-1]["claimed"]) == ("in place", True)
     deployment.until_agents("token-9")
-    deployment.feed(build.agent(6, 7))
+    deployment.feed(builders.agent(6, 7))
     deployment.until_agents("token-9", 6)

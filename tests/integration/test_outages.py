@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from projector.ports import is_listening
-from tests import build
+from projector.process import is_listening
+from tests import builders
 from tests.integration import servers
 from tests.integration.conftest import BROKERS, apache_or_skip
 from tests.integration.deployment import Deployment
@@ -41,7 +41,7 @@ def test_worker_and_api_wait_for_redis_and_kafka(tmp_path: Path, broker: str) ->
                 eventually(lambda: "projector topics" in worker.log(), "the worker misses topics")
                 assert deployment.command("topics").returncode == 0
                 deployment.until_ready()
-                deployment.feed(build.group(3), build.project(7, 3), build.started(9, 7))
+                deployment.feed(builders.group(3), builders.project(7, 3), builders.started(9, 7))
                 deployment.until("token-9", 200)
 
                 redis.kill()

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import cramjam
 
-from projector.partitioning import partition_of
-from tests import build, wire
+from projector.events.partitioning import partition_of
+from tests import builders, wire
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import eventually
 from tests.wire import batch, record
@@ -18,7 +18,7 @@ PARTITION: Final = partition_of("3", PARTITIONS)
 
 
 def event(number: int) -> bytes:
-    return json.dumps(build.group(number, 3)).encode()
+    return json.dumps(builders.group(number, 3)).encode()
 
 
 def packed(number: int, codec: str) -> bytes:
@@ -74,7 +74,7 @@ BAD: Final = {
 
 def test_no_record_holds_up_those_behind_it(deployment: Deployment) -> None:
     worker = deployment.start_all()
-    deployment.feed(build.group(3), build.project(7, 3), build.started(9, 7))
+    deployment.feed(builders.group(3), builders.project(7, 3), builders.started(9, 7))
     deployment.until("token-9", 200)
 
     offsets = {}
@@ -82,9 +82,9 @@ def test_no_record_holds_up_those_behind_it(deployment: Deployment) -> None:
         send(deployment, data)
     for reason, data in BAD.items():
         offsets[send(deployment, data)] = reason
-    revocation = json.dumps(build.removed("group", 100)).encode()
+    revocation = json.dumps(builders.removed("group", 100)).encode()
     offsets[send(deployment, batch(record(revocation, headers=[(b"\xfe", b"")])))] = "\\xfe is not"
-    deployment.feed(build.user(1, "blocked"))
+    deployment.feed(builders.user(1, "blocked"))
     deployment.until("token-9", 403, "what stands behind the bad records applied")
     letters = deployment.dead_letters(len(offsets))
     said = {

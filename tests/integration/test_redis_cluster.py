@@ -12,12 +12,14 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from projector import views
-from projector.environment import calls, connections
-from projector.environment.connections import EvictionError, Server
-from projector.environment.settings import Settings
-from projector.partitioning import partition_of
-from tests import build
+from projector.clients import redis_batch, redis_servers
+from projector.clients import redis_client as connections
+from projector.clients.redis_servers import RedisServers
+from projector.config.settings import Settings
+from projector.errors import EvictionError
+from projector.events.partitioning import partition_of
+from projector.store import schema
+from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.ports import free_port
 from tests.integration.redis_servers import Three, client, one
@@ -43,13 +45,13 @@ def deployment(kafka: str, three: Three, tmp_path: Path) -> Iterator[Deployment]
         yield deployment
 
 
-def connected(three: Three) -> tuple[Redis, Server]:
-    server = Server()
-    return connections.redis(Settings(redis_url=three.url), server), server
+def connected(three: Three) -> tuple[Redis, RedisServers]:
+    server = RedisServers()
+    return connections.create_redis(Settings(redis_url=three.url), server), server
 
 
 def started(job: int, token: str) -> dict[str, Any]:
-    return build.started(job, 123213, token=token)
+    return builders.started(job, 123213, token=token)
 
 
 def test_everything_works_as_on_one_server(three: Three, deployment: Deployment) -> None:
@@ -60,9 +62,11 @@ def test_everything_works_as_on_one_server(three: Three, deployment: Deployment)
     for token in tokens.values():
         deployment.until_agents(token, 5)
     deployment.until("unknown", 401)
-    holders = {three.holder(views.token_key(build.digest(token))) for token in tokens.values()}
+    holders = {
+        three.holder(schema.token_record_key(builders.digest(token))) for token in tokens.values()
+    }
     assert holders == {0, 1, 2}, "the tokens are everywhere"
-    deployment.feed(build.removed("agent", 5))
+    deployment.feed(builders.removed("agent", 5))
     for token in tokens.values():
         deployment.until_agents(token)
     for words in ("status", "explain 20", "inspect partition 0", "inspect token", "verify"):
@@ -80,7 +84,7 @@ def test_what_was_lost_or_is_nobodys_is_found_and_repaired(
         deployment.until_agents(f"token-{job}", 5)
     assert worker.stop() == 0
     for job in range(20, 30):
-        key = views.token_key(build.digest(f"token-{job}"))
+        key = schema.token_record_key(builders.digest(f"token-{job}"))
         assert client(three.ports[three.holder(key)]).delete(key) == 1
     assert "10 tokens compared: 10 differ" in deployment.command("verify").stdout
     repaired = deployment.command("verify", "--repair")
@@ -130,45 +134,45 @@ def test_a_revocation_that_a_failover_lost_holds_again(
         deployment.until_agents(token, 5)
         three.added[replica].signal(signal.SIGSTOP)
         client(three.ports[number]).client_kill_filter(_type="replica")
-        deployment.feed(build.removed("agent", 5))
+        deployment.feed(builders.removed("agent", 5))
         deployment.until_agents(token)
         three.servers[number].kill()
         three.added[replica].signal(signal.SIGCONT)
         client(replica).execute_command("CLUSTER FAILOVER TAKEOVER")
         eventually(lambda: '"source": "memory"' in worker.log(), "healed")
         deployment.until_agents(token)
-        deployment.feed(build.agent(6, 123213))
+        deployment.feed(builders.agent(6, 123213))
         deployment.until_agents(token, 6)
         deployment.until("unknown", 401)
 
 
 def elsewhere(three: Three) -> str:
     """A token on another server than the hash of its partition."""
-    partition = three.holder(views.partition_key(ROOT_PARTITION))
+    partition = three.holder(schema.partition_key(ROOT_PARTITION))
     return next(t for t in map("token-{}".format, count()) if holder(three, t) != partition)
 
 
 def holder(three: Three, token: str) -> int:
-    return three.holder(views.token_key(build.digest(token)))
+    return three.holder(schema.token_record_key(builders.digest(token)))
 
 
 async def test_a_slot_that_moves_is_followed_and_is_no_failover(kafka: str, three: Three) -> None:
     redis, server = connected(three)
-    key = views.token_key("moving")
+    key = schema.token_record_key("moving")
     here = client(three.ports[three.holder(key)])
     there = client(three.ports[(three.holder(key) + 1) % 3])
-    await calls.tell(redis, [("SET", key, "1")])
-    await calls.prove(redis)
+    await redis_batch.execute_writes(redis, [("SET", key, "1")])
+    await redis_batch.barrier(redis)
     slot = here.cluster("KEYSLOT", key)
     names = {each: each.execute_command("CLUSTER MYID") for each in (here, there)}
     there.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[here])
     here.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[there])
     here.execute_command("MIGRATE", "127.0.0.1", three.port_of(there), key, 0, 1000)
-    assert await calls.get_many(redis, [key]) == [b"1"], "asked for there, as ASK says"
+    assert await redis_batch.get_many(redis, [key]) == [b"1"], "asked for there, as ASK says"
     for each in (here, there):
         each.execute_command("CLUSTER SETSLOT", slot, "NODE", names[there])
-    assert await calls.get_many(redis, [key]) == [b"1"], "asked for there, as MOVED says"
-    await calls.prove(redis)
+    assert await redis_batch.get_many(redis, [key]) == [b"1"], "asked for there, as MOVED says"
+    await redis_batch.barrier(redis)
     assert server.changes == 0
     await redis.aclose()
 
@@ -180,12 +184,12 @@ async def test_a_replica_in_its_primarys_place_counts_as_a_change(
     with ExitStack() as stack:
         port = three.add_replica(0, tmp_path, stack)
         redis, server = connected(three)
-        await calls.prove(redis)
+        await redis_batch.barrier(redis)
         assert server.changes == 0
         client(port).execute_command("CLUSTER FAILOVER TAKEOVER")
         async with asyncio.timeout(20):
             while not server.changes:
-                await calls.prove(redis)
+                await redis_batch.barrier(redis)
                 await asyncio.sleep(0.05)
         assert server.changes == 1
         await redis.aclose()
@@ -194,13 +198,13 @@ async def test_a_replica_in_its_primarys_place_counts_as_a_change(
 async def test_a_server_that_restarted_counts_as_a_change(kafka: str, three: Three) -> None:
     """Also for those who ask it nothing."""
     redis, server = connected(three)
-    await calls.prove(redis)
+    await redis_batch.barrier(redis)
     three.servers[2].kill()
     with pytest.raises(RedisError):
-        await calls.prove(redis)
+        await redis_batch.barrier(redis)
     three.servers[2].start()
     eventually(three.is_whole, "whole again")
-    await calls.prove(redis)
+    await redis_batch.barrier(redis)
     assert server.changes == 1
     await redis.aclose()
 
@@ -209,10 +213,10 @@ async def test_of_many_keys_only_those_of_a_server_that_is_away_fail(
     kafka: str, three: Three
 ) -> None:
     redis, _ = connected(three)
-    keys = [views.job_key(number) for number in range(20)]
-    await calls.tell(redis, [("SET", key, "1") for key in keys])
+    keys = [schema.job_token_key(number) for number in range(20)]
+    await redis_batch.execute_writes(redis, [("SET", key, "1") for key in keys])
     three.servers[0].kill()
-    found = await calls.get_many(redis, keys)
+    found = await redis_batch.get_many(redis, keys)
     for key, value in zip(keys, found, strict=True):
         assert isinstance(value, RedisError) if three.holder(key) == 0 else value == b"1"
     await redis.aclose()
@@ -221,23 +225,25 @@ async def test_of_many_keys_only_those_of_a_server_that_is_away_fail(
 async def test_scripts_that_a_server_has_lost_are_loaded_again(kafka: str, three: Three) -> None:
     redis, _ = connected(three)
     script = redis.register_script("return redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2])")
-    keys = [views.job_key(number) for number in range(20)]
+    keys = [schema.job_token_key(number) for number in range(20)]
     for _ in range(2):
-        found = await calls.run(redis, script, keys, ["x"], range(20))
+        found = await redis_batch.run_script(redis, script, keys, ["x"], range(20))
         assert [first for first, _ in found] == list(range(20))
         for port in three.ports:
             client(port).script_flush()
-    assert await calls.get_many(redis, keys) == [f"x{number}".encode() for number in range(20)]
+    assert await redis_batch.get_many(redis, keys) == [
+        f"x{number}".encode() for number in range(20)
+    ]
     await redis.aclose()
 
 
 async def test_each_server_must_keep_everything(kafka: str, three: Three) -> None:
     redis, _ = connected(three)
     client(three.ports[2]).config_set("maxmemory", "100mb")
-    await connections.refuse_eviction(redis, "here")
+    await redis_servers.refuse_eviction(redis, "here")
     client(three.ports[2]).config_set("maxmemory-policy", "allkeys-lru")
     with pytest.raises(EvictionError, match="maxmemory-policy allkeys-lru"):
-        await connections.refuse_eviction(redis, "here")
+        await redis_servers.refuse_eviction(redis, "here")
     await redis.aclose()
 
 

@@ -11,11 +11,11 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from projector.environment import connections
-from projector.environment.access import redis_reason
-from projector.environment.connections import Server
-from projector.environment.settings import Settings
-from tests import build
+from projector.clients import redis_client as connections
+from projector.clients.access_errors import redis_reason
+from projector.clients.redis_servers import RedisServers
+from projector.config.settings import Settings
+from tests import builders
 from tests.integration.deployment import Deployment
 from tests.integration.redis_servers import Watched, client
 from tests.integration.servers import eventually
@@ -42,7 +42,7 @@ def test_after_a_failover_that_lost_a_revocation_it_holds_again(
         deployment.until_agents(TOKEN, 5)
         replica.signal(signal.SIGSTOP)
         client(watched.ports[0]).client_kill_filter(_type="replica")
-        deployment.feed(build.removed("agent", 5))
+        deployment.feed(builders.removed("agent", 5))
         deployment.until_agents(TOKEN)
         primary.kill()
         replica.signal(signal.SIGCONT)
@@ -56,7 +56,7 @@ def test_after_a_failover_that_lost_a_revocation_it_holds_again(
         deployment.until_agents(TOKEN)
         assert seen <= {200, 503}
         assert '"source": "memory"' in worker.log()
-        deployment.feed(build.agent(6, 123213), build.started(10, 123213, token="second"))
+        deployment.feed(builders.agent(6, 123213), builders.started(10, 123213, token="second"))
         deployment.until_agents("second", 6)
         deployment.until("unknown", 401)
 
@@ -71,8 +71,8 @@ async def is_taken(redis: Redis, value: str) -> bool:
 
 async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: Watched) -> None:
     """It lives on, and goes on answering whoever stays with it."""
-    server = Server()
-    redis = connections.redis(Settings(redis_url=watched.url), server)
+    server = RedisServers()
+    redis = connections.create_redis(Settings(redis_url=watched.url), server)
     await redis.set("a", "1")
     watched.fail_over()
     while not await is_taken(redis, "2"):  # noqa: ASYNC110
@@ -83,17 +83,17 @@ async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: Watched) 
 
 
 async def test_why_there_is_no_primary_is_said(kafka: str, watched: Watched) -> None:
-    unknown = connections.redis(Settings(redis_url=f"{watched.url}x"))
+    unknown = connections.create_redis(Settings(redis_url=f"{watched.url}x"))
     with pytest.raises(RedisConnectionError, match="the sentinels name no primary"):
         await unknown.ping()
     await unknown.aclose()
     client(watched.sentinel_port).execute_command("ACL SETUSER default resetpass >secret")
-    refused = connections.redis(Settings(redis_url=watched.url))
+    refused = connections.create_redis(Settings(redis_url=watched.url))
     with pytest.raises(AuthenticationError) as error:
         await refused.ping()
     assert "user and password" in str(redis_reason(error.value))
     await refused.aclose()
     url = watched.url.replace("://", "://:secret@")
-    told = connections.redis(Settings(redis_url=url))
+    told = connections.create_redis(Settings(redis_url=url))
     assert await told.ping()
     await told.aclose()

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from projector.environment import connections
-from projector.environment.connections import EvictionError, Server
-from projector.environment.settings import Settings
-from projector.ports import is_listening
+from projector.clients import redis_client as connections
+from projector.clients import redis_servers
+from projector.clients.redis_servers import RedisServers
+from projector.config.settings import Settings
+from projector.errors import EvictionError
+from projector.process import is_listening
 from tests.integration import servers
 from tests.integration.ports import free_port
 
@@ -22,9 +24,9 @@ async def test_a_restarted_server_counts_as_another(tmp_path: Path) -> None:
     valkey = servers.valkey(tmp_path, port)
     with servers.running(valkey):
         servers.eventually(lambda: is_listening(port), "Valkey listening")
-        server = Server()
+        server = RedisServers()
         url = f"redis://127.0.0.1:{port}/0"
-        async with connections.redis(Settings(redis_url=url), server) as redis:
+        async with connections.create_redis(Settings(redis_url=url), server) as redis:
             await redis.ping()
             await redis.connection_pool.disconnect()
             await redis.ping()
@@ -74,8 +76,8 @@ async def test_connections_to_a_former_server_are_given_up(
 ) -> None:
     """One that it still answers would bring old views beside the new server's stamps."""
     both, url = failover
-    server = Server()
-    async with connections.redis(Settings(redis_url=url), server) as redis:
+    server = RedisServers()
+    async with connections.create_redis(Settings(redis_url=url), server) as redis:
         await asyncio.gather(redis.ping(), redis.ping())
         both.target = both.ports[1]
         await asyncio.gather(*(redis.blpop(["nothing"], timeout=1) for _ in range(3)))
@@ -86,8 +88,8 @@ async def test_connections_to_a_former_server_are_given_up(
 
 async def test_a_primary_that_became_a_replica_is_left(failover: tuple[Failover, str]) -> None:
     both, url = failover
-    server = Server()
-    async with connections.redis(Settings(redis_url=url), server) as redis:
+    server = RedisServers()
+    async with connections.create_redis(Settings(redis_url=url), server) as redis:
         await redis.set("a", "1")
         await redis.replicaof("127.0.0.1", both.ports[1])
         both.target = both.ports[1]
@@ -100,9 +102,11 @@ async def test_a_server_that_may_evict_is_refused(tmp_path: Path) -> None:
     port = free_port()
     with servers.running(servers.valkey(tmp_path, port)):
         servers.eventually(lambda: is_listening(port), "Valkey listening")
-        async with connections.redis(Settings(redis_url=f"redis://127.0.0.1:{port}/0")) as redis:
+        async with connections.create_redis(
+            Settings(redis_url=f"redis://127.0.0.1:{port}/0")
+        ) as redis:
             await redis.config_set("maxmemory-policy", "allkeys-lru")
-            await connections.refuse_eviction(redis, "here")
+            await redis_servers.refuse_eviction(redis, "here")
             await redis.config_set("maxmemory", "100mb")
             with pytest.raises(EvictionError, match="Redis at here has maxmemory-policy allkeys-l"):
-                await connections.refuse_eviction(redis, "here")
+                await redis_servers.refuse_eviction(redis, "here")

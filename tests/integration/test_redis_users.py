@@ -15,8 +15,8 @@ import redis
 import yaml
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from projector.ports import is_listening
-from tests import build
+from projector.process import is_listening
+from tests import builders
 from tests.integration import secure, servers
 from tests.integration.deployment import Deployment
 from tests.integration.ports import free_port
@@ -135,14 +135,14 @@ def test_the_product_runs_as_these_users(port: int, kafka: str, tmp_path: Path) 
         ops = "an-operators-token"
         api = deployment.start_api(**credentials("api"), PROJECTOR_OPS_TOKEN=ops)
         deployment.until_ready()
-        deployment.feed(build.group(3), build.project(7, 3), build.started(9, 7))
+        deployment.feed(builders.group(3), builders.project(7, 3), builders.started(9, 7))
         deployment.until("token-9", 200)
         assert deployment.look_up("unknown").status == 401
         for data in ("status", "jobs/9"):
             found = deployment.get(f"/ops/data/{data}", {"Authorization": f"Bearer {ops}"})
             assert found.status == 200, found.body
         assert worker.stop() == 0
-        deployment.feed(build.removed("job", 9))
+        deployment.feed(builders.removed("job", 9))
         worker.start()
         deployment.until("token-9", 401)
         with client(port, "admin") as admin:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from projector.ports import is_listening
-from tests import build
+from projector.process import is_listening
+from tests import builders
 from tests.integration import secure
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import Deployment
@@ -98,11 +98,11 @@ def runs_end_to_end(deployment: Deployment) -> str:
     worker = deployment.start("worker", **as_user("worker"))
     api = deployment.start_api(**as_user("api"))
     deployment.until_ready()
-    deployment.feed(build.group(3), build.project(7, 3), build.started(9, 7))
+    deployment.feed(builders.group(3), builders.project(7, 3), builders.started(9, 7))
     deployment.until("token-9", 200)
     assert deployment.look_up("unknown").status == 401
     deployment.produce(b"{not json", topic="membership")
-    deployment.feed(build.removed("job", 9))
+    deployment.feed(builders.removed("job", 9))
     deployment.until("token-9", 401)
     eventually(lambda: "1 dead letters" in deployment.command("dead-letters", "list").stdout, "it")
     said += [deployment.command(*words.split()) for words in ("dead-letters list", "topics")]

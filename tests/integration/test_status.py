@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests import build
+from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.ports import free_port
 from tests.integration.servers import eventually
 
 COMPANY = [
-    build.group(3), build.project(7, 3), build.member(1, group_id=3), build.agent(5, 7),
+    builders.group(3), builders.project(7, 3), builders.member(1, group_id=3), builders.agent(5, 7),
 ]  # fmt: skip
 BOUND = "6"
 
@@ -30,9 +30,9 @@ def status(deployment: Deployment) -> tuple[int, Any]:
 
 def test_a_healthy_deployment_is_fresh_and_says_what_it_did(deployment: Deployment) -> None:
     deployment.start_all()
-    deployment.feed(*COMPANY, build.started(9, 7), build.started(10, 7))
+    deployment.feed(*COMPANY, builders.started(9, 7), builders.started(10, 7))
     deployment.until("token-9", 200)
-    deployment.feed(build.removed("job", 9))
+    deployment.feed(builders.removed("job", 9))
     deployment.until("token-9", 401)
     deployment.produce(b"{", topic="membership", partition=0)
     found: dict[str, Any] = {}

@@ -6,16 +6,19 @@ import json
 import pytest
 from aiokafka.admin import NewPartitions, NewTopic
 
-from projector import topics
-from projector.environment.settings import Settings
-from projector.events import Topic
-from tests import build
+from projector import errors
+from projector.config.settings import Settings
+from projector.events.model import Topic
+from projector.kafka import topics
+from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
+from tests.integration.servers import eventually
 
 
 def create(deployment: Deployment, name: str, partitions: int, **configs: str) -> None:
     topic = NewTopic(deployment.prefix + name, partitions, 1, topic_configs=configs)
     deployment.administrate(lambda admin: admin.create_topics([topic]))
+    eventually(lambda: topic.name in deployment.topics(), f"{topic.name} created")
 
 
 def test_missing_topics_are_created_and_listed(deployment: Deployment) -> None:
@@ -84,7 +87,7 @@ def test_compaction_is_refused(deployment: Deployment) -> None:
 
 
 def test_feed_says_that_topics_are_missing(deployment: Deployment) -> None:
-    refused = deployment.command("feed", "-", stdin=json.dumps(build.project(7)))
+    refused = deployment.command("feed", "-", stdin=json.dumps(builders.project(7)))
     assert refused.returncode == 2
     assert "projector topics" in refused.stderr
 
@@ -101,5 +104,5 @@ def test_producers_time_is_refused(deployment: Deployment, kafka: str) -> None:
         create(deployment, name, 1, **{"message.timestamp.type": "CreateTime"})
     create(deployment, "dead-letters", 1)
     settings = Settings(kafka=kafka, topic_prefix=deployment.prefix)
-    with pytest.raises(topics.UnusableTopicsError, match="producers' time"):
+    with pytest.raises(errors.UnusableTopicsError, match="producers' time"):
         asyncio.run(topics.refuse_producers_time(settings))

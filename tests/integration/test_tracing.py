@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests import build
+from tests import builders
 from tests.integration.deployment import Deployment
 from tests.integration.servers import eventually
 
@@ -74,9 +74,9 @@ def test_an_event_and_a_lookup_are_followed_to_where_they_end(
     deployment.start("worker", **otel)
     deployment.start_api(**otel)
     deployment.until_ready()
-    deployment.feed(build.group(3), build.project(7, 3), build.member(1, group_id=3))
-    deployment.feed(build.group(4, 3, traceparent=context(UNSAMPLED, sampled=False)))
-    deployment.feed(build.started(9, 7, token=TOKEN, traceparent=context(FED)))
+    deployment.feed(builders.group(3), builders.project(7, 3), builders.member(1, group_id=3))
+    deployment.feed(builders.group(4, 3, traceparent=context(UNSAMPLED, sampled=False)))
+    deployment.feed(builders.started(9, 7, token=TOKEN, traceparent=context(FED)))
     deployment.until(TOKEN, 200)
     deployment.look_up(TOKEN, traceparent=context(LOOKED_UP))
     eventually(lambda: {FED, LOOKED_UP} <= set(collector.spans()), "both traces")
@@ -88,7 +88,7 @@ def test_an_event_and_a_lookup_are_followed_to_where_they_end(
     assert span.end_time_unix_nano > span.start_time_unix_nano
     service, span = collector.spans()[LOOKED_UP]
     assert (service, span.name) == ("projector-api", "GET /api/v4/job/allowed_agents")
-    for secret in (TOKEN.encode(), build.digest(TOKEN).encode()):
+    for secret in (TOKEN.encode(), builders.digest(TOKEN).encode()):
         assert not any(secret in body for body in collector.bodies)
 
 
@@ -99,8 +99,8 @@ def test_a_collector_that_is_away_holds_nothing_up(deployment: Deployment) -> No
     worker = deployment.start("worker", **otel)
     deployment.start_api(**otel)
     deployment.until_ready()
-    deployment.feed(build.group(3), build.project(7, 3), build.member(1, group_id=3))
-    deployment.feed(build.started(9, 7, token=TOKEN, traceparent=context(FED)))
+    deployment.feed(builders.group(3), builders.project(7, 3), builders.member(1, group_id=3))
+    deployment.feed(builders.started(9, 7, token=TOKEN, traceparent=context(FED)))
     deployment.until(TOKEN, 200)
     assert worker.stop() == 0
     assert TOKEN not in worker.log()

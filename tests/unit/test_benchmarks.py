@@ -9,8 +9,8 @@ from benchmarks.rounds import Report, Round, Sample, interleaved
 from benchmarks.sizes import Sizes
 from benchmarks.table import FIGURES, Bound, Figure
 
-from projector.projection import Policy, Projection
-from tests import build
+from projector.domain.projection import Policy, Projection
+from tests import builders
 
 FAST = Figure("lookups", "lookups/s", "hello", Bound.AT_LEAST, 0.8)
 SOON = Figure("change", "s", "SETs", Bound.AT_MOST, 1.5)
@@ -115,7 +115,7 @@ def test_a_companys_jobs_may_use_every_agent_until_it_is_shared_with_nobody() ->
     assert [projection.apply(record(m, 1, n, 0)) for n, m in enumerate(messages)] == [None] * len(
         messages
     )
-    view = projection.view(build.digest(token(7)), 0)
+    view = projection.view(builders.digest(token(7)), 0)
     assert view.status == 200
     assert view.body.count(b'"default_namespace":"default"') == 7
     assert 1000 < len(view.body) < 1400

@@ -25,7 +25,7 @@ METRIC = re.compile(r"\bprojector_[a-z_]+")
 ALERTS = yaml.safe_load((PROMETHEUS / "alerts.yaml").read_text())
 RULES: list[dict[str, Any]] = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
-RUNBOOK = (REPOSITORY / "docs" / "operations.md").read_text().splitlines()
+RUNBOOK = (REPOSITORY / "docs" / "runbook.md").read_text().splitlines()
 COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 
 
@@ -34,7 +34,7 @@ def families() -> Iterator[Metric]:
     assert metrics.EVENTS
     yield from REGISTRY.collect()
     yield from api_metrics.REGISTRY.collect()
-    yield from api_metrics.Seen(Freshness(None)).collect()  # type: ignore[arg-type]
+    yield from api_metrics.FreshnessCollector(Freshness(None)).collect()  # type: ignore[arg-type]
 
 
 def sample_names() -> set[str]:
@@ -98,7 +98,7 @@ def test_no_label_can_have_values_without_end() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
 def test_every_alert_says_what_it_means_and_where_to_read_on(rule: dict[str, Any]) -> None:
-    anchor = f"operations.md#{kebab(rule['alert'])}"
+    anchor = f"runbook.md#{kebab(rule['alert'])}"
     assert rule["annotations"]["runbook"] == f"docs/{anchor}"
     assert rule["annotations"]["runbook_url"] == "{{ $externalLabels.docs }}/" + anchor
     heading = "### " + kebab(rule["alert"]).replace("-", " ").capitalize()

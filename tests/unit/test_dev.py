@@ -1,8 +1,11 @@
-"""What `projector dev` says of servers that it does not bring itself."""
+"""`projector dev`: servers that it does not bring itself, and how much it logs."""
+
+import sys
 
 import pytest
 
-from projector.dev import place_of
+from projector.config.settings import Settings
+from projector.dev import log_level, place_of
 
 
 @pytest.mark.parametrize("setting", ["kafka", "redis_url"])
@@ -16,3 +19,22 @@ def test_a_server_of_ones_own_is_named_with_the_variable_that_asks_for_it(
     assert place_of(setting, "h:1") == (
         f"h:1 (not embedded, because {name} is set; unset it to have it embedded)"
     )
+
+
+@pytest.mark.parametrize(
+    ("on_terminal", "chosen", "level"),
+    [
+        (False, None, "info"),
+        (True, None, "warning"),
+        (True, "info", "info"),
+        (False, "debug", "debug"),
+    ],
+)
+def test_on_a_terminal_the_worker_and_the_api_only_warn_unless_a_level_is_set(
+    monkeypatch: pytest.MonkeyPatch, on_terminal: bool, chosen: str | None, level: str
+) -> None:
+    monkeypatch.delenv("PROJECTOR_LOG_LEVEL", raising=False)
+    if chosen:
+        monkeypatch.setenv("PROJECTOR_LOG_LEVEL", chosen)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: on_terminal)
+    assert log_level(Settings.load()) == level

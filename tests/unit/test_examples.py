@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from projector import agent_file, feed
+from projector.feed import agent_config_file, event_file
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = (ROOT / "docs/events.md").read_text()
@@ -24,7 +24,7 @@ def identity(line: str) -> tuple[str, int]:
 
 @pytest.mark.parametrize("line", LINES)
 def test_the_contracts_examples_are_valid_and_about_a_world_of_their_own(line: str) -> None:
-    assert feed.parse(line.encode())
+    assert event_file.parse_line(line.encode())
     assert json.loads(line)["partitionkey"] not in {json.loads(d)["partitionkey"] for d in DEMO}
     assert identity(line)[1] == 0 or identity(line) not in {identity(d) for d in DEMO}
     digest = json.loads(line)["data"].get("token_sha256", "none")
@@ -32,7 +32,7 @@ def test_the_contracts_examples_are_valid_and_about_a_world_of_their_own(line: s
 
 
 def test_the_examples_of_a_file_belong_to_the_example_world() -> None:
-    access = agent_file.read((ROOT / "examples/agent-config.yaml").read_bytes())
+    access = agent_config_file.read_agent_config((ROOT / "examples/agent-config.yaml").read_bytes())
     assert access.notes == []
     known = {json.loads(line)["data"].get("path") for line in DEMO}
     assert {entry["id"] for entry in access.projects + access.groups} <= known

@@ -2,19 +2,19 @@
 
 import time
 
-from tests import build
+from tests import builders
 from tests.faults.expectation import TOLERANCE_S, Expectation
+from tests.faults.model import Event, Token, instant
 from tests.faults.observer import Look
 from tests.faults.traffic import History, Sent
-from tests.faults.world import Event, Token, instant
 
 BOUND_S = 3.0
 TOKEN = Token("secret", 9, "3")
 WORLD = [
-    build.group(3), build.project(7, 3), build.member(1, "developer", group_id=3),
-    build.agent(5, 7), build.user(1),
+    builders.group(3), builders.project(7, 3), builders.member(1, "developer", group_id=3),
+    builders.agent(5, 7), builders.user(1),
 ]  # fmt: skip
-STARTED = build.started(9, 7, token=TOKEN.secret, expires_at=instant(3600))
+STARTED = builders.started(9, 7, token=TOKEN.secret, expires_at=instant(3600))
 
 
 def history(events: list[Event], start: float, took: float = 0.0) -> History:
@@ -34,7 +34,7 @@ def over_grants(events: History, after: float) -> list[str]:
 
 def test_a_user_blocked_before_the_first_job_may_be_answered_for_the_bound_and_no_longer() -> None:
     """Topics need not be in step: the job may be applied before the user is blocked."""
-    events = history([*WORLD, build.user(1, "blocked"), STARTED], time.monotonic() - 60)
+    events = history([*WORLD, builders.user(1, "blocked"), STARTED], time.monotonic() - 60)
     assert over_grants(events, 0.1) == []
     (found,) = over_grants(events, BOUND_S + TOLERANCE_S + 0.1)
     assert "its user: not allowed since user.set" in found
@@ -42,7 +42,7 @@ def test_a_user_blocked_before_the_first_job_may_be_answered_for_the_bound_and_n
 
 def test_a_membership_that_ended_while_kafka_was_slow_has_counted() -> None:
     """The worker may have had it long before the producer was told so."""
-    brief = build.member(1, "maintainer", project_id=7, via="share:9", expires_at=instant(-29))
+    brief = builders.member(1, "maintainer", project_id=7, via="share:9", expires_at=instant(-29))
     nobody = [*WORLD[:2], *WORLD[3:], STARTED, brief]
     events = history(nobody, time.monotonic() - 30, took=5.0)
     assert over_grants(events, 0.5) == []

@@ -16,10 +16,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 from structlog.testing import capture_logs
 
 from projector import tracing
-from projector.events import Record
+from projector.events.model import KafkaRecord
 from projector.tracing import EventSpans, traced
-from tests import build
-from tests.unit.test_events import binary
+from tests import builders
+from tests.unit.events.test_cloudevents import binary
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CONTEXT = f"00-{TRACE}-{PARENT}-01"
@@ -41,13 +41,15 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def record(message: Any, *headers: tuple[str, bytes], offset: int = 7, age_ms: int = 500) -> Record:
-    return build.record(
+def record(
+    message: Any, *headers: tuple[str, bytes], offset: int = 7, age_ms: int = 500
+) -> KafkaRecord:
+    return builders.record(
         message, offset, partition=3, timestamp=now() - age_ms, headers=tuple(headers)
     )
 
 
-def project(*records: Record, refused: bool = False) -> EventSpans:
+def project(*records: KafkaRecord, refused: bool = False) -> EventSpans:
     events = EventSpans()
     for each in records:
         events.applied(each, refused=refused)
@@ -56,7 +58,7 @@ def project(*records: Record, refused: bool = False) -> EventSpans:
 
 
 def started(**attributes: Any) -> dict[str, Any]:
-    return build.started(9, 7, **attributes)
+    return builders.started(9, 7, **attributes)
 
 
 def test_an_event_with_a_sampled_context_gets_a_span_in_its_trace(
@@ -110,7 +112,7 @@ def test_a_span_begins_with_the_record_in_kafka_and_ends_with_the_views_in_redis
     ids=["structured", "own before header", "header", "binary", "not JSON", "no value"],
 )
 def test_a_context_is_found_wherever_it_travels(
-    carrying: Record, spans: InMemorySpanExporter
+    carrying: KafkaRecord, spans: InMemorySpanExporter
 ) -> None:
     project(carrying)
     (span,) = spans.get_finished_spans()
@@ -159,7 +161,7 @@ def test_a_refused_event_is_an_error_and_nothing_of_it_is_told(
 def test_no_digest_and_no_id_is_in_a_span(spans: InMemorySpanExporter) -> None:
     project(record(started(traceparent=CONTEXT)))
     (span,) = spans.get_finished_spans()
-    assert build.digest("token-9") not in span.to_json()
+    assert builders.digest("token-9") not in span.to_json()
 
 
 def test_what_is_read_again_much_later_is_not_told_again(spans: InMemorySpanExporter) -> None:

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from aiokafka.errors import KafkaError
 
-from projector.environment.settings import Settings
-from projector.errors import SetupError
-from projector.operators import mailbox
+from projector.config.settings import Settings
+from projector.errors import OperatorError
+from projector.operators import dead_letter_reader
 
 LATEST: Final = 50
 TIMEOUT_S: Final = 6.0
@@ -20,7 +20,7 @@ async def read(settings: Settings) -> dict[str, Any]:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             return {"letters": await _latest(settings), "read_at": _now()}
-    except SetupError as error:
+    except OperatorError as error:
         reason = str(error)
     except (KafkaError, OSError, TimeoutError) as error:
         reason = f"Kafka at {settings.kafka} cannot be reached from here ({type(error).__name__})"
@@ -28,7 +28,7 @@ async def read(settings: Settings) -> dict[str, Any]:
 
 
 async def _latest(settings: Settings) -> list[dict[str, Any]]:
-    async with mailbox.opened(settings) as letters:
+    async with dead_letter_reader.open_dead_letters(settings) as letters:
         # The letters themselves may be large; none is held longer than it takes to sum it up.
         found = [(one.timestamp, one.id, one.summary()) async for one in letters.read(LATEST)]
     return [summary for _, _, summary in heapq.nlargest(LATEST, found)]

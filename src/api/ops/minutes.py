@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from projector import activity, views
-from projector.activity import Activity
-from projector.environment import calls
+from projector.clients import redis_batch
+from projector.store import activity, schema
+from projector.store.activity import PartitionActivity
 
 KEYS_PER_CALL: Final = 500
 
@@ -17,18 +17,22 @@ async def read(redis: Redis, partitions: int, now: int) -> list[dict[str, Any]]:
 
     Raises `RedisError`.
     """
-    known: list[Activity] = []
+    known: list[PartitionActivity] = []
     for start in range(0, partitions, KEYS_PER_CALL):
         chunk = range(start, min(partitions, start + KEYS_PER_CALL))
-        found = await calls.ask(redis, [("GET", views.activity_key(each)) for each in chunk])
+        found = await redis_batch.execute(
+            redis, [("GET", schema.activity_key(each)) for each in chunk]
+        )
         raws = (each.value for each in found)
-        decoded = (activity.decode(raw if isinstance(raw, bytes) else None) for raw in raws)
+        decoded = (
+            activity.decode_activity(raw if isinstance(raw, bytes) else None) for raw in raws
+        )
         known += [one for one in decoded if one]
     running = now // 60_000
     return [_minute(known, n) for n in range(running - activity.MINUTES_KEPT, running + 1)]
 
 
-def _minute(known: Sequence[Activity], number: int) -> dict[str, Any]:
+def _minute(known: Sequence[PartitionActivity], number: int) -> dict[str, Any]:
     """`p50`, `p99` and `slowest` are revocations' latencies in seconds, None if there were none."""
     found = [minute for one in known for minute in one.minutes if minute.minute == number]
     buckets = [sum(counts) for counts in zip(*(m.revocations for m in found), strict=True)]

@@ -1,1 +1,1 @@
-"""The contract for those who feed events, generated from the code that reads them."""
+"""The contract for events, generated from the code that reads them."""

@@ -3,11 +3,12 @@
 from importlib.metadata import version
 from typing import Any, Final
 
-from projector import dead_letters, ranks, topics
-from projector.contract import schemas
-from projector.contract.schemas import Schema
-from projector.environment.settings import Settings
-from projector.events import DEAD_LETTERS, KINDS, MAX_ID, Topic
+from projector.config.settings import Settings
+from projector.contract import json_schemas
+from projector.contract.json_schemas import Schema
+from projector.events import replay_header
+from projector.events.model import DEAD_LETTERS, EVENT_TYPES, MAX_ID, Topic
+from projector.kafka import dead_letters, topics
 
 VERSION: Final = "3.0.0"
 BINDING: Final = "0.5.0"
@@ -20,7 +21,7 @@ _NUMBERED_TOPIC_OPTIONS: Final = ("retention.ms", "max.message.bytes")
 _DIGITS: Final[Schema] = {"type": "string", "pattern": "^[0-9]+$"}
 _TEXT: Final[Schema] = {"type": "string"}
 
-_BROADCASTS: Final = ", ".join(f"`{name}`" for name, kind in KINDS.items() if kind.broadcast)
+_BROADCASTS: Final = ", ".join(f"`{name}`" for name, kind in EVENT_TYPES.items() if kind.broadcast)
 _ABOUT: Final = f"""\
 Which cluster agents may a CI job token use? The projector reads these events from Kafka. Each is a
 CloudEvent 1.0 whose `data` is the whole new state of one thing, in structured or in binary mode.
@@ -33,7 +34,7 @@ CloudEvent 1.0 whose `data` is the whole new state of one thing, in structured o
 
 What no schema says:
 
-{"".join(f"- {sentence}{chr(10)}" for sentence in schemas.UNSAID)}"""
+{"".join(f"- {sentence}{chr(10)}" for sentence in json_schemas.UNSAID)}"""
 
 _CHANNELS: Final = {
     Topic.MEMBERSHIP: "Groups, projects, memberships and users.",
@@ -66,7 +67,7 @@ def document() -> dict[str, Any]:
         "operations": _operations(),
         "components": {
             "messages": _messages() | {"dead-letter": _dead_letter()},
-            "schemas": schemas.definitions(_PREFIX),
+            "schemas": json_schemas.definitions(_PREFIX),
         },
     }
 
@@ -131,7 +132,7 @@ def _operations() -> dict[str, Any]:
 
 def _message_names(topic: Topic) -> list[str]:
     """Each type of event in structured mode, and in binary mode."""
-    names = [name for name, kind in KINDS.items() if kind.topic is topic]
+    names = [name for name, kind in EVENT_TYPES.items() if kind.topic is topic]
     return [mode for name in names for mode in (name, _binary_name(name))]
 
 
@@ -141,14 +142,14 @@ def _binary_name(name: str) -> str:
 
 def _messages() -> dict[str, Any]:
     found = {}
-    for name in KINDS:
+    for name in EVENT_TYPES:
         found[name] = _structured(name)
         found[_binary_name(name)] = _binary(name)
     return found
 
 
 def _structured(name: str) -> dict[str, Any]:
-    schema = schemas.structured(name, _PREFIX)
+    schema = json_schemas.structured(name, _PREFIX)
     return {
         "name": name,
         "title": f"{name} (structured)",
@@ -163,8 +164,8 @@ def _structured(name: str) -> dict[str, Any]:
 
 def _binary(name: str) -> dict[str, Any]:
     """Attributes are headers, and the value is `data`."""
-    schema = schemas.structured(name, _PREFIX)
-    attributes = schemas.attributes(name, _PREFIX)
+    schema = json_schemas.structured(name, _PREFIX)
+    attributes = json_schemas.attributes(name, _PREFIX)
     required = [f"ce_{field}" for field in schema["required"] if f"ce_{field}" in attributes]
     return {
         "name": name,
@@ -181,11 +182,14 @@ def _binary(name: str) -> dict[str, Any]:
 def _headers(properties: dict[str, Schema], required: list[str]) -> Schema:
     replayed = {
         "type": "string",
-        "pattern": ranks.PATTERN,
+        "pattern": replay_header.PATTERN,
         "description": "Only of a replayed event: the offset and Kafka's timestamp (ms) of its "
         "original in the same partition.",
     }
-    headers: Schema = {"type": "object", "properties": {**properties, ranks.HEADER: replayed}}
+    headers: Schema = {
+        "type": "object",
+        "properties": {**properties, replay_header.HEADER: replayed},
+    }
     return headers | ({"required": required} if required else {})
 
 
@@ -195,7 +199,7 @@ def _binary_example(example: dict[str, Any]) -> dict[str, Any]:
 
 
 def _key() -> dict[str, Any]:
-    pattern = schemas.structured("group.set", _PREFIX)["properties"]["partitionkey"]["pattern"]
+    pattern = json_schemas.structured("group.set", _PREFIX)["properties"]["partitionkey"]["pattern"]
     about = f"The event's `partitionkey`: an id up to {MAX_ID}, as digits."
     return _kafka(key={"type": "string", "pattern": pattern, "description": about})
 

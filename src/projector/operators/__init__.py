@@ -1,1 +1,1 @@
-"""What operators ask of the projection, and how they mend it: read beside the owners."""
+"""Queries and repairs for operators, run beside the owners."""

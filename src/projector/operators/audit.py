@@ -11,22 +11,25 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from projector import events, feed, things
-from projector.events import BadEvent, Event, Record, Topic
-from projector.facts import AnyFact
-from projector.feed import BadLine
+from projector.domain import entities, fact_keys
+from projector.domain.entities import Configuration, Entity, Job, Member
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact
+from projector.domain.transitions import MAX_TOKEN_LIFE_MS, job_of, state
+from projector.events import model
+from projector.events.model import BadEvent, Event, KafkaRecord, Topic
+from projector.events.partitioning import partition_of
+from projector.feed import event_file
+from projector.feed.event_file import BadLine
 from projector.operators.snapshot import Snapshot
-from projector.partitioning import partition_of
-from projector.things import Configuration, Job, Key, Member, Thing
-from projector.transitions import MAX_TOKEN_LIFE_MS, job_of, state
 
 # The kinds that an export can list: tokens that ended before their job are nobody's to export.
-KINDS: Final = tuple(kind for kind in things.KINDS if kind != "token")
+AUDITED_KINDS: Final = tuple(kind for kind in entities.ENTITY_KINDS if kind != "token")
 # Later than any record.
 _LAST: Final = 2**62
 
 
-class What(StrEnum):
+class FactMismatch(StrEnum):
     """How a fact and the export are not the same."""
 
     MISSING = "missing"
@@ -35,16 +38,16 @@ class What(StrEnum):
     NEWER = "newer"
 
 
-class Entry(NamedTuple):
+class ExportEntry(NamedTuple):
     """One exported thing: the line (and its first byte in the file) that says it."""
 
     line: int
     at: int
     event: Event
-    thing: Thing
+    thing: Entity
 
 
-class Finding(NamedTuple):
+class AuditFinding(NamedTuple):
     """A thing of which the facts and the export do not say the same.
 
     `fields` are the names, with what the fact and what the export says.
@@ -52,13 +55,13 @@ class Finding(NamedTuple):
 
     partition: int
     key: Key
-    what: What
-    entry: Entry | None
+    what: FactMismatch
+    entry: ExportEntry | None
     fact: AnyFact | None
     fields: dict[str, tuple[Any, Any]]
 
 
-class Scope(NamedTuple):
+class AuditScope(NamedTuple):
     """Of which kinds and root namespaces the export is taken to list everything."""
 
     kinds: frozenset[str]
@@ -66,8 +69,8 @@ class Scope(NamedTuple):
 
     def covers(self, key: Key) -> bool:
         """Whether the export would list the thing."""
-        root = things.root_of(key)
-        return things.kind_of(key) in self.kinds and (root == "*" or root in self.roots)
+        root = fact_keys.root_of(key)
+        return fact_keys.kind_of(key) in self.kinds and (root == "*" or root in self.roots)
 
 
 class Export:
@@ -81,8 +84,8 @@ class Export:
         # The earliest `time` of an event, None while any has none.
         self.taken: int | None = None
         self._is_timed = True
-        self._everywhere: dict[Key, Entry] = {}
-        self._things: dict[int, dict[Key, Entry]] = {}
+        self._everywhere: dict[Key, ExportEntry] = {}
+        self._things: dict[int, dict[Key, ExportEntry]] = {}
 
     def add(self, line: int, at: int, event: Event) -> None:
         """Take over one event; raises `BadEvent` where it has no place in an export."""
@@ -91,18 +94,18 @@ class Export:
         before = held.get(key)
         if before is not None and before.thing != thing:
             raise BadEvent(f"line {before.line} says something else about the same thing")
-        held.setdefault(key, Entry(line, at, event, thing))
+        held.setdefault(key, ExportEntry(line, at, event, thing))
         self.count += 1
-        self.kinds.add(things.kind_of(key))
+        self.kinds.add(fact_keys.kind_of(key))
         if not event.kind.broadcast:
             self.roots.add(event.root)
         self._note_time(event.time)
 
-    def of(self, partition: int) -> Mapping[Key, Entry]:
+    def of(self, partition: int) -> Mapping[Key, ExportEntry]:
         """What the facts of the partition should hold."""
         return self._everywhere | self._things.get(partition, {})
 
-    def _home(self, event: Event) -> dict[Key, Entry]:
+    def _home(self, event: Event) -> dict[Key, ExportEntry]:
         if event.kind.broadcast:
             return self._everywhere
         return self._things.setdefault(partition_of(event.root, self.partitions), {})
@@ -113,37 +116,39 @@ class Export:
         self.taken = min(earliest) if self._is_timed else None
 
 
-def read(source: BinaryIO, partitions: int) -> tuple[Export, list[BadLine]]:
+def read_export(source: BinaryIO, partitions: int) -> tuple[Export, list[BadLine]]:
     """The export in a file of events, one a line, and every line that has no place in one."""
     export, bad, at = Export(partitions), [], 0
     for number, line in enumerate(source, start=1):
         try:
             if line.strip():
-                export.add(number, at, feed.parse(line.strip()))
+                export.add(number, at, event_file.parse_line(line.strip()))
         except BadEvent as error:
             bad.append(BadLine(number, str(error)))
         at += len(line)
     return export, bad
 
 
-def _exported(event: Event) -> tuple[Key, Thing]:
-    if isinstance(event.data, events.JobStarted):
+def _exported(event: Event) -> tuple[Key, Entity]:
+    if isinstance(event.data, model.JobStarted):
         # Whatever the record's time will be: `_differing` knows what it does to the expiry.
-        record = Record(Topic.JOB_LIFECYCLE, 0, 0, _LAST, None, None)
-        return things.job_key(event.root, event.data.id), job_of(event, record, event.data)
+        record = KafkaRecord(Topic.JOB_LIFECYCLE, 0, 0, _LAST, None, None)
+        return fact_keys.job_key(event.root, event.data.id), job_of(event, record, event.data)
     key, thing = (None, None) if isinstance(event.data, _NO_STATE) else state(event)
     if key is None or thing is None:
         raise BadEvent(f"an export says what there is; {event.type} has no place in one")
     return key, thing
 
 
-_NO_STATE: Final = (events.JobFinished, events.JobCanceling)
+_NO_STATE: Final = (model.JobFinished, model.JobCanceling)
 
 
 # comparing
 
 
-def compare(export: Export, scope: Scope, look: Snapshot, cutoff: int | None) -> Iterator[Finding]:
+def compare_facts(
+    export: Export, scope: AuditScope, look: Snapshot, cutoff: int | None
+) -> Iterator[AuditFinding]:
     """Where the partition's facts and the export differ, by key.
 
     Facts of after `cutoff` (ms, by the broker's clock; None: there is no telling) are newer.
@@ -154,28 +159,28 @@ def compare(export: Export, scope: Scope, look: Snapshot, cutoff: int | None) ->
         entry, fact = entries.get(key), facts.get(key)
         what, fields = difference(entry, fact, look.now)
         if what and fact and cutoff is not None and fact.timestamp > cutoff:
-            what = What.NEWER
+            what = FactMismatch.NEWER
         if what:
-            yield Finding(look.partition, key, what, entry, fact, fields)
+            yield AuditFinding(look.partition, key, what, entry, fact, fields)
 
 
 def difference(
-    entry: Entry | None, fact: AnyFact | None, now: int
-) -> tuple[What | None, dict[str, tuple[Any, Any]]]:
+    entry: ExportEntry | None, fact: AnyFact | None, now: int
+) -> tuple[FactMismatch | None, dict[str, tuple[Any, Any]]]:
     """How the fact and the export differ at `now` (ms), if they do, and in which fields."""
     data = fact.data if fact else None
     if entry is None:
-        return (What.EXTRA if data is not None and not _is_over(data, now) else None), {}
+        return (FactMismatch.EXTRA if data is not None and not _is_over(data, now) else None), {}
     if data is None:
-        return (None if _is_over(entry.thing, now) else What.MISSING), {}
+        return (None if _is_over(entry.thing, now) else FactMismatch.MISSING), {}
     assert fact is not None  # noqa: S101  it has data
     if _is_over(data, now) and _is_over(entry.thing, now):
         return None, {}
     fields = _differing(fact, entry.thing)
-    return (What.DIFFERENT if fields else None), fields
+    return (FactMismatch.DIFFERENT if fields else None), fields
 
 
-def _is_over(thing: Thing, now: int) -> bool:
+def _is_over(thing: Entity, now: int) -> bool:
     """Whether the thing says nothing any more, so that it need not be there."""
     match thing:
         case Member():
@@ -187,7 +192,7 @@ def _is_over(thing: Thing, now: int) -> bool:
     return False
 
 
-def _differing(fact: AnyFact, wanted: Thing) -> dict[str, tuple[Any, Any]]:
+def _differing(fact: AnyFact, wanted: Entity) -> dict[str, tuple[Any, Any]]:
     assert fact.data is not None  # noqa: S101  only what is there is compared
     if isinstance(wanted, Job) and isinstance(fact.data, Job) and _is_capped(fact, wanted):
         wanted = replace(wanted, expires_at=fact.data.expires_at)
@@ -207,7 +212,7 @@ def _same(one: object, other: object) -> bool:
     return one == other and msgspec.json.encode(one) == msgspec.json.encode(other)
 
 
-def line_at(source: BinaryIO, entry: Entry | None) -> bytes | None:
+def line_at(source: BinaryIO, entry: ExportEntry | None) -> bytes | None:
     """The exported event as it stands in the file."""
     if entry is None:
         return None
@@ -218,6 +223,6 @@ def line_at(source: BinaryIO, entry: Entry | None) -> bytes | None:
 def kinds_named(names: Iterable[str]) -> frozenset[str]:
     """The kinds of these names; raises `ValueError` naming one that is none."""
     for name in names:
-        if name not in KINDS:
-            raise ValueError(f"{name} is no kind; known are {', '.join(KINDS)}")
+        if name not in AUDITED_KINDS:
+            raise ValueError(f"{name} is no kind; known are {', '.join(AUDITED_KINDS)}")
     return frozenset(names)

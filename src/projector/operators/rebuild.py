@@ -13,30 +13,29 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
-from projector import outbox, partition_state, views
-from projector.dead_letters import DeadLetters
-from projector.delivery import HistoryLostError, Offsets, RangeReader
-from projector.errors import SetupError
-from projector.events import Topic
-from projector.facts import AnyFact, Facts
+from projector.domain.entities import EndedToken, Job
+from projector.domain.fact_index import FactIndex
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact
+from projector.domain.projection import Policy, Projection, forget_at
+from projector.domain.views import tombstone
+from projector.errors import HistoryLostError
+from projector.events.model import Topic
+from projector.kafka.dead_letters import DeadLetterProducer
+from projector.kafka.range_reader import Offsets, RangeReader
 from projector.operators import verify
-from projector.outbox import Reference
-from projector.owner import Owner
-from projector.partition_state import PartitionState
-from projector.projection import Policy, Projection, forget_at
-from projector.store import FIELDS_PER_CALL, Checkpoint, Store
-from projector.sweep import tombstone
-from projector.things import EndedToken, Job, Key
+from projector.store import partition_state, schema
+from projector.store.partition_state import PartitionState
+from projector.store.partition_store import FIELDS_PER_CALL, Checkpoint, PartitionStore
+from projector.worker import dead_letter_outbox
+from projector.worker.dead_letter_outbox import LetterRef
+from projector.worker.owner import Owner
 
 # Without deliveries from Faust all is read straight from Kafka, at the next probe.
 STALL_S: Final = 0.0
 POLL_S: Final = 0.25
 # A worker that lost its claim claims again after five seconds, one with an alarm looks every ten.
 CLAIMED_WITHIN_S: Final = 20.0
-
-
-class LostHistoryError(SetupError):
-    """Kafka no longer has all that the facts were made of."""
 
 
 class FactChange(NamedTuple):
@@ -61,7 +60,7 @@ class Rebuilt:
         self.next: Offsets = {}
         self.refused = 0
         self.told: Offsets = {}
-        self.untold: list[Reference] = []
+        self.untold: list[LetterRef] = []
         self.policy = policy
         self.source = source
 
@@ -85,7 +84,7 @@ class Rebuilt:
         if reason:
             self.refused += 1
             if offset >= self.told.get(topic, 0):
-                self.untold.append(Reference(topic, offset, reason))
+                self.untold.append(LetterRef(topic, offset, reason))
 
 
 async def losses(source: RangeReader, partition: int, state: PartitionState | None) -> list[str]:
@@ -133,7 +132,7 @@ async def known(
 
 
 def changed_facts(
-    stored: Facts, rebuilt: Facts, now: int, retention_ms: int
+    stored: FactIndex, rebuilt: FactIndex, now: int, retention_ms: int
 ) -> Iterator[FactChange]:
     """The facts that are not the same, by key; not those that time alone may have taken away."""
     ours, theirs = dict(stored.items()), dict(rebuilt.items())
@@ -169,7 +168,11 @@ class Successor(Owner):
     """An owner that begins with rebuilt facts instead of the checkpoint's."""
 
     def __init__(
-        self, rebuilt: Rebuilt, store: Store, redis: Redis, dead_letters: DeadLetters
+        self,
+        rebuilt: Rebuilt,
+        store: PartitionStore,
+        redis: Redis,
+        dead_letters: DeadLetterProducer,
     ) -> None:
         super().__init__(rebuilt.partition, rebuilt.policy, store, rebuilt.source, dead_letters)
         self._stall_s = STALL_S
@@ -206,7 +209,7 @@ class Successor(Owner):
         """
         self._stored = {}
         async for field, raw in self._redis.hscan_iter(
-            views.facts_key(self.partition), count=FIELDS_PER_CALL
+            schema.facts_key(self.partition), count=FIELDS_PER_CALL
         ):
             self._stored[field] = raw
         if not self._next:
@@ -266,12 +269,12 @@ def _difference(
     return changed | {key: None for key in held if key not in wanted}
 
 
-def _reference(field: bytes, raw: bytes) -> Reference | None:
+def _reference(field: bytes, raw: bytes) -> LetterRef | None:
     """The letter that waits in a field of the checkpoint."""
-    if not field.startswith(f"*/{outbox.KIND}/".encode()):
+    if not field.startswith(f"*/{dead_letter_outbox.KIND}/".encode()):
         return None
     try:
-        return msgspec.json.decode(raw, type=Reference)
+        return msgspec.json.decode(raw, type=LetterRef)
     except msgspec.DecodeError:
         return None
 
@@ -309,5 +312,5 @@ async def serve(successor: Successor, redis: Redis) -> bool:
 
 async def _is_stamped(successor: Successor, redis: Redis) -> bool:
     await successor.source.ends(successor.partition)
-    state = await partition_state.read(redis, successor.partition)
+    state = await partition_state.read_partition_state(redis, successor.partition)
     return state is not None and state.stamp_epoch == successor.version.epoch

@@ -11,22 +11,19 @@ from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
-from projector import facts, things, views
-from projector.environment import calls
-from projector.errors import SetupError
-from projector.events import Topic
-from projector.facts import Facts
-from projector.partition_state import PartitionState
-from projector.things import Key
-from projector.views import Version
+from projector.clients import redis_batch
+from projector.domain import entities, fact_keys, facts
+from projector.domain.fact_index import FactIndex
+from projector.domain.fact_keys import Key
+from projector.errors import SnapshotError
+from projector.events.model import Topic
+from projector.store import schema
+from projector.store.partition_state import PartitionState
+from projector.store.schema import Version
 
 FIELDS_PER_CALL: Final = 1000
 PATIENCE_S: Final = 5.0
 PAUSE_S: Final = 0.1
-
-
-class SnapshotError(SetupError):
-    """The partition's facts cannot be read as they are."""
 
 
 class Snapshot(NamedTuple):
@@ -38,12 +35,12 @@ class Snapshot(NamedTuple):
 
     partition: int
     state: PartitionState
-    facts: Facts
+    facts: FactIndex
     in_doubt: frozenset[str]
     now: int
 
 
-async def read(redis: Redis, partition: int, reached: Version | None = None) -> Snapshot:
+async def read_snapshot(redis: Redis, partition: int, reached: Version | None = None) -> Snapshot:
     """The partition's facts, no older than the checkpoint that `reached` names.
 
     Waits some seconds for that checkpoint. Raises `SnapshotError` if there is no whole checkpoint
@@ -51,10 +48,10 @@ async def read(redis: Redis, partition: int, reached: Version | None = None) -> 
     """
     before = await _whole(redis, partition, reached)
     stored: dict[bytes, bytes] = {}
-    async for field, value in redis.hscan_iter(views.facts_key(partition), count=FIELDS_PER_CALL):
+    async for field, value in redis.hscan_iter(schema.facts_key(partition), count=FIELDS_PER_CALL):
         stored[field] = value
     after = await _counted(redis, partition)
-    now = await calls.time(redis, views.facts_key(partition))
+    now = await redis_batch.server_time(redis, schema.facts_key(partition))
     if after is None or after.version.epoch != before.version.epoch:
         raise SnapshotError(
             f"partition {partition} was claimed by another worker while it was read; ask again"
@@ -85,8 +82,10 @@ async def _whole(redis: Redis, partition: int, reached: Version | None) -> Parti
 
 async def _counted(redis: Redis, partition: int) -> PartitionState | None:
     """The state, once as many facts are there as it says: a lost one may be what refuses."""
-    state = ("HGETALL", views.partition_key(partition))
-    answers = await calls.ask(redis, [state, ("HLEN", views.facts_key(partition)), state])
+    state = ("HGETALL", schema.partition_key(partition))
+    answers = await redis_batch.execute(
+        redis, [state, ("HLEN", schema.facts_key(partition)), state]
+    )
     for answer in answers:
         if isinstance(answer.value, Exception):
             raise answer.value
@@ -108,7 +107,7 @@ def _incomplete(partition: int, count: int, written: int | None) -> str:
 
 async def state(redis: Redis, partition: int) -> PartitionState | None:
     """The partition's state, None without a claim; `SnapshotError` where it cannot be read."""
-    fields: dict[Any, Any] = await redis.hgetall(views.partition_key(partition))
+    fields: dict[Any, Any] = await redis.hgetall(schema.partition_key(partition))
     return _decoded(partition, fields)
 
 
@@ -116,7 +115,7 @@ def _decoded(partition: int, fields: dict[Any, Any]) -> PartitionState | None:
     try:
         return PartitionState.decode(fields)
     except ValueError as error:
-        raise SnapshotError(f"{views.partition_key(partition)} is unreadable: {error}") from None
+        raise SnapshotError(f"{schema.partition_key(partition)} is unreadable: {error}") from None
 
 
 def _unready(partition: int, found: PartitionState | None, reached: Version | None) -> str:
@@ -132,20 +131,20 @@ def _unready(partition: int, found: PartitionState | None, reached: Version | No
 
 def _assembled(
     stored: dict[bytes, bytes], offsets: dict[Topic, int]
-) -> tuple[Facts, frozenset[str]]:
+) -> tuple[FactIndex, frozenset[str]]:
     """The facts, and the tokens that those from `offsets` on may have changed."""
-    known, newer = Facts(), []
+    known, newer = FactIndex(), []
     for key, raw in _things(stored):
-        fact = facts.decode(key, raw)
-        if fact.offset < offsets.get(things.TOPICS[things.kind_of(key)], 0):
+        fact = facts.decode_fact(key, raw)
+        if fact.offset < offsets.get(entities.TOPIC_OF_KIND[fact_keys.kind_of(key)], 0):
             known.put(key, fact)
         else:
             newer.append((key, fact))
-    known.touched.clear()
+    known.dirty.clear()
     for key, fact in newer:
         known.put(key, fact)
-    in_doubt = frozenset(known.touched)
-    known.touched.clear()
+    in_doubt = frozenset(known.dirty)
+    known.dirty.clear()
     return known, in_doubt
 
 
@@ -153,5 +152,5 @@ def _things(stored: dict[bytes, bytes]) -> Iterable[tuple[Key, bytes]]:
     """The facts among the fields: references to dead letters stand beside them."""
     for field, raw in stored.items():
         key = Key(field.decode(errors="replace"))
-        if key.count("/") >= 2 and things.kind_of(key) in things.KINDS:
+        if key.count("/") >= 2 and fact_keys.kind_of(key) in entities.ENTITY_KINDS:
             yield key, raw

@@ -13,13 +13,14 @@ from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from projector import activity, views
-from projector.activity import Activity
-from projector.environment import calls
-from projector.errors import SetupError
-from projector.events import Topic
-from projector.partition_state import PartitionState
-from projector.views import MAX_PARTITIONS
+from projector.clients import redis_batch
+from projector.errors import OperatorError
+from projector.events.model import Topic
+from projector.events.partitioning import MAX_PARTITIONS
+from projector.store import activity
+from projector.store import schema as views
+from projector.store.activity import PartitionActivity
+from projector.store.partition_state import PartitionState
 
 # A partition is stamped four times a second; two seconds without a stamp are no accident.
 LATE_S: Final = 2.0
@@ -29,7 +30,7 @@ MAX_OWNER: Final = 200
 MAX_NUMBER: Final = 2**53
 
 
-class State(StrEnum):
+class PartitionHealth(StrEnum):
     """How a partition is; the worst last."""
 
     FRESH = "fresh"
@@ -58,14 +59,14 @@ class Rates(Struct, frozen=True):
     revocation_max: float | None
 
 
-class Partition(Struct, frozen=True):
+class PartitionStatus(Struct, frozen=True):
     """One partition. `age`: seconds since it was last known fresh. None: not known.
 
     `lag`: by topic, how many records of Kafka are not applied.
     """
 
     partition: int
-    state: State
+    state: PartitionHealth
     owner: str | None
     age: float | None
     epoch: int | None
@@ -76,7 +77,7 @@ class Partition(Struct, frozen=True):
     rates: Rates | None
 
 
-class Worker(Struct, frozen=True):
+class WorkerStatus(Struct, frozen=True):
     """A worker that holds claims. `age`: seconds since any of its partitions was known fresh."""
 
     owner: str
@@ -84,7 +85,7 @@ class Worker(Struct, frozen=True):
     age: float | None
 
 
-class Totals(Struct, frozen=True):
+class StatusTotals(Struct, frozen=True):
     """All partitions together; of what is not known of some, the sum of the others."""
 
     partitions: int
@@ -103,9 +104,9 @@ class Status(Struct, frozen=True):
 
     at: int
     max_staleness: float
-    partitions: list[Partition]
-    workers: list[Worker]
-    totals: Totals
+    partitions: list[PartitionStatus]
+    workers: list[WorkerStatus]
+    totals: StatusTotals
     dead_letters: int | None
     kafka: str | None = None
 
@@ -121,10 +122,10 @@ class _Held(NamedTuple):
     partition: int
     now: int
     state: PartitionState | None
-    activity: Activity | None
+    activity: PartitionActivity | None
 
 
-async def read(redis: Redis, max_staleness: float, ends: Ends | None = None) -> Status:
+async def read_status(redis: Redis, max_staleness: float, ends: Ends | None = None) -> Status:
     """The status now; `max_staleness` in seconds. Raises `RedisError` and `SetupError`."""
     held = [one async for one in _held(redis, await _count(redis, ends))]
     now = held[-1].now if held else 0
@@ -142,7 +143,9 @@ async def _count(redis: Redis, ends: Ends | None) -> int:
     if stored is None:
         return len(ends.ends) if ends else 0
     if not stored.isdigit() or not 0 < len(stored) < 6 or int(stored) > MAX_PARTITIONS:
-        raise SetupError(f"{views.PARTITIONS_KEY} in Redis is no number of partitions; delete it")
+        raise OperatorError(
+            f"{views.PARTITIONS_KEY} in Redis is no number of partitions; delete it"
+        )
     return int(stored)
 
 
@@ -150,11 +153,13 @@ async def _held(redis: Redis, count: int) -> AsyncIterator[_Held]:
     for chunk in _chunks(count):
         asked = [("HGETALL", views.partition_key(partition)) for partition in chunk]
         asked += [("GET", views.activity_key(partition)) for partition in chunk]
-        found = await calls.ask(redis, asked)
+        found = await redis_batch.execute(redis, asked)
         held, doing = found[: len(chunk)], found[len(chunk) :]
         for partition, fields, raw in zip(chunk, held, doing, strict=True):
             state = _decoded(_known(fields.value) or {})
-            yield _Held(partition, int(fields.now), state, activity.decode(_known(raw.value)))
+            yield _Held(
+                partition, int(fields.now), state, activity.decode_activity(_known(raw.value))
+            )
 
 
 def _chunks(count: int) -> Iterator[Sequence[int]]:
@@ -182,10 +187,10 @@ def _decoded(fields: Mapping[bytes, bytes]) -> PartitionState | None:
     return state if all(-1 <= number < MAX_NUMBER for number in numbers) else None
 
 
-def _partition(held: _Held, max_staleness: float, ends: Ends | None) -> Partition:
+def _partition(held: _Held, max_staleness: float, ends: Ends | None) -> PartitionStatus:
     state, doing = held.state, held.activity
     age = _age(state, held.now)
-    return Partition(
+    return PartitionStatus(
         held.partition,
         _state(state, age, max_staleness),
         state.owner[:MAX_OWNER] if state and state.version.epoch else None,
@@ -206,12 +211,14 @@ def _age(state: PartitionState | None, now: int) -> float | None:
     return (now - state.stamp) / 1000
 
 
-def _state(state: PartitionState | None, age: float | None, max_staleness: float) -> State:
+def _state(
+    state: PartitionState | None, age: float | None, max_staleness: float
+) -> PartitionHealth:
     if state is None or not state.version.epoch:
-        return State.UNCLAIMED
+        return PartitionHealth.UNCLAIMED
     if age is None or age > max_staleness:
-        return State.STALE
-    return State.LATE if age > LATE_S else State.FRESH
+        return PartitionHealth.STALE
+    return PartitionHealth.LATE if age > LATE_S else PartitionHealth.FRESH
 
 
 def _lag(held: _Held, ends: Ends | None) -> dict[Topic, int] | None:
@@ -222,21 +229,21 @@ def _lag(held: _Held, ends: Ends | None) -> dict[Topic, int] | None:
     return {t: max(0, end - applied.get(t, 0)) for t, end in ends.ends[held.partition].items()}
 
 
-def _rates(activities: Iterable[Activity], now: int) -> Rates:
-    found = activity.rates(activities, now, MINUTES)
+def _rates(activities: Iterable[PartitionActivity], now: int) -> Rates:
+    found = activity.activity_rates(activities, now, MINUTES)
     return Rates(
         found.applied, found.refused, found.views,
         found.revocations, found.p50, found.p99, found.slowest,
     )  # fmt: skip
 
 
-def _workers(partitions: Iterable[Partition]) -> list[Worker]:
-    owned: dict[str, list[Partition]] = {}
+def _workers(partitions: Iterable[PartitionStatus]) -> list[WorkerStatus]:
+    owned: dict[str, list[PartitionStatus]] = {}
     for partition in partitions:
         if partition.owner is not None:
             owned.setdefault(partition.owner, []).append(partition)
     return [
-        Worker(
+        WorkerStatus(
             owner,
             [partition.partition for partition in theirs],
             min((p.age for p in theirs if p.age is not None), default=None),
@@ -245,15 +252,15 @@ def _workers(partitions: Iterable[Partition]) -> list[Worker]:
     ]
 
 
-def _totals(partitions: Sequence[Partition], rates: Rates) -> Totals:
+def _totals(partitions: Sequence[PartitionStatus], rates: Rates) -> StatusTotals:
     lags = [sum(partition.lag.values()) for partition in partitions if partition.lag is not None]
     count = Counter(partition.state for partition in partitions)
-    return Totals(
+    return StatusTotals(
         partitions=len(partitions),
-        fresh=count[State.FRESH],
-        late=count[State.LATE],
-        stale=count[State.STALE],
-        unclaimed=count[State.UNCLAIMED],
+        fresh=count[PartitionHealth.FRESH],
+        late=count[PartitionHealth.LATE],
+        stale=count[PartitionHealth.STALE],
+        unclaimed=count[PartitionHealth.UNCLAIMED],
         facts=sum(partition.facts or 0 for partition in partitions),
         live_tokens=sum(partition.live_tokens or 0 for partition in partitions),
         lag=sum(lags) if lags else None,

@@ -27,14 +27,17 @@ from typing import Final, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 
-from projector import comparison, partition_state, scripts, sweep, views
-from projector.comparison import EXPIRY_TOLERANCE_MS, Stored, What
-from projector.errors import NotReadyError
+from projector.domain import views
+from projector.domain.projection import compute_view
+from projector.domain.views import View
+from projector.errors import NotReadyError, SnapshotError
+from projector.events.partitioning import MAX_PARTITIONS
 from projector.operators import snapshot
-from projector.operators.snapshot import Snapshot, SnapshotError
-from projector.projection import view_of
-from projector.store import FIRST_EXPIRY
-from projector.views import MAX_PARTITIONS, Record, Version, View
+from projector.operators.snapshot import Snapshot
+from projector.store import lua_scripts, partition_state, schema, token_scan, view_diff
+from projector.store.partition_store import FIRST_EXPIRY
+from projector.store.schema import Version, ViewRecord
+from projector.store.view_diff import EXPIRY_TOLERANCE_MS, Mismatch, StoredValue
 
 T = TypeVar("T")
 
@@ -59,18 +62,18 @@ class Difference(NamedTuple):
 
     partition: int | None
     digest: str
-    what: tuple[What, ...]
+    what: tuple[Mismatch, ...]
     view: View | None
-    stored: Stored
-    job_key: Stored | None
+    stored: StoredValue
+    job_key: StoredValue | None
     version: Version
     now: int
 
     @property
     def grants_more(self) -> bool:
         """Whether the record may allow what the facts do not."""
-        told = {What.STATUS, What.BODY, What.EXPIRY, What.ORPHAN}
-        return bool(told & {*self.what}) and comparison.grants_more(self.view, self.stored)
+        told = {Mismatch.STATUS, Mismatch.BODY, Mismatch.EXPIRY, Mismatch.ORPHAN}
+        return bool(told & {*self.what}) and view_diff.grants_more(self.view, self.stored)
 
     @property
     def job(self) -> int | None:
@@ -91,7 +94,7 @@ class Findings(NamedTuple):
     more: int = 0
 
 
-class Live(NamedTuple):
+class LiveTokens(NamedTuple):
     """The live records in Redis by their partitions, and the keys that hold no record."""
 
     tokens: dict[int, list[str]]
@@ -100,18 +103,18 @@ class Live(NamedTuple):
 
 async def partitions_of(redis: Redis) -> int:
     """How many partitions the views are written for; raises `NotReadyError` if none are."""
-    stored = await redis.get(views.PARTITIONS_KEY)
+    stored = await redis.get(schema.PARTITIONS_KEY)
     if stored is None or not stored.isdigit() or not 0 < int(stored) <= MAX_PARTITIONS:
         raise NotReadyError(
-            f"{views.PARTITIONS_KEY} in Redis holds no number of partitions; has a worker run?"
+            f"{schema.PARTITIONS_KEY} in Redis holds no number of partitions; has a worker run?"
         )
     return int(stored)
 
 
-async def live_tokens(redis: Redis, partitions: Iterable[int]) -> Live:
+async def live_tokens(redis: Redis, partitions: Iterable[int]) -> LiveTokens:
     """Every token with a live record of these partitions; raises `RedisError`."""
-    found = Live({partition: [] for partition in partitions}, set())
-    async for page in sweep.headers(redis):
+    found = LiveTokens({partition: [] for partition in partitions}, set())
+    async for page in token_scan.scan_headers(redis):
         for digest, record in page:
             if not DIGEST.fullmatch(digest):
                 continue
@@ -131,9 +134,9 @@ class Verifier:
         self._redis = redis
         self._level = minimum_level
         self._advance = advance
-        self._repair = redis.register_script(scripts.REPAIR)
+        self._repair = redis.register_script(lua_scripts.REPAIR)
 
-    async def verify(self, partition: int, live: Live) -> Findings:
+    async def verify(self, partition: int, live: LiveTokens) -> Findings:
         """Compare every token of the partition; takes what its facts know out of `unreadable`.
 
         Raises `SnapshotError`, `OtherRulesError` and `RedisError`.
@@ -149,10 +152,10 @@ class Verifier:
     async def look(self, partition: int) -> Snapshot:
         """The facts as they are now. Once more, should a claim come in between."""
         try:
-            found = await snapshot.read(self._redis, partition)
+            found = await snapshot.read_snapshot(self._redis, partition)
         except SnapshotError:
             await asyncio.sleep(PAUSE_S)
-            found = await snapshot.read(self._redis, partition)
+            found = await snapshot.read_snapshot(self._redis, partition)
         rules = {"minimum_level": self._level}
         partition_state.refuse_other_rules(partition, found.state, rules)
         return found
@@ -195,16 +198,20 @@ class Verifier:
         return found
 
     async def _differing(self, look: Snapshot, tokens: Iterable[str]) -> AsyncIterator[Difference]:
-        for page in pages(tokens, TOKENS_PER_PAGE):
+        for page in chunked(tokens, TOKENS_PER_PAGE):
             for found in await self._differing_of(look, page):
                 yield found
             self._advance(len(page))
 
     async def _differing_of(self, look: Snapshot, page: list[str]) -> list[Difference]:
         expected = [_view(look, digest, self._level) for digest in page]
-        stored = await comparison.read(self._redis, [views.token_key(digest) for digest in page])
+        stored = await view_diff.read_values(
+            self._redis, [schema.token_record_key(digest) for digest in page]
+        )
         current = {view.job for view in expected if view and view.is_current}
-        job_keys = await comparison.read(self._redis, [views.job_key(job) for job in current])
+        job_keys = await view_diff.read_values(
+            self._redis, [schema.job_token_key(job) for job in current]
+        )
         by_job = dict(zip(current, job_keys, strict=True))
         found = []
         for digest, view, held in zip(page, expected, stored, strict=True):
@@ -223,11 +230,11 @@ class Verifier:
 
     async def repair(self, difference: Difference) -> bool:
         """Write what the facts say; false where it is another partition's, or changed meanwhile."""
-        if What.FOREIGN in difference.what and await self._is_justified(difference):
+        if Mismatch.FOREIGN in difference.what and await self._is_justified(difference):
             return False
-        if difference.what != (What.JOB_KEY,) and not await self._write_record(difference):
+        if difference.what != (Mismatch.JOB_KEY,) and not await self._write_record(difference):
             return False
-        return What.JOB_KEY not in difference.what or await self._write_job_key(difference)
+        return Mismatch.JOB_KEY not in difference.what or await self._write_job_key(difference)
 
     async def _is_justified(self, difference: Difference) -> bool:
         """Whether the facts of the partition that the record names know the token."""
@@ -238,21 +245,21 @@ class Verifier:
         return theirs.facts.job_of_token(difference.digest) is not None
 
     async def _write_record(self, difference: Difference) -> bool:
-        key, value, expires_at = views.token_key(difference.digest), b"", 0
+        key, value, expires_at = schema.token_record_key(difference.digest), b"", 0
         if difference.partition is not None:
-            view = difference.view or sweep.tombstone(difference.digest, difference.now)
+            view = difference.view or views.tombstone(difference.digest, difference.now)
             version, partition = difference.version, difference.partition
-            value = Record(view.status, partition, version, view.body).encode()
+            value = ViewRecord(view.status, partition, version, view.body).encode()
             expires_at = view.expires_at
         return await self._write(key, difference.stored, value, expires_at)
 
     async def _write_job_key(self, difference: Difference) -> bool:
         view, job_key = difference.view, difference.job_key
         assert view is not None and job_key is not None  # noqa: S101, PT018  what `_what` says
-        key, value = views.job_key(view.job), view.digest.encode()
+        key, value = schema.job_token_key(view.job), view.digest.encode()
         return await self._write(key, job_key, value, view.expires_at)
 
-    async def _write(self, key: str, stood: Stored, value: bytes, expires_at: int) -> bool:
+    async def _write(self, key: str, stood: StoredValue, value: bytes, expires_at: int) -> bool:
         kind = "none" if stood.is_absent else "other" if stood.is_other else "string"
         args: list[bytes | str | int] = [
             kind,
@@ -279,12 +286,12 @@ class Verifier:
     async def unreadable(self, digests: Iterable[str]) -> list[Difference]:
         """What is no record under the keys of these tokens, which no facts know."""
         found = []
-        for page in pages(digests, TOKENS_PER_PAGE):
-            stored = await comparison.read(
-                self._redis, [views.token_key(digest) for digest in page]
+        for page in chunked(digests, TOKENS_PER_PAGE):
+            stored = await view_diff.read_values(
+                self._redis, [schema.token_record_key(digest) for digest in page]
             )
             found += [
-                Difference(None, digest, (What.UNREADABLE,), None, held, None, Version(0, 0), 0)
+                Difference(None, digest, (Mismatch.UNREADABLE,), None, held, None, Version(0, 0), 0)
                 for digest, held in zip(page, stored, strict=True)
                 if not held.is_absent and held.record is None
             ]
@@ -293,30 +300,30 @@ class Verifier:
 
 def _view(look: Snapshot, digest: str, minimum_level: int) -> View | None:
     known = look.facts.job_of_token(digest) is not None
-    return view_of(look.facts, digest, minimum_level, look.now) if known else None
+    return compute_view(look.facts, digest, minimum_level, look.now) if known else None
 
 
 def _what(
-    look: Snapshot, view: View | None, stored: Stored, job_key: Stored | None
-) -> Iterator[What]:
+    look: Snapshot, view: View | None, stored: StoredValue, job_key: StoredValue | None
+) -> Iterator[Mismatch]:
     """How the token's keys differ from what the facts say."""
     if view is None:
         if _is_live(stored, look.partition):
-            yield What.ORPHAN
+            yield Mismatch.ORPHAN
     elif view.expires_at > look.now + EXPIRY_TOLERANCE_MS:
-        yield from comparison.differences(view, look.partition, stored)
+        yield from view_diff.mismatches(view, look.partition, stored)
         if job_key and not _names(job_key, view):
-            yield What.JOB_KEY
+            yield Mismatch.JOB_KEY
     elif view.expires_at < look.now - EXPIRY_TOLERANCE_MS and _is_live(stored, look.partition):
-        yield What.EXPIRY
+        yield Mismatch.EXPIRY
 
 
-def _is_live(stored: Stored, partition: int) -> bool:
+def _is_live(stored: StoredValue, partition: int) -> bool:
     record = stored.record
     return record is not None and record.partition == partition and record.status != 401
 
 
-def _names(job_key: Stored, view: View) -> bool:
+def _names(job_key: StoredValue, view: View) -> bool:
     lasts = abs(job_key.expires_at - view.expires_at) < EXPIRY_TOLERANCE_MS
     return job_key.raw == view.digest.encode() and lasts
 
@@ -330,7 +337,7 @@ def _is_in_doubt(difference: Difference, look: Snapshot) -> bool:
     return newer or difference.digest in look.in_doubt
 
 
-def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """The items in lists of this size; the last may be shorter."""
     page: list[T] = []
     for item in items:

@@ -1,0 +1,185 @@
+"""The HTTP application: FastAPI for documentation and health, the lookup answered before it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api import metrics
+from api.freshness import Freshness
+from api.lookup import PATH, Lookup
+from api.lookup_protocol import LOOKUP, TRACED
+from api.lookup_request import parse_request
+from api.ops import routes as page
+from api.ops.auth import TokenAccess
+from api.ops.background import CachedCall
+from api.ops.data import BackgroundSource
+from api.read_batcher import ReadBatcher
+from api.redis_mget import fetch
+from projector import log, tracing
+from projector.clients import redis_client as connections
+from projector.clients import redis_servers
+from projector.config.settings import Settings
+from projector.domain.views import AllowedAgents, Refusal
+
+EXAMPLE: Final[AllowedAgents] = {
+    "allowed_agents": [{"id": 5, "config_project": {"id": 3}, "configuration": {}}],
+    "job": {"id": 9},
+    "pipeline": {"id": 2323},
+    "project": {"id": 123213, "groups": [{"id": 12}, {"id": 3}]},
+    "user": {
+        "id": 1,
+        "username": "root",
+        "roles_in_project": ["guest", "planner", "reporter", "developer"],
+    },
+    "environment": {"slug": "production", "tier": "production"},
+}
+RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"application/json": {"example": EXAMPLE}}},
+    401: {"model": Refusal, "description": "No token, or one that is no live job's"},
+    403: {"model": Refusal, "description": "The job's user is not active"},
+    503: {"model": Refusal, "description": "The answer could be too old; see `reason`, try again"},
+}
+NO_STORE: Final = {"cache-control": "no-store"}
+SECURITY_SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "used before the other two"},
+    "job_token": {"type": "apiKey", "in": "query", "name": "job_token"},
+    "Job-Token": {"type": "apiKey", "in": "header", "name": "Job-Token"},
+}
+
+
+class LookupFirst:
+    """Answers lookups before FastAPI's router, which would cost half the speed."""
+
+    def __init__(self, app: ASGIApp, lookup: Lookup) -> None:
+        self._app = app
+        self._lookup = lookup
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "GET":
+            reply = await self._lookup.answer(
+                parse_request(scope["headers"], scope["query_string"])
+            )
+            await send(
+                {"type": "http.response.start", "status": reply.status, "headers": reply.headers}
+            )
+            await send({"type": "http.response.body", "body": reply.body})
+        else:
+            await self._app(scope, receive, send)
+
+
+def create_api() -> ASGIApp:
+    """The ASGI application, from the environment's settings; what `projector api` serves."""
+    settings = Settings.load()
+    log.configure(settings.log_level)
+    tracing.start("projector-api")
+    server = redis_servers.RedisServers()
+    redis = connections.create_redis(settings, server)
+    freshness = Freshness(redis, server)
+    lookup = Lookup(
+        ReadBatcher(fetch(redis)),
+        freshness,
+        max_staleness=settings.max_staleness,
+        miss_grace=settings.miss_grace,
+        max_waiting=settings.max_waiting,
+    )
+
+    operators = BackgroundSource(settings, metrics.lookups)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        polling = asyncio.create_task(freshness.run(settings.redis_place))
+        settling = asyncio.create_task(metrics.keep_settled())
+        yield {LOOKUP: lookup, TRACED: tracing.is_wanted()}
+        settling.cancel()
+        # Once is not enough: libraries lose cancellations now and then.
+        while not polling.done():
+            polling.cancel()
+            await asyncio.wait({polling}, timeout=0.1)
+        await operators.close()
+        await redis.aclose()
+
+    app = FastAPI(
+        title="allowed-agents projector",
+        version=version("allowed-agents-projector"),
+        description="Which cluster agents may a CI job token use?",
+        lifespan=lifespan,
+        # A redirect would repeat the query, and with it a token, in its Location header.
+        redirect_slashes=False,
+    )
+    app.include_router(routes(lookup, freshness, settings.max_staleness))
+    app.openapi_schema = _openapi(app)
+    if settings.ops_secret:
+        access = TokenAccess(settings.ops_secret.get_secret_value())
+        app.routes.extend(page.routes(access, operators))
+    return tracing.traced(LookupFirst(app, lookup), PATH)
+
+
+def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRouter:
+    """The documented routes."""
+    router = APIRouter()
+
+    @router.get(PATH, response_model=AllowedAgents, responses=RESPONSES, tags=["lookup"])
+    async def allowed_agents(request: Request) -> Response:
+        """Which cluster agents may the job of this token use?
+
+        One token is used: the bearer token, else the `job_token` parameter, else the `Job-Token`
+        header. `Cache-Control: max-age=N` asks for an answer that is at most N seconds old.
+        """
+        reply = await lookup.answer(parse_request(request.headers.raw, request.url.query.encode()))
+        response = Response(reply.body, reply.status)
+        response.raw_headers = reply.headers
+        return response
+
+    @router.get("/health/live", tags=["health"])
+    async def live() -> dict[str, str]:
+        """Whether this process runs; says nothing about Redis or the worker."""
+        return {"status": "live"}
+
+    @router.get("/health/ready", tags=["health"], responses={503: {"description": "Not ready"}})
+    async def ready() -> JSONResponse:
+        """Whether every partition is fresh; lookups of fresh partitions work all the same."""
+        ages = freshness.ages()
+        stale = [p for p, age in enumerate(ages) if age is None or age > max_staleness]
+        if freshness.reachable and ages and not stale:
+            return JSONResponse({"status": "ready", "partitions": len(ages)}, headers=NO_STORE)
+        reason = _not_ready(freshness.reachable, len(ages), len(stale))
+        body = {"status": "not ready", "reason": reason, "stale_partitions": stale}
+        return JSONResponse(body, 503, NO_STORE)
+
+    async def exposition() -> bytes:
+        metrics.settle()
+        return await asyncio.to_thread(metrics.exposition, freshness)
+
+    # However many ask, lookups keep most of the core.
+    exposed = CachedCall(exposition, 0.0)
+
+    @router.get("/metrics", tags=["health"], response_class=Response)
+    async def measured() -> Response:
+        """What this API counts and how fresh it sees the partitions, for Prometheus."""
+        text = await exposed.get()
+        return Response(text, headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def _not_ready(reachable: bool, partitions: int, stale: int) -> str:
+    if not reachable:
+        return "Redis is not reachable"
+    if not partitions:
+        return "no worker has said yet how many partitions there are"
+    return f"{stale} of {partitions} partitions are staler than the bound"
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    schema = app.openapi()
+    schema["components"]["securitySchemes"] = SECURITY_SCHEMES
+    schema["paths"][PATH]["get"]["security"] = [{name: []} for name in SECURITY_SCHEMES]
+    return schema

@@ -1,0 +1,81 @@
+"""Work that must not get into a lookup's way: on an event loop and in a thread of its own."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+# However long a computation takes, it takes no more than this share of one core.
+SHARE: Final = 0.2
+GOODBYE_S: Final = 1.0
+
+
+class BackgroundLoop:
+    """Runs coroutines elsewhere. Whatever they share (a Redis client) must be made there too."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def run(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
+        """What the coroutine returns; raises `TimeoutError` if it takes longer than that."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._serve, args=(self._loop,), daemon=True).start()
+        return await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(_within(work, seconds), self._loop)
+        )
+
+    async def close(self, last: Coroutine[Any, Any, None], seconds: float) -> None:
+        """Run the last coroutine if any ran before, then end the thread."""
+        if self._loop is None:
+            last.close()
+            return
+        try:
+            await self.run(last, seconds)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop = None
+
+    @staticmethod
+    def _serve(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+        if tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                task.cancel()
+            # Kafka's client says goodbye, unless its broker hangs.
+            loop.run_until_complete(asyncio.wait(tasks, timeout=GOODBYE_S))
+        loop.close()
+
+
+async def _within(work: Awaitable[T], seconds: float) -> T:
+    async with asyncio.timeout(seconds):
+        return await work
+
+
+class CachedCall(Generic[T]):
+    """What many ask for: computed once for all of them, and kept for some seconds."""
+
+    def __init__(self, compute: Callable[[], Coroutine[Any, Any, T]], seconds: float) -> None:
+        self._compute = compute
+        self._seconds = seconds
+        self._task: asyncio.Task[T] | None = None
+        self._good_until = 0.0
+
+    async def get(self) -> T:
+        """The latest; raises what the computation raises."""
+        if self._task is None or (self._task.done() and time.monotonic() > self._good_until):
+            self._task = asyncio.create_task(self._computed())
+        # Whoever asked first may go away: the others still wait for it.
+        return await asyncio.shield(self._task)
+
+    async def _computed(self) -> T:
+        began = time.monotonic()
+        try:
+            return await self._compute()
+        finally:
+            now = time.monotonic()
+            self._good_until = now + max(self._seconds, (now - began) / SHARE)

@@ -1,0 +1,157 @@
+"""The page's HTTP: the shell, which holds no data, and the data behind it for who has access."""
+
+import re
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+
+from api.ops.auth import AccessRefusedError
+from projector.events.model import MAX_ID
+
+log = structlog.get_logger()
+
+PATH: Final = "/ops"
+# The script may never make HTML of a text: trusted types forbid it, and it defines none.
+POLICY: Final = (
+    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "object-src 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+HEADERS: Final = {
+    "cache-control": "no-store",
+    "content-security-policy": POLICY,
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "x-robots-tag": "noindex",
+}
+STATIC: Final = {
+    "": ("index.html", "text/html; charset=utf-8"),
+    "page.css": ("page.css", "text/css; charset=utf-8"),
+    "page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "icon.svg": ("icon.svg", "image/svg+xml"),
+}
+_ID: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+
+Data = Callable[[Request], Awaitable[Any]]
+
+
+class Access(Protocol):
+    """Who may read the data."""
+
+    @property
+    def token_needed(self) -> bool:
+        """Whether the page has to ask for a token."""
+
+    def check(self, request: Request) -> None:
+        """Raise `RefusedError` for everybody else."""
+
+
+class Source(Protocol):
+    """Where the data comes from. Each may raise `RefusedError`."""
+
+    async def status(self) -> dict[str, Any]:
+        """How fresh every partition is, and what happened in the last minutes."""
+
+    async def letters(self) -> dict[str, Any]:
+        """The latest dead letters."""
+
+    async def explanation(self, job: int, agent: int | None) -> dict[str, Any]:
+        """What the job's token gets, and why."""
+
+
+def routes(access: Access, source: Source) -> list[BaseRoute]:
+    """What is served below `/ops/`; every answer carries `HEADERS`, also that nothing is there."""
+
+    async def shell_access(_request: Request) -> dict[str, bool]:
+        return {"token_needed": access.token_needed}
+
+    async def status(_request: Request) -> dict[str, Any]:
+        return await source.status()
+
+    async def letters(_request: Request) -> dict[str, Any]:
+        return await source.letters()
+
+    async def explanation(request: Request) -> dict[str, Any]:
+        agent = request.query_params.get("agent")
+        job = _id("job", request.path_params["job"])
+        return await source.explanation(job, None if agent is None else _id("agent", agent))
+
+    data = {"status": status, "dead-letters": letters, "jobs/{job}": explanation}
+    app = Starlette(
+        routes=[
+            *(Route(f"/{path}", _static(*held)) for path, held in STATIC.items()),
+            Route("/access", _json(shell_access)),
+            *(Route(f"/data/{path}", _json(_checked(access, of))) for path, of in data.items()),
+        ],
+        exception_handlers={404: _nothing, 405: _nothing},
+    )
+    app.router.redirect_slashes = False
+    return [Route(PATH, _to_the_page), Mount(PATH, app)]
+
+
+def _static(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    content = (files("api.ops") / "static" / name).read_bytes()
+
+    async def serve(_request: Request) -> Response:
+        return Response(content, media_type=media_type, headers=HEADERS)
+
+    return serve
+
+
+def _checked(access: Access, data: Data) -> Data:
+    async def serve(request: Request) -> Any:
+        access.check(request)
+        return await data(request)
+
+    return serve
+
+
+def _json(data: Data) -> Callable[[Request], Awaitable[Response]]:
+    async def serve(request: Request) -> Response:
+        try:
+            return _reply(200, await data(request))
+        except AccessRefusedError as error:
+            return _reply(error.status, {"message": error.reason})
+        except Exception as error:
+            # Its text may hold anything, so only its type is logged.
+            log.error("the operators' page failed", error=type(error).__name__)  # noqa: TRY400
+            return _reply(500, {"message": "internal error; the log of this process says more"})
+
+    return serve
+
+
+def _reply(status: int, body: object) -> Response:
+    headers = dict(HEADERS)
+    if status == 401:
+        headers["www-authenticate"] = 'Bearer realm="operators"'
+    if status in (429, 503):
+        headers["retry-after"] = "60" if status == 429 else "1"
+    return Response(msgspec.json.encode(body), status, headers, "application/json")
+
+
+def _id(what: str, text: str) -> int:
+    """The id; the text itself is never repeated, for it may be a token that was typed there."""
+    if not _ID.fullmatch(text) or int(text) > MAX_ID:
+        raise AccessRefusedError(400, f"the {what} is no id: give a number of digits alone")
+    return int(text)
+
+
+async def _to_the_page(_request: Request) -> Response:
+    return RedirectResponse(
+        "ops/", 307, HEADERS
+    )  # relative: a proxy may have put a prefix before it
+
+
+async def _nothing(_request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    return _reply(status, {"message": "Not Found" if status == 404 else "Method Not Allowed"})

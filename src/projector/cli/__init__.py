@@ -1,0 +1,1 @@
+"""The commands of `projector`: options, output, exit codes."""

@@ -1,0 +1,125 @@
+"""An inquiry in lines: the answer's reasons, in the order in which they decide."""
+
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Final
+
+from projector.cli.rows import Row
+from projector.cli.terminal import as_json
+from projector.explain.model import (
+    ExplainedAgent,
+    ExplainedJob,
+    ExplainedMembership,
+    ExplainedRole,
+    ExplainedScope,
+    Explanation,
+    ExplanationReport,
+    StoredView,
+)
+
+GOOD: Final = "green"
+BAD: Final = "red"
+DOUBTFUL: Final = "yellow"
+
+
+def style(inquiry: ExplanationReport) -> str:
+    """Of the answer: whether it is a yes."""
+    found = inquiry.explanation
+    if found.agent:
+        return GOOD if found.agent.verdict == "allowed" else BAD
+    return GOOD if found.status == HTTPStatus.OK else BAD
+
+
+def rows(inquiry: ExplanationReport) -> Iterator[Row]:
+    """All that led to the answer; of the agents only the one that was asked for, if one was."""
+    found = inquiry.explanation
+    if found.job:
+        yield Row("job", _job(found.job), found.job.event)
+    if found.project:
+        yield Row("project", _scope(found.project), found.project.event)
+    for group in found.groups:
+        yield Row("group", _scope(group), group.event)
+    if found.user:
+        user = found.user
+        yield Row("user", f"{user.id} {user.username}, {user.state}", user.event)
+    if found.role:
+        yield from _role(found.role)
+    yield from _agents(found)
+    yield Row("view", _view(inquiry.view))
+    yield Row("facts", _facts(inquiry))
+    for note in inquiry.notes:
+        yield Row("note", note, style=DOUBTFUL)
+
+
+def _job(job: ExplainedJob) -> str:
+    environment = f"environment {job.environment.name}" if job.environment else "no environment"
+    state = ", finished" if job.finished else ""
+    ref = "protected ref" if job.ref_protected else "ref not protected"
+    return (
+        f"{job.id} of pipeline {job.pipeline}, root namespace {job.root}, {environment}, {ref}, "
+        f"token {'expired' if job.expired else 'expires'} {job.expires_at}{state}"
+    )
+
+
+def _scope(scope: ExplainedScope) -> str:
+    if scope.known:
+        return f"{scope.id} {scope.path}"
+    return f"{scope.id}, removed" if scope.event else f"{scope.id}, not known yet"
+
+
+def _role(role: ExplainedRole) -> Iterator[Row]:
+    needed = f"{role.required_role} is needed" if role.required_level else "none is needed"
+    yield Row("role", f"{role.role}, {needed}", style="" if role.suffices else BAD)
+    for membership in role.memberships:
+        yield Row("membership", _membership(membership), membership.event)
+    if role.more:
+        yield Row("", f"and {role.more} more memberships")
+
+
+def _membership(membership: ExplainedMembership) -> str:
+    place = f"{membership.scope} {membership.scope_id}, {membership.via}"
+    until = f", until {membership.expires_at}" if membership.expires_at else ""
+    if membership.decides:
+        return f"{membership.role} in {place}{until}: decides"
+    return f"{membership.role} in {place}{until}{'' if membership.counts else ': has expired'}"
+
+
+def _agents(found: Explanation) -> Iterator[Row]:
+    for agent in [found.agent] if found.agent else found.agents:
+        yield from _agent(agent)
+    if found.more_agents and not found.agent:
+        yield Row("", f"and {found.more_agents} more agents; name one to ask for it")
+
+
+def _agent(agent: ExplainedAgent) -> Iterator[Row]:
+    name = f" {agent.name}" if agent.name else ""
+    tone = GOOD if agent.verdict == "allowed" else BAD
+    says = f"{agent.verdict}{f' ({agent.rule})' if agent.rule else ''}: {agent.sentence}"
+    yield Row("agent", f"{agent.id}{name}, {says}", agent.event, tone)
+    if agent.config_project is not None:
+        project = f"its configuration project is {agent.config_project}"
+        yield Row("", project, agent.config_project_event)
+    if agent.configuration_event:
+        yield Row("", "its configuration", agent.configuration_event)
+    if agent.configuration:
+        yield Row("", f"the entry that counts: {as_json(agent.configuration)}")
+    for way in agent.lost:
+        verdict = f"refused ({way.rule})" if way.rule else "allowed"
+        yield Row("", f"a farther way, which does not count: {verdict}: {way.sentence}")
+    for entry in agent.left_out:
+        yield Row("", entry, style=DOUBTFUL)
+    if agent.grants:
+        more = f" and {agent.more_grants} more" if agent.more_grants else ""
+        yield Row("", f"its configuration grants {', '.join(agent.grants)}{more}")
+
+
+def _view(view: StoredView | None) -> str:
+    if view is None:
+        return "no record stands under the token"
+    return f"status {view.status}, version {view.version}, expires {view.expires_at}"
+
+
+def _facts(inquiry: ExplanationReport) -> str:
+    found = inquiry.explanation
+    fresh = "never fresh" if inquiry.age is None else f"last fresh {inquiry.age:.1f} s before that"
+    return f"of partition {found.partition} as of {found.at}, {fresh}"

@@ -1,0 +1,126 @@
+"""`projector feed`: events from a file, a pipe or an agent's `config.yaml`."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, BinaryIO
+
+import typer
+from rich.progress import Progress
+
+from projector.cli.terminal import (
+    WRONG,
+    errors,
+    fail,
+    harmless,
+    load_settings,
+    open_input,
+    refuse_lines,
+    run_command,
+)
+from projector.events.model import MAX_ID
+from projector.feed import agent_config_file, event_file, producer
+
+
+def feed(  # noqa: PLR0913  one for each option
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FILE",
+            help="File with one CloudEvent (JSON) a line; - for stdin.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    agent_config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="YAML",
+            help="Instead of FILE: an agent's .gitlab/agents/<name>/config.yaml; - for stdin.",
+        ),
+    ] = None,
+    agent: Annotated[
+        int | None, typer.Option(metavar="ID", help="The agent's id.", min=1, max=MAX_ID)
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="The agent's name.")] = None,
+    project: Annotated[
+        int | None,
+        typer.Option(metavar="ID", help="The project that holds the YAML.", min=1, max=MAX_ID),
+    ] = None,
+    partitionkey: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ID", help="The top-level group, or user namespace.", min=1, max=MAX_ID
+        ),
+    ] = None,
+) -> None:
+    """Check every line of FILE, then send all events and wait until Kafka has them.
+
+    A bad line is named by its number and the reason, never by its content, and nothing is sent.
+    With --agent-config, give --agent, --name, --project and --partitionkey too: the events that
+    the agent's file means are sent.
+
+    Exits with 0 when Kafka has acknowledged everything; with 2 when any line is bad or there is
+    none (then nothing was sent); with 3 when Kafka cannot be reached.
+
+    \b
+    projector feed examples/events.ndjson
+    my-export | projector feed -
+    projector feed --agent-config examples/agent-config.yaml --agent 5 --name production \\
+        --project 123213 --partitionkey 3
+    """
+    about: dict[str, Any] = {
+        "--agent": agent, "--name": name, "--project": project, "--partitionkey": partitionkey,
+    }  # fmt: skip
+    path = _one_source(file, agent_config, about)
+    settings = load_settings()
+    with open_input(path) if agent_config is None else _agent_events(path, about) as source:
+        count, bad = event_file.check_lines(source)
+        if bad:
+            refuse_lines(path, bad)
+        if not count:
+            # Perhaps whoever should have written it has failed: that is no success.
+            fail(WRONG, f"{path}: there is no event in it; nothing was sent")
+        source.seek(0)
+        with Progress(console=errors, disable=not errors.is_terminal) as progress:
+            task = progress.add_task("sending", total=count)
+            run_command(
+                settings, producer.send_events(source, settings, lambda: progress.advance(task))
+            )
+    typer.echo(f"{count} event{'' if count == 1 else 's'} acknowledged by Kafka")
+
+
+def _one_source(file: str | None, agent_config: str | None, about: dict[str, Any]) -> str:
+    """The path of what to send, which is FILE or an agent's file with all that it does not say."""
+    given = [option for option, value in about.items() if value is not None]
+    missing = [option for option in about if option not in given]
+    if file is not None and agent_config is not None:
+        fail(WRONG, "give FILE or --agent-config, not both")
+    if agent_config is None and given:
+        fail(WRONG, f"{', '.join(given)}: only with --agent-config")
+    if agent_config is not None and missing:
+        fail(WRONG, f"--agent-config also needs {', '.join(missing)}")
+    if file is None and agent_config is None:
+        fail(WRONG, "give FILE, - for standard input, or --agent-config; --help shows how")
+    return str(agent_config if file is None else file)
+
+
+@contextmanager
+def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
+    """The events that an agent's file means, a line each."""
+    agent_id, name, project, partitionkey = about.values()
+    agent = agent_config_file.Agent(agent_id, name, project, str(partitionkey))
+    with open_input(path) as source:
+        content = source.read(agent_config_file.MAX_BYTES + 1)
+    try:
+        access = agent_config_file.read_agent_config(content)
+    except agent_config_file.BadAgentFile as error:
+        refuse_lines(path, error.faults)
+    for line, note in access.notes:
+        errors.print(harmless(f"{path}:{line}: {note}"), markup=False, emoji=False, soft_wrap=True)
+    events = io.BytesIO(b"\n".join(agent_config_file.agent_events(agent, access)))
+    _, bad = event_file.check_lines(events)
+    if bad:
+        fail(WRONG, *(f"{path}: {event.reason}" for event in bad), "nothing was sent")
+    events.seek(0)
+    yield events

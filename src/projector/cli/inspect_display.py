@@ -1,0 +1,82 @@
+"""What `projector inspect` found, in lines."""
+
+from projector.cli.rows import Row
+from projector.cli.terminal import as_json
+from projector.operators.inspect import (
+    InspectedAgent,
+    InspectedFact,
+    InspectedJob,
+    InspectedPartition,
+    InspectedToken,
+)
+
+
+def job(found: InspectedJob) -> list[Row]:
+    """The job's token, then its facts."""
+    if found.token is None:
+        nothing = [Row("token", "none: it has expired, or the job is not known")]
+        return [*nothing, *_facts(found.facts)]
+    return [*_token(found.token), *_facts(found.facts)]
+
+
+def token(found: InspectedToken) -> list[Row]:
+    """The token's record, then its facts."""
+    return [*_token(found), *_facts(found.facts)]
+
+
+def partition(found: InspectedPartition) -> list[Row]:
+    """Who owns it, how fresh it is, what it holds."""
+    fresh = "never" if found.age is None else f"{found.age:.1f} s ago, as of {found.fresh_at}"
+    total = sum(found.facts.values())
+    kinds = ", ".join(f"{kind} {count}" for kind, count in found.facts.items())
+    offsets = ", ".join(f"{topic} {offset}" for topic, offset in found.offsets.items())
+    return [
+        Row("owner", found.owner or "none"),
+        Row("fresh", fresh),
+        Row("claim", f"epoch {found.epoch}, revision {found.revision}"),
+        Row("next", offsets or "no offsets yet"),
+        Row("facts", f"{total}: {kinds}" if kinds else "0"),
+        Row("checkpoint", _checkpoint(found, total)),
+        Row("live tokens", str(found.live_tokens)),
+        Row("letters", f"{found.letters_waiting} wait for Kafka"),
+    ]
+
+
+def agent(found: InspectedAgent) -> list[Row]:
+    """Where it is known, then who may use it."""
+    shown = ", ".join(str(number) for number in found.jobs)
+    more = found.jobs_total - len(found.jobs)
+    jobs = f"{found.jobs_total}{f': {shown}' if shown else ''}{f' and {more} more' if more else ''}"
+    return [*_facts(found.facts), Row("live jobs", f"that may use it now: {jobs}")]
+
+
+def _checkpoint(found: InspectedPartition, total: int) -> str:
+    total += found.letters_waiting
+    if found.checkpoint is None:
+        return "none"
+    if found.checkpoint < 0:
+        return "is being written"
+    if found.checkpoint == total:
+        return "whole"
+    return f"{found.checkpoint} fields were written, {total} are there; they may be on the move"
+
+
+def _token(found: InspectedToken) -> list[Row]:
+    rows = [Row("sha256", found.sha256)]
+    if found.record is None:
+        return [*rows, Row("record", "none")]
+    record = found.record
+    return [
+        *rows,
+        Row("record", f"status {record.status}, version {record.version}"),
+        Row("expires", record.expires_at),
+        Row("body", "none" if record.body is None else as_json(record.body)),
+    ]
+
+
+def _facts(found: list[InspectedFact]) -> list[Row]:
+    return [Row("fact", f"{fact.key} {_data(fact)}", fact.event) for fact in found]
+
+
+def _data(fact: InspectedFact) -> str:
+    return "was removed" if fact.data is None else as_json(fact.data)

@@ -1,0 +1,149 @@
+"""The commands that serve until a signal: `worker`, `api`, `ops`, `dev`."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import structlog
+import typer
+
+from projector.cli.terminal import WRONG, fail, load_settings, run_command
+from projector.config.settings import Settings
+from projector.errors import OperatorError
+from projector.process import free_port, port_obstacle
+
+log = structlog.get_logger()
+
+
+def worker() -> None:
+    """Consume the topics and keep the views in Redis up to date. Run as many as you like.
+
+    Waits for Kafka, Redis and the topics. Let a supervisor start it again whenever it ends: it
+    goes on from the checkpoint in Redis.
+
+    Exits with 0 on SIGINT or SIGTERM; with 1 when it cannot go on; with 2 when a setting, a topic
+    or a right must be corrected first.
+
+    \b
+    PROJECTOR_KAFKA=kafka:9092 PROJECTOR_REDIS_URL=redis://redis:6379/0 projector worker
+    """
+    from projector.worker import app as working
+
+    settings = load_settings()
+    run_command(settings, working.run_worker(settings))
+
+
+def api(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.")] = 8000,
+    workers: Annotated[int, typer.Option(help="Processes; one per core is plenty.", min=1)] = 1,
+) -> None:
+    """Answer lookups over HTTP. Reads Redis, writes nothing, needs no Kafka.
+
+    Exits with 0 on SIGINT; with 143 on SIGTERM; with 2 when a setting is wrong or the port is in
+    use.
+
+    \b
+    projector api --host 0.0.0.0 --workers 4
+    """
+    settings = load_settings()
+    port = _listening_port(settings, host, port)
+    log.info(
+        "api starting", bind=f"{host}:{port}", processes=workers, redis=settings.redis_place,
+        max_staleness=settings.max_staleness, miss_grace=settings.miss_grace,
+        max_waiting=settings.max_waiting,
+    )  # fmt: skip
+    with _shared_counts(workers):
+        _serve("api.app:create_api", settings, host, port, factory=True, workers=workers)
+
+
+def ops(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.")] = 8001,
+) -> None:
+    """Serve the operators' page alone, at /ops/. Reads Redis and Kafka, writes nothing.
+
+    Asks for PROJECTOR_OPS_TOKEN where that is set. Without it, only on a loopback address. What
+    the page shows is in docs/operators-page.md.
+
+    Exits with 0 on SIGINT; with 143 on SIGTERM; with 2 when a setting is wrong or the port is in
+    use.
+
+    \b
+    projector ops
+    PROJECTOR_OPS_TOKEN=$(openssl rand -hex 32) projector ops --host 0.0.0.0 --port 9001
+    """
+    from api.ops import app as operators
+
+    settings = load_settings()
+    if found := operators.exposure_obstacle(settings, host):
+        fail(WRONG, found)
+    port = _listening_port(settings, host, port)
+    log.info(
+        "operators' page starting", bind=f"{host}:{port}", token_needed=bool(settings.ops_secret)
+    )
+    _serve(operators.create_ops(settings), settings, host, port)
+
+
+def _listening_port(settings: Settings, host: str, port: int) -> int:
+    """The port, or a free one for 0; ends the command where nothing could be served there."""
+    from api.bounded_protocol import allow_connections
+
+    if found := port_obstacle(port, host):
+        fail(WRONG, f"{found}; choose another with --port, or 0 for a free one")
+    try:
+        allow_connections(settings.max_connections)
+    except OperatorError as error:
+        fail(WRONG, str(error))
+    return port or free_port(host)
+
+
+def _serve(application: Any, settings: Settings, host: str, port: int, **more: Any) -> None:
+    """Serve until a signal; requests, connections and what is logged of them are bounded."""
+    import uvicorn
+
+    uvicorn.run(
+        application, host=host, port=port,
+        http="api.lookup_protocol:LookupProtocol", ws="none",
+        limit_concurrency=settings.max_connections,
+        # Its warnings are one a malformed request: whoever sends those must not fill the log.
+        log_level="error",
+        access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5, **more,
+    )  # fmt: skip
+
+
+def dev(
+    port: Annotated[
+        int, typer.Option(help="Port of the API; 0: a free one.", min=0, max=65535)
+    ] = 8000,
+) -> None:
+    """Run everything here: embedded Kafka and Redis (memory only), a worker and the API.
+
+    Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others. What
+    is embedded is gone when it stops. Prints `ready api=... kafka=... redis=...` when every
+    partition is fresh. On a terminal the worker and the API log warnings alone, unless
+    PROJECTOR_LOG_LEVEL is set.
+
+    Exits with 0 on SIGINT or SIGTERM; with 2 when a setting is wrong, the port is in use, or an
+    embedded server ends.
+
+    \b
+    projector dev --port 0
+    """
+    from projector import dev as environment
+
+    settings = load_settings()
+    run_command(settings, environment.run_dev(settings, port))
+
+
+@contextmanager
+def _shared_counts(workers: int) -> Iterator[None]:
+    """Where several processes of the API add up what they count; set before any of them starts."""
+    if workers == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="projector-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        yield

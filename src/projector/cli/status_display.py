@@ -1,0 +1,148 @@
+"""The status in words: cells of a table, sentences below it, lines for what changed.
+
+Owners' names come from Redis and were written by anybody: every text leaves through `harmless`.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from projector.cli.terminal import harmless
+from projector.events.timestamps import to_rfc3339
+from projector.operators.status import PartitionHealth, PartitionStatus, Rates, Status, WorkerStatus
+
+UNKNOWN: Final = "-"
+HEADER: Final = (
+    "partition", "state", "age s", "lag", "facts", "tokens", "events/s", "p99 s", "epoch",
+    "revision", "owner",
+)  # fmt: skip
+# What eighty columns have no room for, and what may take several lines there.
+NOT_ON_TERMINAL: Final = ("epoch", "revision")
+FOLDED: Final = ("lag", "owner")
+COLOURS: Final = {
+    PartitionHealth.FRESH: "green", PartitionHealth.LATE: "yellow", PartitionHealth.STALE: "red", PartitionHealth.UNCLAIMED: "red",
+}  # fmt: skip
+# Lines that the table's frame and the sentences below it take.
+FRAME: Final = 10
+MAX_WORKERS_NAMED: Final = 20
+
+
+def lines(status: Status) -> Iterator[str]:
+    """Plain text: a header, a line a partition in columns, then the sentences."""
+    rows = [HEADER, *(_cells(partition) for partition in status.partitions)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    for row in rows:
+        columns = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(columns).rstrip()
+    yield from sentences(status)
+
+
+def table(status: Status, height: int) -> Group:
+    """The same for a terminal of so many lines; where they do not suffice, the worst first."""
+    room = max(1, height - FRAME)
+    shown = status.partitions
+    if len(shown) > room:
+        shown = sorted(shown, key=lambda p: (p.state is PartitionHealth.FRESH, p.partition))[:room]
+    found = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in _on_terminal(HEADER):
+        found.add_column(name, no_wrap=name not in FOLDED, overflow="fold")
+    for partition in shown:
+        number, state, *cells = (Text(cell) for cell in _on_terminal(_cells(partition)))
+        state.stylize(COLOURS[partition.state])
+        found.add_row(number, state, *cells)
+    hidden = len(status.partitions) - len(shown)
+    more = [f"and {hidden} more partitions"] if hidden else []
+    return Group(found, *(Text(line) for line in [*more, *sentences(status)]))
+
+
+def changes(before: Status | None, now: Status) -> Iterator[str]:
+    """A line for each partition whose state or owner is another than `before`."""
+    known = {p.partition: (p.state, p.owner) for p in before.partitions} if before else {}
+    for partition in now.partitions:
+        if known.get(partition.partition) != (partition.state, partition.owner):
+            owner = harmless(partition.owner or "nobody")
+            yield (
+                f"{to_rfc3339(now.at)} partition {partition.partition}: {partition.state}, "
+                f"age {_seconds(partition.age)} s, owner {owner}"
+            )
+
+
+def sentences(status: Status) -> Iterator[str]:
+    """All partitions together, the workers, and what is not known."""
+    totals = status.totals
+    counts = {state: getattr(totals, state) for state in PartitionHealth}
+    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    yield f"{_many(totals.partitions, 'partition')}: {states or 'no worker has ever run'}"
+    yield ", ".join(
+        [
+            _many(totals.live_tokens, "live token"),
+            _many(totals.facts, "fact"),
+            f"lag {_number(totals.lag)}",
+            f"dead letters {_number(status.dead_letters)}",
+        ]
+    )
+    yield f"last 5 minutes: {_rates(totals.rates)}"
+    yield f"{_many(len(status.workers), 'worker')}{_named(status.workers)}"
+    if status.kafka:
+        yield harmless(f"no lag, no dead letters: {status.kafka}")
+
+
+def _cells(partition: PartitionStatus) -> tuple[str, ...]:
+    rates = partition.rates
+    return (
+        str(partition.partition),
+        partition.state,
+        _seconds(partition.age),
+        _lag(partition),
+        _number(partition.facts),
+        _number(partition.live_tokens),
+        f"{rates.events:.1f}" if rates else UNKNOWN,
+        f"{rates.revocation_p99:.3f}" if rates and rates.revocation_p99 is not None else UNKNOWN,
+        _number(partition.epoch),
+        _number(partition.revision),
+        harmless(partition.owner or UNKNOWN),
+    )
+
+
+def _on_terminal(cells: Iterable[str]) -> list[str]:
+    named = zip(HEADER, cells, strict=True)
+    return [cell for name, cell in named if name not in NOT_ON_TERMINAL]
+
+
+def _lag(partition: PartitionStatus) -> str:
+    if partition.lag is None:
+        return UNKNOWN
+    return ", ".join(f"{topic} {lag}" for topic, lag in partition.lag.items() if lag) or "0"
+
+
+def _rates(rates: Rates) -> str:
+    said = f"{rates.events:.1f} events/s, {rates.refused:.1f} refused/s, {rates.views:.1f} views/s"
+    if rates.revocation_p50 is None:
+        return f"{said}, no revocation"
+    return (
+        f"{said}, {_many(rates.revocations, 'revocation')}: half within {rates.revocation_p50:.3f} "
+        f"s, 99% within {rates.revocation_p99:.3f} s, the slowest {rates.revocation_max:.3f} s"
+    )
+
+
+def _named(workers: Iterable[WorkerStatus]) -> str:
+    named = [f"{w.owner} ({_many(len(w.partitions), 'partition')})" for w in workers]
+    if len(named) > MAX_WORKERS_NAMED:
+        named[MAX_WORKERS_NAMED:] = ["..."]
+    return harmless(f": {', '.join(named)}") if named else ""
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _number(value: int | None) -> str:
+    return UNKNOWN if value is None else str(value)
+
+
+def _seconds(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.1f}"

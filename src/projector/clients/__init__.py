@@ -1,0 +1,1 @@
+"""Connections to Redis and Kafka, and retries while they are away."""

@@ -1,1 +1,0 @@
-"""The commands of `projector`: options, what they print, exit codes."""

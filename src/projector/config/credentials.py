@@ -1,0 +1,75 @@
+"""Passwords and certificates from files, read so that what is wrong is said by a setting's name."""
+
+import ssl
+from pathlib import Path
+from typing import Annotated, Final, NamedTuple
+
+from pydantic import AfterValidator, SecretStr
+
+from projector.config.env import variable_name
+
+# No password is longer; a wrong path must not fill the memory.
+MAX_SECRET_BYTES: Final = 64 * 1024
+
+
+def _readable(path: Path) -> Path:
+    try:
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+
+
+File = Annotated[Path, AfterValidator(_readable)]
+
+
+class Identity(NamedTuple):
+    """The files by which one server and this client know each other; `server` names settings."""
+
+    server: str
+    authority: Path | None
+    certificate: Path | None
+    key: Path | None
+
+
+def tls(files: Identity) -> ssl.SSLContext:
+    """Checks certificates and host names, and trusts the CA file alone, or else the system's CAs.
+
+    Raises `ValueError` with the name of the setting whose file is wrong.
+    """
+    try:
+        context = ssl.create_default_context(cafile=files.authority)
+    except ssl.SSLError:
+        name = variable_name(f"{files.server}_ca_file")
+        raise ValueError(f"{name}: {files.authority} holds no certificate in PEM format") from None
+    if files.certificate:
+        _present(context, files)
+    return context
+
+
+def _present(context: ssl.SSLContext, files: Identity) -> None:
+    assert files.certificate is not None  # noqa: S101
+    names = [variable_name(f"{files.server}_{which}_file") for which in ("certificate", "key")]
+    try:
+        # Without a password given, OpenSSL would ask the terminal for that of an encrypted key.
+        context.load_cert_chain(files.certificate, files.key, password="")
+    except ssl.SSLError:
+        raise ValueError(
+            f"{names[0]}: {files.certificate}, with {names[1]} {files.key}, is no certificate in "
+            "PEM format with its own key, unencrypted"
+        ) from None
+
+
+def secret(setting: str, file: Path) -> SecretStr:
+    """What the file holds, without the line break that editors put behind it.
+
+    Raises `ValueError` that names the setting.
+    """
+    try:
+        with file.open("rb") as opened:
+            read = opened.read(MAX_SECRET_BYTES).rstrip(b"\r\n").decode()
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"{variable_name(setting)}: {file} cannot be read as text") from None
+    if not read:
+        raise ValueError(f"{variable_name(setting)}: {file} is empty")
+    return SecretStr(read)

@@ -1,0 +1,193 @@
+"""Every setting, read once from environment variables with the prefix `PROJECTOR_`."""
+
+import difflib
+import os
+import re
+from functools import cached_property
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from projector.config import credentials
+from projector.config.connection_settings import ConnectionSettings
+from projector.config.credentials import File
+from projector.config.env import PREFIX, variable_name
+from projector.errors import SettingsError
+from projector.events.model import ROLES
+from projector.events.partitioning import MAX_PARTITIONS
+
+_TOPIC_PREFIX: Final = re.compile(r"[a-zA-Z0-9._-]{0,200}")
+_OPS_TOKEN: Final = re.compile(r"[!-~]{16,1024}")
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+Role = Literal[
+    "none", "minimal_access", "guest", "planner", "reporter",
+    "security_manager", "developer", "maintainer", "owner",
+]  # fmt: skip
+
+
+class Settings(ConnectionSettings):
+    """The settings of every command: environment variables, read once. Durations are in seconds.
+
+    Every wrong or unknown `PROJECTOR_` variable is named at the start, and ends the command with
+    exit code 2. In Kubernetes the variables that it sets itself for a Service named `projector` or
+    `projector-...` (`PROJECTOR_PORT`, `PROJECTOR_API_SERVICE_HOST`) are ignored.
+
+    Several projections may share a Kafka if their `PROJECTOR_TOPIC_PREFIX` differs. Each needs a
+    Redis database of its own.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True)
+
+    partitions: int = Field(
+        default=16,
+        ge=1,
+        le=MAX_PARTITIONS,
+        description="partitions per topic, when `projector topics` creates them; fixed from then "
+        "on",
+    )
+    replication_factor: int = Field(
+        default=0,
+        ge=0,
+        description="copies per topic, when `projector topics` creates them; 0: one per broker, at "
+        "most 3",
+    )
+    topic_prefix: str = Field(
+        default="",
+        description="put before every topic's name; letters, digits, `.`, `_`, `-`",
+    )
+    max_staleness: Seconds = Field(
+        default=10.0, description="an answer is never older than this; beyond it lookups get 503"
+    )
+    miss_grace: Seconds = Field(
+        default=1.0,
+        description="how long a token may wait for the proof that it is not valid",
+    )
+    max_waiting: int = Field(
+        default=1000, ge=1, description="tokens that may wait for that at once in one API process"
+    )
+    max_connections: int = Field(
+        default=3000,
+        ge=1,
+        le=1_000_000,
+        description="connections to one API process at once; more are closed at once",
+    )
+    minimum_role: Role = Field(
+        default="developer",
+        description="the role a job's user needs; `none`: GitLab's own behaviour",
+    )
+    tombstone_retention: Seconds = Field(
+        default=7 * 24 * 3600.0,
+        description="how long removed things are remembered (7 days unless set); events that are "
+        "later than that are refused (docs/events.md)",
+    )
+    sweep_interval: Seconds = Field(
+        default=600.0, description="how long one comparison of all views with Redis may take"
+    )
+    session_timeout: Seconds = Field(
+        default=10.0, ge=6, description="when Kafka gives a silent worker's partitions to another"
+    )
+    worker_web_host: str = Field(
+        default="127.0.0.1",
+        description="address that the worker's own web page listens on; every client that reaches "
+        "it reads `/metrics` without a credential",
+    )
+    worker_web_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="port of the worker's own web page, with `/metrics` for Prometheus; 0: a free "
+        "one. Address and port are logged at the start",
+    )
+    ops_token: SecretStr | None = Field(
+        default=None,
+        description="switches the operators' page `/ops/` of `projector api` on: the credential "
+        "that it and `projector ops` ask for; 16 to 1024 visible ASCII characters",
+    )
+    ops_token_file: File | None = Field(
+        default=None, description="instead of `PROJECTOR_OPS_TOKEN`: a file that holds it"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the least severe message to log"
+    )
+
+    @field_validator("topic_prefix")
+    @classmethod
+    def _start_of_a_name(cls, prefix: str) -> str:
+        if not _TOPIC_PREFIX.fullmatch(prefix):
+            raise ValueError("must be at most 200 of the characters a-z, A-Z, 0-9, . _ and -")
+        return prefix
+
+    @model_validator(mode="after")
+    def _hard_to_guess(self) -> Self:
+        if self.ops_token and self.ops_token_file:
+            names = " and ".join(variable_name(name) for name in ("ops_token", "ops_token_file"))
+            raise ValueError(f"{names}: set one of them")
+        secret = self.ops_secret
+        if secret is not None and not _OPS_TOKEN.fullmatch(secret.get_secret_value()):
+            name = variable_name("ops_token_file" if self.ops_token_file else "ops_token")
+            raise ValueError(
+                f"{name}: must be 16 to 1024 visible ASCII characters; `openssl rand -hex 32` "
+                "makes some"
+            )
+        return self
+
+    @cached_property
+    def ops_secret(self) -> SecretStr | None:
+        """The token that the operators' page asks for, wherever it stands."""
+        file = self.ops_token_file
+        return credentials.secret("ops_token_file", file) if file else self.ops_token
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment; `SettingsError` names each variable that is wrong or unknown."""
+        problems = [_suggestion(name) for name in os.environ if _is_unknown(name)]
+        try:
+            settings = cls()
+        except ValidationError as error:
+            problems += [line for problem in error.errors() for line in _lines(dict(problem))]
+        if problems:
+            raise SettingsError("\n".join(problems))
+        return settings
+
+    @property
+    def minimum_level(self) -> int:
+        """The access level that a job's user needs at least; 0 for `none`."""
+        return ROLES.get(self.minimum_role, 0)
+
+    @property
+    def tombstone_retention_ms(self) -> int:
+        """`tombstone_retention` in milliseconds."""
+        return int(self.tombstone_retention * 1000)
+
+    def topic(self, name: str) -> str:
+        """The topic's name in Kafka."""
+        return self.topic_prefix + name
+
+
+# All that Kubernetes sets in every pod for a Service named `projector` or `projector-...`.
+_SERVICE_LINK: Final = re.compile(
+    rf"{PREFIX}([A-Z0-9_]+_)?"
+    r"(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+
+
+def _is_unknown(name: str) -> bool:
+    if not name.startswith(PREFIX) or name.removeprefix(PREFIX).lower() in Settings.model_fields:
+        return False
+    return "KUBERNETES_SERVICE_HOST" not in os.environ or not _SERVICE_LINK.fullmatch(name)
+
+
+def _suggestion(name: str) -> str:
+    known = [variable_name(field) for field in Settings.model_fields]
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _lines(problem: dict[str, Any]) -> list[str]:
+    reason: str = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:  # several settings contradict each other, and the reason names them
+        return reason.splitlines()
+    return [f"{variable_name(str(problem['loc'][0]))}: {reason[0].lower()}{reason[1:]}"]

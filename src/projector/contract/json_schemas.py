@@ -1,0 +1,280 @@
+"""What every event must look like, as JSON Schema 2020-12 generated from the classes that read it.
+
+The schemas describe what `projector feed` takes: a worker also applies revocations in which no
+more than their ids can be read. `UNSAID` is what no schema can say.
+"""
+
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any, Final
+
+import msgspec
+
+from projector.events import ci_access
+from projector.events.cloudevents import Envelope
+from projector.events.model import (
+    EVENT_TYPES,
+    MAX_EVENT_BYTES,
+    MAX_ID,
+    MAX_NESTING,
+    ROLES,
+    EventType,
+    Instant,
+)
+from projector.events.redaction import PREFIX, SECRET_FIELDS, TOKEN
+
+Schema = dict[str, Any]
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+UNSAID: Final = (
+    f"A record's value has at most {MAX_EVENT_BYTES} bytes.",
+    f"`data` has at most {MAX_NESTING} objects and arrays inside one another.",
+    "`12.0` and `1e3` are integers for JSON Schema, and none here.",
+    "A day must exist: there is no 30th of February, and no year 0000.",
+    f"Of each list in `ci_access` only the first {ci_access.MAX_ENTRIES} entries are read.",
+    "A token is also found in a field that stands there twice.",
+)
+
+_NULL: Final[Schema] = {"type": "null"}
+_ID: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": MAX_ID}
+_TEXT: Final[Schema] = {"type": "string", "minLength": 1}
+_DATE: Final = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+_TIME: Final = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?"
+_OFFSET: Final = "([Zz]|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])"
+
+
+def event(name: str) -> Schema:
+    """The schema of a whole event of this type, which needs no other file."""
+    prefix = "#/$defs/"
+    schema = structured(name, prefix)
+    return {
+        "$schema": DIALECT,
+        "$id": f"urn:allowed-agents-projector:{name}",
+        **schema,
+        "$defs": _reachable(schema, definitions(prefix), prefix),
+    }
+
+
+def structured(name: str, prefix: str) -> Schema:
+    """An event of this type as one JSON object; `prefix` is where the definitions are."""
+    envelope = _structs(prefix)["Envelope"]
+    kind = EVENT_TYPES[name]
+    own: Schema = {
+        "type": {**_TEXT, "pattern": _type(name), "description": _TYPE.format(name=name)},
+        "data": {"$ref": prefix + kind.data.__name__},
+    }
+    properties = {field: shape for field, shape in envelope["properties"].items() if shape}
+    return {
+        "title": name,
+        "description": _description(kind),
+        "type": "object",
+        "properties": properties | own,
+        "required": [*envelope["required"], "data"],
+        "allOf": [{"$ref": f"{prefix}Tokenless"}],
+        "examples": examples()[name],
+    }
+
+
+def attributes(name: str, prefix: str) -> dict[str, Schema]:
+    """The headers of an event in CloudEvents' binary mode: the same without `data` and null."""
+    properties = structured(name, prefix)["properties"]
+    return {f"ce_{field}": _given(shape) for field, shape in properties.items() if field != "data"}
+
+
+def definitions(prefix: str) -> dict[str, Schema]:
+    """Every shape that events are made of, by its name."""
+    shapes = {name: shape for name, shape in _structs(prefix).items() if name != "Envelope"}
+    _add_membership(shapes)
+    for field in ("projects", "groups"):
+        shapes["CiAccess"]["properties"][field] = _or_null(
+            {"type": "array", "items": {"$ref": f"{prefix}Entry"}}
+        )
+    shapes["InstanceAgentSet"]["properties"]["configuration"] = {"$ref": f"{prefix}Configuration"}
+    return shapes | {
+        "Time": _time(),
+        "Entry": _entry(prefix),
+        "Configuration": _configuration(prefix),
+        "AccessAs": _access_as(prefix),
+        "Tokenless": _tokenless(prefix),
+    }
+
+
+def examples() -> dict[str, list[Any]]:
+    """Whole events of every type, as they stand in docs/events.md."""
+    found: dict[str, list[Any]] = {name: [] for name in EVENT_TYPES}
+    for line in (files("projector") / "examples.ndjson").read_text().splitlines():
+        example = msgspec.json.decode(line)
+        found[example["type"]].append(example)
+    return found
+
+
+# what the classes say
+
+
+def _structs(prefix: str) -> dict[str, Schema]:
+    types = [Envelope, ci_access.Impersonate, *(kind.data for kind in EVENT_TYPES.values())]
+
+    def hook(kind: type) -> Schema:
+        if kind is Instant:
+            return {"$ref": f"{prefix}Time"}
+        raise NotImplementedError(kind)
+
+    _, shapes = msgspec.json.schema_components(
+        types, schema_hook=hook, ref_template=prefix + "{name}"
+    )
+    tidy: dict[str, Schema] = _tidy(shapes)
+    return tidy
+
+
+def _tidy(node: Any) -> Any:
+    """Python's `\\Z` as the `$` of other languages, and nothing that says nothing."""
+    if isinstance(node, list):
+        return [_tidy(child) for child in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {name: _tidy(child) for name, child in node.items() if (name, child) != ("required", [])}
+    if isinstance(pattern := kept.get("pattern"), str):
+        kept["pattern"] = pattern.removesuffix(r"\Z") + "$"
+    return kept
+
+
+# what the code behind the classes says
+
+
+_TYPE: Final = "`{name}`, with or without a reverse-DNS prefix that ends in a dot"
+
+
+def _type(name: str) -> str:
+    return rf"(^|\.){name.replace('.', chr(92) + '.')}$"
+
+
+def _description(kind: EventType) -> str:
+    sentences = [kind.data.__doc__ or "", f"Topic: {kind.topic}."]
+    if kind.broadcast:
+        sentences.append("A broadcast: to be sent to every partition of its topic.")
+    if kind.revokes:
+        sentences.append("Applied as soon as its ids can be read, whatever else is wrong with it.")
+    return " ".join(sentences)
+
+
+def _add_membership(shapes: dict[str, Schema]) -> None:
+    """Either a group or a project; roles by name in any case, or by number."""
+    scopes = ("group_id", "project_id")
+    for name in ("MemberSet", "MemberRemoved"):
+        shapes[name]["oneOf"] = [
+            {"required": [own], "properties": {own: _ID, other: _NULL}}
+            for own, other in (scopes, scopes[::-1])
+        ]
+    names = "|".join(_any_case(role) for role in ROLES)
+    numbers = {"type": "integer", "minimum": 0, "maximum": max(ROLES.values())}
+    shapes["MemberSet"]["properties"]["role"] = {
+        "description": ", ".join(f"{role} {level}" for role, level in ROLES.items()),
+        "anyOf": [numbers, {"type": "string", "pattern": f"^({names})$"}],
+    }
+
+
+def _time() -> Schema:
+    moment = {"format": "date-time", "pattern": f"^{_DATE}[Tt ]{_TIME}{_OFFSET}$"}
+    day = {"format": "date", "pattern": f"^{_DATE}$"}
+    return {
+        "description": "RFC 3339 with an offset, or a date, which is its midnight in UTC.",
+        "anyOf": [{"type": "string", **moment}, {"type": "string", **day}],
+    }
+
+
+def _entry(prefix: str) -> Schema:
+    return {
+        "description": "To which project or group an agent's `config.yaml` grants it. The `id` is "
+        "a path or a number; all else is the agent's configuration there.",
+        "type": "object",
+        "properties": {"id": {"anyOf": [_ID, _TEXT]}},
+        "required": ["id"],
+        "allOf": [{"$ref": f"{prefix}Configuration"}],
+    }
+
+
+def _configuration(prefix: str) -> Schema:
+    namespace, access = ((name, ci_access.other_spelling(name)) for name in ci_access.FIELDS)
+    identity = _or_null({"$ref": f"{prefix}AccessAs"})
+    return {
+        "description": "An agent's configuration, as far as KAS must be able to read it.",
+        "type": "object",
+        "properties": dict.fromkeys(namespace, _or_null({"type": "string"}))
+        | dict.fromkeys(access, identity),
+        "allOf": [_not_both(namespace), _not_both(access)],
+    }
+
+
+def _access_as(prefix: str) -> Schema:
+    pairs = [(name, ci_access.other_spelling(name)) for name in ci_access.IDENTITIES]
+    spellings = {spelling: pair[0] for pair in pairs for spelling in pair}
+    shapes = {name: {"type": "object"} for name in ci_access.IDENTITIES}
+    shapes["impersonate"] = {"$ref": f"{prefix}{ci_access.Impersonate.__name__}"}
+    return {
+        "description": f"Exactly one of {', '.join(ci_access.IDENTITIES)}.",
+        "type": "object",
+        "oneOf": [
+            {
+                "required": [own],
+                "properties": {s: shapes[name] if s == own else _NULL for s in spellings},
+            }
+            for own, name in spellings.items()
+        ],
+        "allOf": [_not_both(pair) for pair in pairs if len(set(pair)) > 1],
+    }
+
+
+def _tokenless(prefix: str) -> Schema:
+    fields = "|".join(_any_case(name).replace("_", "[_-]") for name in SECRET_FIELDS)
+    itself = {"$ref": f"{prefix}Tokenless"}
+    return {
+        "description": "No job token anywhere; send `token_sha256`.",
+        "not": {"type": "string", "pattern": f"^{PREFIX}|{TOKEN}"},
+        "propertyNames": {"not": {"pattern": f"^({fields})$|{TOKEN}"}},
+        "additionalProperties": itself,
+        "items": itself,
+    }
+
+
+# shapes
+
+
+def _or_null(shape: Schema) -> Schema:
+    return {"anyOf": [shape, _NULL]}
+
+
+def _given(shape: Schema) -> Schema:
+    """A shape that is either there or left out."""
+    given = next((one for one in shape.get("anyOf", []) if one != _NULL), shape)
+    return {name: part for name, part in given.items() if name != "default"}
+
+
+def _not_both(names: tuple[str, str]) -> Schema:
+    return {"not": {"required": list(names)}}
+
+
+def _any_case(name: str) -> str:
+    """A pattern for `name` in any case; `(?i)` is not known everywhere."""
+    return "".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in name)
+
+
+def _reachable(schema: Schema, shapes: dict[str, Schema], prefix: str) -> dict[str, Schema]:
+    needed: dict[str, Schema] = {}
+    pending = list(_references(schema))
+    while pending:
+        name = pending.pop().removeprefix(prefix)
+        if name not in needed:
+            needed[name] = shapes[name]
+            pending.extend(_references(shapes[name]))
+    return {name: needed[name] for name in sorted(needed)}
+
+
+def _references(node: Any) -> Iterator[str]:
+    if isinstance(node, list):
+        for child in node:
+            yield from _references(child)
+    elif isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for child in node.values():
+            yield from _references(child)

@@ -1,0 +1,1 @@
+"""Facts, the rules over them, and the views that follow. Pure."""

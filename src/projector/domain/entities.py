@@ -1,0 +1,113 @@
+"""Entities: groups, projects, members, users, agents, configurations, jobs."""
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from projector.events import model
+from projector.events.model import Topic
+
+
+class Group(Struct, frozen=True, gc=False):
+    """A known group."""
+
+    parent: int | None
+    path: str
+
+
+class Project(Struct, frozen=True, gc=False):
+    """A known project; `group` is None in a user namespace."""
+
+    group: int | None
+    path: str
+
+
+class Member(Struct, frozen=True, gc=False):
+    """One membership of a user; `expires_at` in milliseconds, None for never."""
+
+    level: int
+    expires_at: int | None = None
+
+    def counts(self, now: int) -> bool:
+        """Whether the membership is in force at `now` (milliseconds)."""
+        return self.expires_at is None or now < self.expires_at
+
+
+class User(Struct, frozen=True, gc=False):
+    """A known user."""
+
+    username: str
+    state: str
+
+
+class Agent(Struct, frozen=True, gc=False):
+    """A known cluster agent and its configuration project."""
+
+    name: str
+    project: int
+
+
+class Configuration(Struct, frozen=True, gc=False):
+    """What an agent's configuration file grants, entry by entry, as written."""
+
+    projects: list[dict[str, Any]]
+    groups: list[dict[str, Any]]
+
+
+class InstanceAgent(Struct, frozen=True, gc=False):
+    """An agent shared with the whole instance."""
+
+    name: str
+    project: int
+    configuration: dict[str, Any]
+
+
+class Job(Struct, frozen=True, gc=False):
+    """A started job, also once it has finished; `expires_at` in milliseconds."""
+
+    digest: str
+    project: int
+    pipeline: int
+    user: int
+    username: str
+    ref_protected: bool
+    expires_at: int
+    environment: model.JobEnvironment | None = None
+    finished: bool = False
+
+
+class EndedToken(Struct, frozen=True, gc=False):
+    """A token that a later start of the same job replaced."""
+
+    job: int
+    expires_at: int
+
+
+Entity = (
+    Group | Project | Member | User | Agent | Configuration | InstanceAgent | Job | EndedToken
+)  # fmt: skip
+
+ENTITY_KINDS: Final[dict[str, type[Entity]]] = {
+    "group": Group,
+    "project": Project,
+    "member": Member,
+    "user": User,
+    "agent": Agent,
+    "configuration": Configuration,
+    "instance-agent": InstanceAgent,
+    "job": Job,
+    "token": EndedToken,
+}
+
+# The topic whose events each kind is made of.
+TOPIC_OF_KIND: Final[dict[str, Topic]] = {
+    "group": Topic.MEMBERSHIP,
+    "project": Topic.MEMBERSHIP,
+    "member": Topic.MEMBERSHIP,
+    "user": Topic.MEMBERSHIP,
+    "agent": Topic.AGENT_CONFIG,
+    "configuration": Topic.AGENT_CONFIG,
+    "instance-agent": Topic.AGENT_CONFIG,
+    "job": Topic.JOB_LIFECYCLE,
+    "token": Topic.JOB_LIFECYCLE,
+}

@@ -1,0 +1,1 @@
+"""The events that upstream systems send: types, decoding, redaction. Pure."""

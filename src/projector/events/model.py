@@ -1,0 +1,349 @@
+"""What upstream sends: every type of event, and what each of its fields must be.
+
+An event carries the whole new state of one thing, never a difference.
+"""
+
+import re
+from datetime import UTC, date, datetime, time
+from enum import StrEnum
+from typing import Annotated, Any, Final, NamedTuple, Self
+
+import msgspec
+from msgspec import Meta, Struct
+
+from projector.events import redaction
+
+MAX_EVENT_BYTES: Final = 1024 * 1024
+MAX_NESTING: Final = 64
+# A reason may quote the event; it goes into logs and headers.
+MAX_REASON: Final = 1000
+
+
+class Topic(StrEnum):
+    """The three topics that feed the projection, without the deployment's prefix."""
+
+    MEMBERSHIP = "membership"
+    AGENT_CONFIG = "agent-config"
+    JOB_LIFECYCLE = "job-lifecycle"
+
+
+DEAD_LETTERS: Final = "dead-letters"
+
+
+class KafkaRecord(NamedTuple):
+    """One Kafka record as delivered. `timestamp` is Kafka's, in milliseconds.
+
+    `fault` says why it could not be read as it was written: a sentence, or None.
+    """
+
+    topic: Topic
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: redaction.Headers = ()
+    fault: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Roughly the bytes that it takes in memory: a bound on what others may send."""
+        size = len(self.value or b"") + len(self.key or b"")
+        for name, content in self.headers:
+            size += len(name) + len(content or b"")
+        return size
+
+
+class ReplayPosition(NamedTuple):
+    """The place that a replayed event keeps: its original's offset, and Kafka's timestamp (ms)."""
+
+    offset: int
+    timestamp: int
+
+
+class BadEvent(ValueError):
+    """A record that is no valid event; the message is the reason, one readable sentence."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(redaction.redact_text(reason)[:MAX_REASON])
+
+
+# What the complaint about an event begins with that takes effect, but for what is wrong with it.
+APPLIED: Final = "applied all the same: "
+
+
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+# Much faster than `msgspec.convert`, which reads the type anew each time.
+_MOMENT: Final = msgspec.json.Decoder(Annotated[datetime, Meta(tz=True)])
+
+
+class Instant(int):
+    """A point in time, milliseconds since 1970 UTC; on the wire RFC 3339 or a bare date."""
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Read RFC 3339 with an offset; a bare date is its midnight in UTC."""
+        if not isinstance(text, str):
+            raise ValueError("Expected a time as a string")  # noqa: TRY004  msgspec wraps ValueError
+        if _DATE.fullmatch(text):
+            moment = datetime.combine(date.fromisoformat(text), time(), UTC)
+        else:
+            try:
+                moment = _MOMENT.decode(msgspec.json.encode(text))
+            except msgspec.ValidationError:
+                raise ValueError("Expected a time as RFC 3339 with an offset, or a date") from None
+        return cls(int(moment.timestamp() * 1000))
+
+
+MAX_ID: Final = 2**63 - 1
+Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
+Text = Annotated[str, Meta(min_length=1)]
+# It becomes part of a key in Redis.
+MembershipSource = Annotated[str, Meta(min_length=1, max_length=255)]
+_DIGEST: Final = r"^[0-9a-fA-F]{64}\Z"
+_ROOT: Final = r"^[1-9][0-9]{0,18}\Z"
+_SEQUENCE: Final = r"^[0-9]{1,40}\Z"
+# What the patterns ask for, in words for messages.
+PATTERNS: Final = {
+    _DIGEST: "of 64 hex digits",
+    _ROOT: "of 1 to 19 digits without a leading zero",
+    _SEQUENCE: "of 1 to 40 digits",
+}
+Digest = Annotated[str, Meta(pattern=_DIGEST)]
+RootNamespace = Annotated[str, Meta(pattern=_ROOT)]
+# Forty digits hold any 128-bit number; int() of unbounded digits would cost quadratic time.
+Sequence = Annotated[str, Meta(pattern=_SEQUENCE)]
+
+ROLES: Final = {
+    "minimal_access": 5,
+    "guest": 10,
+    "planner": 15,
+    "reporter": 20,
+    "security_manager": 25,
+    "developer": 30,
+    "maintainer": 40,
+    "owner": 50,
+}
+
+
+class GroupSet(Struct, frozen=True):
+    """A group exists; `parent_id` is null for the top-level group."""
+
+    id: Id
+    parent_id: Id | None
+    path: Text
+
+
+class GroupRemoved(Struct, frozen=True):
+    """A group is gone, and its memberships with it."""
+
+    id: Id
+
+
+class ProjectSet(Struct, frozen=True):
+    """A project exists; `group_id` is null in a user namespace."""
+
+    id: Id
+    group_id: Id | None
+    path: Text
+
+
+class ProjectRemoved(Struct, frozen=True):
+    """A project is gone, and its memberships with it."""
+
+    id: Id
+
+
+class _Membership(Struct, frozen=True, kw_only=True):
+    user_id: Id
+    group_id: Id | None = None
+    project_id: Id | None = None
+    via: MembershipSource = "direct"
+
+    def __post_init__(self) -> None:
+        if (self.group_id is None) == (self.project_id is None):
+            raise ValueError("Expected either `group_id` or `project_id`")
+
+
+class MemberSet(_Membership, frozen=True, kw_only=True):
+    """A user holds a role in a group or a project; `via` tells where the membership comes from."""
+
+    role: Annotated[int, Meta(ge=0, le=50)] | Text
+    expires_at: Instant | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.role, str) and self.role.lower() not in ROLES:
+            raise ValueError(f"Expected `role` to be one of {', '.join(ROLES)} or 0 to 50")
+
+    @property
+    def level(self) -> int:
+        """The role as GitLab's access level, 0 to 50."""
+        return ROLES[self.role.lower()] if isinstance(self.role, str) else self.role
+
+
+class MemberRemoved(_Membership, frozen=True, kw_only=True):
+    """A user no longer holds the membership that came from `via`."""
+
+
+class UserSet(Struct, frozen=True):
+    """A user; any `state` but `active` is refused at lookup."""
+
+    id: Id
+    username: Text
+    state: Text
+
+
+class AgentSet(Struct, frozen=True):
+    """A cluster agent and its configuration project."""
+
+    id: Id
+    name: Text
+    project_id: Id
+
+
+class AgentRemoved(Struct, frozen=True):
+    """A cluster agent is gone."""
+
+    id: Id
+
+
+class CiAccess(Struct, frozen=True):
+    """Whom an agent's `config.yaml` shares it with, as written."""
+
+    projects: list[dict[str, Any]] | None = None
+    groups: list[dict[str, Any]] | None = None
+
+
+class AgentFile(Struct, frozen=True):
+    """The part of an agent's `config.yaml` that matters here."""
+
+    ci_access: CiAccess | None = None
+
+
+class AgentConfigured(Struct, frozen=True):
+    """An agent's configuration file changed; may come before `agent.set`."""
+
+    id: Id
+    config: AgentFile
+
+
+class InstanceAgentSet(Struct, frozen=True):
+    """An agent shared with every project of the instance."""
+
+    id: Id
+    name: Text
+    project_id: Id
+    configuration: dict[str, Any]
+
+
+class InstanceAgentRemoved(Struct, frozen=True):
+    """An agent is no longer shared with the instance."""
+
+    id: Id
+
+
+class JobUser(Struct, frozen=True):
+    """Who runs a job."""
+
+    id: Id
+    username: Text
+
+
+class JobEnvironment(Struct, frozen=True):
+    """The environment that a job deploys to."""
+
+    name: Text
+    slug: Text
+    tier: Text
+
+
+class JobStarted(Struct, frozen=True):
+    """A job got its token, known here by its SHA-256 alone."""
+
+    id: Id
+    token_sha256: Digest
+    project_id: Id
+    pipeline_id: Id
+    user: JobUser
+    ref_protected: bool
+    expires_at: Instant
+    environment: JobEnvironment | None = None
+
+
+class JobCanceling(Struct, frozen=True):
+    """A job is being cancelled: its token stays valid until it has finished."""
+
+    id: Id
+
+
+class JobFinished(Struct, frozen=True):
+    """A job is over, whatever its status, and so is its token."""
+
+    id: Id
+
+
+Data = (
+    GroupSet | GroupRemoved | ProjectSet | ProjectRemoved | MemberSet | MemberRemoved | UserSet
+    | AgentSet | AgentRemoved | AgentConfigured | InstanceAgentSet | InstanceAgentRemoved
+    | JobStarted | JobCanceling | JobFinished
+)  # fmt: skip
+
+
+class EventType(NamedTuple):
+    """What one event type means: its topic, its data, and how it may travel."""
+
+    topic: Topic
+    data: type[Data]
+    revokes: bool = False
+    broadcast: bool = False
+
+
+EVENT_TYPES: Final[dict[str, EventType]] = {
+    "group.set": EventType(Topic.MEMBERSHIP, GroupSet),
+    "group.removed": EventType(Topic.MEMBERSHIP, GroupRemoved, revokes=True),
+    "project.set": EventType(Topic.MEMBERSHIP, ProjectSet),
+    "project.removed": EventType(Topic.MEMBERSHIP, ProjectRemoved, revokes=True),
+    "member.set": EventType(Topic.MEMBERSHIP, MemberSet),
+    "member.removed": EventType(Topic.MEMBERSHIP, MemberRemoved, revokes=True),
+    "user.set": EventType(Topic.MEMBERSHIP, UserSet, broadcast=True),
+    "agent.set": EventType(Topic.AGENT_CONFIG, AgentSet),
+    "agent.removed": EventType(Topic.AGENT_CONFIG, AgentRemoved, revokes=True),
+    "agent.configured": EventType(Topic.AGENT_CONFIG, AgentConfigured),
+    "instance-agent.set": EventType(Topic.AGENT_CONFIG, InstanceAgentSet, broadcast=True),
+    "instance-agent.removed": EventType(
+        Topic.AGENT_CONFIG, InstanceAgentRemoved, revokes=True, broadcast=True
+    ),
+    "job.started": EventType(Topic.JOB_LIFECYCLE, JobStarted),
+    "job.canceling": EventType(Topic.JOB_LIFECYCLE, JobCanceling),
+    "job.finished": EventType(Topic.JOB_LIFECYCLE, JobFinished, revokes=True),
+}
+
+
+class Event(Struct, frozen=True):
+    """A valid event. `root` is its partitionkey, `sequence` its rank among events of its thing."""
+
+    type: str
+    root: str
+    data: Data
+    time: Instant | None = None
+    sequence: int | None = None
+    # Set where the event is applied although something in it is wrong; it begins with `APPLIED`.
+    complaint: str | None = None
+    # Set where a dead letter was replayed: where its original stood in the same partition.
+    replays: ReplayPosition | None = None
+
+    @property
+    def kind(self) -> EventType:
+        """What this event's type means."""
+        return EVENT_TYPES[self.type]
+
+    @property
+    def revokes(self) -> bool:
+        """Whether it takes access away: `*.removed`, `job.finished`, a user who is not active.
+
+        A role that was lowered or a grant that was narrowed does so too, but only what stood there
+        before could tell.
+        """
+        blocks = isinstance(self.data, UserSet) and self.data.state != "active"
+        return blocks or self.kind.revokes

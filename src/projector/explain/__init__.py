@@ -1,0 +1,1 @@
+"""A decision in words, with the events behind each reason. Pure."""

@@ -1,0 +1,187 @@
+"""What an explanation says: its shape, which is also its JSON.
+
+Public: the command line, the operators' page and scripts read these names. Identifiers (`status`,
+`rule`, `verdict`, `source`) are stable; sentences are for people and may change. Times are RFC 3339
+in UTC. Everything that stands in it was written by whoever feeds events: text, never markup.
+"""
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Verdict = Literal["allowed", "refused"]
+
+
+class EventRef(Struct, frozen=True):
+    """Where the event stands that last changed something, and when Kafka took it.
+
+    Of a replayed event the offset is its original's, where it ranks; `time` is the replay's.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    time: str
+
+
+class ExplainedEnvironment(Struct, frozen=True):
+    """The environment that the job deploys to."""
+
+    name: str
+    slug: str
+    tier: str
+
+
+class ExplainedJob(Struct, frozen=True):
+    """The job. `event` is its start or its end, `root` the namespace that it runs in."""
+
+    id: int
+    root: str
+    pipeline: int
+    user: int
+    environment: ExplainedEnvironment | None
+    ref_protected: bool
+    expires_at: str
+    expired: bool
+    finished: bool
+    event: EventRef | None
+
+
+class ExplainedScope(Struct, frozen=True):
+    """The job's project, or a group above it; `known` is false before its event and once removed.
+
+    `event` is None where none came.
+    """
+
+    kind: Literal["project", "group"]
+    id: int
+    known: bool
+    path: str | None
+    event: EventRef | None
+
+
+class ExplainedUser(Struct, frozen=True):
+    """The job's user. Without a `user.set` (`event` is None) a user is active."""
+
+    id: int
+    username: str
+    state: str
+    event: EventRef | None
+
+
+class ExplainedMembership(Struct, frozen=True):
+    """One membership of the user in the project or in a group above it.
+
+    It `counts` unless it has expired; the highest that counts `decides`.
+    """
+
+    scope: Literal["project", "group"]
+    scope_id: int
+    via: str
+    level: int
+    role: str
+    expires_at: str | None
+    counts: bool
+    decides: bool
+    event: EventRef | None
+
+
+class ExplainedRole(Struct, frozen=True):
+    """The user's role in the job's project. `more` memberships are not listed."""
+
+    level: int
+    role: str
+    required_level: int
+    required_role: str
+    suffices: bool
+    memberships: list[ExplainedMembership]
+    more: int
+
+
+class ExplainedAuthorization(Struct, frozen=True):
+    """A way that lost to a closer one, and what it would have said: `rule` is None if allowed."""
+
+    source: str
+    group: int | None
+    rule: str | None
+    sentence: str
+
+
+class ExplainedAgent(Struct, frozen=True):
+    """An agent, whether the job may use it, and why.
+
+    `rule` refused it; None if it is allowed. `source` and `group` say by which way it reaches the
+    job's project, None if by none; `configuration` is that way's entry, None where it is too large
+    to show. `lost` are farther ways. `left_out` says which entries do not count though they name
+    the project or a group above it. `grants` is what the agent's file grants, only where the agent
+    does not reach the project; `more_grants` are not listed.
+    """
+
+    id: int
+    name: str | None
+    config_project: int | None
+    verdict: Verdict
+    rule: str | None
+    sentence: str
+    source: str | None
+    group: int | None
+    configuration: dict[str, Any] | None
+    event: EventRef | None
+    configuration_event: EventRef | None
+    config_project_event: EventRef | None
+    lost: list[ExplainedAuthorization]
+    left_out: list[str]
+    grants: list[str]
+    more_grants: int
+
+
+class Explanation(Struct, frozen=True):
+    """Why the token of a job gets what it gets, as of `at`.
+
+    `status` is what a fresh partition answers; `rule` and `reason` say why it is not 200.
+    `sentence` is the answer to what was asked. `groups` are those above the project, nearest
+    first, as far as they are known. With 401 and 503 the rules end before role and agents: `role`
+    is None, `agents` empty. `agents` are all that reach the project, in the answer's order;
+    `more_agents` are not listed. `agent` is the one that was asked for. A job that ended before its
+    start came has no `job`, `project` or `user`.
+    """
+
+    sentence: str
+    status: int
+    rule: str | None
+    reason: str | None
+    at: str
+    partition: int
+    job: ExplainedJob | None
+    project: ExplainedScope | None
+    groups: list[ExplainedScope]
+    user: ExplainedUser | None
+    role: ExplainedRole | None
+    agents: list[ExplainedAgent]
+    more_agents: int
+    agent: ExplainedAgent | None
+
+
+class StoredView(Struct, frozen=True):
+    """The record that answers lookups; `version` is as in the header `View-Version`."""
+
+    status: int
+    version: str
+    expires_at: str
+
+
+class ExplanationReport(Struct, frozen=True):
+    """An explanation beside what Redis serves.
+
+    `view` is None where no record stands under the token. `agrees` says whether the record is the
+    one that the explained facts lead to. `fresh_at` is when the partition was last known fresh, and
+    `age` how many seconds ago that was. `notes` are sentences about what else should be known: a
+    stale partition, a record that differs.
+    """
+
+    explanation: Explanation
+    view: StoredView | None
+    agrees: bool
+    fresh_at: str | None
+    age: float | None
+    notes: list[str]

@@ -1,0 +1,1 @@
+"""Events from files and agents' configurations, checked and sent to Kafka."""

@@ -1,0 +1,86 @@
+"""Feeds events from a file: checks every line before it sends anything, then waits for Kafka."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import BinaryIO, Final, NamedTuple
+
+from aiokafka import AIOKafkaProducer
+
+from projector.clients import kafka
+from projector.config.settings import Settings
+from projector.events.model import MAX_EVENT_BYTES, Event, Topic
+from projector.events.partitioning import partition_of
+from projector.events.redaction import Headers
+from projector.feed.event_file import numbered_lines, parse_line
+from projector.kafka import topics
+
+# Kafka's own overhead on the largest event allowed.
+MAX_REQUEST_BYTES: Final = 2 * MAX_EVENT_BYTES
+CONTENT_TYPE: Final = ("content-type", b"application/cloudevents+json")
+# How many sends may wait for Kafka's answer at once.
+MAX_UNACKNOWLEDGED: Final = 2000
+
+
+def places(event: Event, partitions: int) -> Iterable[int]:
+    """The partitions that an event must reach."""
+    if event.kind.broadcast:
+        return range(partitions)
+    return (partition_of(event.root, partitions),)
+
+
+class Message(NamedTuple):
+    """An event on its way to one partition."""
+
+    topic: Topic
+    partition: int
+    root: str
+    value: bytes
+    headers: Headers = (CONTENT_TYPE,)
+
+
+Send = Callable[[Message], Awaitable[None]]
+
+
+async def send_events(source: BinaryIO, settings: Settings, sent: Callable[[], object]) -> None:
+    """Send the checked lines in order and return once Kafka has acknowledged all of them.
+
+    `sent` is called for each line. Raises `KafkaError` and what `topics.check` raises.
+    """
+    partitions = (await topics.check_topics(settings))[Topic.MEMBERSHIP]
+    async with sending(settings) as put:
+        for _, line in numbered_lines(source):
+            event = parse_line(line)
+            for partition in places(event, partitions):
+                await put(Message(event.kind.topic, partition, event.root, line))
+            sent()
+
+
+@asynccontextmanager
+async def sending(settings: Settings) -> AsyncIterator[Send]:
+    """What takes messages; at the end of the block Kafka has acknowledged all. `KafkaError`."""
+    producer = AIOKafkaProducer(
+        **kafka.client_arguments(settings),
+        acks="all",
+        linger_ms=5,
+        max_request_size=MAX_REQUEST_BYTES,
+    )
+    waiting: set[asyncio.Future[object]] = set()
+
+    async def acknowledged() -> None:
+        await asyncio.gather(*waiting)
+        waiting.clear()
+
+    async def put(message: Message) -> None:
+        if len(waiting) > MAX_UNACKNOWLEDGED:
+            await acknowledged()
+        topic, partition, root, value, headers = message
+        name, key = settings.topic(topic), root.encode()
+        waiting.add(await producer.send(name, value, key, partition=partition, headers=[*headers]))
+
+    try:
+        await producer.start()
+        yield put
+        await acknowledged()
+    finally:
+        await producer.stop()

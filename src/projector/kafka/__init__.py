@@ -1,0 +1,1 @@
+"""Topics, records and dead letters in Kafka, beside Faust's agents."""

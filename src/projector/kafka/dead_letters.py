@@ -1,0 +1,92 @@
+"""Where bad events go: the topic `dead-letters`, with what they were and why they were refused."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import MessageSizeTooLargeError
+
+from projector import metrics
+from projector.clients import kafka
+from projector.config.settings import Settings
+from projector.events import redaction
+from projector.events.model import DEAD_LETTERS, KafkaRecord
+
+PREFIX: Final = "dead-letter-"
+MAX_ORIGINAL_BYTES: Final = 1024 * 1024
+MAX_LETTER_BYTES: Final = 4 * 1024 * 1024
+# Headers of the original beyond this many bytes are left out, so that no letter is ever too large.
+MAX_HEADER_BYTES: Final = 64 * 1024
+MAX_KEY_BYTES: Final = 64 * 1024
+
+# aiokafka sends no record that has neither key nor value.
+NOTHING: Final = b""
+
+Headers = list[tuple[str, bytes | None]]
+
+
+class DeadLetter(NamedTuple):
+    """A record and what is wrong with it, one readable sentence."""
+
+    record: KafkaRecord
+    reason: str
+
+
+class DeadLetterProducer:
+    """Sends dead letters; a letter counts as sent once all replicas have it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._topic = settings.topic(DEAD_LETTERS)
+        self._producer = AIOKafkaProducer(
+            **kafka.client_arguments(settings),
+            client_id=f"{settings.topic_prefix}projector-dead-letters",
+            acks="all",
+            max_request_size=MAX_LETTER_BYTES,
+        )
+
+    async def start(self) -> None:
+        """Connect; raises `KafkaError` if no broker can be reached."""
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        """Send what is left and disconnect."""
+        await self._producer.stop()
+
+    async def send(self, letters: list[DeadLetter]) -> None:
+        """Send the letters and wait until Kafka has them all."""
+        await asyncio.gather(*(self._send(letter) for letter in letters))
+        metrics.DEAD_LETTERS.inc(len(letters))
+
+    async def _send(self, letter: DeadLetter) -> None:
+        key, value, headers = compose_dead_letter(letter, datetime.now(UTC))
+        try:
+            await self._producer.send_and_wait(self._topic, value, key, headers=headers)
+        except MessageSizeTooLargeError:
+            # A topic that others made with a smaller limit must not hold the partition up.
+            finding = [header for header in headers if header[0].startswith(PREFIX)]
+            await self._producer.send_and_wait(self._topic, NOTHING, None, headers=finding)
+
+
+def compose_dead_letter(
+    letter: DeadLetter, now: datetime
+) -> tuple[bytes | None, bytes | None, Headers]:
+    """The letter's key, value and headers: the original without tokens, and the finding."""
+    record = letter.record
+    value = redaction.redact_value(record.value)
+    finding = {
+        "reason": redaction.redact_text(letter.reason),
+        "topic": record.topic,
+        "partition": str(record.partition),
+        "offset": str(record.offset),
+        "timestamp": str(record.timestamp),
+        "time": now.isoformat(timespec="milliseconds"),
+    }
+    headers: Headers = [(f"{PREFIX}{name}", text.encode()) for name, text in finding.items()]
+    kept = redaction.redact_headers(record.headers)
+    if sum(len(name) + len(content or b"") for name, content in kept) <= MAX_HEADER_BYTES:
+        headers += kept
+    key = redaction.redact_key(record.key)
+    if key is None and value is None:
+        value = NOTHING
+    return key and key[:MAX_KEY_BYTES], value and value[:MAX_ORIGINAL_BYTES], headers

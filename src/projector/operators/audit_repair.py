@@ -1,0 +1,139 @@
+"""The events that mend what an audit found.
+
+They rank at the export's moment (`ranks`): any later event outranks them, whether it is applied
+already or still on its way. So no repair undoes a revocation that came after the export.
+"""
+
+import json
+from typing import Any, Final, NamedTuple
+from uuid import uuid4
+
+from msgspec.structs import replace
+
+from projector.domain import entities, fact_keys
+from projector.domain.entities import Job
+from projector.domain.fact_index import FactIndex
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact
+from projector.domain.transitions import changes
+from projector.events import replay_header
+from projector.events.late_events import refuse_late
+from projector.events.model import BadEvent, Event, KafkaRecord, ReplayPosition, Topic
+from projector.feed import event_file
+from projector.feed.producer import CONTENT_TYPE, Message
+from projector.operators.audit import AuditFinding, difference
+from projector.operators.snapshot import Snapshot
+
+SOURCE: Final = "projector audit"
+# Higher than any offset: the record that a repair will be.
+_LAST: Final = 2**62
+
+
+class Repair(NamedTuple):
+    """What mends a finding: a message to send, or why there is none."""
+
+    message: Message | None
+    obstacle: str = ""
+
+
+def moments(facts: FactIndex, cutoff: int) -> dict[Topic, int]:
+    """Where in the partition's topics the moment `cutoff` (ms) lies: the last offset before it.
+
+    As far as the facts know, which is enough: no older fact stands behind it, and no newer event
+    before it.
+    """
+    last: dict[Topic, int] = {}
+    for key, fact in facts.items():
+        topic = entities.TOPIC_OF_KIND[fact_keys.kind_of(key)]
+        if fact.timestamp <= cutoff:
+            last[topic] = max(last.get(topic, fact.offset), fact.offset)
+    return last
+
+
+class RepairPlanner:
+    """Makes the events that mend the findings of one partition."""
+
+    def __init__(self, look: Snapshot, cutoff: int, retention_ms: int) -> None:
+        self._look = look
+        self._cutoff = cutoff
+        self._retention_ms = retention_ms
+        self._moments = moments(look.facts, cutoff)
+
+    def mend(self, finding: AuditFinding, line: bytes | None) -> Repair:
+        """The event for a finding; `line` is the exported one, as it stands in the file."""
+        value = line or _removal(finding.key)
+        if value is None:
+            return Repair(None, "no event removes a user; feed `user.set` with another state")
+        event = event_file.parse_line(value)
+        offset = self._moments.get(event.kind.topic)
+        if offset is None:
+            return Repair(None, f"{event.kind.topic} has nothing older; feed it as a new event")
+        rank = ReplayPosition(offset, self._cutoff)
+        if obstacle := self._obstacle(replace(event, replays=rank), finding):
+            return Repair(None, obstacle)
+        headers = (CONTENT_TYPE, replay_header.encode_position(rank))
+        topic, partition = event.kind.topic, self._look.partition
+        return Repair(Message(topic, partition, event.root, value, headers))
+
+    def _obstacle(self, event: Event, finding: AuditFinding) -> str:
+        """Why the event would not mend the finding; empty if it would."""
+        if too_low := _too_low(event, finding.fact):
+            return too_low
+        facts, now = self._look.facts, self._look.now
+        record = KafkaRecord(event.kind.topic, self._look.partition, _LAST, now, None, None)
+        try:
+            new = dict(changes(facts, refuse_late(event, record, self._retention_ms), record))
+        except BadEvent as error:
+            return str(error)
+        after = new.get(finding.key, finding.fact)
+        what, _ = difference(finding.entry, after, now)
+        return "" if what is None else _reason(finding.fact)
+
+
+def _reason(fact: AnyFact | None) -> str:
+    if fact and isinstance(fact.data, Job) and fact.data.finished:
+        return "the job has finished, and finished is final"
+    return "an event of after the export outranks it"
+
+
+def _too_low(event: Event, fact: AnyFact | None) -> str:
+    """Upstream's own order says that the fact is as new as the export, or newer."""
+    if fact is None or fact.sequence is None or event.sequence is None:
+        return ""
+    if event.sequence > fact.sequence:
+        return ""
+    return (
+        f"its sequence {event.sequence} is not above {fact.sequence}, which the facts have seen: "
+        "give a higher sequence"
+    )
+
+
+def _removal(key: Key) -> bytes | None:
+    """The event that takes a thing away; None where there is none."""
+    name, data = _revocation(key)
+    if name is None:
+        return None
+    root = fact_keys.root_of(key)
+    envelope = {
+        "specversion": "1.0", "id": str(uuid4()), "source": SOURCE, "type": name,
+        "partitionkey": "1" if root == "*" else root, "data": data,
+    }  # fmt: skip
+    return json.dumps(envelope).encode()
+
+
+def _revocation(key: Key) -> tuple[str | None, dict[str, Any]]:
+    match fact_keys.kind_of(key):
+        case "user":
+            return None, {}
+        case "member":
+            scope, user = fact_keys.membership_of(key)
+            via = key.split("/", 4)[4]
+            return "member.removed", {
+                "user_id": user, f"{fact_keys.kind_of(scope)}_id": fact_keys.id_of(scope), "via": via,
+            }  # fmt: skip
+        case "job":
+            return "job.finished", {"id": fact_keys.id_of(key)}
+        case "configuration":
+            return "agent.configured", {"id": fact_keys.id_of(key), "config": {}}
+        case kind:
+            return f"{kind}.removed", {"id": fact_keys.id_of(key)}

@@ -1,0 +1,249 @@
+"""What Redis and the facts say about one job, token, partition or agent. Reads, decides nothing."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from projector.clients import redis_batch
+from projector.domain import entities, evaluator, fact_keys, facts
+from projector.domain.entities import Job
+from projector.domain.fact_index import FactIndex
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact
+from projector.errors import OperatorError, SnapshotError
+from projector.events.timestamps import to_rfc3339
+from projector.explain.model import EventRef
+from projector.operators import explain, snapshot
+from projector.operators.snapshot import Snapshot
+from projector.store import schema
+
+FIELDS_PER_CALL: Final = 1000
+MAX_JOBS: Final = 20
+DEAD_LETTER: Final = "dead-letter"
+
+
+class BadPartitionError(OperatorError):
+    """There is no such partition."""
+
+
+class InspectedRecord(Struct, frozen=True):
+    """The record under a token; `body` is JSON, or text where it is none."""
+
+    status: int
+    partition: int
+    version: str
+    expires_at: str
+    body: Any
+
+
+class InspectedFact(Struct, frozen=True):
+    """One fact; `data` is None where the thing was removed."""
+
+    partition: int
+    key: str
+    event: EventRef
+    sequence: int | None
+    data: dict[str, Any] | None
+
+
+class InspectedToken(Struct, frozen=True):
+    """A token by its SHA-256: the record that answers lookups, and the facts it comes from."""
+
+    sha256: str
+    record: InspectedRecord | None
+    facts: list[InspectedFact]
+
+
+class InspectedJob(Struct, frozen=True):
+    """A job: its current token as Redis has it (None if it has none), and what facts say."""
+
+    job: int
+    token: InspectedToken | None
+    facts: list[InspectedFact]
+
+
+class InspectedPartition(Struct, frozen=True):
+    """A partition: its owner, how far it has read, how fresh it is, what it holds.
+
+    `facts` is by kind, removed things among them; `checkpoint` is how many there should be, -1
+    while they are being written. `live_tokens` are those of jobs that neither finished nor expired;
+    `letters_waiting` are dead letters that Kafka has not acknowledged yet. `age` in seconds.
+    """
+
+    partition: int
+    owner: str
+    epoch: int
+    revision: int
+    offsets: dict[str, int]
+    checkpoint: int | None
+    fresh_at: str | None
+    age: float | None
+    facts: dict[str, int]
+    live_tokens: int
+    letters_waiting: int
+
+
+class InspectedAgent(Struct, frozen=True):
+    """An agent wherever it is known, and the live jobs that may use it now: some, and how many."""
+
+    agent: int
+    facts: list[InspectedFact]
+    jobs: list[int]
+    jobs_total: int
+
+
+async def inspect_job(redis: Redis, number: int) -> InspectedJob:
+    """What there is about a job; the facts of its partition, or of all where no record says it."""
+    digest = await explain.digest_of(redis, number)
+    found = await inspect_token(redis, digest) if digest else None
+    if found and found.record:
+        searched = [found.record.partition]
+    else:
+        searched = list(range(await explain.partitions(redis)))
+    wanted = f"/job/{number}"
+    known = [fact async for fact in _search(redis, searched, wanted)]
+    return InspectedJob(number, found, [f for f in known if f.key.endswith(wanted)])
+
+
+async def inspect_token(redis: Redis, digest: str) -> InspectedToken:
+    """What there is about a token; without a record nobody knows where its facts would be."""
+    stored = await explain.stored_view(redis, digest)
+    if stored is None:
+        return InspectedToken(digest, None, [])
+    record = stored.record
+    version = f"{record.partition}.{record.version.epoch}.{record.version.revision}"
+    shown = InspectedRecord(
+        record.status, record.partition, version, to_rfc3339(stored.expires_at), _body(record.body)
+    )
+    found = await snapshot.read_snapshot(redis, record.partition, record.version)
+    return InspectedToken(digest, shown, await asyncio.to_thread(_facts_of_token, found, digest))
+
+
+async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
+    """What there is about a partition."""
+    total = await explain.partitions(redis)
+    if number >= total:
+        raise BadPartitionError(f"there are {total} partitions, 0 to {total - 1}")
+    state = await snapshot.state(redis, number)
+    if state is None:
+        raise BadPartitionError(f"no worker has claimed partition {number} yet")
+    now = await redis_batch.server_time(redis, schema.partition_key(number))
+    kinds: Counter[str] = Counter()
+    live = 0
+    async for key, raw in _fields(redis, number):
+        kinds[fact_keys.kind_of(key)] += 1
+        live += fact_keys.kind_of(key) == "job" and _is_live(_decoded(number, key, raw), now)
+    waiting = kinds.pop(DEAD_LETTER, 0)
+    return InspectedPartition(
+        partition=number,
+        owner=state.owner,
+        epoch=state.version.epoch,
+        revision=state.version.revision,
+        offsets={str(topic): offset for topic, offset in state.offsets.items()},
+        checkpoint=state.facts,
+        fresh_at=None if state.stamp is None else to_rfc3339(state.stamp),
+        age=None if state.stamp is None else max(0, now - state.stamp) / 1000,
+        facts=dict(sorted(kinds.items())),
+        live_tokens=live,
+        letters_waiting=waiting,
+    )
+
+
+async def inspect_agent(redis: Redis, minimum_level: int, number: int) -> InspectedAgent:
+    """What there is about an agent, and which live jobs may use it."""
+    everywhere = list(range(await explain.partitions(redis)))
+    suffix = f"/{number}"
+    kinds = ("agent", "instance-agent", "configuration")
+    known = [
+        fact
+        async for fact in _search(redis, everywhere, suffix)
+        if fact_keys.kind_of(Key(fact.key)) in kinds
+    ]
+    jobs: list[int] = []
+    for each in sorted({fact.partition for fact in known if fact.data is not None}):
+        found = await snapshot.read_snapshot(redis, each)
+        jobs += await asyncio.to_thread(_jobs_of_agent, found, minimum_level, number)
+    return InspectedAgent(number, known, jobs[:MAX_JOBS], len(jobs))
+
+
+async def _search(redis: Redis, partitions: list[int], suffix: str) -> AsyncIterator[InspectedFact]:
+    """The facts whose key ends so."""
+    for number in partitions:
+        async for key, raw in _fields(redis, number, f"*{suffix}"):
+            if key.count("/") == 2 and fact_keys.kind_of(key) in entities.ENTITY_KINDS:
+                yield _part(number, key, _decoded(number, key, raw))
+
+
+async def _fields(
+    redis: Redis, number: int, pattern: str | None = None
+) -> AsyncIterator[tuple[Key, bytes]]:
+    """The fields of the checkpoint, facts and others; once each though HSCAN may repeat them."""
+    seen: set[bytes] = set()
+    async for field, raw in redis.hscan_iter(
+        schema.facts_key(number), match=pattern, count=FIELDS_PER_CALL
+    ):
+        key = Key(field.decode(errors="replace"))
+        if field not in seen and key.count("/") >= 2:
+            seen.add(field)
+            yield key, raw
+
+
+def _decoded(number: int, key: Key, raw: bytes) -> AnyFact:
+    try:
+        return facts.decode_fact(key, raw)
+    except (ValueError, LookupError) as error:
+        raise SnapshotError(
+            f"the field {key} of partition {number} is unreadable: {error}"
+        ) from None
+
+
+def _is_live(fact: AnyFact, now: int) -> bool:
+    data = fact.data
+    return isinstance(data, Job) and not data.finished and data.expires_at > now
+
+
+def _facts_of_token(found: Snapshot, digest: str) -> list[InspectedFact]:
+    key = found.facts.job_of_token(digest)
+    if key is None:
+        return []
+    keys = (key, fact_keys.token_key(fact_keys.root_of(key), digest))
+    known = ((each, found.facts.get(each)) for each in keys)
+    return [_part(found.partition, each, fact) for each, fact in known if fact]
+
+
+def _part(number: int, key: Key, fact: AnyFact) -> InspectedFact:
+    topic = entities.TOPIC_OF_KIND[fact_keys.kind_of(key)]
+    event = EventRef(topic, number, fact.offset, to_rfc3339(fact.timestamp))
+    data = None if fact.data is None else msgspec.to_builtins(fact.data)
+    return InspectedFact(number, key, event, fact.sequence, data)
+
+
+def _jobs_of_agent(found: Snapshot, minimum_level: int, agent: int) -> list[int]:
+    """The live jobs that may use the agent, by id."""
+    return sorted(
+        fact_keys.id_of(key)
+        for digest in found.facts.tokens()
+        if (key := found.facts.job_of_token(digest))
+        and _may(found.facts, key, digest, minimum_level, found.now, agent)
+    )
+
+
+def _may(  # noqa: PLR0913, PLR0917  what `judge` needs, and the agent
+    known: FactIndex, key: Key, digest: str, minimum_level: int, now: int, agent: int
+) -> bool:
+    judgement = evaluator.decide(known, key, digest, minimum_level, now)
+    return any(c.effective.agent == agent and not c.refused_by for c in judgement.candidates)
+
+
+def _body(body: bytes) -> Any:
+    if not body:
+        return None
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return body.decode(errors="backslashreplace")

@@ -1,0 +1,56 @@
+"""TCP ports and signals of this process."""
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import Coroutine
+from typing import Any, Final
+
+LOOPBACK: Final = "127.0.0.1"
+
+
+def free_port(host: str = LOOPBACK) -> int:
+    """A port that nobody listens on right now."""
+    family, kind, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.bind(address)
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_listening(port: int) -> bool:
+    """Whether a server of this machine accepts connections on the port."""
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def port_obstacle(port: int, host: str = LOOPBACK) -> str | None:
+    """Why no server could listen there, or None."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return f"port {port} is in use"
+        return f"nobody can listen on port {port} of {host} ({error.strerror})"
+    return None
+
+
+async def until_signalled(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` to its end, or cancel it at SIGINT or SIGTERM; raises what `work` raises."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stopped.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    working.cancel()
+    try:
+        await working
+    except asyncio.CancelledError:
+        if not stopped.is_set():
+            raise

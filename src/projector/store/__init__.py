@@ -1,0 +1,1 @@
+"""Everything in Redis: the schema, one partition's store, its scripts."""

@@ -1,0 +1,1 @@
+"""The write side's process: one owner per assigned partition."""

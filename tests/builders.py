@@ -1,0 +1,125 @@
+"""Builds events, records and projections for tests: short to write, whole on the wire."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+from projector.domain.fact_keys import Key
+from projector.domain.projection import Projection
+from projector.events.model import EVENT_TYPES, KafkaRecord, Topic
+from projector.events.redaction import Headers
+
+ROOT = "3"
+NOW = 1_800_000_000_000  # 2027-01-15T08:00:00Z
+LATER = "2027-02-01T00:00:00Z"
+
+
+def digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def event(kind: str, data: dict[str, Any], root: str = ROOT, **attributes: Any) -> dict[str, Any]:
+    envelope = {
+        "specversion": "1.0",
+        "id": "1",
+        "source": "/test",
+        "type": kind,
+        "partitionkey": root,
+        "data": data,
+    }
+    return envelope | attributes
+
+
+def group(number: int, parent: int | None = None, **more: Any) -> dict[str, Any]:
+    path = more.pop("path", f"g{number}")
+    return event("group.set", {"id": number, "parent_id": parent, "path": path}, **more)
+
+
+def project(number: int, group_id: int | None = None, **more: Any) -> dict[str, Any]:
+    path = more.pop("path", f"p{number}")
+    return event("project.set", {"id": number, "group_id": group_id, "path": path}, **more)
+
+
+def member(user: int, role: str | int = "developer", **more: Any) -> dict[str, Any]:
+    names = ("group_id", "project_id", "via")
+    where: dict[str, Any] = {name: more.pop(name) for name in names if name in more}
+    ends = {"expires_at": more.pop("expires_at", None)}
+    return event("member.set", {"user_id": user, "role": role, **where, **ends}, **more)
+
+
+def user(number: int, state: str = "active", **more: Any) -> dict[str, Any]:
+    return event("user.set", {"id": number, "username": f"u{number}", "state": state}, **more)
+
+
+def agent(number: int, project_id: int, **more: Any) -> dict[str, Any]:
+    data = {"id": number, "name": f"a{number}", "project_id": project_id}
+    return event("agent.set", data, **more)
+
+
+def configured(number: int, *, projects: Any = None, groups: Any = None, **more: Any) -> Any:
+    config = {"ci_access": {"projects": projects, "groups": groups}}
+    return event("agent.configured", {"id": number, "config": config}, **more)
+
+
+def shared(number: int, project_id: int, configuration: Any = None, **more: Any) -> Any:
+    """An agent of the whole instance."""
+    data = {"id": number, "name": f"a{number}", "project_id": project_id}
+    return event("instance-agent.set", data | {"configuration": configuration or {}}, **more)
+
+
+def started(job: int, project_id: int, user_id: int = 1, **more: Any) -> dict[str, Any]:
+    data = {
+        "id": job,
+        "token_sha256": digest(more.pop("token", f"token-{job}")),
+        "project_id": project_id,
+        "pipeline_id": 2000 + job,
+        "user": {"id": user_id, "username": "root"},
+        "ref_protected": more.pop("ref_protected", False),
+        "environment": more.pop("environment", None),
+        "expires_at": more.pop("expires_at", LATER),
+    }
+    return event("job.started", data, **more)
+
+
+def removed(kind: str, number: int, **more: Any) -> dict[str, Any]:
+    """`removed("group", 3)`, and `removed("job", 9)` for its end."""
+    name = "job.finished" if kind == "job" else f"{kind}.removed"
+    return event(name, {"id": number}, **more)
+
+
+def record(
+    message: dict[str, Any] | bytes | None,
+    offset: int = 0,
+    *,
+    topic: Topic | None = None,
+    partition: int = 0,
+    headers: Headers = (),
+    timestamp: int = NOW,
+) -> KafkaRecord:
+    """The record that carries `message`, in the topic where its type belongs."""
+    if topic is None:
+        kind = message["type"] if isinstance(message, dict) else "group.set"
+        topic = EVENT_TYPES[kind].topic if kind in EVENT_TYPES else Topic.MEMBERSHIP
+    value = json.dumps(message).encode() if isinstance(message, dict) else message
+    return KafkaRecord(topic, partition, offset, timestamp, b"3", value, headers)
+
+
+class Feed:
+    """Numbers records per topic as Kafka would."""
+
+    def __init__(self) -> None:
+        self._next = dict.fromkeys(Topic, 0)
+
+    def __call__(self, message: dict[str, Any], timestamp: int = NOW) -> KafkaRecord:
+        topic = EVENT_TYPES[message["type"]].topic
+        offset = self._next[topic]
+        self._next[topic] += 1
+        return record(message, offset, timestamp=timestamp)
+
+
+def restore(projection: Projection, *parts: Mapping[Key, bytes]) -> None:
+    """Let it take over a checkpoint, as an owner does."""
+    for _ in chain(*map(projection.load, parts), projection.settle()):
+        pass

@@ -1,0 +1,13 @@
+"""Other languages compute the same partition: Kafka's own test vectors of murmur2."""
+
+import pytest
+
+from projector.events.partitioning import partition_of
+
+
+@pytest.mark.parametrize(
+    ("key", "java"),
+    [("21", -973932308), ("foobar", -790332482), ("abc", 479470107)],
+)
+def test_the_partition_is_the_one_of_kafkas_default_partitioner(key: str, java: int) -> None:
+    assert partition_of(key, 1000) == (java & 0x7FFFFFFF) % 1000

@@ -1,0 +1,140 @@
+"""Lines of events: which are bad and why, and which partitions the good ones must reach."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from projector.events.model import MAX_EVENT_BYTES, BadEvent
+from projector.events.partitioning import partition_of
+from projector.feed.event_file import BadLine, check_lines, numbered_lines, parse_line
+from projector.feed.producer import places
+from tests.builders import agent, event, group, removed, started, user
+
+TOKEN = "glcbt-64_abcdefghijklmnopqrst"
+GOOD = json.dumps(group(3)).encode()
+INSTANCE = {"id": 5, "name": "shared", "project_id": 3, "configuration": {}}
+
+
+def checked(*source: bytes) -> tuple[int, list[BadLine]]:
+    return check_lines(io.BytesIO(b"\n".join(source)))
+
+
+def refusal(message: dict[str, Any]) -> str:
+    count, [bad] = checked(json.dumps(message).encode())
+    assert (count, bad.number) == (1, 1)
+    return bad.reason
+
+
+def test_good_lines_are_counted() -> None:
+    assert checked(GOOD, json.dumps(removed("job", 9)).encode()) == (2, [])
+
+
+def test_no_lines_are_no_events() -> None:
+    assert checked() == (0, [])
+
+
+def test_every_bad_line_is_named_by_its_number_and_the_reason() -> None:
+    count, bad = checked(GOOD, b"{", GOOD, b"[]", b'{"specversion": "1.0"}')
+    assert count == 5
+    assert [line.number for line in bad] == [2, 4, 5]
+    for line, says in zip(bad, ["not JSON", "got `array`", "`event.id` is missing"], strict=True):
+        assert says in line.reason
+
+
+def test_blank_lines_are_no_events_but_count_as_lines() -> None:
+    source = [b"", b"  ", GOOD, b"\t\r", b"{", b""]
+    assert list(numbered_lines(io.BytesIO(b"\n".join(source)))) == [(3, GOOD), (5, b"{")]
+    count, [bad] = checked(*source)
+    assert (count, bad.number) == (2, 5)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n"])
+def test_a_line_may_end_in_any_way(end: bytes) -> None:
+    assert check_lines(io.BytesIO(GOOD + end)) == (1, [])
+
+
+def test_a_line_of_more_than_one_mebibyte_is_bad() -> None:
+    assert "at most 1048576" in refusal(group(3, note="x" * MAX_EVENT_BYTES))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        group(3, note=TOKEN),
+        started(9, 7) | {"data": started(9, 7)["data"] | {"job_token": "x"}},
+        removed("job", 9, note=TOKEN),
+        removed("job", 9) | {"data": {"id": 9, "token": TOKEN}},
+    ],
+    ids=["set", "named", "revocation", "revocation's data"],
+)
+def test_a_token_is_refused_even_in_a_revocation(message: dict[str, Any]) -> None:
+    """A worker would apply the revocation; here its sender can still mend it."""
+    assert "holds a job token" in refusal(message)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "says"),
+    [
+        ({"time": "yesterday"}, "RFC 3339"),
+        ({"specversion": "9"}, "`event.specversion`"),
+        ({"sequence": "soon"}, "`event.sequence`"),
+    ],
+)
+def test_a_mistake_is_refused_even_in_a_revocation(attributes: dict[str, Any], says: str) -> None:
+    assert says in refusal(removed("job", 9, **attributes))
+
+
+def token_places() -> list[dict[str, Any]]:
+    """A token in every place from which a reason could quote."""
+    within = [f"x{TOKEN}", "x" * 79 + TOKEN, "x" * 85 + TOKEN, f"{TOKEN}.{TOKEN}"]
+    fields = ["id", "source", "type", "specversion", "partitionkey", "time", "sequence", "data"]
+    messages = [group(3) | {field: text} for field in fields for text in within]
+    messages += [started(9, 7) | {"data": {TOKEN: 1}}, group(3) | {TOKEN: {"token": 1}}]
+    for field in ("token_sha256", "expires_at", "user"):
+        messages += [started(9, 7) | {"data": started(9, 7)["data"] | {field: within[0]}}]
+    for text in within:
+        data = {"user_id": 1, "group_id": 3, "role": text, "via": "direct"}
+        messages += [event("member.set", data), event("member.set", data | {"expires_at": text})]
+    return messages
+
+
+@pytest.mark.parametrize("message", token_places())
+def test_no_reason_repeats_a_token_or_a_piece_of_it(message: dict[str, Any]) -> None:
+    _, bad = checked(json.dumps(message).encode(), json.dumps(message).encode()[:-1])
+    assert bad
+    assert all("glcbt" not in line.reason for line in bad)
+    assert all("abcdef" not in line.reason for line in bad)
+
+
+@pytest.mark.parametrize("field", ["specversion", "type", "source", "partitionkey"])
+def test_a_reason_stays_readable_however_long_the_line_is(field: str) -> None:
+    _, bad = checked(json.dumps(group(3) | {field: "x" * 500_000}).encode()[:-1] + b', "id": 1}')
+    assert [len(line.reason) < 1500 for line in bad] == [True]
+
+
+def test_a_line_is_parsed_into_its_event() -> None:
+    assert parse_line(GOOD).root == "3"
+    with pytest.raises(BadEvent, match="not JSON"):
+        parse_line(b"{")
+
+
+# where events must go
+
+
+@pytest.mark.parametrize("root", ["3", "40", "999", "9223372036854775807"])
+def test_an_event_goes_to_the_partition_of_its_root_namespace(root: str) -> None:
+    for message in (group(3, root=root), agent(5, 7, root=root), started(9, 7, root=root)):
+        assert list(places(parse_line(json.dumps(message).encode()), 16)) == [
+            partition_of(root, 16)
+        ]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [user(1), event("instance-agent.set", INSTANCE), removed("instance-agent", 5)],
+    ids=lambda message: message["type"],
+)
+def test_what_belongs_to_no_root_namespace_goes_to_every_partition(message: Any) -> None:
+    assert list(places(parse_line(json.dumps(message).encode()), 16)) == list(range(16))

@@ -1,0 +1,57 @@
+"""What Faust fetches once more is not delivered once more, and nothing else is left out."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from faust.types import TP
+
+from projector.config.settings import Settings
+from projector.events.model import Topic
+from projector.kafka.faust_consumer import skip_applied
+from projector.worker.app import create_app
+from projector.worker.owner_group import OwnerGroup
+
+
+class Fetched(NamedTuple):
+    offset: int
+
+
+def iterated(known: int, **fetched: list[int]) -> list[tuple[str, int]]:
+    records = {TP(topic, 0): [Fetched(o) for o in offsets] for topic, offsets in fetched.items()}
+    scheduler = skip_applied(lambda tp: known if tp.topic == "read" else 0)()
+    return [(tp.topic, record.offset) for tp, record in scheduler.iterate(records)]
+
+
+def test_records_before_what_is_known_are_left_out_and_faust_orders_the_others() -> None:
+    found = iterated(3, read=[1, 2, 3, 5], other=[1, 2])
+    assert found == [("read", 3), ("other", 1), ("read", 5), ("other", 2)]
+
+
+def test_of_records_that_are_all_known_the_last_is_delivered() -> None:
+    """Faust commits what was delivered and acknowledged; without any it would begin there again."""
+    assert iterated(9, read=[1, 2, 3]) == [("read", 3)]
+    assert iterated(9, read=[]) == []
+
+
+async def test_the_worker_asks_the_owners_what_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners = OwnerGroup(lambda partition: pytest.fail("no owner"))
+    asked = []
+
+    def known(topic: Topic, partition: int) -> int:
+        asked.append((topic, partition))
+        return 2
+
+    monkeypatch.setattr(owners, "known_offset", known)
+    app = create_app(Settings(topic_prefix="x."), owners, str(tmp_path))
+    place = TP("x.agent-config", 4)
+    found = app.conf.ConsumerScheduler().iterate({place: [Fetched(1), Fetched(2)]})
+    assert list(found) == [(place, Fetched(2))]
+    assert asked == [(Topic.AGENT_CONFIG, 4)]
+
+
+async def test_nothing_is_known_of_a_partition_that_nobody_owns() -> None:
+    owners = OwnerGroup(lambda partition: pytest.fail("no owner"))
+    assert owners.known_offset(Topic.MEMBERSHIP, 1) == 0

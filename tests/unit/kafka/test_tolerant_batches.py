@@ -1,0 +1,189 @@
+"""Batches read through aiokafka's own fetcher classes: whatever one holds, the rest comes too."""
+
+import gzip
+import struct
+from typing import Any
+
+import cramjam
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer import fetcher
+from aiokafka.record.memory_records import MemoryRecords
+from hypothesis import given
+from hypothesis import strategies as st
+
+from projector import errors
+from projector.errors import HistoryLostError
+from projector.events.model import Topic
+from projector.kafka import decompression, record_parser, tolerant_batches
+from projector.kafka.range_reader import to_kafka_record
+from projector.kafka.record_parser import MAX_HEADERS
+from projector.kafka.tolerant_batches import TolerantBatches, split_fault
+from tests.wire import NOW, batch, record
+
+VALUE = b'{"a":1}'
+
+
+def placed(data: bytes, offset: int) -> bytes:
+    """The batch as the broker keeps it, from this offset on."""
+    return struct.pack(">q", offset) + data[8:]
+
+
+def read(*parts: bytes, first: int = 0, reader: type[Any] = TolerantBatches) -> list[Any]:
+    """What a consumer gets, and the offset that it would fetch next as the last element."""
+    records = fetcher.PartitionRecords(
+        TopicPartition("t", 0), reader(b"".join(parts)), None, first, None, None, True, 0
+    )
+    return [*records, records.next_fetch_offset]
+
+
+def faults(records: list[Any]) -> list[str | None]:
+    return [split_fault(found.headers)[1] for found in records]
+
+
+def ordinary(number: int, codec: str = "none") -> bytes:
+    records = [record(VALUE, headers=[(b"h", b"%d" % i)], offset_delta=i) for i in range(number)]
+    packed = {"none": None, "gzip": gzip.compress(b"".join(records))}[codec]
+    return batch(*records, codec=codec, packed=packed)
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip"])
+def test_ordinary_batches_read_as_aiokafka_reads_them(
+    codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(record_parser, "parse_batch")  # too slow for every record
+    parts = placed(ordinary(3, codec), 0), placed(ordinary(2, codec), 3), ordinary(2)[:40]
+    assert read(*parts, first=1) == read(*parts, first=1, reader=MemoryRecords)
+    assert read(*parts)[-1] == 5
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_name_that_is_not_utf_8_is_a_fault_of_its_record_alone(packed: bool) -> None:
+    records = [
+        record(VALUE),
+        record(VALUE, headers=[(b"a\xff", b"x"), (b"b", None)], offset_delta=1),
+        record(VALUE, offset_delta=2),
+    ]
+    codec = ("gzip", gzip.compress(b"".join(records))) if packed else ("none", None)
+    *found, following = read(batch(*records, codec=codec[0], packed=codec[1]))
+    assert faults(found) == [None, "the name of the header a\\xff is not UTF-8", None]
+    assert [(r.offset, r.timestamp, r.key, r.value) for r in found] == [
+        (offset, NOW, b"3", VALUE) for offset in range(3)
+    ]
+    assert split_fault(found[1].headers)[0] == (("a\\xff", b"x"), ("b", None))
+    assert following == 3
+
+
+def test_offsets_that_cannot_be_are_faults_and_every_record_has_its_own() -> None:
+    for deltas, bad in [((5, 1), 1), ((-1, 1), 1), ((0, 0), 1), ((1, 0), 2), ((0, 1), 0)]:
+        *found, following = read(batch(*(record(VALUE, offset_delta=d) for d in deltas)))
+        assert [r.offset for r in found] == [0, 1]
+        assert len([fault for fault in faults(found) if fault]) == bad
+        assert following == 2
+
+
+def test_the_lenient_reading_begins_where_the_other_ended_and_knows_the_brokers_time() -> None:
+    records = [record(VALUE, offset_delta=delta) for delta in range(3)]
+    found = list(record_parser.parse_batch(placed(batch(*records), 5), first=6))
+    assert [(r.offset, r.timestamp, r.timestamp_type) for r in found] == [(6, NOW, 0), (7, NOW, 0)]
+    (only,) = record_parser.parse_batch(batch(record(VALUE), broker_time=NOW + 5), first=0)
+    assert (only.timestamp, only.timestamp_type) == (NOW + 5, 1)
+
+
+def test_the_attributes_of_a_record_mean_nothing() -> None:
+    *found, _ = read(batch(record(VALUE, attributes=0xFF)))
+    assert (found[0].key, found[0].value, faults(found)) == (b"3", VALUE, [None])
+
+
+def test_of_too_many_headers_the_first_are_kept() -> None:
+    headers: list[tuple[bytes, bytes | None]] = [(b"h", None)] * MAX_HEADERS
+    *found, _ = read(
+        batch(record(VALUE, headers=headers)),
+        placed(batch(record(VALUE, headers=[*headers, (b"x", None)])), 1),
+    )
+    assert faults(found) == [None, "the record has 1001 headers; at most 1000 fit"]
+    assert [len(r.headers) for r in found] == [MAX_HEADERS, MAX_HEADERS + 1]
+
+
+def lz4(data: bytes) -> bytes:
+    return bytes(cramjam.lz4.compress(data))
+
+
+def xerial(data: bytes) -> bytes:
+    blocks = [data[i : i + 20_000] for i in range(0, len(data), 20_000)]
+    packed = [bytes(cramjam.snappy.compress_raw(block)) for block in blocks]
+    return b"\x82SNAPPY\x00" + bytes(8) + b"".join(struct.pack(">i", len(p)) + p for p in packed)
+
+
+CODECS: dict[str, tuple[str, Any]] = {
+    "gzip": ("gzip", gzip.compress),
+    "gzip of two members": ("gzip", lambda d: gzip.compress(d[:9]) + gzip.compress(d[9:])),
+    "snappy": ("snappy", cramjam.snappy.compress_raw),
+    "snappy of Java": ("snappy", xerial),
+    "lz4": ("lz4", lz4),
+    "zstd": ("zstd", cramjam.zstd.compress),
+}
+
+
+@pytest.mark.parametrize(("codec", "compress"), CODECS.values(), ids=CODECS)
+def test_what_is_packed_is_unpacked_up_to_a_bound(
+    codec: str, compress: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = bytes(range(256)) * 200
+    packed = bytes(compress(record(value)))
+    whole = batch(codec=codec, packed=packed, count=1)
+    assert read(whole)[0].value == value
+    monkeypatch.setattr(decompression, "MAX_UNPACKED", len(record(value)) - 1)
+    found, following = read(placed(batch(codec=codec, packed=packed, count=3), 7), first=7)
+    assert (found.offset, found.value, following) == (7, None, 10)
+    assert "the batch of offsets 7 to 9 cannot be unpacked: " in str(faults([found])[0])
+
+
+def test_what_the_broker_damaged_is_an_alarm_and_no_dead_letter() -> None:
+    """A revocation may stand in it: the partition must stay stale, and no other."""
+    damaged = batch(record(VALUE), record(VALUE, offset_delta=1)).replace(b"a", b"b", 1)
+    found, behind, following = read(damaged, placed(ordinary(1), 2))
+    assert (found.offset, found.value, behind.offset, following) == (0, None, 2, 3)
+    with pytest.raises(HistoryLostError, match=r"membership: .* 0 to 1 is damaged"):
+        to_kafka_record(found, Topic.MEMBERSHIP)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_what_cannot_be_unpacked_is_one_fault(codec: str) -> None:
+    found, following = read(batch(codec=codec, packed=b"\x1f\x8bnonsense", count=2))
+    assert (found.offset, following) == (0, 2)
+    assert faults([found])[0]
+
+
+@given(st.binary(max_size=60), st.integers(0, 5), st.booleans())
+def test_nothing_in_a_batch_raises_or_leaves_it(noise: bytes, count: int, compressed: bool) -> None:
+    """Brokers refuse most of this; whatever one takes must not stop a partition."""
+    codec, packed = ("gzip", gzip.compress(noise)) if compressed else ("none", noise)
+    last = max(count - 1, 0)
+    *found, following = read(batch(codec=codec, packed=packed, count=count, last_delta=last))
+    offsets = [r.offset for r in found]
+    assert offsets == sorted(set(offsets))
+    assert all(0 <= offset <= last for offset in offsets)
+    assert following == last + 1
+
+
+def test_another_aiokafka_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    tolerant_batches.install_tolerant_batches()
+    assert fetcher.MemoryRecords is TolerantBatches
+    monkeypatch.setattr(fetcher, "MemoryRecords", object)
+    with pytest.raises(errors.UnsupportedAiokafkaError, match="aiokafka"):
+        tolerant_batches.install_tolerant_batches()
+    monkeypatch.setattr(fetcher, "MemoryRecords", MemoryRecords)
+    monkeypatch.setattr(fetcher.Fetcher, "_proc_fetch_request", fetcher.Fetcher.close)
+    with pytest.raises(errors.UnsupportedAiokafkaError, match=r"requirements\.lock"):
+        tolerant_batches.install_tolerant_batches()
+
+
+def test_a_value_that_was_packed_small_is_kept_small() -> None:
+    """Five hundred of them in one fetch would take all memory."""
+    big = bytes(record_parser.MAX_VALUE + 1)
+    packed = gzip.compress(record(big) + record(VALUE, offset_delta=1))
+    found, behind, _ = read(batch(codec="gzip", packed=packed, count=2))
+    assert len(found.value) < record_parser.MAX_VALUE
+    assert "at most 2097152 fit" in str(faults([found])[0])
+    assert (behind.offset, behind.value) == (1, VALUE)

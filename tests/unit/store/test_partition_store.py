@@ -1,0 +1,527 @@
+"""The fencing of every write: an overtaken owner changes nothing, a repeated call harms nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import fakeredis
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from projector.clients import redis_batch
+from projector.clients.redis_servers import RedisServers
+from projector.domain.fact_keys import Key
+from projector.domain.views import View
+from projector.errors import IncompleteCheckpointError, WriteRefusedError
+from projector.events.model import Topic
+from projector.store import partition_state, schema
+from projector.store import partition_store as store_module
+from projector.store.partition_store import Checkpoint, PartitionStore
+from projector.store.schema import Version, ViewRecord
+from tests.builders import digest
+
+FAR = 4_000_000_000_000
+HASH = schema.partition_key(3)
+FACTS = schema.facts_key(3)
+OFFSETS = dict.fromkeys(Topic, 7)
+
+
+@pytest.fixture
+async def redis() -> AsyncIterator[fakeredis.FakeAsyncRedis]:
+    async with fakeredis.FakeAsyncRedis() as client:
+        yield client
+
+
+def view(token: str = "a", status: int = 200, body: bytes = b"{}", expires_at: int = FAR) -> View:
+    return View(digest(token), 9, status, body, expires_at)
+
+
+async def stored(redis: fakeredis.FakeAsyncRedis, token: str = "a") -> ViewRecord | None:
+    raw: Any = await redis.get(schema.token_record_key(digest(token)))
+    return ViewRecord.decode(raw) if raw else None
+
+
+async def claimed(redis: fakeredis.FakeAsyncRedis, owner: str = "me") -> PartitionStore:
+    store = PartitionStore(redis, RedisServers(), 3, owner)
+    await store.claim(4)
+    return store
+
+
+async def loaded(store: PartitionStore, held: Checkpoint) -> dict[Key, bytes]:
+    fields: dict[Key, bytes] = {}
+    async for part in store.load():
+        fields |= part
+    store.refuse_incomplete(held, len(fields))
+    return fields
+
+
+async def test_a_view_is_stored_as_the_record_of_the_contract(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await store.write_views([view(body=b'{"a":1}')])
+    raw = await redis.get(schema.token_record_key(digest("a")))
+    epoch = store.version.epoch
+    assert raw == f'200 0003 {epoch:012x} 000000000001 {{"a":1}}'.encode()
+    assert await redis.pexpiretime(schema.token_record_key(digest("a"))) == FAR
+    assert await redis.get(schema.job_token_key(9)) == digest("a").encode()
+    assert await redis.pexpiretime(schema.job_token_key(9)) == FAR
+
+
+async def test_an_epoch_never_falls_not_even_after_flushall(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    first = (await claimed(redis)).version.epoch
+    second = (await claimed(redis)).version.epoch
+    await redis.hset(HASH, "epoch", second + 10_000_000)
+    third = (await claimed(redis)).version.epoch
+    assert first < second < third == second + 10_000_001
+    await redis.flushall()
+    # The clock alone keeps it rising now: once it has passed the claims of this one millisecond.
+    while await redis_batch.server_time(redis, HASH) <= second:
+        pass
+    assert (await claimed(redis)).version.epoch > second
+
+
+async def test_a_newer_claims_view_is_not_overwritten(redis: fakeredis.FakeAsyncRedis) -> None:
+    old, new = await claimed(redis, "old"), await claimed(redis, "new")
+    await new.write_views([view(body=b"new")])
+    with pytest.raises(WriteRefusedError):
+        await old.write_views([view("b"), view(body=b"old")])
+    assert (record := await stored(redis)) is not None
+    assert record.body == b"new"
+
+
+async def test_a_refusal_of_any_call_refuses_them_all(redis: fakeredis.FakeAsyncRedis) -> None:
+    many = [view(str(n)) for n in range(450)]
+    for newer in (0, 120, 449):
+        await redis.flushall()
+        old, new = await claimed(redis, "old"), await claimed(redis, "new")
+        await new.write_views([many[newer]])
+        with pytest.raises(WriteRefusedError):
+            await old.write_views(many)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_an_attempt_that_is_late_overwrites_no_later_view(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """A server that was frozen still runs calls that their client gave up and sent again."""
+    store = await claimed(redis)
+    await store.write_views([view(body=b"earlier")])
+    earlier = Version(store.version.epoch, store._written)
+    await store.write_views([view(body=b"later")])
+    with pytest.raises(WriteRefusedError):
+        await store._write_chunk([view(body=b"earlier")], earlier, None)
+    assert (record := await stored(redis)) is not None
+    assert record.body == b"later"
+
+
+async def test_a_checkpoint_makes_all_views_valid_that_were_written(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    for token in "abc":
+        await store.write_views([view(token)])
+        assert store.is_ahead
+    await store.checkpoint(OFFSETS, {}, 0)
+    assert not store.is_ahead
+    assert (record := await stored(redis, "c")) is not None
+    assert record.version == store.version
+    await store.stamp(1)
+
+
+async def test_views_are_computed_while_redis_works_on_others(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "VIEWS_PER_CALL", 1)
+    store = await claimed(redis)
+    call, both = store._write_views, asyncio.Barrier(2)
+
+    async def held(**arguments: Any) -> Any:
+        async with asyncio.timeout(5):
+            await both.wait()
+        return await call(**arguments)
+
+    monkeypatch.setattr(store, "_write_views", held)
+    assert await store.write_views(view(str(n)) for n in range(8)) == {200: 8}
+    assert len(await redis.keys(schema.token_record_key("*"))) == 8
+
+
+async def test_a_repeated_view_write_is_no_refusal(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    await store.write_views([view()])
+    await store.write_views([view()])
+
+
+async def test_many_views_are_all_written(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    await store.write_views([view(str(n)) for n in range(250)])
+    assert len(await redis.keys("allowed-agents:token:*")) == 250
+
+
+async def test_a_view_that_has_expired_takes_the_older_record_away(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await store.write_views([view()])
+    for past in (1000, 0, -62135596800000):
+        await store.write_views([view()])
+        await store.write_views([view(expires_at=past)])
+        assert await stored(redis) is None
+
+
+async def test_a_checkpoint_keeps_facts_offsets_and_their_number(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a", Key("3/group/4"): b"b"}, 2)
+    await store.checkpoint({Topic.MEMBERSHIP: 9}, {Key("3/group/4"): None, Key("3/job/1"): b"c"}, 2)
+    held = await PartitionStore(redis, RedisServers(), 3, "next").claim(4)
+    assert held.offsets == OFFSETS | {Topic.MEMBERSHIP: 9}
+    assert (held.revision, held.facts) == (2, 2)
+    assert await loaded(store, held) == {"3/group/3": b"a", "3/job/1": b"c"}
+
+
+async def test_thousands_of_facts_go_in_steps_with_the_offsets_last(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    facts: dict[Key, bytes | None] = {Key(f"3/group/{n}"): b"x" for n in range(2500)}
+    await store.checkpoint(OFFSETS, facts, 2500)
+    assert store.version.revision == 3
+    held = await PartitionStore(redis, RedisServers(), 3, "next").claim(4)
+    assert (held.facts, held.offsets) == (2500, OFFSETS)
+
+
+async def test_a_repeated_checkpoint_is_the_success_that_it_was(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """redis-py repeats a script whose answer was lost."""
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a"}, 1)
+    store._revision -= 1
+    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a"}, 1)
+    assert await redis.hget(HASH, "revision") == b"1"
+
+
+async def test_an_overtaken_owner_writes_neither_checkpoint_nor_stamp(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    old, new = await claimed(redis, "old"), await claimed(redis, "new")
+    with pytest.raises(WriteRefusedError):
+        await old.checkpoint(OFFSETS, {Key("3/group/3"): b"a"}, 1)
+    with pytest.raises(WriteRefusedError):
+        await old.stamp(1)
+    assert not await redis.exists(FACTS)
+    assert not await redis.hexists(HASH, "stamp")
+    assert await old.is_claimed_by_another()
+    assert not await new.is_claimed_by_another()
+
+
+@pytest.mark.parametrize("lost", ["flush", "revision"])
+async def test_a_redis_that_went_back_refuses_until_claimed_anew(
+    redis: fakeredis.FakeAsyncRedis, lost: str
+) -> None:
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {}, 0)
+    await store.checkpoint(OFFSETS, {}, 0)
+    if lost == "flush":
+        await redis.flushall()
+    else:
+        await redis.hset(HASH, "revision", 1)
+    with pytest.raises(WriteRefusedError):
+        await store.checkpoint(OFFSETS, {}, 0)
+    with pytest.raises(WriteRefusedError):
+        await store.stamp(1)
+    assert not await store.is_claimed_by_another()
+
+
+async def test_a_stamp_says_moment_and_epoch(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    await store.stamp(12345)
+    assert await redis.hmget(HASH, ["stamp", "stamp_epoch"]) == [
+        b"12345",
+        str(store.version.epoch).encode(),
+    ]
+
+
+async def test_a_checkpoint_with_missing_facts_is_noticed(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key("3/group/3"): b"a", Key("3/group/4"): b"b"}, 2)
+    await redis.hdel(FACTS, "3/group/3")
+    held = await PartitionStore(redis, RedisServers(), 3, "next").claim(4)
+    with pytest.raises(IncompleteCheckpointError, match="has 1 facts where 2 were written"):
+        await loaded(store, held)
+
+
+async def filled(redis: fakeredis.FakeAsyncRedis, number: int) -> PartitionStore:
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key(f"3/group/{n}"): b"x" for n in range(number)}, number)
+    return store
+
+
+async def test_redis_looks_for_the_next_facts_while_some_are_being_used(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, hscan = await filled(redis, 2500), redis.hscan
+    asked: list[int] = []
+
+    async def send(cursor: int) -> None:
+        asked.append(cursor)
+
+    async def noted(name: str, cursor: int, count: int) -> Any:
+        await asyncio.create_task(send(cursor))  # as redis-py does
+        return await hscan(name, cursor, count=count)
+
+    monkeypatch.setattr(redis, "hscan", noted)
+    async with aclosing(store.load()) as parts:
+        assert len(await anext(parts)) < 2500
+        assert len(asked) == 2
+        await anext(parts)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_whoever_stops_loading_leaves_nothing_running(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    store, hscan = await filled(redis, 2500), redis.hscan
+
+    async def once(name: str, cursor: int, count: int) -> Any:
+        if cursor and fails:
+            raise ConnectionError("gone")
+        return await (asyncio.sleep(60) if cursor else hscan(name, cursor, count=count))
+
+    monkeypatch.setattr(redis, "hscan", once)
+    async with aclosing(store.load()) as parts:
+        await anext(parts)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_large_facts_go_in_steps_that_take_no_seconds(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projector.store.partition_store.BYTES_PER_CALL", 100)
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key(f"3/group/{n}"): b"x" * 60 for n in range(3)}, 3)
+    assert store.version.revision == 3
+
+
+async def test_a_checkpoint_cut_short_between_its_steps_is_not_used(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its facts are ahead of its offsets: events applied again would meet their own effects."""
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key("3/group/0"): b"x"}, 1)
+    step = store._checkpoint_step
+
+    async def killed(offsets: Any, *rest: Any) -> None:
+        if not offsets:
+            await step(offsets, *rest)
+
+    monkeypatch.setattr(store, "_checkpoint_step", killed)
+    await store.checkpoint(OFFSETS, {Key(f"3/group/{n}"): b"y" for n in range(1500)}, 1500)
+    successor = PartitionStore(redis, RedisServers(), 3, "next")
+    held = await successor.claim(4)
+    with pytest.raises(IncompleteCheckpointError):
+        await loaded(successor, held)
+    await successor.forget_checkpoint()
+    assert (await successor.claim(4))[1:] == ({}, 0)
+    assert not await redis.exists(FACTS)
+    with pytest.raises(WriteRefusedError):
+        await store.forget_checkpoint()
+
+
+async def test_the_jobs_key_names_its_current_token(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    ended = view("ended", 401)._replace(is_current=False)
+    for order in ([ended, view("current")], [view("current"), ended]):
+        await store.write_views(order)
+        assert await redis.get(schema.job_token_key(9)) == digest("current").encode()
+
+
+async def test_only_tokens_that_their_jobs_do_not_name_yet_cost_a_jobs_key(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await store.write_views([view()], named={digest("b")})
+    assert not await redis.exists(schema.job_token_key(9))
+    await store.write_views([view(), view("ended", 401)], named={digest("a")})
+    assert await redis.get(schema.job_token_key(9)) == digest("a").encode()
+
+
+async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    await store.write_views([view()])
+    await redis.script_flush()
+    await store.write_views([view()])
+    await store.checkpoint(OFFSETS, {}, 0)
+    await store.stamp(1)
+
+
+# what may stand under a token's key besides this owner's last view
+
+
+@pytest.mark.parametrize("partition", [2, 4])
+async def test_a_token_of_another_partition_is_left_alone_and_disturbs_nobody(
+    redis: fakeredis.FakeAsyncRedis, partition: int
+) -> None:
+    """A digest sent under two root namespaces must not let one refuse the other's writes."""
+    first = await claimed(redis)
+    await first.write_views([view(body=b"first")])
+    other = PartitionStore(redis, RedisServers(), partition, "other")
+    await other.claim(4)
+    await other.write_views([view("b"), view(body=b"second"), view("c")])
+    for token, owner in (("a", 3), ("b", partition), ("c", partition)):
+        record = await stored(redis, token)
+        assert record is not None
+        assert record.partition == owner
+    assert await other.drifted([view(body=b"second")]) == []
+    await first.write_views([view(body=b"", status=401)])
+    record = await stored(redis)
+    assert record is not None
+    assert record.status == 401
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"", b"{}", b"200 0003 ffffffffffff ffffffffffff {}",
+        b"200 0003 ~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~",
+    ],
+)  # fmt: skip
+async def test_what_is_no_record_is_overwritten(
+    redis: fakeredis.FakeAsyncRedis, garbage: bytes
+) -> None:
+    """Were it taken for a newer one, it would refuse its partition's writes for ever."""
+    await redis.set(schema.token_record_key(digest("a")), garbage)
+    store = await claimed(redis)
+    await store.write_views([view()])
+    assert (await stored(redis)) is not None
+
+
+async def test_a_key_of_another_type_is_overwritten(redis: fakeredis.FakeAsyncRedis) -> None:
+    await redis.rpush(schema.token_record_key(digest("a")), "x")
+    store = await claimed(redis)
+    await store.write_views([view()])
+    assert (await stored(redis)) is not None
+
+
+async def test_a_claim_rises_above_the_views_that_refused_it(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """The partition's hash may be gone and the views not; a clock may have been ahead."""
+    ahead = await claimed(redis)
+    ahead._epoch += 10_000_000
+    await ahead.write_views([view(body=b"ahead")])
+    await redis.delete(HASH)
+    store = await claimed(redis)
+    with pytest.raises(WriteRefusedError):
+        await store.write_views([view(body=b"mine")])
+    await store.claim(4)
+    assert store.version.epoch == ahead.version.epoch + 1
+    await store.write_views([view(body=b"mine")])
+
+
+# drift
+
+
+async def test_a_key_of_another_type_is_drift_and_no_outage(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await redis.rpush(schema.token_record_key(digest("a")), "x")
+    assert await store.drifted([view()]) == [view()]
+
+
+async def test_a_claim_keeps_the_settings_that_the_views_depend_on(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = PartitionStore(redis, RedisServers(), 3, "me")
+    await store.claim(4, {"minimum_level": 30, "tombstone_retention": 7})
+    state = await partition_state.read_partition_state(redis, 3)
+    assert state is not None
+    assert state.rules == {"minimum_level": 30, "tombstone_retention": 7}
+    await store.claim(4, {"minimum_level": 40, "tombstone_retention": 7})
+    state = await partition_state.read_partition_state(redis, 3)
+    assert state is not None
+    assert state.rules["minimum_level"] == 40
+
+
+async def test_a_record_that_differs_is_drift(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    names = ("same", "body", "status", "gone", "garbage", "endless", "longer")
+    expected = [view(name) for name in names]
+    await store.write_views(expected)
+    await store.write_views([view("body", body=b"x"), view("status", 401)])
+    await redis.delete(schema.token_record_key(digest("gone")))
+    await redis.set(schema.token_record_key(digest("garbage")), b"x", pxat=FAR)
+    await redis.persist(schema.token_record_key(digest("endless")))
+    await redis.pexpireat(schema.token_record_key(digest("longer")), FAR + 60_000)
+    assert await store.drifted(expected) == expected[1:]
+    await store.write_views(expected)
+    assert await store.drifted(expected) == []
+    assert await store.drifted([]) == []
+
+
+# another server
+
+
+async def test_a_checkpoint_behind_a_failover_is_refused(redis: fakeredis.FakeAsyncRedis) -> None:
+    """Its views may have gone to the server that is no more; nothing may be stamped upon it."""
+    server = RedisServers()
+    store = PartitionStore(redis, server, 3, "me")
+    await store.claim(4)
+    await store.write_views([view()])
+    server.changes += 1
+    with pytest.raises(WriteRefusedError, match="failed over"):
+        await store.checkpoint(OFFSETS, {}, 0)
+    held = await store.claim(4)
+    await store.checkpoint(OFFSETS, {}, 0)
+    server.changes += 1
+    with pytest.raises(WriteRefusedError, match="failed over"):
+        await loaded(store, held)
+
+
+async def test_facts_with_large_names_go_in_steps_too(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("projector.store.partition_store.BYTES_PER_CALL", 100)
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {Key(f"3/group/{n}" + "x" * 60): None for n in range(3)}, 0)
+    assert store.version.revision == 3
+
+
+async def test_nothing_is_stamped_after_a_server_has_changed(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """In a cluster it need not be the one that holds the stamp."""
+    server = RedisServers()
+    store = PartitionStore(redis, server, 3, "me")
+    await store.claim(4)
+    await store.checkpoint(OFFSETS, {}, 0)
+    await store.stamp(1)
+    server.changes += 1
+    with pytest.raises(WriteRefusedError, match="restarted or failed over"):
+        await store.stamp(2)
+    assert await redis.hget(HASH, "stamp") == b"1"
+    await store.claim(4)
+    await store.stamp(3)
+
+
+async def test_a_moment_counts_only_once_every_server_was_seen_after_it(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await claimed(redis)
+    asked: list[object] = []
+
+    async def prove(client: object) -> None:
+        asked.append(client)
+        raise RedisConnectionError("one is away")
+
+    monkeypatch.setattr("projector.clients.redis_batch.barrier", prove)
+    with pytest.raises(RedisConnectionError):
+        await store.now()
+    assert asked == [redis]

@@ -1,0 +1,242 @@
+"""What an owner measures of itself: live deliveries, until Redis has their views."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY, Histogram
+from prometheus_client.metrics_core import Metric
+from redis.exceptions import ResponseError
+
+from projector import metrics
+from projector.events.model import KafkaRecord, Topic
+from projector.store import activity, schema
+from projector.store.activity import PartitionActivity
+from projector.worker import instrumentation
+from tests import builders
+from tests.unit.worker.test_owner import COMPANY, PARTITION, Setup, until
+
+AGO_S = 3
+
+
+@pytest.fixture
+async def setup(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Setup]:
+    monkeypatch.setattr(instrumentation, "PUBLISH_INTERVAL_S", 0.01)
+    setup = Setup()
+    yield setup
+    await setup.redis.aclose()
+
+
+def sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def published(setup: Setup) -> PartitionActivity | None:
+    raw: Any = await setup.redis.get(schema.activity_key(PARTITION))
+    return activity.decode_activity(raw)
+
+
+async def until_applied(setup: Setup, events: int) -> PartitionActivity:
+    """The activity once it says that so many events were applied."""
+
+    async def enough() -> bool:
+        said = await published(setup)
+        return said is not None and applied(said) == events
+
+    await until(enough)
+    said = await published(setup)
+    assert said is not None
+    return said
+
+
+def applied(said: PartitionActivity) -> int:
+    return sum(sum(minute.applied.values()) for minute in said.minutes)
+
+
+def revocations(said: PartitionActivity) -> int:
+    return sum(sum(minute.revocations) for minute in said.minutes)
+
+
+def ago(record: KafkaRecord) -> KafkaRecord:
+    return record._replace(timestamp=int((time.time() - AGO_S) * 1000))
+
+
+async def test_a_revocation_is_measured_from_its_record_to_its_views(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7), builders.started(10, 7))
+    async with setup.owning() as owner:
+        count = sample("projector_revocation_seconds_count")
+        seconds = sample("projector_revocation_seconds_sum")
+        events = sample("projector_event_to_view_seconds_count")
+        batches = sample("projector_batch_events_sum")
+        finished, group = setup.kafka.add(builders.removed("job", 9), builders.group(4))
+        setup.deliver(owner, ago(finished), group)
+        await until(lambda: len(setup.acked) == 2)
+        assert sample("projector_revocation_seconds_count") == count + 1
+        assert sample("projector_revocation_seconds_sum") - seconds >= AGO_S
+        assert sample("projector_event_to_view_seconds_count") == events + 2
+        assert sample("projector_batch_events_sum") == batches + 2
+        said = await until_applied(setup, events=8)
+        assert (revocations(said), said.live_tokens, said.owner) == (1, 1, "me")
+        assert said.minutes[-1].slowest >= AGO_S
+
+
+@pytest.mark.parametrize(
+    ("event", "revokes"),
+    [
+        (builders.user(1, "blocked"), True), (builders.user(1), False), (builders.removed("group", 3), True),
+        (builders.member(1, "guest", group_id=3), False), (builders.removed("agent", 5), True),
+    ],
+)  # fmt: skip
+async def test_revocations_are_what_takes_access_away(
+    setup: Setup, event: dict[str, Any], revokes: bool
+) -> None:
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(event))
+        assert revocations(await until_applied(setup, events=1)) == revokes
+
+
+async def test_history_is_counted_and_its_latency_is_not(setup: Setup) -> None:
+    """It would say for how long there was no worker."""
+    setup.kafka.add(*COMPANY, builders.started(9, 7), builders.removed("job", 9))
+    before = sample("projector_event_to_view_seconds_count")
+    async with setup.owning():
+        assert revocations(await until_applied(setup, events=6)) == 0
+        assert sample("projector_event_to_view_seconds_count") == before
+
+
+async def test_what_is_read_straight_from_kafka_is_measured_too(setup: Setup) -> None:
+    """A stalled delivery makes a slow revocation: that it does not count would hide it."""
+    async with setup.owning() as owner:
+        before = sample("projector_revocation_seconds_count")
+        records = setup.kafka.add(
+            builders.started(9, 7), builders.removed("job", 9), builders.started(8, 7)
+        )
+        setup.deliver(owner, records[2])
+        await until_applied(setup, events=3)
+        assert sample("projector_revocation_seconds_count") == before + 1
+
+
+async def test_latencies_end_with_the_acknowledgement_of_redis(setup: Setup) -> None:
+    async with setup.owning() as owner:
+        before = sample("projector_event_to_view_seconds_count")
+        write, written = owner._store.write_views, asyncio.Event()
+
+        async def held(*args: Any) -> Any:
+            await written.wait()
+            return await write(*args)
+
+        owner._store.write_views = held  # type: ignore[assignment,method-assign]
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
+        await until(lambda: len(owner._meter._events) == 1)
+        assert sample("projector_event_to_view_seconds_count") == before
+        written.set()
+        await until(lambda: setup.acked)
+        assert sample("projector_event_to_view_seconds_count") == before + 1
+
+
+def test_many_values_are_observed_as_one_by_one() -> None:
+    one_by_one, at_once = (
+        Histogram(name, "", buckets=(1, 2, 5), registry=None) for name in ("one_by_one", "at_once")
+    )
+    values = [0.0, 1.0, 1.5, 2.0, 4.9, 5.0, 5.1, 1.0]
+    for value in values:
+        one_by_one.observe(value)
+    metrics.observe_all(at_once, values)
+    (expected,), (found,) = one_by_one.collect(), at_once.collect()
+    assert _values(found)[:-1] == _values(expected)[:-1]
+    assert len(_values(found)) == 7
+
+
+def _values(metric: Metric) -> list[tuple[dict[str, str], float]]:
+    """Each but the last of them, the moment at which the histogram was made."""
+    return [(sample.labels, sample.value) for sample in metric.samples]
+
+
+async def test_a_refused_event_has_no_latency(setup: Setup) -> None:
+    async with setup.owning() as owner:
+        before = sample("projector_event_to_view_seconds_count")
+        refused = sample("projector_events_total", topic="membership", outcome="refused")
+        setup.deliver(owner, *setup.kafka.add(b"{"))
+        await until(lambda: setup.kafka.letters)
+        assert sample("projector_event_to_view_seconds_count") == before
+        after = sample("projector_events_total", topic="membership", outcome="refused")
+        assert after == refused + 1
+
+
+async def test_views_are_counted_by_their_status(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY)
+    async with setup.owning() as owner:
+        names = ("200", "401")
+        before = [sample("projector_view_writes_total", status=name) for name in names]
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
+        await until(lambda: setup.acked)
+        setup.deliver(owner, *setup.kafka.add(builders.removed("job", 9)))
+        await until(lambda: len(setup.acked) == 2)
+        after = [sample("projector_view_writes_total", status=name) for name in names]
+        assert after == [before[0] + 1, before[1] + 1]
+
+
+async def test_the_gauges_of_a_partition_are_there_while_it_is_owned(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    owned = sample("projector_owned_partitions")
+    names = ("projector_staleness_seconds", "projector_facts", "projector_live_tokens")
+    async with setup.owning():
+        await until(lambda: sample("projector_owned_partitions") == owned + 1)
+        values = [REGISTRY.get_sample_value(name, {"partition": "0"}) for name in names]
+        assert values[1:] == [5.0, 1.0]
+        assert values[0] is not None
+        assert 0 <= values[0] < 60
+    assert sample("projector_owned_partitions") == owned
+    assert all(REGISTRY.get_sample_value(name, {"partition": "0"}) is None for name in names)
+
+
+async def test_the_staleness_grows_while_kafka_does_not_answer(setup: Setup) -> None:
+    async with setup.owning():
+        setup.kafka.down = True
+        before = sample("projector_staleness_seconds", partition="0")
+        await until(
+            lambda: sample("projector_staleness_seconds", partition="0") > before + 1,
+        )
+
+
+async def test_an_activity_that_cannot_be_written_costs_nothing(setup: Setup) -> None:
+    tries = []
+
+    async def refuse(_activity: bytes) -> None:
+        tries.append(1)
+        raise ResponseError("NOPERM")
+
+    async with setup.owning() as owner:
+        owner._store.publish = refuse  # type: ignore[assignment,method-assign]
+        setup.kafka.add(*COMPANY)
+        setup.deliver(owner, *setup.kafka.records[Topic.MEMBERSHIP])
+        await until(lambda: len(tries) > 2)
+        stamp = await setup.field("stamp")
+
+        async def stamped_again() -> bool:
+            return await setup.field("stamp") != stamp
+
+        await until(stamped_again)
+
+
+async def test_no_activity_is_published_without_a_stamp(setup: Setup) -> None:
+    async with setup.owning():
+        await until(lambda: published(setup))
+        setup.kafka.down = True
+        await setup.redis.delete(schema.activity_key(PARTITION))
+
+        async def is_quiet() -> bool:
+            await setup.redis.delete(schema.activity_key(PARTITION))
+            await asyncio.sleep(0.5)
+            return await published(setup) is None
+
+        await until(is_quiet)
+
+
+async def test_activity_expires(setup: Setup) -> None:
+    async with setup.owning():
+        await until(lambda: published(setup))
+        ttl: Any = await setup.redis.ttl(schema.activity_key(PARTITION))
+        assert 0 < ttl <= 300
