@@ -35,6 +35,21 @@ def test_missing_topics_are_created_and_listed(deployment: Deployment) -> None:
         ]
 
 
+def test_topics_are_known_when_their_creation_ends(deployment: Deployment) -> None:
+    """Kafka acknowledges a topic before it knows it; many at once take it a second."""
+
+    async def create_one(number: int) -> None:
+        prefix = f"{deployment.prefix}{number}."
+        await topics.create_topics(
+            Settings(kafka=deployment.kafka, topic_prefix=prefix, partitions=PARTITIONS)
+        )
+
+    async def create_many() -> None:
+        await asyncio.gather(*map(create_one, range(20)))
+
+    asyncio.run(create_many())
+
+
 def test_a_number_of_partitions_that_is_not_set_is_no_remark(deployment: Deployment) -> None:
     create(deployment, "membership", 6)
     del deployment.env["PROJECTOR_PARTITIONS"]

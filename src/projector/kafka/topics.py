@@ -8,6 +8,7 @@ from typing import Any, Final, NoReturn
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from projector.clients import kafka, kafka_access
 from projector.config.env import variable_name
@@ -19,6 +20,8 @@ _DAYS_MS: Final = 24 * 3600 * 1000
 _MIB: Final = 1024 * 1024
 MAX_DEFAULT_COPIES: Final = 3
 WATCH_INTERVAL_S: Final = 1.0
+# Kafka acknowledges a new topic before every broker knows it; a busy one takes a second or two.
+KNOWN_S: Final = 10.0
 
 # The broker's clock and not a producer's: with a wrong time Kafka would delete job-lifecycle early,
 # and tokens would be dead from the start.
@@ -58,6 +61,15 @@ async def create_topics(settings: Settings) -> dict[str, int]:
         count = next((existing[topic] for topic in Topic if topic in existing), settings.partitions)
         missing = [name for name in CONFIGS if name not in existing]
         await _create(admin, settings, missing, count)
+    return await (_check_created if missing else check_topics)(settings)
+
+
+@retry(
+    retry=retry_if_exception_type(MissingTopicsError), wait=wait_fixed(0.1),
+    stop=stop_after_delay(KNOWN_S), reraise=True,
+)  # fmt: skip
+async def _check_created(settings: Settings) -> dict[str, int]:
+    """Check the topics once the brokers know those just created."""
     return await check_topics(settings)
 
 
