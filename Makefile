@@ -29,7 +29,7 @@ run: setup ## the product with example events, on http://127.0.0.1:8000; PORT=0:
 test: setup kafka ## unit tests, and the product from end to end on both brokers; two minutes
 	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(END_TO_END) tests/unit tests/compat
 
-test-all: test ## what `test` leaves: every command, TLS, rights, Redis Cluster, Sentinel, ...
+test-all: test ## that, and every command, TLS, users, Redis Cluster, Sentinel, ...; seven minutes
 	$(BIN)/pytest -n $(PROCESSES) --dist worksteal tests/integration $(END_TO_END:%=--ignore=%)
 
 browser: setup ## the operators' page in a headless Chromium, where chromium and chromedriver are installed
