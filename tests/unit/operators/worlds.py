@@ -89,13 +89,12 @@ class World:
     async def apply(self, *messages: dict[str, Any]) -> None:
         """Let each owner apply and write its own."""
         for partition in self.partitions:
-            own = [m for m in messages if self._number(m) == partition.number]
-            if own:
-                await partition.apply(*own)
+            own = [m for m in messages if home_of(m) == partition.number]
+            await partition.apply(*own)
 
-    @staticmethod
-    def _number(message: dict[str, Any]) -> int:
-        return partition_of(message["partitionkey"], PARTITIONS)
+
+def home_of(message: dict[str, Any]) -> int:
+    return partition_of(message["partitionkey"], PARTITIONS)
 
 
 async def filled(server: fakeredis.FakeServer | None = None, *more: dict[str, Any]) -> World:
