@@ -24,7 +24,7 @@ def explain(
     ] = None,
     as_json_: AsJson = False,
 ) -> None:
-    """Say why a job may or may not use an agent, and which events made it so.
+    """Explain why a job may or may not use an agent, and name the events behind it.
 
     The answer is computed from the facts in Redis by the workers' rules, and is never older than
     what lookups get. A line ends with the event that it comes from: topic, partition and offset in

@@ -55,7 +55,7 @@ class AuditFinding(NamedTuple):
 
     partition: int
     key: Key
-    what: FactMismatch
+    mismatch: FactMismatch
     entry: ExportEntry | None
     fact: AnyFact | None
     fields: dict[str, tuple[Any, Any]]
@@ -93,7 +93,7 @@ class Export:
         entries = self._entries_beside(event)
         before = entries.get(key)
         if before is not None and before.entity != entity:
-            raise BadEvent(f"line {before.line} says something else about the same thing")
+            raise BadEvent(f"line {before.line} has another value of the same entity")
         entries.setdefault(key, ExportEntry(line, at, event, entity))
         self.count += 1
         self.kinds.add(fact_keys.kind_of(key))

@@ -60,7 +60,7 @@ class FindingRow(Struct, frozen=True, kw_only=True):
         return cls(
             partition=finding.partition,
             key=finding.key,
-            what=finding.what,
+            what=finding.mismatch,
             line=entry.line if entry else None,
             fields={name: FieldValues(*values) for name, values in finding.fields.items()},
             topic=entities.TOPIC_OF_KIND[fact_keys.kind_of(finding.key)],
@@ -149,8 +149,8 @@ class AuditRun:
         asked = self._request
         findings = []
         for finding in audit.compare_facts(asked.export, asked.scope, look, asked.cutoff):
-            self.counts[finding.what] += 1
-            if finding.what is not FactMismatch.NEWER:
+            self.counts[finding.mismatch] += 1
+            if finding.mismatch is not FactMismatch.NEWER:
                 findings.append(finding)
         return findings
 

@@ -48,7 +48,7 @@ def changed(folder: Path) -> str:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
-    """What is fed to Kafka, whose topics are as they should be."""
+    """The messages fed to Kafka, whose topics are as they should be."""
     sent: list[Message] = []
 
     async def put(message: Message) -> None:

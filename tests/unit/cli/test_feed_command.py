@@ -31,7 +31,7 @@ def test_feed_reads_standard_input_where_the_file_is_a_dash(kafka: Kafka) -> Non
 
 @pytest.mark.parametrize("nothing", ["", "\n \n"])
 def test_a_feed_of_nothing_is_no_success(tmp_path: Path, kafka: Kafka, nothing: str) -> None:
-    """In a pipe, whoever should have written the events has perhaps failed."""
+    """In a pipe, the command that should have written the events has perhaps failed."""
     result = run("feed", file := written(tmp_path, nothing))
     assert (result.exit_code, result.stdout) == (WRONG, "")
     assert result.stderr == f"{file}: there is no event in it; nothing was sent\n"

@@ -1,4 +1,4 @@
-"""What all commands have in common: exit codes, one sentence for an error, harmless output."""
+"""All commands alike: exit codes, one sentence for an error, no control characters."""
 
 import asyncio
 from typing import Any

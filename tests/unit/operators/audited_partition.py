@@ -50,15 +50,15 @@ class AuditedPartition:
         scope = AuditScope(frozenset(kinds.split() or export.kinds), frozenset(export.roots))
         return list(audit.compare_facts(export, scope, self.look, cutoff))
 
-    def mend(self, *exported: dict[str, Any], kinds: str = "") -> list[str]:
-        """Apply what mends the findings, as a worker does; what cannot be mended."""
+    def repair(self, *exported: dict[str, Any], kinds: str = "") -> list[str]:
+        """Apply the repairs as a worker does; return the obstacles to the others."""
         source = lines(*exported)
         obstacles = []
         planner = RepairPlanner(self.look, TAKEN, RETENTION)
         repairs = [
             planner.plan(finding, audit.line_at(source, finding.entry))
             for finding in self.findings(*exported, kinds=kinds)
-            if finding.what is not FactMismatch.NEWER
+            if finding.mismatch is not FactMismatch.NEWER
         ]
         for repair in repairs:
             if repair.message is None:
@@ -82,7 +82,7 @@ def exported_as(*messages: dict[str, Any]) -> Export:
 
 
 def whats(findings: list[AuditFinding]) -> dict[str, str]:
-    return {finding.key: str(finding.what) for finding in findings}
+    return {finding.key: str(finding.mismatch) for finding in findings}
 
 
 def without(*names: str) -> list[dict[str, Any]]:

@@ -45,23 +45,23 @@ def test_every_kind_can_be_missing_extra_and_different_and_is_mended(
     more = [builders.group(300), builders.started(80, 7)]
     lacks = AuditedPartition(*others, *more)
     assert whats(lacks.findings(*COMPANY, *more)) == {key: "missing"}
-    assert lacks.mend(*COMPANY, *more) == []
+    assert lacks.repair(*COMPANY, *more) == []
     assert lacks.findings(*COMPANY, *more) == []
 
     world = AuditedPartition()
     (found,) = world.findings(*others, changed)
-    assert (found.key, found.what) == (key, FactMismatch.DIFFERENT)
+    assert (found.key, found.mismatch) == (key, FactMismatch.DIFFERENT)
     assert found.fields
     assert found.entry is not None
     assert found.entry.line == 2 * len(others) + 1
-    assert world.mend(*others, changed) == []
+    assert world.repair(*others, changed) == []
     assert world.findings(*others, changed) == []
 
     # With a group its memberships go.
     others = [other for other in others if key != "3/group/3" or other["type"] != "member.set"]
     world = AuditedPartition(*others, message)
     assert whats(world.findings(*others, kinds=kinds)) == {key: "extra"}
-    obstacles = world.mend(*others, kinds=kinds)
+    obstacles = world.repair(*others, kinds=kinds)
     if key == "*/user/1":
         assert obstacles == ["no event removes a user; feed `user.set` with another state"]
     else:
@@ -93,7 +93,7 @@ def test_what_came_after_the_export_is_newer_and_stays() -> None:
     assert set(whats(world.findings(*COMPANY)).values()) == {"newer"}
     assert len(world.findings(*COMPANY)) == 3
     before = world.projection.fields()
-    assert world.mend(*COMPANY) == []
+    assert world.repair(*COMPANY) == []
     assert world.projection.fields() == before
     assert "newer" not in whats(world.findings(*COMPANY, cutoff=None)).values()
 
@@ -139,7 +139,7 @@ def test_what_has_no_place_in_an_export_is_named_by_its_line() -> None:
     export, bad = audit.read_export(source, 1)
     assert [line.number for line in bad] == [3, 5, 7, 9, 13]
     assert "group.removed has no place" in bad[0].reason
-    assert bad[3].reason == "line 1 says something else about the same thing"
+    assert bad[3].reason == "line 1 has another value of the same entity"
     assert export.count == 2
 
 

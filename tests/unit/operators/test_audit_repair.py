@@ -21,7 +21,7 @@ from tests.unit.operators.audited_partition import (
 
 
 def test_a_removal_still_on_its_way_is_not_undone_by_the_repair() -> None:
-    """It is in Kafka before the repair, but the facts that were audited do not know it yet."""
+    """Its event is in Kafka before the repair, but not in the facts that were audited."""
     world = AuditedPartition(*without("member.set"), builders.member(1, "guest", group_id=3))
     source = lines(*COMPANY)
     planner = RepairPlanner(world.look, TAKEN, RETENTION)
@@ -94,27 +94,27 @@ def test_a_repair_ranks_behind_the_last_fact_of_before_the_export() -> None:
 
 def test_an_event_whose_sequence_is_too_low_is_said_to_be() -> None:
     world = AuditedPartition(builders.group(3, sequence="7"))
-    (obstacle,) = world.mend(builders.group(3, path="else", sequence="7"))
+    (obstacle,) = world.repair(builders.group(3, path="else", sequence="7"))
     assert obstacle.startswith("its sequence 7 is not above 7")
     assert obstacle.endswith("give a higher sequence")
-    assert world.mend(builders.group(3, path="else", sequence="8")) == []
+    assert world.repair(builders.group(3, path="else", sequence="8")) == []
     assert world.findings(builders.group(3, path="else")) == []
-    assert world.mend(builders.group(3, path="without")) == []
+    assert world.repair(builders.group(3, path="without")) == []
 
 
 def test_a_finished_job_does_not_start_again() -> None:
     world = AuditedPartition(*COMPANY, builders.removed("job", 9))
     assert whats(world.findings(*COMPANY)) == {"3/job/9": "different"}
-    assert world.mend(*COMPANY) == ["the job has finished, and finished is final"]
+    assert world.repair(*COMPANY) == ["the job has finished, and finished is final"]
 
 
 def test_an_event_that_a_worker_would_refuse_as_too_late_is_said_to_be() -> None:
     world = AuditedPartition()
-    (obstacle,) = world.mend(*without("agent.set"), builders.agent(5, 8, time="2020-01-01"))
+    (obstacle,) = world.repair(*without("agent.set"), builders.agent(5, 8, time="2020-01-01"))
     assert obstacle.startswith("too late")
 
 
 def test_a_topic_without_anything_older_cannot_be_mended() -> None:
     world = AuditedPartition(builders.group(3))
-    (obstacle,) = world.mend(builders.group(3), builders.agent(5, 7))
+    (obstacle,) = world.repair(builders.group(3), builders.agent(5, 7))
     assert obstacle == "agent-config has nothing older; feed it as a new event"

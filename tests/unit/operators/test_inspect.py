@@ -1,4 +1,4 @@
-"""What is inspected comes from Redis alone, and what is not there is an error of one sentence."""
+"""Jobs, tokens, partitions and agents are read from Redis; missing ones are named."""
 
 import pytest
 
