@@ -73,6 +73,27 @@ async def test_what_changes_while_it_is_read_leaves_its_tokens_in_doubt_and_no_o
     assert found.in_doubt == {digest("token-9")}
 
 
+async def test_a_group_that_changes_while_it_is_read_leaves_all_tokens_below_it_in_doubt(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = await owned(redis)
+    await partition.apply(builders.group(3), builders.project(7, 3))
+    checked = snapshot._checked_state
+    calls = 0
+
+    async def then_the_owner_goes_on(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        state = await checked(*args)
+        if calls == 1:
+            await partition.apply(builders.group(3, 4))
+        return state
+
+    monkeypatch.setattr(snapshot, "_checked_state", then_the_owner_goes_on)
+    found = await snapshot.read_snapshot(redis, HOME)
+    assert found.in_doubt == {digest("token-9"), digest("token-8")}
+
+
 async def test_it_waits_for_the_checkpoint_that_made_a_view_valid(
     redis: fakeredis.FakeAsyncRedis,
 ) -> None:
