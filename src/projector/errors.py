@@ -48,6 +48,9 @@ class RebuildFailedError(OperatorError):
 class NoSuchPartitionError(OperatorError):
     """A partition was named that the projection does not have."""
 
+    def __init__(self, partition: int, count: int) -> None:
+        super().__init__(f"there is no partition {partition}; there are {count}, 0 to {count - 1}")
+
 
 class UnsupportedAiokafkaError(RuntimeError):
     """aiokafka is not built as `install` needs it."""

@@ -14,11 +14,13 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 import typer
 
-from projector.cli.terminal import WRONG, fail, harmless, load_settings, run_command
+from projector.cli.options import AsJson
+from projector.cli.terminal import WRONG, fail, load_settings, run_command
 from projector.cli.terminal import as_json as written
 from projector.config.settings import Settings
 from projector.events.model import MAX_EVENT_BYTES, BadEvent, Topic
 from projector.events.timestamps import to_rfc3339
+from projector.log import escape_control_chars
 from projector.operators import dead_letter_replay as replaying
 from projector.operators.dead_letter_reader import Letter, LetterId, open_dead_letters
 from projector.operators.dead_letter_replay import Replay
@@ -28,7 +30,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead, one object a line.")]
 UNKNOWN: Final = "?"
 
 
@@ -120,7 +121,7 @@ def show(
         typer.echo(written(_everything(found)))
         return
     for line in _shown(found):
-        typer.echo(harmless(line))
+        typer.echo(escape_control_chars(line))
 
 
 @app.command()
@@ -153,7 +154,7 @@ def replay(
     prepared = _prepared(settings, found, mended, partitions)
     offsets = run_command(settings, replaying.send_replays(prepared, settings))
     for each, offset in zip(prepared, offsets, strict=True):
-        typer.echo(harmless(f"{each.letter}: {_sent(each, offset)}"))
+        typer.echo(escape_control_chars(f"{each.letter}: {_sent(each, offset)}"))
 
 
 async def _fetch(settings: Settings, names: list[str]) -> tuple[list[Letter], int]:
@@ -218,7 +219,7 @@ def _text(content: bytes | None) -> str | None:
 def _listed(what: dict[str, Any]) -> str:
     partition, offset = (_known(what[name]) for name in ("partition", "offset"))
     place = f"{_known(what['topic'])}/{partition}:{offset}"
-    return harmless(
+    return escape_control_chars(
         f"{what['id']:<8} {_known(what['time']):<29} {place:<22} {_known(what['reason'])}"
     )
 

@@ -1,4 +1,4 @@
-"""An inquiry in lines: the answer's reasons, in the order in which they decide."""
+"""The lines of `projector explain`: the answer's reasons, in the order in which they decide."""
 
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -22,17 +22,17 @@ BAD: Final = "red"
 DOUBTFUL: Final = "yellow"
 
 
-def style(inquiry: ExplanationReport) -> str:
-    """Of the answer: whether it is a yes."""
-    found = inquiry.explanation
+def style(report: ExplanationReport) -> str:
+    """Choose the colour of the answer."""
+    found = report.explanation
     if found.agent:
         return GOOD if found.agent.verdict == "allowed" else BAD
     return GOOD if found.status == HTTPStatus.OK else BAD
 
 
-def rows(inquiry: ExplanationReport) -> Iterator[Row]:
-    """All that led to the answer; of the agents only the one that was asked for, if one was."""
-    found = inquiry.explanation
+def rows(report: ExplanationReport) -> Iterator[Row]:
+    """List all that led to the answer; of the agents only the one in the question, if any."""
+    found = report.explanation
     if found.job:
         yield Row("job", _job(found.job), found.job.event)
     if found.project:
@@ -45,9 +45,9 @@ def rows(inquiry: ExplanationReport) -> Iterator[Row]:
     if found.role:
         yield from _role(found.role)
     yield from _agents(found)
-    yield Row("view", _view(inquiry.view))
-    yield Row("facts", _facts(inquiry))
-    for note in inquiry.notes:
+    yield Row("view", _view(report.view))
+    yield Row("facts", _facts(report))
+    for note in report.notes:
         yield Row("note", note, style=DOUBTFUL)
 
 
@@ -68,7 +68,7 @@ def _scope(scope: ExplainedScope) -> str:
 
 
 def _role(role: ExplainedRole) -> Iterator[Row]:
-    needed = f"{role.required_role} is needed" if role.required_level else "none is needed"
+    needed = f"{role.required_role if role.required_level else 'none'} is needed"
     yield Row("role", f"{role.role}, {needed}", style="" if role.suffices else BAD)
     for membership in role.memberships:
         yield Row("membership", _membership(membership), membership.event)
@@ -77,11 +77,11 @@ def _role(role: ExplainedRole) -> Iterator[Row]:
 
 
 def _membership(membership: ExplainedMembership) -> str:
-    place = f"{membership.scope} {membership.scope_id}, {membership.via}"
+    scope = f"{membership.scope} {membership.scope_id}, {membership.via}"
     until = f", until {membership.expires_at}" if membership.expires_at else ""
     if membership.decides:
-        return f"{membership.role} in {place}{until}: decides"
-    return f"{membership.role} in {place}{until}{'' if membership.counts else ': has expired'}"
+        return f"{membership.role} in {scope}{until}: decides"
+    return f"{membership.role} in {scope}{until}{'' if membership.counts else ': has expired'}"
 
 
 def _agents(found: Explanation) -> Iterator[Row]:
@@ -93,9 +93,9 @@ def _agents(found: Explanation) -> Iterator[Row]:
 
 def _agent(agent: ExplainedAgent) -> Iterator[Row]:
     name = f" {agent.name}" if agent.name else ""
-    tone = GOOD if agent.verdict == "allowed" else BAD
-    says = f"{agent.verdict}{f' ({agent.rule})' if agent.rule else ''}: {agent.sentence}"
-    yield Row("agent", f"{agent.id}{name}, {says}", agent.event, tone)
+    colour = GOOD if agent.verdict == "allowed" else BAD
+    verdict = f"{agent.verdict}{f' ({agent.rule})' if agent.rule else ''}: {agent.sentence}"
+    yield Row("agent", f"{agent.id}{name}, {verdict}", agent.event, colour)
     if agent.config_project is not None:
         project = f"its configuration project is {agent.config_project}"
         yield Row("", project, agent.config_project_event)
@@ -103,9 +103,9 @@ def _agent(agent: ExplainedAgent) -> Iterator[Row]:
         yield Row("", "its configuration", agent.configuration_event)
     if agent.configuration:
         yield Row("", f"the entry that counts: {as_json(agent.configuration)}")
-    for way in agent.lost:
-        verdict = f"refused ({way.rule})" if way.rule else "allowed"
-        yield Row("", f"a farther way, which does not count: {verdict}: {way.sentence}")
+    for lost in agent.lost:
+        verdict = f"refused ({lost.rule})" if lost.rule else "allowed"
+        yield Row("", f"a farther way, which does not count: {verdict}: {lost.sentence}")
     for entry in agent.left_out:
         yield Row("", entry, style=DOUBTFUL)
     if agent.grants:
@@ -115,11 +115,11 @@ def _agent(agent: ExplainedAgent) -> Iterator[Row]:
 
 def _view(view: StoredView | None) -> str:
     if view is None:
-        return "no record stands under the token"
+        return "there is no record of the token"
     return f"status {view.status}, version {view.version}, expires {view.expires_at}"
 
 
-def _facts(inquiry: ExplanationReport) -> str:
-    found = inquiry.explanation
-    fresh = "never fresh" if inquiry.age is None else f"last fresh {inquiry.age:.1f} s before that"
+def _facts(report: ExplanationReport) -> str:
+    found = report.explanation
+    fresh = "never fresh" if report.age is None else f"last fresh {report.age:.1f} s before that"
     return f"of partition {found.partition} as of {found.at}, {fresh}"

@@ -1,4 +1,4 @@
-"""`projector feed`: events from a file, a pipe or an agent's `config.yaml`."""
+"""`projector feed`: events from a file, from a pipe, or for an agent's `config.yaml`."""
 
 import io
 from collections.abc import Iterator
@@ -6,17 +6,16 @@ from contextlib import contextmanager
 from typing import Annotated, Any, BinaryIO
 
 import typer
-from rich.progress import Progress
 
 from projector.cli.terminal import (
     WRONG,
-    errors,
     fail,
-    harmless,
     load_settings,
     open_input,
+    progress_bar,
     refuse_lines,
     run_command,
+    warn,
 )
 from projector.events.model import MAX_ID
 from projector.feed import agent_config_file, event_file, producer
@@ -79,10 +78,10 @@ def feed(  # noqa: PLR0913  one for each option
         if bad:
             refuse_lines(path, bad)
         if not count:
-            # Perhaps whoever should have written it has failed: that is no success.
+            # In a pipe, the command that should have written events has perhaps failed.
             fail(WRONG, f"{path}: there is no event in it; nothing was sent")
         source.seek(0)
-        with Progress(console=errors, disable=not errors.is_terminal) as progress:
+        with progress_bar(transient=False) as progress:
             task = progress.add_task("sending", total=count)
             run_command(
                 settings, producer.send_events(source, settings, lambda: progress.advance(task))
@@ -91,7 +90,7 @@ def feed(  # noqa: PLR0913  one for each option
 
 
 def _one_source(file: str | None, agent_config: str | None, about: dict[str, Any]) -> str:
-    """The path of what to send, which is FILE or an agent's file with all that it does not say."""
+    """Return FILE or the agent's file; end the command unless exactly one is given, completely."""
     given = [option for option, value in about.items() if value is not None]
     missing = [option for option in about if option not in given]
     if file is not None and agent_config is not None:
@@ -107,7 +106,7 @@ def _one_source(file: str | None, agent_config: str | None, about: dict[str, Any
 
 @contextmanager
 def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
-    """The events that an agent's file means, a line each."""
+    """Open the events that an agent's file leads to, one a line."""
     agent_id, name, project, partitionkey = about.values()
     agent = agent_config_file.Agent(agent_id, name, project, str(partitionkey))
     with open_input(path) as source:
@@ -117,7 +116,7 @@ def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
     except agent_config_file.BadAgentFile as error:
         refuse_lines(path, error.faults)
     for line, note in access.notes:
-        errors.print(harmless(f"{path}:{line}: {note}"), markup=False, emoji=False, soft_wrap=True)
+        warn(f"{path}:{line}: {note}")
     events = io.BytesIO(b"\n".join(agent_config_file.agent_events(agent, access)))
     _, bad = event_file.check_lines(events)
     if bad:

@@ -1,19 +1,26 @@
-"""`projector inspect`: what Redis and the facts say about a job, a token, a partition, an agent."""
+"""`projector inspect`: a job, a token, a partition or an agent as Redis holds it."""
 
 import getpass
 import hashlib
 import re
 import sys
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
+from msgspec import Struct
 
 from projector.cli import inspect_display
-from projector.cli import rows as display
-from projector.cli.explain_command import AsJson, with_redis
-from projector.cli.rows import Row
-from projector.cli.terminal import WRONG, fail, load_settings, run_command
-from projector.cli.terminal import as_json as written
+from projector.cli.options import AsJson
+from projector.cli.rows import Row, show_answer
+from projector.cli.terminal import (
+    FINDING,
+    WRONG,
+    as_json,
+    fail,
+    load_settings,
+    run_command,
+    with_redis,
+)
 from projector.events.model import MAX_ID
 from projector.events.partitioning import MAX_PARTITIONS
 from projector.operators import inspect
@@ -23,7 +30,7 @@ _TOKEN: Final = re.compile(rf"[\x21-\x7e]{{1,{MAX_TOKEN}}}")
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 app = typer.Typer(
-    help="What Redis and the facts say about a job, a token, a partition or an agent.",
+    help="Show a job, a token, a partition or an agent as Redis holds it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -32,7 +39,7 @@ app = typer.Typer(
 @app.command()
 def job(
     number: Annotated[int, typer.Argument(metavar="ID", help="The job's id.", min=1, max=MAX_ID)],
-    as_json: AsJson = False,
+    as_json_: AsJson = False,
 ) -> None:
     """Show a job: its token's SHA-256, the record that answers lookups, its fact.
 
@@ -48,7 +55,7 @@ def job(
     )
     known = found.token is not None or bool(found.facts)
     answer = f"Job {number}" if known else f"Nothing is known about job {number}"
-    _show(found, answer, inspect_display.job(found), as_json=as_json, known=known)
+    _show(found, answer, inspect_display.job(found), as_json_=as_json_, known=known)
 
 
 @app.command()
@@ -57,11 +64,11 @@ def token(
     sha256: Annotated[
         str | None, typer.Option(metavar="HEX", help="The token's SHA-256 instead of the token.")
     ] = None,
-    as_json: AsJson = False,
+    as_json_: AsJson = False,
 ) -> None:
     """Show what a token gets. The token is read from standard input, or asked for and not shown.
 
-    It is never an argument, for those are seen by others; only its SHA-256 leaves this process.
+    It is never an argument: other users see those. Only its SHA-256 leaves this process.
 
     Exits with 0; with 1 when there is no record of it; with 3 when Redis cannot be reached.
 
@@ -73,7 +80,7 @@ def token(
     if arguments:
         fail(
             WRONG,
-            "a token is never an argument: others see those, and shells remember them. "
+            "a token is never an argument: other users see those, and shells keep them. "
             "Give it on standard input, or run the command without it and be asked",
         )
     digest = _digest(sha256)
@@ -82,8 +89,8 @@ def token(
         settings, with_redis(settings, lambda redis: inspect.inspect_token(redis, digest))
     )
     known = found.record is not None
-    answer = "The token" if known else "No record stands under the token: lookups get 401, or 503"
-    _show(found, answer, inspect_display.token(found), as_json=as_json, known=known)
+    answer = "The token" if known else "There is no record of the token: lookups get 401, or 503"
+    _show(found, answer, inspect_display.token(found), as_json_=as_json_, known=known)
 
 
 @app.command()
@@ -92,7 +99,7 @@ def partition(
         int,
         typer.Argument(metavar="N", help="Its number, from 0.", min=0, max=MAX_PARTITIONS - 1),
     ],
-    as_json: AsJson = False,
+    as_json_: AsJson = False,
 ) -> None:
     """Show a partition: owner, freshness, offsets, facts, live tokens, letters that wait.
 
@@ -107,15 +114,15 @@ def partition(
         settings, with_redis(settings, lambda redis: inspect.inspect_partition(redis, number))
     )
     answer = f"Partition {number}"
-    _show(found, answer, inspect_display.partition(found), as_json=as_json, known=True)
+    _show(found, answer, inspect_display.partition(found), as_json_=as_json_, known=True)
 
 
 @app.command()
 def agent(
     number: Annotated[int, typer.Argument(metavar="ID", help="The agent's id.", min=1, max=MAX_ID)],
-    as_json: AsJson = False,
+    as_json_: AsJson = False,
 ) -> None:
-    """Show an agent: where it is known, what its configuration grants, which jobs may use it now.
+    """Show an agent: its facts, what its configuration grants, which jobs may use it now.
 
     Exits with 0; with 1 when nothing is known; with 3 when Redis cannot be reached.
 
@@ -130,7 +137,7 @@ def agent(
     )
     known = bool(found.facts)
     answer = f"Agent {number}" if known else f"Nothing is known about agent {number}"
-    _show(found, answer, inspect_display.agent(found), as_json=as_json, known=known)
+    _show(found, answer, inspect_display.agent(found), as_json_=as_json_, known=known)
 
 
 def _digest(sha256: str | None) -> str:
@@ -138,21 +145,21 @@ def _digest(sha256: str | None) -> str:
         if not _DIGEST.fullmatch(sha256):
             fail(WRONG, "--sha256 must be 64 hexadecimal digits")
         return sha256.lower()
-    given = _read()
+    given = _read_token()
     if not _TOKEN.fullmatch(given):
         fail(WRONG, f"a token is 1 to {MAX_TOKEN} visible ASCII characters, without spaces")
     return hashlib.sha256(given.encode()).hexdigest()
 
 
-def _read() -> str:
+def _read_token() -> str:
     if sys.stdin.isatty():
         return getpass.getpass("token: ").strip()
     return sys.stdin.readline(MAX_TOKEN + 2).strip()
 
 
-def _show(found: Any, answer: str, rows: list[Row], *, as_json: bool, known: bool) -> None:
-    if as_json:
-        typer.echo(written(found))
+def _show(found: Struct, answer: str, rows: list[Row], *, as_json_: bool, known: bool) -> None:
+    if as_json_:
+        typer.echo(as_json(found))
     else:
-        display.show(answer, "", rows)
-    raise typer.Exit(0 if known else 1)
+        show_answer(answer, "", rows)
+    raise typer.Exit(0 if known else FINDING)

@@ -1,4 +1,4 @@
-"""What `projector inspect` found, in lines."""
+"""The lines of `projector inspect`."""
 
 from projector.cli.rows import Row
 from projector.cli.terminal import as_json
@@ -12,20 +12,20 @@ from projector.operators.inspect import (
 
 
 def job(found: InspectedJob) -> list[Row]:
-    """The job's token, then its facts."""
+    """List the job's token, then its facts."""
     if found.token is None:
-        nothing = [Row("token", "none: it has expired, or the job is not known")]
-        return [*nothing, *_facts(found.facts)]
+        none = Row("token", "none: it has expired, or no event named the job")
+        return [none, *_facts(found.facts)]
     return [*_token(found.token), *_facts(found.facts)]
 
 
 def token(found: InspectedToken) -> list[Row]:
-    """The token's record, then its facts."""
+    """List the token's record, then its facts."""
     return [*_token(found), *_facts(found.facts)]
 
 
 def partition(found: InspectedPartition) -> list[Row]:
-    """Who owns it, how fresh it is, what it holds."""
+    """List owner, freshness, offsets and contents."""
     fresh = "never" if found.age is None else f"{found.age:.1f} s ago, as of {found.fresh_at}"
     total = sum(found.facts.values())
     kinds = ", ".join(f"{kind} {count}" for kind, count in found.facts.items())
@@ -43,7 +43,7 @@ def partition(found: InspectedPartition) -> list[Row]:
 
 
 def agent(found: InspectedAgent) -> list[Row]:
-    """Where it is known, then who may use it."""
+    """List the agent's facts, then the jobs that may use it."""
     shown = ", ".join(str(number) for number in found.jobs)
     more = found.jobs_total - len(found.jobs)
     jobs = f"{found.jobs_total}{f': {shown}' if shown else ''}{f' and {more} more' if more else ''}"
@@ -58,7 +58,7 @@ def _checkpoint(found: InspectedPartition, total: int) -> str:
         return "is being written"
     if found.checkpoint == total:
         return "whole"
-    return f"{found.checkpoint} fields were written, {total} are there; they may be on the move"
+    return f"{found.checkpoint} fields were written, {total} are there; ask again"
 
 
 def _token(found: InspectedToken) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The `projector` command."""
+"""The `projector` command: its commands, in order."""
 
 from importlib.metadata import version
 from typing import Annotated, Final
@@ -7,24 +7,17 @@ import typer
 
 from projector.cli import (
     audit_command,
+    dead_letter_commands,
+    explain_command,
     feed_command,
+    inspect_command,
     rebuild_command,
     schemas_command,
     serve_commands,
+    status_command,
+    topics_command,
     verify_command,
 )
-from projector.cli.dead_letter_commands import app as dead_letters
-from projector.cli.explain_command import explain
-from projector.cli.inspect_command import app as inspect
-from projector.cli.status_command import status
-from projector.cli.terminal import (
-    errors,
-    load_settings,
-    run_command,
-)
-from projector.config.env import variable_name
-from projector.events.model import Topic
-from projector.kafka import topics as kafka_topics
 
 HELP: Final = """Which cluster agents may a CI job token use? Events in, one answer per token out.
 
@@ -44,19 +37,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-app.add_typer(dead_letters, name="dead-letters")
-app.add_typer(inspect, name="inspect")
-app.command()(explain)
-app.command()(status)
-app.command()(serve_commands.worker)
-app.command()(serve_commands.api)
-app.command()(serve_commands.ops)
-app.command()(serve_commands.dev)
-app.command()(feed_command.feed)
-app.command("schemas")(schemas_command.generate)
-app.command("verify")(verify_command.verify_views)
-app.command("audit")(audit_command.audit_facts)
+# `--help` and docs/commands.md list the commands in this order, the groups last.
+app.add_typer(dead_letter_commands.app, name="dead-letters")
+app.add_typer(inspect_command.app, name="inspect")
+app.command("explain")(explain_command.explain)
+app.command("status")(status_command.status)
+app.command("worker")(serve_commands.worker)
+app.command("api")(serve_commands.api)
+app.command("ops")(serve_commands.ops)
+app.command("dev")(serve_commands.dev)
+app.command("feed")(feed_command.feed)
+app.command("schemas")(schemas_command.schemas)
+app.command("verify")(verify_command.verify)
+app.command("audit")(audit_command.audit)
 app.command("rebuild")(rebuild_command.rebuild_partitions)
+app.command("topics")(topics_command.topics)
 
 
 def _show_version(wanted: bool) -> None:
@@ -74,29 +69,6 @@ def _options(
         ),
     ] = False,
 ) -> None: ...
-
-
-@app.command()
-def topics() -> None:
-    """Create the topics that are missing, check those that exist, list their partitions.
-
-    Exits with 0 when all are as they must be; with 2 when one is unusable; with 3 when Kafka
-    cannot be reached.
-
-    \b
-    PROJECTOR_PARTITIONS=64 projector topics
-    """
-    settings = load_settings()
-    found = run_command(settings, kafka_topics.create_topics(settings))
-    for name, count in found.items():
-        typer.echo(f"{settings.topic(name)}: {count} partition{'' if count == 1 else 's'}")
-    if "partitions" in settings.model_fields_set and settings.partitions != found[Topic.MEMBERSHIP]:
-        note = (
-            f"{variable_name('partitions')} is {settings.partitions} and changes nothing: the topics "
-            f"that were there have {found[Topic.MEMBERSHIP]}. Another number needs new topics, "
-            f"under another {variable_name('topic_prefix')}, fed anew"
-        )
-        errors.print(note, markup=False, emoji=False, soft_wrap=True)
 
 
 def main() -> None:

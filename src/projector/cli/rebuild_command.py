@@ -14,9 +14,9 @@ import typer
 from redis.asyncio import Redis
 from rich.progress import Progress
 
-from projector.cli.options import AsJson, Partitions, chosen, progress_bar
-from projector.cli.terminal import FINDING, as_json, harmless, load_settings, run_command
-from projector.cli.verify_command import NOT_SETTLED, row_of, told_of
+from projector.cli.options import AsJson, Partitions, chosen
+from projector.cli.terminal import FINDING, as_json, load_settings, progress_bar, run_command
+from projector.cli.verify_command import as_text
 from projector.clients import redis_client as connections
 from projector.clients import redis_servers
 from projector.config.settings import Settings
@@ -26,17 +26,18 @@ from projector.events.model import Topic
 from projector.kafka import topics
 from projector.kafka.dead_letters import DeadLetterProducer
 from projector.kafka.range_reader import RangeReader
+from projector.log import escape_control_chars
 from projector.operators import rebuild
 from projector.operators.rebuild import FactChange, Rebuilt, Successor
 from projector.operators.snapshot import Snapshot
 from projector.operators.verify import PAUSE_S, Findings, Verifier
+from projector.operators.verify_run import DifferenceRow, Outcome
 from projector.store import partition_state, schema
 from projector.store.partition_state import PartitionState
 from projector.store.partition_store import PartitionStore
 
 # Workers with an alarm claim now and then; between two of their attempts there is time.
 ATTEMPTS: Final = 3
-CHANGES: Final = "changes"
 
 
 class Options(NamedTuple):
@@ -250,11 +251,11 @@ class _Rebuilding:
                 self._say(_fact_row(self._partition, change), _fact_told(self._partition, change))
 
     def _report_views(self, changes: Findings) -> None:
-        rows = [row_of(each, CHANGES) for each in changes.differences]
-        rows += [row_of(each, NOT_SETTLED) for each in changes.unsettled]
-        rows.sort(key=lambda row: (not row["over_grant"], row["job"] or 0))
+        rows = [DifferenceRow.of(each, Outcome.CHANGES) for each in changes.differences]
+        rows += [DifferenceRow.of(each, Outcome.NOT_SETTLED) for each in changes.unsettled]
+        rows.sort(key=lambda row: (not row.over_grant, row.job or 0))
         for row in rows:
-            self._say(row, told_of(row))
+            self._say(row, as_text(row))
         self._counts["views"] += len(changes.differences) + changes.more
         self._counts["tokens"] += changes.tokens
 
@@ -284,8 +285,8 @@ class _Rebuilding:
         row = {"partition": self._partition, "what": "in place", "facts": facts, "claimed": claimed}
         self._say(row, said)
 
-    def _say(self, row: dict[str, Any], said: str) -> None:
-        typer.echo(as_json(row) if self._json else harmless(said))
+    def _say(self, row: dict[str, Any] | DifferenceRow, said: str) -> None:
+        typer.echo(as_json(row) if self._json else escape_control_chars(said))
 
 
 def _fact_row(partition: int, change: FactChange) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`projector schemas`: the contract for events, for those who feed from other languages."""
+"""`projector schemas`: the contract for events, as AsyncAPI and JSON Schemas."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from projector.cli.terminal import WRONG, fail, harmless
+from projector.cli.terminal import WRONG, fail
 from projector.contract import asyncapi, json_schemas
 from projector.events.model import EVENT_TYPES
+from projector.log import escape_control_chars
 
 
-def generate(
+def schemas(
     directory: Annotated[
         Path | None,
         typer.Argument(
@@ -43,11 +44,11 @@ def generate(
             path.write_text(text)
     except OSError as error:
         fail(WRONG, f"{error.filename}: {error.strerror}")
-    typer.echo(harmless(f"{len(written)} files written to {directory}"))
+    typer.echo(escape_control_chars(f"{len(written)} files written to {directory}"))
 
 
 def contract() -> dict[str, str]:
-    """Every file of the contract by its path."""
+    """Return the text of each file of the contract, by its path."""
     return {"asyncapi.yaml": _asyncapi()} | {
         f"schemas/{name}.json": json.dumps(json_schemas.event(name), indent=2) + "\n"
         for name in EVENT_TYPES
@@ -55,7 +56,7 @@ def contract() -> dict[str, str]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Without anchors, which not every reader of YAML follows."""
+    """Writes YAML without anchors, which some readers do not follow."""
 
     def ignore_aliases(self, _data: Any) -> bool:
         return True

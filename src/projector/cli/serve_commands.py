@@ -1,4 +1,4 @@
-"""The commands that serve until a signal: `worker`, `api`, `ops`, `dev`."""
+"""`projector worker`, `api`, `ops` and `dev`, which serve until a signal."""
 
 import os
 import tempfile
@@ -29,10 +29,10 @@ def worker() -> None:
     \b
     PROJECTOR_KAFKA=kafka:9092 PROJECTOR_REDIS_URL=redis://redis:6379/0 projector worker
     """
-    from projector.worker import app as working
+    from projector.worker.app import run_worker
 
     settings = load_settings()
-    run_command(settings, working.run_worker(settings))
+    run_command(settings, run_worker(settings))
 
 
 def api(
@@ -75,24 +75,24 @@ def ops(
     projector ops
     PROJECTOR_OPS_TOKEN=$(openssl rand -hex 32) projector ops --host 0.0.0.0 --port 9001
     """
-    from api.ops import app as operators
+    from api.ops.app import create_ops, exposure_obstacle
 
     settings = load_settings()
-    if found := operators.exposure_obstacle(settings, host):
-        fail(WRONG, found)
+    if obstacle := exposure_obstacle(settings, host):
+        fail(WRONG, obstacle)
     port = _listening_port(settings, host, port)
     log.info(
         "operators' page starting", bind=f"{host}:{port}", token_needed=bool(settings.ops_secret)
     )
-    _serve(operators.create_ops(settings), settings, host, port)
+    _serve(create_ops(settings), settings, host, port)
 
 
 def _listening_port(settings: Settings, host: str, port: int) -> int:
-    """The port, or a free one for 0; ends the command where nothing could be served there."""
+    """Return the port, or a free one for 0; end the command if it cannot be used."""
     from api.bounded_protocol import allow_connections
 
-    if found := port_obstacle(port, host):
-        fail(WRONG, f"{found}; choose another with --port, or 0 for a free one")
+    if obstacle := port_obstacle(port, host):
+        fail(WRONG, f"{obstacle}; choose another with --port, or 0 for a free one")
     try:
         allow_connections(settings.max_connections)
     except OperatorError as error:
@@ -101,14 +101,14 @@ def _listening_port(settings: Settings, host: str, port: int) -> int:
 
 
 def _serve(application: Any, settings: Settings, host: str, port: int, **more: Any) -> None:
-    """Serve until a signal; requests, connections and what is logged of them are bounded."""
+    """Serve until a signal, with bounded requests, connections and logs."""
     import uvicorn
 
     uvicorn.run(
         application, host=host, port=port,
         http="api.lookup_protocol:LookupProtocol", ws="none",
         limit_concurrency=settings.max_connections,
-        # Its warnings are one a malformed request: whoever sends those must not fill the log.
+        # Uvicorn warns once for each malformed request: clients must not fill the log.
         log_level="error",
         access_log=False, log_config=None, server_header=False, timeout_graceful_shutdown=5, **more,
     )  # fmt: skip
@@ -132,15 +132,15 @@ def dev(
     \b
     projector dev --port 0
     """
-    from projector import dev as environment
+    from projector.dev import run_dev
 
     settings = load_settings()
-    run_command(settings, environment.run_dev(settings, port))
+    run_command(settings, run_dev(settings, port))
 
 
 @contextmanager
 def _shared_counts(workers: int) -> Iterator[None]:
-    """Where several processes of the API add up what they count; set before any of them starts."""
+    """Make the folder in which several processes add up metrics, before any of them starts."""
     if workers == 1:
         yield
         return

@@ -1,4 +1,4 @@
-"""`projector status`: the partitions on a terminal, as lines, or as JSON."""
+"""`projector status`: all partitions as a table, as lines or as JSON, once or every second."""
 
 import asyncio
 import contextlib
@@ -15,23 +15,22 @@ from rich.live import Live
 from rich.text import Text
 
 from projector.cli import status_display
-from projector.cli.terminal import as_json as written
-from projector.cli.terminal import harmless, load_settings, run_command
-from projector.clients import redis_client as connections
+from projector.cli.options import AsJson
+from projector.cli.terminal import as_json, connected, load_settings, run_command
 from projector.clients.access_errors import redis_reason
 from projector.config.settings import Settings
 from projector.errors import OperatorError
-from projector.operators import status as statuses
+from projector.log import escape_control_chars
 from projector.operators.kafka_lag import EndOffsetPoller
-from projector.operators.status import Status
+from projector.operators.status import Status, read_status
 from projector.process import until_signalled
 
 NOT_FRESH: Final = 1
 REFRESH_S: Final = 1.0
-# A frozen broker can hold its client up, and everything is said by then.
-LEAVE_S: Final = 2.0
+# A frozen broker would otherwise delay the end of the command.
+STOP_S: Final = 2.0
 
-# Takes a status, or why there is none.
+# Shows a status, or the reason why there is none.
 Show = Callable[[Status | str], None]
 
 
@@ -39,16 +38,14 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on every second, until Ctrl-C.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="JSON instead; with --watch one object a line.")
-    ] = False,
+    as_json_: AsJson = False,
 ) -> None:
     """Show how fresh every partition is, who owns it, how far behind it is, and what it does.
 
-    A partition is fresh; late: for more than 2 seconds nobody has known it to be fresh, something
-    is wrong, but lookups are still answered; stale: for more than PROJECTOR_MAX_STALENESS, lookups
-    get 503; or unclaimed: no worker has ever owned it. Rates and revocations are those of the last
-    five minutes. A worker without partitions is not seen.
+    A partition is fresh; late: last fresh more than 2 s ago, which is a fault, but lookups are
+    still answered; stale: last fresh more than PROJECTOR_MAX_STALENESS ago, so lookups get 503; or
+    unclaimed: no worker has ever owned it. Rates and revocations are those of the last five
+    minutes. A worker without partitions is not listed.
 
     Without Kafka it shows all but the lag and the number of dead letters. Every field of the JSON
     is in docs/monitoring.md.
@@ -61,16 +58,16 @@ def status(
     projector status --json | jq -r '.partitions[] | select(.state != "fresh") | .partition'
     """
     settings = load_settings()
-    # What it says about an outage stands in the status itself.
+    # The status itself has the reason of an outage of Kafka.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    show = _json if as_json else _plain
-    work = _watch(settings, as_json) if watch else _once(settings, show)
+    show = _show_json if as_json_ else _show_plain
+    work = _watch(settings, as_json_) if watch else _once(settings, show)
     found = run_command(settings, work)
     raise typer.Exit(0 if found and found.is_fresh else NOT_FRESH)
 
 
 async def _once(settings: Settings, show: Show) -> Status:
-    async with _opened(settings) as (redis, kafka):
+    async with _clients(settings) as (redis, kafka):
         await redis.ping()
         await kafka.first()
         found = await _read(settings, redis, kafka)
@@ -78,22 +75,23 @@ async def _once(settings: Settings, show: Show) -> Status:
     return found
 
 
-async def _watch(settings: Settings, as_json: bool) -> Status | None:
-    """The last status before the signal that ended it; None if there was none then."""
-    latest: list[Status | None] = [None]
+async def _watch(settings: Settings, json: bool) -> Status | None:
+    """Show a status every second until a signal; return the last one, None after a failure."""
+    latest: Status | None = None
 
-    async def go_on() -> None:
-        with _screen(as_json) as show:
-            async with _opened(settings) as (redis, kafka):
+    async def refresh() -> None:
+        nonlocal latest
+        with _screen(json) as show:
+            async with _clients(settings) as (redis, kafka):
                 while True:
-                    latest[:] = [await _shown(settings, redis, kafka, show)]
+                    latest = await _read_and_show(settings, redis, kafka, show)
                     await asyncio.sleep(REFRESH_S)
 
-    await until_signalled(go_on())
-    return latest[0]
+    await until_signalled(refresh())
+    return latest
 
 
-async def _shown(
+async def _read_and_show(
     settings: Settings, redis: Redis, kafka: EndOffsetPoller, show: Show
 ) -> Status | None:
     try:
@@ -107,34 +105,35 @@ async def _shown(
 
 
 async def _read(settings: Settings, redis: Redis, kafka: EndOffsetPoller) -> Status:
-    found = await statuses.read_status(redis, settings.max_staleness, kafka.ends)
+    found = await read_status(redis, settings.max_staleness, kafka.ends)
     return msgspec.structs.replace(found, kafka=kafka.trouble)
 
 
 @contextlib.asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[tuple[Redis, EndOffsetPoller]]:
-    redis, kafka = connections.create_redis(settings), EndOffsetPoller(settings)
-    following = asyncio.create_task(kafka.run())
-    try:
-        yield redis, kafka
-    finally:
-        following.cancel()
-        await asyncio.wait({following}, timeout=LEAVE_S)
-        await redis.aclose()
+async def _clients(settings: Settings) -> AsyncIterator[tuple[Redis, EndOffsetPoller]]:
+    """Open a Redis client, and poll Kafka's end offsets, until the end of the block."""
+    async with connected(settings) as redis:
+        kafka = EndOffsetPoller(settings)
+        polling = asyncio.create_task(kafka.run())
+        try:
+            yield redis, kafka
+        finally:
+            polling.cancel()
+            await asyncio.wait({polling}, timeout=STOP_S)
 
 
-# what is shown
+# show
 
 
-def _json(found: Status | str) -> None:
+def _show_json(found: Status | str) -> None:
     document = {"trouble": found} if isinstance(found, str) else found
-    typer.echo(written(document))
+    typer.echo(as_json(document))
 
 
-def _plain(found: Status | str) -> None:
+def _show_plain(found: Status | str) -> None:
     console = Console(highlight=False)
     if isinstance(found, str):
-        console.print(Text(harmless(found)))
+        console.print(Text(escape_control_chars(found)))
     elif console.is_terminal:
         console.print(status_display.table(found, len(found.partitions) + status_display.FRAME))
     else:
@@ -143,34 +142,36 @@ def _plain(found: Status | str) -> None:
 
 
 @contextlib.contextmanager
-def _screen(as_json: bool) -> Iterator[Show]:
-    """Where a watch shows each status: JSON lines, a screen, or lines about what changed."""
+def _screen(json: bool) -> Iterator[Show]:
+    """Choose the output of a watch: JSON lines, a screen, or a line for each change."""
     console = Console(highlight=False)
-    if as_json:
-        yield _json
+    if json:
+        yield _show_json
     elif console.is_terminal:
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            yield lambda found: live.update(_drawn(found, console.height), refresh=True)
+            yield lambda found: live.update(_picture(found, console.height), refresh=True)
     else:
         yield _Changes().show
 
 
-def _drawn(found: Status | str, height: int) -> RenderableType:
-    return Text(harmless(found)) if isinstance(found, str) else status_display.table(found, height)
+def _picture(found: Status | str, height: int) -> RenderableType:
+    if isinstance(found, str):
+        return Text(escape_control_chars(found))
+    return status_display.table(found, height)
 
 
 class _Changes:
-    """Says what changed since the last time, a line each."""
+    """Prints a line for each partition that has changed since the last status."""
 
     def __init__(self) -> None:
         self._before: Status | None = None
         self._trouble: str | None = None
 
     def show(self, found: Status | str) -> None:
-        """Say it, if anything."""
+        """Print the changes, if any."""
         if isinstance(found, str):
             if self._trouble is None:
-                typer.echo(harmless(found))
+                typer.echo(escape_control_chars(found))
             self._trouble = found
             return
         for line in status_display.changes(None if self._trouble else self._before, found):

@@ -1,6 +1,6 @@
-"""The status in words: cells of a table, sentences below it, lines for what changed.
+"""The text of `projector status`: a table, sentences below it, a line for each change.
 
-Owners' names come from Redis and were written by anybody: every text leaves through `harmless`.
+Owners' names come from Redis and are not trusted: control characters are escaped.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,28 +11,32 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from projector.cli.terminal import harmless
 from projector.events.timestamps import to_rfc3339
-from projector.operators.status import PartitionHealth, PartitionStatus, Rates, Status, WorkerStatus
+from projector.log import escape_control_chars
+from projector.operators.status import PartitionHealth, PartitionStatus, Status, WorkerStatus
+from projector.store.activity import ActivityRates
 
 UNKNOWN: Final = "-"
 HEADER: Final = (
     "partition", "state", "age s", "lag", "facts", "tokens", "events/s", "p99 s", "epoch",
     "revision", "owner",
 )  # fmt: skip
-# What eighty columns have no room for, and what may take several lines there.
+# Left out on a terminal of 80 columns, and folded there if too long.
 NOT_ON_TERMINAL: Final = ("epoch", "revision")
 FOLDED: Final = ("lag", "owner")
 COLOURS: Final = {
-    PartitionHealth.FRESH: "green", PartitionHealth.LATE: "yellow", PartitionHealth.STALE: "red", PartitionHealth.UNCLAIMED: "red",
-}  # fmt: skip
-# Lines that the table's frame and the sentences below it take.
+    PartitionHealth.FRESH: "green",
+    PartitionHealth.LATE: "yellow",
+    PartitionHealth.STALE: "red",
+    PartitionHealth.UNCLAIMED: "red",
+}
+# Lines of the table's frame and of the sentences below it.
 FRAME: Final = 10
 MAX_WORKERS_NAMED: Final = 20
 
 
 def lines(status: Status) -> Iterator[str]:
-    """Plain text: a header, a line a partition in columns, then the sentences."""
+    """Write a header, a line a partition in columns, then the sentences."""
     rows = [HEADER, *(_cells(partition) for partition in status.partitions)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     for row in rows:
@@ -42,7 +46,7 @@ def lines(status: Status) -> Iterator[str]:
 
 
 def table(status: Status, height: int) -> Group:
-    """The same for a terminal of so many lines; where they do not suffice, the worst first."""
+    """Draw the same on a terminal of `height` lines; if these are too few, the worst first."""
     room = max(1, height - FRAME)
     shown = status.partitions
     if len(shown) > room:
@@ -60,11 +64,11 @@ def table(status: Status, height: int) -> Group:
 
 
 def changes(before: Status | None, now: Status) -> Iterator[str]:
-    """A line for each partition whose state or owner is another than `before`."""
+    """Write a line for each partition whose state or owner differs from `before`."""
     known = {p.partition: (p.state, p.owner) for p in before.partitions} if before else {}
     for partition in now.partitions:
         if known.get(partition.partition) != (partition.state, partition.owner):
-            owner = harmless(partition.owner or "nobody")
+            owner = escape_control_chars(partition.owner or "none")
             yield (
                 f"{to_rfc3339(now.at)} partition {partition.partition}: {partition.state}, "
                 f"age {_seconds(partition.age)} s, owner {owner}"
@@ -72,7 +76,7 @@ def changes(before: Status | None, now: Status) -> Iterator[str]:
 
 
 def sentences(status: Status) -> Iterator[str]:
-    """All partitions together, the workers, and what is not known."""
+    """Write the totals, the workers, and the reason for the lack of Kafka's numbers."""
     totals = status.totals
     counts = {state: getattr(totals, state) for state in PartitionHealth}
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
@@ -88,7 +92,7 @@ def sentences(status: Status) -> Iterator[str]:
     yield f"last 5 minutes: {_rates(totals.rates)}"
     yield f"{_many(len(status.workers), 'worker')}{_named(status.workers)}"
     if status.kafka:
-        yield harmless(f"no lag, no dead letters: {status.kafka}")
+        yield escape_control_chars(f"no lag, no dead letters: {status.kafka}")
 
 
 def _cells(partition: PartitionStatus) -> tuple[str, ...]:
@@ -104,7 +108,7 @@ def _cells(partition: PartitionStatus) -> tuple[str, ...]:
         f"{rates.revocation_p99:.3f}" if rates and rates.revocation_p99 is not None else UNKNOWN,
         _number(partition.epoch),
         _number(partition.revision),
-        harmless(partition.owner or UNKNOWN),
+        escape_control_chars(partition.owner or UNKNOWN),
     )
 
 
@@ -119,12 +123,12 @@ def _lag(partition: PartitionStatus) -> str:
     return ", ".join(f"{topic} {lag}" for topic, lag in partition.lag.items() if lag) or "0"
 
 
-def _rates(rates: Rates) -> str:
-    said = f"{rates.events:.1f} events/s, {rates.refused:.1f} refused/s, {rates.views:.1f} views/s"
+def _rates(rates: ActivityRates) -> str:
+    text = f"{rates.events:.1f} events/s, {rates.refused:.1f} refused/s, {rates.views:.1f} views/s"
     if rates.revocation_p50 is None:
-        return f"{said}, no revocation"
+        return f"{text}, no revocation"
     return (
-        f"{said}, {_many(rates.revocations, 'revocation')}: half within {rates.revocation_p50:.3f} "
+        f"{text}, {_many(rates.revocations, 'revocation')}: half within {rates.revocation_p50:.3f} "
         f"s, 99% within {rates.revocation_p99:.3f} s, the slowest {rates.revocation_max:.3f} s"
     )
 
@@ -133,7 +137,7 @@ def _named(workers: Iterable[WorkerStatus]) -> str:
     named = [f"{w.owner} ({_many(len(w.partitions), 'partition')})" for w in workers]
     if len(named) > MAX_WORKERS_NAMED:
         named[MAX_WORKERS_NAMED:] = ["..."]
-    return harmless(f": {', '.join(named)}") if named else ""
+    return escape_control_chars(f": {', '.join(named)}") if named else ""
 
 
 def _many(count: int, what: str) -> str:

@@ -1,12 +1,12 @@
-"""What all commands share: settings, exit codes, and text that is safe on a terminal."""
+"""Shared by all commands: settings, exit codes, input, and output that is safe on a terminal."""
 
 import asyncio
 import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn, TypeVar, cast
 
@@ -19,17 +19,21 @@ from aiokafka.errors import (
     KafkaError,
     TopicAuthorizationFailedError,
 )
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
+from rich.progress import Progress
 
-from projector import log as logs
+from projector import log
+from projector.clients import redis_client
 from projector.clients.access_errors import redis_reason
 from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.errors import OperatorError, SettingsError
+from projector.log import escape_control_chars
 
 T = TypeVar("T")
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 NOT_ALLOWED: Final = (
     TopicAuthorizationFailedError,
@@ -41,21 +45,21 @@ WRONG: Final = 2
 OUTAGE: Final = 3
 
 MAX_BAD_LINES_SHOWN: Final = 50
-# Events from standard input are read twice; what does not fit into memory goes to a file.
+# Standard input is read twice. A larger one is kept in a file, or it would fill the memory.
 SPOOL_BYTES: Final = 64 * 1024 * 1024
 
-errors = Console(stderr=True, highlight=False)
+stderr = Console(stderr=True, highlight=False)
 
 
 def load_settings() -> Settings:
-    """The settings, and logs as they say; ends the command where one is wrong."""
+    """Load the settings and configure logs; end the command where a setting is wrong."""
     try:
         settings = Settings.load()
     except SettingsError as error:
         fail(WRONG, *(f"wrong setting: {line}" for line in str(error).splitlines()))
-    logs.configure(settings.log_level)
+    log.configure(settings.log_level)
     if settings.kafka_security_protocol == "SASL_PLAINTEXT":
-        log.warning(
+        logger.warning(
             "nothing is encrypted on the way to Kafka",
             setting=f"{variable_name('kafka_security_protocol')}=SASL_PLAINTEXT",
         )
@@ -63,7 +67,7 @@ def load_settings() -> Settings:
 
 
 def run_command(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; what a person can mend is one sentence and an exit code."""
+    """Run to the end; an error ends the command with one sentence and an exit code."""
     try:
         return asyncio.run(work)
     except OperatorError as error:
@@ -74,30 +78,53 @@ def run_command(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
         if reason := redis_reason(error):
             fail(WRONG, f"Redis at {settings.redis_place} {reason}")
         fail(OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}")
-    # redis-py makes every OSError a RedisError: what is left is aiokafka's.
+    # redis-py wraps every OSError in a RedisError, so this one is aiokafka's.
     except (KafkaError, OSError) as error:
         fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Redis]:
+    """Open a Redis client and close it at the end."""
+    redis = redis_client.create_redis(settings)
+    try:
+        yield redis
+    finally:
+        await redis.aclose()
+
+
+async def with_redis(settings: Settings, work: Callable[[Redis], Awaitable[T]]) -> T:
+    """Do `work` with a Redis client that is closed at the end."""
+    async with connected(settings) as redis:
+        return await work(redis)
+
+
+def progress_bar(*, transient: bool = True) -> Progress:
+    """Make a progress bar on stderr, invisible unless stderr is a terminal."""
+    return Progress(console=stderr, disable=not stderr.is_terminal, transient=transient)
 
 
 def fail(code: int, *sentences: str) -> NoReturn:
     """End the command with these sentences on stderr."""
     for sentence in sentences:
-        errors.print(harmless(sentence), style="red", markup=False, emoji=False, soft_wrap=True)
+        warn(sentence, style="red")
     raise typer.Exit(code)
 
 
+def warn(sentence: str, style: str = "") -> None:
+    """Print the sentence on stderr, as it is but for control characters."""
+    text = escape_control_chars(sentence)
+    stderr.print(text, style=style, markup=False, emoji=False, soft_wrap=True)
+
+
 def as_json(found: object) -> str:
-    """Printable ASCII alone: everything else is escaped."""
+    """Encode as JSON in printable ASCII; everything else is escaped."""
     return json.dumps(msgspec.to_builtins(found), ensure_ascii=True)
-
-
-# Logs and commands alike write to terminals.
-harmless: Final = logs.escape_control_chars
 
 
 @contextmanager
 def open_input(file: str) -> Iterator[BinaryIO]:
-    """The file or standard input, such that it can be read twice."""
+    """Open the file, or standard input, so that it can be read twice."""
     try:
         source = sys.stdin.buffer if file == "-" else Path(file).open("rb")  # noqa: SIM115
     except OSError as error:
@@ -113,10 +140,10 @@ def open_input(file: str) -> Iterator[BinaryIO]:
 
 
 def refuse_lines(
-    file: str, bad: Sequence[tuple[int, str]], so: str = "nothing was sent"
+    file: str, bad: Sequence[tuple[int, str]], consequence: str = "nothing was sent"
 ) -> NoReturn:
-    """End the command for these lines of the file, and say what was `so` not done."""
+    """End the command for these lines of the file; print the consequence last."""
     shown = [f"{file}:{number}: {reason}" for number, reason in bad[:MAX_BAD_LINES_SHOWN]]
     if len(bad) > len(shown):
         shown.append(f"... and {len(bad) - len(shown)} more bad lines")
-    fail(WRONG, *shown, so)
+    fail(WRONG, *shown, consequence)

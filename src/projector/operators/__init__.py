@@ -1,1 +1,1 @@
-"""Queries and repairs for operators, run beside the owners."""
+"""Queries and repairs for operators, run while the owners work."""

@@ -1,7 +1,7 @@
-"""The facts held against an upstream export: what is missing, what is extra, what is different.
+"""Facts compared with an upstream export: missing, extra, different.
 
-The export is as of one moment; events go on. A fact whose event is younger than the export counts
-as newer and is left alone. `amends` makes the events that mend the rest.
+The export is as of one time, and events go on. A fact whose event is younger than the export counts
+as newer and is left alone. `audit_repair` makes the events that repair the other facts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,14 +23,14 @@ from projector.feed import event_file
 from projector.feed.event_file import BadLine
 from projector.operators.snapshot import Snapshot
 
-# The kinds that an export can list: tokens that ended before their job are nobody's to export.
+# The kinds that an export can list. Tokens that ended before their job are known here alone.
 AUDITED_KINDS: Final = tuple(kind for kind in entities.ENTITY_KINDS if kind != "token")
 # Later than any record.
 _LAST: Final = 2**62
 
 
 class FactMismatch(StrEnum):
-    """How a fact and the export are not the same."""
+    """The difference between a fact and the export."""
 
     MISSING = "missing"
     EXTRA = "extra"
@@ -39,62 +39,62 @@ class FactMismatch(StrEnum):
 
 
 class ExportEntry(NamedTuple):
-    """One exported thing: the line (and its first byte in the file) that says it."""
+    """An exported entity, with its line in the file and the position of that line's first byte."""
 
     line: int
     at: int
     event: Event
-    thing: Entity
+    entity: Entity
 
 
 class AuditFinding(NamedTuple):
-    """A thing of which the facts and the export do not say the same.
+    """An entity of which the facts and the export differ.
 
-    `fields` are the names, with what the fact and what the export says.
+    `fields` has the values in the fact and in the export, by the names of differing fields.
     """
 
     partition: int
     key: Key
-    what: FactMismatch
+    mismatch: FactMismatch
     entry: ExportEntry | None
     fact: AnyFact | None
     fields: dict[str, tuple[Any, Any]]
 
 
 class AuditScope(NamedTuple):
-    """Of which kinds and root namespaces the export is taken to list everything."""
+    """The kinds and root namespaces of which the export lists everything."""
 
     kinds: frozenset[str]
     roots: frozenset[str]
 
     def covers(self, key: Key) -> bool:
-        """Whether the export would list the thing."""
+        """Whether the export would list the entity."""
         root = fact_keys.root_of(key)
         return fact_keys.kind_of(key) in self.kinds and (root == "*" or root in self.roots)
 
 
 class Export:
-    """What upstream says there is, by partition; instance-wide things are in all of them."""
+    """Upstream's entities by partition; those of the whole instance are in all partitions."""
 
     def __init__(self, partitions: int) -> None:
         self.partitions = partitions
         self.kinds: set[str] = set()
         self.roots: set[str] = set()
         self.count = 0
-        # The earliest `time` of an event, None while any has none.
+        # The earliest `time` of an event, None if any event is without a `time`.
         self.taken: int | None = None
         self._is_timed = True
-        self._everywhere: dict[Key, ExportEntry] = {}
-        self._things: dict[int, dict[Key, ExportEntry]] = {}
+        self._broadcast: dict[Key, ExportEntry] = {}
+        self._by_partition: dict[int, dict[Key, ExportEntry]] = {}
 
     def add(self, line: int, at: int, event: Event) -> None:
-        """Take over one event; raises `BadEvent` where it has no place in an export."""
-        key, thing = _exported(event)
-        held = self._home(event)
-        before = held.get(key)
-        if before is not None and before.thing != thing:
-            raise BadEvent(f"line {before.line} says something else about the same thing")
-        held.setdefault(key, ExportEntry(line, at, event, thing))
+        """Add one event; raises `BadEvent` if it has no place in an export."""
+        key, entity = _exported(event)
+        entries = self._entries_beside(event)
+        before = entries.get(key)
+        if before is not None and before.entity != entity:
+            raise BadEvent(f"line {before.line} has another value of the same entity")
+        entries.setdefault(key, ExportEntry(line, at, event, entity))
         self.count += 1
         self.kinds.add(fact_keys.kind_of(key))
         if not event.kind.broadcast:
@@ -102,22 +102,22 @@ class Export:
         self._note_time(event.time)
 
     def of(self, partition: int) -> Mapping[Key, ExportEntry]:
-        """What the facts of the partition should hold."""
-        return self._everywhere | self._things.get(partition, {})
+        """Return the entries that the facts of the partition should match."""
+        return self._broadcast | self._by_partition.get(partition, {})
 
-    def _home(self, event: Event) -> dict[Key, ExportEntry]:
+    def _entries_beside(self, event: Event) -> dict[Key, ExportEntry]:
         if event.kind.broadcast:
-            return self._everywhere
-        return self._things.setdefault(partition_of(event.root, self.partitions), {})
+            return self._broadcast
+        return self._by_partition.setdefault(partition_of(event.root, self.partitions), {})
 
-    def _note_time(self, moment: int | None) -> None:
-        self._is_timed = self._is_timed and moment is not None
-        earliest = [time for time in (self.taken, moment) if time is not None]
-        self.taken = min(earliest) if self._is_timed else None
+    def _note_time(self, time: int | None) -> None:
+        self._is_timed = self._is_timed and time is not None
+        times = [each for each in (self.taken, time) if each is not None]
+        self.taken = min(times) if self._is_timed else None
 
 
 def read_export(source: BinaryIO, partitions: int) -> tuple[Export, list[BadLine]]:
-    """The export in a file of events, one a line, and every line that has no place in one."""
+    """Read a file of events, one a line; return the export and the lines that it cannot hold."""
     export, bad, at = Export(partitions), [], 0
     for number, line in enumerate(source, start=1):
         try:
@@ -131,13 +131,13 @@ def read_export(source: BinaryIO, partitions: int) -> tuple[Export, list[BadLine
 
 def _exported(event: Event) -> tuple[Key, Entity]:
     if isinstance(event.data, model.JobStarted):
-        # Whatever the record's time will be: `_differing` knows what it does to the expiry.
+        # The record's time is not known. It caps the expiry, which `_differing` allows for.
         record = KafkaRecord(Topic.JOB_LIFECYCLE, 0, 0, _LAST, None, None)
         return fact_keys.job_key(event.root, event.data.id), job_of(event, record, event.data)
-    key, thing = (None, None) if isinstance(event.data, _NO_STATE) else state(event)
-    if key is None or thing is None:
+    key, entity = (None, None) if isinstance(event.data, _NO_STATE) else state(event)
+    if key is None or entity is None:
         raise BadEvent(f"an export says what there is; {event.type} has no place in one")
-    return key, thing
+    return key, entity
 
 
 _NO_STATE: Final = (model.JobFinished, model.JobCanceling)
@@ -149,51 +149,51 @@ _NO_STATE: Final = (model.JobFinished, model.JobCanceling)
 def compare_facts(
     export: Export, scope: AuditScope, look: Snapshot, cutoff: int | None
 ) -> Iterator[AuditFinding]:
-    """Where the partition's facts and the export differ, by key.
+    """Find where the partition's facts and the export differ, in the order of keys.
 
-    Facts of after `cutoff` (ms, by the broker's clock; None: there is no telling) are newer.
+    Facts of after `cutoff` (ms, by the broker's clock) are newer; without it none are.
     """
     entries = {key: entry for key, entry in export.of(look.partition).items() if scope.covers(key)}
     facts = {key: fact for key, fact in look.facts.items() if scope.covers(key)}
     for key in sorted(entries.keys() | facts.keys()):
         entry, fact = entries.get(key), facts.get(key)
-        what, fields = difference(entry, fact, look.now)
-        if what and fact and cutoff is not None and fact.timestamp > cutoff:
-            what = FactMismatch.NEWER
-        if what:
-            yield AuditFinding(look.partition, key, what, entry, fact, fields)
+        mismatch, fields = compare_fact(entry, fact, look.now)
+        if mismatch and fact and cutoff is not None and fact.timestamp > cutoff:
+            mismatch = FactMismatch.NEWER
+        if mismatch:
+            yield AuditFinding(look.partition, key, mismatch, entry, fact, fields)
 
 
-def difference(
+def compare_fact(
     entry: ExportEntry | None, fact: AnyFact | None, now: int
 ) -> tuple[FactMismatch | None, dict[str, tuple[Any, Any]]]:
-    """How the fact and the export differ at `now` (ms), if they do, and in which fields."""
+    """Return the mismatch at `now` (ms), None if there is none, and the differing fields."""
     data = fact.data if fact else None
     if entry is None:
         return (FactMismatch.EXTRA if data is not None and not _is_over(data, now) else None), {}
     if data is None:
-        return (None if _is_over(entry.thing, now) else FactMismatch.MISSING), {}
+        return (None if _is_over(entry.entity, now) else FactMismatch.MISSING), {}
     assert fact is not None  # noqa: S101  it has data
-    if _is_over(data, now) and _is_over(entry.thing, now):
+    if _is_over(data, now) and _is_over(entry.entity, now):
         return None, {}
-    fields = _differing(fact, entry.thing)
+    fields = _differing(fact, entry.entity)
     return (FactMismatch.DIFFERENT if fields else None), fields
 
 
-def _is_over(thing: Entity, now: int) -> bool:
-    """Whether the thing says nothing any more, so that it need not be there."""
-    match thing:
+def _is_over(entity: Entity, now: int) -> bool:
+    """Whether the entity grants nothing any more, so that either side may lack it."""
+    match entity:
         case Member():
-            return not thing.counts(now)
+            return not entity.counts(now)
         case Job():
-            return thing.finished or thing.expires_at <= now
+            return entity.finished or entity.expires_at <= now
         case Configuration():
-            return not thing.projects and not thing.groups
+            return not entity.projects and not entity.groups
     return False
 
 
 def _differing(fact: AnyFact, wanted: Entity) -> dict[str, tuple[Any, Any]]:
-    assert fact.data is not None  # noqa: S101  only what is there is compared
+    assert fact.data is not None  # noqa: S101  the caller has checked
     if isinstance(wanted, Job) and isinstance(fact.data, Job) and _is_capped(fact, wanted):
         wanted = replace(wanted, expires_at=fact.data.expires_at)
     ours, theirs = msgspec.to_builtins(fact.data), msgspec.to_builtins(wanted)
@@ -203,17 +203,17 @@ def _differing(fact: AnyFact, wanted: Entity) -> dict[str, tuple[Any, Any]]:
 
 
 def _is_capped(fact: AnyFact, wanted: Job) -> bool:
-    """Whether the token would live longer than its record allows any."""
+    """Whether the token would outlive the limit that starts at its record's time."""
     return wanted.expires_at > fact.timestamp + MAX_TOKEN_LIFE_MS
 
 
 def _same(one: object, other: object) -> bool:
-    """Whether both are the same JSON: to Python 0 equals false."""
+    """Whether both are the same JSON; in Python 0 equals False."""
     return one == other and msgspec.json.encode(one) == msgspec.json.encode(other)
 
 
 def line_at(source: BinaryIO, entry: ExportEntry | None) -> bytes | None:
-    """The exported event as it stands in the file."""
+    """Read the exported event from the file."""
     if entry is None:
         return None
     source.seek(entry.at)
@@ -221,8 +221,8 @@ def line_at(source: BinaryIO, entry: ExportEntry | None) -> bytes | None:
 
 
 def kinds_named(names: Iterable[str]) -> frozenset[str]:
-    """The kinds of these names; raises `ValueError` naming one that is none."""
+    """Return the kinds of these names; raises `ValueError` for a name that is not a kind."""
     for name in names:
         if name not in AUDITED_KINDS:
-            raise ValueError(f"{name} is no kind; known are {', '.join(AUDITED_KINDS)}")
+            raise ValueError(f"{name} is no kind; give one of {', '.join(AUDITED_KINDS)}")
     return frozenset(names)

@@ -1,7 +1,7 @@
-"""The events that mend what an audit found.
+"""Events that repair the findings of an audit.
 
-They rank at the export's moment (`ranks`): any later event outranks them, whether it is applied
-already or still on its way. So no repair undoes a revocation that came after the export.
+They rank at the time of the export (`replay_header`). Any later event outranks them, whether it is
+applied already or still on its way. So a repair never undoes a revocation of after the export.
 """
 
 import json
@@ -21,26 +21,25 @@ from projector.events.late_events import refuse_late
 from projector.events.model import BadEvent, Event, KafkaRecord, ReplayPosition, Topic
 from projector.feed import event_file
 from projector.feed.producer import CONTENT_TYPE, Message
-from projector.operators.audit import AuditFinding, difference
+from projector.operators.audit import AuditFinding, compare_fact
 from projector.operators.snapshot import Snapshot
 
 SOURCE: Final = "projector audit"
-# Higher than any offset: the record that a repair will be.
+# A repair's own offset is not known. This one is higher than any.
 _LAST: Final = 2**62
 
 
 class Repair(NamedTuple):
-    """What mends a finding: a message to send, or why there is none."""
+    """The message that repairs a finding, or the obstacle to that."""
 
     message: Message | None
     obstacle: str = ""
 
 
-def moments(facts: FactIndex, cutoff: int) -> dict[Topic, int]:
-    """Where in the partition's topics the moment `cutoff` (ms) lies: the last offset before it.
+def last_offsets(facts: FactIndex, cutoff: int) -> dict[Topic, int]:
+    """Find each topic's last offset up to the time `cutoff` (ms), as far as facts have offsets.
 
-    As far as the facts know, which is enough: no older fact stands behind it, and no newer event
-    before it.
+    That is exact enough: no older fact is behind that offset, and no newer event before it.
     """
     last: dict[Topic, int] = {}
     for key, fact in facts.items():
@@ -51,32 +50,32 @@ def moments(facts: FactIndex, cutoff: int) -> dict[Topic, int]:
 
 
 class RepairPlanner:
-    """Makes the events that mend the findings of one partition."""
+    """Makes the events that repair the findings of one partition."""
 
     def __init__(self, look: Snapshot, cutoff: int, retention_ms: int) -> None:
         self._look = look
         self._cutoff = cutoff
         self._retention_ms = retention_ms
-        self._moments = moments(look.facts, cutoff)
+        self._last_offsets = last_offsets(look.facts, cutoff)
 
-    def mend(self, finding: AuditFinding, line: bytes | None) -> Repair:
-        """The event for a finding; `line` is the exported one, as it stands in the file."""
+    def plan(self, finding: AuditFinding, line: bytes | None) -> Repair:
+        """Make the event for a finding; `line` is the export's, if it has one."""
         value = line or _removal(finding.key)
         if value is None:
             return Repair(None, "no event removes a user; feed `user.set` with another state")
         event = event_file.parse_line(value)
-        offset = self._moments.get(event.kind.topic)
+        offset = self._last_offsets.get(event.kind.topic)
         if offset is None:
             return Repair(None, f"{event.kind.topic} has nothing older; feed it as a new event")
-        rank = ReplayPosition(offset, self._cutoff)
-        if obstacle := self._obstacle(replace(event, replays=rank), finding):
+        position = ReplayPosition(offset, self._cutoff)
+        if obstacle := self._obstacle(replace(event, replays=position), finding):
             return Repair(None, obstacle)
-        headers = (CONTENT_TYPE, replay_header.encode_position(rank))
+        headers = (CONTENT_TYPE, replay_header.encode_position(position))
         topic, partition = event.kind.topic, self._look.partition
         return Repair(Message(topic, partition, event.root, value, headers))
 
     def _obstacle(self, event: Event, finding: AuditFinding) -> str:
-        """Why the event would not mend the finding; empty if it would."""
+        """Apply the event on trial; return why it does not repair the finding, or an empty text."""
         if too_low := _too_low(event, finding.fact):
             return too_low
         facts, now = self._look.facts, self._look.now
@@ -86,8 +85,8 @@ class RepairPlanner:
         except BadEvent as error:
             return str(error)
         after = new.get(finding.key, finding.fact)
-        what, _ = difference(finding.entry, after, now)
-        return "" if what is None else _reason(finding.fact)
+        mismatch, _ = compare_fact(finding.entry, after, now)
+        return "" if mismatch is None else _reason(finding.fact)
 
 
 def _reason(fact: AnyFact | None) -> str:
@@ -97,19 +96,19 @@ def _reason(fact: AnyFact | None) -> str:
 
 
 def _too_low(event: Event, fact: AnyFact | None) -> str:
-    """Upstream's own order says that the fact is as new as the export, or newer."""
+    """Refuse an event whose sequence is not above the fact's; empty if it is above."""
     if fact is None or fact.sequence is None or event.sequence is None:
         return ""
     if event.sequence > fact.sequence:
         return ""
     return (
-        f"its sequence {event.sequence} is not above {fact.sequence}, which the facts have seen: "
+        f"its sequence {event.sequence} is not above {fact.sequence}, which is applied already; "
         "give a higher sequence"
     )
 
 
 def _removal(key: Key) -> bytes | None:
-    """The event that takes a thing away; None where there is none."""
+    """Make the event that removes an entity; None for a user, whom no event removes."""
     name, data = _revocation(key)
     if name is None:
         return None
@@ -128,8 +127,9 @@ def _revocation(key: Key) -> tuple[str | None, dict[str, Any]]:
         case "member":
             scope, user = fact_keys.membership_of(key)
             via = key.split("/", 4)[4]
+            scope_field = f"{fact_keys.kind_of(scope)}_id"
             return "member.removed", {
-                "user_id": user, f"{fact_keys.kind_of(scope)}_id": fact_keys.id_of(scope), "via": via,
+                "user_id": user, scope_field: fact_keys.id_of(scope), "via": via,
             }  # fmt: skip
         case "job":
             return "job.finished", {"id": fact_keys.id_of(key)}

@@ -1,6 +1,6 @@
-"""From a job or a token to its explanation: reads Redis, decides nothing.
+"""Explanations of jobs, from the facts and records in Redis.
 
-What is explained is never older than the record that is served: the facts are read once their
+An explanation is never older than the record that lookups get. Its facts are read only when their
 checkpoint has reached the record's version.
 """
 
@@ -19,7 +19,7 @@ from projector.domain.fact_keys import Key
 from projector.errors import SnapshotError, TooManyFactsError, UnknownJobError
 from projector.events.partitioning import MAX_PARTITIONS
 from projector.events.timestamps import to_rfc3339
-from projector.explain import job as explain
+from projector.explain import job as job_explanation
 from projector.explain.context import Question
 from projector.explain.model import Explanation, ExplanationReport, StoredView
 from projector.operators import snapshot
@@ -27,6 +27,7 @@ from projector.operators.snapshot import Snapshot
 from projector.store import schema
 from projector.store.schema import ViewRecord
 
+# An owner that writes faster than this process reads would otherwise hold the command up.
 TRIES: Final = 5
 PAUSE_S: Final = 0.2
 FIELDS_PER_CALL: Final = 1000
@@ -35,7 +36,7 @@ _DIGEST: Final = re.compile(rb"[0-9a-f]{64}")
 
 
 class JobLocation(NamedTuple):
-    """Where a job is: its partition and key; `digest` is the token's that is asked about."""
+    """A job's partition, its key if that is known, and the digest of the token in question."""
 
     partition: int
     key: Key | None
@@ -43,7 +44,7 @@ class JobLocation(NamedTuple):
 
 
 class TokenRecord(NamedTuple):
-    """A record, and when it expires (ms)."""
+    """A record, and its expiry (ms)."""
 
     record: ViewRecord
     expires_at: int
@@ -57,54 +58,37 @@ async def explain_job(
     *,
     most_facts: int | None = None,
 ) -> ExplanationReport:
-    """Why the job's current token gets what it gets, and whether the job may use `agent`.
+    """Explain what the job's current token gets, and whether the job may use `agent`.
 
-    Raises `UnknownJobError`, `SnapshotError` where the facts cannot be read as they are,
-    `TooManyFactsError` if there are more than `most_facts` in a partition that must be read (all
-    three are a `SetupError`, whose sentence may be shown to a person), and `RedisError`. Decoding
-    and judging are done in a thread, beside the event loop.
+    Raises `RedisError` and an `OperatorError`: `UnknownJobError`, `SnapshotError` if the facts
+    cannot be read, `TooManyFactsError` if one of the partitions to read has more than `most_facts`.
+    Decoding and evaluation run in a thread, so that the event loop goes on.
     """
-    digest = await digest_of(redis, job)
-    stored = await stored_view(redis, digest) if digest else None
+    digest = await read_job_digest(redis, job)
+    stored = await read_record(redis, digest) if digest else None
     if digest and stored:
-        place = JobLocation(stored.record.partition, None, digest)
-        inquiry = await _inquire(redis, settings, place, agent, most_facts)
-        if inquiry.explanation.job and inquiry.explanation.job.id == job:
-            return inquiry
-    place, *others = await _search(redis, job, most_facts)
-    inquiry = await _inquire(redis, settings, place, agent, most_facts)
+        location = JobLocation(stored.record.partition, None, digest)
+        report = await _explain(redis, settings, location, agent, most_facts)
+        if report.explanation.job and report.explanation.job.id == job:
+            return report
+    location, *others = await _search(redis, job, most_facts)
+    report = await _explain(redis, settings, location, agent, most_facts)
     also = [f"job {job} is also known in partition {o.partition}" for o in others[:MAX_NOTED]]
-    return msgspec.structs.replace(inquiry, notes=inquiry.notes + also)
+    return msgspec.structs.replace(report, notes=report.notes + also)
 
 
-async def explain_token(
-    redis: Redis,
-    settings: Settings,
-    digest: str,
-    agent: int | None = None,
-    *,
-    most_facts: int | None = None,
-) -> ExplanationReport:
-    """The same for the token with this SHA-256 (lower-case hex), also a former one of its job."""
-    stored = await stored_view(redis, digest)
-    if stored is None:
-        raise UnknownJobError("no record stands under this token: it is unknown, or it has expired")
-    place = JobLocation(stored.record.partition, None, digest)
-    return await _inquire(redis, settings, place, agent, most_facts)
-
-
-async def digest_of(redis: Redis, job: int) -> str | None:
-    """The SHA-256 of the job's current token, None if Redis does not say."""
+async def read_job_digest(redis: Redis, job: int) -> str | None:
+    """Read the SHA-256 of the job's current token; None if its key is missing or malformed."""
     raw = await _value(redis, schema.job_token_key(job))
     return raw.decode() if raw and _DIGEST.fullmatch(raw) else None
 
 
-async def stored_view(redis: Redis, digest: str) -> TokenRecord | None:
-    """The record under the token, None if there is none or it is none."""
+async def read_record(redis: Redis, digest: str) -> TokenRecord | None:
+    """Read the token's record; None if it is missing or malformed."""
     key = schema.token_record_key(digest)
     raw, left = await redis_batch.execute(redis, [("GET", key), ("PTTL", key)])
     try:
-        record = ViewRecord.decode(_text(raw.value) or b"")
+        record = ViewRecord.decode(_string(raw.value) or b"")
     except ValueError:
         return None
     return TokenRecord(record, int(left.now) + left.value)
@@ -122,20 +106,20 @@ async def partitions(redis: Redis) -> int:
 
 async def _value(redis: Redis, key: str) -> bytes | None:
     try:
-        return _text(await redis.get(key))
+        return _string(await redis.get(key))
     except ResponseError as error:
-        return _text(error)
+        return _string(error)
 
 
-def _text(found: Any) -> bytes | None:
-    """The string; None also where somebody has written a key of another type."""
+def _string(found: Any) -> bytes | None:
+    """Return a string; None if the key is missing or has another type. Raises other errors."""
     if isinstance(found, Exception) and "WRONGTYPE" not in str(found):
         raise found
     return found if isinstance(found, bytes) else None
 
 
 async def _search(redis: Redis, job: int, most_facts: int | None) -> list[JobLocation]:
-    """Every place where facts say something about the job, the latest first; at least one."""
+    """Find the job in the facts of all partitions, the latest first; raises `UnknownJobError`."""
     found: list[tuple[int, JobLocation]] = []
     for partition in range(await partitions(redis)):
         await _refuse_too_many(redis, partition, most_facts)
@@ -145,15 +129,16 @@ async def _search(redis: Redis, job: int, most_facts: int | None) -> list[JobLoc
         ):
             key = Key(field.decode(errors="replace"))
             if key.count("/") == 2:
-                found.append(_found(partition, key, raw))
+                found.append(_locate(partition, key, raw))
     if not found:
         raise UnknownJobError(
-            f"job {job} is not known: no job.started for it was applied, or it is forgotten"
+            f"job {job} is not known: no job.started for it was applied, or its facts have expired"
         )
-    return [place for _, place in sorted(found, key=lambda each: -each[0])]
+    return [location for _, location in sorted(found, key=lambda each: -each[0])]
 
 
-def _found(partition: int, key: Key, raw: bytes) -> tuple[int, JobLocation]:
+def _locate(partition: int, key: Key, raw: bytes) -> tuple[int, JobLocation]:
+    """Decode the job's fact; return its time (ms) and the job's location."""
     try:
         fact = facts.decode_fact(key, raw)
     except ValueError as error:
@@ -165,98 +150,104 @@ def _found(partition: int, key: Key, raw: bytes) -> tuple[int, JobLocation]:
 async def _refuse_too_many(redis: Redis, partition: int, most: int | None) -> None:
     if most is None:
         return
-    state = await snapshot.state(redis, partition)
-    held = (state and state.facts) or 0
-    if held < 0:
+    state = await snapshot.read_state(redis, partition)
+    count = (state and state.facts) or 0
+    if count < 0:
         raise SnapshotError(
             f"the checkpoint of partition {partition} is not written to its end; ask again"
         )
-    if held > most:
+    if count > most:
         raise TooManyFactsError(
-            f"partition {partition} holds {held:,} facts, and at most {most:,} are read here; "
-            "ask `projector explain` instead"
+            f"partition {partition} holds {count:,} facts, and at most {most:,} are read here; "
+            "run `projector explain` instead"
         )
 
 
-async def _inquire(
-    redis: Redis, settings: Settings, place: JobLocation, agent: int | None, most_facts: int | None
+async def _explain(
+    redis: Redis,
+    settings: Settings,
+    location: JobLocation,
+    agent: int | None,
+    most_facts: int | None,
 ) -> ExplanationReport:
-    """Read until the facts and the record are of one moment; bounded."""
+    """Read until the facts and the record are of the same time, at most `TRIES` times."""
     last: ExplanationReport | None = None
     for attempt in range(TRIES):
         if attempt:
             await asyncio.sleep(PAUSE_S)
-        await _refuse_too_many(redis, place.partition, most_facts)
-        stored = await stored_view(redis, place.digest) if place.digest else None
+        await _refuse_too_many(redis, location.partition, most_facts)
+        stored = await read_record(redis, location.digest) if location.digest else None
         reached = stored.record.version if stored else None
-        found = await snapshot.read_snapshot(redis, place.partition, reached)
-        if place.digest in found.in_doubt:
+        found = await snapshot.read_snapshot(redis, location.partition, reached)
+        if location.digest in found.in_doubt:
             continue
-        # Once more: what was written while the facts were read would be newer than they are.
-        stored = await stored_view(redis, place.digest) if place.digest else None
+        # Once more: a record written while the facts were read is newer than they are.
+        stored = await read_record(redis, location.digest) if location.digest else None
         if stored and stored.record.version > found.state.version:
             continue
-        last = await asyncio.to_thread(_inquiry, found, settings, place, agent, stored)
+        last = await asyncio.to_thread(_report, found, settings, location, agent, stored)
         if last.agrees:
             return last
     if last is None:
         raise SnapshotError(
-            f"the facts of the job in partition {place.partition} change faster than they can be "
+            f"the facts of the job in partition {location.partition} change faster than they are "
             "read; ask again"
         )
     return last
 
 
-def _inquiry(
+def _report(
     found: Snapshot,
     settings: Settings,
-    place: JobLocation,
+    location: JobLocation,
     agent: int | None,
     stored: TokenRecord | None,
 ) -> ExplanationReport:
-    explanation = _explained(found, settings, place, agent)
-    agrees = _agrees(found, settings, place, stored)
+    explanation = _explanation(found, settings, location, agent)
+    agrees = _agrees(found, settings, location, stored)
     stamp = found.state.stamp
     age = None if stamp is None else max(0, found.now - stamp) / 1000
     return ExplanationReport(
         explanation=explanation,
-        view=stored and _shown(stored),
+        view=stored and _stored_view(stored),
         agrees=agrees,
         fresh_at=None if stamp is None else to_rfc3339(stamp),
         age=age,
-        notes=list(_notes(settings, found.partition, age, agrees)),
+        notes=_notes(settings, found.partition, age, agrees),
     )
 
 
-def _explained(
-    found: Snapshot, settings: Settings, place: JobLocation, agent: int | None
+def _explanation(
+    found: Snapshot, settings: Settings, location: JobLocation, agent: int | None
 ) -> Explanation:
-    key = place.key or found.facts.job_of_token(place.digest or "")
+    key = location.key or found.facts.job_of_token(location.digest or "")
     if key is None:
         raise UnknownJobError(
-            f"a record stands under the token, but no fact of partition {found.partition} "
-            "justifies it; the worker's sweep, or `projector verify --repair`, mends that"
+            f"the token has a record, but no fact of partition {found.partition} justifies it; "
+            "wait for the worker's sweep, or run `projector verify --repair`"
         )
-    question = Question(key, settings.minimum_level, found.now, agent, place.digest)
+    question = Question(key, settings.minimum_level, found.now, agent, location.digest)
     try:
-        return explain.explain_job(found.facts, found.partition, question)
+        return job_explanation.explain_job(found.facts, found.partition, question)
     except KeyError:
-        raise UnknownJobError(f"{key} is forgotten") from None
+        raise UnknownJobError(f"the facts of {key} have expired") from None
 
 
 def _agrees(
-    found: Snapshot, settings: Settings, place: JobLocation, stored: TokenRecord | None
+    found: Snapshot, settings: Settings, location: JobLocation, stored: TokenRecord | None
 ) -> bool:
-    """Whether the record is what the facts lead to; none is right where the token has expired."""
-    if place.digest is None or found.facts.job_of_token(place.digest) is None:
+    """Whether the record follows from the facts. An expired token has no record."""
+    if location.digest is None or found.facts.job_of_token(location.digest) is None:
         return stored is None
-    expected = projection.compute_view(found.facts, place.digest, settings.minimum_level, found.now)
+    expected = projection.compute_view(
+        found.facts, location.digest, settings.minimum_level, found.now
+    )
     if stored is None:
         return expected.expires_at <= found.now
     return (stored.record.status, stored.record.body) == (expected.status, expected.body)
 
 
-def _shown(stored: TokenRecord) -> StoredView:
+def _stored_view(stored: TokenRecord) -> StoredView:
     record = stored.record
     version = f"{record.partition}.{record.version.epoch}.{record.version.revision}"
     return StoredView(record.status, version, to_rfc3339(stored.expires_at))

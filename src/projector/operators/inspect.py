@@ -1,4 +1,4 @@
-"""What Redis and the facts say about one job, token, partition or agent. Reads, decides nothing."""
+"""Jobs, tokens, partitions and agents as Redis holds them: records, facts, states."""
 
 import asyncio
 from collections import Counter
@@ -12,10 +12,9 @@ from redis.asyncio import Redis
 from projector.clients import redis_batch
 from projector.domain import entities, evaluator, fact_keys, facts
 from projector.domain.entities import Job
-from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
-from projector.errors import OperatorError, SnapshotError
+from projector.errors import NoSuchPartitionError, NotReadyError, SnapshotError
 from projector.events.timestamps import to_rfc3339
 from projector.explain.model import EventRef
 from projector.operators import explain, snapshot
@@ -27,12 +26,8 @@ MAX_JOBS: Final = 20
 DEAD_LETTER: Final = "dead-letter"
 
 
-class BadPartitionError(OperatorError):
-    """There is no such partition."""
-
-
 class InspectedRecord(Struct, frozen=True):
-    """The record under a token; `body` is JSON, or text where it is none."""
+    """A token's record; `body` is its JSON, or its text if it is not JSON."""
 
     status: int
     partition: int
@@ -42,7 +37,7 @@ class InspectedRecord(Struct, frozen=True):
 
 
 class InspectedFact(Struct, frozen=True):
-    """One fact; `data` is None where the thing was removed."""
+    """One fact; `data` is None if the entity was removed."""
 
     partition: int
     key: str
@@ -52,7 +47,7 @@ class InspectedFact(Struct, frozen=True):
 
 
 class InspectedToken(Struct, frozen=True):
-    """A token by its SHA-256: the record that answers lookups, and the facts it comes from."""
+    """A token by its SHA-256: the record that lookups get, and the facts behind it."""
 
     sha256: str
     record: InspectedRecord | None
@@ -60,7 +55,7 @@ class InspectedToken(Struct, frozen=True):
 
 
 class InspectedJob(Struct, frozen=True):
-    """A job: its current token as Redis has it (None if it has none), and what facts say."""
+    """A job: its current token (None if Redis has none), and its facts."""
 
     job: int
     token: InspectedToken | None
@@ -68,11 +63,12 @@ class InspectedJob(Struct, frozen=True):
 
 
 class InspectedPartition(Struct, frozen=True):
-    """A partition: its owner, how far it has read, how fresh it is, what it holds.
+    """A partition: its owner, next offsets, freshness and contents.
 
-    `facts` is by kind, removed things among them; `checkpoint` is how many there should be, -1
-    while they are being written. `live_tokens` are those of jobs that neither finished nor expired;
-    `letters_waiting` are dead letters that Kafka has not acknowledged yet. `age` in seconds.
+    `facts` counts them by kind, removed entities included. `checkpoint` is the number of fields
+    that were written, -1 while they are being written. `live_tokens` are those of jobs that have
+    neither finished nor expired; `letters_waiting` are dead letters that Kafka has not acknowledged
+    yet. `age` is in seconds.
     """
 
     partition: int
@@ -89,7 +85,7 @@ class InspectedPartition(Struct, frozen=True):
 
 
 class InspectedAgent(Struct, frozen=True):
-    """An agent wherever it is known, and the live jobs that may use it now: some, and how many."""
+    """An agent: its facts in all partitions, some live jobs that may use it now, their number."""
 
     agent: int
     facts: list[InspectedFact]
@@ -98,21 +94,21 @@ class InspectedAgent(Struct, frozen=True):
 
 
 async def inspect_job(redis: Redis, number: int) -> InspectedJob:
-    """What there is about a job; the facts of its partition, or of all where no record says it."""
-    digest = await explain.digest_of(redis, number)
+    """Read a job; search all partitions for its facts if its token has no record."""
+    digest = await explain.read_job_digest(redis, number)
     found = await inspect_token(redis, digest) if digest else None
     if found and found.record:
         searched = [found.record.partition]
     else:
         searched = list(range(await explain.partitions(redis)))
-    wanted = f"/job/{number}"
-    known = [fact async for fact in _search(redis, searched, wanted)]
-    return InspectedJob(number, found, [f for f in known if f.key.endswith(wanted)])
+    suffix = f"/job/{number}"
+    known = [fact async for fact in _search(redis, searched, suffix)]
+    return InspectedJob(number, found, [f for f in known if f.key.endswith(suffix)])
 
 
 async def inspect_token(redis: Redis, digest: str) -> InspectedToken:
-    """What there is about a token; without a record nobody knows where its facts would be."""
-    stored = await explain.stored_view(redis, digest)
+    """Read a token; without a record, its partition and so its facts are not known."""
+    stored = await explain.read_record(redis, digest)
     if stored is None:
         return InspectedToken(digest, None, [])
     record = stored.record
@@ -125,19 +121,19 @@ async def inspect_token(redis: Redis, digest: str) -> InspectedToken:
 
 
 async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
-    """What there is about a partition."""
+    """Read a partition; raises `NoSuchPartitionError`, `NotReadyError` before the first claim."""
     total = await explain.partitions(redis)
     if number >= total:
-        raise BadPartitionError(f"there are {total} partitions, 0 to {total - 1}")
-    state = await snapshot.state(redis, number)
+        raise NoSuchPartitionError(number, total)
+    state = await snapshot.read_state(redis, number)
     if state is None:
-        raise BadPartitionError(f"no worker has claimed partition {number} yet")
+        raise NotReadyError(f"no worker has claimed partition {number} yet; start one")
     now = await redis_batch.server_time(redis, schema.partition_key(number))
     kinds: Counter[str] = Counter()
     live = 0
     async for key, raw in _fields(redis, number):
         kinds[fact_keys.kind_of(key)] += 1
-        live += fact_keys.kind_of(key) == "job" and _is_live(_decoded(number, key, raw), now)
+        live += fact_keys.kind_of(key) == "job" and _is_live(_decode(number, key, raw), now)
     waiting = kinds.pop(DEAD_LETTER, 0)
     return InspectedPartition(
         partition=number,
@@ -155,7 +151,7 @@ async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
 
 
 async def inspect_agent(redis: Redis, minimum_level: int, number: int) -> InspectedAgent:
-    """What there is about an agent, and which live jobs may use it."""
+    """Read an agent, and find the live jobs that may use it."""
     everywhere = list(range(await explain.partitions(redis)))
     suffix = f"/{number}"
     kinds = ("agent", "instance-agent", "configuration")
@@ -172,17 +168,17 @@ async def inspect_agent(redis: Redis, minimum_level: int, number: int) -> Inspec
 
 
 async def _search(redis: Redis, partitions: list[int], suffix: str) -> AsyncIterator[InspectedFact]:
-    """The facts whose key ends so."""
+    """Find the facts whose keys end in `suffix`."""
     for number in partitions:
         async for key, raw in _fields(redis, number, f"*{suffix}"):
             if key.count("/") == 2 and fact_keys.kind_of(key) in entities.ENTITY_KINDS:
-                yield _part(number, key, _decoded(number, key, raw))
+                yield _inspected(number, key, _decode(number, key, raw))
 
 
 async def _fields(
     redis: Redis, number: int, pattern: str | None = None
 ) -> AsyncIterator[tuple[Key, bytes]]:
-    """The fields of the checkpoint, facts and others; once each though HSCAN may repeat them."""
+    """Read the fields of the checkpoint, each once, though HSCAN may repeat them."""
     seen: set[bytes] = set()
     async for field, raw in redis.hscan_iter(
         schema.facts_key(number), match=pattern, count=FIELDS_PER_CALL
@@ -193,7 +189,7 @@ async def _fields(
             yield key, raw
 
 
-def _decoded(number: int, key: Key, raw: bytes) -> AnyFact:
+def _decode(number: int, key: Key, raw: bytes) -> AnyFact:
     try:
         return facts.decode_fact(key, raw)
     except (ValueError, LookupError) as error:
@@ -213,10 +209,10 @@ def _facts_of_token(found: Snapshot, digest: str) -> list[InspectedFact]:
         return []
     keys = (key, fact_keys.token_key(fact_keys.root_of(key), digest))
     known = ((each, found.facts.get(each)) for each in keys)
-    return [_part(found.partition, each, fact) for each, fact in known if fact]
+    return [_inspected(found.partition, each, fact) for each, fact in known if fact]
 
 
-def _part(number: int, key: Key, fact: AnyFact) -> InspectedFact:
+def _inspected(number: int, key: Key, fact: AnyFact) -> InspectedFact:
     topic = entities.TOPIC_OF_KIND[fact_keys.kind_of(key)]
     event = EventRef(topic, number, fact.offset, to_rfc3339(fact.timestamp))
     data = None if fact.data is None else msgspec.to_builtins(fact.data)
@@ -224,20 +220,18 @@ def _part(number: int, key: Key, fact: AnyFact) -> InspectedFact:
 
 
 def _jobs_of_agent(found: Snapshot, minimum_level: int, agent: int) -> list[int]:
-    """The live jobs that may use the agent, by id."""
+    """List the ids of the live jobs that may use the agent, ascending."""
     return sorted(
         fact_keys.id_of(key)
         for digest in found.facts.tokens()
         if (key := found.facts.job_of_token(digest))
-        and _may(found.facts, key, digest, minimum_level, found.now, agent)
+        and _may_use(found, key, digest, minimum_level, agent)
     )
 
 
-def _may(  # noqa: PLR0913, PLR0917  what `judge` needs, and the agent
-    known: FactIndex, key: Key, digest: str, minimum_level: int, now: int, agent: int
-) -> bool:
-    judgement = evaluator.decide(known, key, digest, minimum_level, now)
-    return any(c.effective.agent == agent and not c.refused_by for c in judgement.candidates)
+def _may_use(found: Snapshot, key: Key, digest: str, minimum_level: int, agent: int) -> bool:
+    decision = evaluator.decide(found.facts, key, digest, minimum_level, found.now)
+    return any(c.effective.agent == agent and not c.refused_by for c in decision.candidates)
 
 
 def _body(body: bytes) -> Any:

@@ -1,14 +1,17 @@
-"""One partition's facts as they stand in its checkpoint, for those who ask and do not own it.
+"""A partition's facts as read from its checkpoint, by a process that does not own it.
 
-The owner goes on writing while the checkpoint is being read. What changed meanwhile is known by
-its offset, and with it the tokens whose views it may change: those are in doubt until the next
-snapshot, all others are as of one revision.
+The owner goes on writing while the checkpoint is read. A fact that changed meanwhile shows by its
+offset. The tokens whose views it may change are in doubt until the next snapshot. All others are as
+of one revision.
 """
 
 import asyncio
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
+import msgspec
+from msgspec import Struct
 from redis.asyncio import Redis
 
 from projector.clients import redis_batch
@@ -22,6 +25,7 @@ from projector.store.partition_state import PartitionState
 from projector.store.schema import Version
 
 FIELDS_PER_CALL: Final = 1000
+# Give up on a checkpoint that is not written to its end, or stays behind its views.
 PATIENCE_S: Final = 5.0
 PAUSE_S: Final = 0.1
 
@@ -29,8 +33,8 @@ PAUSE_S: Final = 0.1
 class Snapshot(NamedTuple):
     """The facts of a partition as of `state`, at `now` (ms of Redis TIME).
 
-    `state` is from before they were read: the facts are no older. `in_doubt` are the tokens that
-    facts changed for while they were being read.
+    `state` was read before the facts, so these are not older. `in_doubt` are the tokens whose facts
+    changed during the reading.
     """
 
     partition: int
@@ -40,48 +44,57 @@ class Snapshot(NamedTuple):
     now: int
 
 
-async def read_snapshot(redis: Redis, partition: int, reached: Version | None = None) -> Snapshot:
-    """The partition's facts, no older than the checkpoint that `reached` names.
+class _FactOffset(Struct):
+    """The one field of a fact that decides whether it is newer than the state."""
 
-    Waits some seconds for that checkpoint. Raises `SnapshotError` if there is no whole checkpoint
-    or none so new, and `RedisError`.
+    offset: int
+
+
+_OFFSET_DECODER: Final = msgspec.json.Decoder(_FactOffset)
+
+
+async def read_snapshot(redis: Redis, partition: int, reached: Version | None = None) -> Snapshot:
+    """Read the partition's facts, not older than the version `reached`.
+
+    Waits up to `PATIENCE_S` for that checkpoint. Raises `SnapshotError` if there is no complete
+    checkpoint, or only older ones, and `RedisError`.
     """
-    before = await _whole(redis, partition, reached)
+    before = await _complete_state(redis, partition, reached)
     stored: dict[bytes, bytes] = {}
     async for field, value in redis.hscan_iter(schema.facts_key(partition), count=FIELDS_PER_CALL):
         stored[field] = value
-    after = await _counted(redis, partition)
+    after = await _checked_state(redis, partition)
     now = await redis_batch.server_time(redis, schema.facts_key(partition))
     if after is None or after.version.epoch != before.version.epoch:
         raise SnapshotError(
-            f"partition {partition} was claimed by another worker while it was read; ask again"
+            f"another worker claimed partition {partition} while it was read; ask again"
         )
     if not after.has_checkpoint:
-        raise SnapshotError(_unready(partition, after, None))
+        raise SnapshotError(_not_ready(partition, after, None))
     if after.version == before.version and len(stored) != before.facts:
         raise SnapshotError(_incomplete(partition, len(stored), before.facts))
     try:
-        # Beside the event loop: a hundred thousand facts take about a second.
-        known, in_doubt = await asyncio.to_thread(_assembled, stored, before.offsets)
+        # In a thread: indexing 100,000 facts takes half a second, too long for the event loop.
+        index, in_doubt = await asyncio.to_thread(_index, stored, before.offsets)
     except (ValueError, LookupError) as error:
         raise SnapshotError(f"a fact of partition {partition} is unreadable: {error!r}") from None
-    return Snapshot(partition, before, known, in_doubt, now)
+    return Snapshot(partition, before, index, in_doubt, now)
 
 
-async def _whole(redis: Redis, partition: int, reached: Version | None) -> PartitionState:
-    """The state once its checkpoint is whole and goes as far as `reached`."""
+async def _complete_state(redis: Redis, partition: int, reached: Version | None) -> PartitionState:
+    """Wait until the checkpoint is complete and not older than `reached`; return its state."""
     deadline = asyncio.get_running_loop().time() + PATIENCE_S
     while True:
-        found = await _counted(redis, partition)
+        found = await _checked_state(redis, partition)
         if found and found.has_checkpoint and (reached is None or found.version >= reached):
             return found
         if asyncio.get_running_loop().time() > deadline:
-            raise SnapshotError(_unready(partition, found, reached))
+            raise SnapshotError(_not_ready(partition, found, reached))
         await asyncio.sleep(PAUSE_S)
 
 
-async def _counted(redis: Redis, partition: int) -> PartitionState | None:
-    """The state, once as many facts are there as it says: a lost one may be what refuses."""
+async def _checked_state(redis: Redis, partition: int) -> PartitionState | None:
+    """Read the state; refuse a checkpoint that lacks facts, since a lost fact may revoke."""
     state = ("HGETALL", schema.partition_key(partition))
     answers = await redis_batch.execute(
         redis, [state, ("HLEN", schema.facts_key(partition)), state]
@@ -91,9 +104,9 @@ async def _counted(redis: Redis, partition: int) -> PartitionState | None:
             raise answer.value
     found, later = (_decoded(partition, answers[at].value) for at in (0, 2))
     count = answers[1].value
-    # A checkpoint that came in between has another count, and another version.
-    is_of_one_moment = found and later and found.version == later.version
-    if found and is_of_one_moment and found.has_checkpoint and found.facts != count:
+    # A checkpoint written between the reads has another count, and another version.
+    is_same = found and later and found.version == later.version
+    if found and is_same and found.has_checkpoint and found.facts != count:
         raise SnapshotError(_incomplete(partition, count, found.facts))
     return found
 
@@ -101,12 +114,12 @@ async def _counted(redis: Redis, partition: int) -> PartitionState | None:
 def _incomplete(partition: int, count: int, written: int | None) -> str:
     return (
         f"partition {partition} has {count} facts where {written} were written; "
-        "the next worker that claims it reads everything from Kafka again"
+        "restart its worker, which then reads everything from Kafka again"
     )
 
 
-async def state(redis: Redis, partition: int) -> PartitionState | None:
-    """The partition's state, None without a claim; `SnapshotError` where it cannot be read."""
+async def read_state(redis: Redis, partition: int) -> PartitionState | None:
+    """Read the partition's state, None before the first claim; raises `SnapshotError`."""
     fields: dict[Any, Any] = await redis.hgetall(schema.partition_key(partition))
     return _decoded(partition, fields)
 
@@ -118,7 +131,7 @@ def _decoded(partition: int, fields: dict[Any, Any]) -> PartitionState | None:
         raise SnapshotError(f"{schema.partition_key(partition)} is unreadable: {error}") from None
 
 
-def _unready(partition: int, found: PartitionState | None, reached: Version | None) -> str:
+def _not_ready(partition: int, found: PartitionState | None, reached: Version | None) -> str:
     if found is None or found.facts is None:
         return f"partition {partition} has no checkpoint; is a worker running?"
     if not found.has_checkpoint:
@@ -129,27 +142,28 @@ def _unready(partition: int, found: PartitionState | None, reached: Version | No
     )
 
 
-def _assembled(
+def _index(
     stored: dict[bytes, bytes], offsets: dict[Topic, int]
 ) -> tuple[FactIndex, frozenset[str]]:
-    """The facts, and the tokens that those from `offsets` on may have changed."""
-    known, newer = FactIndex(), []
-    for key, raw in _things(stored):
-        fact = facts.decode_fact(key, raw)
-        if fact.offset < offsets.get(entities.TOPIC_OF_KIND[fact_keys.kind_of(key)], 0):
-            known.put(key, fact)
-        else:
-            newer.append((key, fact))
-    known.dirty.clear()
-    for key, fact in newer:
-        known.put(key, fact)
-    in_doubt = frozenset(known.dirty)
-    known.dirty.clear()
-    return known, in_doubt
+    """Index the facts; find the tokens that facts from `offsets` on may have changed."""
+    older: dict[Key, bytes] = {}
+    newer: dict[Key, bytes] = {}
+    for key, raw in _facts(stored):
+        next_offset = offsets.get(entities.TOPIC_OF_KIND[fact_keys.kind_of(key)], 0)
+        is_older = _OFFSET_DECODER.decode(raw).offset < next_offset
+        (older if is_older else newer)[key] = raw
+    index = FactIndex()
+    for _ in chain(index.load(older), index.settle()):
+        pass
+    for key, raw in newer.items():
+        index.put(key, facts.decode_fact(key, raw))
+    in_doubt = frozenset(index.dirty)
+    index.dirty.clear()
+    return index, in_doubt
 
 
-def _things(stored: dict[bytes, bytes]) -> Iterable[tuple[Key, bytes]]:
-    """The facts among the fields: references to dead letters stand beside them."""
+def _facts(stored: dict[bytes, bytes]) -> Iterable[tuple[Key, bytes]]:
+    """Leave out the references to dead letters, which are fields of the same hash."""
     for field, raw in stored.items():
         key = Key(field.decode(errors="replace"))
         if key.count("/") >= 2 and fact_keys.kind_of(key) in entities.ENTITY_KINDS:

@@ -1,7 +1,7 @@
-"""How the partitions are: what Redis says of each, and how far behind it is where Kafka was asked.
+"""The status of all partitions, from Redis, and their lag, from Kafka's end offsets.
 
-What stands in Redis may be anything: what cannot be read counts as not there, and the texts are
-whoever's. The JSON of `Status` is public; docs/monitoring.md describes it.
+The values in Redis are not trusted: an unreadable one counts as missing. The JSON of `Status` is
+public; docs/monitoring.md describes it.
 """
 
 from collections import Counter
@@ -17,12 +17,11 @@ from projector.clients import redis_batch
 from projector.errors import OperatorError
 from projector.events.model import Topic
 from projector.events.partitioning import MAX_PARTITIONS
-from projector.store import activity
-from projector.store import schema as views
-from projector.store.activity import PartitionActivity
+from projector.store import activity, schema
+from projector.store.activity import ActivityRates, PartitionActivity
 from projector.store.partition_state import PartitionState
 
-# A partition is stamped four times a second; two seconds without a stamp are no accident.
+# Partitions are stamped four times a second, so 2 s without a stamp is a fault.
 LATE_S: Final = 2.0
 MINUTES: Final = 5
 PARTITIONS_PER_CALL: Final = 500
@@ -31,7 +30,7 @@ MAX_NUMBER: Final = 2**53
 
 
 class PartitionHealth(StrEnum):
-    """How a partition is; the worst last."""
+    """The freshness of a partition; the worst last."""
 
     FRESH = "fresh"
     LATE = "late"
@@ -40,29 +39,18 @@ class PartitionHealth(StrEnum):
 
 
 class Ends(NamedTuple):
-    """How far the topics go in Kafka, by partition; how many dead letters there are."""
+    """The topics' first and end offsets in Kafka by partition, and the number of dead letters."""
 
     beginnings: Mapping[int, Mapping[Topic, int]]
     ends: Mapping[int, Mapping[Topic, int]]
     dead_letters: int
 
 
-class Rates(Struct, frozen=True):
-    """What happened in the last minutes: per second; latencies of revocations in seconds."""
-
-    events: float
-    refused: float
-    views: float
-    revocations: int
-    revocation_p50: float | None
-    revocation_p99: float | None
-    revocation_max: float | None
-
-
 class PartitionStatus(Struct, frozen=True):
-    """One partition. `age`: seconds since it was last known fresh. None: not known.
+    """One partition; values that are not known are None.
 
-    `lag`: by topic, how many records of Kafka are not applied.
+    `age` is the time in seconds since it was last fresh, `lag` the number of records that are not
+    applied, by topic.
     """
 
     partition: int
@@ -74,11 +62,11 @@ class PartitionStatus(Struct, frozen=True):
     facts: int | None
     live_tokens: int | None
     lag: dict[Topic, int] | None
-    rates: Rates | None
+    rates: ActivityRates | None
 
 
 class WorkerStatus(Struct, frozen=True):
-    """A worker that holds claims. `age`: seconds since any of its partitions was known fresh."""
+    """A worker that owns partitions; `age` in seconds is that of the freshest."""
 
     owner: str
     partitions: list[int]
@@ -86,7 +74,7 @@ class WorkerStatus(Struct, frozen=True):
 
 
 class StatusTotals(Struct, frozen=True):
-    """All partitions together; of what is not known of some, the sum of the others."""
+    """Sums over all partitions, without the values that are not known."""
 
     partitions: int
     fresh: int
@@ -96,11 +84,14 @@ class StatusTotals(Struct, frozen=True):
     facts: int
     live_tokens: int
     lag: int | None
-    rates: Rates
+    rates: ActivityRates
 
 
 class Status(Struct, frozen=True):
-    """Everything at once; `at` in ms of Redis TIME. `kafka`: why Kafka's numbers are not known."""
+    """All partitions, workers and totals at the time `at` (ms of Redis TIME).
+
+    `kafka` is the reason why Kafka's numbers are missing.
+    """
 
     at: int
     max_staleness: float
@@ -116,8 +107,8 @@ class Status(Struct, frozen=True):
         return bool(self.partitions) and self.totals.fresh == len(self.partitions)
 
 
-class _Held(NamedTuple):
-    """What Redis holds of one partition, at `now`."""
+class _Stored(NamedTuple):
+    """A partition's state and activity in Redis at `now` (ms)."""
 
     partition: int
     now: int
@@ -126,39 +117,42 @@ class _Held(NamedTuple):
 
 
 async def read_status(redis: Redis, max_staleness: float, ends: Ends | None = None) -> Status:
-    """The status now; `max_staleness` in seconds. Raises `RedisError` and `SetupError`."""
-    held = [one async for one in _held(redis, await _count(redis, ends))]
-    now = held[-1].now if held else 0
-    partitions = [_partition(one, max_staleness, ends) for one in held]
-    activities = [one.activity for one in held if one.activity]
+    """Read the status; `max_staleness` in seconds. Raises `RedisError` and `OperatorError`."""
+    stored = [each async for each in _read_partitions(redis, await _count(redis, ends))]
+    now = stored[-1].now if stored else 0
+    partitions = [_partition(each, max_staleness, ends) for each in stored]
+    activities = [each.activity for each in stored if each.activity]
+    rates = activity.activity_rates(activities, now, MINUTES)
     return Status(
-        now, max_staleness, partitions, _workers(partitions),
-        _totals(partitions, _rates(activities, now)), ends.dead_letters if ends else None,
+        now, max_staleness, partitions, _workers(partitions), _totals(partitions, rates),
+        ends.dead_letters if ends else None,
     )  # fmt: skip
 
 
 async def _count(redis: Redis, ends: Ends | None) -> int:
     """How many partitions there are; Kafka knows it where no worker has ever run."""
-    stored = await redis.get(views.PARTITIONS_KEY)
+    stored = await redis.get(schema.PARTITIONS_KEY)
     if stored is None:
         return len(ends.ends) if ends else 0
     if not stored.isdigit() or not 0 < len(stored) < 6 or int(stored) > MAX_PARTITIONS:
         raise OperatorError(
-            f"{views.PARTITIONS_KEY} in Redis is no number of partitions; delete it"
+            f"{schema.PARTITIONS_KEY} in Redis is no number of partitions; delete it"
         )
     return int(stored)
 
 
-async def _held(redis: Redis, count: int) -> AsyncIterator[_Held]:
+async def _read_partitions(redis: Redis, count: int) -> AsyncIterator[_Stored]:
     for chunk in _chunks(count):
-        asked = [("HGETALL", views.partition_key(partition)) for partition in chunk]
-        asked += [("GET", views.activity_key(partition)) for partition in chunk]
-        found = await redis_batch.execute(redis, asked)
-        held, doing = found[: len(chunk)], found[len(chunk) :]
-        for partition, fields, raw in zip(chunk, held, doing, strict=True):
-            state = _decoded(_known(fields.value) or {})
-            yield _Held(
-                partition, int(fields.now), state, activity.decode_activity(_known(raw.value))
+        commands = [("HGETALL", schema.partition_key(partition)) for partition in chunk]
+        commands += [("GET", schema.activity_key(partition)) for partition in chunk]
+        found = await redis_batch.execute(redis, commands)
+        states, activities = found[: len(chunk)], found[len(chunk) :]
+        for partition, fields, raw in zip(chunk, states, activities, strict=True):
+            yield _Stored(
+                partition,
+                int(fields.now),
+                _decode_state(_value(fields.value) or {}),
+                activity.decode_activity(_value(raw.value)),
             )
 
 
@@ -167,8 +161,8 @@ def _chunks(count: int) -> Iterator[Sequence[int]]:
         yield range(start, min(count, start + PARTITIONS_PER_CALL))
 
 
-def _known(found: Any) -> Any:
-    """None for a key of another type; raises any other error."""
+def _value(found: Any) -> Any:
+    """Return the value; None for a key of another type. Raises other errors."""
     if isinstance(found, ResponseError) and str(found).startswith("WRONGTYPE"):
         return None
     if isinstance(found, Exception):
@@ -176,7 +170,7 @@ def _known(found: Any) -> Any:
     return found
 
 
-def _decoded(fields: Mapping[bytes, bytes]) -> PartitionState | None:
+def _decode_state(fields: Mapping[bytes, bytes]) -> PartitionState | None:
     try:
         state = PartitionState.decode(fields)
     except ValueError:
@@ -187,31 +181,34 @@ def _decoded(fields: Mapping[bytes, bytes]) -> PartitionState | None:
     return state if all(-1 <= number < MAX_NUMBER for number in numbers) else None
 
 
-def _partition(held: _Held, max_staleness: float, ends: Ends | None) -> PartitionStatus:
-    state, doing = held.state, held.activity
-    age = _age(state, held.now)
+def _partition(stored: _Stored, max_staleness: float, ends: Ends | None) -> PartitionStatus:
+    state, doing = stored.state, stored.activity
+    age = _age(state, stored.now)
     return PartitionStatus(
-        held.partition,
-        _state(state, age, max_staleness),
+        stored.partition,
+        _health(state, age, max_staleness),
         state.owner[:MAX_OWNER] if state and state.version.epoch else None,
         age,
         state.version.epoch if state else None,
         state.version.revision if state else None,
         state.facts if state and state.has_checkpoint else None,
         doing.live_tokens if doing else None,
-        _lag(held, ends),
-        _rates([doing], held.now) if doing else None,
+        _lag(stored, ends),
+        activity.activity_rates([doing], stored.now, MINUTES) if doing else None,
     )
 
 
 def _age(state: PartitionState | None, now: int) -> float | None:
-    """A stamp from the future is none: a failover led to a server whose clock is behind."""
+    """Return the age in seconds; None for a stamp from the future.
+
+    A failover to a server whose clock is behind leaves such a stamp.
+    """
     if state is None or state.stamp is None or state.stamp_epoch is None or state.stamp > now:
         return None
     return (now - state.stamp) / 1000
 
 
-def _state(
+def _health(
     state: PartitionState | None, age: float | None, max_staleness: float
 ) -> PartitionHealth:
     if state is None or not state.version.epoch:
@@ -221,20 +218,13 @@ def _state(
     return PartitionHealth.LATE if age > LATE_S else PartitionHealth.FRESH
 
 
-def _lag(held: _Held, ends: Ends | None) -> dict[Topic, int] | None:
-    """Never below zero: a broker may know less than it has delivered (embedded ones do)."""
-    if ends is None or held.partition not in ends.ends:
+def _lag(stored: _Stored, ends: Ends | None) -> dict[Topic, int] | None:
+    """Subtract; not below zero, since an embedded broker's end may be behind its deliveries."""
+    partition, state = stored.partition, stored.state
+    if ends is None or partition not in ends.ends:
         return None
-    applied = {**ends.beginnings[held.partition], **(held.state.offsets if held.state else {})}
-    return {t: max(0, end - applied.get(t, 0)) for t, end in ends.ends[held.partition].items()}
-
-
-def _rates(activities: Iterable[PartitionActivity], now: int) -> Rates:
-    found = activity.activity_rates(activities, now, MINUTES)
-    return Rates(
-        found.applied, found.refused, found.views,
-        found.revocations, found.p50, found.p99, found.slowest,
-    )  # fmt: skip
+    applied = {**ends.beginnings[partition], **(state.offsets if state else {})}
+    return {t: max(0, end - applied.get(t, 0)) for t, end in ends.ends[partition].items()}
 
 
 def _workers(partitions: Iterable[PartitionStatus]) -> list[WorkerStatus]:
@@ -252,7 +242,7 @@ def _workers(partitions: Iterable[PartitionStatus]) -> list[WorkerStatus]:
     ]
 
 
-def _totals(partitions: Sequence[PartitionStatus], rates: Rates) -> StatusTotals:
+def _totals(partitions: Sequence[PartitionStatus], rates: ActivityRates) -> StatusTotals:
     lags = [sum(partition.lag.values()) for partition in partitions if partition.lag is not None]
     count = Counter(partition.state for partition in partitions)
     return StatusTotals(

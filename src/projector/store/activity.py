@@ -5,7 +5,7 @@ neither fenced nor checked, and whoever reads it takes it for hearsay.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
@@ -58,19 +58,20 @@ class PartitionActivity(Struct):
     minutes: Annotated[list[MinuteActivity], Meta(max_length=2 * MINUTES_KEPT)]
 
 
-class ActivityRates(NamedTuple):
-    """What happened in some minutes, of one partition or of several: events and views per second.
+class ActivityRates(Struct, frozen=True):
+    """Events and views per second in some minutes, of one partition or of several.
 
-    The latencies of revocations are in seconds, None where there were none.
+    The latencies of revocations are in seconds, None where there were none. The JSON is public, as
+    a part of `projector status --json`.
     """
 
-    applied: float
+    events: float
     refused: float
     views: float
     revocations: int
-    p50: float | None
-    p99: float | None
-    slowest: float | None
+    revocation_p50: float | None
+    revocation_p99: float | None
+    revocation_max: float | None
 
 
 def encode_activity(activity: PartitionActivity) -> bytes:

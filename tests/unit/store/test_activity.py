@@ -1,11 +1,17 @@
 """What owners say of themselves in Redis: small, mergeable, and hearsay to whoever reads it."""
 
 import pytest
+from msgspec.structs import astuple
 
 from projector.events.model import Topic
 from projector.metrics import LATENCY_BUCKETS_S
 from projector.store import activity
-from projector.store.activity import MAX_BYTES, MinuteActivity, PartitionActivity
+from projector.store.activity import (
+    MAX_BYTES,
+    ActivityRates,
+    MinuteActivity,
+    PartitionActivity,
+)
 
 NOW = 1_800_000_030_000
 MINUTE = NOW // 60_000
@@ -57,27 +63,28 @@ def test_rates_are_those_of_the_last_minutes_of_all() -> None:
     one = doing(old, MinuteActivity(MINUTE, {Topic.MEMBERSHIP: 200}, {Topic.MEMBERSHIP: 27}, 54))
     two = doing(MinuteActivity(MINUTE - 4, {Topic.MEMBERSHIP: 300, Topic.JOB_LIFECYCLE: 40}))
     # Half of the minute at hand, and four before it.
-    assert activity.activity_rates([one, two], NOW)[:4] == (2.0, 0.1, 0.2, 0)
+    assert astuple(activity.activity_rates([one, two], NOW))[:4] == (2.0, 0.1, 0.2, 0)
 
 
 def test_minutes_of_a_clock_that_is_ahead_do_not_count() -> None:
     ahead = doing(MinuteActivity(MINUTE + 1, {Topic.MEMBERSHIP: 270}))
-    assert activity.activity_rates([ahead], NOW).applied == 0.0
+    assert activity.activity_rates([ahead], NOW).events == 0.0
 
 
 def test_nothing_has_no_latency() -> None:
-    assert activity.activity_rates([], NOW) == (0.0, 0.0, 0.0, 0, None, None, None)
+    nothing = ActivityRates(0.0, 0.0, 0.0, 0, None, None, None)
+    assert activity.activity_rates([], NOW) == nothing
 
 
 def test_latencies_of_several_partitions_are_merged() -> None:
     fast = doing(MinuteActivity(MINUTE, revocations=counted(*[0.02] * 98), slowest=0.02))
     slow = doing(MinuteActivity(MINUTE, revocations=counted(4.0, 4.0), slowest=4.0))
     found = activity.activity_rates([fast, slow], NOW)
-    assert (found.revocations, found.slowest) == (100, 4.0)
-    assert found.p50 is not None
-    assert 0.01 < found.p50 <= 0.025
-    assert found.p99 is not None
-    assert 2.5 < found.p99 <= 4.0
+    assert (found.revocations, found.revocation_max) == (100, 4.0)
+    assert found.revocation_p50 is not None
+    assert 0.01 < found.revocation_p50 <= 0.025
+    assert found.revocation_p99 is not None
+    assert 2.5 < found.revocation_p99 <= 4.0
 
 
 def test_a_quantile_beyond_all_bounds_is_the_slowest() -> None:

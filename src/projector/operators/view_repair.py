@@ -1,0 +1,95 @@
+"""Repairs of stored views that `verify` found to differ from their facts.
+
+A repair writes only over the very bytes that were compared, and carries the version of the
+checkpoint whose facts it was computed from. Every record carries the version that wrote it. So a
+repair never brings back access that an event has revoked:
+
+- An owner that wrote the record meanwhile changed its bytes: the repair writes nothing.
+- An owner that writes later does so under a higher revision, or under a higher epoch if it has
+  claimed or healed in between. So it overwrites the repair.
+- A record newer than the checkpoint is compared again later. If it stays newer, it is reported as
+  not settled and left alone.
+- Where there was no record, only one that has expired since can have been written meanwhile. The
+  second look, after the repair, finds a record that outlives its token.
+- Between a claim and its first stamp, the former owner's records may be newer than the facts but
+  look older. So nothing is compared then.
+- After a claim that rewrote everything, a repair under the former epoch can only fill a key that
+  was lost since. Lookups answer 503 from it, because its epoch is below the stamp's.
+"""
+
+from collections import defaultdict
+
+from redis.asyncio import Redis
+
+from projector.domain import views
+from projector.operators import verify
+from projector.operators.verify import Difference, Verifier
+from projector.store import lua_scripts, schema
+from projector.store.partition_store import FIRST_EXPIRY
+from projector.store.schema import ViewRecord
+from projector.store.view_diff import Mismatch, StoredValue
+
+
+class ViewRepairer:
+    """Repairs the differences that `verifier` found."""
+
+    def __init__(self, redis: Redis, verifier: Verifier) -> None:
+        self._redis = redis
+        self._verifier = verifier
+        self._script = redis.register_script(lua_scripts.REPAIR)
+
+    async def repair(self, difference: Difference) -> bool:
+        """Write the view; False if the record is another partition's, or has changed since."""
+        mismatches = difference.mismatches
+        if Mismatch.FOREIGN in mismatches and await self._is_justified(difference):
+            return False
+        if mismatches != (Mismatch.JOB_KEY,) and not await self._write_record(difference):
+            return False
+        return Mismatch.JOB_KEY not in mismatches or await self._write_job_key(difference)
+
+    async def again(self, differences: list[Difference]) -> list[Difference]:
+        """Compare these tokens again after a repair; return the differences that are left."""
+        by_partition: defaultdict[int, list[str]] = defaultdict(list)
+        left: list[Difference] = []
+        for each in differences:
+            if each.partition is None:
+                left += await self._verifier.unreadable([each.digest])
+            else:
+                by_partition[each.partition].append(each.digest)
+        for partition, digests in by_partition.items():
+            look = await self._verifier.settled_look(partition)
+            left += [each async for each in self._verifier.differences(look, digests)]
+        return left
+
+    async def _is_justified(self, difference: Difference) -> bool:
+        """Whether the token is in the facts of the partition that the record names."""
+        record = difference.stored.record
+        if record is None or record.partition >= await verify.partitions_of(self._redis):
+            return False
+        look = await self._verifier.settled_look(record.partition)
+        return look.facts.job_of_token(difference.digest) is not None
+
+    async def _write_record(self, difference: Difference) -> bool:
+        key, value, expires_at = schema.token_record_key(difference.digest), b"", 0
+        if difference.partition is not None:
+            view = difference.view or views.tombstone(difference.digest, difference.now)
+            version, partition = difference.version, difference.partition
+            value = ViewRecord(view.status, partition, version, view.body).encode()
+            expires_at = view.expires_at
+        return await self._write(key, difference.stored, value, expires_at)
+
+    async def _write_job_key(self, difference: Difference) -> bool:
+        view, job_key = difference.view, difference.job_key
+        assert view is not None and job_key is not None  # noqa: S101, PT018  JOB_KEY implies both
+        key, value = schema.job_token_key(view.job), view.digest.encode()
+        return await self._write(key, job_key, value, view.expires_at)
+
+    async def _write(self, key: str, compared: StoredValue, value: bytes, expires_at: int) -> bool:
+        kind = "none" if compared.is_absent else "other" if compared.is_other else "string"
+        args: list[bytes | str | int] = [
+            kind,
+            compared.raw or b"",
+            value,
+            max(expires_at, FIRST_EXPIRY),
+        ]
+        return bool(await self._script(keys=[key], args=args))

@@ -1,0 +1,193 @@
+"""`projector feed`: what it prints about bad input, and that then nothing is sent."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from projector.cli.terminal import MAX_BAD_LINES_SHOWN, OUTAGE, WRONG
+from projector.errors import OperatorError
+from tests.builders import group, removed
+from tests.unit.cli.conftest import Kafka
+from tests.unit.cli.runner import NOT_LISTENING, process, run, written
+
+TOKEN = "glcbt-64_abcdefghijklmnopqrst"
+GOOD = json.dumps(group(3)) + "\n"
+
+
+def test_feed_sends_every_line_in_order_and_says_how_many(tmp_path: Path, kafka: Kafka) -> None:
+    other = json.dumps(removed("group", 3))
+    result = run("feed", written(tmp_path, GOOD, "\n", other))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "2 events acknowledged by Kafka\n"
+    assert kafka.sent == [GOOD.strip().encode(), other.encode()]
+
+
+def test_feed_reads_standard_input_where_the_file_is_a_dash(kafka: Kafka) -> None:
+    result = run("feed", "-", stdin=GOOD)
+    assert (result.exit_code, result.stdout) == (0, "1 event acknowledged by Kafka\n")
+    assert kafka.sent == [GOOD.strip().encode()]
+
+
+@pytest.mark.parametrize("nothing", ["", "\n \n"])
+def test_a_feed_of_nothing_is_no_success(tmp_path: Path, kafka: Kafka, nothing: str) -> None:
+    """In a pipe, the command that should have written the events has perhaps failed."""
+    result = run("feed", file := written(tmp_path, nothing))
+    assert (result.exit_code, result.stdout) == (WRONG, "")
+    assert result.stderr == f"{file}: there is no event in it; nothing was sent\n"
+
+
+def test_feed_names_a_bad_line_and_sends_nothing(tmp_path: Path, kafka: Kafka) -> None:
+    file = written(tmp_path, GOOD, "\n", "{\n", GOOD, "[]\n")
+    result = run("feed", file)
+    assert result.exit_code == WRONG == 2
+    first, second, last = result.stderr.splitlines()
+    assert first.startswith(f"{file}:3: the value is not JSON")
+    assert second.startswith(f"{file}:5: Expected `object`")
+    assert last == "nothing was sent"
+    assert (result.stdout, kafka.sent) == ("", [])
+
+
+def test_feed_names_a_bad_line_of_standard_input(kafka: Kafka) -> None:
+    result = run("feed", "-", stdin=GOOD + "{\n")
+    assert result.exit_code == WRONG
+    assert result.stderr.startswith("-:2: ")
+    assert kafka.sent == []
+
+
+@pytest.mark.parametrize("number", [100, 1234])
+def test_feed_writes_line_numbers_as_they_are(tmp_path: Path, kafka: Kafka, number: int) -> None:
+    """Rich has emoji by the names of :100: and :1234:."""
+    file = written(tmp_path, GOOD * (number - 1), "{\n")
+    assert run("feed", file).stderr.startswith(f"{file}:{number}: ")
+
+
+def test_feed_never_shows_a_token(tmp_path: Path, kafka: Kafka) -> None:
+    lines = [json.dumps(group(3, note=TOKEN)), json.dumps(removed("job", 9, note=TOKEN))]
+    result = run("feed", written(tmp_path, "\n".join(lines)))
+    assert result.exit_code == WRONG
+    assert "glcbt" not in result.output
+    assert kafka.sent == []
+
+
+def test_feed_shows_so_many_bad_lines_and_counts_the_rest(tmp_path: Path, kafka: Kafka) -> None:
+    said = run("feed", written(tmp_path, "{\n" * (MAX_BAD_LINES_SHOWN + 7))).stderr.splitlines()
+    assert len(said) == MAX_BAD_LINES_SHOWN + 2
+    assert said[-2:] == ["... and 7 more bad lines", "nothing was sent"]
+
+
+def test_a_missing_file_is_named(tmp_path: Path, kafka: Kafka) -> None:
+    file = str(tmp_path / "missing")
+    result = run("feed", file)
+    assert result.exit_code == WRONG
+    assert file in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_directory_is_no_file(tmp_path: Path, kafka: Kafka) -> None:
+    result = run("feed", str(tmp_path))
+    assert result.exit_code == WRONG
+    assert "directory" in result.stderr
+
+
+def test_feed_reads_a_pipe_that_cannot_be_read_twice() -> None:
+    """As in `projector feed <(...)`: going back to its beginning for sending must not fail."""
+    done = process("feed", "/dev/stdin", stdin=GOOD)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == OUTAGE
+
+
+def test_without_kafka_feed_says_where_it_should_be(tmp_path: Path) -> None:
+    result = run("feed", written(tmp_path, GOOD))
+    assert result.exit_code == OUTAGE == 3
+    assert f"Kafka at {NOT_LISTENING} cannot be reached" in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("error", [OSError("away"), TimeoutError("away")], ids=repr)
+def test_an_outage_while_sending_is_an_outage(
+    tmp_path: Path, kafka: Kafka, error: Exception
+) -> None:
+    kafka.error = error
+    assert run("feed", written(tmp_path, GOOD)).exit_code == OUTAGE
+
+
+def test_what_a_person_must_set_up_is_one_sentence(tmp_path: Path, kafka: Kafka) -> None:
+    kafka.error = OperatorError("create the topics first")
+    result = run("feed", written(tmp_path, GOOD))
+    assert (result.exit_code, result.stderr) == (WRONG, "create the topics first\n")
+
+
+# feed --agent-config
+
+ABOUT = ["--agent", "5", "--name", "production", "--project", "3", "--partitionkey", "12"]
+
+
+def agents_file(folder: Path, text: str) -> str:
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_feed_sends_what_an_agents_file_means(tmp_path: Path, kafka: Kafka) -> None:
+    file = agents_file(tmp_path, "ci_access: {projects: [{id: acme/shop}], instance: {}}")
+    result = run("feed", "--agent-config", file, *ABOUT)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "3 events acknowledged by Kafka\n"
+    types = [json.loads(line)["type"] for line in kafka.sent]
+    assert types == ["agent.set", "agent.configured", "instance-agent.set"]
+    assert {json.loads(line)["partitionkey"] for line in kafka.sent} == {"12"}
+
+
+def test_feed_reads_an_agents_file_from_standard_input(kafka: Kafka) -> None:
+    assert run("feed", "--agent-config", "-", *ABOUT, stdin="ci_access: {}").exit_code == 0
+    assert len(kafka.sent) == 3
+
+
+def test_feed_names_a_bad_line_of_an_agents_file_and_sends_nothing(
+    tmp_path: Path, kafka: Kafka
+) -> None:
+    file = agents_file(tmp_path, "ci_access:\n  projects:\n    - id: 0\n  groups: 7\n")
+    result = run("feed", "--agent-config", file, *ABOUT)
+    assert result.exit_code == WRONG
+    first, second, last = result.stderr.splitlines()
+    assert first.startswith(f"{file}:3: an entry of `ci_access.projects` does not count")
+    assert second == f"{file}:4: `ci_access.groups` must be a list"
+    assert last == "nothing was sent"
+    assert kafka.sent == []
+
+
+def test_feed_sends_no_agents_file_that_holds_a_token(tmp_path: Path, kafka: Kafka) -> None:
+    file = agents_file(tmp_path, f"ci_access: {{projects: [{{id: a, x: {TOKEN}}}]}}")
+    result = run("feed", "--agent-config", file, *ABOUT)
+    assert result.exit_code == WRONG
+    assert result.stderr.startswith(f"{file}: the field `x` holds a job token")
+    assert kafka.sent == []
+
+
+def test_feed_says_which_entries_of_an_agents_file_are_too_many(
+    tmp_path: Path, kafka: Kafka
+) -> None:
+    file = agents_file(tmp_path, "ci_access:\n  groups:" + "\n    - id: a" * 501)
+    result = run("feed", "--agent-config", file, *ABOUT)
+    assert result.exit_code == 0
+    assert f"{file}:503: `ci_access.groups`: only the first 500 of 501" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give FILE"),
+        (["-", "--agent-config", "-", *ABOUT], "not both"),
+        (["--agent-config", "-"], "also needs --agent, --name, --project, --partitionkey"),
+        (["--agent-config", "-", *ABOUT[:-2]], "also needs --partitionkey"),
+        (["-", *ABOUT[:4]], "--agent, --name: only with --agent-config"),
+        (["--agent-config", "nowhere.yaml", *ABOUT], "nowhere.yaml: No such file"),
+        (["--agent-config", "-", "--agent", "0"], "Invalid value for '--agent'"),
+    ],
+)
+def test_feed_refuses_what_is_half_given(arguments: list[str], says: str, kafka: Kafka) -> None:
+    result = run("feed", *arguments)
+    assert result.exit_code == WRONG
+    assert says in result.stderr
+    assert kafka.sent == []

@@ -1,0 +1,120 @@
+"""`projector inspect`: what Redis holds, and no token on the command line."""
+
+import asyncio
+import json
+from typing import Any
+
+import fakeredis
+import pytest
+
+from projector.cli import inspect_command
+from projector.events.model import Topic
+from projector.store import schema
+from tests import builders
+from tests.builders import digest
+from tests.unit.cli.runner import run
+from tests.unit.operators import worlds
+from tests.unit.operators.worlds import FOREVER, HOME
+
+
+@pytest.mark.usefixtures("company")
+def test_a_token_is_read_from_standard_input_and_never_shown() -> None:
+    result = run("inspect", "token", "--json", stdin="token-9\n")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert found["sha256"] == digest("token-9")
+    assert found["record"]["body"]["job"] == {"id": 9}
+    assert [fact["key"] for fact in found["facts"]] == ["3/job/9"]
+    assert "token-9" not in result.output
+    by_digest = run("inspect", "token", "--sha256", digest("token-9").upper())
+    assert by_digest.stdout.splitlines()[0] == "The token"
+
+
+@pytest.mark.usefixtures("company")
+def test_a_token_among_the_arguments_is_refused_and_not_repeated() -> None:
+    for more in (["glcbt-secret"], ["glcbt-secret", "x"]):
+        result = run("inspect", "token", *more, stdin="token-9\n")
+        assert result.exit_code == 2
+        assert "never an argument" in result.stderr
+        assert "glcbt-secret" not in result.output
+
+
+@pytest.mark.usefixtures("company")
+@pytest.mark.parametrize("given", ["", "a b", "t\x1bn", "x" * 8193])
+def test_what_is_no_token_is_refused_and_not_repeated(given: str) -> None:
+    result = run("inspect", "token", stdin=f"{given}\n")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "visible ASCII" in result.stderr
+
+
+@pytest.mark.usefixtures("company")
+def test_on_a_terminal_the_token_is_asked_for_and_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+    asked: list[str] = []
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return "token-9"
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("getpass.getpass", answer)
+    assert inspect_command._digest(None) == digest("token-9")
+    assert asked == ["token: "]
+
+
+@pytest.mark.usefixtures("company")
+def test_a_job_is_shown_with_its_record_and_its_fact() -> None:
+    result = run("inspect", "job", "9", "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert found["token"]["sha256"] == digest("token-9")
+    assert found["token"]["record"]["status"] == 200
+    assert found["facts"][0]["data"]["project"] == 7
+    assert found["facts"][0]["event"]["offset"] == 0
+    unknown = run("inspect", "job", "99")
+    assert unknown.exit_code == 1
+    assert unknown.stdout.startswith("Nothing is known about job 99")
+
+
+def test_a_partition_is_shown_with_what_it_holds(company: fakeredis.FakeServer) -> None:
+    letter = f"*/dead-letter/{Topic.MEMBERSHIP}:41"
+
+    async def add() -> None:
+        redis: Any = fakeredis.FakeAsyncRedis(server=company)
+        await redis.hset(schema.facts_key(HOME), letter, "{}")
+        await redis.hincrby(schema.partition_key(HOME), "facts", 1)
+
+    asyncio.run(add())
+    found = json.loads(run("inspect", "partition", str(HOME), "--json").stdout)
+    kinds = {"agent": 2, "group": 1, "job": 1, "member": 1, "project": 1}
+    assert (found["facts"], found["live_tokens"], found["letters_waiting"]) == (kinds, 1, 1)
+    assert found["offsets"] == {"membership": 3, "agent-config": 2, "job-lifecycle": 1}
+    assert found["owner"] == f"me-{HOME}"
+    text = run("inspect", "partition", str(HOME)).stdout
+    assert "checkpoint  whole" in text
+    assert "letters     1 wait for Kafka" in text
+
+
+def test_an_agent_is_shown_with_the_live_jobs_that_may_use_it(
+    server: fakeredis.FakeServer,
+) -> None:
+    asyncio.run(_jobs(server))
+    found = json.loads(run("inspect", "agent", "5", "--json").stdout)
+    assert [fact["key"] for fact in found["facts"]] == ["3/agent/5"]
+    assert (found["jobs"], found["jobs_total"]) == ([9], 1)
+    other = json.loads(run("inspect", "agent", "6", "--json").stdout)
+    assert (other["jobs"], other["jobs_total"]) == ([], 0)
+    assert run("inspect", "agent", "99").exit_code == 1
+    held = json.loads(run("inspect", "partition", str(HOME), "--json").stdout)
+    assert (held["facts"]["job"], held["live_tokens"]) == (3, 2)
+
+
+async def _jobs(server: fakeredis.FakeServer) -> None:
+    """A job that may use agent 5, one whose user may not, and one that has finished."""
+    others = [
+        builders.started(job, 7, user, expires_at=FOREVER) for job, user in ((10, 2), (11, 1))
+    ]
+    await worlds.filled(server, *others, builders.removed("job", 11))

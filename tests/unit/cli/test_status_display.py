@@ -1,0 +1,53 @@
+"""The status on a terminal, as lines, and its changes."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from rich.console import Console
+
+from projector.cli.status_display import changes, lines, table
+from tests.unit.operators.stored_status import StoredStatus
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[StoredStatus]:
+    world = StoredStatus()
+    await world.partitions(1)
+    yield world
+    await world.redis.aclose()
+
+
+async def test_the_texts_of_others_reach_no_terminal_as_they_are(world: StoredStatus) -> None:
+    await world.stamp(0, 0, owner="evil\x1b[2J\r\n" + "x" * 9999)
+    found = await world.read()
+    assert len(found.partitions[0].owner or "") <= 200
+    shown = [*lines(found), *changes(None, found)]
+    assert all(line.isprintable() for line in shown)
+    assert r"evil\x1b[2J" in shown[1]
+
+
+async def test_a_small_terminal_shows_the_worst_first(world: StoredStatus) -> None:
+    await world.partitions(50)
+    for partition in range(50):
+        await world.stamp(partition, 20 if partition == 33 else 0, owner="vm-8130-a0ae6a80")
+    console = Console(width=80, height=24)
+    with console.capture() as capture:
+        console.print(table(await world.read(), 24))
+    text = capture.get().splitlines()
+    assert len(text) <= 24
+    assert text[2].startswith("33")
+    assert "stale" in text[2]
+    assert "vm-8130-a0ae6a80" in text[2]
+    assert any("and 36 more partitions" in line for line in text)
+
+
+async def test_a_line_says_what_changed(world: StoredStatus) -> None:
+    await world.partitions(2)
+    for partition in range(2):
+        await world.stamp(partition, 0)
+    before = await world.read()
+    assert len(list(changes(None, before))) == 2
+    assert list(changes(before, await world.read())) == []
+    await world.stamp(1, 3)
+    (line,) = changes(before, await world.read())
+    assert "partition 1: late, age 3." in line

@@ -1,0 +1,194 @@
+"""Every difference is repaired, and no repair undoes what an owner writes meanwhile."""
+
+from typing import Any
+
+import pytest
+
+from projector.operators import verify
+from projector.operators.verify import Verifier
+from projector.store import schema
+from projector.store.schema import Version, ViewRecord
+from projector.store.view_diff import Mismatch
+from tests import builders
+from tests.builders import digest
+from tests.unit.operators.stored_views import NINE, agents, damage, found, only, repairer
+from tests.unit.operators.worlds import (
+    FOREVER,
+    HOME,
+    LEVEL,
+    OTHER,
+    OTHER_ROOT,
+    OwnedPartition,
+)
+
+
+async def repaired(owned: OwnedPartition) -> bool:
+    """Whether everything could be repaired, and a second look agrees."""
+    differences = (await found(owned)).differences
+    outcomes = [await repairer(owned).repair(each) for each in differences]
+    return all(outcomes) and not await repairer(owned).again(differences)
+
+
+async def _list(owned: OwnedPartition) -> None:
+    await owned.redis.delete(NINE)
+    await owned.redis.rpush(NINE, "x")
+
+
+DRIFTS: dict[str, tuple[list[Mismatch], bool, Any]] = {
+    "gone": ([Mismatch.MISSING], False, lambda o: o.redis.delete(NINE)),
+    "more agents": ([Mismatch.BODY], True, lambda o: damage(o, b'"id":6', b'"id":7')),
+    "no agents": (
+        [Mismatch.BODY], False,
+        lambda o: damage(o, b'"allowed_agents":[', b'"allowed_agents":[],"x":['),
+    ),
+    "another role": ([Mismatch.BODY], True, lambda o: damage(o, b'"developer"', b'"owner"')),
+    "refused": ([Mismatch.STATUS], False, lambda o: damage(o, b"200 ", b"503 ")),
+    "endless": ([Mismatch.EXPIRY], True, lambda o: o.redis.persist(NINE)),
+    "too short": ([Mismatch.EXPIRY], False, lambda o: o.redis.expire(NINE, 60)),
+    "garbage": ([Mismatch.UNREADABLE], False, lambda o: o.redis.set(NINE, b"\x1b[31m")),
+    "a list": ([Mismatch.UNREADABLE], False, _list),
+    "no job key": ([Mismatch.JOB_KEY], False, lambda o: o.redis.delete(schema.job_token_key(9))),
+    "wrong job key": (
+        [Mismatch.JOB_KEY], False, lambda o: o.redis.set(schema.job_token_key(9), "x"),
+    ),
+    "another partition": ([Mismatch.FOREIGN], False, lambda o: damage(o, b" 0001 ", b" 0000 ")),
+    "no such partition": ([Mismatch.FOREIGN], False, lambda o: damage(o, b" 0001 ", b" 0077 ")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("drift", DRIFTS)
+async def test_every_drift_is_found_named_and_repaired(owned: OwnedPartition, drift: str) -> None:
+    what, over_grant, change = DRIFTS[drift]
+    other = OwnedPartition(owned.redis, OTHER)
+    await other.claim()
+    await other.apply(builders.project(70, root=OTHER_ROOT))
+    before = (await owned.redis.get(NINE), await owned.redis.pexpiretime(NINE))
+    await change(owned)
+    difference = await only(owned)
+    assert (list(difference.mismatches), difference.grants_more) == (what, over_grant)
+    assert difference.job == 9
+    assert await repaired(owned)
+    assert (await owned.redis.get(NINE), await owned.redis.pexpiretime(NINE)) == before
+    assert (await found(owned)).differences == []
+
+
+async def test_a_live_record_that_no_fact_knows_is_found_and_becomes_a_tombstone(
+    owned: OwnedPartition,
+) -> None:
+    raw: Any = await owned.redis.get(NINE)
+    orphan = schema.token_record_key(digest("orphan"))
+    await owned.redis.set(orphan, raw)
+    difference = await only(owned)
+    assert (difference.mismatches, difference.grants_more) == ((Mismatch.ORPHAN,), True)
+    assert await repaired(owned)
+    tombstone: Any = await owned.redis.get(orphan)
+    assert ViewRecord.decode(tombstone)._replace(version=Version(0, 0)) == ViewRecord(
+        401, HOME, Version(0, 0), b""
+    )
+    assert await owned.redis.pttl(orphan) > 0
+
+
+async def test_a_live_record_that_outlives_its_token_is_found_and_deleted(
+    owned: OwnedPartition,
+) -> None:
+    raw: Any = await owned.redis.get(NINE)
+    await owned.apply(builders.started(9, 7, expires_at="2026-01-01"))
+    assert await owned.redis.get(NINE) is None
+    await owned.redis.set(NINE, raw)
+    assert (await only(owned)).mismatches == (Mismatch.EXPIRY,)
+    assert await repaired(owned)
+    assert await owned.redis.get(NINE) is None
+
+
+async def test_what_is_no_record_and_belongs_to_nobody_is_deleted(owned: OwnedPartition) -> None:
+    nobodys = digest("nobody")
+    await owned.redis.set(schema.token_record_key(nobodys), b"x")
+    await owned.redis.set(schema.token_record_key("no digest"), b"x")
+    await owned.redis.set(NINE, b"x")
+    verifier = Verifier(owned.redis, LEVEL)
+    live = await verify.live_tokens(owned.redis, [HOME])
+    await verifier.verify(HOME, live)
+    (difference,) = await verifier.unreadable(live.unreadable)
+    assert difference.digest == nobodys
+    assert await repairer(owned).repair(difference)
+    assert await owned.redis.get(schema.token_record_key(nobodys)) is None
+    assert await repairer(owned).again([difference]) == []
+
+
+async def test_a_token_of_two_partitions_stays_with_the_one_that_has_it(
+    owned: OwnedPartition,
+) -> None:
+    other = OwnedPartition(owned.redis, OTHER)
+    await other.claim()
+    await other.apply(
+        builders.project(70, root=OTHER_ROOT),
+        builders.started(90, 70, token="token-9", root=OTHER_ROOT, expires_at=FOREVER),
+    )
+    await damage(owned, b" 0001 ", b" 0000 ")
+    difference = await only(owned)
+    assert difference.mismatches == (Mismatch.FOREIGN,)
+    assert not await repairer(owned).repair(difference)
+
+
+# races
+
+
+async def test_a_revocation_that_races_the_repair_is_not_undone(owned: OwnedPartition) -> None:
+    await damage(owned, b'"id":6', b'"id":7')
+    difference = await only(owned)
+    await owned.apply(builders.event("member.removed", {"user_id": 1, "project_id": 7}))
+    assert await agents(owned) == []
+    assert not await repairer(owned).repair(difference)
+    assert await agents(owned) == []
+
+
+async def test_what_an_owner_writes_after_the_repair_wins(owned: OwnedPartition) -> None:
+    await owned.redis.delete(NINE)
+    assert await repairer(owned).repair(await only(owned))
+    assert await agents(owned) == [5, 6]
+    await owned.apply(builders.event("member.removed", {"user_id": 1, "project_id": 7}))
+    assert await agents(owned) == []
+
+
+async def test_a_repair_loses_to_an_owner_that_has_claimed_meanwhile(owned: OwnedPartition) -> None:
+    await owned.redis.delete(NINE)
+    difference = await only(owned)
+    epoch = owned.store.version.epoch
+    await owned.claim()
+    await owned.rewrite()
+    assert not await repairer(owned).repair(difference)
+    raw: Any = await owned.redis.get(NINE)
+    assert ViewRecord.decode(raw).version.epoch > epoch
+
+
+async def test_a_repair_into_a_redis_that_was_emptied_gives_way_to_the_heal(
+    owned: OwnedPartition,
+) -> None:
+    await owned.redis.delete(NINE)
+    difference = await only(owned)
+    await owned.redis.flushall()
+    assert await repairer(owned).repair(difference)
+    removal = builders.event("member.removed", {"user_id": 1, "project_id": 7})
+    owned.projection.apply(builders.record(removal, 99, partition=HOME))
+    await owned.claim()
+    await owned.rewrite()
+    assert await agents(owned) == []
+
+
+async def test_a_tombstone_that_expired_meanwhile_does_not_come_back(owned: OwnedPartition) -> None:
+    await damage(owned, b'"id":6', b'"id":7')
+    difference = await only(owned)
+    await owned.redis.delete(NINE)
+    assert not await repairer(owned).repair(difference)
+    assert await owned.redis.get(NINE) is None
+
+
+async def test_an_orphan_whose_job_has_started_meanwhile_is_not_ended(
+    owned: OwnedPartition,
+) -> None:
+    raw: Any = await owned.redis.get(NINE)
+    await owned.redis.set(schema.token_record_key(digest("token-10")), raw)
+    difference = await only(owned)
+    await owned.apply(builders.started(10, 7, expires_at=FOREVER))
+    assert not await repairer(owned).repair(difference)
+    assert (await found(owned)).differences == []
