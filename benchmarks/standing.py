@@ -65,7 +65,7 @@ class Standing:
             facts.put(key, Fact(0, 0, data=self._company.job(job)))
         await self._store.write_views(self._projection.take_changes(0).views)
         for key in keys:
-            facts.forget(key)
+            facts.drop(key)
 
 
 async def stand(url: str, company: Company) -> None:

@@ -224,11 +224,11 @@ class Projection:
 
     def _fall_due(self, key: Key, fact: AnyFact, now: int, applied_until: int) -> None:
         if isinstance(fact.data, entities.Member):
-            self.facts.mark_dependents(key)
+            self.facts.mark_affected(key)
         elif self.facts.is_needed(key):
             self._timers.set(key, now + self._policy.tombstone_retention_ms)
         elif self._forget_at(fact) <= applied_until:
-            self.facts.forget(key)
+            self.facts.drop(key)
             self._changed.add(key)
         else:
             self.facts.expire_job(key)

@@ -26,9 +26,10 @@ CASES = load()
 
 
 def indexes(facts: FactIndex) -> dict[str, Any]:
-    left_out = {"_facts", "dirty", "scope_version", "role_version"}
-    found = {n: index for n, index in vars(facts).items() if n not in left_out}
-    return found | {"_members": facts._members._scopes}
+    parts = (facts, facts._memberships, facts._grants, facts._live_jobs)
+    others = {"_facts", "dirty", "scope_version", "role_version", "_affected_jobs"}
+    found = {name: index for part in parts for name, index in vars(part).items()}
+    return {name: found[name] for name in found if name not in others and found[name] not in parts}
 
 
 def world_of(case: Case) -> World:

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from projector.domain import evaluator
-from projector.domain.fact_index import MAX_DEPTH
+from projector.domain.group_chain import MAX_DEPTH
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection
 from projector.events.model import KafkaRecord, Topic
