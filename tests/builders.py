@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Projection
+from projector.domain.views import View
 from projector.events.model import EVENT_TYPES, KafkaRecord, Topic
 from projector.events.redaction import Headers
 
@@ -119,7 +121,20 @@ class Feed:
         return record(message, offset, timestamp=timestamp)
 
 
+class Changes(NamedTuple):
+    """The views to write, then the fields of the checkpoint (None: delete)."""
+
+    views: list[View]
+    facts: dict[Key, bytes | None]
+
+
+def take_changes(projection: Projection, now: int) -> Changes:
+    """Return all that has changed since the last call, as of `now` (milliseconds)."""
+    tokens = projection.take_dirty(sys.maxsize).tokens
+    return Changes(list(projection.views(tokens, now)), projection.take_fields())
+
+
 def restore(projection: Projection, *parts: Mapping[Key, bytes]) -> None:
-    """Let it take over a checkpoint, as an owner does."""
+    """Load a checkpoint as an owner does."""
     for _ in chain(*map(projection.load, parts), projection.settle()):
         pass

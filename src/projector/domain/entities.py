@@ -28,8 +28,8 @@ class Member(Struct, frozen=True, gc=False):
     level: int
     expires_at: int | None = None
 
-    def counts(self, now: int) -> bool:
-        """Whether the membership is in force at `now` (milliseconds)."""
+    def is_in_force(self, now: int) -> bool:
+        """Return whether the membership counts at `now` (milliseconds)."""
         return self.expires_at is None or now < self.expires_at
 
 

@@ -184,7 +184,7 @@ def _is_over(thing: Entity, now: int) -> bool:
     """Whether the thing says nothing any more, so that it need not be there."""
     match thing:
         case Member():
-            return not thing.counts(now)
+            return not thing.is_in_force(now)
         case Job():
             return thing.finished or thing.expires_at <= now
         case Configuration():

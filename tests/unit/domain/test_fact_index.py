@@ -244,7 +244,7 @@ def _steps(world: World, message: Message, jobs: set[int], what: str) -> int:
     record = world.feed(message)
     with Steps() as steps:
         world.projection.apply(record)
-        views = world.projection.take_changes(NOW).views
+        views = builders.take_changes(world.projection, NOW).views
     assert {view.job for view in views} == jobs, what
     return steps.count
 

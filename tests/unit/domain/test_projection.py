@@ -42,7 +42,7 @@ class World:
 
     def write(self) -> None:
         self.written = {}
-        for view in self.projection.take_changes(self.now).views:
+        for view in builders.take_changes(self.projection, self.now).views:
             self.written[view.digest] = view
         self.views |= self.written
 
@@ -356,7 +356,7 @@ def test_what_has_ended_is_forgotten_in_time() -> None:
     world.at(NOW + RETENTION - 1)
     assert len(world.projection.facts) == 7
     world.projection.advance(NOW + RETENTION)
-    assert set(world.projection.take_changes(NOW).facts.values()) == {None}
+    assert set(builders.take_changes(world.projection, NOW).facts.values()) == {None}
     assert len(world.projection.facts) == len(HIERARCHY)
 
 
@@ -443,7 +443,7 @@ def test_revocations_are_written_before_what_only_grants() -> None:
         builders.member(1, "guest", group_id=3),
     ):  # fmt: skip
         projection.apply(feed(message))
-    views = projection.take_changes(NOW).views
+    views = builders.take_changes(projection, NOW).views
     assert [view.job for view in views[:1]] == [10]
     assert {view.job for view in views[1:3]} == {9, 12}
     assert [view.job for view in views[3:]] == [11]
@@ -458,7 +458,7 @@ def test_a_grant_that_is_new_may_take_away() -> None:
     filtered = builders.configured(5, projects=[{"id": 7, "environments": ["production"]}])
     world.projection.apply(world.feed(filtered))
     world.projection.apply(world.feed(builders.started(10, 7)))
-    first, second = world.projection.take_changes(NOW).views
+    first, second = builders.take_changes(world.projection, NOW).views
     assert (first.job, orjson.loads(first.body)["allowed_agents"]) == (9, [])
     assert second.job == 10
 
@@ -481,11 +481,11 @@ def test_a_job_is_named_where_its_token_or_its_expiry_is_new() -> None:
 
 
 def test_what_views_share_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluator, "MAX_KEPT", 9)
+    monkeypatch.setattr(evaluator, "MAX_CACHED", 9)
     world = World(builders.group(3), builders.member(1, group_id=3), builders.agent(5, 1))
     world.take(
         *(builders.project(n, 3) for n in range(1, 30)), builders.configured(5, groups=[{"id": 3}])
     )
     world.take(*(builders.started(n, n) for n in range(1, 30)))
     assert all(world.agents(f"token-{n}") == [5] for n in range(1, 30))
-    assert len(world.projection._judge._scopes) <= 9
+    assert len(world.projection._evaluator._scopes) <= 9

@@ -15,7 +15,7 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector.domain import decision, evaluator, fact_keys
+from projector.domain import evaluator, fact_keys, responses
 from projector.domain.dirty_tokens import WritePriority
 from projector.domain.projection import Policy, Projection, compute_view
 from projector.domain.views import View
@@ -152,7 +152,7 @@ class Redis:
         self.facts: dict[Any, bytes] = {}
 
     def write(self, projection: Projection, now: int) -> None:
-        views, facts = projection.take_changes(now)
+        views, facts = builders.take_changes(projection, now)
         self.views |= {view.digest: view for view in views}
         for key, fact in facts.items():
             if fact is None:
@@ -402,7 +402,7 @@ def plainly(projection: Projection, token: str, now: int) -> bytes:
     assert key is not None
     job, judgement = facts.job(key), evaluator.decide(facts, key, token, 30, now)
     assert job is not None
-    user, levels = facts.user(job.user), {n: events.ROLES[n] for n in decision.NAMED_ROLES}
+    user, levels = facts.user(job.user), {n: events.ROLES[n] for n in responses.NAMED_ROLES}
     winners = [c.effective for c in judgement.candidates if not c.refused_by]
     document: dict[str, Any] = {
         "allowed_agents": [

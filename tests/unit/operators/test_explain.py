@@ -89,7 +89,7 @@ class World:
     async def write(self, partition: int, *, views_too: bool) -> None:
         projection, store = self.projections[partition], self.stores[partition]
         now = await store.now()
-        changes = projection.take_changes(now)
+        changes = builders.take_changes(projection, now)
         if views_too:
             await store.write_views(changes.views)
         await store.checkpoint(self.offsets, changes.facts, len(projection.facts))
@@ -133,7 +133,7 @@ async def test_it_waits_for_the_facts_that_the_view_comes_from(world: World) -> 
     here = partition_of(HERE, PARTITIONS)
     store, projection = world.stores[here], world.projections[here]
     projection.apply(builders.record(builders.removed("agent", 5), 99, partition=here))
-    changes = projection.take_changes(await store.now())
+    changes = builders.take_changes(projection, await store.now())
     await store.write_views(changes.views)
     with pytest.raises(SnapshotError, match="behind its views"):
         await world.ask()

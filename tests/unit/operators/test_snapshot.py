@@ -47,7 +47,7 @@ class Owned:
             record = self.feed(message)
             assert self.projection.apply(record) is None
             self.next[record.topic] = record.offset + 1
-        changes = self.projection.take_changes(builders.NOW)
+        changes = builders.take_changes(self.projection, builders.NOW)
         await self.store.checkpoint(self.next, changes.facts, len(self.projection.facts))
 
 
