@@ -1,11 +1,9 @@
 """The decision about one token, in parts that several tokens share."""
 
-from collections.abc import Callable
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
-import msgspec
 from msgspec import Raw, Struct, field
 
 from projector.domain.authorizations import AgentAuthorization
@@ -55,15 +53,10 @@ class Candidate(NamedTuple):
         return self.authorizations[0]
 
 
-class SharedPart(Struct, frozen=True, dict=True):
-    """A part of many decisions, which keeps its JSON once it is encoded."""
+class SharedPart(Struct, frozen=True, kw_only=True):
+    """A part of many decisions; `json` is its part of the body once `responses` has encoded it."""
 
-    def json(self, shape: Callable[[Self], object]) -> Raw:
-        """Encode the result of `shape` once; every call has to pass the same function."""
-        raw: Raw | None = self.__dict__.get("_json")
-        if raw is None:
-            raw = self.__dict__["_json"] = Raw(msgspec.json.encode(shape(self)))
-        return raw
+    json: Raw | None = None
 
 
 class ProjectScope(SharedPart, frozen=True):

@@ -68,7 +68,9 @@ class Evaluator:
             return Decision(HTTPStatus.UNAUTHORIZED, Rule.JOB_FINISHED)
         if job.expires_at <= self.now:
             return Decision(HTTPStatus.UNAUTHORIZED, Rule.TOKEN_EXPIRED)
-        self._drop_outdated()
+        facts = self._facts
+        if self._scope_version != facts.scope_version or self._role_version != facts.role_version:
+            self._drop_outdated()
         scope = self._scopes.get((root, job.project)) or self._find_scope(root, job.project)
         if scope.rule:
             return Decision(scope.status, scope.rule, scope.reason, scope)
@@ -80,26 +82,31 @@ class Evaluator:
 
     def _drop_outdated(self) -> None:
         facts = self._facts
-        if self._scope_version != facts.scope_version or self._cached > MAX_CACHED:
-            self._scopes, self._roles, self._cached = {}, {}, 0
-        elif self._role_version != facts.role_version:
-            self._roles = {}
+        if self._scope_version != facts.scope_version:
+            self._scopes, self._cached = {}, 0
+        self._roles = {}
         self._scope_version, self._role_version = facts.scope_version, facts.role_version
 
-    def _find_scope(self, root: Root, project: int) -> ProjectScope:
+    def _count_part(self) -> None:
+        """Count a part that is to be cached; empty a full cache before."""
+        if self._cached >= MAX_CACHED:
+            self._scopes, self._roles, self._cached = {}, {}, 0
         self._cached += 1
+
+    def _find_scope(self, root: Root, project: int) -> ProjectScope:
+        self._count_part()
         scope = self._scopes[root, project] = _scope(self._facts, root, project)
         return scope
 
     def _find_role(self, root: Root, scope: ProjectScope, user: int) -> UserRole:
-        self._cached += 1
+        self._count_part()
         role = self._roles[root, scope.project, user] = _role(
             self._facts, root, scope, user, self.now
         )
         return role
 
     def _find_access(self, scope: ProjectScope, key: AccessKey) -> AgentAccess:
-        self._cached += 1
+        self._count_part()
         context, level, block = key
         access = scope.access[key] = AgentAccess(
             tuple(

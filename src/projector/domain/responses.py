@@ -1,14 +1,25 @@
 """HTTP bodies of decisions."""
 
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec import Raw
 
-from projector.domain.decision import FINAL_RULES, AgentAccess, Decision, ProjectScope, UserRole
+from projector.domain.decision import (
+    FINAL_RULES,
+    AgentAccess,
+    Decision,
+    ProjectScope,
+    SharedPart,
+    UserRole,
+)
 from projector.domain.entities import Job
 from projector.domain.views import AllowedAgent, ProjectPart, Refusal, unavailable_body
 from projector.events.model import ROLES
+
+P = TypeVar("P", bound=SharedPart)
 
 # GitLab: doc/api/jobs.md, `roles_in_project`. The other levels of ROLES have no name there.
 NAMED_ROLES: Final = ("guest", "planner", "reporter", "developer", "maintainer", "owner")
@@ -54,21 +65,28 @@ def _refusal(decision: Decision) -> Refusal:
 
 def _document(number: int, job: Job, decision: Decision) -> dict[str, Any]:
     """Return `views.AllowedAgents`; the parts that tokens share are JSON already."""
-    user = decision.role.user
+    scope, role, access, user = decision.scope, decision.role, decision.access, decision.role.user
     document: dict[str, Any] = {
-        "allowed_agents": decision.access.json(_allowed_agents),
+        "allowed_agents": access.json or _encode(access, _allowed_agents),
         "job": {"id": number},
         "pipeline": {"id": job.pipeline},
-        "project": decision.scope.json(_project),
+        "project": scope.json or _encode(scope, _project),
         "user": {
             "id": job.user,
             "username": user.username if user else job.username,
-            "roles_in_project": decision.role.json(_roles),
+            "roles_in_project": role.json or _encode(role, _roles),
         },
     }
     if job.environment:
         document["environment"] = {"slug": job.environment.slug, "tier": job.environment.tier}
     return document
+
+
+def _encode(part: P, shape: Callable[[P], object]) -> Raw:
+    """Encode a part for the first of the tokens that share it."""
+    raw = Raw(msgspec.json.encode(shape(part)))
+    msgspec.structs.force_setattr(part, "json", raw)
+    return raw
 
 
 def _allowed_agents(access: AgentAccess) -> list[AllowedAgent]:
