@@ -18,7 +18,7 @@ from projector.events.ci_access import Grant, unreadable_reason
 
 
 class AuthorizationSource(StrEnum):
-    """What authorizes an agent for a project, the most specific first."""
+    """The sources of authorizations, the most specific first."""
 
     PROJECT_GRANT = "project_grant"
     OWN_PROJECT = "own_project"

@@ -12,7 +12,7 @@ from projector.explain import messages, missing_agent
 from projector.explain.context import ExplanationContext
 from projector.explain.model import ExplainedAgent, ExplainedAuthorization
 
-# Bounds that keep an explanation readable, whatever an agent file holds.
+# Bounds that keep an explanation readable, also for very large agent files.
 MAX_LOST: Final = 20
 MAX_CONFIGURATION_BYTES: Final = 16 * 1024
 
