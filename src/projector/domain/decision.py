@@ -12,7 +12,7 @@ from projector.domain.fact_keys import Key
 
 
 class Rule(StrEnum):
-    """The rules that refuse a token, or an agent to it. Public: scripts and pages read the names."""
+    """The rules that refuse a token, or an agent to it. Public: scripts read these names."""
 
     TOKEN_REPLACED = "token_replaced"  # noqa: S105  not a token
     JOB_FINISHED = "job_finished"

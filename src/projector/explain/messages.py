@@ -81,7 +81,7 @@ def _source(authorization: AgentAuthorization, job: Job, path: str | None) -> st
 
 def _environments(patterns: object, job: Job) -> str:
     if not isinstance(patterns, list):
-        return "its `environments` is no list, which lets no job in"
+        return "its `environments` is not a list, so it allows no job"
     shown = ", ".join(str(pattern) for pattern in patterns[:MAX_PATTERNS])
     more = f" and {len(patterns) - MAX_PATTERNS} more" if len(patterns) > MAX_PATTERNS else ""
     own = f"the job's is {job.environment.name}" if job.environment else "the job has none"

@@ -278,7 +278,7 @@ MISSING: list[tuple[str, list[Message], str | None, str]] = [
         "environments no list",
         [only_for("review/*"), IN_PRODUCTION],
         "environments",
-        f"{GRANTED}, but its `environments` is no list, which lets no job in",
+        f"{GRANTED}, but its `environments` is not a list, so it allows no job",
     ),
     (
         "protected",
