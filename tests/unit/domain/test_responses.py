@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from projector.domain import evaluator, fact_keys, responses
 from projector.domain.projection import Projection, compute_view
-from projector.events import model as events
+from projector.events.model import ROLES
 from tests import builders
 from tests.builders import NOW, Message
 from tests.unit.domain.drawn import (
@@ -91,7 +91,7 @@ def plainly(projection: Projection, token: str, now: int) -> bytes:
     assert key is not None
     job, decision = facts.job(key), evaluator.decide(facts, key, token, 30, now)
     assert job is not None
-    user, levels = facts.user(job.user), {n: events.ROLES[n] for n in responses.NAMED_ROLES}
+    user, levels = facts.user(job.user), {n: ROLES[n] for n in responses.NAMED_ROLES}
     effective = [c.effective for c in decision.candidates if not c.refused_by]
     document: dict[str, Any] = {
         "allowed_agents": [

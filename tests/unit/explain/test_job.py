@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from projector.domain.decision import Rule
 from projector.domain.projection import Projection, compute_view
-from projector.explain import job as explain
 from projector.explain.context import Question
+from projector.explain.job import explain_job
 from projector.explain.missing_agent import MissingReason
 from projector.explain.model import ExplainedAgent, Explanation
 from tests import builders
@@ -42,7 +42,7 @@ def check(projection: Projection, token: str, now: int) -> None:
     key = facts.job_of_token(token)
     assert key is not None
     view = compute_view(facts, token, 30, now)
-    found = explain.explain_job(facts, 0, Question(key, 30, now, digest=token))
+    found = explain_job(facts, 0, Question(key, 30, now, digest=token))
     assert found.status == view.status
     assert (found.rule is None) == (found.reason is None) == (view.status == 200)
     document = orjson.loads(view.body) if view.status == 200 else {"allowed_agents": []}
@@ -55,7 +55,7 @@ def check(projection: Projection, token: str, now: int) -> None:
         agree_about_job(found, document)
     listed = {agent.id: agent for agent in found.agents}
     for number in AGENTS:
-        asked = explain.explain_job(facts, 0, Question(key, 30, now, number, token)).agent
+        asked = explain_job(facts, 0, Question(key, 30, now, number, token)).agent
         assert asked is not None
         assert asked.sentence
         if number in listed:
@@ -138,8 +138,8 @@ def test_without_a_minimum_role_nobody_is_refused_for_it() -> None:
 def test_what_is_listed_is_bounded_and_says_how_much_more_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(explain, "MAX_AGENTS", 1)
-    monkeypatch.setattr(explain, "MAX_MEMBERSHIPS", 1)
+    monkeypatch.setattr("projector.explain.job.MAX_AGENTS", 1)
+    monkeypatch.setattr("projector.explain.job.MAX_MEMBERSHIPS", 1)
     vias = [builders.member(1, "owner", group_id=3, via=f"share:{n}") for n in range(3)]
     world = World(*COMPANY, *vias, builders.agent(4, 7), STARTED)
     found = world.explain(5)

@@ -2,8 +2,8 @@
 
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection
-from projector.explain import job as explain
 from projector.explain.context import Question
+from projector.explain.job import explain_job
 from projector.explain.model import EventRef, ExplainedAgent, Explanation
 from tests import builders
 from tests.builders import NOW, Message, digest
@@ -52,7 +52,7 @@ class World:
     ) -> Explanation:
         key = Key(f"3/job/{job}")
         question = Question(key, self.level, now, agent, token and digest(token))
-        return explain.explain_job(self.projection.facts, 0, question)
+        return explain_job(self.projection.facts, 0, question)
 
     def agent(self, number: int) -> ExplainedAgent:
         found = self.explain(number).agent
