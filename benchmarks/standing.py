@@ -10,6 +10,8 @@ import asyncio
 import sys
 from typing import Final
 
+from tests.builders import take_changes
+
 from benchmarks.company import Company, record
 from projector.clients import redis_client as connections
 from projector.clients import redis_servers
@@ -63,9 +65,9 @@ class Standing:
         keys = [fact_keys.job_key(str(self._company.root), job) for job in jobs]
         for key, job in zip(keys, jobs, strict=True):
             facts.put(key, Fact(0, 0, data=self._company.job(job)))
-        await self._store.write_views(self._projection.take_changes(0).views)
+        await self._store.write_views(take_changes(self._projection, 0).views)
         for key in keys:
-            facts.forget(key)
+            facts.drop(key)
 
 
 async def stand(url: str, company: Company) -> None:

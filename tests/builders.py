@@ -1,15 +1,19 @@
-"""Builds events, records and projections for tests: short to write, whole on the wire."""
+"""Events, records and checkpoints for tests."""
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Projection
+from projector.domain.views import View
 from projector.events.model import EVENT_TYPES, KafkaRecord, Topic
 from projector.events.redaction import Headers
+
+Message = dict[str, Any]
 
 ROOT = "3"
 NOW = 1_800_000_000_000  # 2027-01-15T08:00:00Z
@@ -64,7 +68,7 @@ def configured(number: int, *, projects: Any = None, groups: Any = None, **more:
 
 
 def shared(number: int, project_id: int, configuration: Any = None, **more: Any) -> Any:
-    """An agent of the whole instance."""
+    """Return an agent shared with the whole instance."""
     data = {"id": number, "name": f"a{number}", "project_id": project_id}
     return event("instance-agent.set", data | {"configuration": configuration or {}}, **more)
 
@@ -84,7 +88,7 @@ def started(job: int, project_id: int, user_id: int = 1, **more: Any) -> dict[st
 
 
 def removed(kind: str, number: int, **more: Any) -> dict[str, Any]:
-    """`removed("group", 3)`, and `removed("job", 9)` for its end."""
+    """Return the removal of an entity, or the end of a job."""
     name = "job.finished" if kind == "job" else f"{kind}.removed"
     return event(name, {"id": number}, **more)
 
@@ -98,7 +102,7 @@ def record(
     headers: Headers = (),
     timestamp: int = NOW,
 ) -> KafkaRecord:
-    """The record that carries `message`, in the topic where its type belongs."""
+    """Return the record with `message`, in the topic of its type unless given."""
     if topic is None:
         kind = message["type"] if isinstance(message, dict) else "group.set"
         topic = EVENT_TYPES[kind].topic if kind in EVENT_TYPES else Topic.MEMBERSHIP
@@ -107,7 +111,7 @@ def record(
 
 
 class Feed:
-    """Numbers records per topic as Kafka would."""
+    """Numbers the records of each topic, as Kafka does."""
 
     def __init__(self) -> None:
         self._next = dict.fromkeys(Topic, 0)
@@ -119,7 +123,20 @@ class Feed:
         return record(message, offset, timestamp=timestamp)
 
 
+class Changes(NamedTuple):
+    """The views to write, then the fields of the checkpoint (None: delete)."""
+
+    views: list[View]
+    facts: dict[Key, bytes | None]
+
+
+def take_changes(projection: Projection, now: int) -> Changes:
+    """Return all that has changed since the last call, as of `now` (milliseconds)."""
+    tokens = projection.take_dirty(sys.maxsize).tokens
+    return Changes(list(projection.views(tokens, now)), projection.take_fields())
+
+
 def restore(projection: Projection, *parts: Mapping[Key, bytes]) -> None:
-    """Let it take over a checkpoint, as an owner does."""
+    """Load a checkpoint as an owner does."""
     for _ in chain(*map(projection.load, parts), projection.settle()):
         pass

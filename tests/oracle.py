@@ -1,7 +1,7 @@
-"""What the views must say, worked out the slow and obvious way; shares no code with the product.
+"""The correct views, computed in the slow and obvious way, without any code of the product.
 
-It takes the events of one partition, in an order that keeps each topic's, and looks everything up
-by scanning. A `sequence` counts with everything but jobs.
+The oracle takes the events of one partition, in an order that keeps that of each topic, and scans
+them for everything. A `sequence` counts for everything except jobs.
 """
 
 import re
@@ -31,7 +31,7 @@ def milliseconds(text: str) -> int:
 
 class Oracle:
     def __init__(self, topics: Mapping[Any, list[Event]], sent_at: int) -> None:
-        self.things: dict[tuple[Any, ...], Any] = {}
+        self.entities: dict[tuple[Any, ...], Any] = {}
         self.sequences: dict[tuple[Any, ...], int] = {}
         self.started: dict[tuple[str, int], Event] = {}
         self.tokens: dict[str, tuple[str, int, int]] = {}
@@ -64,18 +64,18 @@ class Oracle:
         elif verb == "set":
             self.put((name, root, data["id"]), event, data)
         elif verb == "removed" and self.put((name, root, data["id"]), event, None):
-            for key in list(self.things):
+            for key in list(self.entities):
                 if key[:4] == ("member", root, name, data["id"]):
-                    self.things[key] = None
+                    self.entities[key] = None
 
     def put(self, key: tuple[Any, ...], event: Event, state: Event | None) -> bool:
-        """Take the state unless a sequence says that it is old; whether it was taken."""
+        """Take the state unless its sequence is old; return whether it was taken."""
         if "sequence" in event:
             sequence = int(event["sequence"])
             if sequence <= self.sequences.get(key, -1):
                 return False
             self.sequences[key] = sequence
-        self.things[key] = state
+        self.entities[key] = state
         return True
 
     def start(self, root: str, data: Event) -> None:
@@ -91,7 +91,7 @@ class Oracle:
             self.started[job] = data
 
     def views(self, now: int) -> dict[str, Any]:
-        """By digest: 401, or status and document; without the tokens that have expired."""
+        """Return a status, or 200 and the document, for each token that has not expired."""
         return {
             digest: self.view(digest, root, job, now)
             for digest, (root, job, expires) in self.tokens.items()
@@ -102,7 +102,7 @@ class Oracle:
         if (root, job) in self.finished or self.jobs[root, job] != digest:
             return 401
         data = self.started[root, job]
-        project = self.things.get(("project", root, data["project_id"]), "unknown")
+        project = self.entities.get(("project", root, data["project_id"]), "unknown")
         if project is None:
             return 401
         groups = None if project == "unknown" else self.chain(root, project["group_id"])
@@ -114,13 +114,13 @@ class Oracle:
         return 200, self.document(data, root, groups, user, now)
 
     def user(self, data: Event) -> Event:
-        known: Event = self.things.get(("user", data["user"]["id"])) or data["user"]
+        known: Event = self.entities.get(("user", data["user"]["id"])) or data["user"]
         return known
 
     def chain(self, root: str, group: int | None) -> list[int] | None:
         chain: list[int] = []
         while group is not None:
-            known = self.things.get(("group", root, group))
+            known = self.entities.get(("group", root, group))
             if known is None or group in chain:
                 return None
             chain.append(group)
@@ -156,7 +156,7 @@ class Oracle:
         return max(
             (
                 LEVELS[member["role"]]
-                for key, member in self.things.items()
+                for key, member in self.entities.items()
                 if key[0] == "member" and key[1] == root and member
                 and member["user_id"] == user
                 and key[2:4] in scopes
@@ -168,7 +168,7 @@ class Oracle:
     def agents(self, root: str, project: int) -> list[int]:
         return sorted(
             key[2]
-            for key, agent in self.things.items()
+            for key, agent in self.entities.items()
             if key[0] == "agent" and key[1] == root and agent and agent["project_id"] == project
         )
 
@@ -185,14 +185,14 @@ class Oracle:
         first: dict[int, Row] = {}
         for row in rows:
             first.setdefault(row[0], row)
-        return [row for row in first.values() if lets_in(row[2], job)]
+        return [row for row in first.values() if allows(row[2], job)]
 
     def granted(self, root: str, kind: str, name: str, target: int) -> list[Row]:
-        """The agents whose configuration names the project or group, by its id or path."""
-        path = self.things[name, root, target]["path"]
+        """Return the agents whose configuration names the project or group, by id or path."""
+        path = self.entities[name, root, target]["path"]
         rows = []
         for agent, project in sorted(self.counting_agents(root)):
-            config = self.things.get(("configuration", root, agent)) or {}
+            config = self.entities.get(("configuration", root, agent)) or {}
             entries = ((config.get("ci_access") or {}).get(kind) or [])[:500]
             for entry in reversed(entries):
                 names = entry["id"] if isinstance(entry["id"], int) else entry["id"].lower()
@@ -202,14 +202,16 @@ class Oracle:
         return rows
 
     def counting_agents(self, root: str) -> Iterator[tuple[int, int]]:
-        """Agents and their configuration projects, where both are known."""
-        agents = [(key[2], a) for key, a in self.things.items() if key[:2] == ("agent", root) and a]
+        """Yield agents and their configuration projects, if both are known."""
+        agents = [
+            (key[2], a) for key, a in self.entities.items() if key[:2] == ("agent", root) and a
+        ]
         for agent, data in agents:
-            if self.things.get(("project", root, data["project_id"])):
+            if self.entities.get(("project", root, data["project_id"])):
                 yield agent, data["project_id"]
 
     def of_the_instance(self) -> Iterator[Row]:
-        for key, agent in self.things.items():
+        for key, agent in self.entities.items():
             if key[0] == "instance-agent" and agent and is_readable(agent["configuration"]):
                 yield key[1], agent["project_id"], without_id(agent["configuration"])
 
@@ -219,12 +221,12 @@ def without_id(entry: Event) -> Event:
 
 
 def is_readable(entry: Event) -> bool:
-    """For entries whose `access_as`, where there is one, is an object of objects."""
+    """Return whether KAS can read the entry; its `access_as` must be an object of objects."""
     access = entry.get("access_as")
     return access is None or len(IDENTITIES & access.keys()) == 1
 
 
-def lets_in(entry: Event, job: Event) -> bool:
+def allows(entry: Event, job: Event) -> bool:
     if entry.get("protected_branches_only") and not job["ref_protected"]:
         return False
     patterns = entry.get("environments")

@@ -1,6 +1,6 @@
-"""Draws events for property tests: valid ones of every type, and such in which something is wrong.
+"""Hypothesis strategies for events: valid ones of every type, and broken ones.
 
-Shares no code with what reads them.
+Shares no code with the readers of events.
 """
 
 import copy
@@ -19,7 +19,7 @@ DIGEST = builders.digest("a")
 # valid events
 
 ids = st.integers(1, MAX_ID) | st.integers(1, 20)
-# Hypothesis also draws what stands in the code.
+# Hypothesis also draws literals of the code, such as the prefix of tokens.
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(
     lambda text: "glcbt" not in text and not text.lower().endswith("token")
 )
@@ -41,7 +41,7 @@ def optional(shape: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 def fields(needed: dict[str, Any], **more: Any) -> st.SearchStrategy[dict[str, Any]]:
-    """An object with these fields, perhaps those in `more`, and perhaps some that nobody reads."""
+    """An object with these fields, perhaps those in `more`, and perhaps unknown ones."""
     known = {*needed, *more, *ACCESS, "group_id", "project_id"}
     strangers = extras.map(lambda found: {k: v for k, v in found.items() if k not in known})
     shapes = st.fixed_dictionaries(needed, optional=more)
@@ -88,7 +88,11 @@ def membership(needed: dict[str, Any], **more: Any) -> st.SearchStrategy[dict[st
 numbered = fields({"id": ids})
 named = {"id": ids, "name": texts, "project_id": ids}
 DATA: dict[str, st.SearchStrategy[dict[str, Any]]] = {
-    **{name: numbered for name in EVENT_TYPES if name.endswith(("removed", "canceling", "finished"))},
+    **{
+        name: numbered
+        for name in EVENT_TYPES
+        if name.endswith(("removed", "canceling", "finished"))
+    },
     "group.set": fields({"id": ids, "parent_id": optional(ids), "path": texts}),
     "project.set": fields({"id": ids, "group_id": optional(ids), "path": texts}),
     "member.set": membership({"role": roles}, expires_at=optional(times)),
@@ -110,7 +114,7 @@ DATA: dict[str, st.SearchStrategy[dict[str, Any]]] = {
 
 @st.composite
 def events(draw: st.DrawFn) -> dict[str, Any]:
-    """A valid event of any type, with whatever may be in it."""
+    """A valid event of any type, with optional and unknown fields."""
     name = draw(st.sampled_from(list(EVENT_TYPES)))
     prefix = draw(st.sampled_from(["", "com.example.", "."]))
     attributes = draw(
@@ -126,7 +130,7 @@ def events(draw: st.DrawFn) -> dict[str, Any]:
     return {"specversion": "1.0", "type": prefix + name, **attributes, "data": draw(DATA[name])}
 
 
-# what may be wrong with one
+# broken events
 
 WRONG: list[Any] = [
     None, True, False, 0, -1, 1, 51, 2**63, 2**63 - 1, 1.5, "", "1", "0", "x", [], {}, [1],
@@ -171,14 +175,14 @@ def paths(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def without(event: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
-    """The event without the part at `path`."""
+    """Return the event without the part at `path`."""
     mutant = copy.deepcopy(event)
     del _parent(mutant, path)[path[-1]]
     return mutant
 
 
 def replaced(event: dict[str, Any], path: tuple[Any, ...], part: Any) -> dict[str, Any]:
-    """The event with another part at `path`."""
+    """Return the event with another part at `path`."""
     mutant = copy.deepcopy(event)
     _parent(mutant, path)[path[-1]] = copy.deepcopy(part)
     return mutant
@@ -192,7 +196,7 @@ def _parent(event: Any, path: tuple[Any, ...]) -> Any:
 
 @st.composite
 def mutants(draw: st.DrawFn) -> dict[str, Any]:
-    """An event with one or two of its parts taken out, replaced, or added."""
+    """An event with one or two of its parts removed, replaced or added."""
     event = draw(events())
     for _ in range(draw(st.integers(1, 2))):
         path = draw(st.sampled_from(list(paths(event))))

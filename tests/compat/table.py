@@ -1,4 +1,4 @@
-"""Reads `cases.yaml`: what its short form means, and whether an answer is what it asks for."""
+"""Reader of `cases.yaml`: events from its short form, and the comparison of answers."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ SCHEMA: Final = Draft202012Validator(
 ROOT: Final = 1
 JOB: Final = 9
 DAY_S: Final = 24 * 3600
-# The fields that hold an id; those of one case are moved apart from every other's.
+# The fields with an id. Each case has ids of its own, so that cases do not affect each other.
 IDS: Final = {"id", "parent_id", "group_id", "project_id", "user_id", "pipeline_id"}
 APART: Final = 1_000_000
 
@@ -30,7 +30,7 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table. `number` keeps the ids and tokens of cases apart where they meet."""
+    """One row of the table. `number` keeps its ids and tokens apart from those of other cases."""
 
     name: str
     source: str
@@ -44,25 +44,25 @@ class Case:
         return f"case-{self.number}-{name or self.answer.get('token', f'job-{JOB}')}"
 
     def messages(self, start_s: float) -> list[Message]:
-        """The events in full; `start_s` is when the case begins, in seconds since 1970."""
+        """Return the events in full; `start_s` is the start of the case, in seconds since 1970."""
         return [message for short in self.events for message in self._messages(short, start_s)]
 
     def shared_agents(self) -> set[int]:
-        """The ids of the agents that it shares with the instance, and so with other cases."""
+        """Return the ids of agents shared with the instance, and so with other cases."""
         data = [
             short["instance-agent.set"] for short in self.events if "instance-agent.set" in short
         ]
         return {self._apart(agent["id"]) for agent in data}
 
     def own(self, body: Any, others_agents: set[int]) -> Any:
-        """The answer's body as if the case were alone: its own ids, no other case's agents."""
+        """Return the body as if the case were alone: original ids, no agents of other cases."""
         if "allowed_agents" in body:
             own = [a for a in body["allowed_agents"] if a["id"] not in others_agents]
             body = body | {"allowed_agents": own}
         return self._together(body)
 
     def own_text(self, sentence: str) -> str:
-        """The sentence with the case's own ids."""
+        """Return the sentence with the case's original ids."""
         return re.sub(r"\d+", lambda found: str(int(found[0]) % APART), sentence)
 
     # from the short form to the event
@@ -84,7 +84,7 @@ class Case:
         yield event(kind, full, root, **attributes)
 
     def _chain(self, root: str, depth: int, project_id: int) -> Iterator[Message]:
-        """Groups 1 to `depth`, each in the one before, and a project in the last."""
+        """Yield groups 1 to `depth`, each in the one before, and a project in the last."""
         path = [f"g{number}" for number in range(1, depth + 1)]
         for number in range(1, depth + 1):
             parent = number - 1 or None
@@ -110,7 +110,7 @@ class Case:
         return {"id": id, "config": config or {"ci_access": access}}
 
     def _entries(self, entries: list[Any]) -> list[Any]:
-        """`fill: 499` stands for as many entries that name nothing known."""
+        """Replace `fill: 499` by that many entries that name unknown projects."""
         full: list[Any] = []
         for entry in entries:
             if isinstance(entry, dict) and "fill" in entry:
@@ -140,14 +140,14 @@ class Case:
                 return self.own_text(body)
         return body
 
-    # from the answer to what is wrong with it
+    # the comparison of the answer
 
     def faults(self, status: int, body: Any) -> list[str]:
-        """In what the answer is not the one that the case asks for; none if it is."""
+        """Return how the answer differs from the expected one; empty if it does not."""
         expected = self.answer.get("status", HTTPStatus.OK)
         if status != expected:
             return [f"status {status}, not {expected}: {body}"]
-        found = _said(body)
+        found = _table_fields(body)
         wanted = {name: value for name, value in self.answer.items() if name in _COMPARED}
         faults = [
             f"{name}: {found.get(name)}, not {value}"
@@ -171,12 +171,12 @@ _DEFAULTS: Final[dict[str, Message]] = {
 }
 
 
-def _rfc3339(moment_s: float) -> str:
-    return datetime.fromtimestamp(moment_s, UTC).isoformat()
+def _rfc3339(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).isoformat()
 
 
-def _said(body: Any) -> dict[str, Any]:
-    """The answer in the words of the table."""
+def _table_fields(body: Any) -> dict[str, Any]:
+    """Return the answer in the fields of the table."""
     if not body or "message" in body:
         return dict(body or {"message": "401 Unauthorized"})
     return {
@@ -198,7 +198,7 @@ def _said(body: Any) -> dict[str, Any]:
 
 
 def _fits(found: Any, wanted: Any) -> bool:
-    """Whether they are the same JSON; of agents only what the table names is compared."""
+    """Return whether both are the same JSON; of agents, only fields in the table count."""
     match wanted, found:
         case [*wants], [*finds] if finds and isinstance(finds[0], dict):
             return len(wants) == len(finds) and all(map(_is_agent, finds, wants))
@@ -211,7 +211,7 @@ def _is_agent(found: Any, wanted: Any) -> bool:
 
 
 def load() -> list[Case]:
-    """Every case of the table, numbered."""
+    """Return all cases of the table, numbered."""
     table = yaml.safe_load((FOLDER / "cases.yaml").read_text())
     for row in table["cases"]:
         unknown = row.keys() - {"name", "from", "base", "events", "answer", "at", "minimum_role"}

@@ -1,4 +1,4 @@
-"""The table of cases against the pure core: the order between topics must not matter."""
+"""The table of cases against the domain: the order between topics must not matter."""
 
 from itertools import permutations
 from random import Random
@@ -10,7 +10,7 @@ import pytest
 from projector.events.model import EVENT_TYPES, Topic
 from tests.builders import NOW, digest
 from tests.compat.table import SCHEMA, Case, Message, load
-from tests.unit.domain.test_projection import World
+from tests.unit.domain.world import World
 
 CASES = load()
 LEVELS = {"developer": 30, "none": 0}
@@ -20,9 +20,9 @@ ORDERS: list[Order] = [None, *permutations(Topic), *range(INTERLEAVINGS)]
 
 
 def in_order(messages: list[Message], order: Order) -> list[Message]:
-    """The events as written, all of one topic after all of another, or shuffled by a seed.
+    """Return the events as written, topic by topic, or shuffled by a seed.
 
-    Each topic's own order is kept.
+    The order within each topic is kept.
     """
     topics = [EVENT_TYPES[message["type"]].topic for message in messages]
     if order is None:
@@ -37,25 +37,25 @@ def in_order(messages: list[Message], order: Order) -> list[Message]:
 
 
 def outcome(case: Case, order: Order) -> tuple[int, Any, str]:
-    """The status and body for the case's token, and what was reported."""
+    """Return the status and body for the case's token, and all complaints."""
     world = World(level=LEVELS[case.minimum_role])
     messages = in_order(case.messages(NOW / 1000), order)
-    said = [reason for message in messages for reason in world.take(message) if reason]
+    complaints = [reason for message in messages for reason in world.take(message) if reason]
     world.at(NOW + case.at * 1000)
     view = world.views[digest(case.token())]
     body = msgspec.json.decode(view.body) if view.body else None
     if view.expires_at <= world.now:
-        return 401, None, " ".join(said)
-    return view.status, body and case.own(body, set()), case.own_text(" ".join(said))
+        return 401, None, " ".join(complaints)
+    return view.status, body and case.own(body, set()), case.own_text(" ".join(complaints))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_case(case: Case) -> None:
     for order in ORDERS:
-        status, body, said = outcome(case, order)
+        status, body, complaints = outcome(case, order)
         assert case.faults(status, body) == [], order
         reported = case.answer.get("reported", "")
-        assert (reported in said) if reported else not said, (order, said)
+        assert (reported in complaints) if reported else not complaints, (order, complaints)
 
 
 def test_every_rule_has_a_name_of_its_own() -> None:

@@ -143,7 +143,7 @@ class Expectation:
             self.lives[data["token_sha256"]] = life
 
     def _is_removed(self, project: int) -> bool:
-        return self._oracle.things.get(("project", self._root, project), "unknown") is None
+        return self._oracle.entities.get(("project", self._root, project), "unknown") is None
 
     def _note_tokens(self, change: Sent) -> None:
         """Alive is what the job's own events say; a removed project is a matter of membership."""
@@ -166,15 +166,15 @@ class Expectation:
 
     def _may(self, project: int, user: int, now: int) -> bool:
         oracle = self._oracle
-        known = oracle.things.get(("project", self._root, project))
+        known = oracle.entities.get(("project", self._root, project))
         groups = oracle.chain(self._root, known["group_id"]) if known else None
-        state = (oracle.things.get(("user", user)) or {}).get("state", "active")
+        state = (oracle.entities.get(("user", user)) or {}).get("state", "active")
         if groups is None or state != "active":
             return False
         return oracle.level(self._root, project, groups, user, now) >= DEVELOPER
 
     def _note_agents(self, change: Sent) -> None:
-        projects = {key[2] for key in self._oracle.things if key[0] == "project"}
+        projects = {key[2] for key in self._oracle.entities if key[0] == "project"}
         now = {(agent, p) for p in projects for agent in self._oracle.agents(self._root, p)}
         for pair in now | set(self.serves):
             self.serves[pair].turn(pair in now, change)

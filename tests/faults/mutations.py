@@ -12,6 +12,7 @@ from projector.store import lua_scripts
 from projector.store.partition_store import PartitionStore
 from projector.worker.freshness_probes import FreshnessProbes, Probe
 from projector.worker.owner import Owner
+from tests.builders import take_changes
 
 
 def delivery_check_off() -> None:
@@ -48,7 +49,7 @@ def heal_off() -> None:
 
     async def go_on(self: Any) -> None:
         self._advance(await self._store.now())
-        changes = self._projection.take_changes(self._now)
+        changes = take_changes(self._projection, self._now)
         await self._write(lambda: changes.views)
         await self._checkpoint(changes.facts | self._outbox.take_changes())
 

@@ -1,7 +1,7 @@
-"""Whether the grant that won lets this job in: its environment, and its ref.
+"""Filters of an authorization: the job's environment, and whether its ref is protected.
 
-GitLab: app/services/clusters/agents/authorizations/ci_access/filter_service.rb. Deliberately other
-than GitLab's: a pattern must match the whole name, and only `*` is special in it.
+GitLab: app/services/clusters/agents/authorizations/ci_access/filter_service.rb. Two differences
+are deliberate: a pattern must match the whole name, and only `*` is special in it.
 """
 
 from typing import Any
@@ -12,19 +12,19 @@ from projector.domain.entities import Job
 
 
 class FilterContext(Struct, frozen=True):
-    """All that filters look at of a job; `environment` is the name of the one it deploys to."""
+    """All properties of a job that filters use; `environment` is the name of its environment."""
 
     environment: str | None
     ref_protected: bool
 
 
 def filter_context(job: Job) -> FilterContext:
-    """What filters look at of the job."""
+    """Return the properties of a job that filters use."""
     return FilterContext(job.environment.name if job.environment else None, job.ref_protected)
 
 
 def refusing_filter(configuration: dict[str, Any], context: FilterContext) -> str | None:
-    """Which key of the configuration refuses such a job, or None."""
+    """Return the key of the configuration that refuses such a job, or None."""
     if not _allows_environment(configuration.get("environments"), context.environment):
         return "environments"
     if _is_true(configuration.get("protected_branches_only")) and not context.ref_protected:
@@ -33,9 +33,9 @@ def refusing_filter(configuration: dict[str, Any], context: FilterContext) -> st
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether the whole name matches; `*` stands for any run of characters, even none.
+    """Return whether the whole name matches; `*` is any run of characters, even an empty one.
 
-    Each part is searched for once, from where the last one ended: linear in both lengths.
+    Searches for each part once, from the end of the part before it: linear in both lengths.
     """
     first, *rest = pattern.split("*")
     if not rest:
@@ -53,7 +53,7 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def _allows_environment(patterns: object, name: str | None) -> bool:
-    """Without patterns all jobs are let in; by patterns that are no list of texts none is."""
+    """No patterns allow every job. Anything but a list of strings allows none."""
     if patterns is None or patterns == []:
         return True
     if name is None or not isinstance(patterns, list):
@@ -62,5 +62,5 @@ def _allows_environment(patterns: object, name: str | None) -> bool:
 
 
 def _is_true(value: object) -> bool:
-    """As in Ruby, where only nil and false are not true: the text "false" is."""
+    """As in Ruby, only nil and false are false; the text "false" is true."""
     return value is not None and value is not False

@@ -1,29 +1,22 @@
-"""The decision about one token, in the parts that several tokens share."""
+"""The decision about one token, in parts that several tokens share."""
 
 from enum import StrEnum
-from functools import cached_property
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
-import msgspec
 from msgspec import Raw, Struct, field
 
 from projector.domain.authorizations import AgentAuthorization
 from projector.domain.entities import Member, User
 from projector.domain.fact_keys import Key
-from projector.domain.views import AllowedAgent
-from projector.events.model import ROLES
-
-# GitLab: doc/api/jobs.md, `roles_in_project`. The other levels of ROLES have no name there.
-NAMED_ROLES: Final = ("guest", "planner", "reporter", "developer", "maintainer", "owner")
 
 
 class Rule(StrEnum):
-    """What refuses a token, or an agent to it. Public: scripts and pages read these names."""
+    """The rules that refuse a token, or an agent to it. Public: scripts read these names."""
 
-    TOKEN_REPLACED = "token_replaced"  # noqa: S105  no token
+    TOKEN_REPLACED = "token_replaced"  # noqa: S105  not a token
     JOB_FINISHED = "job_finished"
-    TOKEN_EXPIRED = "token_expired"  # noqa: S105  no token
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105  not a token
     PROJECT_REMOVED = "project_removed"
     PROJECT_UNKNOWN = "project_unknown"
     GROUP_UNKNOWN = "group_unknown"
@@ -34,7 +27,7 @@ class Rule(StrEnum):
     PROTECTED_BRANCHES_ONLY = "protected_branches_only"
 
 
-# No event makes such a token live again.
+# No event makes a token live again that one of these refused.
 FINAL_RULES: Final = (Rule.TOKEN_REPLACED, Rule.JOB_FINISHED, Rule.TOKEN_EXPIRED)
 
 
@@ -46,9 +39,9 @@ class Membership(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """An agent that reaches the job's project, and what refuses it, if anything does.
+    """An agent that is authorized for the job's project, and the rule that refuses it, if any.
 
-    The first of its ways wins; there is no falling back to another.
+    Of its authorizations only the first is effective; the next is not tried if that is refused.
     """
 
     authorizations: list[AgentAuthorization]
@@ -56,46 +49,22 @@ class Candidate(NamedTuple):
 
     @property
     def effective(self) -> AgentAuthorization:
-        """The way that counts."""
+        """The authorization that counts."""
         return self.authorizations[0]
 
 
-class UserRole(Struct, frozen=True, dict=True):
-    """What a user is in a place; `user` is None if no `user.set` came.
+class SharedPart(Struct, frozen=True, kw_only=True):
+    """A part of many decisions; `json` is its part of the body once `responses` has encoded it."""
 
-    `level` is the highest of the `memberships` that are in force. `barrier` refuses everything, and
-    then `status` is not 200.
-    """
-
-    user: User | None = None
-    memberships: tuple[Membership, ...] = ()
-    level: int = 0
-    status: HTTPStatus = HTTPStatus.OK
-    barrier: Rule | None = None
-
-    @cached_property
-    def roles(self) -> Raw:
-        """The names of the roles up to the user's own, as JSON."""
-        return _json([name for name in NAMED_ROLES if ROLES[name] <= self.level])
+    json: Raw | None = None
 
 
-class AgentAccess(Struct, frozen=True, dict=True):
-    """The agents that reach a place, for jobs that are alike to every filter."""
+class ProjectScope(SharedPart, frozen=True):
+    """The project of jobs and the groups above it.
 
-    candidates: tuple[Candidate, ...] = ()
-
-    @cached_property
-    def allowed(self) -> Raw:
-        """The agents that may be used, as JSON."""
-        return _json([_allowed(c.effective) for c in self.candidates if not c.refused_by])
-
-
-class ProjectScope(Struct, frozen=True, dict=True):
-    """The project of jobs and the groups above it: what all jobs there have in common.
-
-    `rule` and `reason` say why its jobs get `status` and no list, where the place is to blame.
-    `groups` are the ids of those above it, nearest first; `ways` are of every agent that comes
-    here. Reaches are by what they were judged for.
+    `rule` and `reason` explain why its jobs get `status` instead of a list, if the project or a
+    group is the cause. `groups` are the ids of the groups, nearest first. `authorizations` has one
+    list for each agent. `access` is by all that an `AgentAccess` depends on.
     """
 
     project: int = 0
@@ -103,28 +72,39 @@ class ProjectScope(Struct, frozen=True, dict=True):
     rule: Rule | None = None
     reason: str = ""
     groups: tuple[int, ...] = ()
-    ways: tuple[list[AgentAuthorization], ...] = ()
-    reaches: dict[tuple[Any, ...], AgentAccess] = field(default_factory=dict)
+    authorizations: tuple[list[AgentAuthorization], ...] = ()
+    access: dict[tuple[Any, ...], "AgentAccess"] = field(default_factory=dict)
 
-    @cached_property
-    def part(self) -> Raw:
-        """The project and its groups, as JSON."""
-        return _json({"id": self.project, "groups": [{"id": group} for group in self.groups]})
+
+class UserRole(SharedPart, frozen=True):
+    """A user's effective role in a project; `user` is None before the first `user.set`.
+
+    `level` is the highest of the `memberships` that are in force. `block` is the rule that refuses
+    the user everything; `status` is then not 200.
+    """
+
+    user: User | None = None
+    memberships: tuple[Membership, ...] = ()
+    level: int = 0
+    status: HTTPStatus = HTTPStatus.OK
+    block: Rule | None = None
+
+
+class AgentAccess(SharedPart, frozen=True):
+    """The agents of a project for all jobs that no filter distinguishes."""
+
+    candidates: tuple[Candidate, ...] = ()
 
 
 NO_SCOPE: Final = ProjectScope()
-
-
 NO_ROLE: Final = UserRole()
-
-
 NO_ACCESS: Final = AgentAccess()
 
 
 class Decision(Struct, frozen=True):
-    """What the rules make of a token: its status, and what led there, as far as it was looked at.
+    """The status of a token, and all that led to it, as far as it was evaluated.
 
-    `rule` and `reason` say why the status is not 200.
+    `rule` and `reason` explain why the status is not 200.
     """
 
     status: HTTPStatus
@@ -141,27 +121,15 @@ class Decision(Struct, frozen=True):
 
     @property
     def memberships(self) -> tuple[Membership, ...]:
-        """Those of the user in the place, also those that have expired."""
+        """The user's memberships in the project and the groups above it, also expired ones."""
         return self.role.memberships
 
     @property
     def level(self) -> int:
-        """The highest of the memberships that are in force."""
+        """The highest level of the memberships that are in force."""
         return self.role.level
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """The agents that reach the project."""
+        """The agents that are authorized for the project."""
         return self.access.candidates
-
-
-def _json(part: object) -> Raw:
-    return Raw(msgspec.json.encode(part))
-
-
-def _allowed(way: AgentAuthorization) -> AllowedAgent:
-    return {
-        "id": way.agent,
-        "config_project": {"id": way.config_project},
-        "configuration": way.configuration,
-    }

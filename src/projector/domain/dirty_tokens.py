@@ -1,4 +1,4 @@
-"""The tokens whose view may be another now, in the order in which their views are to be written."""
+"""Tokens whose view may be outdated, ordered so that revocations are written first."""
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
@@ -6,22 +6,22 @@ from typing import Final, NamedTuple
 
 
 class WritePriority(IntEnum):
-    """What a change may do to a view: what may take something away is written first."""
+    """The effect of a change on a view; what may take something away is written first."""
 
     ENDS = 0
     MAY_REVOKE = 1
     ONLY_GRANTS = 2
 
 
-# Of each portion this part is kept for what only grants: jobs that start need not wait for the end
-# of a long revocation, which is hardly any longer for it.
+# This fraction of each batch is kept for what only grants. Jobs that start then do not wait for the
+# end of a long revocation, which it hardly delays.
 GRANTING_SHARE: Final = 8
 
 
 class DirtyBatch(NamedTuple):
     """Tokens whose views are written together, the most urgent first, each once.
 
-    `named` are those of them that are new to their jobs, or expire at another time than before.
+    `named` are the tokens that need a new job key: new to their jobs, or with another expiry.
     """
 
     tokens: list[str]
@@ -29,7 +29,7 @@ class DirtyBatch(NamedTuple):
 
 
 class DirtyTokens:
-    """A set of tokens (SHA-256 digests) that knows which to take out next."""
+    """A set of tokens (SHA-256 digests), to be taken by priority."""
 
     def __init__(self) -> None:
         self._waiting: tuple[dict[str, None], ...] = tuple({} for _ in WritePriority)
@@ -39,20 +39,20 @@ class DirtyTokens:
         return any(self._waiting)
 
     def __iter__(self) -> Iterator[str]:
-        """Every token that waits, the most urgent first; those touched in two ways come twice."""
+        """Yield every token, the most urgent first; a token with two priorities comes twice."""
         for waiting in self._waiting:
             yield from waiting
 
-    def add(self, tokens: Iterable[str], urgency: WritePriority) -> None:
-        """Let the tokens wait, if they do not yet; one that may lose something does so anyway."""
-        self._waiting[urgency].update(dict.fromkeys(tokens))
+    def add(self, tokens: Iterable[str], priority: WritePriority) -> None:
+        """Add the tokens with this priority, also those that wait with another one."""
+        self._waiting[priority].update(dict.fromkeys(tokens))
 
     def mark_job_key(self, token: str) -> None:
-        """The token is new to its job, or expires at another time than before."""
+        """Mark a token that is new to its job, or expires at another time than before."""
         self._named.add(token)
 
     def take(self, most: int) -> DirtyBatch:
-        """Take out some `most` tokens, those touched last before others that are as urgent."""
+        """Remove and return about `most` tokens; of equal priority, the last added come first."""
         ends, may_revoke, only_grants = self._waiting
         tokens = [*self._pop(ends, most)]
         tokens += self._pop(may_revoke, most - len(tokens))
@@ -69,7 +69,7 @@ class DirtyTokens:
             yield token
 
     def clear(self) -> None:
-        """Forget them all."""
+        """Remove all tokens and marks."""
         for waiting in self._waiting:
             waiting.clear()
         self._named.clear()

@@ -1,4 +1,4 @@
-"""Entities: groups, projects, members, users, agents, configurations, jobs."""
+"""Entities: groups, projects, members, users, agents, configurations, jobs, ended tokens."""
 
 from typing import Any, Final
 
@@ -9,14 +9,14 @@ from projector.events.model import Topic
 
 
 class Group(Struct, frozen=True, gc=False):
-    """A known group."""
+    """A group; `parent` is None at the top."""
 
     parent: int | None
     path: str
 
 
 class Project(Struct, frozen=True, gc=False):
-    """A known project; `group` is None in a user namespace."""
+    """A project; `group` is None in a user namespace."""
 
     group: int | None
     path: str
@@ -28,27 +28,27 @@ class Member(Struct, frozen=True, gc=False):
     level: int
     expires_at: int | None = None
 
-    def counts(self, now: int) -> bool:
-        """Whether the membership is in force at `now` (milliseconds)."""
+    def is_in_force(self, now: int) -> bool:
+        """Return whether the membership counts at `now` (milliseconds)."""
         return self.expires_at is None or now < self.expires_at
 
 
 class User(Struct, frozen=True, gc=False):
-    """A known user."""
+    """A user; only the state `active` gets a list of agents."""
 
     username: str
     state: str
 
 
 class Agent(Struct, frozen=True, gc=False):
-    """A known cluster agent and its configuration project."""
+    """A cluster agent and the project that configures it."""
 
     name: str
     project: int
 
 
 class Configuration(Struct, frozen=True, gc=False):
-    """What an agent's configuration file grants, entry by entry, as written."""
+    """The grants of an agent's configuration file, entry by entry, as written."""
 
     projects: list[dict[str, Any]]
     groups: list[dict[str, Any]]
@@ -63,7 +63,7 @@ class InstanceAgent(Struct, frozen=True, gc=False):
 
 
 class Job(Struct, frozen=True, gc=False):
-    """A started job, also once it has finished; `expires_at` in milliseconds."""
+    """A job that has started, and may have finished; `expires_at` in milliseconds."""
 
     digest: str
     project: int
@@ -99,7 +99,7 @@ ENTITY_KINDS: Final[dict[str, type[Entity]]] = {
     "token": EndedToken,
 }
 
-# The topic whose events each kind is made of.
+# The topic with the events about each kind.
 TOPIC_OF_KIND: Final[dict[str, Topic]] = {
     "group": Topic.MEMBERSHIP,
     "project": Topic.MEMBERSHIP,

@@ -1,13 +1,10 @@
-"""The latest of everything in one partition, and which tokens a change to it touches."""
+"""All facts of one partition, with look-ups."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from typing import Final, TypeVar, cast
 
-import msgspec
-
-from projector.domain import fact_keys
+from projector.domain import fact_keys, group_chain
+from projector.domain.affected_jobs import AffectedJobs, write_priority
 from projector.domain.dirty_tokens import DirtyTokens, WritePriority
 from projector.domain.entities import (
     Agent,
@@ -21,89 +18,93 @@ from projector.domain.entities import (
     Project,
     User,
 )
-from projector.domain.fact_keys import Key, Root, group_key, project_key
-from projector.domain.facts import AnyFact, decode_fact, decode_member
+from projector.domain.fact_keys import Key, Root
+from projector.domain.facts import AnyFact, decode_fact, decode_member, is_same_json
+from projector.domain.grant_index import GrantIndex
+from projector.domain.live_job_index import LiveJobIndex
 from projector.domain.membership_index import MembershipIndex
-from projector.events import ci_access as grants
+from projector.domain.multimap import Multimap
 from projector.events.ci_access import Grant
 
 T = TypeVar("T", bound=Entity)
-K = TypeVar("K")
-V = TypeVar("V")
-Scope = Group | Project
 
-
-# What tells a user's standing, and what tells which agents reach a project.
+# The kinds that decide a user's role, and those that decide which agents a project has.
 ROLE_KINDS: Final = ("member", "user")
 SCOPE_KINDS: Final = ("group", "project", "agent", "configuration", "instance-agent")
 
-# GitLab allows 20 levels of groups; a bound keeps hostile chains from costing quadratic time.
-MAX_DEPTH: Final = 100
-
 
 class FactIndex:
-    """All facts of one partition.
+    """All facts of one partition, by key and by what refers to them.
 
-    The indexes keep the cost of a change at what it touches, however large the namespace. Every
-    change adds to `touched` the tokens (SHA-256 digests) whose view may be another now.
+    The indexes keep the cost of a change at what it affects, however large the namespace. Every
+    change adds the tokens (SHA-256 digests) whose view may be outdated to `dirty`.
     """
 
     def __init__(self) -> None:
         self._facts: dict[Key, AnyFact] = {}
         self.dirty = DirtyTokens()
-        # What several views may depend on: each rises with every change of the one or the other.
+        # Each rises with every change of a fact of `SCOPE_KINDS` or `ROLE_KINDS`.
         self.scope_version = 0
         self.role_version = 0
-        # Of jobs that have started and neither finished nor expired.
-        self.live_tokens = 0
-        self._members = MembershipIndex()
-        self._agents_of_project: defaultdict[Key, set[int]] = defaultdict(set)
-        # The known projects and groups by path, and what agents' configurations grant to each
-        # project or group, by its key or its path, and by agent.
-        self._by_path: defaultdict[Key, set[Key]] = defaultdict(set)
-        self._grants: defaultdict[Key, dict[int, Grant]] = defaultdict(dict)
+        self._memberships = MembershipIndex()
+        self._agents_of_project: Multimap[Key, int] = Multimap()
         self._instance_agents: set[int] = set()
         self._job_of_token: dict[str, Key] = {}
-        # Live jobs only, by the project and by the user that they run for.
-        self._jobs_of_project: defaultdict[Key, set[Key]] = defaultdict(set)
-        self._jobs_of_user: defaultdict[int, set[Key]] = defaultdict(set)
-        # Projects with live jobs, under every group of their chain, known or not.
-        self._busy_projects: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._grants = GrantIndex()
+        # Parts share the facts instead of a reference back: without reference cycles, the facts of
+        # a partition that this worker no longer owns are freed at once.
+        self._live_jobs = LiveJobIndex(self._facts)
+        self._affected_jobs = AffectedJobs(
+            self._facts, self._live_jobs, self._grants, self._agents_of_project
+        )
 
     def __len__(self) -> int:
         return len(self._facts)
 
-    def items(self) -> Iterable[tuple[Key, AnyFact]]:
-        """Every fact with its key."""
-        return self._facts.items()
-
-    def get(self, key: Key) -> AnyFact | None:
-        """The fact under `key`, also of a removed thing."""
-        return self._facts.get(key)
+    # changes
 
     def put(self, key: Key, fact: AnyFact) -> None:
-        """Take `fact` as the newest state of `key`."""
-        before = self._data(key)
-        if key in self._facts and _same(before, fact.data):
+        """Store `fact` as the newest state of `key`, and mark the tokens that it affects."""
+        before, after = self._data(key), fact.data
+        if key in self._facts and is_same_json(before, after):
             self._facts[key] = fact
             return
-        urgency = _urgency(before, fact.data)
-        projects = self._hanging_on(key)
-        self._mark_dependents(key, before, fact.data, urgency)
-        self._unlink(projects)
+        priority = write_priority(before, after)
+        linked = self._live_jobs.linked_projects(key)
+        self.dirty.add(self._affected_jobs.tokens(key, before, after), priority)
+        self._live_jobs.unlink(linked)
         self._unindex(key, before)
         self._facts[key] = fact
-        self._index(key, fact.data)
-        self._link(projects)
-        self._mark_dependents(key, fact.data, before, urgency)
-        self._note_name(before, fact.data)
-        self._note_version(key)
+        self._index(key, after)
+        self._live_jobs.link(linked)
+        self.dirty.add(self._affected_jobs.tokens(key, after, before), priority)
+        if isinstance(after, Job) and _job_key_fields(before) != _job_key_fields(after):
+            self.dirty.mark_job_key(after.digest)
+        self._raise_version(key)
+
+    def drop(self, key: Key) -> None:
+        """Delete a fact that no view depends on any more."""
+        self._unindex(key, self._data(key))
+        del self._facts[key]
+        self._raise_version(key)
+
+    def expire_job(self, key: Key) -> None:
+        """Remove a job whose `expires_at` has passed from the live jobs."""
+        if job := self.job(key):
+            self._live_jobs.discard(key, job)
+
+    def mark_affected(self, key: Key) -> None:
+        """Mark the tokens that depend on a fact whose effect time alone has changed."""
+        tokens = self._affected_jobs.tokens(key, self._data(key), None)
+        self.dirty.add(tokens, WritePriority.MAY_REVOKE)
+
+    # a checkpoint
 
     def load(self, fields: Mapping[Key, bytes]) -> Iterator[tuple[Key, AnyFact]]:
-        """Take a part of a checkpoint while no view depends on any fact, in steps of one fact.
+        """Load a part of a checkpoint, in steps of one fact, before any view exists.
 
-        Parts may come in any order, and repeat what came before; `settle` must follow the last.
-        Yields those facts that time alone may change.
+        Parts may come in any order and may repeat facts. Call `settle` after the last. Yields the
+        facts that time alone may change.
         """
         yield from self._load_members(
             {k: raw for k, raw in fields.items() if fact_keys.MEMBER in k}
@@ -115,133 +116,116 @@ class FactIndex:
                 yield key, fact
 
     def _load_members(self, fields: Mapping[Key, bytes]) -> Iterator[tuple[Key, AnyFact]]:
-        """Nearly all facts are memberships: these pass through as few lines as may be."""
-        found = list(map(decode_member, fields.values()))
-        self._facts.update(zip(fields, found, strict=True))
+        """Load memberships, which are nearly all facts, in as few Python steps as possible."""
+        facts = list(map(decode_member, fields.values()))
+        self._facts.update(zip(fields, facts, strict=True))
         mortal = [
             (key, fact)
-            for key, fact in zip(fields, found, strict=True)
+            for key, fact in zip(fields, facts, strict=True)
             if fact.data is None or fact.data.expires_at is not None
         ]
-        gone = [key for key, fact in mortal if fact.data is None]
-        self._members.add(fields.keys() - gone if gone else fields)
+        removed = [key for key, fact in mortal if fact.data is None]
+        self._memberships.add(fields.keys() - removed if removed else fields)
         yield from mortal
 
     def settle(self) -> Iterator[None]:
-        """Find all groups above the jobs that were loaded, in steps of one project."""
+        """Link the loaded jobs to the groups above them, in steps of one project."""
         self.scope_version += 1
-        for project in list(self._jobs_of_project):
-            self._link([project])
+        for project in self._live_jobs.busy_projects():
+            self._live_jobs.link([project])
             yield
 
+    # look-ups
+
+    def items(self) -> Iterable[tuple[Key, AnyFact]]:
+        """Return every fact with its key."""
+        return self._facts.items()
+
+    def get(self, key: Key) -> AnyFact | None:
+        """Return the fact under `key`, also of a removed entity."""
+        return self._facts.get(key)
+
+    def is_removed(self, key: Key) -> bool:
+        """Return whether the entity was known and is removed."""
+        fact = self._facts.get(key)
+        return fact is not None and fact.data is None
+
     def is_needed(self, key: Key) -> bool:
-        """Whether a view still depends on the thing being removed: a live job's project."""
-        return self.is_removed(key) and key in self._jobs_of_project
+        """Return whether a view depends on a removed entity: a live job's project."""
+        return self.is_removed(key) and self._live_jobs.is_busy(key)
 
-    def forget(self, key: Key) -> None:
-        """Drop the fact altogether; only of things that no view depends on any more."""
-        self._unindex(key, self._data(key))
-        del self._facts[key]
-        self._note_version(key)
-
-    def expire_job(self, key: Key) -> None:
-        """The job's `expires_at` has passed: changes no longer touch it."""
-        if job := self.job(key):
-            self._unindex_live(key, job)
-
-    def mark_dependents(self, key: Key) -> None:
-        """Mark the tokens that depend on `key`, whose meaning changed with time alone."""
-        self._mark_dependents(key, self._data(key), None, WritePriority.MAY_REVOKE)
-
-    # what is known
+    @property
+    def live_tokens(self) -> int:
+        """The number of tokens of live jobs."""
+        return len(self._live_jobs)
 
     def group(self, root: Root, group: int) -> Group | None:
-        """The group, if it is known in this root namespace."""
-        return self._known(Group, group_key(root, group))
+        """Return the group, if it is known in this root namespace."""
+        return self._known(Group, fact_keys.group_key(root, group))
 
     def project(self, root: Root, project: int) -> Project | None:
-        """The project, if it is known in this root namespace."""
-        return self._known(Project, project_key(root, project))
+        """Return the project, if it is known in this root namespace."""
+        return self._known(Project, fact_keys.project_key(root, project))
 
     def user(self, user: int) -> User | None:
-        """The user, if a `user.set` came."""
+        """Return the user, if a `user.set` came."""
         return self._known(User, fact_keys.user_key(user))
 
     def job(self, key: Key) -> Job | None:
-        """The job, if it has started."""
+        """Return the job, if it has started."""
         fact = self._facts.get(key)
         job = fact.data if fact else None
         return job if isinstance(job, Job) else None
 
     def ended_token(self, root: Root, digest: str) -> EndedToken | None:
-        """The token, if it ended before its job."""
+        """Return the token, if it ended before its job."""
         return self._known(EndedToken, fact_keys.token_key(root, digest))
 
-    def is_removed(self, key: Key) -> bool:
-        """Whether the thing was known and is gone."""
-        fact = self._facts.get(key)
-        return fact is not None and fact.data is None
+    def job_of_token(self, digest: str) -> Key | None:
+        """Return the key of the job that the token belongs or belonged to."""
+        return self._job_of_token.get(digest)
 
-    def agents_of_project(self, root: Root, project: int) -> list[int]:
-        """The ids of the agents that the project configures, ascending."""
-        return sorted(self._agents_of_project.get(project_key(root, project), ()))
+    def tokens(self) -> Iterable[str]:
+        """Return the digests of all tokens, live and ended."""
+        return self._job_of_token.keys()
 
     def agent(self, root: Root, agent: int) -> Agent | None:
-        """The agent, if it is known in this root namespace."""
+        """Return the agent, if it is known in this root namespace."""
         return self._known(Agent, fact_keys.agent_key(root, agent))
 
-    def grants(self, scope: Key) -> dict[int, Grant]:
-        """What agents' configurations grant to exactly this project or group, by agent."""
-        found = dict(self._grants.get(scope, {}))
-        data = cast(Group | Project | None, self._data(scope))
-        by_path = self._grants.get(fact_keys.path_of(scope, data.path), {}) if data else {}
-        for agent, grant in by_path.items():
-            found[agent] = max(grant, found.get(agent, grant), key=lambda g: g.position)
-        return found
+    def agents_of_project(self, root: Root, project: int) -> list[int]:
+        """Return the ids of the agents that the project configures, ascending."""
+        return sorted(self._agents_of_project.get(fact_keys.project_key(root, project), ()))
 
     def instance_agents(self) -> list[tuple[int, InstanceAgent]]:
-        """The agents shared with the whole instance, by id."""
+        """Return the agents shared with the whole instance, by id."""
         keys = (
             (agent, fact_keys.instance_agent_key(agent)) for agent in sorted(self._instance_agents)
         )
         return [(agent, cast(InstanceAgent, self._data(key))) for agent, key in keys]
 
+    def grants(self, scope: Key) -> dict[int, Grant]:
+        """Return the grants that name exactly this project or group, by agent."""
+        return self._grants.of_scope(scope, cast(Group | Project | None, self._data(scope)))
+
     def memberships(self, scope: Key, user: int) -> list[tuple[Key, Member]]:
-        """The user's memberships in exactly this group or project, with their keys."""
-        keys = self._members.of(scope, user)
+        """Return the user's memberships in exactly this group or project, with their keys."""
+        keys = self._memberships.of(scope, user)
         return [(key, cast(Member, self._facts[key].data)) for key in keys]
 
     def membership_keys(self, scope: Key) -> list[Key]:
-        """The keys of everybody's memberships in exactly this group or project."""
-        return self._members.within(scope)
+        """Return the keys of all memberships in exactly this group or project."""
+        return self._memberships.within(scope)
 
     def chain(self, root: Root, group: int | None) -> tuple[list[int], bool]:
-        """The ids of the group and all above it, nearest first, and whether all are known.
-
-        A chain that runs in a circle, or deeper than any GitLab allows, counts as not known.
-        """
-        ids: dict[int, None] = {}
-        while group is not None and group not in ids and len(ids) < MAX_DEPTH:
-            ids[group] = None
-            known = self.group(root, group)
-            if known is None:
-                return list(ids), False
-            group = known.parent
-        return list(ids), group is None
+        """Return the group and all groups above it, nearest first, and whether all are known."""
+        return group_chain.chain(self._facts, root, group)
 
     def is_in_circle(self, root: Root, group: int) -> bool:
-        """Whether the group is above itself."""
+        """Return whether the group is above itself."""
         ids, complete = self.chain(root, group)
         last = self.group(root, ids[-1])
         return not complete and last is not None and last.parent == group
-
-    def job_of_token(self, digest: str) -> Key | None:
-        """The job that the token belongs or belonged to."""
-        return self._job_of_token.get(digest)
-
-    def tokens(self) -> Iterable[str]:
-        """The digests of all tokens, live and ended."""
-        return self._job_of_token.keys()
 
     def _known(self, kind: type[T], key: Key) -> T | None:
         data = self._data(key)
@@ -251,221 +235,56 @@ class FactIndex:
         fact = self._facts.get(key)
         return fact.data if fact else None
 
-    # what depends on what
-
-    def _mark_dependents(
-        self, key: Key, data: Entity | None, other: Entity | None, urgency: WritePriority
-    ) -> None:
-        """Touch what depends on `data`, as far as it is not the same with `other`."""
-        if isinstance(data, Job):
-            self.dirty.add([data.digest], urgency)
-        elif isinstance(data, EndedToken):
-            self.dirty.add([fact_keys.name_of(key)], urgency)
-        else:
-            jobs = self._dependents(key, data, other)
-            self.dirty.add((cast(Job, self._facts[job].data).digest for job in jobs), urgency)
-
-    def _note_name(self, before: Entity | None, after: Entity | None) -> None:
-        if isinstance(after, Job) and _name(before) != _name(after):
-            self.dirty.mark_job_key(after.digest)
-
-    def _note_version(self, key: Key) -> None:
-        kind = fact_keys.kind_of(key)
-        self.role_version += kind in ROLE_KINDS
-        self.scope_version += kind in SCOPE_KINDS
-
-    def _dependents(self, key: Key, data: Entity | None, other: Entity | None) -> Iterable[Key]:
-        """The live jobs whose view may be another with `other` in place of `data`."""
-        match fact_keys.kind_of(key):
-            case "group" | "project":
-                return self._jobs_of_scope(key, cast(Scope | None, data), cast(Scope | None, other))
-            case "member":
-                return self._jobs_of_member(*fact_keys.membership_of(key))
-            case "user":
-                return self._jobs_of_user.get(fact_keys.id_of(key), ())
-            case "agent":
-                return self._jobs_of_agent(key, cast(Agent | None, data), cast(Agent | None, other))
-            case "configuration":
-                return self._jobs_of_configuration(key, data, other)
-            case "instance-agent":
-                return chain.from_iterable(self._jobs_of_project.values())
-        return ()
-
-    def _jobs_of_scope(self, key: Key, data: Scope | None, other: Scope | None) -> Iterable[Key]:
-        if data is None or other is None:
-            return chain(self._jobs_in(key), self._jobs_of_agents_of(key))
-        same_place = _parent(data) == _parent(other)
-        paths = (fact_keys.path_of(key, scope.path) for scope in (data, other))
-        if same_place and not any(path in self._grants for path in paths):
-            return ()
-        return self._jobs_in(key)
-
-    def _jobs_in(self, scope: Key) -> Iterable[Key]:
-        """The live jobs in a project, or in all projects below a group."""
-        if scope in self._jobs_of_project:
-            return self._jobs_of_project[scope]
-        projects = self._busy_projects.get(scope, ())
-        return [job for project in projects for job in self._jobs_of_project[project]]
-
-    def _jobs_of_agents_of(self, project: Key) -> Iterable[Key]:
-        """The live jobs that the agents which the project configures are granted to."""
-        for agent in self._agents_of_project.get(project, ()):
-            key = fact_keys.configuration_key(fact_keys.root_of(project), agent)
-            yield from self._jobs_of_configuration(key, self._data(key))
-
-    def _jobs_of_agent(self, key: Key, data: Agent | None, other: Agent | None) -> Iterable[Key]:
-        if data is None or (other is not None and other.project == data.project):
-            return ()
-        configuration = fact_keys.configuration_key(fact_keys.root_of(key), fact_keys.id_of(key))
-        granted = self._jobs_of_configuration(configuration, self._data(configuration))
-        return chain(self._jobs_of_project.get(_project_of(key, data), ()), granted)
-
-    def _jobs_of_configuration(
-        self, key: Key, data: Entity | None, other: Entity | None = None
-    ) -> Iterable[Key]:
-        stays = dict(_granted(key, other))
-        for target, grant in dict(_granted(key, data)).items():
-            if not _same(grant, stays.get(target)):
-                for scope in self._by_path.get(target, ()) or (target,):
-                    yield from self._jobs_in(scope)
-
-    def _jobs_of_member(self, scope: Key, user: int) -> list[Key]:
-        jobs = ((key, self.job(key)) for key in self._jobs_of_user.get(user, ()))
-        return [key for key, job in jobs if job and self._counts_for(scope, _project_of(key, job))]
-
-    def _counts_for(self, scope: Key, project: Key) -> bool:
-        return scope == project or project in self._busy_projects.get(scope, ())
-
     # indexes
 
     def _index(self, key: Key, data: Entity | None) -> None:
         match data:
             case Member():
-                self._members.add([key])
+                self._memberships.add([key])
             case Group() | Project():
-                self._by_path[fact_keys.path_of(key, data.path)].add(key)
+                self._grants.add_scope(key, data)
             case Agent():
                 self._agents_of_project[_project_of(key, data)].add(fact_keys.id_of(key))
             case Configuration():
-                for target, grant in _granted(key, data):
-                    self._grants[target][fact_keys.id_of(key)] = grant
+                self._grants.add(key, data)
             case InstanceAgent():
                 self._instance_agents.add(fact_keys.id_of(key))
             case EndedToken():
-                self._job_of_token[fact_keys.name_of(key)] = fact_keys.job_key(
-                    fact_keys.root_of(key), data.job
-                )
+                job = fact_keys.job_key(fact_keys.root_of(key), data.job)
+                self._job_of_token[fact_keys.name_of(key)] = job
             case Job():
                 self._job_of_token[data.digest] = key
                 if not data.finished:
-                    self._index_live(key, data)
+                    self._live_jobs.add(key, data)
 
     def _unindex(self, key: Key, data: Entity | None) -> None:
         match data:
             case Member():
-                self._members.discard(key)
+                self._memberships.discard(key)
             case Group() | Project():
-                _discard(self._by_path, fact_keys.path_of(key, data.path), key)
+                self._grants.discard_scope(key, data)
             case Agent():
-                _discard(self._agents_of_project, _project_of(key, data), fact_keys.id_of(key))
+                self._agents_of_project.discard(_project_of(key, data), fact_keys.id_of(key))
             case Configuration():
-                for target, _ in _granted(key, data):
-                    self._ungrant(target, fact_keys.id_of(key))
+                self._grants.discard(key, data)
             case InstanceAgent():
                 self._instance_agents.discard(fact_keys.id_of(key))
             case EndedToken():
                 del self._job_of_token[fact_keys.name_of(key)]
             case Job():
                 del self._job_of_token[data.digest]
-                self._unindex_live(key, data)
+                self._live_jobs.discard(key, data)
 
-    def _ungrant(self, target: Key, agent: int) -> None:
-        grants = self._grants.get(target, {})
-        grants.pop(agent, None)
-        if not grants:
-            self._grants.pop(target, None)
-
-    def _index_live(self, key: Key, job: Job) -> None:
-        project = _project_of(key, job)
-        if project not in self._jobs_of_project:
-            self._link([project])
-        self._jobs_of_user[job.user].add(key)
-        self._jobs_of_project[project].add(key)
-        self.live_tokens += 1
-
-    def _unindex_live(self, key: Key, job: Job) -> None:
-        project = _project_of(key, job)
-        self.live_tokens -= key in self._jobs_of_project.get(project, ())
-        _discard(self._jobs_of_user, job.user, key)
-        _discard(self._jobs_of_project, project, key)
-        if project not in self._jobs_of_project:
-            self._unlink([project])
-
-    def _hanging_on(self, key: Key) -> list[Key]:
-        """The busy projects whose chain of groups a change of `key` may change."""
-        if fact_keys.kind_of(key) == "group":
-            return list(self._busy_projects.get(key, ()))
-        return [key] if key in self._jobs_of_project else []
-
-    def _link(self, projects: Iterable[Key]) -> None:
-        for project in projects:
-            for group in self._groups_above(project):
-                self._busy_projects[group].add(project)
-
-    def _unlink(self, projects: Iterable[Key]) -> None:
-        for project in projects:
-            for group in self._groups_above(project):
-                _discard(self._busy_projects, group, project)
-
-    def _groups_above(self, key: Key) -> list[Key]:
-        root, project = fact_keys.root_of(key), cast(Project | None, self._data(key))
-        groups, _ = self.chain(root, project.group if project else None)
-        return [group_key(root, group) for group in groups]
+    def _raise_version(self, key: Key) -> None:
+        kind = fact_keys.kind_of(key)
+        self.role_version += kind in ROLE_KINDS
+        self.scope_version += kind in SCOPE_KINDS
 
 
-def _urgency(before: Entity | None, after: Entity | None) -> WritePriority:
-    """What the change may do to views. That it takes nothing away must be certain.
-
-    It is not where an agent's grant is new: the closer way to it wins, and may have more filters.
-    """
-    if isinstance(after, EndedToken) or (isinstance(after, Job) and after.finished):
-        return WritePriority.ENDS
-    if before is None and isinstance(after, Job | Member | Group):
-        return WritePriority.ONLY_GRANTS
-    return WritePriority.MAY_REVOKE
+def _project_of(key: Key, agent: Agent) -> Key:
+    return fact_keys.project_key(fact_keys.root_of(key), agent.project)
 
 
-def _name(job: Entity | None) -> tuple[str, int] | None:
-    """The token that belongs to the job, and until when."""
+def _job_key_fields(job: Entity | None) -> tuple[str, int] | None:
+    """Return what the Redis key of a job holds: its token, and the time at which it expires."""
     return (job.digest, job.expires_at) if isinstance(job, Job) else None
-
-
-def _same(one: object, other: object) -> bool:
-    """Whether both are the same JSON: to Python alone 0 equals false, to GitLab's rules not."""
-    return one == other and msgspec.json.encode(one) == msgspec.json.encode(other)
-
-
-def _project_of(key: Key, data: Agent | Job) -> Key:
-    return project_key(fact_keys.root_of(key), data.project)
-
-
-def _parent(scope: Scope) -> int | None:
-    return scope.parent if isinstance(scope, Group) else scope.group
-
-
-def _granted(key: Key, data: Entity | None) -> Iterator[tuple[Key, Grant]]:
-    """What a configuration grants: the key or the path of each project and group."""
-    if not isinstance(data, Configuration):
-        return
-    root = fact_keys.root_of(key)
-    for kind, entries in (("project", data.projects), ("group", data.groups)):
-        for grant in grants.read_grants(entries):
-            yield fact_keys.target_key(root, kind, grant.target), grant
-
-
-def _discard(index: dict[K, set[V]], key: K, value: V) -> None:
-    """Take `value` out of the index, and the key with its last value: indexes must not grow."""
-    values = index.get(key, set())
-    values.discard(value)
-    if not values:
-        index.pop(key, None)

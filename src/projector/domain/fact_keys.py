@@ -7,107 +7,102 @@ belongs to no root namespace). The keys are also the fields of the checkpoint in
 from typing import Final, NewType
 
 Key = NewType("Key", str)
+Root = str
 
-
-# What stands in the keys of memberships, and in no others; the latter before the user's id.
+# Only keys of memberships contain these; the second comes before the user's id.
 MEMBER: Final = "/member/"
-
-
 USER: Final = "/user:"
 
 
-Root = str
-
-
 def group_key(root: Root, group: int) -> Key:
-    """`12/group/3`."""
+    """Return `12/group/3`."""
     return Key(f"{root}/group/{group}")
 
 
 def project_key(root: Root, project: int) -> Key:
-    """`12/project/7`."""
+    """Return `12/project/7`."""
     return Key(f"{root}/project/{project}")
 
 
 def member_key(scope: Key, user: int, via: str) -> Key:
-    """`12/member/group:3/user:1/direct` for a membership in the scope `12/group/3`."""
+    """Return `12/member/group:3/user:1/direct` for a membership in the scope `12/group/3`."""
     root, kind, number = scope.split("/")
     return Key(f"{root}/member/{kind}:{number}/user:{user}/{via}")
 
 
 def user_key(user: int) -> Key:
-    """`*/user/1`: users belong to no root namespace."""
+    """Return `*/user/1`: users belong to no root namespace."""
     return Key(f"*/user/{user}")
 
 
 def agent_key(root: Root, agent: int) -> Key:
-    """`12/agent/5`."""
+    """Return `12/agent/5`."""
     return Key(f"{root}/agent/{agent}")
 
 
 def configuration_key(root: Root, agent: int) -> Key:
-    """`12/configuration/5`."""
+    """Return `12/configuration/5`, for the agent 5."""
     return Key(f"{root}/configuration/{agent}")
 
 
 def instance_agent_key(agent: int) -> Key:
-    """`*/instance-agent/5`."""
+    """Return `*/instance-agent/5`."""
     return Key(f"*/instance-agent/{agent}")
 
 
 def path_of(key: Key, path: str) -> Key:
-    """`12/project-path/acme/shop` for the project `12/project/7` with this path, in any case."""
+    """Return `12/project-path/acme/shop` for the project `12/project/7`; case does not matter."""
     return Key(f"{root_of(key)}/{kind_of(key)}-path/{path.lower()}")
 
 
 def target_key(root: Root, kind: str, target: int | str) -> Key:
-    """What a grant names: `12/project/7`, or `12/project-path/acme/shop`."""
+    """Return the target of a grant: `12/project/7`, or `12/project-path/acme/shop`."""
     return Key(f"{root}/{kind}{'-path' if isinstance(target, str) else ''}/{target}")
 
 
 def job_key(root: Root, job: int) -> Key:
-    """`12/job/9`."""
+    """Return `12/job/9`."""
     return Key(f"{root}/job/{job}")
 
 
 def job_of(key: Key) -> tuple[Root, int]:
-    """The root namespace 12 and the number 9 of `12/job/9`."""
+    """Return the root namespace 12 and the job's id 9 from `12/job/9`."""
     root, _, number = key.split("/")
     return root, int(number)
 
 
 def token_key(root: Root, digest: str) -> Key:
-    """`12/token/<sha256>`: only for tokens that ended before their job."""
+    """Return `12/token/<sha256>`: only for tokens that ended before their job."""
     return Key(f"{root}/token/{digest}")
 
 
 def kind_of(key: Key) -> str:
-    """`group` of `12/group/3`."""
+    """Return `group` from `12/group/3`."""
     return key.split("/", 2)[1]
 
 
 def root_of(key: Key) -> Root:
-    """`12` of `12/group/3`."""
+    """Return `12` from `12/group/3`."""
     return key.split("/", 1)[0]
 
 
 def name_of(key: Key) -> str:
-    """`3` of `12/group/3`."""
+    """Return `3` from `12/group/3`."""
     return key.rsplit("/", 1)[1]
 
 
 def id_of(key: Key) -> int:
-    """3 of `12/group/3`."""
+    """Return the number 3 from `12/group/3`."""
     return int(name_of(key))
 
 
 def membership_of(key: Key) -> tuple[Key, int]:
-    """The scope `12/group/3` and the user 1 of `12/member/group:3/user:1/direct`."""
+    """Return the scope `12/group/3` and the user 1 from `12/member/group:3/user:1/direct`."""
     scope, _, user = key.partition(USER)
     scope = scope.replace(MEMBER, "/", 1).replace(":", "/", 1)
     return Key(scope), int(user.partition("/")[0])
 
 
 def via_of(key: Key) -> str:
-    """`direct` of `12/member/group:3/user:1/direct`."""
+    """Return `direct` from `12/member/group:3/user:1/direct`."""
     return key.split("/", 4)[4]

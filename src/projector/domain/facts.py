@@ -1,4 +1,4 @@
-"""A fact: the newest accepted state of one entity, and its JSON in the checkpoint."""
+"""A fact, the newest accepted state of one entity, and its JSON in the checkpoint."""
 
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar, cast
@@ -17,33 +17,33 @@ NEVER: Final = -1
 
 
 class Fact(Struct, Generic[T], frozen=True, omit_defaults=True, gc=False):
-    """The newest accepted state of one thing: where in Kafka it stood, and the data.
+    """The newest accepted state of one entity, and the position of its event in Kafka.
 
-    Without data the thing was removed; it is kept for a while so that a late event cannot bring
-    it back. `timestamp` is the record's, in milliseconds. `offset` is where the event ranks: its
-    record's, or its original's if it was replayed.
+    Without data the entity is removed. The fact is kept for a while, so that a late event cannot
+    bring the entity back. `timestamp` is the record's, in milliseconds. `offset` is the position
+    of the event: that of its record, or of the original record if it was replayed.
 
-    Like all things it is none of the garbage collector's business: data that came as JSON runs in
-    no circle, and to go through millions of them takes seconds.
+    Not tracked by the garbage collector (`gc=False`): data decoded from JSON has no cycles, and
+    traversing millions of facts takes seconds.
     """
 
     offset: int
     timestamp: int
     sequence: int | None = None
     data: T | None = None
-    # Where the event with `sequence` ranks, if it is not the one at `offset`.
+    # The position of the event with `sequence`, if it is not the one at `offset`.
     sequence_offset: int | None = None
-    # Where a group or project was last removed, if that is not what the event at `offset` did.
+    # The position of a group's or project's last removal, if it is not the event at `offset`.
     removal_offset: int | None = None
 
     @property
     def sequenced_at(self) -> int:
-        """Where the event ranks that brought `sequence`."""
+        """The position of the event that brought `sequence`."""
         return self.offset if self.sequence_offset is None else self.sequence_offset
 
     @property
     def last_removal(self) -> int:
-        """Where the thing was last removed, though it may have been set again; else `NEVER`."""
+        """The position of the last removal, also if the entity was set again; else `NEVER`."""
         if self.removal_offset is not None:
             return self.removal_offset
         return self.offset if self.data is None else NEVER
@@ -62,10 +62,15 @@ decode_member: Final = cast(Callable[[bytes], Any], _DECODERS["member"].decode)
 
 
 def encode_fact(fact: AnyFact) -> bytes:
-    """The fact as it stands in the checkpoint."""
+    """Encode a fact for the checkpoint."""
     return msgspec.json.encode(fact)
 
 
 def decode_fact(key: Key, raw: bytes) -> AnyFact:
-    """The fact that `encode` wrote under `key`."""
+    """Decode the fact that `encode_fact` wrote under `key`."""
     return cast(AnyFact, _DECODERS[fact_keys.kind_of(key)].decode(raw))
+
+
+def is_same_json(one: object, other: object) -> bool:
+    """Return whether both encode alike: 0 equals false in Python, but not in GitLab's rules."""
+    return one == other and msgspec.json.encode(one) == msgspec.json.encode(other)

@@ -1,4 +1,4 @@
-"""Who is a member of what: the keys of all memberships, by scope and user."""
+"""Keys of memberships by scope and user."""
 
 from collections.abc import Collection, Iterable
 
@@ -9,36 +9,36 @@ Held = Key | frozenset[Key]
 
 
 class MembershipIndex:
-    """An index of the largest part of all facts, at some 100 bytes for each.
+    """An index of users_by_prefixly all facts, at about 100 bytes for each membership.
 
-    Most users have one membership in a scope (a group or project): it is held bare, since a set for
-    it alone would take 216 bytes more.
+    Most users have one membership in a scope (a group or project). Its key is stored bare, since a
+    set with one key would take 216 bytes more.
     """
 
     def __init__(self) -> None:
         self._scopes: dict[Key, dict[int, Held]] = {}
 
     def __len__(self) -> int:
-        """How many groups and projects have members."""
+        """Return the number of groups and projects with members."""
         return len(self._scopes)
 
     def add(self, keys: Iterable[Key]) -> None:
-        """Take them in, each as often as it comes."""
-        # By the beginning of the key, for many in a row are of the same few large groups.
-        near: dict[str, dict[int, Held]] = {}
+        """Add memberships; repeating one changes nothing."""
+        # By the start of the key: many keys in a row belong to the same few large groups.
+        users_by_prefix: dict[str, dict[int, Held]] = {}
         for key in keys:
-            beginning, _, rest = key.partition(fact_keys.USER)
-            users = near.get(beginning)
+            prefix, _, rest = key.partition(fact_keys.USER)
+            users = users_by_prefix.get(prefix)
             if users is None:
                 scope, _ = fact_keys.membership_of(key)
-                users = near[beginning] = self._scopes.setdefault(scope, {})
+                users = users_by_prefix[prefix] = self._scopes.setdefault(scope, {})
             user = int(rest.partition("/")[0])
             held = users.setdefault(user, key)
             if held is not key:
                 users[user] = _held({*_keys(held), key})
 
     def discard(self, key: Key) -> None:
-        """Let go of a membership, and of its scope and user with their last."""
+        """Remove a membership; its user and scope go with their last one."""
         scope, user = fact_keys.membership_of(key)
         users = self._scopes.get(scope, {})
         if rest := {*_keys(users.pop(user, None))} - {key}:
@@ -47,11 +47,11 @@ class MembershipIndex:
             self._scopes.pop(scope, None)
 
     def of(self, scope: Key, user: int) -> Collection[Key]:
-        """The user's memberships in exactly this group or project."""
+        """Return the user's memberships in exactly this group or project."""
         return _keys(self._scopes.get(scope, {}).get(user))
 
     def within(self, scope: Key) -> list[Key]:
-        """Everybody's memberships in exactly this group or project."""
+        """Return all memberships in exactly this group or project."""
         return [key for held in self._scopes.get(scope, {}).values() for key in _keys(held)]
 
 

@@ -1,22 +1,23 @@
-"""Events in, view writes out: the pure heart of the product, without any I/O.
+"""One partition's projection: events in, views and facts out, without any I/O.
 
-A view is a function of the facts and the time alone, so any worker that holds the same facts
-writes the same views, and repeating a delivery changes nothing.
+A view is a function of the facts and the time alone. Workers that have the same facts therefore
+write the same views, and a repeated delivery changes nothing.
 """
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import structlog
 
-from projector.domain import entities
+from projector.domain import entities, fact_keys
 from projector.domain.dirty_tokens import DirtyBatch
 from projector.domain.entities import EndedToken, Job
 from projector.domain.evaluator import Evaluator
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact, encode_fact
+from projector.domain.responses import encode_response
 from projector.domain.timers import Timers
 from projector.domain.transitions import changes
 from projector.domain.views import View
@@ -28,15 +29,8 @@ from projector.events.partitioning import partition_of
 log = structlog.get_logger()
 
 
-# When to look again at what would be forgotten but for events that are not applied yet.
-FORGET_LATER_MS: Final = 1000
-
-
-class Changes(NamedTuple):
-    """What a batch changed: views to write first, then fields of the checkpoint (None: delete)."""
-
-    views: list[View]
-    facts: dict[Key, bytes | None]
+# Delay before a fact is examined again that only events not yet applied may still need.
+RETRY_DROP_MS: Final = 1000
 
 
 class Policy(NamedTuple):
@@ -52,69 +46,83 @@ class Policy(NamedTuple):
 
     @property
     def rules(self) -> dict[str, int]:
-        """What decides about views and facts; claims keep it in Redis, by these fields."""
+        """The settings that decide about views and facts; a claim stores them in Redis."""
         return {
             "minimum_level": self.minimum_level,
             "tombstone_retention": self.tombstone_retention_ms,
         }
 
 
-def forget_at(fact: AnyFact, tombstone_retention_ms: int) -> int:
-    """When nothing can need a removed or ended thing any more (milliseconds)."""
+def needed_until(fact: AnyFact, tombstone_retention_ms: int) -> int:
+    """Return when a removed or ended entity is no longer needed (milliseconds)."""
     expires_at = fact.data.expires_at if isinstance(fact.data, Job | EndedToken) else 0
     return max(expires_at, fact.timestamp + tombstone_retention_ms)
 
 
 def compute_view(facts: FactIndex, digest: str, minimum_level: int, now: int) -> View:
-    """What the record of a token is to say at `now` (milliseconds); KeyError if no job had it."""
+    """Compute the view of one token at `now` (milliseconds); KeyError if no job had the token."""
     key = facts.job_of_token(digest)
     if key is None:
         raise KeyError(digest)
-    return Evaluator(facts, minimum_level, now).view(key, digest)
+    return _view(facts, Evaluator(facts, minimum_level, now), key, digest)
 
 
 class Projection:
-    """One partition's facts, and what their changes mean for the views."""
+    """The facts of one partition, and the views that their changes outdate."""
 
     def __init__(self, partition: int, policy: Policy) -> None:
         self.facts = FactIndex()
-        # The event of the record applied last; None where it was refused.
+        # The event of the record applied last; None if it was refused.
         self.latest: Event | None = None
         self._partition = partition
         self._policy = policy
         self._timers: Timers[Key] = Timers()
         self._changed: set[Key] = set()
-        self._judge = Evaluator(self.facts, policy.minimum_level, 0)
+        self._evaluator = Evaluator(self.facts, policy.minimum_level, 0)
+
+    # the checkpoint
 
     def load(self, fields: Mapping[Key, bytes]) -> Iterator[None]:
-        """Take over a part of a checkpoint, in steps between which others may do something else.
+        """Load a part of a checkpoint, in steps between which the caller may do other work.
 
-        Changes no view. `settle` must follow the last part.
+        Marks no view as outdated. Call `settle` after the last part.
         """
         for key, fact in self.facts.load(fields):
             self._timers.set(key, self._next_due(fact))
             yield
 
     def settle(self) -> Iterator[None]:
-        """Work out what only all parts together tell, in steps as well."""
+        """Complete the indexes that need all parts of a checkpoint, in steps as well."""
         return self.facts.settle()
+
+    def fields(self) -> dict[Key, bytes]:
+        """Return every fact as a field of the checkpoint."""
+        return {key: encode_fact(fact) for key, fact in self.facts.items()}
+
+    def take_fields(self) -> dict[Key, bytes | None]:
+        """Return the checkpoint's fields that changed since the last call (None: delete)."""
+        fields = {key: self._encoded(key) for key in self._changed}
+        self._changed.clear()
+        return fields
+
+    # events
 
     def apply(self, record: KafkaRecord) -> str | None:
         """Apply one record.
 
-        Returns what is wrong with it, where something is. It was applied all the same if it is a
-        revocation whose ids could be read.
+        Returns what is wrong with the record, or None. A revocation whose ids could be read is
+        applied even if something else is wrong with it.
         """
         self.latest = None
         try:
             event = cloudevents.decode_event(record)
-            self._check_place(event, record)
+            self._refuse_misplaced(event, record)
             event = refuse_late(event, record, self._policy.tombstone_retention_ms)
             new_states = list(changes(self.facts, event, record))
         except BadEvent as error:
             return str(error)
         except Exception as error:
-            # No event may stop everybody else's, not even by a mistake of this program.
+            # A defect of this program in one event must not stop all others, which revoke.
             log.exception(
                 "an event that this program cannot handle; please report it",
                 topic=record.topic, partition=record.partition, offset=record.offset,
@@ -125,71 +133,7 @@ class Projection:
         self.latest = event
         return event.complaint or self._circle(event)
 
-    def advance(self, now: int, applied_until: int | None = None) -> None:
-        """Do what time alone has made due at `now` (milliseconds).
-
-        `applied_until` is the moment up to which every event has been applied, `now` if not given.
-        Nothing is forgotten that an event of before may still need, or a rebuild, which reads all
-        events before it looks at the clock, would decide otherwise.
-        """
-        for key in self._timers.take_due(now):
-            fact = self.facts.get(key)
-            if fact is not None:
-                self._fall_due(key, fact, now, now if applied_until is None else applied_until)
-
-    def take_dirty(self, most: int) -> DirtyBatch:
-        """Take out some of the tokens whose view may be another since it was last written."""
-        return self.facts.dirty.take(most)
-
-    def take_fields(self) -> dict[Key, bytes | None]:
-        """The fields of the checkpoint that have changed since the last call (None: delete)."""
-        fields = {key: self._encoded(key) for key in self._changed}
-        self._changed.clear()
-        return fields
-
-    def take_changes(self, now: int) -> Changes:
-        """What has changed since the last call, as of `now` (milliseconds), all at once."""
-        tokens = self.take_dirty(sys.maxsize).tokens
-        return Changes(list(self.views(tokens, now)), self.take_fields())
-
-    def views(self, tokens: Iterable[str], now: int) -> Iterator[View]:
-        """Their views at `now`, as each is asked for; none for those that no fact knows."""
-        judge = self._judge.at(now)
-        for token in tokens:
-            if key := self.facts.job_of_token(token):
-                yield judge.view(key, token)
-
-    def fields(self) -> dict[Key, bytes]:
-        """Every fact as it stands in the checkpoint."""
-        return {key: encode_fact(fact) for key, fact in self.facts.items()}
-
-    def all_views(self, now: int) -> Iterator[View]:
-        """Every view and tombstone of the partition that is not expired at `now`.
-
-        Each is computed when it is asked for: all at once would fill the memory.
-        """
-        views = self.views(list(self.facts.tokens()), now)
-        return (view for view in views if view.expires_at > now)
-
-    def view(self, digest: str, now: int) -> View:
-        """What the token's record is to say at `now` (milliseconds); KeyError if no job had it."""
-        for view in self.views([digest], now):
-            return view
-        raise KeyError(digest)
-
-    def _circle(self, event: Event) -> str | None:
-        """Later events may mend it, so the group is taken as it is."""
-        group = event.data
-        if isinstance(group, GroupSet) and self.facts.is_in_circle(event.root, group.id):
-            return f"group {group.id} is above itself; until that is mended, jobs below it get 503"
-        return None
-
-    def _put(self, key: Key, fact: AnyFact) -> None:
-        self.facts.put(key, fact)
-        self._changed.add(key)
-        self._timers.set(key, self._next_due(fact))
-
-    def _check_place(self, event: Event, record: KafkaRecord) -> None:
+    def _refuse_misplaced(self, event: Event, record: KafkaRecord) -> None:
         kind = event.kind
         if record.topic != kind.topic:
             raise BadEvent(f"{event.type} belongs in the topic {kind.topic}, not in {record.topic}")
@@ -201,35 +145,100 @@ class Projection:
                 "use the murmur2 partitioner on the partitionkey"
             )
 
+    def _circle(self, event: Event) -> str | None:
+        """Report a circle of groups; the group is stored, since later events may break the circle.
+
+        Until then, all jobs below it are refused.
+        """
+        group = event.data
+        if isinstance(group, GroupSet) and self.facts.is_in_circle(event.root, group.id):
+            return f"group {group.id} is above itself; until that is fixed, jobs below it get 503"
+        return None
+
+    def _put(self, key: Key, fact: AnyFact) -> None:
+        self.facts.put(key, fact)
+        self._changed.add(key)
+        self._timers.set(key, self._next_due(fact))
+
     def _encoded(self, key: Key) -> bytes | None:
         fact = self.facts.get(key)
         return None if fact is None else encode_fact(fact)
 
+    # views
+
+    def take_dirty(self, most: int) -> DirtyBatch:
+        """Remove and return some of the tokens whose view may be outdated."""
+        return self.facts.dirty.take(most)
+
+    def views(self, tokens: Iterable[str], now: int) -> Iterator[View]:
+        """Compute the tokens' views at `now`, one at a time; skip tokens without a fact."""
+        evaluator = self._evaluator.at(now)
+        for token in tokens:
+            if key := self.facts.job_of_token(token):
+                yield _view(self.facts, evaluator, key, token)
+
+    def all_views(self, now: int) -> Iterator[View]:
+        """Compute every view and tombstone that is not expired at `now`.
+
+        One at a time: all at once would fill the memory.
+        """
+        views = self.views(list(self.facts.tokens()), now)
+        return (view for view in views if view.expires_at > now)
+
+    def view(self, digest: str, now: int) -> View:
+        """Compute the token's view at `now` (milliseconds); KeyError if no job had the token."""
+        for view in self.views([digest], now):
+            return view
+        raise KeyError(digest)
+
     # time
+
+    def advance(self, now: int, applied_until: int | None = None) -> None:
+        """Apply what time alone has made due at `now` (milliseconds).
+
+        Every event up to `applied_until` has been applied (`now` unless given). No fact is dropped
+        that an older event may still need: a rebuild reads all events before it reads the clock,
+        and would decide otherwise.
+        """
+        for key in self._timers.take_due(now):
+            fact = self.facts.get(key)
+            if fact is not None:
+                self._fall_due(key, fact, now, now if applied_until is None else applied_until)
 
     def _next_due(self, fact: AnyFact) -> int | None:
         match fact.data:
             case None:
-                return self._forget_at(fact)
+                return self._needed_until(fact)
             case entities.Member(expires_at=expires_at):
                 return expires_at
             case Job(finished=False, expires_at=expires_at):
                 return expires_at
             case Job() | EndedToken():
-                return self._forget_at(fact)
+                return self._needed_until(fact)
         return None
 
-    def _forget_at(self, fact: AnyFact) -> int:
-        return forget_at(fact, self._policy.tombstone_retention_ms)
+    def _needed_until(self, fact: AnyFact) -> int:
+        return needed_until(fact, self._policy.tombstone_retention_ms)
 
     def _fall_due(self, key: Key, fact: AnyFact, now: int, applied_until: int) -> None:
         if isinstance(fact.data, entities.Member):
-            self.facts.mark_dependents(key)
+            self.facts.mark_affected(key)
         elif self.facts.is_needed(key):
             self._timers.set(key, now + self._policy.tombstone_retention_ms)
-        elif self._forget_at(fact) <= applied_until:
-            self.facts.forget(key)
+        elif self._needed_until(fact) <= applied_until:
+            self.facts.drop(key)
             self._changed.add(key)
         else:
             self.facts.expire_job(key)
-            self._timers.set(key, max(self._forget_at(fact), now + FORGET_LATER_MS))
+            self._timers.set(key, max(self._needed_until(fact), now + RETRY_DROP_MS))
+
+
+def _view(facts: FactIndex, evaluator: Evaluator, key: Key, digest: str) -> View:
+    (root, number), job = fact_keys.job_of(key), facts.job(key)
+    if job is None or job.digest != digest:
+        ended = facts.ended_token(root, digest)
+        assert ended is not None, key  # noqa: S101  the job had the token
+        return View(digest, number, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at, False)
+    decision = evaluator.decide_job(root, job)
+    body = encode_response(number, job, decision)
+    return View(digest, number, decision.status, body, job.expires_at)

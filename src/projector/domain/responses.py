@@ -1,13 +1,28 @@
 """HTTP bodies of decisions."""
 
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec import Raw
 
-from projector.domain.decision import FINAL_RULES, Decision
+from projector.domain.decision import (
+    FINAL_RULES,
+    AgentAccess,
+    Decision,
+    ProjectScope,
+    SharedPart,
+    UserRole,
+)
 from projector.domain.entities import Job
-from projector.domain.views import Refusal, unavailable_body
+from projector.domain.views import AllowedAgent, ProjectPart, Refusal, unavailable_body
+from projector.events.model import ROLES
+
+P = TypeVar("P", bound=SharedPart)
+
+# GitLab: doc/api/jobs.md, `roles_in_project`. The other levels of ROLES have no name there.
+NAMED_ROLES: Final = ("guest", "planner", "reporter", "developer", "maintainer", "owner")
 
 # GitLab: lib/gitlab/auth/user_access_denied_reason.rb, without the addresses of its own pages.
 BLOCKED: Final = "Your account has been blocked."
@@ -29,38 +44,67 @@ REFUSALS: Final = {
 }
 
 
-def encode_response(number: int, job: Job, judgement: Decision) -> bytes:
-    if judgement.rule is None:
-        return msgspec.json.encode(_document(number, job, judgement))
-    if judgement.rule in FINAL_RULES:
+def encode_response(number: int, job: Job, decision: Decision) -> bytes:
+    """Encode the body for a token of the job with this number; empty if the token is dead."""
+    if decision.rule is None:
+        return msgspec.json.encode(_document(number, job, decision))
+    if decision.rule in FINAL_RULES:
         return b""
-    return msgspec.json.encode(_refused(judgement))
+    return msgspec.json.encode(_refusal(decision))
 
 
-def _refused(judgement: Decision) -> Refusal:
-    user = judgement.role.user
-    match judgement.status:
+def _refusal(decision: Decision) -> Refusal:
+    user = decision.role.user
+    match decision.status:
         case HTTPStatus.UNAUTHORIZED:
             return {"message": "401 Unauthorized"}
         case HTTPStatus.SERVICE_UNAVAILABLE:
-            return unavailable_body(judgement.reason)
+            return unavailable_body(decision.reason)
     return {"message": f"403 Forbidden - {REFUSALS.get(user.state if user else '', BLOCKED)}"}
 
 
-def _document(number: int, job: Job, judgement: Decision) -> dict[str, Any]:
-    """`views.AllowedAgents`, in which what is shared with other tokens is JSON already."""
-    user = judgement.role.user
+def _document(number: int, job: Job, decision: Decision) -> dict[str, Any]:
+    """Return `views.AllowedAgents`; the parts that tokens share are JSON already."""
+    scope, role, access, user = decision.scope, decision.role, decision.access, decision.role.user
     document: dict[str, Any] = {
-        "allowed_agents": judgement.access.allowed,
+        "allowed_agents": access.json or _encode(access, _allowed_agents),
         "job": {"id": number},
         "pipeline": {"id": job.pipeline},
-        "project": judgement.scope.part,
+        "project": scope.json or _encode(scope, _project),
         "user": {
             "id": job.user,
             "username": user.username if user else job.username,
-            "roles_in_project": judgement.role.roles,
+            "roles_in_project": role.json or _encode(role, _roles),
         },
     }
     if job.environment:
         document["environment"] = {"slug": job.environment.slug, "tier": job.environment.tier}
     return document
+
+
+def _encode(part: P, shape: Callable[[P], object]) -> Raw:
+    """Encode a part for the first of the tokens that share it."""
+    raw = Raw(msgspec.json.encode(shape(part)))
+    msgspec.structs.force_setattr(part, "json", raw)
+    return raw
+
+
+def _allowed_agents(access: AgentAccess) -> list[AllowedAgent]:
+    allowed = (found.effective for found in access.candidates if not found.refused_by)
+    return [
+        {
+            "id": authorization.agent,
+            "config_project": {"id": authorization.config_project},
+            "configuration": authorization.configuration,
+        }
+        for authorization in allowed
+    ]
+
+
+def _project(scope: ProjectScope) -> ProjectPart:
+    return {"id": scope.project, "groups": [{"id": group} for group in scope.groups]}
+
+
+def _roles(role: UserRole) -> list[str]:
+    """Return the names of the roles up to the user's own."""
+    return [name for name in NAMED_ROLES if ROLES[name] <= role.level]

@@ -1,4 +1,4 @@
-"""What becomes due with time alone."""
+"""Expiry timers, at most one per key."""
 
 import heapq
 from collections.abc import Hashable, Iterator
@@ -8,14 +8,14 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Timers(Generic[K]):
-    """At most one due time (milliseconds) per key."""
+    """A due time (milliseconds) for each key that has one."""
 
     def __init__(self) -> None:
         self._due: dict[K, int] = {}
         self._heap: list[tuple[int, K]] = []
 
     def set(self, key: K, due: int | None) -> None:
-        """Replace the key's timer; None leaves it without one."""
+        """Set or replace the key's timer; None removes it."""
         if due is None:
             self._due.pop(key, None)
         elif self._due.get(key) != due:
@@ -24,7 +24,7 @@ class Timers(Generic[K]):
             self._compact()
 
     def take_due(self, now: int) -> Iterator[K]:
-        """Take out every key that is due at `now`, earliest first."""
+        """Remove and yield every key that is due at `now`, earliest first."""
         while self._heap and self._heap[0][0] <= now:
             due, key = heapq.heappop(self._heap)
             if self._due.get(key) == due:
@@ -32,7 +32,7 @@ class Timers(Generic[K]):
                 yield key
 
     def _compact(self) -> None:
-        """Replaced timers stay in the heap until they are due; twice the live ones bounds them."""
+        """Rebuild the heap when half of it is replaced timers, which stay in it until due."""
         if len(self._heap) > 2 * len(self._due) + 64:
             self._heap = [(due, key) for key, due in self._due.items()]
             heapq.heapify(self._heap)

@@ -1,4 +1,4 @@
-"""What each event does to the facts: which things get which new state."""
+"""Transitions from events to new facts: order, sequences, replays."""
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -14,22 +14,22 @@ from projector.events import model
 from projector.events.ci_access import MAX_ENTRIES
 from projector.events.model import BadEvent, Event, KafkaRecord
 
-# A token lives at most this long from its job.started record, whatever the event says: a rebuild
-# then never needs older records of the job-lifecycle topic than its retention keeps.
+# A token lives at most this long after its job.started record, also with a later expiry. So a
+# rebuild never needs records of the job-lifecycle topic older than its retention keeps.
 MAX_TOKEN_LIFE_MS: Final = 60 * 24 * 3600 * 1000
 
 
 class Change(NamedTuple):
-    """A thing's new state."""
+    """The new state of an entity."""
 
     key: Key
     fact: AnyFact
 
 
 def changes(facts: FactIndex, event: Event, record: KafkaRecord) -> Iterator[Change]:
-    """The new states that the event brings, given the facts so far; none if it comes too late.
+    """Yield the new states that an event has_highest to; none if newer events have been applied.
 
-    A replayed event ranks at its original's offset. Raises `BadEvent` where it contradicts a fact.
+    A replayed event has the position of its original. Raises `BadEvent` if it contradicts a fact.
     """
     root = event.root
     if event.replays:
@@ -52,7 +52,7 @@ def changes(facts: FactIndex, event: Event, record: KafkaRecord) -> Iterator[Cha
 
 
 def state(event: Event) -> tuple[Key, Entity | None]:
-    """The thing that the event is about, and its whole new state; None where it was removed."""
+    """Return the entity's key and its whole new state; None if the event removes it."""
     root = event.root
     match event.data:
         case model.GroupSet(id=group, parent_id=parent, path=path):
@@ -76,8 +76,8 @@ def state(event: Event) -> tuple[Key, Entity | None]:
         case model.AgentConfigured(id=agent, config=config):
             return fact_keys.configuration_key(root, agent), _configuration(config)
         case model.InstanceAgentSet(id=agent, name=name, project_id=project) as shared:
-            thing = entities.InstanceAgent(name, project, shared.configuration)
-            return fact_keys.instance_agent_key(agent), thing
+            data = entities.InstanceAgent(name, project, shared.configuration)
+            return fact_keys.instance_agent_key(agent), data
         case model.InstanceAgentRemoved(id=agent):
             return fact_keys.instance_agent_key(agent), None
     raise TypeError(f"{event.type} has no state of its own")
@@ -94,8 +94,8 @@ def _member_key(root: str, member: model.MemberSet | model.MemberRemoved) -> Key
     )
 
 
-def _milliseconds(moment: model.Instant | None) -> int | None:
-    return None if moment is None else int(moment)
+def _milliseconds(time: model.Instant | None) -> int | None:
+    return None if time is None else int(time)
 
 
 def _configuration(file: model.AgentFile) -> entities.Configuration:
@@ -107,78 +107,81 @@ def _configuration(file: model.AgentFile) -> entities.Configuration:
 
 
 def _replace(
-    facts: FactIndex, event: Event, record: KafkaRecord, key: Key, thing: Entity | None
+    facts: FactIndex, event: Event, record: KafkaRecord, key: Key, data: Entity | None
 ) -> Iterator[Change]:
-    after = _ranked(event, record, facts.get(key), thing)
+    after = _applied(event, record, facts.get(key), data)
     if after:
         yield Change(key, after)
 
 
-# order: what an event does to the fact that is there
+# order: which state the entity has after an event
 
 
-def _ranked(
-    event: Event, record: KafkaRecord, before: AnyFact | None, thing: Entity | None
+def _applied(
+    event: Event, record: KafkaRecord, before: AnyFact | None, data: Entity | None
 ) -> AnyFact | None:
-    """The fact after the event; None if nothing changes.
+    """Return the fact after the event; None if nothing changes.
 
-    An event that was outranked may still bring the highest sequence, which later ones must pass.
+    An event older than the fact may still bring the highest sequence, which later events must
+    exceed.
     """
     if before is None:
-        return Fact(record.offset, record.timestamp, event.sequence, thing)
-    leads = _leads(event, record, before)
+        return Fact(record.offset, record.timestamp, event.sequence, data)
+    has_highest = _has_highest_sequence(event, record, before)
     if event.replays and record.offset == before.offset:
-        return _mended(event, before, thing, leads)
-    if _wins(event, record, before, leads):
-        if leads:
-            return Fact(record.offset, record.timestamp, event.sequence, thing)
-        return _fact(record.offset, record.timestamp, thing, before)
-    if leads:
-        ahead = None if record.offset == before.offset else record.offset
-        return replace(before, sequence=event.sequence, sequence_offset=ahead)
+        return _corrected(event, before, data, has_highest)
+    if _supersedes(event, record, before, has_highest):
+        if has_highest:
+            return Fact(record.offset, record.timestamp, event.sequence, data)
+        return _keep_sequence(record.offset, record.timestamp, data, before)
+    if has_highest:
+        sequence_offset = None if record.offset == before.offset else record.offset
+        return replace(before, sequence=event.sequence, sequence_offset=sequence_offset)
     return None
 
 
-def _mended(event: Event, before: AnyFact, thing: Entity | None, leads: bool) -> AnyFact:
-    """The state in place of the replayed event's own, of which not everything counted."""
-    if leads:
-        return replace(before, data=thing, sequence=event.sequence, sequence_offset=None)
-    return replace(before, data=thing)
+def _corrected(event: Event, before: AnyFact, data: Entity | None, has_highest: bool) -> AnyFact:
+    """Replace the original event's state, which lacks the entries that a replay has corrected."""
+    if has_highest:
+        return replace(before, data=data, sequence=event.sequence, sequence_offset=None)
+    return replace(before, data=data)
 
 
-def _leads(event: Event, record: KafkaRecord, before: AnyFact) -> bool:
-    """Whether the event has the highest sequence so far; of equal ones the first counts."""
+def _has_highest_sequence(event: Event, record: KafkaRecord, before: AnyFact) -> bool:
+    """Return whether the event has the highest sequence so far; of equal ones, the first has."""
     if event.sequence is None or before.sequence is None:
         return event.sequence is not None
     highest = (before.sequence, -before.sequenced_at)
     return (event.sequence, -record.offset) > highest
 
 
-def _wins(event: Event, record: KafkaRecord, before: AnyFact, leads: bool) -> bool:
-    """Whether the event outranks the fact: by sequence where both have one, else by offset."""
+def _supersedes(event: Event, record: KafkaRecord, before: AnyFact, has_highest: bool) -> bool:
+    """Return whether the event is newer: by sequence if both have one, else by offset."""
     if event.sequence is None or before.sequence is None:
         return record.offset > before.offset
-    return leads and (record.offset > before.offset or before.sequenced_at == before.offset)
+    return has_highest and (record.offset > before.offset or before.sequenced_at == before.offset)
 
 
-def _fact(offset: int, timestamp: int, thing: Entity | None, before: AnyFact | None) -> AnyFact:
-    """A new state, with the sequence of the one before."""
+def _keep_sequence(
+    offset: int, timestamp: int, data: Entity | None, before: AnyFact | None
+) -> AnyFact:
+    """Return a fact that keeps the sequence of the fact before."""
     if before is None or before.sequence is None:
-        return Fact(offset, timestamp, None, thing)
-    elsewhere = None if before.sequenced_at == offset else before.sequenced_at
-    return Fact(offset, timestamp, before.sequence, thing, elsewhere)
+        return Fact(offset, timestamp, None, data)
+    sequence_offset = None if before.sequenced_at == offset else before.sequenced_at
+    return Fact(offset, timestamp, before.sequence, data, sequence_offset)
 
 
-# groups and projects: memberships go with them, and those from before do not come back
+# groups and projects: a removal ends all memberships from before it, also if their events come late
 
 
 def _replace_scope(
-    facts: FactIndex, event: Event, record: KafkaRecord, key: Key, thing: Entity | None
+    facts: FactIndex, event: Event, record: KafkaRecord, key: Key, data: Entity | None
 ) -> Iterator[Change]:
     before = facts.get(key)
-    removes = thing is None and _removes_memberships(event, record, before)
+    removes = data is None and _removes_memberships(event, record, before)
     removal = max(before.last_removal if before else NEVER, record.offset if removes else NEVER)
-    after = _ranked(event, record, before, thing) or before
+    after = _applied(event, record, before, data) or before
     if after and (after := _removed_at(after, removal)) != before:
         yield Change(key, after)
     if removes:
@@ -186,14 +189,14 @@ def _replace_scope(
 
 
 def _removes_memberships(event: Event, record: KafkaRecord, before: AnyFact | None) -> bool:
-    """Whether a removal took effect at its place, though the thing may have been set again since.
+    """Return whether a removal took effect at its position, also if a later event undid it.
 
-    Of a replay that is not certain where a later event has the higher sequence: then it did.
+    Of a replay that is unknown if a later event has a higher sequence; it then counts as effective.
     """
     if before is None or event.sequence is None or before.sequence is None:
         return True
-    outrun = event.replays is not None and record.offset < before.sequenced_at
-    return outrun or _leads(event, record, before)
+    is_unknown = event.replays is not None and record.offset < before.sequenced_at
+    return is_unknown or _has_highest_sequence(event, record, before)
 
 
 def _removed_at(fact: AnyFact, removal: int) -> AnyFact:
@@ -205,22 +208,22 @@ def _memberships_removed(facts: FactIndex, record: KafkaRecord, scope: Key) -> I
     for key in facts.membership_keys(scope):
         before = facts.get(key)
         if before and before.offset < record.offset:
-            yield Change(key, _fact(record.offset, record.timestamp, None, before))
+            yield Change(key, _keep_sequence(record.offset, record.timestamp, None, before))
 
 
 def _replace_member(
-    facts: FactIndex, event: Event, record: KafkaRecord, key: Key, thing: Entity | None
+    facts: FactIndex, event: Event, record: KafkaRecord, key: Key, data: Entity | None
 ) -> Iterator[Change]:
-    after = _ranked(event, record, facts.get(key), thing)
+    after = _applied(event, record, facts.get(key), data)
     scope = facts.get(fact_keys.membership_of(key)[0])
     removal = scope.last_removal if scope else NEVER
     if after and after.offset < removal:
-        after = _fact(removal, record.timestamp, None, after)
+        after = _keep_sequence(removal, record.timestamp, None, after)
     if after:
         yield Change(key, after)
 
 
-# jobs: finished is final, and a token belongs to one job
+# jobs: finished is final, and each token belongs to one job
 
 
 def _start(
@@ -235,12 +238,12 @@ def _start(
     if before is not None and known is None:
         yield Change(key, _finished(before, record, job))
         return
-    after = None if known and known.finished else _ranked(event, record, before, job)
+    after = None if known and known.finished else _applied(event, record, before, job)
     if after:
         yield Change(key, after)
     if known and known.digest != job.digest:
-        goes_on = after is not None and after.data is job
-        yield _end_token(event.root, key, record, known if goes_on else job)
+        continues = after is not None and after.data is job
+        yield _end_token(event.root, key, record, known if continues else job)
 
 
 def _refuse_shared_token(owner: Key | None, key: Key) -> None:
@@ -252,7 +255,7 @@ def _refuse_shared_token(owner: Key | None, key: Key) -> None:
 
 
 def _end_token(root: fact_keys.Root, job_key: Key, record: KafkaRecord, job: Job) -> Change:
-    """The token of an overtaken start ends, though its job may go on with another."""
+    """End the token of a superseded start; its job may continue with another token."""
     token = EndedToken(fact_keys.id_of(job_key), job.expires_at)
     return Change(
         fact_keys.token_key(root, job.digest), Fact(record.offset, record.timestamp, None, token)
@@ -264,15 +267,17 @@ def _finish(facts: FactIndex, record: KafkaRecord, key: Key) -> Iterator[Change]
 
 
 def _finished(before: AnyFact | None, record: KafkaRecord, job: Job | None) -> AnyFact:
-    """The end of a job, which holds for every event before and after it."""
+    """End a job, whether its other events came before or come after."""
     ended = replace(job, finished=True) if job else None
     offset = max(before.offset, record.offset) if before else record.offset
-    return _fact(offset, record.timestamp, ended, before)
+    return _keep_sequence(offset, record.timestamp, ended, before)
 
 
 def job_of(event: Event, record: KafkaRecord, started: model.JobStarted) -> Job:
-    """The job as the event says; its token lives no longer than the record allows."""
-    first = min(record.timestamp, event.replays.timestamp) if event.replays else record.timestamp
+    """Return the event's job; its token expires after `MAX_TOKEN_LIFE_MS` at the latest."""
+    started_at = (
+        min(record.timestamp, event.replays.timestamp) if event.replays else record.timestamp
+    )
     return Job(
         digest=started.token_sha256.lower(),
         project=started.project_id,
@@ -280,6 +285,6 @@ def job_of(event: Event, record: KafkaRecord, started: model.JobStarted) -> Job:
         user=started.user.id,
         username=started.user.username,
         ref_protected=started.ref_protected,
-        expires_at=min(int(started.expires_at), first + MAX_TOKEN_LIFE_MS),
+        expires_at=min(int(started.expires_at), started_at + MAX_TOKEN_LIFE_MS),
         environment=started.environment,
     )

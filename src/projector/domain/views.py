@@ -7,9 +7,9 @@ from typing_extensions import TypedDict
 
 
 class View(NamedTuple):
-    """What one token's record is to say from now on; `expires_at` in milliseconds.
+    """The content of one token's record; `expires_at` in milliseconds.
 
-    A job that started again has several tokens, and one that `is_current`.
+    A job that started again has several tokens, one of which `is_current`.
     """
 
     digest: str
@@ -86,21 +86,21 @@ class AllowedAgents(TypedDict):
 
 
 class Refusal(TypedDict):
-    """Why there is no list; `reason` only where trying again may help."""
+    """Why there is no list; `reason` only if trying again may help."""
 
     message: str
     reason: NotRequired[str]
 
 
 def unavailable_body(reason: str) -> Refusal:
-    """The body of every 503, whether it stands in a view or not."""
+    """Return the body of every 503, whether it is stored in a view or not."""
     return {"message": "503 Service Unavailable", "reason": reason}
 
 
-# Long enough for whoever wrote the orphan to be gone.
+# Long enough for the process that wrote the orphan to be gone.
 ORPHAN_KEPT_MS: Final = 24 * 3600 * 1000
 
 
 def tombstone(digest: str, now: int) -> View:
-    """The end of a token that no fact knows."""
+    """Return the view that ends a token without a fact."""
     return View(digest, 0, HTTPStatus.UNAUTHORIZED, b"", now + ORPHAN_KEPT_MS, False)

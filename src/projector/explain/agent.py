@@ -1,4 +1,4 @@
-"""The part of an explanation that is about one agent: candidate or not, allowed or not, and why."""
+"""The explanation of one agent: whether the job may use it, and why."""
 
 from typing import Any, Final
 
@@ -6,76 +6,83 @@ import msgspec
 
 from projector.domain import authorization_filter, evaluator, fact_keys
 from projector.domain.authorizations import AgentAuthorization
-from projector.domain.decision import Candidate
-from projector.explain import missing_agent
+from projector.domain.decision import Candidate, Rule
+from projector.domain.entities import Job
+from projector.explain import messages, missing_agent
 from projector.explain.context import ExplanationContext
-from projector.explain.missing_agent import MissingAgent
 from projector.explain.model import ExplainedAgent, ExplainedAuthorization
 
+# Bounds that keep an explanation readable, also for very large agent files.
 MAX_LOST: Final = 20
 MAX_CONFIGURATION_BYTES: Final = 16 * 1024
 
 
-def explain_candidate(case: ExplanationContext, found: Candidate) -> ExplainedAgent:
-    """An agent that reaches the job's project."""
-    assert case.job is not None  # noqa: S101  only started jobs have candidates
-    sentence = case.said(case.job, found.effective, found.refused_by)
-    part = _part(case, found.effective.agent, found.refused_by, sentence, found.effective)
+def explain_candidate(context: ExplanationContext, found: Candidate) -> ExplainedAgent:
+    """Explain an agent that is authorized for the job's project."""
+    assert context.job is not None  # noqa: S101  only started jobs have candidates
+    effective, rule = found.effective, found.refused_by
+    sentence = _sentence(context, context.job, effective, rule)
     return msgspec.structs.replace(
-        part,
-        lost=[_lost(case, way) for way in found.authorizations[1 : 1 + MAX_LOST]],
-        left_out=missing_agent.rejected_entries(case.facts, case.root, part.id, case.place),
+        _explained(context, effective.agent, rule, sentence, effective),
+        lost=[
+            _lost(context, context.job, authorization)
+            for authorization in found.authorizations[1 : 1 + MAX_LOST]
+        ],
+        left_out=_rejected_entries(context, effective.agent),
     )
 
 
-def explain_asked_agent(case: ExplanationContext) -> ExplainedAgent | None:
-    """The agent that is asked for, whether it reaches the project or not."""
-    agent = case.question.agent
+def explain_asked_agent(context: ExplanationContext) -> ExplainedAgent | None:
+    """Explain the agent that the question names, authorized or not; None if it names none."""
+    agent = context.question.agent
     if agent is None:
         return None
-    for found in case.judgement.candidates:
+    for found in context.decision.candidates:
         if found.effective.agent == agent:
-            return explain_candidate(case, found)
-    if case.judgement.status not in (200, 403):
-        return _part(case, agent, case.judgement.rule, case.reason or "")
-    return _absent(
-        case, agent, missing_agent.find_missing_agent(case.facts, case.root, agent, case.place)
-    )
+            return explain_candidate(context, found)
+    if context.decision.status not in (200, 403):
+        return _explained(context, agent, context.decision.rule, context.reason or "")
+    return _missing(context, agent)
 
 
-def _absent(case: ExplanationContext, agent: int, found: MissingAgent) -> ExplainedAgent:
+def _missing(context: ExplanationContext, agent: int) -> ExplainedAgent:
+    found = missing_agent.find_missing_agent(context.facts, context.root, agent, context.scopes)
     return msgspec.structs.replace(
-        _part(case, agent, found.rule, found.sentence),
-        left_out=missing_agent.rejected_entries(case.facts, case.root, agent, case.place),
+        _explained(context, agent, found.rule, found.sentence),
+        left_out=_rejected_entries(context, agent),
         grants=found.grants,
         more_grants=found.more_grants,
     )
 
 
-def _part(
-    case: ExplanationContext,
+def _rejected_entries(context: ExplanationContext, agent: int) -> list[str]:
+    return missing_agent.rejected_entries(context.facts, context.root, agent, context.scopes)
+
+
+def _explained(
+    context: ExplanationContext,
     agent: int,
     rule: str | None,
     sentence: str,
-    won: AgentAuthorization | None = None,
+    effective: AgentAuthorization | None = None,
 ) -> ExplainedAgent:
-    about = missing_agent.about(case.facts, case.root, agent, won)
-    project = about.config_project
+    known = missing_agent.find_agent(context.facts, context.root, agent, effective)
+    project = known.config_project
     return ExplainedAgent(
         id=agent,
-        name=about.name,
+        name=known.name,
         config_project=project,
         verdict="refused" if rule else "allowed",
         rule=rule,
         sentence=sentence,
-        source=won.source if won else None,
-        group=won.group if won else None,
-        configuration=_shown(won),
-        event=case.event(about.key),
-        configuration_event=case.event(fact_keys.configuration_key(case.root, agent)),
+        source=effective.source if effective else None,
+        group=effective.group if effective else None,
+        configuration=_shown_configuration(effective),
+        event=context.event(known.key),
+        configuration_event=context.event(fact_keys.configuration_key(context.root, agent)),
         config_project_event=None
         if project is None
-        else case.event(fact_keys.project_key(case.root, project)),
+        else context.event(fact_keys.project_key(context.root, project)),
         lost=[],
         left_out=[],
         grants=[],
@@ -83,16 +90,33 @@ def _part(
     )
 
 
-def _lost(case: ExplanationContext, way: AgentAuthorization) -> ExplainedAuthorization:
-    assert case.job is not None  # noqa: S101  only started jobs have ways
-    level, needed = case.judgement.level, case.question.minimum_level
-    rule = evaluator.refusing_rule(
-        way, authorization_filter.filter_context(case.job), level, needed
-    )
-    return ExplainedAuthorization(way.source, way.group, rule, case.said(case.job, way, rule))
+def _lost(
+    context: ExplanationContext, job: Job, authorization: AgentAuthorization
+) -> ExplainedAuthorization:
+    level, needed = context.decision.level, context.question.minimum_level
+    filtered = authorization_filter.filter_context(job)
+    rule = evaluator.refusing_rule(authorization, filtered, level, needed)
+    sentence = _sentence(context, job, authorization, rule)
+    return ExplainedAuthorization(authorization.source, authorization.group, rule, sentence)
 
 
-def _shown(way: AgentAuthorization | None) -> dict[str, Any] | None:
-    if way is None or len(msgspec.json.encode(way.configuration)) > MAX_CONFIGURATION_BYTES:
+def _sentence(
+    context: ExplanationContext, job: Job, authorization: AgentAuthorization, rule: Rule | None
+) -> str:
+    """Return the verdict of an authorization about the job, effective or not."""
+    if rule in (None, Rule.ENVIRONMENTS, Rule.PROTECTED_BRANCHES_ONLY):
+        number = authorization.group
+        group = None if number is None else context.facts.group(context.root, number)
+        path = group.path if group else None
+        return messages.authorization_sentence(authorization, rule, job, path)
+    if rule == Rule.ROLE:
+        level, needed = context.decision.level, context.question.minimum_level
+        return messages.role_sentence(job, context.user, level, needed)
+    return context.reason or ""
+
+
+def _shown_configuration(effective: AgentAuthorization | None) -> dict[str, Any] | None:
+    if effective is None:
         return None
-    return way.configuration
+    size = len(msgspec.json.encode(effective.configuration))
+    return effective.configuration if size <= MAX_CONFIGURATION_BYTES else None

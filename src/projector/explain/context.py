@@ -1,6 +1,6 @@
-"""One question about one token: the facts, the judgement, and the events behind both.
+"""The context of an explanation: the question, the facts, the decision and its events.
 
-Nothing is decided here: `rules.judge` decides, for the answer as well.
+The evaluator decides, as it does for the answer that is served.
 """
 
 from functools import cached_property
@@ -8,9 +8,8 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from projector.domain import entities, evaluator, fact_keys
-from projector.domain.authorizations import AgentAuthorization
 from projector.domain.decision import Decision, Rule
-from projector.domain.entities import Job, User
+from projector.domain.entities import User
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
 from projector.events.timestamps import to_rfc3339
@@ -19,9 +18,10 @@ from projector.explain.model import EventRef
 
 
 class Question(NamedTuple):
-    """What is asked: why the job `key` gets what it gets, and may it use `agent`?
+    """The question why the job `key` gets its answer, and whether it may use `agent`.
 
-    `digest` is that of the token presented, the job's own unless given. `now` is in milliseconds.
+    `digest` is that of the token in question, the job's current one unless given. `now` is in
+    milliseconds.
     """
 
     key: Key
@@ -32,7 +32,7 @@ class Question(NamedTuple):
 
 
 class ExplanationContext:
-    """What all parts of one explanation are made from; KeyError if no fact knows the job."""
+    """All that the parts of one explanation share; KeyError if there is no fact about the job."""
 
     def __init__(self, facts: FactIndex, partition: int, question: Question) -> None:
         if facts.get(question.key) is None and facts.job_of_token(question.digest or "") is None:
@@ -41,7 +41,7 @@ class ExplanationContext:
         self.partition = partition
         self.question = question
         self.root: Root = fact_keys.root_of(question.key)
-        self.number = fact_keys.id_of(question.key)
+        self.job_id = fact_keys.id_of(question.key)
         self.job = facts.job(question.key)
         self.digest = question.digest or (self.job.digest if self.job else "")
 
@@ -51,8 +51,8 @@ class ExplanationContext:
         return self.facts.ended_token(self.root, self.digest) is not None
 
     @cached_property
-    def judgement(self) -> Decision:
-        """What the rules say of the token."""
+    def decision(self) -> Decision:
+        """The decision about the token."""
         if self.job is None and not self.is_ended:
             return Decision(HTTPStatus.UNAUTHORIZED, Rule.JOB_FINISHED)
         asked = self.question
@@ -64,38 +64,23 @@ class ExplanationContext:
         return self.facts.user(self.job.user) if self.job else None
 
     @property
-    def place(self) -> list[Key]:
+    def scopes(self) -> list[Key]:
         """The job's project, then the groups above it, nearest first."""
         if self.job is None:
             return []
-        groups = (fact_keys.group_key(self.root, group) for group in self.judgement.groups)
+        groups = (fact_keys.group_key(self.root, group) for group in self.decision.groups)
         return [fact_keys.project_key(self.root, self.job.project), *groups]
 
     @cached_property
     def reason(self) -> str | None:
-        """Why the status is not 200, None if it is."""
-        judgement = self.judgement
-        return messages.refusal_sentence(judgement, self.job, self.user) if judgement.rule else None
-
-    def said(self, job: Job, way: AgentAuthorization, rule: Rule | None) -> str:
-        """What the way says of the job, or would have said."""
-        if rule in (None, Rule.ENVIRONMENTS, Rule.PROTECTED_BRANCHES_ONLY):
-            group = None if way.group is None else self.facts.group(self.root, way.group)
-            return messages.authorization_sentence(way, rule, job, group.path if group else None)
-        if rule == Rule.ROLE:
-            level, needed = self.judgement.level, self.question.minimum_level
-            return messages.role_sentence(job, self.user, level, needed)
-        return self.reason or ""
+        """The reason why the status is not 200; None if it is."""
+        decision = self.decision
+        return messages.refusal_sentence(decision, self.job, self.user) if decision.rule else None
 
     def event(self, key: Key) -> EventRef | None:
-        """The event that last changed the thing, None if none came."""
-        return event_ref(self.facts, self.partition, key)
-
-
-def event_ref(facts: FactIndex, partition: int, key: Key) -> EventRef | None:
-    """The event that last changed the thing, None if none came."""
-    fact = facts.get(key)
-    if fact is None:
-        return None
-    topic = entities.TOPIC_OF_KIND[fact_keys.kind_of(key)]
-    return EventRef(topic, partition, fact.offset, to_rfc3339(fact.timestamp))
+        """Return the event that last changed the entity, None if none came."""
+        fact = self.facts.get(key)
+        if fact is None:
+            return None
+        topic = entities.TOPIC_OF_KIND[fact_keys.kind_of(key)]
+        return EventRef(topic, self.partition, fact.offset, to_rfc3339(fact.timestamp))

@@ -1,4 +1,4 @@
-"""Writes down why a token gets what it gets: the judgement, and the events behind it."""
+"""The explanation of a job: the decision about its token, and the events behind it."""
 
 from typing import Final
 
@@ -26,56 +26,56 @@ MAX_MEMBERSHIPS: Final = 50
 
 
 def explain_job(facts: FactIndex, partition: int, question: Question) -> Explanation:
-    """The explanation; KeyError if the partition's facts hold nothing about the job."""
-    case = ExplanationContext(facts, partition, question)
-    judgement = case.judgement
-    asked = agent.explain_asked_agent(case)
-    listed = [agent.explain_candidate(case, c) for c in judgement.candidates[:MAX_AGENTS]]
+    """Explain the decision; KeyError if the partition has no fact about the job."""
+    context = ExplanationContext(facts, partition, question)
+    decision = context.decision
+    asked = agent.explain_asked_agent(context)
+    listed = [agent.explain_candidate(context, c) for c in decision.candidates[:MAX_AGENTS]]
     return Explanation(
-        sentence=_sentence(case, asked),
-        status=judgement.status,
-        rule=judgement.rule,
-        reason=case.reason,
+        sentence=_sentence(context, asked),
+        status=decision.status,
+        rule=decision.rule,
+        reason=context.reason,
         at=to_rfc3339(question.now),
         partition=partition,
-        job=_job(case, case.job) if case.job else None,
-        project=_project(case, case.job) if case.job else None,
-        groups=_groups(case),
-        user=_user(case, case.job) if case.job else None,
-        role=_role(case),
+        job=_job(context, context.job) if context.job else None,
+        project=_project(context, context.job) if context.job else None,
+        groups=_groups(context),
+        user=_user(context, context.job) if context.job else None,
+        role=_role(context),
         agents=listed,
-        more_agents=len(judgement.candidates) - len(listed),
+        more_agents=len(decision.candidates) - len(listed),
         agent=asked,
     )
 
 
-def _sentence(case: ExplanationContext, asked: ExplainedAgent | None) -> str:
+def _sentence(context: ExplanationContext, asked: ExplainedAgent | None) -> str:
     if asked:
         may = "may" if asked.verdict == "allowed" else "may not"
-        return f"Job {case.number} {may} use agent {asked.id}: {asked.sentence}"
-    if case.reason:
-        return f"Job {case.number} gets {case.judgement.status.value}: {case.reason}"
-    total = len(case.judgement.candidates)
-    allowed = sum(not candidate.refused_by for candidate in case.judgement.candidates)
-    return messages.allowed_sentence(case.number, allowed, total)
+        return f"Job {context.job_id} {may} use agent {asked.id}: {asked.sentence}"
+    if context.reason:
+        return f"Job {context.job_id} gets {context.decision.status.value}: {context.reason}"
+    total = len(context.decision.candidates)
+    allowed = sum(not candidate.refused_by for candidate in context.decision.candidates)
+    return messages.allowed_sentence(context.job_id, allowed, total)
 
 
-# the job, where it runs, and for whom
+# the job, its project and its user
 
 
-def _job(case: ExplanationContext, job: Job) -> ExplainedJob:
-    ended = fact_keys.token_key(case.root, case.digest)
+def _job(context: ExplanationContext, job: Job) -> ExplainedJob:
+    ended = fact_keys.token_key(context.root, context.digest)
     return ExplainedJob(
-        id=case.number,
-        root=case.root,
+        id=context.job_id,
+        root=context.root,
         pipeline=job.pipeline,
         user=job.user,
         environment=_environment(job),
         ref_protected=job.ref_protected,
         expires_at=to_rfc3339(job.expires_at),
-        expired=job.expires_at <= case.question.now,
+        expired=job.expires_at <= context.question.now,
         finished=job.finished,
-        event=case.event(ended if case.is_ended else case.question.key),
+        event=context.event(ended if context.is_ended else context.question.key),
     )
 
 
@@ -84,72 +84,78 @@ def _environment(job: Job) -> ExplainedEnvironment | None:
     return ExplainedEnvironment(found.name, found.slug, found.tier) if found else None
 
 
-def _project(case: ExplanationContext, job: Job) -> ExplainedScope:
-    key = fact_keys.project_key(case.root, job.project)
-    return _scope(case, key, case.facts.project(case.root, job.project))
+def _project(context: ExplanationContext, job: Job) -> ExplainedScope:
+    key = fact_keys.project_key(context.root, job.project)
+    return _scope(context, key, context.facts.project(context.root, job.project))
 
 
-def _groups(case: ExplanationContext) -> list[ExplainedScope]:
-    project = case.job and case.facts.project(case.root, case.job.project)
-    ids, _ = case.facts.chain(case.root, project.group if project else None)
+def _groups(context: ExplanationContext) -> list[ExplainedScope]:
+    project = context.job and context.facts.project(context.root, context.job.project)
+    ids, _ = context.facts.chain(context.root, project.group if project else None)
     return [
-        _scope(case, fact_keys.group_key(case.root, group), case.facts.group(case.root, group))
+        _scope(
+            context,
+            fact_keys.group_key(context.root, group),
+            context.facts.group(context.root, group),
+        )
         for group in ids
     ]
 
 
-def _scope(case: ExplanationContext, key: Key, data: Group | Project | None) -> ExplainedScope:
+def _scope(context: ExplanationContext, key: Key, data: Group | Project | None) -> ExplainedScope:
     return ExplainedScope(
         kind="group" if fact_keys.kind_of(key) == "group" else "project",
         id=fact_keys.id_of(key),
         known=data is not None,
         path=data.path if data else None,
-        event=case.event(key),
+        event=context.event(key),
     )
 
 
-def _user(case: ExplanationContext, job: Job) -> ExplainedUser:
-    known = case.user
+def _user(context: ExplanationContext, job: Job) -> ExplainedUser:
+    known = context.user
     return ExplainedUser(
         id=job.user,
         username=known.username if known else job.username,
         state=known.state if known else "active",
-        event=case.event(fact_keys.user_key(job.user)),
+        event=context.event(fact_keys.user_key(job.user)),
     )
 
 
 # the role
 
 
-def _role(case: ExplanationContext) -> ExplainedRole | None:
-    judgement, needed = case.judgement, case.question.minimum_level
-    if judgement.status not in (200, 403):
+def _role(context: ExplanationContext) -> ExplainedRole | None:
+    decision, needed = context.decision, context.question.minimum_level
+    if decision.status not in (200, 403):
         return None
-    # Those in force first, the highest of them first; else by scope, the nearest first.
-    listed = sorted(judgement.memberships, key=lambda m: (not _counts(case, m), -m.member.level))
+    # Memberships in force first, then by level; equal ones stay by scope, the nearest first.
+    listed = sorted(
+        decision.memberships, key=lambda m: (not _is_in_force(context, m), -m.member.level)
+    )
     return ExplainedRole(
-        level=judgement.level,
-        role=messages.role_name(judgement.level),
+        level=decision.level,
+        role=messages.role_name(decision.level),
         required_level=needed,
         required_role=messages.role_name(needed),
-        suffices=judgement.level >= needed,
+        suffices=decision.level >= needed,
         memberships=[
-            _membership(case, membership, is_first=position == 0)
+            _membership(context, membership, is_first=position == 0)
             for position, membership in enumerate(listed[:MAX_MEMBERSHIPS])
         ],
         more=max(0, len(listed) - MAX_MEMBERSHIPS),
     )
 
 
-def _counts(case: ExplanationContext, membership: Membership) -> bool:
-    return membership.member.counts(case.question.now)
+def _is_in_force(context: ExplanationContext, membership: Membership) -> bool:
+    return membership.member.is_in_force(context.question.now)
 
 
 def _membership(
-    case: ExplanationContext, membership: Membership, *, is_first: bool
+    context: ExplanationContext, membership: Membership, *, is_first: bool
 ) -> ExplainedMembership:
     scope, _ = fact_keys.membership_of(membership.key)
-    member, counts = membership.member, _counts(case, membership)
+    member, counts = membership.member, _is_in_force(context, membership)
     return ExplainedMembership(
         scope="group" if fact_keys.kind_of(scope) == "group" else "project",
         scope_id=fact_keys.id_of(scope),
@@ -159,5 +165,5 @@ def _membership(
         expires_at=None if member.expires_at is None else to_rfc3339(member.expires_at),
         counts=counts,
         decides=counts and is_first,
-        event=case.event(membership.key),
+        event=context.event(membership.key),
     )

@@ -1,4 +1,4 @@
-"""The sentences of an explanation: each rule in words, for somebody who has not read the rules."""
+"""Sentences of an explanation, for readers who have not read the rules."""
 
 from typing import Final
 
@@ -13,27 +13,27 @@ _ROLE_OF_LEVEL: Final = {level: name for name, level in ROLES.items()}
 
 
 def role_name(level: int) -> str:
-    """`developer` of 30, `level 33` of what has no name, `none` of 0."""
+    """Return `developer` for 30, `level 33` for a level without a name, `none` for 0."""
     return _ROLE_OF_LEVEL.get(level, f"level {level}" if level else "none")
 
 
 def allowed_sentence(job: int, allowed: int, total: int) -> str:
-    """The answer where no agent was asked for."""
+    """Return the answer to a question that names no agent."""
     if total == 0:
         return f"Job {job} may use no agent: none reaches its project"
     noun = "agent that reaches" if total == 1 else "agents that reach"
     return f"Job {job} may use {allowed} of the {total} {noun} its project"
 
 
-def refusal_sentence(judgement: Decision, job: Job | None, user: User | None) -> str:
-    """Why the status is not 200."""
-    if judgement.reason:
-        return judgement.reason
-    if judgement.rule == Rule.TOKEN_REPLACED:
+def refusal_sentence(decision: Decision, job: Job | None, user: User | None) -> str:
+    """Return why the status is not 200."""
+    if decision.reason:
+        return decision.reason
+    if decision.rule == Rule.TOKEN_REPLACED:
         return "this token ended when the job started again with another one"
     if job is None:
         return "the job has finished, and its start never came"
-    match judgement.rule:
+    match decision.rule:
         case Rule.JOB_FINISHED:
             return "the job has finished"
         case Rule.TOKEN_EXPIRED:
@@ -42,11 +42,11 @@ def refusal_sentence(judgement: Decision, job: Job | None, user: User | None) ->
             return f"project {job.project} was removed"
         case Rule.USER_NOT_ACTIVE:
             return f"{_who(job, user)} is not active but {user.state if user else 'unknown'}"
-    raise ValueError(judgement.rule)
+    raise ValueError(decision.rule)
 
 
 def role_sentence(job: Job, user: User | None, level: int, needed: int) -> str:
-    """Why the role does not suffice."""
+    """Return why the role does not suffice."""
     has = f"only the role {role_name(level)}" if level else "no role"
     return (
         f"{_who(job, user)} has {has} in project {job.project}, where {role_name(needed)} is needed"
@@ -54,32 +54,34 @@ def role_sentence(job: Job, user: User | None, level: int, needed: int) -> str:
 
 
 def authorization_sentence(
-    way: AgentAuthorization, rule: Rule | None, job: Job, path: str | None
+    authorization: AgentAuthorization, rule: Rule | None, job: Job, path: str | None
 ) -> str:
-    """What one way to an agent says of the job; `path` is that of the group that it names."""
-    how = _how(way, job, path)
+    """Return the verdict of an authorization; `path` is that of the group that it names."""
+    source = _source(authorization, job, path)
     if rule == Rule.ENVIRONMENTS:
-        return f"{how}, but {_environments(way.configuration.get('environments'), job)}"
+        return (
+            f"{source}, but {_environments(authorization.configuration.get('environments'), job)}"
+        )
     if rule == Rule.PROTECTED_BRANCHES_ONLY:
-        return f"{how}, but only for protected refs, and the job's ref is not protected"
-    return how
+        return f"{source}, but only for protected refs, and the job's ref is not protected"
+    return source
 
 
-def _how(way: AgentAuthorization, job: Job, path: str | None) -> str:
-    match way.source:
+def _source(authorization: AgentAuthorization, job: Job, path: str | None) -> str:
+    match authorization.source:
         case AuthorizationSource.PROJECT_GRANT:
             return f"the agent's configuration grants it to project {job.project}"
         case AuthorizationSource.OWN_PROJECT:
             return f"it is configured in project {job.project}, the job's own"
         case AuthorizationSource.GROUP_GRANT:
-            group = f"group {way.group}" + (f" ({path})" if path else "")
+            group = f"group {authorization.group}" + (f" ({path})" if path else "")
             return f"the agent's configuration grants it to {group}, above project {job.project}"
     return "it is shared with the whole instance"
 
 
 def _environments(patterns: object, job: Job) -> str:
     if not isinstance(patterns, list):
-        return "its `environments` is no list, which lets no job in"
+        return "its `environments` is not a list, so it allows no job"
     shown = ", ".join(str(pattern) for pattern in patterns[:MAX_PATTERNS])
     more = f" and {len(patterns) - MAX_PATTERNS} more" if len(patterns) > MAX_PATTERNS else ""
     own = f"the job's is {job.environment.name}" if job.environment else "the job has none"

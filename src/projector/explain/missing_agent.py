@@ -1,4 +1,4 @@
-"""Why an agent does not reach a job's project, and what is known about it all the same."""
+"""Reasons why an agent is not authorized for a job's project."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -10,14 +10,14 @@ from projector.domain.authorizations import AgentAuthorization, AuthorizationSou
 from projector.domain.entities import Agent, Configuration, InstanceAgent
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
-from projector.events import ci_access as grants
+from projector.events import ci_access
 from projector.events.ci_access import MAX_COMPLAINTS, MAX_ENTRIES
 
 MAX_GRANTS: Final = 20
 
 
 class MissingReason(StrEnum):
-    """Why an agent is no candidate. Public, beside `rules.Rule`: what refuses an agent."""
+    """Why an agent is not a candidate. Public, like `decision.Rule`: names of what refuses it."""
 
     AGENT_UNKNOWN = "agent_unknown"
     AGENT_REMOVED = "agent_removed"
@@ -28,7 +28,7 @@ class MissingReason(StrEnum):
 
 
 class MissingAgent(NamedTuple):
-    """Why an agent does not reach a project, and what its file grants instead."""
+    """Why an agent is not authorized for a project, and what its file grants instead."""
 
     rule: MissingReason
     sentence: str
@@ -36,60 +36,64 @@ class MissingAgent(NamedTuple):
     more_grants: int
 
 
-class About(NamedTuple):
-    """What is known of an agent, also of one that is no candidate; `key` is that of its fact."""
+class KnownAgent(NamedTuple):
+    """The key of an agent's fact, and its name and project if the agent is known."""
 
     key: Key
     name: str | None
     config_project: int | None
 
 
-def about(facts: FactIndex, root: Root, agent: int, way: AgentAuthorization | None) -> About:
-    """The agent that the way is of; without one as the root namespace knows it, else shared."""
+def find_agent(
+    facts: FactIndex, root: Root, agent: int, effective: AgentAuthorization | None
+) -> KnownAgent:
+    """Return the agent of the authorization; without one, that of the root namespace or shared."""
     shared, own = fact_keys.instance_agent_key(agent), fact_keys.agent_key(root, agent)
-    of_instance = way.source == AuthorizationSource.INSTANCE if way else facts.get(own) is None
+    of_instance = (
+        effective.source == AuthorizationSource.INSTANCE if effective else facts.get(own) is None
+    )
     key = shared if of_instance and facts.get(shared) else own
     fact = facts.get(key)
     if fact and isinstance(fact.data, Agent | InstanceAgent):
-        return About(key, fact.data.name, fact.data.project)
-    return About(key, None, None)
+        return KnownAgent(key, fact.data.name, fact.data.project)
+    return KnownAgent(key, None, None)
 
 
-def find_missing_agent(facts: FactIndex, root: Root, agent: int, place: list[Key]) -> MissingAgent:
-    """Why the agent does not reach the job; `place` is its project, then the groups above it."""
+def find_missing_agent(facts: FactIndex, root: Root, agent: int, scopes: list[Key]) -> MissingAgent:
+    """Find why the agent is not authorized; `scopes` are the project, then the groups above it."""
     granted = _grants(_configuration(facts, root, agent))
     shown = granted[:MAX_GRANTS]
-    rule, sentence = _reason(facts, root, agent, place)
+    rule, sentence = _reason(facts, root, agent, scopes)
     return MissingAgent(rule, sentence, shown, len(granted) - len(shown))
 
 
-def rejected_entries(facts: FactIndex, root: Root, agent: int, place: list[Key]) -> list[str]:
-    """The entries that name the place and do not count, as KAS cannot read them: why, each."""
-    return list(islice(_left_out(facts, root, agent, place), MAX_COMPLAINTS))
+def rejected_entries(facts: FactIndex, root: Root, agent: int, scopes: list[Key]) -> list[str]:
+    """Return why KAS cannot read each entry that names one of the scopes and is rejected."""
+    return list(islice(_rejected(facts, root, agent, scopes), MAX_COMPLAINTS))
 
 
 def _reason(
-    facts: FactIndex, root: Root, agent: int, place: list[Key]
+    facts: FactIndex, root: Root, agent: int, scopes: list[Key]
 ) -> tuple[MissingReason, str]:
     known = facts.agent(root, agent)
-    unreadable = rejected_entries(facts, root, agent, place)
+    unreadable = rejected_entries(facts, root, agent, scopes)
     if known is None:
         if unreadable:
             return MissingReason.ENTRY_UNREADABLE, unreadable[0]
-        return _not_there(facts, root, agent)
-    if any(agent in facts.grants(scope) for scope in place):
+        return _unknown(facts, root, agent)
+    if any(agent in facts.grants(scope) for scope in scopes):
         return MissingReason.CONFIG_PROJECT_UNKNOWN, _without_project(facts, root, known)
     if unreadable:
         return MissingReason.ENTRY_UNREADABLE, unreadable[0]
-    return MissingReason.NOT_GRANTED, _not_granted(facts, root, agent, known, place)
+    return MissingReason.NOT_GRANTED, _not_granted(facts, root, agent, known, scopes)
 
 
-def _not_there(facts: FactIndex, root: Root, agent: int) -> tuple[MissingReason, str]:
-    if roots := _elsewhere(facts, root, agent):
-        there = " and ".join(roots)
+def _unknown(facts: FactIndex, root: Root, agent: int) -> tuple[MissingReason, str]:
+    if roots := _other_roots(facts, root, agent):
+        other = " and ".join(roots)
         return (
             MissingReason.AGENT_ELSEWHERE,
-            f"it belongs to root namespace {there} and the job to {root}; agents reach only jobs "
+            f"it belongs to root namespace {other} and the job to {root}; agents reach only jobs "
             "of their own root namespace",
         )
     keys = (fact_keys.agent_key(root, agent), fact_keys.instance_agent_key(agent))
@@ -103,30 +107,30 @@ def _not_there(facts: FactIndex, root: Root, agent: int) -> tuple[MissingReason,
     )
 
 
-def _elsewhere(facts: FactIndex, root: Root, agent: int) -> list[str]:
-    """Other root namespaces of this partition that know the agent."""
+def _other_roots(facts: FactIndex, root: Root, agent: int) -> list[str]:
+    """The other root namespaces of this partition that have the agent."""
     roots = {fact_keys.root_of(key) for key, fact in facts.items() if fact.data is not None}
     return sorted(other for other in roots - {root, "*"} if facts.agent(other, agent))
 
 
 def _without_project(facts: FactIndex, root: Root, agent: Agent) -> str:
     removed = facts.is_removed(fact_keys.project_key(root, agent.project))
-    what = "was removed" if removed else f"is not known in root namespace {root}"
-    return f"its configuration project {agent.project} {what}, so none of its grants count"
+    state = "was removed" if removed else f"is not known in root namespace {root}"
+    return f"its configuration project {agent.project} {state}, so none of its grants count"
 
 
-def _not_granted(facts: FactIndex, root: Root, agent: int, known: Agent, place: list[Key]) -> str:
-    project = fact_keys.id_of(place[0])
-    where = f"it is configured in project {known.project}"
+def _not_granted(facts: FactIndex, root: Root, agent: int, known: Agent, scopes: list[Key]) -> str:
+    project = fact_keys.id_of(scopes[0])
+    configured = f"it is configured in project {known.project}"
     configuration = _configuration(facts, root, agent)
     if configuration is None:
-        return f"{where}, not in {project}, and no configuration that grants it came"
-    target = f"project {project}" if len(place) == 1 else f"project {project} nor a group above it"
-    verb = "does not grant" if len(place) == 1 else "grants neither"
+        return f"{configured}, not in {project}, and no configuration that grants it came"
+    target = f"project {project}" if len(scopes) == 1 else f"project {project} nor a group above it"
+    verb = "does not grant" if len(scopes) == 1 else "grants neither"
     lists = (configuration.projects, configuration.groups)
     cut = any(len(entries) >= MAX_ENTRIES for entries in lists)
     limit = f"; only the first {MAX_ENTRIES} entries of a list count" if cut else ""
-    return f"{where}, and its configuration {verb} {target}{limit}"
+    return f"{configured}, and its configuration {verb} {target}{limit}"
 
 
 def _configuration(facts: FactIndex, root: Root, agent: int) -> Configuration | None:
@@ -135,34 +139,36 @@ def _configuration(facts: FactIndex, root: Root, agent: int) -> Configuration | 
 
 
 def _grants(configuration: Configuration | None) -> list[str]:
-    """`project acme/shop`, `group 12`: what counts of the agent's file, by name."""
+    """The grants of the agent's file that count, as `project acme/shop` or `group 12`."""
     if configuration is None:
         return []
     lists = (("project", configuration.projects), ("group", configuration.groups))
     return [
-        f"{kind} {grant.target}" for kind, entries in lists for grant in grants.read_grants(entries)
+        f"{kind} {grant.target}"
+        for kind, entries in lists
+        for grant in ci_access.read_grants(entries)
     ]
 
 
-def _left_out(facts: FactIndex, root: Root, agent: int, place: list[Key]) -> Iterator[str]:
+def _rejected(facts: FactIndex, root: Root, agent: int, scopes: list[Key]) -> Iterator[str]:
     if configuration := _configuration(facts, root, agent):
-        targets = {target for scope in place for target in _names(facts, scope)}
+        targets = {target for scope in scopes for target in _targets(facts, scope)}
         for kind, entries in (("project", configuration.projects), ("group", configuration.groups)):
             for position, entry in enumerate(entries):
                 if _target(root, kind, entry) in targets and (
-                    why := grants.rejection_reason(entry)
+                    reason := ci_access.rejection_reason(entry)
                 ):
-                    yield f"its entry `ci_access.{kind}s[{position}]` does not count: {why}"
+                    yield f"its entry `ci_access.{kind}s[{position}]` does not count: {reason}"
     fact = facts.get(fact_keys.instance_agent_key(agent))
     shared = fact.data if fact else None
     if isinstance(shared, InstanceAgent) and (
-        why := grants.unreadable_reason(shared.configuration)
+        reason := ci_access.unreadable_reason(shared.configuration)
     ):
-        yield f"its configuration for the whole instance does not count: {why}"
+        yield f"its configuration for the whole instance does not count: {reason}"
 
 
-def _names(facts: FactIndex, scope: Key) -> Iterator[Key]:
-    """What a grant to the project or group may name: its id, and its path."""
+def _targets(facts: FactIndex, scope: Key) -> Iterator[Key]:
+    """The keys that a grant to the project or group may have: of its id, and of its path."""
     yield scope
     fact = facts.get(scope)
     path = getattr(fact.data, "path", None) if fact else None
@@ -170,7 +176,7 @@ def _names(facts: FactIndex, scope: Key) -> Iterator[Key]:
         yield fact_keys.path_of(scope, path)
 
 
-def _target(root: Root, kind: str, entry: grants.Entry) -> Key | None:
+def _target(root: Root, kind: str, entry: ci_access.Entry) -> Key | None:
     target = entry.get("id")
     if isinstance(target, str):
         return fact_keys.target_key(root, kind, target.lower())

@@ -1,8 +1,8 @@
-"""What an explanation says: its shape, which is also its JSON.
+"""The fields of an explanation, which are also its JSON.
 
 Public: the command line, the operators' page and scripts read these names. Identifiers (`status`,
 `rule`, `verdict`, `source`) are stable; sentences are for people and may change. Times are RFC 3339
-in UTC. Everything that stands in it was written by whoever feeds events: text, never markup.
+in UTC. Names and paths come from events: show them as text, never as markup.
 """
 
 from typing import Any, Literal
@@ -13,9 +13,9 @@ Verdict = Literal["allowed", "refused"]
 
 
 class EventRef(Struct, frozen=True):
-    """Where the event stands that last changed something, and when Kafka took it.
+    """The position in Kafka of the event that last changed an entity, and its record's time.
 
-    Of a replayed event the offset is its original's, where it ranks; `time` is the replay's.
+    For a replayed event, `offset` is that of the original record; `time` is that of the replay.
     """
 
     topic: str
@@ -33,7 +33,7 @@ class ExplainedEnvironment(Struct, frozen=True):
 
 
 class ExplainedJob(Struct, frozen=True):
-    """The job. `event` is its start or its end, `root` the namespace that it runs in."""
+    """The job. `event` is its start or its end, `root` its root namespace."""
 
     id: int
     root: str
@@ -50,7 +50,7 @@ class ExplainedJob(Struct, frozen=True):
 class ExplainedScope(Struct, frozen=True):
     """The job's project, or a group above it; `known` is false before its event and once removed.
 
-    `event` is None where none came.
+    `event` is None before the first event.
     """
 
     kind: Literal["project", "group"]
@@ -99,7 +99,7 @@ class ExplainedRole(Struct, frozen=True):
 
 
 class ExplainedAuthorization(Struct, frozen=True):
-    """A way that lost to a closer one, and what it would have said: `rule` is None if allowed."""
+    """An authorization that is not effective; `rule` would refuse the job, None if allowed."""
 
     source: str
     group: int | None
@@ -110,11 +110,11 @@ class ExplainedAuthorization(Struct, frozen=True):
 class ExplainedAgent(Struct, frozen=True):
     """An agent, whether the job may use it, and why.
 
-    `rule` refused it; None if it is allowed. `source` and `group` say by which way it reaches the
-    job's project, None if by none; `configuration` is that way's entry, None where it is too large
-    to show. `lost` are farther ways. `left_out` says which entries do not count though they name
-    the project or a group above it. `grants` is what the agent's file grants, only where the agent
-    does not reach the project; `more_grants` are not listed.
+    `rule` refused it; None if it is allowed. `source` and `group` are those of the effective
+    authorization, None without one. `configuration` is its entry, None if that is too large to
+    show. `lost` are less specific authorizations. `left_out` has a sentence for each entry that
+    names the project or a group above it but does not count. `grants` is what the agent's file
+    grants, only if the agent is not authorized; `more_grants` are not listed.
     """
 
     id: int
@@ -136,14 +136,14 @@ class ExplainedAgent(Struct, frozen=True):
 
 
 class Explanation(Struct, frozen=True):
-    """Why the token of a job gets what it gets, as of `at`.
+    """The reasons for the answer to the token of a job, as of `at`.
 
-    `status` is what a fresh partition answers; `rule` and `reason` say why it is not 200.
-    `sentence` is the answer to what was asked. `groups` are those above the project, nearest
-    first, as far as they are known. With 401 and 503 the rules end before role and agents: `role`
-    is None, `agents` empty. `agents` are all that reach the project, in the answer's order;
-    `more_agents` are not listed. `agent` is the one that was asked for. A job that ended before its
-    start came has no `job`, `project` or `user`.
+    `status` is that of a fresh partition; `rule` and `reason` explain why it is not 200.
+    `sentence` answers the question. `groups` are those above the project, nearest first, as far as
+    they are known. With 401 and 503, `role` is None and `agents` is empty: the rules end before
+    them. `agents` are all that are authorized for the project, in the answer's order; `more_agents`
+    are not listed. `agent` is the one that the question names. A job that ended before its start
+    came has no `job`, `project` or `user`.
     """
 
     sentence: str
@@ -171,12 +171,11 @@ class StoredView(Struct, frozen=True):
 
 
 class ExplanationReport(Struct, frozen=True):
-    """An explanation beside what Redis serves.
+    """An explanation, and the record that Redis serves.
 
-    `view` is None where no record stands under the token. `agrees` says whether the record is the
-    one that the explained facts lead to. `fresh_at` is when the partition was last known fresh, and
-    `age` how many seconds ago that was. `notes` are sentences about what else should be known: a
-    stale partition, a record that differs.
+    `view` is None if the token has no record. `agrees` is whether the record is the one that the
+    explained facts lead to. `fresh_at` is when the partition was last known to be fresh, `age` the
+    seconds since then. `notes` are further sentences: a stale partition, a record that differs.
     """
 
     explanation: Explanation

@@ -184,7 +184,7 @@ def _is_over(entity: Entity, now: int) -> bool:
     """Whether the entity grants nothing any more, so that either side may lack it."""
     match entity:
         case Member():
-            return not entity.counts(now)
+            return not entity.is_in_force(now)
         case Job():
             return entity.finished or entity.expires_at <= now
         case Configuration():

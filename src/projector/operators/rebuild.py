@@ -17,7 +17,7 @@ from projector.domain.entities import EndedToken, Job
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
-from projector.domain.projection import Policy, Projection, forget_at
+from projector.domain.projection import Policy, Projection, needed_until
 from projector.domain.views import tombstone
 from projector.errors import HistoryLostError
 from projector.events.model import Topic
@@ -149,7 +149,7 @@ def _is_spent(fact: AnyFact | None, now: int, retention_ms: int) -> bool:
     if fact is None:
         return True
     if fact.data is None or isinstance(fact.data, EndedToken):
-        return forget_at(fact, retention_ms) <= now
+        return needed_until(fact, retention_ms) <= now
     return isinstance(fact.data, Job) and fact.data.expires_at <= now
 
 

@@ -1,9 +1,9 @@
-"""Which views are written first: those that may take something away."""
+"""The order of writes: views that may lose something come first."""
 
 from projector.domain.dirty_tokens import DirtyTokens, WritePriority
 
 
-def touched() -> DirtyTokens:
+def waiting() -> DirtyTokens:
     found = DirtyTokens()
     found.add(["started"], WritePriority.ONLY_GRANTS)
     found.add(["revoked", "both"], WritePriority.MAY_REVOKE)
@@ -13,7 +13,7 @@ def touched() -> DirtyTokens:
 
 
 def test_what_may_take_away_comes_first_and_every_token_once() -> None:
-    found = touched()
+    found = waiting()
     assert set(found) == {"started", "revoked", "both", "granted", "finished"}
     assert found.take(3).tokens == ["finished", "both", "revoked"]
     assert found.take(9).tokens == ["granted", "started"]
@@ -22,7 +22,7 @@ def test_what_may_take_away_comes_first_and_every_token_once() -> None:
 
 
 def test_a_token_that_waits_behind_others_goes_first_once_it_may_lose_something() -> None:
-    found = touched()
+    found = waiting()
     found.add(["started"], WritePriority.ENDS)
     assert found.take(2).tokens == ["started", "finished"]
     assert "started" not in set(found)
@@ -45,7 +45,7 @@ def test_what_was_touched_last_is_written_before_others_as_urgent() -> None:
 
 
 def test_tokens_are_named_with_the_portion_that_they_are_in() -> None:
-    found = touched()
+    found = waiting()
     found.mark_job_key("started")
     found.mark_job_key("both")
     assert found.take(3).named == {"both"}
@@ -53,7 +53,7 @@ def test_tokens_are_named_with_the_portion_that_they_are_in() -> None:
 
 
 def test_nothing_is_left_of_what_is_cleared() -> None:
-    found = touched()
+    found = waiting()
     found.mark_job_key("started")
     found.clear()
     assert not found

@@ -51,7 +51,7 @@ async def test_an_explanation_agrees_with_the_view_that_it_explains(world: World
 async def test_it_waits_for_the_facts_that_the_view_comes_from(world: World) -> None:
     home = world.home
     home.projection.apply(builders.record(builders.removed("agent", 5), 99, partition=HOME))
-    changes = home.projection.take_changes(await home.store.now())
+    changes = builders.take_changes(home.projection, await home.store.now())
     await home.store.write_views(changes.views)
     with pytest.raises(SnapshotError, match="behind its views"):
         await ask(world)

@@ -56,7 +56,7 @@ class OwnedPartition:
 
     async def write(self, *, views: bool = True, checkpoint: bool = True) -> None:
         now = await self.store.now()
-        changes = self.projection.take_changes(now)
+        changes = builders.take_changes(self.projection, now)
         if views:
             await self.store.write_views(changes.views)
         if checkpoint:

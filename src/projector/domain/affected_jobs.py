@@ -1,0 +1,134 @@
+"""The live jobs, and the tokens, that a change of one fact affects."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import cast
+
+from projector.domain import fact_keys
+from projector.domain.dirty_tokens import WritePriority
+from projector.domain.entities import (
+    Agent,
+    Configuration,
+    EndedToken,
+    Entity,
+    Group,
+    Job,
+    Member,
+    Project,
+)
+from projector.domain.fact_keys import Key
+from projector.domain.facts import AnyFact, is_same_json
+from projector.domain.grant_index import GrantIndex, granted_targets
+from projector.domain.live_job_index import LiveJobIndex
+
+Scope = Group | Project
+
+
+class AffectedJobs:
+    """Finds the live jobs whose view depends on one fact.
+
+    The answer holds for the facts as they are. To find all that a change affects, ask before the
+    change for the old data and after the change for the new data.
+    """
+
+    def __init__(
+        self,
+        facts: Mapping[Key, AnyFact],
+        live_jobs: LiveJobIndex,
+        grants: GrantIndex,
+        agents_of_project: Mapping[Key, set[int]],
+    ) -> None:
+        self._facts = facts
+        self._live_jobs = live_jobs
+        self._grants = grants
+        self._agents_of_project = agents_of_project
+
+    def tokens(self, key: Key, data: Entity | None, other: Entity | None) -> Iterable[str]:
+        """Return the digests of tokens whose view may differ with `other` in place of `data`."""
+        if isinstance(data, Job):
+            return [data.digest]
+        if isinstance(data, EndedToken):
+            return [fact_keys.name_of(key)]
+        return (cast(Job, self._facts[job].data).digest for job in self.jobs(key, data, other))
+
+    def jobs(self, key: Key, data: Entity | None, other: Entity | None) -> Iterable[Key]:
+        """Return the live jobs whose view may differ with `other` in place of `data`."""
+        match fact_keys.kind_of(key):
+            case "group" | "project":
+                return self._of_scope(key, cast(Scope | None, data), cast(Scope | None, other))
+            case "member":
+                return self._of_member(*fact_keys.membership_of(key))
+            case "user":
+                return self._live_jobs.of_user(fact_keys.id_of(key))
+            case "agent":
+                return self._of_agent(key, cast(Agent | None, data), cast(Agent | None, other))
+            case "configuration":
+                return self._of_configuration(key, data, other)
+            case "instance-agent":
+                return self._live_jobs
+        return ()
+
+    def _of_scope(self, key: Key, data: Scope | None, other: Scope | None) -> Iterable[Key]:
+        """A new or removed scope also decides whether grants of the agents in it count."""
+        if data is None or other is None:
+            return chain(self._live_jobs.in_scope(key), self._of_agents_in(key))
+        has_moved = _parent(data) != _parent(other)
+        if has_moved or any(self._grants.names_path(key, scope) for scope in (data, other)):
+            return self._live_jobs.in_scope(key)
+        return ()
+
+    def _of_agents_in(self, project: Key) -> Iterator[Key]:
+        """The live jobs that are granted any agent that the project configures."""
+        for agent in self._agents_of_project.get(project, ()):
+            yield from self._granted(fact_keys.root_of(project), agent)
+
+    def _of_agent(self, key: Key, data: Agent | None, other: Agent | None) -> Iterable[Key]:
+        """An agent's own project, and all that it is granted to; its name affects nothing."""
+        if data is None or (other is not None and other.project == data.project):
+            return ()
+        root = fact_keys.root_of(key)
+        own = self._live_jobs.in_scope(fact_keys.project_key(root, data.project))
+        return chain(own, self._granted(root, fact_keys.id_of(key)))
+
+    def _granted(self, root: fact_keys.Root, agent: int) -> Iterator[Key]:
+        """The live jobs that the agent's configuration grants it to."""
+        key = fact_keys.configuration_key(root, agent)
+        fact = self._facts.get(key)
+        return self._of_configuration(key, fact.data if fact else None, None)
+
+    def _of_configuration(
+        self, key: Key, data: Entity | None, other: Entity | None
+    ) -> Iterator[Key]:
+        """The live jobs in every scope whose grant is not the same in `other`."""
+        if not isinstance(data, Configuration):
+            return
+        kept = dict(granted_targets(key, other)) if isinstance(other, Configuration) else {}
+        for target, grant in dict(granted_targets(key, data)).items():
+            if not is_same_json(grant, kept.get(target)):
+                for scope in self._grants.scopes_of(target):
+                    yield from self._live_jobs.in_scope(scope)
+
+    def _of_member(self, scope: Key, user: int) -> Iterator[Key]:
+        """The live jobs of the user in the project, or below the group, of a membership."""
+        for key in self._live_jobs.of_user(user):
+            job = cast(Job, self._facts[key].data)
+            project = fact_keys.project_key(fact_keys.root_of(key), job.project)
+            if self._live_jobs.is_in_scope(project, scope):
+                yield key
+
+
+def write_priority(before: Entity | None, after: Entity | None) -> WritePriority:
+    """Return how urgent a change is; only what certainly takes nothing away may wait.
+
+    A new grant to an agent may take away: it is closer than the one that counted, and may have
+    more filters.
+    """
+    if isinstance(after, EndedToken) or (isinstance(after, Job) and after.finished):
+        return WritePriority.ENDS
+    if before is None and isinstance(after, Job | Member | Group):
+        return WritePriority.ONLY_GRANTS
+    return WritePriority.MAY_REVOKE
+
+
+def _parent(scope: Scope) -> int | None:
+    return scope.parent if isinstance(scope, Group) else scope.group

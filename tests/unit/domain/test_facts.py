@@ -1,0 +1,25 @@
+"""A fact in the checkpoint: short, and readable from older versions."""
+
+from projector.domain.fact_keys import Key
+from projector.domain.facts import decode_fact, encode_fact
+from tests import builders
+from tests.builders import NOW
+from tests.unit.domain.world import World
+
+
+def test_facts_of_older_checkpoints_can_be_read() -> None:
+    key = Key("3/group/12")
+    fact = decode_fact(key, b'{"offset":4,"timestamp":5,"sequence":6}')
+    assert (fact.last_removal, fact.sequenced_at) == (4, 4)
+    fact = decode_fact(key, b'{"offset":4,"timestamp":5,"data":{"parent":null,"path":"a"}}')
+    assert fact.last_removal < 0
+
+
+def test_a_fact_says_no_more_than_it_must() -> None:
+    world = World(builders.group(12, sequence="1"), builders.removed("group", 12, sequence="2"))
+    key = Key("3/group/12")
+    (fact,) = [fact for name, fact in world.projection.facts.items() if name == key]
+    assert encode_fact(fact) == b'{"offset":1,"timestamp":%d,"sequence":2}' % NOW
+    world.take(builders.group(12))
+    (fact,) = [fact for name, fact in world.projection.facts.items() if name == key]
+    assert (fact.last_removal, fact.sequence, fact.sequenced_at) == (1, 2, 1)
