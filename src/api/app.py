@@ -96,9 +96,7 @@ def create_api() -> ASGIApp:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         polling = asyncio.create_task(freshness.run(settings.redis_place))
-        settling = asyncio.create_task(metrics.keep_settled())
         yield {LOOKUP: lookup, TRACED: tracing.is_wanted()}
-        settling.cancel()
         # Once is not enough: libraries lose cancellations now and then.
         while not polling.done():
             polling.cancel()
@@ -155,7 +153,6 @@ def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRou
         return JSONResponse(body, 503, NO_STORE)
 
     async def exposition() -> bytes:
-        metrics.settle()
         return await asyncio.to_thread(metrics.exposition, freshness)
 
     # However many ask, lookups keep most of the core.

@@ -4,14 +4,12 @@ Several processes of one `projector api` each keep their counts in a file of the
 and whichever is asked adds them up: prometheus_client's multiprocess mode.
 """
 
-import asyncio
 import os
 import re
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import inf
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -28,7 +26,6 @@ LOOKUP_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 # Up to the most keys of one call.
 READ_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STATUSES: Final = (200, 401, 403, 503)
-SETTLE_INTERVAL_S: Final = 0.25
 _LIVE: Final = re.compile(r"gauge_live[a-z]+_(\d+)\.db")
 
 # One of its own: the default one also has what workers count, all zero here.
@@ -54,54 +51,17 @@ MISSES_WAITING: Final = Gauge(
 )
 
 
-class Tally:
-    """Counts for a histogram, and lets it know now and then: each time would cost 2 us."""
-
-    def __init__(self, histogram: Histogram, bounds: Sequence[float]) -> None:
-        self._histogram = histogram
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def count(self, value: float) -> None:
-        """Count one."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def settle(self) -> None:
-        """Let the histogram know. It observes one value at a time, but its parts add any number."""
-        for part, count in zip(self._histogram._buckets, self._counts, strict=True):
-            if count:
-                part.inc(count)
-        self._histogram._sum.inc(self._sum)
-        self._counts, self._sum = [0] * len(self._counts), 0.0
-
-
-_LOOKUPS: Final = {s: Tally(LOOKUPS.labels(status=s), LOOKUP_BUCKETS_S) for s in STATUSES}
-_READS: Final = Tally(READS, READ_BUCKETS)
+_LOOKUPS: Final = {status: LOOKUPS.labels(status=status) for status in STATUSES}
 
 
 def record_lookup(status: int, seconds: float) -> None:
-    """A lookup was answered."""
-    _LOOKUPS[status].count(seconds)
+    """Count an answered lookup."""
+    _LOOKUPS[status].observe(seconds)
 
 
 def record_read(keys: int) -> None:
-    """One call to Redis read so many keys."""
-    _READS.count(keys)
-
-
-def settle() -> None:
-    """Let Prometheus' histograms know what was counted; in the event loop, as the counting."""
-    for tally in (*_LOOKUPS.values(), _READS):
-        tally.settle()
-
-
-async def keep_settled() -> NoReturn:
-    """Settle so often that nobody sees old counts, for ever."""
-    while True:
-        await asyncio.sleep(SETTLE_INTERVAL_S)
-        settle()
+    """Count one call to Redis and the keys that it read."""
+    READS.observe(keys)
 
 
 class FreshnessCollector(Collector):

@@ -1,8 +1,5 @@
 """What the worker counts, by its names in Prometheus. No label ever holds a token or a text."""
 
-from bisect import bisect_left
-from collections import Counter as Counted
-from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -74,11 +71,3 @@ ALARMS: Final = Counter(
 for _what in ("view", "orphan"):
     DRIFT_REPAIRED.labels(what=_what)
 ALARMS.labels(reason="history lost")
-
-
-def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
-    """Let the histogram observe many values: its parts add any number at once, it does not."""
-    counted = Counted(bisect_left(histogram._upper_bounds, value) for value in values)
-    for part, count in counted.items():
-        histogram._buckets[part].inc(count)
-    histogram._sum.inc(sum(values))
