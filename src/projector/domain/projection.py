@@ -123,7 +123,7 @@ class Projection:
         for change in new_states:
             self._put(*change)
         self.latest = event
-        return event.complaint or self._circle(event)
+        return event.warning or self._circle(event)
 
     def advance(self, now: int, applied_until: int | None = None) -> None:
         """Do what time alone has made due at `now` (milliseconds).

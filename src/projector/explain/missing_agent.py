@@ -11,7 +11,7 @@ from projector.domain.entities import Agent, Configuration, InstanceAgent
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
 from projector.events import ci_access as grants
-from projector.events.ci_access import MAX_COMPLAINTS, MAX_ENTRIES
+from projector.events.ci_access import MAX_REJECTIONS_SHOWN, MAX_ENTRIES
 
 MAX_GRANTS: Final = 20
 
@@ -65,7 +65,7 @@ def find_missing_agent(facts: FactIndex, root: Root, agent: int, place: list[Key
 
 def rejected_entries(facts: FactIndex, root: Root, agent: int, place: list[Key]) -> list[str]:
     """The entries that name the place and do not count, as KAS cannot read them: why, each."""
-    return list(islice(_left_out(facts, root, agent, place), MAX_COMPLAINTS))
+    return list(islice(_left_out(facts, root, agent, place), MAX_REJECTIONS_SHOWN))
 
 
 def _reason(

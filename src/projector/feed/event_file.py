@@ -29,8 +29,8 @@ def parse_line(line: bytes) -> Event:
 def decode_strictly(record: KafkaRecord) -> Event:
     """The event of a record; raises `BadEvent` also where a worker would only complain."""
     event = decode_event(record)
-    if event.complaint:
-        raise BadEvent(event.complaint.removeprefix(APPLIED))
+    if event.warning:
+        raise BadEvent(event.warning.removeprefix(APPLIED))
     return event
 
 

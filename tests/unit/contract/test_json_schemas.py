@@ -253,7 +253,7 @@ def test_a_binary_message_is_told_by_headers_what_a_structured_one_says_itself()
             event = decode_event(
                 builders.record(value, headers=headers, topic=EVENT_TYPES[name].topic)
             )
-            assert (event.type, event.complaint) == (name, None)
+            assert (event.type, event.warning) == (name, None)
             missing = {k: v for k, v in example["headers"].items() if k != "ce_partitionkey"}
             assert not in_document(MESSAGES[f"{name}.binary"]["headers"]).is_valid(missing)
 

@@ -130,10 +130,10 @@ def test_a_file_may_share_nothing(source: str) -> None:
         ("ci_access:\n  projects:\n    - acme/shop", 3, "must be a mapping"),
         ("ci_access:\n  projects:\n    - id: 0", 3, "`id` must be a path, or a number from 1"),
         ("ci_access:\n  groups:\n    - default_namespace: x", 3, "`id` must be a path"),
-        ("ci_access:\n  groups: []\n  groups: []", 3, "`groups` stands there twice"),
-        ("a: &a {}\n<<: *a\n<<: *a", 3, "`<<` stands there twice"),
+        ("ci_access:\n  groups: []\n  groups: []", 3, "`groups` is given twice"),
+        ("a: &a {}\n<<: *a\n<<: *a", 3, "`<<` is given twice"),
         ("<<: [1]", 1, "what `<<` names must be a mapping"),
-        ("ci_access: {}\nci_access: {}", 2, "`ci_access` stands there twice"),
+        ("ci_access: {}\nci_access: {}", 2, "`ci_access` is given twice"),
     ],
 )
 def test_a_fault_is_named_by_its_line(source: str | bytes, line: int, says: str) -> None:
