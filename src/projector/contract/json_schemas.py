@@ -32,7 +32,7 @@ UNSAID: Final = (
     "`12.0` and `1e3` are integers for JSON Schema, and none here.",
     "A day must exist: there is no 30th of February, and no year 0000.",
     f"Of each list in `ci_access` only the first {ci_access.MAX_ENTRIES} entries are read.",
-    "A token is also found in a field that stands there twice.",
+    "A token is also found in a field that is given twice.",
 )
 
 _NULL: Final[Schema] = {"type": "null"}
