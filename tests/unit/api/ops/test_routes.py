@@ -21,8 +21,8 @@ import api.app
 import api.metrics
 import api.ops.app
 from api.lookup import PATH
-from api.ops import auth, letters
-from api.ops import data as source
+from api.ops import auth
+from api.ops import data as page_data
 from api.ops import routes as page
 from api.ops.routes import HEADERS, STATIC
 from projector import errors
@@ -205,7 +205,7 @@ def test_tries_are_forgotten_after_a_minute_and_never_fill_the_memory(
     assert not failures.are_too_many("one")
     for number in range(3 * auth.MAX_CLIENTS):
         failures.add(str(number))
-    assert len(failures._moments) == auth.MAX_CLIENTS
+    assert len(failures._failures) == auth.MAX_CLIENTS
 
 
 async def test_a_wrong_token_is_logged_without_itself(
@@ -359,7 +359,7 @@ async def test_an_unknown_job_is_said_to_be_unknown(redis: FakeAsyncRedis) -> No
 async def test_facts_beyond_the_bound_are_left_to_the_command(
     redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "MOST_FACTS", 1)
+    monkeypatch.setattr(page_data, "MOST_FACTS", 1)
     await redis.hset(schema.partition_key(0), "facts", "2")
     async with own() as http:
         reply = await http.get("/ops/data/jobs/9")
@@ -388,22 +388,22 @@ async def test_one_explanation_at_a_time_and_few_may_wait(
 
         async def close(self) -> None: ...
 
-    monkeypatch.setattr(source, "_Reading", Slow)
-    asked = source.MAX_WAITING + 2
+    monkeypatch.setattr(page_data, "_Reader", Slow)
+    asked = page_data.MAX_WAITING + 2
     async with own() as http:
         asking = [asyncio.create_task(http.get(f"/ops/data/jobs/{n}")) for n in range(1, asked + 1)]
         refused = [await task for task in asking[-2:]]
         go.set()
         answered = [await task for task in asking[:-2]]
     assert [reply.status_code for reply in refused] == [503, 503]
-    assert [reply.json()["job"] for reply in answered] == list(range(1, source.MAX_WAITING + 1))
+    assert [reply.json()["job"] for reply in answered] == list(range(1, page_data.MAX_WAITING + 1))
     assert most == 1
 
 
 async def test_however_many_look_redis_is_read_once(
     redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "STATUS_KEPT_S", 60.0)
+    monkeypatch.setattr(page_data, "STATUS_KEPT_S", 60.0)
     reads = 0
     read = status.read_status
 
@@ -422,7 +422,7 @@ async def test_however_many_look_redis_is_read_once(
 async def test_of_very_many_partitions_the_worst_are_shown(
     redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "MAX_SHOWN", 1)
+    monkeypatch.setattr(page_data, "MAX_SHOWN", 1)
     async with own() as http:
         found = (await http.get("/ops/data/status")).json()
     assert [row["partition"] for row in found["partitions"]] == [1]
@@ -467,7 +467,7 @@ async def test_dead_letters_are_kept_and_not_asked_for_again(
         reads += 1
         return {"letters": []}
 
-    monkeypatch.setattr(letters, "read", counted)
+    monkeypatch.setattr(page_data, "read_letters", counted)
     async with own() as http:
         for _ in range(5):
             assert (await http.get("/ops/data/dead-letters")).json() == {"letters": []}
