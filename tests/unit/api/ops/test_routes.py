@@ -32,7 +32,7 @@ from projector.config.settings import Settings
 from projector.operators import explain, status
 from projector.store import schema
 from projector.store.schema import Version, ViewRecord
-from tests.unit.api.test_app import CONNECTING, record_commands, running
+from tests.unit.api.api_world import CONNECTING, record_commands, running
 
 TOKEN = "an-operators-token-of-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
