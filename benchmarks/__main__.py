@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: everything, a glance, or the report made again."""
+"""`python -m benchmarks`: the full run, the smoke run, and the report from saved numbers."""
 
 import time
 from collections.abc import Callable
@@ -75,18 +75,18 @@ def run(  # noqa: PLR0913  one for each size
 
 @app.command()
 def smoke(only: Only = None) -> None:
-    """Measure a little of everything; fail only where less than half of what is wanted is left."""
+    """Measure everything briefly; fail only if a figure is below half of the wanted one."""
     measured = _measured(SMOKE, only, lambda _: None)
     _show(measured)
     fallen = [name for name, rounds in measured.figures.items() if FIGURES[name].has_fallen(rounds)]
     for name in fallen:
-        typer.echo(f"{FIGURES[name].title}: not even half of what is wanted", err=True)
+        typer.echo(f"{FIGURES[name].title}: below half of what is wanted", err=True)
     raise typer.Exit(1 if fallen else 0)
 
 
 @app.command("report")
 def again(folder: Folder = FOLDER) -> None:
-    """Make the report again from its raw numbers."""
+    """Write the report from its saved numbers."""
     report.write(report.load(folder), folder)
 
 

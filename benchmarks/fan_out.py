@@ -1,4 +1,4 @@
-"""One event that changes very many live views, beside SETs of the same bytes.
+"""One event that changes very many live views, against SETs of the same bytes.
 
 Times are from Kafka's acknowledgement until the checkpoint that follows the last view.
 """
@@ -37,7 +37,7 @@ def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
 
 
 class FanOut:
-    """A worker with one company, as many live jobs as told, and an agent shared with all."""
+    """A worker with one company, so many live jobs, and an agent shared with all."""
 
     def __init__(self, deployment: Deployment, other: int) -> None:
         self._deployment = deployment
@@ -50,7 +50,7 @@ class FanOut:
         self._feed(self._company.base())
 
     def grow(self, views: int) -> None:
-        """Start jobs until there are so many."""
+        """Start jobs until so many are live."""
         for start in range(self._jobs, views, JOBS_AT_ONCE):
             jobs = range(start, min(start + JOBS_AT_ONCE, views))
             self._feed(self._company.started(job + 1) for job in jobs)
@@ -62,7 +62,7 @@ class FanOut:
         )
 
     def rounds(self, rounds: int) -> dict[str, list[Round]]:
-        """By turns the agent is shared anew in another namespace, and with nobody any more."""
+        """Share the agent in another namespace and end its sharing, by turns."""
         found: dict[str, list[Round]] = {"change": [], "revocation": []}
         self._timed("")
         self._sets()
