@@ -25,7 +25,7 @@ GROUPS: Final[dict[str, Callable[[Servers, Sizes, Report], None]]] = {
 DEFAULTS: Final = Sizes()
 
 app = typer.Typer(
-    help="How fast the product is, beside what its parts can do.", no_args_is_help=True,
+    help="Measure the product against the limits of its parts.", no_args_is_help=True,
     pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False,
 )  # fmt: skip
 Folder = Annotated[Path, typer.Option(help="Where the report is.", file_okay=False)]

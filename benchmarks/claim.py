@@ -18,8 +18,7 @@ from benchmarks.company import Company, record
 from benchmarks.processes import CpuClock, Servers, once
 from benchmarks.rounds import Point, Report, Round, Sample, interleaved
 from benchmarks.sizes import Sizes
-from projector.clients import redis_client
-from projector.clients import redis_servers
+from projector.clients import redis_client, redis_servers
 from projector.config.settings import Settings
 from projector.domain import fact_keys, facts
 from projector.domain.entities import Member

@@ -17,11 +17,11 @@ from benchmarks.sizes import Sizes
 PROJECTS: Final = 1000
 JOBS_AT_ONCE: Final = 20_000
 # A user without jobs.
-NOBODY: Final = 100_000
+JOBLESS_USER: Final = 100_000
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
-    """A change and a revocation of one agent that all jobs may use."""
+    """Measure a change and a revocation of one agent that all jobs may use."""
     with servers.deployment(1) as deployment, servers.valkey() as other:
         fan_out = FanOut(deployment, other)
         for views in sizes.steps(sizes.fan_out_views):
@@ -55,10 +55,10 @@ class FanOut:
             jobs = range(start, min(start + JOBS_AT_ONCE, views))
             self._feed(self._company.started(job + 1) for job in jobs)
         self._jobs = views
-        nobody = producing.line(self._company, self._company.member(NOBODY, "guest"))
+        jobless = producing.line(self._company, self._company.member(JOBLESS_USER, "guest"))
         progress.until_delivered(
             self._deployment.redis,
-            lambda: producing.send(self._deployment.kafka, self._deployment.prefix, [nobody]),
+            lambda: producing.send(self._deployment.kafka, self._deployment.prefix, [jobless]),
         )
 
     def rounds(self, rounds: int) -> dict[str, list[Round]]:

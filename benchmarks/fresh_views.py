@@ -11,8 +11,7 @@ import sys
 from typing import Final
 
 from benchmarks.company import Company, record
-from projector.clients import redis_client
-from projector.clients import redis_servers
+from projector.clients import redis_client, redis_servers
 from projector.config.settings import Settings
 from projector.domain import fact_keys
 from projector.domain.facts import Fact

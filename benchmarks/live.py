@@ -51,14 +51,14 @@ class Traffic:
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
-    """One worker and one ack agent, each with the same events on topics of its own."""
+    """Measure a worker and an ack agent, each with the same events on its own topics."""
     with (
         servers.deployment(PARTITIONS) as product,
         servers.deployment(PARTITIONS) as other,
         Conversation("ack_agent", servers.kafka, other.prefix, other.folder) as agent,
     ):
         worker = product.start("worker")
-        agent.hear()
+        agent.read_line()
         progress.until_fresh(product.redis, PARTITIONS, 0)
         rig = Rig(product, worker, other, agent)
         rig.rounds(1, sizes.live_events // 4)
@@ -104,8 +104,8 @@ class Rig:
         began = time.monotonic()
         with CpuClock(self._agent.pid) as cpu:
             producing.send(self._other.kafka, self._other.prefix, lines)
-            self._agent.say(len(lines))
-            ended = float(self._agent.hear())
+            self._agent.send_line(len(lines))
+            ended = float(self._agent.read_line())
         return _sample(len(lines), ended - began, cpu)
 
 

@@ -43,9 +43,9 @@ class Views:
     def grow(self, tokens: int) -> None:
         """Add tokens with one view each until there are so many."""
         for writer in self._writers:
-            writer.say(tokens // PARTITIONS)
+            writer.send_line(tokens // PARTITIONS)
         for writer in self._writers:
-            writer.hear()
+            writer.read_line()
         self.tokens = tokens
         eventually(lambda: self._answers(tokens), "an answer for the last token")
 

@@ -52,13 +52,13 @@ class Conversation:
         """Its process id."""
         return self.process.pid
 
-    def say(self, line: object) -> None:
+    def send_line(self, line: object) -> None:
         """Send a line."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
 
-    def hear(self) -> str:
+    def read_line(self) -> str:
         """Return the next line; raises `RuntimeError` if the process has ended."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -85,7 +85,7 @@ def once(module: str, *args: object) -> Any:
     import msgspec  # noqa: PLC0415
 
     with Conversation(module, *args) as process:
-        return msgspec.json.decode(process.hear())
+        return msgspec.json.decode(process.read_line())
 
 
 class Servers:

@@ -35,7 +35,7 @@ class Figure(NamedTuple):
         return spread([r.ratio for r in rounds]).median
 
     def ratio_by_cpu(self, measured: Round) -> float | None:
-        """The ratio as it would be if both had as much of the processor as they liked.
+        """Return the ratio as if both had as much of the processor as they need.
 
         Of a figure that is the better the larger it is, the work done in a second of CPU time.
         """

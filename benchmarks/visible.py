@@ -30,7 +30,7 @@ PATIENCE_S: Final = 3.0
 MOMENT: Final = "sent"
 NO_AGENTS: Final = b'"allowed_agents":[]'
 # A user without jobs.
-NOBODY: Final = 100_000
+JOBLESS_USER: Final = 100_000
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
@@ -76,9 +76,9 @@ class Watch:
         progress.until_fresh(deployment.redis, PARTITIONS, 0)
         ends = producing.send(deployment.kafka, deployment.prefix, self._base())
         progress.until_applied(deployment.redis, ends)
-        nobody = [producing.line(c, c.member(NOBODY, "guest")) for c in self._companies]
+        jobless = [producing.line(c, c.member(JOBLESS_USER, "guest")) for c in self._companies]
         progress.until_delivered(
-            deployment.redis, lambda: producing.send(deployment.kafka, deployment.prefix, nobody)
+            deployment.redis, lambda: producing.send(deployment.kafka, deployment.prefix, jobless)
         )
         deployment.until_ready()
 

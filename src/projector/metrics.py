@@ -41,7 +41,7 @@ LIVE_TOKENS: Final = Gauge(
 FACTS: Final = Gauge("projector_facts", "Facts of a partition owned here.", ["partition"])
 STALENESS: Final = Gauge(
     "projector_staleness_seconds",
-    "Since the moment as of which this worker last stamped the partition fresh, or since it began.",
+    "Since the time as of which this worker last stamped the partition fresh, or since it began.",
     ["partition"],
 )
 GAPS_READ: Final = Counter(
@@ -57,7 +57,7 @@ REFUSED_WRITES: Final = Counter(
     "projector_refused_writes", "Writes refused since Redis held another claim or revision."
 )
 DRIFT_REPAIRED: Final = Counter(
-    "projector_drift_repaired", "Records that the sweep found wrong and wrote anew.", ["what"]
+    "projector_drift_repaired", "Records that the sweep found wrong and rewrote.", ["what"]
 )
 FOREIGN_TOKENS: Final = Counter(
     "projector_foreign_tokens", "Views not written: their token belongs to another partition."

@@ -80,7 +80,9 @@ def read_agent_config(source: bytes) -> SharedAccess:
         raise BadAgentFile(reader.faults)
     notes = [*_misspelt_names(file), *_unread_names(shared), *reader.notes]
     if not projects and not groups and instance is None:
-        notes.append(Fault(line_of(shared) if shared else 1, "this shares the agent with nobody"))
+        notes.append(
+            Fault(line_of(shared) if shared else 1, "this shares the agent with no project")
+        )
     return SharedAccess(projects, groups, instance, sorted(notes))
 
 

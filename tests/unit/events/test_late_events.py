@@ -1,5 +1,7 @@
 """The bound on lateness: by the record alone, to the millisecond."""
 
+from typing import Any
+
 import pytest
 
 from projector.events.cloudevents import decode_event
@@ -12,7 +14,7 @@ RETENTION_MS = 7 * 24 * 3600 * 1000
 TIME = "2027-01-15T08:00:00Z"
 
 
-def checked(message: object, timestamp: int, replays: int | None = None) -> Event:
+def checked(message: dict[str, Any], timestamp: int, replays: int | None = None) -> Event:
     header = () if replays is None else (encode_position(ReplayPosition(1, replays)),)
     arrived = record(message, 9, headers=header)._replace(timestamp=timestamp)
     return refuse_late(decode_event(arrived), arrived, RETENTION_MS)

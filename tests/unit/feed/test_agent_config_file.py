@@ -86,7 +86,7 @@ def test_the_instance_key_shares_with_the_instance_and_its_lack_ends_that(
 def test_a_file_may_share_nothing(source: str) -> None:
     access = shared(source)
     assert access[:3] == ([], [], None)
-    assert access.notes == [(1, "this shares the agent with nobody")]
+    assert access.notes == [(1, "this shares the agent with no project")]
 
 
 # faults, by line
@@ -153,7 +153,7 @@ def test_more_entries_than_count_are_left_out_and_noted() -> None:
         (
             "a: 1\nci-access:\n  groups: [{id: a}]",
             [
-                (1, "this shares the agent with nobody"),
+                (1, "this shares the agent with no project"),
                 (2, "`ci-access` is not read; did you mean `ci_access`?"),
             ],
         ),
