@@ -58,6 +58,7 @@ format: setup ## format the code
 lint: setup ## style, common errors, security
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 types: setup ## mypy, strict
 	$(BIN)/mypy

@@ -1,1 +1,1 @@
-"""How fast the product is, beside what its parts can do in the same minutes: ratios, not times."""
+"""Benchmarks of the product against the limits of its parts, as ratios."""

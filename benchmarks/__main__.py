@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: everything, a glance, or the report made again."""
+"""`python -m benchmarks`: the full run, the smoke run, and the report from saved numbers."""
 
 import time
 from collections.abc import Callable
@@ -25,7 +25,7 @@ GROUPS: Final[dict[str, Callable[[Servers, Sizes, Report], None]]] = {
 DEFAULTS: Final = Sizes()
 
 app = typer.Typer(
-    help="How fast the product is, beside what its parts can do.", no_args_is_help=True,
+    help="Measure the product against the limits of its parts.", no_args_is_help=True,
     pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False,
 )  # fmt: skip
 Folder = Annotated[Path, typer.Option(help="Where the report is.", file_okay=False)]
@@ -75,18 +75,18 @@ def run(  # noqa: PLR0913  one for each size
 
 @app.command()
 def smoke(only: Only = None) -> None:
-    """Measure a little of everything; fail only where less than half of what is wanted is left."""
+    """Measure everything briefly; fail only if a figure is below half of the wanted one."""
     measured = _measured(SMOKE, only, lambda _: None)
     _show(measured)
     fallen = [name for name, rounds in measured.figures.items() if FIGURES[name].has_fallen(rounds)]
     for name in fallen:
-        typer.echo(f"{FIGURES[name].title}: not even half of what is wanted", err=True)
+        typer.echo(f"{FIGURES[name].title}: below half of what is wanted", err=True)
     raise typer.Exit(1 if fallen else 0)
 
 
 @app.command("report")
 def again(folder: Folder = FOLDER) -> None:
-    """Make the report again from its raw numbers."""
+    """Write the report from its saved numbers."""
     report.write(report.load(folder), folder)
 
 

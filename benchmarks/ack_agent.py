@@ -1,8 +1,8 @@
-"""The limit of live events: Faust agents that do nothing but acknowledge.
+"""The limit of live events: Faust agents that only acknowledge.
 
-Standard input says how many events are to come, a number a line; each is answered with the moment
-(seconds of the machine's monotonic clock) at which the last of them was acknowledged. The first
-answer, before any line, comes once the partitions are assigned.
+Reads the number of expected events from standard input, a number a line. Answers each with the
+time (monotonic seconds) at which the last of them was acknowledged. The first answer, before any
+line, comes once the partitions are assigned.
 
     python -m benchmarks.ack_agent KAFKA PREFIX FOLDER
 """
@@ -21,7 +21,7 @@ from projector.process import LOOPBACK, free_port
 
 
 class Counter:
-    """How many events were acknowledged, and who waits for a number of them."""
+    """The number of acknowledged events, with the callers that wait for a number."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -29,14 +29,14 @@ class Counter:
         self.reached = asyncio.Event()
 
     def add(self) -> None:
-        """One more."""
+        """Count one more."""
         self.count += 1
         if self.count == self.wanted:
             self.reached.set()
 
 
 def create_app(kafka: str, prefix: str, folder: str, counter: Counter) -> Any:
-    """An app with the product's settings, and agents without the product."""
+    """Create an app with the product's settings, and agents without the product."""
     app = faust.App(
         id=f"{prefix}ack-agent",
         broker=[f"kafka://{kafka}"],
@@ -72,7 +72,7 @@ def _acknowledge(counter: Counter) -> Any:
 
 
 async def answer(app: Any, counter: Counter) -> None:
-    """Obey standard input until it ends."""
+    """Answer the lines of standard input until it ends."""
     assigned = asyncio.Event()
 
     async def note(_app: Any, partitions: set[Any], **_: Any) -> None:

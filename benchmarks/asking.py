@@ -1,4 +1,4 @@
-"""A light HTTP client: lookups one after another over a few connections that stay open."""
+"""A light HTTP client for lookups over a few kept connections."""
 
 import asyncio
 from typing import Final, Self
@@ -11,7 +11,7 @@ _LENGTH: Final = b"content-length: "
 
 
 class Asker:
-    """Asks one API for answers; whoever finds no connection free waits for one."""
+    """Looks tokens up at one API; a caller waits while no connection is free."""
 
     def __init__(self, url: str) -> None:
         self._place = urlsplit(url)
@@ -29,7 +29,7 @@ class Asker:
             self._free.get_nowait()[1].close()
 
     async def ask(self, token: str) -> bytes:
-        """The body of the token's answer."""
+        """Return the body of the token's answer."""
         reader, writer = connection = await self._free.get()
         try:
             writer.write(

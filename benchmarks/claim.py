@@ -1,8 +1,8 @@
-"""A worker that takes over a partition with a large checkpoint, beside reading that checkpoint.
+"""A worker that takes over a partition with a large checkpoint, against reading that checkpoint.
 
-The product's time is from its claim until the partition is fresh: it reads the facts, catches up
-with Kafka (nothing here) and writes every live view anew. Of the facts one in a hundred is a live
-job, the rest are memberships: a hundred million memberships to a million live tokens.
+The product's time is from its claim until the partition is fresh. It reads the facts, catches up
+with Kafka (nothing here) and writes every live view. One fact in a hundred is a live job, the
+others are memberships: a hundred million memberships to a million live tokens.
 """
 
 import asyncio
@@ -18,8 +18,7 @@ from benchmarks.company import Company, record
 from benchmarks.processes import CpuClock, Servers, once
 from benchmarks.rounds import Point, Report, Round, Sample, interleaved
 from benchmarks.sizes import Sizes
-from projector.clients import redis_client as connections
-from projector.clients import redis_servers
+from projector.clients import redis_client, redis_servers
 from projector.config.settings import Settings
 from projector.domain import fact_keys, facts
 from projector.domain.entities import Member
@@ -32,12 +31,12 @@ from projector.store.partition_store import PartitionStore
 FACTS_PER_JOB: Final = 100
 FIELDS_PER_CHECKPOINT: Final = 50_000
 DEVELOPER: Final = 30
-# Every event has an offset and a moment of its own, as they would.
+# Every event has its own offset and time.
 BEGAN_MS: Final = 1_790_000_000_000
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
-    """Claim all facts and, where it grows, fewer."""
+    """Claim all facts and, if the run grows, fewer."""
     with servers.deployment(1) as deployment:
         bare = _claimed(deployment)[2] if sizes.grows else 0
         for number in sizes.steps(sizes.facts):
@@ -72,7 +71,7 @@ def _rounds(deployment: Deployment, rounds: int, memory: list[int]) -> list[Roun
 
 
 def _claimed(deployment: Deployment) -> tuple[float, float, int]:
-    """Seconds of a claim, the worker's CPU seconds in it, and its memory after that."""
+    """Return the seconds of a claim, the worker's CPU seconds, and its memory afterwards."""
     before = progress.last_epoch(deployment.redis, 1)
     worker = deployment.start("worker")
     progress.until_claimed(deployment.redis, 1, before)
@@ -84,9 +83,9 @@ def _claimed(deployment: Deployment) -> tuple[float, float, int]:
 
 
 async def _write(url: str, number: int) -> int:
-    """A checkpoint of so many facts in place of whatever there was; the bytes in it."""
+    """Replace the checkpoint by one of so many facts; return its bytes."""
     server = redis_servers.RedisServers()
-    redis = connections.create_redis(Settings(redis_url=url), server)
+    redis = redis_client.create_redis(Settings(redis_url=url), server)
     await redis.flushall()
     store = PartitionStore(redis, server, 0, "benchmark")
     await store.claim(1)
@@ -100,7 +99,7 @@ async def _write(url: str, number: int) -> int:
 
 
 def _fields(number: int) -> Iterator[tuple[Key, bytes]]:
-    """A company with jobs and members enough to have so many facts."""
+    """Yield a company with enough jobs and members for so many facts."""
     company = Company(0, 1, projects=1000, users=1000)
     projection = Projection(0, Policy(1, DEVELOPER, 7 * 24 * 3600 * 1000))
     for offset, message in enumerate(company.base()):

@@ -1,6 +1,6 @@
-"""Made-up companies, one in each partition, as large as a benchmark wants them.
+"""Made-up companies, one in each partition, of the size that a benchmark needs.
 
-A view of theirs has some 1.2 KB: seven agents, each with a namespace and an identity.
+Their views have about 1.2 KB: seven agents, each with a namespace and an identity.
 """
 
 import itertools
@@ -21,33 +21,33 @@ Message = dict[str, Any]
 
 
 def token(job: int) -> str:
-    """The token of a job; `lookups.lua` makes the same ones."""
+    """Return the token of a job; `lookups.lua` makes the same ones."""
     return f"bench-token-{job}"
 
 
 def root_in(partition: int, partitions: int) -> int:
-    """The first root namespace that belongs in the partition."""
+    """Return the first root namespace that belongs in the partition."""
     return next(n for n in itertools.count(1) if partition_of(str(n), partitions) == partition)
 
 
 def topic_of(message: Message) -> Topic:
-    """Where the event belongs."""
+    """Return the topic of the event."""
     return EVENT_TYPES[message["type"]].topic
 
 
 def encode(message: Message) -> bytes:
-    """The event as a producer sends it."""
+    """Encode the event as a producer sends it."""
     return msgspec.json.encode(message)
 
 
-def record(message: Message, partition: int, offset: int, moment: int) -> KafkaRecord:
-    """The event as it comes from Kafka; `moment` in milliseconds."""
+def record(message: Message, partition: int, offset: int, timestamp: int) -> KafkaRecord:
+    """Return the event as it comes from Kafka; `timestamp` in milliseconds."""
     key = str(message["partitionkey"]).encode()
-    return KafkaRecord(topic_of(message), partition, offset, moment, key, encode(message))
+    return KafkaRecord(topic_of(message), partition, offset, timestamp, key, encode(message))
 
 
 class Company(NamedTuple):
-    """One root namespace: a group with subgroups, projects, agents for all of them, members."""
+    """One root namespace: a group with subgroups, projects, agents for all of them, and members."""
 
     partition: int
     partitions: int
@@ -60,7 +60,7 @@ class Company(NamedTuple):
         return root_in(self.partition, self.partitions)
 
     def base(self) -> Iterator[Message]:
-        """Everything but jobs."""
+        """Yield all events but those of jobs."""
         yield self._put(builders.group(self.root, path="company"))
         for group in range(1, 11):
             yield self._put(builders.group(self._id(group), self.root, path=f"company/g{group}"))
@@ -75,7 +75,7 @@ class Company(NamedTuple):
             yield self.configured(agent)
 
     def configured(self, agent: int, namespace: str = "default") -> Message:
-        """The agent as shared with the whole company; with an empty `namespace` with nobody."""
+        """Share the agent with the whole company; with an empty `namespace` with no project."""
         entry = {
             "id": "company",
             "default_namespace": namespace,
@@ -85,11 +85,11 @@ class Company(NamedTuple):
         return self._put(builders.configured(self._id(agent), projects=[], groups=groups))
 
     def member(self, user: int, role: str) -> Message:
-        """The user's membership of the whole company."""
+        """Return the user's membership of the whole company."""
         return self._put(builders.member(self._id(user), role, group_id=self.root, via="direct"))
 
     def started(self, job: int, user: int | None = None) -> Message:
-        """A job of the next project and, if not told otherwise, the next user."""
+        """Start a job of the next project and, by default, of the next user."""
         who = job % self.users if user is None else user
         return self._put(
             builders.started(
@@ -98,7 +98,7 @@ class Company(NamedTuple):
         )
 
     def job(self, job: int) -> entities.Job:
-        """The same job as a fact."""
+        """Return the same job as a fact."""
         return entities.Job(
             digest=builders.digest(token(job)),
             project=self._id(job % self.projects),
@@ -110,11 +110,11 @@ class Company(NamedTuple):
         )
 
     def finished(self, job: int) -> Message:
-        """The job's end."""
+        """Finish the job."""
         return self._put(builders.removed("job", job))
 
     def _id(self, number: int) -> int:
-        """An id of this company alone."""
+        """Return an id of this company alone."""
         return 1_000_000 * (self.partition + 1) + number
 
     def _put(self, message: Message) -> Message:
@@ -122,5 +122,5 @@ class Company(NamedTuple):
 
 
 def companies(partitions: int, projects: int = 100, users: int = 100) -> list[Company]:
-    """One company in each partition."""
+    """Return one company for each partition."""
     return [Company(partition, partitions, projects, users) for partition in range(partitions)]

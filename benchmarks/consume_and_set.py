@@ -1,7 +1,7 @@
-"""The limit of a rebuild: a plain consumer, and SETs of what the product wrote, in pipelines.
+"""The limit of a rebuild: a plain consumer, and pipelined SETs of what the product wrote.
 
-Reads every record of the three topics and, along with each batch, writes its share of the values.
-Prints how many seconds that took, and CPU seconds.
+Reads every record of the three topics and, with each batch, writes its share of the values.
+Prints the seconds and the CPU seconds.
 
     python -m benchmarks.consume_and_set KAFKA PREFIX PARTITIONS FROM_PORT TO_PORT
 """
@@ -21,7 +21,7 @@ PER_CALL: Final = 500
 
 
 async def values_of(redis: Redis) -> list[tuple[Any, Any]]:
-    """Every string, and every field of every hash under its own name."""
+    """Return every string, and every field of every hash under its own name."""
     found: list[tuple[Any, Any]] = []
     strings: list[bytes] = []
     async for key in redis.scan_iter(count=1000):
@@ -36,7 +36,7 @@ async def values_of(redis: Redis) -> list[tuple[Any, Any]]:
 
 
 async def copy(consumer: Any, ends: dict[Any, int], redis: Redis, values: list[Any]) -> None:
-    """Read up to `ends` and write the values meanwhile, both evenly."""
+    """Read up to `ends` and write the values evenly meanwhile."""
     total, read, written = sum(ends.values()), 0, 0
     while read < total:
         polled = await consumer.getmany(timeout_ms=500, max_records=PER_CALL)

@@ -1,7 +1,7 @@
 """The limit of a fan-out: the bytes of every view, SET in pipelines by the product's client.
 
-Reads them first. Leaves its copies where they are: the next run writes over them, as a fan-out
-does. Prints how many seconds the SETs took, and CPU seconds.
+Reads them first. Keeps its copies, so that the next run overwrites them as a fan-out does. Prints
+the seconds and the CPU seconds of the SETs.
 
     python -m benchmarks.copy_views FROM_PORT TO_PORT
 """

@@ -1,4 +1,4 @@
-"""One event that changes very many live views, beside SETs of the same bytes.
+"""One event that changes very many live views, against SETs of the same bytes.
 
 Times are from Kafka's acknowledgement until the checkpoint that follows the last view.
 """
@@ -17,11 +17,11 @@ from benchmarks.sizes import Sizes
 PROJECTS: Final = 1000
 JOBS_AT_ONCE: Final = 20_000
 # A user without jobs.
-NOBODY: Final = 100_000
+JOBLESS_USER: Final = 100_000
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
-    """A change and a revocation of one agent that all jobs may use."""
+    """Measure a change and a revocation of one agent that all jobs may use."""
     with servers.deployment(1) as deployment, servers.valkey() as other:
         fan_out = FanOut(deployment, other)
         for views in sizes.steps(sizes.fan_out_views):
@@ -37,7 +37,7 @@ def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
 
 
 class FanOut:
-    """A worker with one company, as many live jobs as told, and an agent shared with all."""
+    """A worker with one company, so many live jobs, and an agent shared with all."""
 
     def __init__(self, deployment: Deployment, other: int) -> None:
         self._deployment = deployment
@@ -50,19 +50,19 @@ class FanOut:
         self._feed(self._company.base())
 
     def grow(self, views: int) -> None:
-        """Start jobs until there are so many."""
+        """Start jobs until so many are live."""
         for start in range(self._jobs, views, JOBS_AT_ONCE):
             jobs = range(start, min(start + JOBS_AT_ONCE, views))
             self._feed(self._company.started(job + 1) for job in jobs)
         self._jobs = views
-        nobody = producing.line(self._company, self._company.member(NOBODY, "guest"))
+        jobless = producing.line(self._company, self._company.member(JOBLESS_USER, "guest"))
         progress.until_delivered(
             self._deployment.redis,
-            lambda: producing.send(self._deployment.kafka, self._deployment.prefix, [nobody]),
+            lambda: producing.send(self._deployment.kafka, self._deployment.prefix, [jobless]),
         )
 
     def rounds(self, rounds: int) -> dict[str, list[Round]]:
-        """By turns the agent is shared anew in another namespace, and with nobody any more."""
+        """Share the agent in another namespace and end its sharing, by turns."""
         found: dict[str, list[Round]] = {"change": [], "revocation": []}
         self._timed("")
         self._sets()

@@ -1,4 +1,4 @@
-"""Events that Faust delivers to one worker, beside Faust agents that only acknowledge them."""
+"""Events that Faust delivers to one worker, against Faust agents that only acknowledge them."""
 
 import itertools
 import time
@@ -21,18 +21,18 @@ MIX: Final = 10
 
 
 class Traffic:
-    """Everyday events without end, evenly over the partitions: jobs that come and go, members."""
+    """Endless everyday events, evenly over the partitions: jobs that start and end, members."""
 
     def __init__(self) -> None:
         self.companies = companies(PARTITIONS)
         self._jobs = itertools.count(1)
 
     def base(self) -> list[Line]:
-        """What the companies begin with."""
+        """Return the events with which the companies begin."""
         return [producing.line(c, message) for c in self.companies for message in c.base()]
 
     def take(self, events: int) -> list[Line]:
-        """The next events: exactly so many."""
+        """Return exactly so many next events."""
         return list(itertools.islice(self._lines(), events))
 
     def _lines(self) -> Iterator[Line]:
@@ -51,14 +51,14 @@ class Traffic:
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
-    """One worker and one ack agent, each with the same events on topics of its own."""
+    """Measure a worker and an ack agent, each with the same events on its own topics."""
     with (
         servers.deployment(PARTITIONS) as product,
         servers.deployment(PARTITIONS) as other,
         Conversation("ack_agent", servers.kafka, other.prefix, other.folder) as agent,
     ):
         worker = product.start("worker")
-        agent.hear()
+        agent.read_line()
         progress.until_fresh(product.redis, PARTITIONS, 0)
         rig = Rig(product, worker, other, agent)
         rig.rounds(1, sizes.live_events // 4)
@@ -72,7 +72,7 @@ def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
 
 
 class Rig:
-    """A worker and an ack agent that run, and the traffic for each."""
+    """A running worker, a running ack agent, and the traffic for each."""
 
     def __init__(
         self, product: Deployment, worker: Server, other: Deployment, agent: Conversation
@@ -85,7 +85,7 @@ class Rig:
         self._through_agent(base)
 
     def rounds(self, rounds: int, events: int) -> list[Round]:
-        """Both, with so many events at once."""
+        """Measure both with so many events at once."""
         own, others = self._traffic.values()
         return interleaved(
             rounds,
@@ -104,8 +104,8 @@ class Rig:
         began = time.monotonic()
         with CpuClock(self._agent.pid) as cpu:
             producing.send(self._other.kafka, self._other.prefix, lines)
-            self._agent.say(len(lines))
-            ended = float(self._agent.hear())
+            self._agent.send_line(len(lines))
+            ended = float(self._agent.read_line())
         return _sample(len(lines), ended - began, cpu)
 
 

@@ -1,4 +1,4 @@
-"""Lookups over HTTP, beside uvicorn with an application that does nothing."""
+"""Lookups over HTTP, against uvicorn with an application that does nothing."""
 
 import time
 import urllib.error
@@ -26,7 +26,7 @@ CONNECTIONS: Final = 64
 
 
 class Views:
-    """Views in a Redis of their own, and one API process that answers from them."""
+    """Views in their own Redis, and one API process that answers from them."""
 
     def __init__(self, port: int, writers: list[Conversation]) -> None:
         self.redis = redis.Redis(port=port)
@@ -37,15 +37,15 @@ class Views:
 
     @property
     def target(self) -> Target:
-        """The API with as many tokens as there are now."""
+        """The API with the present number of tokens."""
         return Target(self.url, self.pid, self.tokens)
 
     def grow(self, tokens: int) -> None:
-        """Let there be so many tokens, with one view each."""
+        """Add tokens with one view each until there are so many."""
         for writer in self._writers:
-            writer.say(tokens // PARTITIONS)
+            writer.send_line(tokens // PARTITIONS)
         for writer in self._writers:
-            writer.hear()
+            writer.read_line()
         self.tokens = tokens
         eventually(lambda: self._answers(tokens), "an answer for the last token")
 
@@ -58,40 +58,40 @@ class Views:
             return False
 
     def record_bytes(self) -> int:
-        """The size of one view as stored, key included."""
+        """Return the stored size of one view, key included."""
         key = schema.token_record_key(builders.digest(token(1)))
         return len(key) + int(self.redis.strlen(key))
 
 
 @contextmanager
-def standing(servers: Servers, tokens: int) -> Iterator[Views]:
-    """Views of the product's own making, kept fresh without Kafka."""
+def fresh_views(servers: Servers, tokens: int) -> Iterator[Views]:
+    """Start views that the product makes and keeps fresh without Kafka."""
     with ExitStack() as stack:
         port = stack.enter_context(servers.valkey())
         url = f"redis://127.0.0.1:{port}/0"
         writers = [
-            stack.enter_context(Conversation("standing", url, partition, PARTITIONS))
+            stack.enter_context(Conversation("fresh_views", url, partition, PARTITIONS))
             for partition in range(PARTITIONS)
         ]
-        standing = Views(port, writers)
-        stack.callback(standing.redis.close)
-        standing.url, standing.pid = stack.enter_context(
+        views = Views(port, writers)
+        stack.callback(views.redis.close)
+        views.url, views.pid = stack.enter_context(
             listening(
                 ["projector", "api", "--port"],
                 PROJECTOR_REDIS_URL=url,
                 PROJECTOR_LOG_LEVEL="warning",
             )
         )
-        standing.grow(tokens)
-        yield standing
+        views.grow(tokens)
+        yield views
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
-    """Every figure about lookups, and how they grow."""
+    """Measure every figure about lookups, and how they grow."""
     wrk.require()
     with (
-        standing(servers, FEW) as few,
-        standing(servers, FEW) as many,
+        fresh_views(servers, FEW) as few,
+        fresh_views(servers, FEW) as many,
         listening(["benchmarks.hello"]) as (url, pid),
     ):
         empty = _memory(many)
@@ -148,5 +148,5 @@ def _warm_up(*targets: Target) -> None:
     time.sleep(0.5)
 
 
-def _memory(standing: Views) -> int:
-    return int(standing.redis.info("memory")["used_memory"])
+def _memory(views: Views) -> int:
+    return int(views.redis.info("memory")["used_memory"])

@@ -1,4 +1,4 @@
-"""What everything was measured on."""
+"""The machine and the versions of a run."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ PACKAGES: Final = (
 
 
 def describe(broker: str) -> dict[str, str]:
-    """Processor, memory, system, versions, and how busy the machine was already."""
+    """Return processor, memory, system, versions, and the load before the run."""
     busy = os.getloadavg()[0]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -20,7 +20,7 @@ prefixes: Final = count(1)
 
 
 class CpuClock:
-    """How much CPU time (seconds) a process spends within the block, user and system together."""
+    """The CPU seconds, user and system, of a process within the block."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
@@ -39,7 +39,7 @@ class CpuClock:
 
 
 class Conversation:
-    """A process of the benchmarks that answers lines with lines."""
+    """A process of the benchmarks that answers each line with a line."""
 
     def __init__(self, module: str, *args: object) -> None:
         argv = [sys.executable, "-m", f"benchmarks.{module}", *map(str, args)]
@@ -52,14 +52,14 @@ class Conversation:
         """Its process id."""
         return self.process.pid
 
-    def say(self, line: object) -> None:
+    def send_line(self, line: object) -> None:
         """Send a line."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
 
-    def hear(self) -> str:
-        """The next line; raises `RuntimeError` when the process has ended instead."""
+    def read_line(self) -> str:
+        """Return the next line; raises `RuntimeError` if the process has ended."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -75,21 +75,21 @@ class Conversation:
 
 
 def environment() -> dict[str, str]:
-    """The environment in which processes find the benchmarks and what they share with tests."""
+    """Return an environment in which processes can import the benchmarks and the tests."""
     path = os.pathsep.join(filter(None, [str(servers.REPOSITORY), os.environ.get("PYTHONPATH")]))
     return os.environ | {"PYTHONPATH": path}
 
 
 def once(module: str, *args: object) -> Any:
-    """Run a process of the benchmarks to its end; the line of JSON that it printed."""
+    """Run a process of the benchmarks to its end, and return the JSON that it printed."""
     import msgspec  # noqa: PLC0415
 
     with Conversation(module, *args) as process:
-        return msgspec.json.decode(process.hear())
+        return msgspec.json.decode(process.read_line())
 
 
 class Servers:
-    """Kafka for the whole run, and whatever else a benchmark starts, until the block's end."""
+    """Kafka for the whole run, and the other servers of a benchmark, until the block's end."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -104,7 +104,7 @@ class Servers:
         self._stack.close()
 
     def start_kafka(self) -> None:
-        """Apache Kafka, or where it cannot run the embedded broker."""
+        """Start Apache Kafka, or the embedded broker if Java is missing."""
         port, missing = free_port(), servers.without_apache_kafka()
         start = servers.embedded_kafka if missing else servers.apache_kafka
         self.broker = "Tansu (embedded)" if missing else "Apache Kafka 4.0"
@@ -114,7 +114,7 @@ class Servers:
 
     @contextmanager
     def valkey(self) -> Iterator[int]:
-        """An empty Redis; its port."""
+        """Start an empty Redis, and yield its port."""
         port = free_port()
         folder = self.folder / f"valkey-{port}"
         folder.mkdir()
@@ -124,7 +124,7 @@ class Servers:
 
     @contextmanager
     def deployment(self, partitions: int) -> Iterator[Deployment]:
-        """The product with topics and a Redis of its own; nothing of it is started yet."""
+        """Yield the product with its own topics and Redis, not started yet."""
         number = next(prefixes)
         folder = self.folder / f"deployment-{number}"
         folder.mkdir()
@@ -141,7 +141,7 @@ class Servers:
 
 @contextmanager
 def listening(argv: Sequence[object], **env: str) -> Iterator[tuple[str, int]]:
-    """A module that takes a free port as its last argument; its URL and process id."""
+    """Start a module with a free port as its last argument; yield its URL and process id."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", *map(str, argv), str(port)], env=environment() | env

@@ -1,4 +1,4 @@
-"""Events into Kafka: as fast as they go, or one by one at a steady rate."""
+"""Producers of events: as fast as possible, or one by one at a steady rate."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ BATCH_BYTES: Final = 256 * 1024
 
 
 class Line(NamedTuple):
-    """An event as it is sent."""
+    """An event as a producer sends it."""
 
     topic: Topic
     partition: int
@@ -26,13 +26,13 @@ class Line(NamedTuple):
 
 
 def line(company: Company, message: Message) -> Line:
-    """The company's event, ready to be sent."""
+    """Encode the company's event."""
     return Line(topic_of(message), company.partition, str(company.root).encode(), encode(message))
 
 
 @asynccontextmanager
 async def producer(kafka: str) -> AsyncIterator[AIOKafkaProducer]:
-    """A producer that waits for nothing before it sends, and for the broker's word after."""
+    """Create a producer that sends at once, and waits for acknowledgements."""
     sender = AIOKafkaProducer(
         bootstrap_servers=kafka, acks="all", linger_ms=0, max_batch_size=BATCH_BYTES
     )
@@ -44,7 +44,7 @@ async def producer(kafka: str) -> AsyncIterator[AIOKafkaProducer]:
 
 
 def send(kafka: str, prefix: str, lines: Iterable[Line]) -> dict[tuple[Topic, int], int]:
-    """Send everything in large batches; the next offset of each topic's partitions after that."""
+    """Send everything in large batches; return the next offset of each partition."""
     return asyncio.run(_send(kafka, prefix, lines))
 
 
@@ -78,7 +78,7 @@ async def _send_to(
 
 
 async def steadily(rate: float, count: int, act: Callable[[int], Awaitable[None]]) -> None:
-    """Start `act` for 0, 1, 2 … at `rate` a second whatever becomes of them; wait for all."""
+    """Start `act` for 0, 1, 2 … at `rate` a second, then wait for all."""
     began, started = time.monotonic(), set[asyncio.Task[None]]()
     for number in range(count):
         pause = began + number / rate - time.monotonic()

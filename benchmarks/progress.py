@@ -1,4 +1,4 @@
-"""How far the product has come, as its partitions' hashes in Redis say it."""
+"""Progress of the product, read from the hashes of its partitions in Redis."""
 
 import time
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from typing import Any, Final
 from projector.events.model import Topic
 from projector.store import schema
 
-# A hundredth of the shortest thing that is measured like this, and hardly any work for Redis.
+# A hundredth of the shortest measurement, and hardly any work for Redis.
 POLL_S: Final = 0.01
 PATIENCE_S: Final = 300.0
 AT_ONCE_S: Final = 0.5
 
 
 def until_applied(redis: Any, ends: dict[tuple[Topic, int], int]) -> float:
-    """Wait until the checkpoints have reached `ends`; the moment (monotonic seconds)."""
+    """Wait until the checkpoints have reached `ends`; return the time (monotonic seconds)."""
     left, deadline = dict(ends), time.monotonic() + PATIENCE_S
     while left:
         places = list(left)
@@ -31,10 +31,10 @@ def until_applied(redis: Any, ends: dict[tuple[Topic, int], int]) -> float:
 
 
 def until_delivered(redis: Any, send: Callable[[], dict[tuple[Topic, int], int]]) -> None:
-    """Send events until they are applied at once, which says that Faust has caught up.
+    """Send events until they are applied at once: then Faust has caught up.
 
-    What the range reader has read before, Faust brings once more, and until then new events are
-    late by the two seconds after which they are read directly.
+    Faust delivers again what the range reader has read. Until then new events are late by the two
+    seconds after which they are read directly.
     """
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -45,9 +45,9 @@ def until_delivered(redis: Any, send: Callable[[], dict[tuple[Topic, int], int]]
 
 
 def until_fresh(redis: Any, partitions: int, after: int) -> float:
-    """Wait until all are stamped under epochs after `after`; seconds since the first such claim.
+    """Wait until all are stamped after epoch `after`; return the seconds since the first claim.
 
-    An epoch is Redis' time in milliseconds at its claim, so no start of a process is counted.
+    An epoch is Redis' time in milliseconds at its claim, so the start of a process is not counted.
     """
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -73,7 +73,7 @@ def until_claimed(redis: Any, partitions: int, after: int) -> None:
 
 
 def last_epoch(redis: Any, partitions: int) -> int:
-    """The newest claim so far; 0 if there was none."""
+    """Return the epoch of the newest claim; 0 without one."""
     keys = map(schema.partition_key, range(partitions))
     return max(int(redis.hget(key, "epoch") or 0) for key in keys)
 

@@ -1,4 +1,4 @@
-"""A worker that finds Redis empty reads everything again, beside a plain consumer that only copies.
+"""A worker that rebuilds an empty Redis from Kafka, against a plain consumer that only copies.
 
 The product's time is from its first claim until every partition is fresh.
 """
@@ -13,7 +13,7 @@ from benchmarks.sizes import Sizes
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
-    """Rebuild the whole history and, where it grows, shorter ones."""
+    """Rebuild the whole history and, if the run grows, shorter ones."""
     for events in sizes.steps(sizes.rebuilt_events):
         is_last = events == sizes.rebuilt_events
         rounds = _rounds(servers, events, sizes.rounds if is_last else sizes.growth_rounds)

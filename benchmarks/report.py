@@ -1,4 +1,4 @@
-"""The report, from what was measured: Markdown for people, with plots of what grew."""
+"""The report of a run: Markdown, with plots of the figures that grew."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,14 +27,14 @@ well changes it far less.
 
 
 def save(report: Report, folder: Path) -> None:
-    """Keep the raw numbers."""
+    """Write the raw numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     encoded = msgspec.json.format(msgspec.json.encode(report), indent=1)
     (folder / RAW).write_bytes(encoded + b"\n")
 
 
 def load(folder: Path) -> Report:
-    """The raw numbers that `save` kept."""
+    """Read the raw numbers that `save` wrote."""
     return msgspec.json.decode((folder / RAW).read_bytes(), type=Report)
 
 
@@ -46,7 +46,7 @@ def write(report: Report, folder: Path) -> None:
 
 
 def figures_table(report: Report) -> Iterator[str]:
-    """The rows that were measured, as a table in Markdown."""
+    """Return the measured rows as a table in Markdown."""
     yield "| figure | product | limit | ratio | by CPU | wanted | met |"
     yield "|---|---|---|---|---|---|---|"
     for name, figure in FIGURES.items():
@@ -55,7 +55,7 @@ def figures_table(report: Report) -> Iterator[str]:
 
 
 def text(report: Report) -> Iterator[str]:
-    """The report, line by line."""
+    """Yield the lines of the report."""
     yield INTRODUCTION
     yield from _pairs("Machine", report.machine)
     yield "## Figures\n"
@@ -89,7 +89,7 @@ def _row(figure: Figure, rounds: list[Round]) -> str:
 
 
 def _reasons(report: Report) -> Iterator[str]:
-    """Why rows are not met, where that is known; each reason once."""
+    """Yield why rows are not met, if known; each reason once."""
     missed = [f for n, f in FIGURES.items() if (r := report.figures.get(n)) and not f.is_met(r)]
     for why in dict.fromkeys(figure.why_not for figure in missed if figure.why_not):
         titles = "; ".join(figure.title for figure in missed if figure.why_not == why)

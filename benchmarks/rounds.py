@@ -1,4 +1,4 @@
-"""Rounds: the product, its limit, the product, its limit; and what stands in the report of them."""
+"""Rounds that measure the product and its limit in turn, and their figures in the report."""
 
 import statistics
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
-# A ratio below half of what is wanted is a fall that noise does not explain.
+# A ratio below half of the wanted one is a fall that noise does not explain.
 FALL: Final = 0.5
 
 
@@ -22,26 +22,26 @@ class Sample(Struct):
 
 
 class Round(Struct):
-    """The product and its limit, one directly after the other."""
+    """One measurement of the product, directly followed by one of its limit."""
 
     product: Sample
     limit: Sample
 
     @property
     def ratio(self) -> float:
-        """The product's value in terms of the limit's."""
+        """The product's value divided by the limit's."""
         return self.product.value / self.limit.value
 
     @property
     def cpu_ratio(self) -> float | None:
-        """The product's CPU time per piece of work in terms of the limit's."""
+        """The product's CPU time per piece of work divided by the limit's."""
         if self.product.cpu is None or not self.limit.cpu:
             return None
         return self.product.cpu / self.limit.cpu
 
 
 class Point(Struct):
-    """The rounds at one size of what grows."""
+    """The rounds at one size of the figure that grows."""
 
     size: float
     rounds: list[Round]
@@ -56,7 +56,7 @@ class Spread(Struct):
 
 
 class Report(Struct):
-    """Everything that was measured: rounds by figure, and points by figure where it grew.
+    """All measurements: rounds by figure, and points by figure if it grew.
 
     `memory` has bytes, `sizes` the options of the run.
     """
@@ -73,16 +73,16 @@ class Report(Struct):
 def interleaved(
     rounds: int, product: Callable[[], Sample], limit: Callable[[], Sample]
 ) -> list[Round]:
-    """Measure both in turn, so that whatever else the machine does meets both alike."""
+    """Measure both in turn, so that other load on the machine affects both alike."""
     return [Round(product(), limit()) for _ in range(rounds)]
 
 
 def spread(values: list[float]) -> Spread:
-    """What the values of several rounds say together; raises ValueError if there are none."""
+    """Return the spread of the values; raises ValueError without any."""
     return Spread(min(values), statistics.median(values), max(values))
 
 
 def spread_of(rounds: list[Round], pick: Callable[[Round], Any]) -> Spread | None:
-    """The spread of what `pick` finds in each round; None where it finds nothing."""
+    """Return the spread of what `pick` returns for each round; None without any value."""
     values = [value for value in map(pick, rounds) if value is not None]
     return spread(values) if values else None

@@ -1,6 +1,6 @@
 """The limit of a claim: every fact of partition 0 read by HSCAN, with the product's client.
 
-Prints how many seconds that took, and CPU seconds.
+Prints the seconds and the CPU seconds.
 
     python -m benchmarks.scan_facts redis://127.0.0.1:6379/0
 """

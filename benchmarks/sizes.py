@@ -1,4 +1,4 @@
-"""How much a run measures: the sizes that the table names, or smaller ones."""
+"""Sizes of a run: those that the table names, or smaller ones."""
 
 from typing import NamedTuple
 
@@ -20,16 +20,16 @@ class Sizes(NamedTuple):
     facts: int = 1_000_000
 
     def numbers(self) -> dict[str, float]:
-        """Each option by its name, as the report keeps it."""
+        """Return each option by its name, as the report keeps it."""
         return {name: float(size) for name, size in self._asdict().items()}
 
     def steps(self, largest: int) -> list[int]:
-        """An eighth, a quarter, a half and all of it; only all of it where nothing grows."""
+        """Return an eighth, a quarter, a half and all of it; only all if the run does not grow."""
         return [largest // 8, largest // 4, largest // 2, largest] if self.grows else [largest]
 
 
-# Large enough that a claim and a change take longer than what comes before and after them, and a
-# rate at which two cores are not full: what such sizes measure is the product.
+# Large enough that a claim and a change take longer than the work around them, and a rate at which
+# two cores are not full. So the product is measured.
 SMOKE = Sizes(
     rounds=2, grows=False, lookup_seconds=1, tokens=5_000, many_tokens=20_000, live_events=4_000,
     rate=125, rate_seconds=2, rebuilt_events=6_000, fan_out_views=20_000, facts=100_000,

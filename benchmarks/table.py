@@ -1,4 +1,4 @@
-"""What is measured, beside which limit, and how close to it the product must come."""
+"""The figures, their limits, and the ratios that the product must reach."""
 
 from enum import StrEnum
 from math import inf
@@ -8,7 +8,7 @@ from benchmarks.rounds import FALL, Round, spread
 
 
 class Bound(StrEnum):
-    """What the wanted number is about: the ratio to the limit, or the product's value alone."""
+    """The number that must be reached: the ratio to the limit, or the product's value alone."""
 
     AT_LEAST = "at least {:g} of the limit"
     AT_MOST = "at most {:g} times the limit"
@@ -23,19 +23,19 @@ class Figure(NamedTuple):
     limit: str
     bound: Bound
     wanted: float
-    # Where not even the limit stays below this, the machine is too busy to tell a fall.
+    # If even the limit is above this, the machine is too busy to recognise a fall.
     limit_on_idle: float = inf
-    # Where it is known not to be met on the machine of the committed report: what keeps it from it.
+    # The reason, if it is known not to be met on the machine of the committed report.
     why_not: str = ""
 
     def judged(self, rounds: list[Round]) -> float:
-        """The number that is held against `wanted`: the median of the rounds."""
+        """Return the number to compare with `wanted`: the median of the rounds."""
         if self.bound is Bound.UNDER:
             return spread([r.product.value for r in rounds]).median
         return spread([r.ratio for r in rounds]).median
 
     def ratio_by_cpu(self, measured: Round) -> float | None:
-        """The ratio as it would be if both had as much of the processor as they liked.
+        """Return the ratio as if both had as much of the processor as they need.
 
         Of a figure that is the better the larger it is, the work done in a second of CPU time.
         """
@@ -43,15 +43,15 @@ class Figure(NamedTuple):
         return 1 / dearer if dearer and self.bound is Bound.AT_LEAST else dearer
 
     def is_met(self, rounds: list[Round]) -> bool:
-        """Whether the median is as wanted."""
+        """Whether the median reaches the wanted number."""
         return self._is_within(self.judged(rounds), 1)
 
     def has_fallen(self, rounds: list[Round]) -> bool:
-        """Whether no round is even half of what is wanted, neither by the clock nor by CPU time.
+        """Whether every round is below half of what is wanted, by the clock and by CPU time.
 
-        By CPU time too, because a clock on a machine that others use says little. Where there is
-        no CPU time to compare, the limit must show that the machine was idle enough. No round,
-        because others only ever make one worse: a fall of the product shows in all of them.
+        CPU time counts too, because load of other programs affects the clock. Without CPU time the
+        limit must show that the machine was idle enough. Every round counts, because other load
+        only makes a round worse, and a fall of the product shows in all of them.
         """
         if spread([r.limit.value for r in rounds]).median > self.limit_on_idle:
             return False
@@ -128,7 +128,7 @@ FIGURES: Final = {
     ),
 }  # fmt: skip
 
-# What grows to 1, 2, 4 and 8 times, by figure.
+# The figures that grow to 1, 2, 4 and 8 times a size.
 GROWTH: Final = {
     "lookups_by_connections": ("lookups_64", "connections"),
     "lookups_by_tokens": ("lookups_64", "tokens"),

@@ -1,8 +1,8 @@
-"""How soon an event changes an answer over HTTP, beside a plain producer and consumer.
+"""Time until an event changes an answer over HTTP, against a plain producer and consumer.
 
-Every event gives one user another role, by turns one that may use the agents and one that may not;
-each user has one live job. Of some events the answer is asked for, again and again, from the
-moment at which Kafka has acknowledged them.
+Every event gives one user another role, which by turns allows the agents and does not. Each user
+has one live job. After some events the token is looked up repeatedly from Kafka's acknowledgement
+on.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from projector.feed.producer import CONTENT_TYPE
 PARTITIONS: Final = 4
 USERS: Final = 2000
 WATCHED_PER_S: Final = 25
-# What is not seen by then counts as this long. Every user's next event comes after that.
+# A change that is not seen by then counts as this long. Each user's next event comes later.
 PATIENCE_S: Final = 3.0
-# The header that says when an event was sent, by the machine's monotonic clock.
+# The header with the time at which an event was sent (monotonic clock).
 MOMENT: Final = "sent"
 NO_AGENTS: Final = b'"allowed_agents":[]'
 # A user without jobs.
-NOBODY: Final = 100_000
+JOBLESS_USER: Final = 100_000
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
-    """p50 and p99 at the wanted rate and, where it grows, at lower ones."""
+    """Measure p50 and p99 at the wanted rate and, if the run grows, at lower ones."""
     with servers.deployment(PARTITIONS) as deployment:
         watch = Watch(deployment)
         watch.rounds(1, sizes.rate, 1)
@@ -65,7 +65,7 @@ def _picked(sample: Sample, percent: str) -> Sample:
 
 
 class Watch:
-    """The whole product, and users whose roles change all the time."""
+    """The whole product, with users whose roles change constantly."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -76,14 +76,14 @@ class Watch:
         progress.until_fresh(deployment.redis, PARTITIONS, 0)
         ends = producing.send(deployment.kafka, deployment.prefix, self._base())
         progress.until_applied(deployment.redis, ends)
-        nobody = [producing.line(c, c.member(NOBODY, "guest")) for c in self._companies]
+        jobless = [producing.line(c, c.member(JOBLESS_USER, "guest")) for c in self._companies]
         progress.until_delivered(
-            deployment.redis, lambda: producing.send(deployment.kafka, deployment.prefix, nobody)
+            deployment.redis, lambda: producing.send(deployment.kafka, deployment.prefix, jobless)
         )
         deployment.until_ready()
 
     def rounds(self, rounds: int, rate: float, seconds: float) -> list[Round]:
-        """The product and plain Kafka in turn, at `rate` events a second."""
+        """Measure the product and plain Kafka in turn, at `rate` events a second."""
         return [asyncio.run(self._round(rate, int(rate * seconds))) for _ in range(rounds)]
 
     def _base(self) -> list[producing.Line]:
@@ -141,7 +141,7 @@ class Watch:
         return _sample(found)
 
     def _next(self) -> tuple[int, int, bool]:
-        """Which user's role changes next, and whether they may use the agents from then on."""
+        """Return the user whose role changes next, and whether it allows the agents."""
         turn, self._turn = self._turn, self._turn + 1
         cycle, who = divmod(turn, USERS)
         return who % PARTITIONS, who // PARTITIONS, cycle % 2 == 1
@@ -164,7 +164,7 @@ async def _consume(consumer: AIOKafkaConsumer, count: int, found: list[float]) -
 
 
 async def _until_answered(asker: Asker, wanted: str, may: bool) -> None:
-    """Ask at least every millisecond; later on every twentieth of the time that has passed."""
+    """Look up every millisecond, later every twentieth of the time that has passed."""
     began = time.monotonic()
     while (NO_AGENTS not in await asker.ask(wanted)) != may:
         passed = time.monotonic() - began

@@ -1,7 +1,7 @@
 """wrk as the generator of lookups.
 
-Its own work takes a part of the machine that the server under test does not get, so every run also
-says what CPU time the server spent on a request: that depends far less on who else is running.
+wrk takes CPU time from the server under test. So every run also has the server's CPU time for a
+request, which depends far less on other programs.
 """
 
 import shutil
@@ -14,13 +14,13 @@ from msgspec import Struct, json
 from benchmarks.processes import CpuClock
 
 SCRIPT: Final = Path(__file__).with_name("lookups.lua")
-# So many callers with pauses of their own are nearly an open loop: a slow answer holds one of them
-# back, and the others keep asking.
+# So many callers with their own pauses are nearly an open loop: a slow answer delays one of them,
+# and the others go on.
 CALLERS: Final = 256
 
 
 class Target(NamedTuple):
-    """A server that is asked, its process, and how many tokens it is asked for."""
+    """A server, its process, and the number of its tokens."""
 
     url: str
     pid: int
@@ -28,7 +28,7 @@ class Target(NamedTuple):
 
 
 class Answered(Struct):
-    """What wrk saw; p50 and p99 in milliseconds."""
+    """The results of wrk; p50 and p99 in milliseconds."""
 
     requests: int
     seconds: float
@@ -52,12 +52,12 @@ def require() -> None:
 
 
 def ask(target: Target, connections: int, seconds: float) -> Answered:
-    """As many requests as the connections can make, each for a random token."""
+    """Send as many requests as the connections can, each for a random token."""
     return _run(target, connections, seconds, 0)
 
 
 def ask_at(target: Target, rate: float, seconds: float) -> Answered:
-    """Requests at about `rate` a second, by callers who pause for a random time in between."""
+    """Send about `rate` requests a second, by callers that pause for random times."""
     return _run(target, CALLERS, seconds, CALLERS / rate * 1000)
 
 

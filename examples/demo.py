@@ -88,7 +88,7 @@ def lookup(api: str, token: str, max_age: int) -> Answer:
 
 
 def settled(api: str, token: str) -> Answer:
-    """The answer; a 503 asks to try again."""
+    """Return the answer; a 503 asks to try again."""
     for _ in range(50):
         status, body = lookup(api, token, max_age=1)
         if status != 503:
@@ -98,7 +98,7 @@ def settled(api: str, token: str) -> Answer:
 
 
 async def change(api: str, kafka: str, token: str, before: Answer) -> tuple[Answer, float]:
-    """Promote a user; the changed answer, and its seconds since Kafka acknowledged the event."""
+    """Promote a user; return the new answer and the seconds since Kafka's acknowledgement."""
     from aiokafka import AIOKafkaProducer  # noqa: PLC0415  slow, and Ctrl-C must find main()
 
     async with AIOKafkaProducer(bootstrap_servers=kafka, acks="all") as producer:
@@ -117,7 +117,7 @@ async def change(api: str, kafka: str, token: str, before: Answer) -> tuple[Answ
 
 
 def drop_settings() -> None:
-    """Forget the caller's settings: example events must not reach a Kafka that is in use."""
+    """Leave out the caller's settings: example events must not reach a Kafka that is in use."""
     names = sorted(name for name in os.environ if name.upper().startswith("PROJECTOR_"))
     for name in names:
         del os.environ[name]

@@ -1,7 +1,7 @@
-"""Writes `examples/events.ndjson`: a small company with two top-level groups.
+"""Generator of `examples/events.ndjson`: a small company with two top-level groups.
 
-Run it again after changing it: `python scripts/example_events.py > examples/events.ndjson`.
-The tokens are `example-token-<job>`; a real one never stands in an event, only its SHA-256.
+Run it after each change: `python scripts/example_events.py > examples/events.ndjson`. The tokens
+are `example-token-<job>`; an event never holds a token, only its SHA-256.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The references of commands and settings: docs/commands.md and docs/settings.md, from the code."""
+"""Generator of docs/commands.md and docs/settings.md from the code."""
 
 import inspect
 import re
@@ -17,13 +17,13 @@ from projector.config.settings import Settings
 DOCS: Final = Path(__file__).parents[1] / "docs"
 NOTE: Final = "<!-- Written by `make reference` from the code: change it there. -->"
 EXAMPLES: Final = "\b\n"
-# Nothing that a reader looks for: the types of values, and the bounds of ids.
+# Left out as noise: the types of values, and the bounds of ids.
 TYPE: Final = re.compile(r" <(str|int|path|int range|list\[\w+\])>")
 ID_BOUNDS: Final = re.compile(r" +\[1<=x<=9223372036854775807(; required)?\]")
 
 
 def documents() -> dict[str, str]:
-    """The text of each file in docs."""
+    """Return the text of each file in docs."""
     return {"commands.md": _commands(), "settings.md": _settings()}
 
 
@@ -48,7 +48,7 @@ def _commands() -> str:
 
 
 def _leaves(command: Any, context: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Every command that does something, with its path and its context."""
+    """Yield every command that is not a group, with its path and its context."""
     children = getattr(command, "commands", None)
     if children is None:
         yield context.command_path, command, context
@@ -97,7 +97,10 @@ def _settings() -> str:
     tables = [
         part
         for title, rows in groups.items()
-        for part in (f"## {title}", "\n".join(["| variable_name | default | |", "|---|---|---|", *rows]))
+        for part in (
+            f"## {title}",
+            "\n".join(["| variable_name | default | |", "|---|---|---|", *rows]),
+        )
     ]
     about, *more = _paragraphs(inspect.getdoc(Settings))
     _, *connections = _paragraphs(inspect.getdoc(ConnectionSettings))

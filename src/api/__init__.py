@@ -1,1 +1,1 @@
-"""The read side: one Redis read per lookup, and 503 wherever the answer could be too old."""
+"""The read side: one Redis read per lookup, and 503 if the answer could be too old."""

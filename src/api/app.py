@@ -1,4 +1,4 @@
-"""The HTTP application: FastAPI for documentation and health, the lookup answered before it."""
+"""The HTTP application: lookups first, then FastAPI for health, metrics and documents."""
 
 import asyncio
 import contextlib
@@ -16,15 +16,14 @@ from api.freshness import Freshness
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED
 from api.lookup_request import parse_request
-from api.ops import routes as page
 from api.ops.auth import TokenAccess
 from api.ops.background import CachedCall
 from api.ops.data import BackgroundSource
+from api.ops.routes import create_routes
 from api.read_batcher import ReadBatcher
 from api.redis_mget import fetch
 from projector import log, tracing
-from projector.clients import redis_client as connections
-from projector.clients import redis_servers
+from projector.clients import redis_client, redis_servers
 from projector.config.settings import Settings
 from projector.domain.views import AllowedAgents, Refusal
 
@@ -42,9 +41,12 @@ EXAMPLE: Final[AllowedAgents] = {
 }
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"application/json": {"example": EXAMPLE}}},
-    401: {"model": Refusal, "description": "No token, or one that is no live job's"},
+    401: {"model": Refusal, "description": "No token, or not the token of a live job"},
     403: {"model": Refusal, "description": "The job's user is not active"},
-    503: {"model": Refusal, "description": "The answer could be too old; see `reason`, try again"},
+    503: {
+        "model": Refusal,
+        "description": "The answer could be too old; see `reason` and try again",
+    },
 }
 NO_STORE: Final = {"cache-control": "no-store"}
 SECURITY_SCHEMES: Final = {
@@ -55,7 +57,7 @@ SECURITY_SCHEMES: Final = {
 
 
 class LookupFirst:
-    """Answers lookups before FastAPI's router, which would cost half the speed."""
+    """Answers lookups before FastAPI's router, which would halve the speed."""
 
     def __init__(self, app: ASGIApp, lookup: Lookup) -> None:
         self._app = app
@@ -76,12 +78,12 @@ class LookupFirst:
 
 
 def create_api() -> ASGIApp:
-    """The ASGI application, from the environment's settings; what `projector api` serves."""
+    """Create the ASGI application of `projector api` from the environment's settings."""
     settings = Settings.load()
     log.configure(settings.log_level)
     tracing.start("projector-api")
     server = redis_servers.RedisServers()
-    redis = connections.create_redis(settings, server)
+    redis = redis_client.create_redis(settings, server)
     freshness = Freshness(redis, server)
     lookup = Lookup(
         ReadBatcher(fetch(redis)),
@@ -96,10 +98,8 @@ def create_api() -> ASGIApp:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         polling = asyncio.create_task(freshness.run(settings.redis_place))
-        settling = asyncio.create_task(metrics.keep_settled())
         yield {LOOKUP: lookup, TRACED: tracing.is_wanted()}
-        settling.cancel()
-        # Once is not enough: libraries lose cancellations now and then.
+        # Repeated, because libraries sometimes lose a cancellation.
         while not polling.done():
             polling.cancel()
             await asyncio.wait({polling}, timeout=0.1)
@@ -114,16 +114,16 @@ def create_api() -> ASGIApp:
         # A redirect would repeat the query, and with it a token, in its Location header.
         redirect_slashes=False,
     )
-    app.include_router(routes(lookup, freshness, settings.max_staleness))
+    app.include_router(documented_routes(lookup, freshness, settings.max_staleness))
     app.openapi_schema = _openapi(app)
     if settings.ops_secret:
         access = TokenAccess(settings.ops_secret.get_secret_value())
-        app.routes.extend(page.routes(access, operators))
+        app.routes.extend(create_routes(access, operators))
     return tracing.traced(LookupFirst(app, lookup), PATH)
 
 
-def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRouter:
-    """The documented routes."""
+def documented_routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRouter:
+    """Create the routes that the OpenAPI document describes."""
     router = APIRouter()
 
     @router.get(PATH, response_model=AllowedAgents, responses=RESPONSES, tags=["lookup"])
@@ -140,7 +140,7 @@ def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRou
 
     @router.get("/health/live", tags=["health"])
     async def live() -> dict[str, str]:
-        """Whether this process runs; says nothing about Redis or the worker."""
+        """Whether this process runs; independent of Redis and the worker."""
         return {"status": "live"}
 
     @router.get("/health/ready", tags=["health"], responses={503: {"description": "Not ready"}})
@@ -155,15 +155,14 @@ def routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRou
         return JSONResponse(body, 503, NO_STORE)
 
     async def exposition() -> bytes:
-        metrics.settle()
         return await asyncio.to_thread(metrics.exposition, freshness)
 
-    # However many ask, lookups keep most of the core.
+    # Many scrapes at once are computed once, so that lookups keep most of the core.
     exposed = CachedCall(exposition, 0.0)
 
     @router.get("/metrics", tags=["health"], response_class=Response)
     async def measured() -> Response:
-        """What this API counts and how fresh it sees the partitions, for Prometheus."""
+        """Counts of this API, and the staleness of each partition, for Prometheus."""
         text = await exposed.get()
         return Response(text, headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)
 

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with bounds on what one client may take: bytes, time, connections."""
+"""uvicorn's HTTP protocol with bounds on a client's bytes, time and connections."""
 
 import asyncio
 import resource
@@ -12,22 +12,22 @@ from projector.errors import OperatorError
 
 log = structlog.get_logger()
 
-# The longest token, percent-encoded three times over, and every header a proxy adds.
+# The longest token, percent-encoded three times, and the headers that proxies add.
 MAX_HEAD_BYTES: Final = 64 * 1024
-# How long a request may take to arrive, and a new connection to bring its first one.
+# Until a request has arrived, or the first one of a new connection; against slow clients.
 REQUEST_TIMEOUT_S: Final = 10.0
-# What a process has open beside its clients: Redis, logs, the code.
+# Files that a process has open besides its clients: Redis, logs, code.
 OTHER_FILES: Final = 100
 
 
 def allow_connections(most: int) -> None:
-    """Raise this process's limit of open files to what so many need; `SetupError` if it may not."""
+    """Raise this process's limit of open files for so many connections; raises `OperatorError`."""
     needed = most + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise OperatorError(
-            f"{variable_name('max_connections')}: {most} connections need {needed} open files, and this "
-            f"process may have {hard}; set it lower, or raise that limit (ulimit -Hn)"
+            f"{variable_name('max_connections')}: {most} connections need {needed} open files, and "
+            f"this process may have {hard}; set it lower, or raise that limit (ulimit -Hn)"
         )
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
@@ -36,8 +36,8 @@ def allow_connections(most: int) -> None:
 class BoundedHttpToolsProtocol(HttpToolsProtocol):
     """Refuses requests that are too large, too slow, or on too many connections at once.
 
-    httptools itself knows no bounds; uvicorn times only the pauses between requests, and answers
-    503 beyond `limit_concurrency` but keeps such connections.
+    httptools has no bounds. uvicorn times only the pauses between requests, and answers 503 beyond
+    `limit_concurrency` but keeps such connections.
     """
 
     refused = 0
@@ -52,7 +52,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self._max_connections, self.limit_concurrency = self.limit_concurrency, None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the connection, unless there are too many: then it is closed at once."""
+        """Accept the connection, or close it at once if there are too many."""
         super().connection_made(transport)
         if self._max_connections and len(self.connections) > self._max_connections:
             self._refuse()
@@ -60,12 +60,12 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended, whoever ended it."""
+        """Stop the timer of a connection that has ended."""
         self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client sent, unless it is still in its headers and too much."""
+        """Pass bytes to the parser, or refuse headers that are too large."""
         self._chunk_bytes = len(data)
         if self._in_head:
             self._head_bytes += len(data)
@@ -73,23 +73,23 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
                 self.send_400_response("The request's headers are too large.")
                 return
         super().data_received(data)
-        # uvicorn ends an idle connection itself, unless something came that is no request.
+        # uvicorn closes idle connections, but not if bytes came that are not a request.
         if self._timer is None and (self._incomplete or self._is_idle):
             self._start_timer()
 
     def on_message_begin(self) -> None:
-        """A request begins, somewhere within the chunk at hand."""
+        """Count the request's headers from here; it begins within the present chunk."""
         self._in_head, self._head_bytes = True, self._chunk_bytes
         self._incomplete = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Its headers are complete; what follows is a body, which nobody reads."""
+        """Stop counting: a body may follow, which is not read."""
         self._in_head = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """All of the request is there."""
+        """Stop the timer: the request is complete."""
         self._incomplete = False
         self._stop_timer()
         super().on_message_complete()
@@ -107,14 +107,14 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _give_up(self) -> None:
-        """The request did not come in time; one before it may still be on its way to an answer."""
+        """Close a connection whose request is late, but let an earlier one be answered first."""
         if self._is_idle:
             self.transport.abort()
         else:
             self._start_timer()
 
     def _refuse(self) -> None:
-        # Told ever more rarely: whoever opens them must not fill the log as well.
+        # Logged at powers of two, so that a flood of connections does not fill the log.
         BoundedHttpToolsProtocol.refused = count = self.refused + 1
         if count & (count - 1) == 0:
             log.warning("too many connections", most=self._max_connections, refused=count)

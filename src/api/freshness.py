@@ -1,4 +1,4 @@
-"""How fresh each partition is, polled from the stamps that the owners write."""
+"""Freshness of each partition, polled from the stamps that the owners write."""
 
 import asyncio
 import contextlib
@@ -16,21 +16,21 @@ from projector.store import schema
 log = structlog.get_logger()
 
 POLL_INTERVAL_S: Final = 0.25
-# However many ask for a poll at once, Redis sees no more of them than this allows.
+# Between two polls at least, so that many waiting lookups do not flood Redis.
 POLL_PAUSE_S: Final = 0.02
 
 
 class Stamp(NamedTuple):
-    """A partition holds every event up to `moment` (ms of Redis TIME), applied under `epoch`."""
+    """Every event of a partition up to `time_ms` (Redis TIME) is applied, under claim `epoch`."""
 
-    moment: float
+    time_ms: float
     epoch: int
 
 
 class Poll(NamedTuple):
-    """The stamps of all partitions as read at Redis TIME `now` (ms) of one server.
+    """The stamps of all partitions, read at Redis TIME `now` (ms) of one server.
 
-    The read was sent at `sent` (seconds of this process's clock).
+    The poll was sent at `sent` (seconds of this process's clock).
     """
 
     now: float
@@ -39,7 +39,7 @@ class Poll(NamedTuple):
 
 
 class Freshness:
-    """Keeps the latest poll. Without one, or without a stamp, a partition counts as stale."""
+    """Holds the latest poll. Without one, or without a stamp, a partition counts as stale."""
 
     def __init__(self, redis: Redis, server: RedisServers | None = None) -> None:
         self._redis = redis
@@ -50,9 +50,9 @@ class Freshness:
         self.reachable = True
 
     async def run(self, place: str) -> None:
-        """Poll until cancelled; while Redis is away the last poll just grows old.
+        """Poll until cancelled; while Redis is unavailable the last poll grows old.
 
-        `place` is where Redis is, for messages.
+        `place` is the address of Redis, for messages.
         """
         while True:
             try:
@@ -60,7 +60,7 @@ class Freshness:
                 if not self.reachable:
                     log.info("ready again", server="Redis", place=place)
                 self.reachable = True
-            except Exception as error:  # whatever it is, polling must go on
+            except Exception as error:  # polling must go on after any error
                 if self.reachable:
                     reason = access_errors.redis_reason(error) or str(error)
                     log.warning(
@@ -82,42 +82,42 @@ class Freshness:
         await self._wait(self._polled, timeout)
 
     def age(self, partition: int) -> float | None:
-        """Seconds since the partition was last known fresh; None if it never was."""
+        """Return the seconds since the partition was last fresh; None if it never was."""
         known = self.known(partition)
         return known[0] if known else None
 
     def known(self, partition: int) -> tuple[float, int] | None:
-        """The partition's age and the epoch of its stamp; None if it never was fresh."""
+        """Return the partition's age and the epoch of its stamp; None if it never was fresh."""
         poll = self._poll
         if poll is None or partition >= len(poll.stamps):
             return None
         stamp = poll.stamps[partition]
         if stamp is None:
             return None
-        age = (poll.now - stamp.moment) / 1000 + (time.monotonic() - poll.sent)
+        age = (poll.now - stamp.time_ms) / 1000 + (time.monotonic() - poll.sent)
         return max(0.0, age), stamp.epoch
 
     def stamp(self, partition: int) -> Stamp | None:
-        """The partition's stamp."""
+        """Return the partition's stamp."""
         return self._stamps[partition] if partition < len(self._stamps) else None
 
     def ages(self) -> list[float | None]:
-        """The age of each partition; empty while their number is not known."""
+        """Return the age of each partition; empty while their number is not known."""
         return [self.age(partition) for partition in range(len(self._stamps))]
 
     def covers(self, arrival: float, since: float, partition: int | None = None) -> bool:
-        """Whether the partition, or else every one, was stamped for a moment after `arrival`.
+        """Whether the partition, or else every one, was stamped for a time after `arrival`.
 
-        Only a poll sent at or after `since` can say so. Both are seconds of this process's clock.
+        Only a poll sent at or after `since` proves it. Both are seconds of this process's clock.
         """
         if self._poll is None or not self._poll.stamps or self._poll.sent < since:
             return False
-        # A server that was emptied since holds no token; its owners were not told before this.
+        # A server that was emptied has no views; its owners cannot have noticed before `met_at`.
         arrival = max(arrival, self._server.met_at)
         # Redis took its time after `sent`, so this is at or after the arrival on Redis's clock.
         latest = self._poll.now + (arrival - self._poll.sent) * 1000
         stamps = self._poll.stamps if partition is None else [self.stamp(partition)]
-        return all(stamp is not None and stamp.moment > latest for stamp in stamps)
+        return all(stamp is not None and stamp.time_ms > latest for stamp in stamps)
 
     @property
     def _stamps(self) -> tuple[Stamp | None, ...]:
@@ -125,7 +125,7 @@ class Freshness:
 
     @staticmethod
     async def _wait(event: asyncio.Event, seconds: float) -> None:
-        # wait_for would lose a cancellation that comes together with the event.
+        # asyncio.wait_for would lose a cancellation that coincides with the event.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()
@@ -147,14 +147,14 @@ class Freshness:
 
 
 def _stamp(now: float, answer: CommandResult) -> Stamp | None:
-    """The stamp, by the clock that says `now`: in a cluster each server has its own.
+    """Return the stamp by the clock of `now`: in a cluster each server has its own.
 
-    A stamp from the future is none: a failover led to a server whose clock is behind.
-    One that is no number costs its own partition, and no other.
+    None for a stamp from the future, after a failover to a server whose clock is behind, and for
+    one that is not a number; other partitions are not affected.
     """
-    moment, epoch = answer.value
+    time_ms, epoch = answer.value
     try:
-        stamp = Stamp(int(moment or b"") + now - answer.now, int(epoch or b""))
+        stamp = Stamp(int(time_ms or b"") + now - answer.now, int(epoch or b""))
     except ValueError:
         return None
-    return stamp if stamp.moment <= now else None
+    return stamp if stamp.time_ms <= now else None

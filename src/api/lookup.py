@@ -1,4 +1,4 @@
-"""One lookup: from a token to the reply. Fails closed: when in doubt 503, never an old list."""
+"""Lookup of a token's view. Fails closed: 503 in doubt, never an outdated list."""
 
 import asyncio
 import hashlib
@@ -33,7 +33,7 @@ _RETRY: Final = b"retry-after: 1\r\n"
 
 
 class Reply(NamedTuple):
-    """What goes back over HTTP; `head` is the header lines as they are sent."""
+    """An HTTP reply; `head` is the header lines as they are sent."""
 
     status: int
     head: bytes
@@ -47,27 +47,28 @@ class Reply(NamedTuple):
 
 
 def reply(status: int, body: bytes, more: bytes = b"") -> Reply:
-    """A JSON reply that nobody may store."""
+    """Build a JSON reply that no cache may store."""
     return Reply(status, _HEAD % (len(body), more), body)
 
 
 Answer = Callable[[Reply], None]
 
-# No credential, malformed, unknown, finished, expired, project removed: one and the same answer.
+# The same answer for a token that is missing, malformed, unknown, finished, expired, or of a
+# removed project.
 UNAUTHORIZED: Final = reply(401, b'{"message":"401 Unauthorized"}')
 
 
 def unavailable(reason: str) -> Reply:
-    """A 503 that says why; callers may try again."""
+    """Build a 503 with the reason; clients may try again."""
     return reply(503, orjson.dumps(views.unavailable_body(reason)), _RETRY)
 
 
 class UnprovenError(Exception):
-    """It cannot be told yet whether events on their way make another answer."""
+    """Events on their way could still change the answer."""
 
 
 class Lookup:
-    """Answers lookups from the views, as long as their partition is fresh enough."""
+    """Answers lookups from views whose partition is fresh enough."""
 
     def __init__(
         self, reads: ReadBatcher, freshness: Freshness, *, max_staleness: float, miss_grace: float,
@@ -82,7 +83,7 @@ class Lookup:
         self._proofs: set[asyncio.Task[None]] = set()
 
     async def answer(self, request: LookupRequest) -> Reply:
-        """The reply to one request."""
+        """Return the reply to one request."""
         result: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.ask(request, partial(_resolve, result))
         return await result
@@ -99,14 +100,14 @@ class Lookup:
             self._reads.ask(key, partial(self._found, asked))
 
     def _found(self, asked: "_Asked", stored: bytes | Exception | None) -> None:
-        """Answer from what is there, or let it be proven that nothing is."""
+        """Answer from the record, or prove first that the token is unknown."""
         try:
             record = _record(stored)
             if record is None or record.is_provisional:
                 self._prove(asked, record)
                 return
             reply = self._from_record(record, asked.max_age)
-        except Exception as error:  # whatever it is, somebody waits
+        except Exception as error:  # always reply: a client is waiting
             reply = _refusal(error)
         self._answer(asked, reply)
 
@@ -119,7 +120,7 @@ class Lookup:
         try:
             record = await self._proven(asked.key, asked.arrival, first)
             reply = UNAUTHORIZED if record is None else self._from_record(record, asked.max_age)
-        except Exception as error:  # whatever it is, somebody waits
+        except Exception as error:  # always reply: a client is waiting
             reply = _refusal(error)
         self._answer(asked, reply)
 
@@ -130,9 +131,9 @@ class Lookup:
     async def _proven(
         self, key: str, arrival: float, first: ViewRecord | None
     ) -> ViewRecord | None:
-        """What stands there once no event from before `arrival` can change it any more.
+        """Read the record once no event from before `arrival` can change it any more.
 
-        A token that just started may still be on its way, or its project's return.
+        The events of a job that just started, or of its project's return, may be on their way.
         """
         if self._waiting >= self._max_waiting:
             raise UnprovenError("too many tokens are waiting for proof that they are not valid")
@@ -144,8 +145,8 @@ class Lookup:
             await self._covered(arrival, since=arrival, deadline=deadline, partition=partition)
             record = _record(await self._reads.get(key))
             if record is None or record.is_provisional:
-                # A Redis that was emptied or went back says so too; its stamps tell, unless it
-                # was healed meanwhile, and then the token is back.
+                # Redis may have lost the record. Then its stamps are older, unless it was healed
+                # meanwhile, and then the record is back.
                 self._freshness.hurry()
                 partition = record.partition if record else None
                 await self._covered(
@@ -160,9 +161,9 @@ class Lookup:
     async def _covered(
         self, arrival: float, *, since: float, deadline: float, partition: int | None = None
     ) -> None:
-        """Wait for a poll sent after `since` by which stamps are later than `arrival`.
+        """Wait for a poll sent after `since` whose stamps are later than `arrival`.
 
-        The stamp of this one partition, or of all.
+        Checks the stamp of one partition, or of all.
         """
         while not self._freshness.covers(arrival, since, partition):
             left = deadline - time.monotonic()
@@ -188,7 +189,7 @@ class Lookup:
 
 
 class _Asked(NamedTuple):
-    """A lookup under way: where its view is, what it asks for, since when, whom to tell."""
+    """A lookup under way: its key, allowed age in seconds, arrival, and the callback."""
 
     key: str
     max_age: int | None
@@ -211,7 +212,7 @@ def _sent(record: ViewRecord, age: float) -> Reply:
 
 
 def _refusal(error: Exception) -> Reply:
-    """Why there is no answer."""
+    """Build the 503 for an error."""
     match error:
         case UnprovenError():
             return unavailable(str(error))
@@ -221,7 +222,7 @@ def _refusal(error: Exception) -> Reply:
             return unavailable("Redis is not reachable")
         case ValueError():
             return unavailable("the stored view cannot be read")
-    # Its text may hold anything, so only its type is logged.
+    # The error's text may hold a secret, so only its type is logged.
     log.error("a lookup failed", error=type(error).__name__)
     return unavailable("internal error")
 

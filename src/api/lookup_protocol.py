@@ -1,8 +1,8 @@
-"""Lookups answered between the HTTP parser and the socket: ASGI would cost more than they do.
+"""Lookups answered between the HTTP parser and the socket; ASGI would cost more CPU than a lookup.
 
-Whatever is not a plain lookup takes uvicorn's own way to the application, which answers lookups
-alike. While a lookup is under way, it stands where uvicorn keeps its request under way: so uvicorn
-queues the requests behind it, times the pauses, and ends connections, as for any other.
+Any other request goes through uvicorn to the application, which answers lookups alike. A lookup
+under way is the protocol's `cycle`. So uvicorn queues the requests after it, times the pauses, and
+closes connections, as for any other request.
 """
 
 import asyncio
@@ -14,21 +14,21 @@ from api.bounded_protocol import BoundedHttpToolsProtocol
 from api.lookup import PATH, Lookup, Reply
 from api.lookup_request import VISIBLE_ASCII, parse_request
 
-# What the application leaves in the state of its lifespan: its `Lookup`, and whether it begins
-# spans for requests that carry a trace context.
+# Names in the state of the application's lifespan: its `Lookup`, and whether it begins spans for
+# requests that carry a trace context.
 LOOKUP: Final = "lookup"
 TRACED: Final = "traced"
 
 _PATH: Final = PATH.encode()
 _WITH_QUERY: Final = _PATH + b"?"
-# A request that has a body, wants another protocol, or waits for leave to go on.
+# Headers of a request that has a body, changes the protocol, or waits for 100-continue.
 _UNUSUAL: Final = frozenset((b"content-length", b"transfer-encoding", b"upgrade", b"expect"))
 _UNUSUAL_OR_TRACED: Final = _UNUSUAL | {b"traceparent"}
 _CLOSE: Final = b"connection: close\r\n"
 
 
 class LookupCycle:
-    """What uvicorn's protocol knows of a request under way: its `RequestResponseCycle`."""
+    """A lookup under way, with the attributes of uvicorn's `RequestResponseCycle`."""
 
     def __init__(self) -> None:
         self.keep_alive = True
@@ -39,9 +39,9 @@ class LookupCycle:
 
 
 class LookupProtocol(BoundedHttpToolsProtocol):
-    """Answers plain lookups itself; `lookup` in the application's state says how."""
+    """Answers plain lookups with the `Lookup` of the application's state."""
 
-    # The headers that uvicorn adds to every answer, which it makes anew every second.
+    # The headers that uvicorn adds to every answer, and renews every second.
     _default_headers: ClassVar[list[tuple[bytes, bytes]]] = []
     _default_head = b""
 
@@ -52,12 +52,13 @@ class LookupProtocol(BoundedHttpToolsProtocol):
         self._looking_up = LookupCycle()
 
     def on_headers_complete(self) -> None:
-        """A request's headers are complete: it is a lookup, or uvicorn's to handle."""
+        """Begin a lookup, or let uvicorn handle the request."""
         if self._lookup is None or not self._is_plain_lookup():
             super().on_headers_complete()
             return
         self._in_head = False
-        self.cycle = cycle = self._looking_up  # type: ignore[assignment]
+        cycle = self._looking_up
+        self.cycle = cycle  # type: ignore[assignment]
         cycle.response_complete = False
         cycle.keep_alive = (
             self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"

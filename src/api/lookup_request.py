@@ -1,4 +1,4 @@
-"""What a lookup request carries: the one token that is used, and how fresh the answer must be."""
+"""The token of a lookup request, and the age that it allows."""
 
 import re
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ _MAX_AGE: Final = re.compile(r"max-age\s*=\s*\"?(\d{1,10})", re.IGNORECASE)
 
 
 class LookupRequest(NamedTuple):
-    """`token` is None where there is none or it is malformed; `max_age` in seconds."""
+    """`token` is None if it is missing or malformed; `max_age` is in seconds."""
 
     token: bytes | None
     max_age: int | None
 
 
 def parse_request(headers: Headers, query: bytes) -> LookupRequest:
-    """Read the request: bearer token, else `job_token` parameter, else `Job-Token` header.
+    """Read the bearer token, else the `job_token` parameter, else the `Job-Token` header.
 
-    GitLab: lib/gitlab/auth/auth_finders.rb; empty ones do not count.
+    As GitLab does (lib/gitlab/auth/auth_finders.rb); empty ones do not count.
     """
     authorization = job_token = None
     controls = []
@@ -44,7 +44,7 @@ def parse_request(headers: Headers, query: bytes) -> LookupRequest:
 
 
 def is_well_formed(token: bytes) -> bool:
-    """Whether the token is 1 to 8192 visible ASCII characters, whatever its prefix."""
+    """Whether the token is 1 to 8192 visible ASCII characters, with any prefix."""
     return 0 < len(token) <= MAX_TOKEN_LENGTH and not token.translate(None, VISIBLE_ASCII)
 
 
@@ -59,7 +59,7 @@ def _parameter(query: bytes) -> bytes:
 
 
 def _max_age(control: bytes) -> int | None:
-    """The bound asked for, at least one second: the freshness stamps are no finer."""
+    """Return the allowed age, at least one second: the freshness stamps are no finer."""
     text = control.decode("latin-1").lower()
     if "no-cache" in text:
         return 1

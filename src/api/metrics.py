@@ -1,17 +1,15 @@
-"""What the API counts, by its names in Prometheus. No label ever holds a token or a text.
+"""Metrics of the API for Prometheus. No label holds a token or free text.
 
-Several processes of one `projector api` each keep their counts in a file of their common folder,
-and whichever is asked adds them up: prometheus_client's multiprocess mode.
+The processes of one `projector api` share a folder in which each keeps a file of its counts. The
+process that is scraped adds them up (prometheus_client's multiprocess mode).
 """
 
-import asyncio
 import os
 import re
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import inf
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -21,17 +19,16 @@ from prometheus_client.registry import Collector
 from api.freshness import Freshness
 
 PREFIX: Final = "projector_api_"
-# prometheus_client looks for the folder there; who starts the processes sets it.
+# prometheus_client reads the folder from it; the command that starts the processes sets it.
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-# Some milliseconds when all is well; from 0.25 on: unknown tokens that wait for their proof.
+# Some milliseconds when all is well; from 0.25 on unknown tokens that wait for their proof.
 LOOKUP_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 # Up to the most keys of one call.
 READ_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STATUSES: Final = (200, 401, 403, 503)
-SETTLE_INTERVAL_S: Final = 0.25
 _LIVE: Final = re.compile(r"gauge_live[a-z]+_(\d+)\.db")
 
-# One of its own: the default one also has what workers count, all zero here.
+# Not the default registry: it also has the worker's metrics, all zero here.
 REGISTRY: Final = CollectorRegistry()
 LOOKUPS: Final = Histogram(
     f"{PREFIX}lookup_seconds",
@@ -54,64 +51,27 @@ MISSES_WAITING: Final = Gauge(
 )
 
 
-class Tally:
-    """Counts for a histogram, and lets it know now and then: each time would cost 2 us."""
-
-    def __init__(self, histogram: Histogram, bounds: Sequence[float]) -> None:
-        self._histogram = histogram
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def count(self, value: float) -> None:
-        """Count one."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def settle(self) -> None:
-        """Let the histogram know. It observes one value at a time, but its parts add any number."""
-        for part, count in zip(self._histogram._buckets, self._counts, strict=True):
-            if count:
-                part.inc(count)
-        self._histogram._sum.inc(self._sum)
-        self._counts, self._sum = [0] * len(self._counts), 0.0
-
-
-_LOOKUPS: Final = {s: Tally(LOOKUPS.labels(status=s), LOOKUP_BUCKETS_S) for s in STATUSES}
-_READS: Final = Tally(READS, READ_BUCKETS)
+_LOOKUPS: Final = {status: LOOKUPS.labels(status=status) for status in STATUSES}
 
 
 def record_lookup(status: int, seconds: float) -> None:
-    """A lookup was answered."""
-    _LOOKUPS[status].count(seconds)
+    """Count an answered lookup."""
+    _LOOKUPS[status].observe(seconds)
 
 
 def record_read(keys: int) -> None:
-    """One call to Redis read so many keys."""
-    _READS.count(keys)
-
-
-def settle() -> None:
-    """Let Prometheus' histograms know what was counted; in the event loop, as the counting."""
-    for tally in (*_LOOKUPS.values(), _READS):
-        tally.settle()
-
-
-async def keep_settled() -> NoReturn:
-    """Settle so often that nobody sees old counts, for ever."""
-    while True:
-        await asyncio.sleep(SETTLE_INTERVAL_S)
-        settle()
+    """Count one call to Redis and the keys that it read."""
+    READS.observe(keys)
 
 
 class FreshnessCollector(Collector):
-    """What this process sees of Redis at the moment of the question."""
+    """Collects the state of Redis and of the partitions as of the scrape."""
 
     def __init__(self, freshness: Freshness) -> None:
         self._freshness = freshness
 
     def collect(self) -> Iterator[Metric]:
-        """Whether Redis answers, and the age of each partition; +Inf if it never was fresh."""
+        """Yield whether Redis answers, and each partition's age; +Inf if it never was fresh."""
         yield GaugeMetricFamily(
             f"{PREFIX}redis_reachable",
             "1 if the latest poll of Redis succeeded, else 0.",
@@ -128,14 +88,14 @@ class FreshnessCollector(Collector):
 
 
 class MultiprocessCollector(Collector):
-    """What all processes count that share a folder; those that are gone no longer wait."""
+    """Adds up the counts of all processes that share a folder, and drops those that ended."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._all = MultiProcessCollector(None, folder)  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterator[Metric]:
-        """The sums; without what the commands count, which these processes import too."""
+        """Yield the sums of the API's metrics alone; these processes import the worker's too."""
         for path in Path(self._folder).iterdir():
             live = _LIVE.fullmatch(path.name)
             if live and not _is_running(int(live[1])):
@@ -145,14 +105,14 @@ class MultiprocessCollector(Collector):
 
 
 def exposition(freshness: Freshness) -> bytes:
-    """Everything that is settled, as Prometheus reads it; takes its time, so not in the loop."""
+    """Return all metrics in Prometheus' format; slow, so not for the event loop."""
     seen = CollectorRegistry()
     seen.register(FreshnessCollector(freshness))
     return generate_latest(seen) + generate_latest(_counted())
 
 
 def lookups() -> dict[str, int]:
-    """How many lookups were answered, by status; what is settled, and not in the loop either."""
+    """Return the number of answered lookups by status; slow, so not for the event loop."""
     samples = (sample for family in _counted().collect() for sample in family.samples)
     name = f"{PREFIX}lookup_seconds_count"
     return {s.labels["status"]: int(s.value) for s in samples if s.name == name}

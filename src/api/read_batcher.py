@@ -1,4 +1,4 @@
-"""Redis reads that share round trips: those asked for while others are under way go together."""
+"""Redis reads that share round trips: reads that arrive during a round trip go together."""
 
 import asyncio
 import time
@@ -13,13 +13,14 @@ from api import metrics
 log = structlog.get_logger()
 
 Value = bytes | None
-# What is told of a read: the value, or why there is none.
-Told = Callable[[Value | Exception], None]
-# Reads many keys with one call: the values, and the error in place of one that alone failed.
+# Called with the value of a read, or its error.
+OnValue = Callable[[Value | Exception], None]
+# Reads many keys with one call; an error is in the place of a value that alone failed.
 Fetch = Callable[[Sequence[str]], Awaitable[Sequence[Value | Exception]]]
 
 MAX_BATCHES: Final = 2
 MAX_BATCH: Final = 256
+# Bounds the memory of reads that wait while Redis is slow.
 MAX_PENDING: Final = 10_000
 TIMEOUT_S: Final = 2.0
 # A timer for each batch would cost a third of the batch.
@@ -27,32 +28,32 @@ WATCH_INTERVAL_S: Final = 0.25
 
 
 class OverloadedError(Exception):
-    """More reads wait than this process may hold."""
+    """More reads wait than `MAX_PENDING`."""
 
 
 class ReadBatcher:
-    """Reads by key, many at a time."""
+    """Reads keys from Redis, many at a time."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._pending: list[tuple[str, Told]] = []
-        # Tasks that read until nothing is pending, and since when each is at its batch.
+        self._pending: list[tuple[str, OnValue]] = []
+        # Tasks that read until nothing is pending, with the start of their present batch.
         self._readers: dict[asyncio.Task[None], float] = {}
         self._watched = False
 
-    def ask(self, key: str, tell: Told) -> None:
-        """Let `tell` have the value or the error: once, and not before this returns."""
+    def ask(self, key: str, on_value: OnValue) -> None:
+        """Call `on_value` with the value or the error: once, and not before this returns."""
         loop = asyncio.get_running_loop()
         if len(self._pending) >= MAX_PENDING:
-            loop.call_soon(tell, OverloadedError(f"{MAX_PENDING} reads are waiting already"))
+            loop.call_soon(on_value, OverloadedError(f"{MAX_PENDING} reads are waiting already"))
             return
-        self._pending.append((key, tell))
-        # Whoever asks before the reader begins is in its first batch.
+        self._pending.append((key, on_value))
+        # Reads that arrive before the reader begins are in its first batch.
         if len(self._pending) == 1:
             self._start()
 
     async def get(self, key: str) -> Value:
-        """The key's value; raises `RedisError`, `OSError` or `OverloadedError`."""
+        """Return the key's value; raises `RedisError`, `OSError` or `OverloadedError`."""
         result: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
         self.ask(key, partial(_resolve, result))
         return await result
@@ -79,25 +80,25 @@ class ReadBatcher:
             self._readers[task] = time.monotonic()
             await self._answer(batch)
 
-    async def _answer(self, batch: list[tuple[str, Told]]) -> None:
+    async def _answer(self, batch: list[tuple[str, OnValue]]) -> None:
         metrics.record_read(len(batch))
         try:
             values = await self._fetch([key for key, _ in batch])
         except asyncio.CancelledError:
-            _tell(batch, [TimeoutError(f"no answer within {TIMEOUT_S:g} s")] * len(batch))
+            _deliver(batch, [TimeoutError(f"no answer within {TIMEOUT_S:g} s")] * len(batch))
             raise
-        except Exception as error:  # whatever it is, everyone must hear of it
-            _tell(batch, [error] * len(batch))
+        except Exception as error:  # always reply: a client waits for each read
+            _deliver(batch, [error] * len(batch))
         else:
-            _tell(batch, values)
+            _deliver(batch, values)
 
     def _watch(self) -> None:
-        """Look now and then whether a batch takes too long, as long as any is read."""
+        """Check every 250 ms, while batches are read, whether one takes too long."""
         if not self._watched:
             self._watched = True
-            asyncio.get_running_loop().call_later(WATCH_INTERVAL_S, self._look)
+            asyncio.get_running_loop().call_later(WATCH_INTERVAL_S, self._cancel_late)
 
-    def _look(self) -> None:
+    def _cancel_late(self) -> None:
         self._watched = False
         for task, since in self._readers.items():
             if time.monotonic() - since > TIMEOUT_S:
@@ -106,12 +107,12 @@ class ReadBatcher:
             self._watch()
 
 
-def _tell(batch: list[tuple[str, Told]], values: Sequence[Value | Exception]) -> None:
-    for (_, tell), value in zip(batch, values, strict=True):
+def _deliver(batch: list[tuple[str, OnValue]], values: Sequence[Value | Exception]) -> None:
+    for (_, on_value), value in zip(batch, values, strict=True):
         try:
-            tell(value)
-        except Exception as error:  # one that fails must not keep the others waiting
-            # Its text may hold anything, so only its type is logged.
+            on_value(value)
+        except Exception as error:  # one failure must not keep the others waiting
+            # The error's text may hold a secret, so only its type is logged.
             log.error("a lookup failed", error=type(error).__name__)  # noqa: TRY400
 
 

@@ -1,4 +1,4 @@
-"""MGET by connections that are kept: redis-py's client takes one from its pool for every call."""
+"""MGET on kept connections: redis-py's client takes one from its pool for every call."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,15 +15,15 @@ from projector.clients.redis_cluster import Cluster
 
 
 def fetch(redis: Redis | Cluster) -> Fetch:
-    """How this Redis reads many keys with one call; no MGET reaches several servers."""
+    """Return the function that reads many keys with one call, for one server or a cluster."""
     return partial(redis_batch.get_many, redis) if isinstance(redis, Cluster) else Mget(redis)
 
 
 class Mget:
-    """Reads many keys with one MGET; whoever calls bounds the time, redis-py's timers are off.
+    """Reads many keys with one MGET. The caller bounds the time; redis-py's timers are off.
 
-    A connection that fails, or that was marked because another server answers, goes back to the
-    pool, and with it everything that redis-py does about such a connection.
+    A connection that fails, or is marked because another server answers, goes back to the pool,
+    where redis-py handles it.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -33,7 +33,7 @@ class Mget:
         self._kept: list[AbstractConnection] = []
 
     async def __call__(self, keys: Sequence[str]) -> Sequence[Value]:
-        """The values in the order of the keys; raises `RedisError` or `OSError`."""
+        """Return the values in the order of the keys; raises `RedisError` or `OSError`."""
         connection = await self._take()
         try:
             await connection.send_packed_command(_packed("MGET", *keys))
@@ -63,5 +63,5 @@ class Mget:
 
 
 def _packed(*command: str) -> bytes:
-    """The command as it is sent: redis-py would pack it in Python, slower than all the rest."""
+    """Pack the command with hiredis; redis-py would pack it in Python, slower than the rest."""
     return cast(bytes, hiredis.pack_command(command))  # type: ignore[arg-type]

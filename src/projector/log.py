@@ -1,6 +1,6 @@
-"""Logs: one event a line, JSON unless a person reads it on a terminal.
+"""Logs: one event a line, as JSON, or as text on a terminal.
 
-`docs/logs.md` lists the events. Job tokens and what moves a terminal's cursor are in none.
+`docs/logs.md` lists the events. Job tokens are redacted, and control characters are escaped.
 """
 
 import logging
@@ -13,12 +13,12 @@ from projector.events import redaction
 
 
 def escape_control_chars(text: str) -> str:
-    """One line of text without anything that moves a cursor, colours, rings or hides."""
+    """Escape characters that could move a terminal's cursor, colour or hide text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def configure(level: str) -> None:
-    """Send structlog's and the standard library's logs to stderr in one format."""
+    """Write the logs of structlog and of the standard library to stderr in one format."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -37,7 +37,7 @@ def configure(level: str) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                # Plain: tracebacks with local variables would show tokens among them.
+                # Plain tracebacks: local variables may hold tokens.
                 structlog.processors.format_exc_info,
                 *_rendering(on_terminal=sys.stderr.isatty()),
             ],
@@ -55,7 +55,7 @@ def _rendering(*, on_terminal: bool) -> list[Processor]:
 
 
 def _without_tokens(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """What other libraries and exceptions say may quote what they were given."""
+    """Redact tokens: messages of libraries and exceptions may quote their arguments."""
     return {
         name: redaction.redact_text(value if isinstance(value, str) else repr(value))
         if isinstance(value, str | bytes | BaseException)

@@ -1,18 +1,15 @@
-"""What the worker counts, by its names in Prometheus. No label ever holds a token or a text."""
+"""Metrics of the worker for Prometheus. No label holds a token or free text."""
 
-from bisect import bisect_left
-from collections import Counter as Counted
-from collections.abc import Sequence
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-# Some 10 ms when all is well. 0.25: one probe; 2.5: a delivery that stalled and was read straight;
-# 10: the default bound on staleness; beyond: outages.
+# About 10 ms when all is well. 0.25: one probe interval; 2.5: a delivery that stalled and was read
+# without Faust; 10: the default bound on staleness; more: outages.
 LATENCY_BUCKETS_S: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
-# A batch takes up to 500 deliveries; what was read straight from Kafka comes on top.
+# A batch takes up to 500 deliveries, and in addition records that were read without Faust.
 BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 
 EVENTS: Final = Counter(
@@ -44,7 +41,7 @@ LIVE_TOKENS: Final = Gauge(
 FACTS: Final = Gauge("projector_facts", "Facts of a partition owned here.", ["partition"])
 STALENESS: Final = Gauge(
     "projector_staleness_seconds",
-    "Since the moment as of which this worker last stamped the partition fresh, or since it began.",
+    "Since the time as of which this worker last stamped the partition fresh, or since it began.",
     ["partition"],
 )
 GAPS_READ: Final = Counter(
@@ -60,7 +57,7 @@ REFUSED_WRITES: Final = Counter(
     "projector_refused_writes", "Writes refused since Redis held another claim or revision."
 )
 DRIFT_REPAIRED: Final = Counter(
-    "projector_drift_repaired", "Records that the sweep found wrong and wrote anew.", ["what"]
+    "projector_drift_repaired", "Records that the sweep found wrong and rewrote.", ["what"]
 )
 FOREIGN_TOKENS: Final = Counter(
     "projector_foreign_tokens", "Views not written: their token belongs to another partition."
@@ -70,15 +67,7 @@ ALARMS: Final = Counter(
     "projector_alarms", "Findings that keep a partition stale until a person acts.", ["reason"]
 )
 
-# A counter that appears with its first event looks to Prometheus as if nothing had happened.
+# Present from the start: Prometheus counts no increase in a counter's first sample.
 for _what in ("view", "orphan"):
     DRIFT_REPAIRED.labels(what=_what)
 ALARMS.labels(reason="history lost")
-
-
-def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
-    """Let the histogram observe many values: its parts add any number at once, it does not."""
-    counted = Counted(bisect_left(histogram._upper_bounds, value) for value in values)
-    for part, count in counted.items():
-        histogram._buckets[part].inc(count)
-    histogram._sum.inc(sum(values))

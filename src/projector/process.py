@@ -11,7 +11,7 @@ LOOPBACK: Final = "127.0.0.1"
 
 
 def free_port(host: str = LOOPBACK) -> int:
-    """A port that nobody listens on right now."""
+    """Return a port that is free at present."""
     family, kind, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind) as probe:
         probe.bind(address)
@@ -20,13 +20,13 @@ def free_port(host: str = LOOPBACK) -> int:
 
 
 def is_listening(port: int) -> bool:
-    """Whether a server of this machine accepts connections on the port."""
+    """Whether a server on this machine accepts connections on the port."""
     with socket.socket() as probe:
         return probe.connect_ex((LOOPBACK, port)) == 0
 
 
 def port_obstacle(port: int, host: str = LOOPBACK) -> str | None:
-    """Why no server could listen there, or None."""
+    """Return why a server cannot listen on the port, or None."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -35,12 +35,12 @@ def port_obstacle(port: int, host: str = LOOPBACK) -> str | None:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return f"port {port} is in use"
-        return f"nobody can listen on port {port} of {host} ({error.strerror})"
+        return f"no server can listen on port {port} of {host} ({error.strerror})"
     return None
 
 
 async def until_signalled(work: Coroutine[Any, Any, None]) -> None:
-    """Do `work` to its end, or cancel it at SIGINT or SIGTERM; raises what `work` raises."""
+    """Run `work` to its end, or cancel it on SIGINT or SIGTERM; raises the errors of `work`."""
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)

@@ -1,8 +1,7 @@
-"""Traces by OpenTelemetry: what became of an event or a lookup whose trace somebody follows.
+"""OpenTelemetry spans for events and lookups that carry a sampled trace context.
 
-Off unless the extra `tracing` is installed and the variables of OpenTelemetry say where traces go.
-Only what carries a sampled trace context gets a span; without one nothing is done. Spans hold
-places and types: no ids, no bodies, no headers, no tokens.
+Off unless the extra `tracing` is installed and OpenTelemetry's variables name an endpoint. Spans
+hold types and positions in Kafka. They never hold ids, bodies, headers or tokens.
 """
 
 import os
@@ -28,20 +27,20 @@ ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_EN
 PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL: Final = "http/protobuf"
 ADVICE: Final = "install the extra `tracing`, or unset the variables that begin with OTEL_"
-# Of one partition; further events of a backlog go without.
+# Open spans of one partition; further events of a backlog get none.
 MAX_OPEN: Final = 1000
-# Whoever reads the topics again, perhaps from their beginning, does not tell old traces anew.
+# A worker that reads the topics again must not export old traces once more.
 MAX_AGE_MS: Final = 3600 * 1000
 MAX_STATE: Final = 512
 
-# https://www.w3.org/TR/trace-context/ version 00; the last bit of the flags says "sampled".
+# https://www.w3.org/TR/trace-context/ version 00; the last bit of the flags is "sampled".
 _SAMPLED: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][13579bdf]")
 _MARK: Final = b'"traceparent"'
 
 _tracer: "Tracer | None" = None
 
 
-class Carried(Struct, frozen=True):
+class TraceContext(Struct, frozen=True):
     """The trace context of a CloudEvent, by its extension for distributed tracing."""
 
     type: Any = None
@@ -50,7 +49,7 @@ class Carried(Struct, frozen=True):
 
 
 def is_wanted() -> bool:
-    """Whether the environment says where traces go, and does not switch them off."""
+    """Whether the environment names an endpoint and does not switch traces off."""
     disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     exporter = os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower()
     named = any(os.environ.get(name) for name in ENDPOINTS)
@@ -58,7 +57,7 @@ def is_wanted() -> bool:
 
 
 def start(service: str) -> None:
-    """Trace from here on, if that is wanted; `service` unless OTEL_SERVICE_NAME says otherwise."""
+    """Start tracing if it is wanted; OTEL_SERVICE_NAME overrides `service`."""
     global _tracer  # noqa: PLW0603  one per process, like the environment that decides
     if not is_wanted():
         return
@@ -73,43 +72,43 @@ def start(service: str) -> None:
 def _exporting(service: str) -> "Tracer":
     protocol = next(filter(None, map(os.environ.get, PROTOCOLS)), PROTOCOL)
     if protocol != PROTOCOL:
-        raise ImportError(f"{protocol} is not known here, only {PROTOCOL}")
+        raise ImportError(f"{protocol} is not supported, only {PROTOCOL}")
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     attributes = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": service}
-    # Not the global one: libraries that trace by themselves would put into spans what they like.
+    # Not the global provider: spans of libraries could hold tokens.
     provider = TracerProvider(resource=Resource.create(attributes))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider.get_tracer("projector")
 
 
 class EventSpans:
-    """One partition's spans, from an event's timestamp in Kafka until its views are in Redis."""
+    """Spans of one partition, from an event's timestamp in Kafka until its views are in Redis."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[str, int], Span] = {}
 
     def applied(self, record: KafkaRecord, *, refused: bool) -> None:
-        """Begin the span of an event that carries a sampled context; others cost nothing."""
+        """Begin the span of an event that carries a sampled context."""
         if _tracer is None:
             return
         now = time.time_ns() // 1_000_000
         if len(self._open) >= MAX_OPEN or now - record.timestamp > MAX_AGE_MS:
             return
-        carried = _carried(record)
-        # A state is whatever a producer likes, and only what was not refused is known to be clean.
+        carried = _context_of(record)
+        # Only an accepted event is known to hold no token; `tracestate` is free text.
         context = _context(carried.traceparent, None if refused else carried.tracestate)
         if context is not None:
-            # Where Redis refuses the views, the same event is applied once more.
+            # Overwritten if Redis refuses the views and the event is applied again.
             self._open[record.topic, record.offset] = _begin(
                 _tracer, record, carried, context, min(record.timestamp, now), refused=refused
             )
 
     def written(self) -> None:
-        """Redis has acknowledged the views of everything applied so far."""
+        """End the spans of all applied events: Redis has acknowledged their views."""
         if self._open:
             for span in self._open.values():
                 span.end()
@@ -117,7 +116,7 @@ class EventSpans:
 
 
 def _begin(  # noqa: PLR0913
-    tracer: "Tracer", record: KafkaRecord, carried: Carried, context: "Context", since: int,
+    tracer: "Tracer", record: KafkaRecord, carried: TraceContext, context: "Context", since: int,
     *, refused: bool,
 ) -> "Span":  # fmt: skip
     from opentelemetry.trace import SpanKind, StatusCode
@@ -143,27 +142,31 @@ def _begin(  # noqa: PLR0913
     return span
 
 
-def _carried(record: KafkaRecord) -> Carried:
-    """The event's own context, else that of the record's headers."""
+def _context_of(record: KafkaRecord) -> TraceContext:
+    """Return the event's own context, else that of the record's headers."""
     value, headers = record.value or b"", {name: content or b"" for name, content in record.headers}
     if not (_MARK in value or "traceparent" in headers or "ce_traceparent" in headers):
-        return Carried()
+        return TraceContext()
     if "ce_specversion" in headers:
-        own = Carried(*(_text(headers.get(f"ce_{name}")) for name in Carried.__struct_fields__))
+        own = TraceContext(
+            *(_text(headers.get(f"ce_{name}")) for name in TraceContext.__struct_fields__)
+        )
     else:
         own = _decoded(value)
     if own.traceparent is not None:
         return own
-    return Carried(own.type, _text(headers.get("traceparent")), _text(headers.get("tracestate")))
+    return TraceContext(
+        own.type, _text(headers.get("traceparent")), _text(headers.get("tracestate"))
+    )
 
 
-def _decoded(value: bytes) -> Carried:
+def _decoded(value: bytes) -> TraceContext:
     if len(value) > MAX_EVENT_BYTES:
-        return Carried()
+        return TraceContext()
     try:
-        return msgspec.json.decode(value, type=Carried)
+        return msgspec.json.decode(value, type=TraceContext)
     except (ValueError, RecursionError):
-        return Carried()
+        return TraceContext()
 
 
 def _text(content: bytes | None) -> str | None:
@@ -171,7 +174,7 @@ def _text(content: bytes | None) -> str | None:
 
 
 def _type(name: object) -> str:
-    """One of the types that there are: whatever else is said names no span."""
+    """Return a known event type, or `unknown`: free text must not name a span."""
     try:
         return known_type(name) if isinstance(name, str) else "unknown"
     except BadEvent:
@@ -179,7 +182,7 @@ def _type(name: object) -> str:
 
 
 def _context(parent: object, state: object) -> "Context | None":
-    """The context of a trace that is sampled; None for any other, and for what is none."""
+    """Return the context of a sampled trace; None if it is not sampled or not valid."""
     if not isinstance(parent, str) or not _SAMPLED.fullmatch(parent):
         return None
     from opentelemetry.trace import get_current_span
@@ -193,11 +196,11 @@ def _context(parent: object, state: object) -> "Context | None":
 
 
 def traced(app: "ASGIApp", path: str) -> "ASGIApp":
-    """`app`, such that each GET of `path` with a sampled context gets a span; itself when off."""
-    return app if _tracer is None else _Traced(app, path, _tracer)
+    """Wrap `app` so that each GET of `path` with a sampled context gets a span."""
+    return app if _tracer is None else _TracedApp(app, path, _tracer)
 
 
-class _Traced:
+class _TracedApp:
     def __init__(self, app: "ASGIApp", path: str, tracer: "Tracer") -> None:
         self._app = app
         self._path = path
@@ -207,13 +210,13 @@ class _Traced:
         is_lookup = scope["type"] == "http" and (scope["path"], scope["method"]) == (
             self._path, "GET",
         )  # fmt: skip
-        context = _asked(scope["headers"]) if is_lookup else None
+        context = _request_context(scope["headers"]) if is_lookup else None
         if context is None:
             await self._app(scope, receive, send)
         else:
-            await self._follow(context, scope, receive, send)
+            await self._trace(context, scope, receive, send)
 
-    async def _follow(
+    async def _trace(
         self, context: "Context", scope: "Scope", receive: "Receive", send: "Send"
     ) -> None:
         from opentelemetry.trace import SpanKind, StatusCode
@@ -221,7 +224,7 @@ class _Traced:
         attributes = {"http.request.method": "GET", "http.route": self._path}
         span = self._tracer.start_span(f"GET {self._path}", context, SpanKind.SERVER, attributes)
 
-        async def noting(message: "Message") -> None:
+        async def send_noted(message: "Message") -> None:
             if message["type"] == "http.response.start":
                 span.set_attribute("http.response.status_code", message["status"])
                 if message["status"] >= 500:
@@ -229,12 +232,12 @@ class _Traced:
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send_noted)
         finally:
             span.end()
 
 
-def _asked(headers: list[tuple[bytes, bytes]]) -> "Context | None":
-    """The context of a request; its state, which callers make up, is not carried on."""
+def _request_context(headers: list[tuple[bytes, bytes]]) -> "Context | None":
+    """Return the context of a request, without its `tracestate`, which is free text."""
     parents = [content for name, content in headers if name == b"traceparent"]
     return _context(_text(parents[0]), None) if len(parents) == 1 else None

@@ -1,4 +1,4 @@
-"""Events that were refused: listed, shown and, once mended, replayed."""
+"""Events that were refused: listed, shown and, once corrected, replayed."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.ops import letters
+from api.ops import data
 from projector.config.settings import Settings
 from projector.events.model import Topic
 from projector.events.partitioning import partition_of
@@ -236,18 +236,18 @@ def test_the_latest_letters_are_listed_and_can_be_chosen(deployment: Deployment)
 def test_the_operators_page_reads_no_more_than_the_latest(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(letters, "LATEST", 3)
+    monkeypatch.setattr(data, "MOST_LETTERS", 3)
     assert deployment.command("topics").returncode == 0
     settings = Settings(kafka=deployment.kafka, topic_prefix=deployment.prefix)
-    assert asyncio.run(letters.read(settings))["letters"] == []
+    assert asyncio.run(data.read_letters(settings))["letters"] == []
     for number in range(6):
         reason = [("dead-letter-reason", f"number {number}".encode())]
         deployment.produce(b"{}", topic="dead-letters", partition=0, headers=reason)
 
     async def read() -> list[int]:
         async with dead_letter_reader.open_dead_letters(settings) as box:
-            return [letter.id.offset async for letter in box.read(letters.LATEST)]
+            return [letter.id.offset async for letter in box.read(data.MOST_LETTERS)]
 
     assert asyncio.run(read()) == [3, 4, 5]
-    found = asyncio.run(letters.read(settings))["letters"]
-    assert [letter["reason"] for letter in found] == ["number 5", "number 4", "number 3"]
+    found = asyncio.run(data.read_letters(settings))["letters"]
+    assert [letter.reason for letter in found] == ["number 5", "number 4", "number 3"]

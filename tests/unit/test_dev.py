@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from projector.config.settings import Settings
-from projector.dev import log_level, place_of
+from projector.dev import describe_address, log_level
 
 
 @pytest.mark.parametrize("setting", ["kafka", "redis_url"])
@@ -14,9 +14,9 @@ def test_a_server_of_ones_own_is_named_with_the_variable_that_asks_for_it(
 ) -> None:
     name = f"PROJECTOR_{setting.upper()}"
     monkeypatch.delenv(name, raising=False)
-    assert place_of(setting, "h:1") == "h:1"
+    assert describe_address(setting, "h:1") == "h:1"
     monkeypatch.setenv(name, "h:1")
-    assert place_of(setting, "h:1") == (
+    assert describe_address(setting, "h:1") == (
         f"h:1 (not embedded, because {name} is set; unset it to have it embedded)"
     )
 

@@ -1,4 +1,4 @@
-"""The operators' page in a process of its own; what `projector ops` serves."""
+"""The operators' page in a process of its own, for `projector ops`."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -8,25 +8,25 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from api.ops import routes
 from api.ops.auth import LoopbackAccess, TokenAccess, is_loopback
 from api.ops.data import BackgroundSource
+from api.ops.routes import create_routes
 from projector.config.env import variable_name
 from projector.config.settings import Settings
 
 
 def exposure_obstacle(settings: Settings, host: str) -> str | None:
-    """Why the page must not be served on this address, or None."""
+    """Return why the page must not be served on this address, or None."""
     if settings.ops_secret or is_loopback(host):
         return None
     return (
-        f"{host or 'every address'} is no loopback address, and others could read who is a member "
-        f"where: set {variable_name('ops_token')}, or use --host 127.0.0.1"
+        f"{host or 'every address'} is not a loopback address, and others could read who is a "
+        f"member where: set {variable_name('ops_token')}, or use --host 127.0.0.1"
     )
 
 
 def create_ops(settings: Settings) -> Starlette:
-    """The ASGI application: the page, and whether the process runs."""
+    """Create the ASGI application: the page and `/health/live`."""
     source = BackgroundSource(settings)
     token = settings.ops_secret
     access = TokenAccess(token.get_secret_value()) if token else LoopbackAccess()
@@ -37,7 +37,7 @@ def create_ops(settings: Settings) -> Starlette:
         await source.close()
 
     live = Route("/health/live", _live)
-    return Starlette(routes=[live, *routes.routes(access, source)], lifespan=lifespan)
+    return Starlette(routes=[live, *create_routes(access, source)], lifespan=lifespan)
 
 
 async def _live(_request: Request) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Who may read the operators' data. Fails closed: whatever is not plainly allowed is refused."""
+"""Access to the operators' data: by token, or from loopback. Fails closed."""
 
 import hmac
 import ipaddress
@@ -12,15 +12,17 @@ from starlette.requests import Request
 
 log = structlog.get_logger()
 
+# At most this many wrong tokens in the window from one address, against guessing.
 MAX_FAILURES: Final = 10
 WINDOW_S: Final = 60.0
+# Bounds the memory of the counts; the oldest is dropped.
 MAX_CLIENTS: Final = 1000
 _SITES: Final = ("none", "same-origin")
 _PROXIES: Final = ("forwarded", "x-forwarded-for", "via")
 
 
 class AccessRefusedError(Exception):
-    """The request gets this HTTP status, and this sentence."""
+    """The HTTP status and the sentence with which a request is refused."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -29,7 +31,7 @@ class AccessRefusedError(Exception):
 
 
 class TokenAccess:
-    """Lets in whoever presents the token as `Authorization: Bearer`."""
+    """Accepts requests that carry the token as `Authorization: Bearer`."""
 
     token_needed: Final = True
 
@@ -38,7 +40,7 @@ class TokenAccess:
         self._failures = Failures()
 
     def check(self, request: Request) -> None:
-        """Raise `RefusedError` unless the request carries the token."""
+        """Raise `AccessRefusedError` unless the request carries the token."""
         client = _network(request.client.host if request.client else "")
         if self._failures.are_too_many(client):
             raise AccessRefusedError(
@@ -54,16 +56,16 @@ class TokenAccess:
 
 
 class LoopbackAccess:
-    """Lets in whoever is on this machine, without a token.
+    """Accepts requests from this machine without a token.
 
-    Not other sites through the browser of somebody here: neither by a request of theirs, nor under
-    a name of theirs that leads to this machine.
+    Refuses requests that another site makes through a local browser, and host names of another
+    site that resolve to this machine (DNS rebinding).
     """
 
     token_needed: Final = False
 
     def check(self, request: Request) -> None:
-        """Raise `RefusedError` unless the request was sent to a loopback address, as such."""
+        """Raise `AccessRefusedError` unless the request names and reached a loopback address."""
         address, _ = request.scope.get("server") or ("", None)
         if not _names_this_machine(address):
             raise AccessRefusedError(403, "without a token only a loopback address is served")
@@ -76,27 +78,27 @@ class LoopbackAccess:
 
 
 class Failures:
-    """Counts wrong tokens by client, so that nobody can try many. Bounded in memory."""
+    """Counts wrong tokens by client, so that no client can try many."""
 
     def __init__(self) -> None:
-        self._moments: OrderedDict[str, deque[float]] = OrderedDict()
+        self._failures: OrderedDict[str, deque[float]] = OrderedDict()
 
     def add(self, client: str) -> None:
-        """One more wrong token."""
-        moments = self._moments.setdefault(client, deque(maxlen=MAX_FAILURES))
-        moments.append(time.monotonic())
-        self._moments.move_to_end(client)
-        if len(self._moments) > MAX_CLIENTS:
-            self._moments.popitem(last=False)
+        """Count a wrong token."""
+        times = self._failures.setdefault(client, deque(maxlen=MAX_FAILURES))
+        times.append(time.monotonic())
+        self._failures.move_to_end(client)
+        if len(self._failures) > MAX_CLIENTS:
+            self._failures.popitem(last=False)
 
     def are_too_many(self, client: str) -> bool:
-        """Whether the client has had all its tries of this minute."""
-        moments = self._moments.get(client) or deque[float]()
-        return len(moments) >= MAX_FAILURES and time.monotonic() - moments[0] < WINDOW_S
+        """Whether the client has used all its tries of this minute."""
+        times = self._failures.get(client) or deque[float]()
+        return len(times) >= MAX_FAILURES and time.monotonic() - times[0] < WINDOW_S
 
 
 def is_loopback(host: str) -> bool:
-    """Whether every address of the host is this machine's own."""
+    """Whether every address of the host is a loopback address."""
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(host or "0.0.0.0", None)}  # noqa: S104
     except (OSError, UnicodeError):
@@ -105,7 +107,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _names_this_machine(host: str) -> bool:
-    """By name alone: what a name leads to may change between two requests."""
+    """Decide by the name alone: its addresses may change between two requests."""
     if host == "localhost":
         return True
     try:
@@ -115,7 +117,7 @@ def _names_this_machine(host: str) -> bool:
 
 
 def _network(host: str) -> str:
-    """The client's address; of IPv6 the network, for one machine has as many addresses as it likes.
+    """Return the client's IPv4 address or IPv6 network, of which one machine may use every address.
 
     Behind a proxy that is not trusted it is the proxy's.
     """

@@ -1,4 +1,4 @@
-"""Work that must not get into a lookup's way: on an event loop and in a thread of its own."""
+"""An event loop in a thread of its own, for work that must not delay lookups; cached calls."""
 
 import asyncio
 import threading
@@ -8,19 +8,20 @@ from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-# However long a computation takes, it takes no more than this share of one core.
+# The share of one core that a repeated computation may take, however long it is.
 SHARE: Final = 0.2
-GOODBYE_S: Final = 1.0
+# Bounds the wait for Kafka's client, which a hanging broker would otherwise delay for minutes.
+CLOSE_S: Final = 1.0
 
 
 class BackgroundLoop:
-    """Runs coroutines elsewhere. Whatever they share (a Redis client) must be made there too."""
+    """Runs coroutines in its thread. What they share, a Redis client, must be created there."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
-        """What the coroutine returns; raises `TimeoutError` if it takes longer than that."""
+        """Return the coroutine's result; raises `TimeoutError` after so many seconds."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._serve, args=(self._loop,), daemon=True).start()
@@ -29,7 +30,7 @@ class BackgroundLoop:
         )
 
     async def close(self, last: Coroutine[Any, Any, None], seconds: float) -> None:
-        """Run the last coroutine if any ran before, then end the thread."""
+        """Run the last coroutine, if any ran before, and end the thread."""
         if self._loop is None:
             last.close()
             return
@@ -46,8 +47,7 @@ class BackgroundLoop:
         if tasks := asyncio.all_tasks(loop):
             for task in tasks:
                 task.cancel()
-            # Kafka's client says goodbye, unless its broker hangs.
-            loop.run_until_complete(asyncio.wait(tasks, timeout=GOODBYE_S))
+            loop.run_until_complete(asyncio.wait(tasks, timeout=CLOSE_S))
         loop.close()
 
 
@@ -57,7 +57,7 @@ async def _within(work: Awaitable[T], seconds: float) -> T:
 
 
 class CachedCall(Generic[T]):
-    """What many ask for: computed once for all of them, and kept for some seconds."""
+    """A result that is computed once for all callers, and kept for some seconds."""
 
     def __init__(self, compute: Callable[[], Coroutine[Any, Any, T]], seconds: float) -> None:
         self._compute = compute
@@ -66,13 +66,13 @@ class CachedCall(Generic[T]):
         self._good_until = 0.0
 
     async def get(self) -> T:
-        """The latest; raises what the computation raises."""
+        """Return the latest result; raises the errors of the computation."""
         if self._task is None or (self._task.done() and time.monotonic() > self._good_until):
-            self._task = asyncio.create_task(self._computed())
-        # Whoever asked first may go away: the others still wait for it.
+            self._task = asyncio.create_task(self._compute_once())
+        # The first caller may be cancelled; others still wait for the result.
         return await asyncio.shield(self._task)
 
-    async def _computed(self) -> T:
+    async def _compute_once(self) -> T:
         began = time.monotonic()
         try:
             return await self._compute()

@@ -1,4 +1,4 @@
-"""The page's HTTP: the shell, which holds no data, and the data behind it for who has access."""
+"""Routes of the operators' page: static files without data, and the data for those with access."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ from projector.events.model import MAX_ID
 log = structlog.get_logger()
 
 PATH: Final = "/ops"
-# The script may never make HTML of a text: trusted types forbid it, and it defines none.
+# Trusted types without a policy: the script cannot turn text into HTML.
 POLICY: Final = (
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "object-src 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -46,31 +46,31 @@ Data = Callable[[Request], Awaitable[Any]]
 
 
 class Access(Protocol):
-    """Who may read the data."""
+    """Decides which requests may read the data."""
 
     @property
     def token_needed(self) -> bool:
-        """Whether the page has to ask for a token."""
+        """Whether the page must ask for a token."""
 
     def check(self, request: Request) -> None:
-        """Raise `RefusedError` for everybody else."""
+        """Raise `AccessRefusedError` unless the request may read the data."""
 
 
 class Source(Protocol):
-    """Where the data comes from. Each may raise `RefusedError`."""
+    """The data of the page. Each method may raise `AccessRefusedError`."""
 
     async def status(self) -> dict[str, Any]:
-        """How fresh every partition is, and what happened in the last minutes."""
+        """Return the freshness of every partition, and the activity of the last minutes."""
 
     async def letters(self) -> dict[str, Any]:
-        """The latest dead letters."""
+        """Return the latest dead letters."""
 
     async def explanation(self, job: int, agent: int | None) -> dict[str, Any]:
-        """What the job's token gets, and why."""
+        """Return the answer for the job's token, and why."""
 
 
-def routes(access: Access, source: Source) -> list[BaseRoute]:
-    """What is served below `/ops/`; every answer carries `HEADERS`, also that nothing is there."""
+def create_routes(access: Access, source: Source) -> list[BaseRoute]:
+    """Create all routes below `/ops/`; every answer carries `HEADERS`, a 404 too."""
 
     async def shell_access(_request: Request) -> dict[str, bool]:
         return {"token_needed": access.token_needed}
@@ -93,7 +93,7 @@ def routes(access: Access, source: Source) -> list[BaseRoute]:
             Route("/access", _json(shell_access)),
             *(Route(f"/data/{path}", _json(_checked(access, of))) for path, of in data.items()),
         ],
-        exception_handlers={404: _nothing, 405: _nothing},
+        exception_handlers={404: _not_served, 405: _not_served},
     )
     app.router.redirect_slashes = False
     return [Route(PATH, _to_the_page), Mount(PATH, app)]
@@ -123,7 +123,7 @@ def _json(data: Data) -> Callable[[Request], Awaitable[Response]]:
         except AccessRefusedError as error:
             return _reply(error.status, {"message": error.reason})
         except Exception as error:
-            # Its text may hold anything, so only its type is logged.
+            # The error's text may hold a secret, so only its type is logged.
             log.error("the operators' page failed", error=type(error).__name__)  # noqa: TRY400
             return _reply(500, {"message": "internal error; the log of this process says more"})
 
@@ -139,19 +139,18 @@ def _reply(status: int, body: object) -> Response:
     return Response(msgspec.json.encode(body), status, headers, "application/json")
 
 
-def _id(what: str, text: str) -> int:
-    """The id; the text itself is never repeated, for it may be a token that was typed there."""
+def _id(name: str, text: str) -> int:
+    """Parse an id; the error does not repeat the text, which may be a token typed by mistake."""
     if not _ID.fullmatch(text) or int(text) > MAX_ID:
-        raise AccessRefusedError(400, f"the {what} is no id: give a number of digits alone")
+        raise AccessRefusedError(400, f"the {name} is no id: give a number of digits alone")
     return int(text)
 
 
 async def _to_the_page(_request: Request) -> Response:
-    return RedirectResponse(
-        "ops/", 307, HEADERS
-    )  # relative: a proxy may have put a prefix before it
+    # Relative: a proxy may serve the page below a prefix.
+    return RedirectResponse("ops/", 307, HEADERS)
 
 
-async def _nothing(_request: Request, error: Exception) -> Response:
+async def _not_served(_request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     return _reply(status, {"message": "Not Found" if status == 404 else "Method Not Allowed"})

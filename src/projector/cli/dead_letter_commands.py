@@ -1,29 +1,34 @@
-"""`projector dead-letters`: what was refused, why, and how to get it in after all.
+"""`projector dead-letters`: list, show and replay refused events.
 
-What a letter holds was written by anybody: nothing of it reaches the terminal unescaped.
+Any producer may have written a letter, so all of its content is escaped for the terminal.
 """
 
 import base64
-import heapq
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
+from projector.cli import terminal
 from projector.cli.options import AsJson
 from projector.cli.terminal import WRONG, fail, load_settings, run_command
-from projector.cli.terminal import as_json as written
 from projector.config.settings import Settings
 from projector.events.model import MAX_EVENT_BYTES, BadEvent, Topic
 from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
-from projector.operators import dead_letter_replay as replaying
-from projector.operators.dead_letter_reader import Letter, LetterId, open_dead_letters
-from projector.operators.dead_letter_replay import Replay
+from projector.operators.dead_letter_reader import (
+    Letter,
+    LetterFilter,
+    LetterId,
+    LetterSummary,
+    open_dead_letters,
+    read_latest,
+)
+from projector.operators.dead_letter_replay import Replay, prepare_replay, send_replays
 
 app = typer.Typer(
     help="Events that were refused: list, show, replay.",
@@ -31,30 +36,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 UNKNOWN: Final = "?"
-
-
-class Line(NamedTuple):
-    """One line of the list; the latest letters compare highest."""
-
-    timestamp: int
-    id: LetterId
-    what: dict[str, Any]
-
-
-class Wanted(NamedTuple):
-    """Which letters to list."""
-
-    topic: Topic | None
-    partition: int | None
-    reason: str
-
-    def matches(self, what: dict[str, Any]) -> bool:
-        """Whether the letter of this summary is one of them."""
-        return (
-            self.topic in (None, what["topic"])
-            and self.partition in (None, what["partition"])
-            and self.reason.lower() in (what["reason"] or "").lower()
-        )
 
 
 @app.command("list")
@@ -67,7 +48,7 @@ def list_letters(
     reason: Annotated[str, typer.Option(help="With this text in the reason, in any case.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List the latest dead letters: letter, when, where the original stood, and the reason.
+    """List the latest dead letters: letter, time, the original's position, and the reason.
 
     Exits with 0; with 2 when the topic is missing; with 3 when Kafka cannot be reached.
 
@@ -77,27 +58,12 @@ def list_letters(
     projector dead-letters list --json | jq -r .id
     """
     settings = load_settings()
-    wanted = Wanted(topic, partition, reason)
-    lines, matching, total = run_command(settings, _latest(settings, wanted, last))
-    for line in lines:
-        typer.echo(written(line.what) if as_json else _listed(line.what))
-    count = f"{len(lines)} shown of {matching} that match, {total} dead letters in all"
+    selected = LetterFilter(topic, partition, reason)
+    letters, matching, total = run_command(settings, read_latest(settings, last, selected))
+    for summary in letters:
+        typer.echo(terminal.as_json(summary) if as_json else _listed(summary))
+    count = f"{len(letters)} shown of {matching} that match, {total} dead letters in all"
     typer.echo(count, err=as_json)
-
-
-async def _latest(settings: Settings, wanted: Wanted, most: int) -> tuple[list[Line], int, int]:
-    """The latest lines in order, how many match, how many there are; holds no more than `most`."""
-    lines: list[Line] = []
-    matching = total = 0
-    async with open_dead_letters(settings) as mailbox:
-        async for letter in mailbox.read():
-            total += 1
-            what = letter.summary()
-            if wanted.matches(what):
-                matching += 1
-                keep = heapq.heappush if len(lines) < most else heapq.heappushpop
-                keep(lines, Line(letter.timestamp, letter.id, what))
-    return sorted(lines), matching, total
 
 
 @app.command()
@@ -107,7 +73,7 @@ def show(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Show everything that a dead letter holds. Job tokens are not in it.
+    """Show the whole content of a dead letter, with job tokens redacted.
 
     Exits with 0; with 2 when there is no such letter; with 3 when Kafka cannot be reached.
 
@@ -118,7 +84,7 @@ def show(
     settings = load_settings()
     (found,), _ = run_command(settings, _fetch(settings, [letter]))
     if as_json:
-        typer.echo(written(_everything(found)))
+        typer.echo(terminal.as_json(_everything(found)))
         return
     for line in _shown(found):
         typer.echo(escape_control_chars(line))
@@ -131,12 +97,12 @@ def replay(
     ],
     event: Annotated[
         str | None,
-        typer.Option(help="File with the mended event, a CloudEvent in JSON; - for stdin."),
+        typer.Option(help="File with the corrected event, a CloudEvent in JSON; - for stdin."),
     ] = None,
 ) -> None:
-    """Send refused events again, as they were or mended.
+    """Send refused events again, unchanged or corrected.
 
-    A replay ranks where its original stood, so it never overwrites what came later. An original
+    A replay ranks at its original's position, so it never overwrites a later event. An original
     in the wrong topic or partition is sent to the right one as a new event, and only if it has a
     `sequence`. Replaying twice does no harm. Examples are in docs/dead-letters.md.
 
@@ -149,23 +115,23 @@ def replay(
         projector dead-letters replay 17 --event -
     """
     settings = load_settings()
-    mended = None if event is None else _read(event)
+    corrected = None if event is None else _read(event)
     found, partitions = run_command(settings, _fetch(settings, letter))
-    prepared = _prepared(settings, found, mended, partitions)
-    offsets = run_command(settings, replaying.send_replays(prepared, settings))
+    prepared = _prepared(settings, found, corrected, partitions)
+    offsets = run_command(settings, send_replays(prepared, settings))
     for each, offset in zip(prepared, offsets, strict=True):
         typer.echo(escape_control_chars(f"{each.letter}: {_sent(each, offset)}"))
 
 
 async def _fetch(settings: Settings, names: list[str]) -> tuple[list[Letter], int]:
-    """The letters of these names, and how many partitions each of the three topics has."""
+    """Read the named letters, and the number of partitions of the three topics."""
     ids = dict.fromkeys(LetterId.parse(name) for name in names)
-    async with open_dead_letters(settings) as mailbox:
-        return [await mailbox.letter(id_) for id_ in ids], mailbox.partitions[Topic.MEMBERSHIP]
+    async with open_dead_letters(settings) as reader:
+        return [await reader.letter(id_) for id_ in ids], reader.partitions[Topic.MEMBERSHIP]
 
 
 def _read(file: str) -> bytes:
-    """The event in the file or in standard input; one byte more than may be is enough."""
+    """Read the event, up to one byte more than is allowed."""
     try:
         with sys.stdin.buffer if file == "-" else Path(file).open("rb") as source:
             return source.read(MAX_EVENT_BYTES + 1).strip()
@@ -174,31 +140,31 @@ def _read(file: str) -> bytes:
 
 
 def _prepared(
-    settings: Settings, found: list[Letter], mended: bytes | None, partitions: int
+    settings: Settings, found: list[Letter], corrected: bytes | None, partitions: int
 ) -> list[Replay]:
-    """What to send for the letters; ends the command if one of them must not be replayed."""
+    """Prepare all replays; end the command if one of the letters must not be replayed."""
     retention, now = settings.tombstone_retention_ms, time.time_ns() // 1_000_000
     prepared, refused = [], []
     for letter in found:
         try:
-            prepared.append(replaying.prepare_replay(letter, mended, partitions, retention, now))
+            prepared.append(prepare_replay(letter, corrected, partitions, retention, now))
         except BadEvent as error:
             refused.append(f"{letter.id}: {error}")
-    if mended and len(prepared) > 1 and not all(one.event.kind.broadcast for one in prepared):
-        refused.append("one event mends one letter; name one letter with --event")
+    if corrected and len(prepared) > 1 and not all(one.event.kind.broadcast for one in prepared):
+        refused.append("--event replaces one event; name one letter with it")
     if refused:
         fail(WRONG, *refused, "nothing was sent")
     return prepared
 
 
 def _sent(each: Replay, offset: int) -> str:
-    place = f"{each.event.type} sent to {each.topic} partition {each.partition}, offset {offset}"
-    if each.rank is None:
-        return f"{place}, as a new event with sequence {each.event.sequence}"
-    return f"{place}; it ranks at offset {each.rank.offset}"
+    sent = f"{each.event.type} sent to {each.topic} partition {each.partition}, offset {offset}"
+    if each.position is None:
+        return f"{sent}, as a new event with sequence {each.event.sequence}"
+    return f"{sent}; it ranks at offset {each.position.offset}"
 
 
-# what is said of a letter
+# output
 
 
 def _everything(letter: Letter) -> dict[str, Any]:
@@ -206,7 +172,7 @@ def _everything(letter: Letter) -> dict[str, Any]:
     found = {"key": _text(letter.key), "headers": headers, "value": _text(letter.value)}
     if letter.value is not None and _text(letter.value) is None:
         found["value_base64"] = base64.b64encode(letter.value).decode()
-    return letter.summary() | found
+    return dict(msgspec.to_builtins(letter.summary())) | found
 
 
 def _text(content: bytes | None) -> str | None:
@@ -216,11 +182,10 @@ def _text(content: bytes | None) -> str | None:
         return None
 
 
-def _listed(what: dict[str, Any]) -> str:
-    partition, offset = (_known(what[name]) for name in ("partition", "offset"))
-    place = f"{_known(what['topic'])}/{partition}:{offset}"
+def _listed(letter: LetterSummary) -> str:
+    position = f"{_known(letter.topic)}/{_known(letter.partition)}:{_known(letter.offset)}"
     return escape_control_chars(
-        f"{what['id']:<8} {_known(what['time']):<29} {place:<22} {_known(what['reason'])}"
+        f"{letter.id:<8} {_known(letter.time):<29} {position:<22} {_known(letter.reason)}"
     )
 
 
@@ -229,13 +194,13 @@ def _known(value: object) -> str:
 
 
 def _shown(letter: Letter) -> Iterator[str]:
-    what = letter.summary()
-    partition, offset = (_known(what[name]) for name in ("partition", "offset"))
-    moment = UNKNOWN if what["timestamp"] is None else to_rfc3339(what["timestamp"])
+    found = letter.summary()
+    topic, partition, offset = map(_known, (found.topic, found.partition, found.offset))
+    original_time = UNKNOWN if found.timestamp is None else to_rfc3339(found.timestamp)
     yield f"letter     {letter.id}"
-    yield f"refused    {_known(what['time'])}"
+    yield f"refused    {_known(found.time)}"
     yield f"reason     {_known(letter.finding('reason'))}"
-    yield f"original   {_known(what['topic'])} partition {partition}, offset {offset}, of {moment}"
+    yield f"original   {topic} partition {partition}, offset {offset}, of {original_time}"
     yield f"key        {_raw(letter.key)}"
     for name, content in letter.original_headers:
         yield f"header     {name}: {_raw(content)}"

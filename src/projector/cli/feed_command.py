@@ -1,6 +1,5 @@
 """`projector feed`: events from a file, from a pipe, or for an agent's `config.yaml`."""
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, BinaryIO
@@ -108,7 +107,7 @@ def _one_source(file: str | None, agent_config: str | None, about: dict[str, Any
 def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
     """Open the events that an agent's file leads to, one a line."""
     agent_id, name, project, partitionkey = about.values()
-    agent = agent_config_file.Agent(agent_id, name, project, str(partitionkey))
+    agent = agent_config_file.ConfiguredAgent(agent_id, name, project, str(partitionkey))
     with open_input(path) as source:
         content = source.read(agent_config_file.MAX_BYTES + 1)
     try:
@@ -117,9 +116,7 @@ def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
         refuse_lines(path, error.faults)
     for line, note in access.notes:
         warn(f"{path}:{line}: {note}")
-    events = io.BytesIO(b"\n".join(agent_config_file.agent_events(agent, access)))
-    _, bad = event_file.check_lines(events)
-    if bad:
-        fail(WRONG, *(f"{path}: {event.reason}" for event in bad), "nothing was sent")
-    events.seek(0)
+    events, reasons = agent_config_file.agent_event_file(agent, access)
+    if reasons:
+        fail(WRONG, *(f"{path}: {reason}" for reason in reasons), "nothing was sent")
     yield events

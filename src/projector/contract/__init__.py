@@ -1,1 +1,1 @@
-"""The contract for events, generated from the code that reads them."""
+"""The contract for events: AsyncAPI and JSON Schemas, generated from the code."""

@@ -1,4 +1,4 @@
-"""The contract for events as an AsyncAPI 3.0 document, generated from the code that keeps to it."""
+"""The AsyncAPI 3.0 document of the events, generated from the code."""
 
 from importlib.metadata import version
 from typing import Any, Final
@@ -24,7 +24,7 @@ _TEXT: Final[Schema] = {"type": "string"}
 _BROADCASTS: Final = ", ".join(f"`{name}`" for name, kind in EVENT_TYPES.items() if kind.broadcast)
 _ABOUT: Final = f"""\
 Which cluster agents may a CI job token use? The projector reads these events from Kafka. Each is a
-CloudEvent 1.0 whose `data` is the whole new state of one thing, in structured or in binary mode.
+CloudEvent 1.0 whose `data` is the whole new state of one entity, in structured or in binary mode.
 
 - The record's key is the event's `partitionkey`: the id of the top-level group or user namespace.
 - The partition is murmur2 of the key, as the Java client computes it. An event in another
@@ -32,7 +32,7 @@ CloudEvent 1.0 whose `data` is the whole new state of one thing, in structured o
 - Broadcasts go to every partition of their topic: {_BROADCASTS}.
 - Send with `acks=all`. A deployment may put a prefix before each topic's name.
 
-What no schema says:
+Rules that no schema expresses:
 
 {"".join(f"- {sentence}{chr(10)}" for sentence in json_schemas.UNSAID)}"""
 
@@ -52,7 +52,7 @@ _FINDING: Final = {
 
 
 def document() -> dict[str, Any]:
-    """The whole document; it needs no other file."""
+    """Return the whole document, with all schemas it needs."""
     return {
         "asyncapi": VERSION,
         "info": {
@@ -103,12 +103,12 @@ def _topic(name: str, partitions: int) -> dict[str, Any]:
     return _kafka(topic=name, partitions=partitions, topicConfiguration=configuration)
 
 
-def _kafka(**what: Any) -> dict[str, Any]:
-    return {"kafka": {**what, "bindingVersion": BINDING}}
+def _kafka(**binding: Any) -> dict[str, Any]:
+    return {"kafka": {**binding, "bindingVersion": BINDING}}
 
 
 def _operations() -> dict[str, Any]:
-    """From the projector's side: it receives what others send."""
+    """Return the operations from the projector's side: it receives events and sends letters."""
     group = _kafka(groupId={"type": "string", "description": "`projector`, behind the prefix"})
     received = {
         f"receive-{topic}": {
@@ -131,7 +131,7 @@ def _operations() -> dict[str, Any]:
 
 
 def _message_names(topic: Topic) -> list[str]:
-    """Each type of event in structured mode, and in binary mode."""
+    """Return each event type of the topic in structured and in binary mode."""
     names = [name for name, kind in EVENT_TYPES.items() if kind.topic is topic]
     return [mode for name in names for mode in (name, _binary_name(name))]
 
@@ -163,7 +163,7 @@ def _structured(name: str) -> dict[str, Any]:
 
 
 def _binary(name: str) -> dict[str, Any]:
-    """Attributes are headers, and the value is `data`."""
+    """Return the message in binary mode: attributes are headers, and the value is `data`."""
     schema = json_schemas.structured(name, _PREFIX)
     attributes = json_schemas.attributes(name, _PREFIX)
     required = [f"ce_{field}" for field in schema["required"] if f"ce_{field}" in attributes]

@@ -1,7 +1,7 @@
-"""What every event must look like, as JSON Schema 2020-12 generated from the classes that read it.
+"""JSON Schemas (2020-12) of all events, generated from the classes that decode them.
 
-The schemas describe what `projector feed` takes: a worker also applies revocations in which no
-more than their ids can be read. `UNSAID` is what no schema can say.
+The schemas describe the events that `projector feed` accepts. A worker also applies revocations
+that have readable ids and are otherwise invalid. `UNSAID` lists the rules that no schema expresses.
 """
 
 from collections.abc import Iterator
@@ -29,10 +29,10 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 UNSAID: Final = (
     f"A record's value has at most {MAX_EVENT_BYTES} bytes.",
     f"`data` has at most {MAX_NESTING} objects and arrays inside one another.",
-    "`12.0` and `1e3` are integers for JSON Schema, and none here.",
-    "A day must exist: there is no 30th of February, and no year 0000.",
+    "`12.0` and `1e3` are integers for JSON Schema, but not here.",
+    "A day must exist: the 30th of February and the year 0000 are refused.",
     f"Of each list in `ci_access` only the first {ci_access.MAX_ENTRIES} entries are read.",
-    "A token is also found in a field that stands there twice.",
+    "A token is also found in a field that is given twice.",
 )
 
 _NULL: Final[Schema] = {"type": "null"}
@@ -44,7 +44,7 @@ _OFFSET: Final = "([Zz]|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])"
 
 
 def event(name: str) -> Schema:
-    """The schema of a whole event of this type, which needs no other file."""
+    """Return the schema of a whole event of this type, with all definitions it needs."""
     prefix = "#/$defs/"
     schema = structured(name, prefix)
     return {
@@ -56,7 +56,7 @@ def event(name: str) -> Schema:
 
 
 def structured(name: str, prefix: str) -> Schema:
-    """An event of this type as one JSON object; `prefix` is where the definitions are."""
+    """Return the schema of an event in structured mode; `prefix` is where definitions are."""
     envelope = _structs(prefix)["Envelope"]
     kind = EVENT_TYPES[name]
     own: Schema = {
@@ -76,13 +76,13 @@ def structured(name: str, prefix: str) -> Schema:
 
 
 def attributes(name: str, prefix: str) -> dict[str, Schema]:
-    """The headers of an event in CloudEvents' binary mode: the same without `data` and null."""
+    """Return the schemas of the headers in binary mode: all but `data`, and never null."""
     properties = structured(name, prefix)["properties"]
     return {f"ce_{field}": _given(shape) for field, shape in properties.items() if field != "data"}
 
 
 def definitions(prefix: str) -> dict[str, Schema]:
-    """Every shape that events are made of, by its name."""
+    """Return the schema of every part of events, by its name."""
     shapes = {name: shape for name, shape in _structs(prefix).items() if name != "Envelope"}
     _add_membership(shapes)
     for field in ("projects", "groups"):
@@ -100,7 +100,7 @@ def definitions(prefix: str) -> dict[str, Schema]:
 
 
 def examples() -> dict[str, list[Any]]:
-    """Whole events of every type, as they stand in docs/events.md."""
+    """Return whole events of every type, the examples of docs/events.md."""
     found: dict[str, list[Any]] = {name: [] for name in EVENT_TYPES}
     for line in (files("projector") / "examples.ndjson").read_text().splitlines():
         example = msgspec.json.decode(line)
@@ -108,7 +108,7 @@ def examples() -> dict[str, list[Any]]:
     return found
 
 
-# what the classes say
+# from the classes
 
 
 def _structs(prefix: str) -> dict[str, Schema]:
@@ -127,7 +127,7 @@ def _structs(prefix: str) -> dict[str, Schema]:
 
 
 def _tidy(node: Any) -> Any:
-    """Python's `\\Z` as the `$` of other languages, and nothing that says nothing."""
+    """Write Python's `\\Z` as the `$` of other languages, and drop empty `required`."""
     if isinstance(node, list):
         return [_tidy(child) for child in node]
     if not isinstance(node, dict):
@@ -138,7 +138,7 @@ def _tidy(node: Any) -> Any:
     return kept
 
 
-# what the code behind the classes says
+# from the code behind the classes
 
 
 _TYPE: Final = "`{name}`, with or without a reverse-DNS prefix that ends in a dot"
@@ -153,12 +153,12 @@ def _description(kind: EventType) -> str:
     if kind.broadcast:
         sentences.append("A broadcast: to be sent to every partition of its topic.")
     if kind.revokes:
-        sentences.append("Applied as soon as its ids can be read, whatever else is wrong with it.")
+        sentences.append("Applied if its ids can be read, even if the rest is wrong.")
     return " ".join(sentences)
 
 
 def _add_membership(shapes: dict[str, Schema]) -> None:
-    """Either a group or a project; roles by name in any case, or by number."""
+    """Require either a group or a project, and a role by name in any case or by number."""
     scopes = ("group_id", "project_id")
     for name in ("MemberSet", "MemberRemoved"):
         shapes[name]["oneOf"] = [
@@ -174,18 +174,18 @@ def _add_membership(shapes: dict[str, Schema]) -> None:
 
 
 def _time() -> Schema:
-    moment = {"format": "date-time", "pattern": f"^{_DATE}[Tt ]{_TIME}{_OFFSET}$"}
+    instant = {"format": "date-time", "pattern": f"^{_DATE}[Tt ]{_TIME}{_OFFSET}$"}
     day = {"format": "date", "pattern": f"^{_DATE}$"}
     return {
         "description": "RFC 3339 with an offset, or a date, which is its midnight in UTC.",
-        "anyOf": [{"type": "string", **moment}, {"type": "string", **day}],
+        "anyOf": [{"type": "string", **instant}, {"type": "string", **day}],
     }
 
 
 def _entry(prefix: str) -> Schema:
     return {
-        "description": "To which project or group an agent's `config.yaml` grants it. The `id` is "
-        "a path or a number; all else is the agent's configuration there.",
+        "description": "A project or group with which an agent's `config.yaml` shares it. The `id` "
+        "is a path or a number; all other fields are the agent's configuration there.",
         "type": "object",
         "properties": {"id": {"anyOf": [_ID, _TEXT]}},
         "required": ["id"],
@@ -244,7 +244,7 @@ def _or_null(shape: Schema) -> Schema:
 
 
 def _given(shape: Schema) -> Schema:
-    """A shape that is either there or left out."""
+    """Return the schema without null and default: the header is present or left out."""
     given = next((one for one in shape.get("anyOf", []) if one != _NULL), shape)
     return {name: part for name, part in given.items() if name != "default"}
 
@@ -254,7 +254,7 @@ def _not_both(names: tuple[str, str]) -> Schema:
 
 
 def _any_case(name: str) -> str:
-    """A pattern for `name` in any case; `(?i)` is not known everywhere."""
+    """Return a pattern for `name` in any case; not every language has `(?i)`."""
     return "".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in name)
 
 

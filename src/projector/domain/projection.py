@@ -131,7 +131,7 @@ class Projection:
         for change in new_states:
             self._put(*change)
         self.latest = event
-        return event.complaint or self._circle(event)
+        return event.warning or self._circle(event)
 
     def _refuse_misplaced(self, event: Event, record: KafkaRecord) -> None:
         kind = event.kind

@@ -1,1 +1,1 @@
-"""The events that upstream systems send: types, decoding, redaction. Pure."""
+"""Events that upstream systems send: types, decoding, redaction. No I/O."""

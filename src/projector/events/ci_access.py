@@ -1,8 +1,8 @@
-"""What an agent's `config.yaml` grants, entry by entry.
+"""The entries of `ci_access` in an agent's `config.yaml`, and why an entry does not count.
 
-GitLab: app/services/clusters/agents/authorizations/ci_access/refresh_service.rb, for which entries
-count; KAS: pkg/agentcfg/agentcfg.proto, for what its client can read. One entry that KAS cannot
-read makes it refuse the whole answer, so such entries are left out and reported.
+GitLab's app/services/clusters/agents/authorizations/ci_access/refresh_service.rb decides which
+entries count. KAS' pkg/agentcfg/agentcfg.proto decides which entries its client can read. KAS
+refuses a whole answer for one entry that it cannot read, so such entries are left out and reported.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,20 +17,20 @@ Entry = dict[str, Any]
 
 # GitLab's AUTHORIZED_ENTITY_LIMIT: only the first entries of each list count, as written.
 MAX_ENTRIES: Final = 500
-MAX_COMPLAINTS: Final = 5
+MAX_REJECTIONS_SHOWN: Final = 5
 
 _Text = Annotated[str, Meta(min_length=1)]
 
 
 class Extra(Struct):
-    """What an impersonated user is said to be besides."""
+    """An additional attribute of an impersonated user."""
 
     key: _Text
     val: Annotated[list[str], Meta(min_length=1)]
 
 
 class Impersonate(Struct):
-    """As whom an agent lets jobs act."""
+    """The identity that an agent impersonates for jobs."""
 
     username: _Text
     groups: list[str] | None = None
@@ -38,9 +38,9 @@ class Impersonate(Struct):
     extra: list[Extra] | None = None
 
 
-# What KAS reads of an entry. It takes `accessAs` for `access_as` as well, but not both at once.
+# The fields that KAS reads. It also reads `accessAs` for `access_as`, but refuses both at once.
 FIELDS: Final = ("default_namespace", "access_as")
-# The identities that KAS knows, one of which `access_as` must name, and what each must be.
+# The identities of KAS with the shape of each. `access_as` must name exactly one.
 IDENTITIES: Final[dict[str, Any]] = {
     "agent": dict[str, Any],
     "ci_job": dict[str, Any],
@@ -49,9 +49,9 @@ IDENTITIES: Final[dict[str, Any]] = {
 
 
 class Grant(NamedTuple):
-    """An entry that counts. Of several for one project or group the highest `position` does.
+    """An entry that counts. The last one for a project or group, by `position`, is used.
 
-    `target` is the numeric id or the path, in lower case, of the project or group.
+    `target` is the project's or group's numeric id, or its path in lower case.
     """
 
     position: int
@@ -60,7 +60,7 @@ class Grant(NamedTuple):
 
 
 def read_grants(entries: Iterable[Entry]) -> Iterator[Grant]:
-    """The grants of one list, without the entries that do not count."""
+    """Yield a grant for each entry of a list that counts."""
     for position, entry in enumerate(entries):
         if rejection_reason(entry) is None:
             target = entry["id"]
@@ -70,14 +70,14 @@ def read_grants(entries: Iterable[Entry]) -> Iterator[Grant]:
 
 
 def rejections(name: str, entries: Iterable[Entry]) -> Iterator[str]:
-    """Why entries of the list called `name` do not count, a sentence each."""
+    """Yield a sentence for each entry of the list `name` that does not count."""
     for position, entry in enumerate(entries):
         if reason := rejection_reason(entry):
             yield f"`{name}[{position}]` does not count: {reason}"
 
 
 def rejection_reason(entry: Entry) -> str | None:
-    """Why the entry does not count, or None."""
+    """Return why the entry does not count, or None."""
     target = entry.get("id")
     is_id = type(target) is int and 1 <= target <= MAX_ID
     if not is_id and not (isinstance(target, str) and target):
@@ -86,7 +86,7 @@ def rejection_reason(entry: Entry) -> str | None:
 
 
 def unreadable_reason(configuration: Entry) -> str | None:
-    """What of it KAS cannot read, or None."""
+    """Return why KAS cannot read the configuration, or None."""
     if twice := _given_twice(configuration, FIELDS):
         return twice
     namespace, access = (_field(configuration, name) for name in FIELDS)
@@ -118,11 +118,11 @@ def _given_twice(message: Entry, names: Iterable[str]) -> str | None:
     for name in names:
         other = other_spelling(name)
         if other != name and name in message and other in message:
-            return f"`{name}` stands there twice, also as `{other}`"
+            return f"`{name}` is given twice, also as `{other}`"
     return None
 
 
 def other_spelling(name: str) -> str:
-    """`accessAs` of `access_as`."""
+    """Return the camel-case spelling: `accessAs` for `access_as`."""
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)

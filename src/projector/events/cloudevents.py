@@ -1,7 +1,4 @@
-"""Kafka records in, checked events out: CloudEvents 1.0, structured or binary.
-
-`decode` returns the event, or raises `BadEvent` with one sentence that a person can act on.
-"""
+"""Decoder from Kafka records to checked events: CloudEvents 1.0, structured or binary."""
 
 import re
 from typing import Any, Final, Literal, TypeVar
@@ -37,7 +34,7 @@ E = TypeVar("E", bound=Struct)
 
 
 class Envelope(Struct, frozen=True):
-    """The CloudEvents attributes that every event needs."""
+    """The CloudEvents attributes of an event."""
 
     specversion: Literal["1.0"]
     id: Text
@@ -50,7 +47,7 @@ class Envelope(Struct, frozen=True):
 
 
 class _Named(Struct, frozen=True):
-    """What tells which thing an event is about."""
+    """The fields that identify an event's entity."""
 
     type: Text
     data: msgspec.Raw
@@ -61,7 +58,7 @@ class _Numbered(Struct, frozen=True):
 
 
 class _BareRevocation(Struct, frozen=True):
-    """What alone a revocation needs, so that nothing else can keep it from being applied."""
+    """The fields without which a revocation cannot be applied; errors in others do not stop it."""
 
     type: Text
     partitionkey: RootNamespace
@@ -69,7 +66,7 @@ class _BareRevocation(Struct, frozen=True):
 
 
 class _Revocation(_BareRevocation, frozen=True):
-    """The same with its sequence, where that can be read."""
+    """A revocation that has a sequence, valid or not."""
 
     sequence: Any = None
 
@@ -92,38 +89,40 @@ _SHAPES: Final[tuple[type[Struct], ...]] = (Envelope, _Named, *_REVOCATIONS)
 _ENVELOPE: Final[dict[type[Struct], msgspec.json.Decoder[Any]]] = {
     shape: msgspec.json.Decoder(shape, dec_hook=_from_wire) for shape in _SHAPES
 }
-# What reading JSON raises.
+# The errors of reading JSON.
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-# What may have entries that do not count.
-_WITH_GRANTS: Final = (AgentConfigured, InstanceAgentSet)
+# Data with a configuration, of which parts may not count.
+_CONFIGURATIONS: Final = (AgentConfigured, InstanceAgentSet)
 
 
 def decode_event(record: KafkaRecord) -> Event:
-    """The event that `record` carries.
+    """Decode and check the event that `record` carries.
 
-    A revocation (`*.removed`, `job.finished`) is returned as soon as its ids are readable; what
-    else is wrong with it stands in `complaint`. Raises `BadEvent` for everything else.
+    A revocation (`*.removed`, `job.finished`) needs readable ids alone; any other error in it
+    becomes its `warning`. Raises `BadEvent` for every other invalid record.
     """
     try:
-        return _strictly(record)
+        return _decode_strictly(record)
     except BadEvent as error:
-        if revocation := _leniently(record, str(error)):
+        if revocation := _decode_revocation(record, str(error)):
             return revocation
         raise
 
 
 def subject(record: KafkaRecord) -> str | None:
-    """The thing that the record is about, in words; None where its type or ids cannot be read."""
+    """Name the entity that the record is about; None if its type or ids cannot be read."""
     try:
         envelope = _envelope(record, _Named)
-        thing, _, what = known_type(envelope.type).rpartition(".")
+        entity, _, change = known_type(envelope.type).rpartition(".")
         data = bytes(envelope.data)
-        if thing == "member":
+        if entity == "member":
             return _membership(msgspec.json.decode(data, type=MemberRemoved))
         number = msgspec.json.decode(data, type=_Numbered).id
     except (ValueError, RecursionError):
         return None
-    return f"the configuration of agent {number}" if what == "configured" else f"{thing} {number}"
+    if change == "configured":
+        return f"the configuration of agent {number}"
+    return f"{entity} {number}"
 
 
 def _membership(member: MemberRemoved) -> str:
@@ -131,15 +130,15 @@ def _membership(member: MemberRemoved) -> str:
     return f"the membership of user {member.user_id} in {scope} via {member.via}"
 
 
-def _strictly(record: KafkaRecord) -> Event:
+def _decode_strictly(record: KafkaRecord) -> Event:
     if record.fault:
         raise BadEvent(record.fault)
     if record.value is None:
         raise BadEvent("the record has no value")
     if len(record.value) > MAX_EVENT_BYTES:
         raise BadEvent(f"the event has {len(record.value)} bytes; at most {MAX_EVENT_BYTES} fit")
-    if place := redaction.secret_in(record.value, record.headers):
-        raise BadEvent(f"{place} holds a job token; send `token_sha256`, never the token itself")
+    if location := redaction.secret_in(record.value, record.headers):
+        raise BadEvent(f"{location} holds a job token; send `token_sha256`, never the token itself")
     try:
         envelope = _envelope(record, Envelope)
     except _UNREADABLE as error:
@@ -159,37 +158,33 @@ def _strictly(record: KafkaRecord) -> Event:
         data,
         envelope.time,
         None if envelope.sequence is None else int(envelope.sequence),
-        _complaint(data) if type(data) in _WITH_GRANTS else None,
+        _warning(data) if type(data) in _CONFIGURATIONS else None,
         replay_header.decode_position(record) if record.headers else None,
     )
 
 
-def _complaint(data: Data) -> str | None:
-    """What of the event does not count although the rest of it does."""
-    found: list[str] = []
+def _warning(data: Data) -> str | None:
+    """Return why parts of the data do not count, or None if all of it does."""
+    reasons: list[str] = []
     match data:
         case AgentConfigured(
             config=AgentFile(ci_access=CiAccess(projects=projects, groups=groups))
         ):
-            found += ci_access.rejections(
-                "ci_access.projects", (projects or [])[: ci_access.MAX_ENTRIES]
-            )
-            found += ci_access.rejections(
-                "ci_access.groups", (groups or [])[: ci_access.MAX_ENTRIES]
-            )
+            for name, entries in ("projects", projects), ("groups", groups):
+                counted = (entries or [])[: ci_access.MAX_ENTRIES]
+                reasons += ci_access.rejections(f"ci_access.{name}", counted)
         case InstanceAgentSet(configuration=configuration):
             reason = ci_access.unreadable_reason(configuration)
-            found += [f"the agent does not count: {reason}"] if reason else []
-    more = (
-        f"; and {len(found) - ci_access.MAX_COMPLAINTS} more"
-        if len(found) > ci_access.MAX_COMPLAINTS
-        else ""
-    )
-    said = "; ".join(found[: ci_access.MAX_COMPLAINTS]) + more
-    return APPLIED + redaction.redact_text(said) if found else None
+            reasons += [f"the agent does not count: {reason}"] if reason else []
+    if not reasons:
+        return None
+    shown = reasons[: ci_access.MAX_REJECTIONS_SHOWN]
+    if len(reasons) > len(shown):
+        shown.append(f"and {len(reasons) - len(shown)} more")
+    return APPLIED + redaction.redact_text("; ".join(shown))
 
 
-def _leniently(record: KafkaRecord, complaint: str) -> Event | None:
+def _decode_revocation(record: KafkaRecord, reason: str) -> Event | None:
     for shape in _REVOCATIONS:
         try:
             envelope = _envelope(record, shape)
@@ -199,9 +194,9 @@ def _leniently(record: KafkaRecord, complaint: str) -> Event | None:
             continue
         if EVENT_TYPES[name].revokes:
             sequence = _sequence(getattr(envelope, "sequence", None))
-            rank = _rank(record)
-            said = APPLIED + complaint
-            return Event(name, envelope.partitionkey, data, None, sequence, said, rank)
+            warning = APPLIED + reason
+            replays = _replays(record)
+            return Event(name, envelope.partitionkey, data, None, sequence, warning, replays)
     return None
 
 
@@ -212,7 +207,7 @@ def _sequence(text: object) -> int | None:
         return None
 
 
-def _rank(record: KafkaRecord) -> ReplayPosition | None:
+def _replays(record: KafkaRecord) -> ReplayPosition | None:
     try:
         return replay_header.decode_position(record)
     except BadEvent:
@@ -220,7 +215,7 @@ def _rank(record: KafkaRecord) -> ReplayPosition | None:
 
 
 def _envelope(record: KafkaRecord, shape: type[E]) -> E:
-    """The attributes: from the headers in binary mode, else from the value."""
+    """Read the attributes from the headers in binary mode, else from the value."""
     if _is_binary(record.headers):
         return msgspec.convert(_attributes(record, shape), shape, dec_hook=_from_wire)
     envelope: E = _ENVELOPE[shape].decode(record.value or b"")
@@ -264,7 +259,7 @@ def _refuse_deep(raw: bytes) -> None:
 
 
 def _refusal(error: Exception, where: str) -> BadEvent:
-    """Why something could not be read, as the event's sender is told."""
+    """Turn an error of msgspec into a reason for the event's sender."""
     if isinstance(error, msgspec.ValidationError):
         return BadEvent(_in_words(str(error)).replace("`$", f"`{where}"))
     if isinstance(error, RecursionError):
@@ -272,19 +267,21 @@ def _refusal(error: Exception, where: str) -> BadEvent:
     return BadEvent(f"the value is not JSON: {error}")
 
 
-def _in_words(complaint: str) -> str:
+def _in_words(message: str) -> str:
     for pattern, words in PATTERNS.items():
-        complaint = complaint.replace(f"matching regex {pattern!r}", words)
-    return _MISSING.sub(lambda match: f"`${match[2] or ''}.{match[1]}` is missing", complaint)
+        message = message.replace(f"matching regex {pattern!r}", words)
+    return _MISSING.sub(lambda match: f"`${match[2] or ''}.{match[1]}` is missing", message)
 
 
 def known_type(name: str) -> str:
-    """The type without its reverse-DNS prefix: `com.example.job.started` is `job.started`."""
+    """Return the type without a reverse-DNS prefix: `job.started` for `com.example.job.started`.
+
+    Raises `BadEvent` for a type that is not in `EVENT_TYPES`.
+    """
     if name in EVENT_TYPES:
         return name
     short = ".".join(name.split(".")[-2:])
     if short not in EVENT_TYPES:
-        raise BadEvent(
-            f"unknown type {redaction.redact_text(name)[:100]!r}; known are {', '.join(EVENT_TYPES)}"
-        )
+        given = redaction.redact_text(name)[:100]
+        raise BadEvent(f"unknown type {given!r}; known are {', '.join(EVENT_TYPES)}")
     return short

@@ -1,7 +1,8 @@
-"""Events that come later than anything remembers what they could contradict.
+"""Allowed lateness of events: at most the tombstone retention.
 
-Removed things are remembered for the tombstone retention only. How late an event is, its record
-says, and never a clock: so whoever reads the topics again decides alike.
+Removals are kept for the tombstone retention only, so an older event could undo one. Lateness is
+Kafka's timestamp minus the event's own time. No clock is read, so a replay of the topics decides
+alike.
 """
 
 import msgspec
@@ -11,9 +12,9 @@ from projector.events.timestamps import to_rfc3339
 
 
 def refuse_late(event: Event, record: KafkaRecord, retention_ms: int) -> Event:
-    """The event, with a complaint if it is a revocation that comes too late.
+    """Return the event, with a warning if it is a revocation that comes too late.
 
-    Raises `BadEvent` for any other that comes too late.
+    Raises `BadEvent` for any other event that comes too late.
     """
     if event.time is None and event.replays is None:
         return event
@@ -22,25 +23,25 @@ def refuse_late(event: Event, record: KafkaRecord, retention_ms: int) -> Event:
         return event
     if not event.kind.revokes:
         raise BadEvent(reason)
-    complaint = f"{event.complaint}; {reason}" if event.complaint else APPLIED + reason
-    return msgspec.structs.replace(event, complaint=complaint)
+    warning = f"{event.warning}; {reason}" if event.warning else APPLIED + reason
+    return msgspec.structs.replace(event, warning=warning)
 
 
 def _reason(event: Event, record: KafkaRecord, retention_ms: int) -> str | None:
-    for what, moment in _moments(event):
-        if record.timestamp - moment > retention_ms:
+    for name, timestamp_ms in _own_times(event):
+        if record.timestamp - timestamp_ms > retention_ms:
             return (
-                f"too late: Kafka has the record of {to_rfc3339(record.timestamp)}, but {what} is "
-                f"{to_rfc3339(moment)}; at most {retention_ms / 1000:g} seconds may lie between them "
-                "(PROJECTOR_TOMBSTONE_RETENTION)"
+                f"too late: Kafka has the record of {to_rfc3339(record.timestamp)}, but {name} is "
+                f"{to_rfc3339(timestamp_ms)}; at most {retention_ms / 1000:g} seconds may lie "
+                "between them (PROJECTOR_TOMBSTONE_RETENTION)"
             )
     return None
 
 
-def _moments(event: Event) -> list[tuple[str, int]]:
-    moments: list[tuple[str, int]] = []
+def _own_times(event: Event) -> list[tuple[str, int]]:
+    times: list[tuple[str, int]] = []
     if event.time is not None:
-        moments.append(("its `time`", event.time))
+        times.append(("its `time`", event.time))
     if event.replays:
-        moments.append(("the time of the record that it replays", event.replays.timestamp))
-    return moments
+        times.append(("the time of the record that it replays", event.replays.timestamp))
+    return times

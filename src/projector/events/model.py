@@ -1,6 +1,6 @@
-"""What upstream sends: every type of event, and what each of its fields must be.
+"""Event types with their fields, and the Kafka records that carry events.
 
-An event carries the whole new state of one thing, never a difference.
+An event carries the whole new state of one entity, never a difference.
 """
 
 import re
@@ -15,7 +15,7 @@ from projector.events import redaction
 
 MAX_EVENT_BYTES: Final = 1024 * 1024
 MAX_NESTING: Final = 64
-# A reason may quote the event; it goes into logs and headers.
+# Characters. A reason may quote the event, and goes into logs and headers.
 MAX_REASON: Final = 1000
 
 
@@ -31,9 +31,9 @@ DEAD_LETTERS: Final = "dead-letters"
 
 
 class KafkaRecord(NamedTuple):
-    """One Kafka record as delivered. `timestamp` is Kafka's, in milliseconds.
+    """A record of one of the three topics. `timestamp` is Kafka's, in milliseconds.
 
-    `fault` says why it could not be read as it was written: a sentence, or None.
+    `fault` is a sentence if the record could not be read as it was written.
     """
 
     topic: Topic
@@ -47,7 +47,7 @@ class KafkaRecord(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Roughly the bytes that it takes in memory: a bound on what others may send."""
+        """Approximate bytes in memory, for bounds on queues."""
         size = len(self.value or b"") + len(self.key or b"")
         for name, content in self.headers:
             size += len(name) + len(content or b"")
@@ -55,55 +55,55 @@ class KafkaRecord(NamedTuple):
 
 
 class ReplayPosition(NamedTuple):
-    """The place that a replayed event keeps: its original's offset, and Kafka's timestamp (ms)."""
+    """The offset and Kafka's timestamp (ms) of the record that a replayed event stands for."""
 
     offset: int
     timestamp: int
 
 
 class BadEvent(ValueError):
-    """A record that is no valid event; the message is the reason, one readable sentence."""
+    """A record is not a valid event; the message is the reason, one sentence."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(redaction.redact_text(reason)[:MAX_REASON])
 
 
-# What the complaint about an event begins with that takes effect, but for what is wrong with it.
+# The start of a warning about an event that is applied, except for the wrong part.
 APPLIED: Final = "applied all the same: "
 
 
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-# Much faster than `msgspec.convert`, which reads the type anew each time.
-_MOMENT: Final = msgspec.json.Decoder(Annotated[datetime, Meta(tz=True)])
+# Much faster than `msgspec.convert`, which inspects the type in each call.
+_DATETIME: Final = msgspec.json.Decoder(Annotated[datetime, Meta(tz=True)])
 
 
 class Instant(int):
-    """A point in time, milliseconds since 1970 UTC; on the wire RFC 3339 or a bare date."""
+    """A point in time in milliseconds since 1970 UTC; in JSON RFC 3339 or a date."""
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Read RFC 3339 with an offset; a bare date is its midnight in UTC."""
+        """Parse RFC 3339 with an offset, or a date as its midnight in UTC."""
         if not isinstance(text, str):
             raise ValueError("Expected a time as a string")  # noqa: TRY004  msgspec wraps ValueError
         if _DATE.fullmatch(text):
-            moment = datetime.combine(date.fromisoformat(text), time(), UTC)
+            parsed = datetime.combine(date.fromisoformat(text), time(), UTC)
         else:
             try:
-                moment = _MOMENT.decode(msgspec.json.encode(text))
+                parsed = _DATETIME.decode(msgspec.json.encode(text))
             except msgspec.ValidationError:
                 raise ValueError("Expected a time as RFC 3339 with an offset, or a date") from None
-        return cls(int(moment.timestamp() * 1000))
+        return cls(int(parsed.timestamp() * 1000))
 
 
 MAX_ID: Final = 2**63 - 1
 Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 Text = Annotated[str, Meta(min_length=1)]
-# It becomes part of a key in Redis.
+# Bounded because it becomes part of a key in Redis.
 MembershipSource = Annotated[str, Meta(min_length=1, max_length=255)]
 _DIGEST: Final = r"^[0-9a-fA-F]{64}\Z"
 _ROOT: Final = r"^[1-9][0-9]{0,18}\Z"
 _SEQUENCE: Final = r"^[0-9]{1,40}\Z"
-# What the patterns ask for, in words for messages.
+# The patterns in words, for messages.
 PATTERNS: Final = {
     _DIGEST: "of 64 hex digits",
     _ROOT: "of 1 to 19 digits without a leading zero",
@@ -291,7 +291,7 @@ Data = (
 
 
 class EventType(NamedTuple):
-    """What one event type means: its topic, its data, and how it may travel."""
+    """The topic and data of an event type, whether it revokes, and whether it is a broadcast."""
 
     topic: Topic
     data: type[Data]
@@ -321,29 +321,28 @@ EVENT_TYPES: Final[dict[str, EventType]] = {
 
 
 class Event(Struct, frozen=True):
-    """A valid event. `root` is its partitionkey, `sequence` its rank among events of its thing."""
+    """A valid event. `root` is its partitionkey, `sequence` orders the events of its entity."""
 
     type: str
     root: str
     data: Data
     time: Instant | None = None
     sequence: int | None = None
-    # Set where the event is applied although something in it is wrong; it begins with `APPLIED`.
-    complaint: str | None = None
-    # Set where a dead letter was replayed: where its original stood in the same partition.
+    # Set if the event is applied although a part of it is wrong; begins with `APPLIED`.
+    warning: str | None = None
+    # Set if a dead letter was replayed: the position of its original in the same partition.
     replays: ReplayPosition | None = None
 
     @property
     def kind(self) -> EventType:
-        """What this event's type means."""
+        """The topic, data and properties of this event's type."""
         return EVENT_TYPES[self.type]
 
     @property
     def revokes(self) -> bool:
-        """Whether it takes access away: `*.removed`, `job.finished`, a user who is not active.
+        """Whether the event removes access: `*.removed`, `job.finished`, a user who is not active.
 
-        A role that was lowered or a grant that was narrowed does so too, but only what stood there
-        before could tell.
+        False for a lower role or a narrower grant, which only the facts before it could show.
         """
         blocks = isinstance(self.data, UserSet) and self.data.state != "active"
         return blocks or self.kind.revokes

@@ -1,7 +1,7 @@
-"""Keeps job tokens out of everything: finds them in records, and blots them out of what is kept.
+"""Detection and redaction of job tokens in records, dead letters, reasons and logs.
 
-A token itself never travels; only its SHA-256 does. Where one is sent all the same, the event is
-refused and neither the dead letter nor the reason repeats it.
+Events carry the SHA-256 of a token, never the token. An event that holds a token is refused, and
+neither its dead letter nor its reason repeats the token.
 """
 
 import json
@@ -18,7 +18,7 @@ REDACTED: Final = "[redacted]"
 
 SECRET_FIELDS: Final = ("token", "job_token", "ci_job_token")
 PREFIX: Final = "glcbt-"
-# Tokens have at least 20 characters behind the prefix; a path like acme/glcbt-tools is none.
+# Tokens have at least 20 characters after the prefix; a path like acme/glcbt-tools is not one.
 TOKEN: Final = PREFIX + "[A-Za-z0-9_.-]{16,}"
 _TOKEN: Final = re.compile(TOKEN)
 _PREFIX: Final = PREFIX.encode()
@@ -26,15 +26,15 @@ _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 
 def redact_text(sentence: str) -> str:
-    """`sentence` without any token that stands in it, such that it can be written anywhere."""
-    # JSON may hold halves of surrogate pairs, which no encoding has.
+    """Redact tokens, and escape characters that UTF-8 cannot encode."""
+    # JSON may hold halves of surrogate pairs, which UTF-8 cannot encode.
     return _TOKEN.sub(REDACTED, sentence.encode(errors="backslashreplace").decode())
 
 
 def secret_in(value: bytes | None, headers: Headers) -> str | None:
-    """Which field or header of a record holds a token, or None; it never returns the token."""
+    """Name the field or header of a record that holds a token, without the token; or None."""
     for name, content in headers:
-        # Whatever else is in the content, decoding leaves the prefix as it is.
+        # Bytes that are not UTF-8 are replaced; the prefix stays as it is.
         leaf = content.decode(errors="replace") if content and _PREFIX in content else None
         if _holds_token(name.removeprefix("ce_"), leaf):
             return f"the header {redact_text(name)}"
@@ -51,7 +51,7 @@ def secret_in(value: bytes | None, headers: Headers) -> str | None:
 
 
 def nesting(tree: object) -> int:
-    """How many objects and arrays of a decoded JSON value lie inside one another."""
+    """Return how deep objects and arrays of a decoded JSON value are nested."""
     deepest, pending = 0, [(tree, 1)]
     while pending:
         node, depth = pending.pop()
@@ -62,33 +62,33 @@ def nesting(tree: object) -> int:
 
 
 def redact_value(original: bytes | None) -> bytes | None:
-    """What may be kept of a record's value: the same bytes unless a token stands in them."""
-    if original is None or not _worth_reading(original):
+    """Redact tokens in a record's value; a value without one keeps its exact bytes."""
+    if original is None or not _may_need_redaction(original):
         return original
     try:
         tree = _parse(original)
-        kept = _redacted(tree)
-        return original if kept == tree else msgspec.json.encode(kept)
+        redacted = _redact_tree(tree)
+        return original if redacted == tree else msgspec.json.encode(redacted)
     except (ValueError, RecursionError):
         return f"{REDACTED}: {len(original)} bytes that are not JSON and may hold a token".encode()
 
 
 def redact_headers(original: Headers) -> Headers:
-    """What may be kept of a record's headers."""
-    return tuple((redact_text(name), _content(name, content)) for name, content in original)
+    """Redact tokens in the names and contents of a record's headers."""
+    return tuple((redact_text(name), _redact_bytes(name, content)) for name, content in original)
 
 
 def redact_key(original: bytes | None) -> bytes | None:
-    """What may be kept of a record's key."""
-    return _content("", original)
+    """Redact tokens in a record's key."""
+    return _redact_bytes("", original)
 
 
-def _content(name: str, original: bytes | None) -> bytes | None:
-    """The same bytes unless a token stands in them; nothing of those that are no plain text."""
+def _redact_bytes(name: str, original: bytes | None) -> bytes | None:
+    """Redact tokens in bytes; of other encodings that may hold one, keep nothing."""
     if original is None:
         return None
-    kept = _blotted(name.removeprefix("ce_"), original.decode(errors="replace"))
-    if kept == REDACTED:
+    redacted = _redact_leaf(name.removeprefix("ce_"), original.decode(errors="replace"))
+    if redacted == REDACTED:
         return REDACTED.encode()
     if b"glcbt" not in original.replace(b"\0", b""):
         return original
@@ -98,13 +98,13 @@ def _content(name: str, original: bytes | None) -> bytes | None:
         return REDACTED.encode()
 
 
-def _worth_reading(original: bytes) -> bool:
-    """Also true for other encodings (NULs between the letters) and for a misfiled digest."""
+def _may_need_redaction(original: bytes) -> bool:
+    """Also true for other encodings (NULs between the letters), and for a token as digest."""
     return _is_suspicious(original.replace(b"\0", b"")) or b"token_sha256" in original
 
 
 def _is_suspicious(value: bytes) -> bool:
-    """A cheap test on raw bytes; an escape (\\u0067lcbt-) could hide what it looks for."""
+    """Test raw bytes cheaply; an escape (\\u0067lcbt-) could hide a token, so it counts too."""
     lowered = value.lower()
     if b"\\" in lowered and b"\\u" in lowered:
         return True
@@ -112,18 +112,18 @@ def _is_suspicious(value: bytes) -> bool:
 
 
 def _parse(value: bytes) -> Any:
-    """As forgiving as can be: whatever another reader accepts must be searched."""
+    """Parse leniently: a token must be found in all that any reader of JSON accepts."""
     readable = value.decode(errors="replace")
     return json.loads(readable, object_pairs_hook=_merged, parse_int=_integer, strict=False)
 
 
 def _integer(digits: str) -> int | str:
-    """Python refuses to read longer ones, for that takes quadratic time."""
+    """Keep long numbers as text: Python refuses to parse them, which takes quadratic time."""
     return int(digits) if len(digits) < sys.int_info.str_digits_check_threshold else digits
 
 
 def _merged(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Fields that come twice keep all their values: a token may not hide behind another value."""
+    """Keep all values of a repeated field, so that none hides a token in another."""
     fields: dict[str, Any] = {}
     for name, value in pairs:
         fields[name] = [fields[name], value] if name in fields else value
@@ -146,19 +146,19 @@ def _has_token(sentence: str) -> bool:
     return PREFIX in sentence and _TOKEN.search(sentence) is not None
 
 
-def _blotted(name: str, leaf: str) -> str:
-    misfiled = name == "token_sha256" and not _DIGEST.fullmatch(leaf)
-    return REDACTED if misfiled or _is_secret(name, leaf) else redact_text(leaf)
+def _redact_leaf(name: str, leaf: str) -> str:
+    is_wrong_digest = name == "token_sha256" and not _DIGEST.fullmatch(leaf)
+    return REDACTED if is_wrong_digest or _is_secret(name, leaf) else redact_text(leaf)
 
 
-def _redacted(node: Any, name: str = "") -> Any:
+def _redact_tree(node: Any, name: str = "") -> Any:
     if _is_secret(name, node):
         return REDACTED
     if isinstance(node, dict):
-        return {redact_text(key): _redacted(child, key) for key, child in node.items()}
+        return {redact_text(key): _redact_tree(child, key) for key, child in node.items()}
     if isinstance(node, list):
-        return [_redacted(child) for child in node]
-    return _blotted(name, node) if isinstance(node, str) else node
+        return [_redact_tree(child) for child in node]
+    return _redact_leaf(name, node) if isinstance(node, str) else node
 
 
 def _children(node: object) -> list[tuple[str, Any]] | None:
@@ -168,7 +168,7 @@ def _children(node: object) -> list[tuple[str, Any]] | None:
 
 
 def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Every value of the tree with the name of the field that it stands in, containers too."""
+    """Yield every value of the tree, containers too, with the name of its field."""
     pending: list[tuple[str, Any]] = [("", tree)]
     while pending:
         name, node = pending.pop()

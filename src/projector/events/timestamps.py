@@ -1,11 +1,11 @@
-"""Milliseconds since 1970 as RFC 3339."""
+"""Timestamps in milliseconds since 1970, as RFC 3339."""
 
 from datetime import UTC, datetime
 
 
-def to_rfc3339(moment: int) -> str:
-    """Milliseconds since 1970 as a date and time; as they are where no calendar reaches."""
+def to_rfc3339(timestamp_ms: int) -> str:
+    """Format a timestamp in UTC; one beyond the calendar as its number of milliseconds."""
     try:
-        return datetime.fromtimestamp(moment / 1000, UTC).isoformat(timespec="milliseconds")
+        return datetime.fromtimestamp(timestamp_ms / 1000, UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError, OSError):
-        return f"{moment} ms since 1970"
+        return f"{timestamp_ms} ms since 1970"

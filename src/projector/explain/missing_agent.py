@@ -11,7 +11,7 @@ from projector.domain.entities import Agent, Configuration, InstanceAgent
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
 from projector.events import ci_access
-from projector.events.ci_access import MAX_COMPLAINTS, MAX_ENTRIES
+from projector.events.ci_access import MAX_ENTRIES, MAX_REJECTIONS_SHOWN
 
 MAX_GRANTS: Final = 20
 
@@ -69,7 +69,7 @@ def find_missing_agent(facts: FactIndex, root: Root, agent: int, scopes: list[Ke
 
 def rejected_entries(facts: FactIndex, root: Root, agent: int, scopes: list[Key]) -> list[str]:
     """Return why KAS cannot read each entry that names one of the scopes and is rejected."""
-    return list(islice(_rejected(facts, root, agent, scopes), MAX_COMPLAINTS))
+    return list(islice(_rejected(facts, root, agent, scopes), MAX_REJECTIONS_SHOWN))
 
 
 def _reason(

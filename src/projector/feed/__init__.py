@@ -1,1 +1,1 @@
-"""Events from files and agents' configurations, checked and sent to Kafka."""
+"""Events from files and from agents' configurations, checked and sent to Kafka."""

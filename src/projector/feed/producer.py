@@ -1,4 +1,4 @@
-"""Feeds events from a file: checks every line before it sends anything, then waits for Kafka."""
+"""Producer that sends checked events to Kafka and waits until all are acknowledged."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -15,15 +15,15 @@ from projector.events.redaction import Headers
 from projector.feed.event_file import numbered_lines, parse_line
 from projector.kafka import topics
 
-# Kafka's own overhead on the largest event allowed.
+# Bytes: the largest event allowed, with room for Kafka's own overhead.
 MAX_REQUEST_BYTES: Final = 2 * MAX_EVENT_BYTES
 CONTENT_TYPE: Final = ("content-type", b"application/cloudevents+json")
-# How many sends may wait for Kafka's answer at once.
+# Bounds the memory of sends that wait for Kafka's acknowledgement.
 MAX_UNACKNOWLEDGED: Final = 2000
 
 
-def places(event: Event, partitions: int) -> Iterable[int]:
-    """The partitions that an event must reach."""
+def target_partitions(event: Event, partitions: int) -> Iterable[int]:
+    """Return the partitions that an event must reach."""
     if event.kind.broadcast:
         return range(partitions)
     return (partition_of(event.root, partitions),)
@@ -43,22 +43,25 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 async def send_events(source: BinaryIO, settings: Settings, sent: Callable[[], object]) -> None:
-    """Send the checked lines in order and return once Kafka has acknowledged all of them.
+    """Send the checked lines in order, and return once Kafka has acknowledged all of them.
 
-    `sent` is called for each line. Raises `KafkaError` and what `topics.check` raises.
+    Calls `sent` for each line. Raises `KafkaError`, and the errors of `topics.check_topics`.
     """
     partitions = (await topics.check_topics(settings))[Topic.MEMBERSHIP]
     async with sending(settings) as put:
         for _, line in numbered_lines(source):
             event = parse_line(line)
-            for partition in places(event, partitions):
+            for partition in target_partitions(event, partitions):
                 await put(Message(event.kind.topic, partition, event.root, line))
             sent()
 
 
 @asynccontextmanager
 async def sending(settings: Settings) -> AsyncIterator[Send]:
-    """What takes messages; at the end of the block Kafka has acknowledged all. `KafkaError`."""
+    """Open a producer for the block; at its end Kafka has acknowledged every message.
+
+    Raises `KafkaError`.
+    """
     producer = AIOKafkaProducer(
         **kafka.client_arguments(settings),
         acks="all",

@@ -1,6 +1,7 @@
-"""Reads dead letters back from Kafka, without a consumer group: nobody's offsets move."""
+"""Reader of the topic `dead-letters`, without a consumer group: no committed offset moves."""
 
 import asyncio
+import heapq
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from msgspec import Struct
 
 from projector.clients import kafka
 from projector.config.settings import Settings
@@ -18,37 +20,75 @@ from projector.kafka import topics
 from projector.kafka.dead_letters import MAX_LETTER_BYTES, PREFIX
 
 POLL_MS: Final = 500
+# Some ten seconds without a record: Kafka answers, but does not send what it has.
 EMPTY_POLLS: Final = 20
 REQUEST_TIMEOUT_MS: Final = 10_000
 # The embedded broker answers a fetch at the end only after this long.
 MAX_WAIT_MS: Final = 100
+_POSITION: Final = ("partition", "offset", "timestamp")
 _ID: Final = re.compile(r"(?:(\d{1,9}):)?(\d{1,18})", re.ASCII)
 
 
 class UnansweredError(KafkaError):  # type: ignore[misc]
-    """Kafka is there, but does not bring what it has."""
+    """Kafka answers, but does not send the records that it has."""
 
 
 class LetterId(NamedTuple):
-    """Where a letter is in the topic `dead-letters`; written `partition:offset`."""
+    """A letter's position in the topic `dead-letters`; as text `partition:offset`."""
 
     partition: int
     offset: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `2:17`, or `17` for partition 0; raises `LetterError`."""
+        """Parse `2:17`, or `17` for partition 0; raises `LetterError`."""
         match = _ID.fullmatch(text)
         if match is None:
-            raise LetterError(f"{text} is no letter; name it as `list` does: 0:17, or 17")
+            raise LetterError(f"{text} is not a letter; name it as `list` does: 0:17, or 17")
         return cls(int(match[1] or 0), int(match[2]))
 
     def __str__(self) -> str:
         return f"{self.partition}:{self.offset}"
 
 
+class LetterSummary(Struct, frozen=True):
+    """A letter without its content; `timestamp` (ms) is the original's. Only `id` is certain."""
+
+    id: str
+    time: str | None
+    topic: str | None
+    reason: str | None
+    partition: int | None
+    offset: int | None
+    timestamp: int | None
+
+
+class LetterFilter(NamedTuple):
+    """Selects letters by their original's topic and partition, and by a text in the reason."""
+
+    topic: Topic | None = None
+    partition: int | None = None
+    reason: str = ""
+
+    def matches(self, summary: LetterSummary) -> bool:
+        """Whether the letter of this summary is selected."""
+        return (
+            self.topic in (None, summary.topic)
+            and self.partition in (None, summary.partition)
+            and self.reason.lower() in (summary.reason or "").lower()
+        )
+
+
+class LatestLetters(NamedTuple):
+    """The latest letters that match, oldest first; how many match, and how many were read."""
+
+    letters: list[LetterSummary]
+    matching: int
+    total: int
+
+
 class Letter(NamedTuple):
-    """A dead letter as it is in Kafka: whatever somebody may have put there, but no token."""
+    """A dead letter as it is in Kafka, with tokens redacted. Any producer may have written it."""
 
     id: LetterId
     timestamp: int
@@ -57,40 +97,39 @@ class Letter(NamedTuple):
     headers: redaction.Headers
 
     def finding(self, name: str) -> str | None:
-        """The text of the header `dead-letter-<name>`; the first one is the worker's."""
+        """Return the text of the header `dead-letter-<name>`; the first one is the worker's."""
         contents = (content for header, content in self.headers if header == PREFIX + name)
         content = next(contents, None)
         return None if content is None else content.decode(errors="replace")
 
-    def summary(self) -> dict[str, Any]:
-        """What lists say of it, all but `id` or None; `timestamp` (ms) is the original's."""
-        texts = ("time", "topic", "reason")
-        numbers = ("partition", "offset", "timestamp")
-        found = {name: (self.finding(name) or "")[:MAX_REASON] or None for name in texts}
-        counted = {name: _number(self.finding(name)) for name in numbers}
-        return {"id": str(self.id)} | found | counted
+    def summary(self) -> LetterSummary:
+        """Return the letter without its content, for lists."""
+        time, topic, reason = (
+            (self.finding(name) or "")[:MAX_REASON] or None for name in ("time", "topic", "reason")
+        )
+        partition, offset, timestamp = (_number(self.finding(name)) for name in _POSITION)
+        return LetterSummary(str(self.id), time, topic, reason, partition, offset, timestamp)
 
     @property
     def original_headers(self) -> redaction.Headers:
-        """The headers that the original came with."""
+        """The headers of the original record."""
         return tuple(header for header in self.headers if not header[0].startswith(PREFIX))
 
     def original(self) -> KafkaRecord:
-        """The record that was refused, at its own place; raises `BadEvent` if that is not known."""
+        """Return the refused record at its own position; raises `BadEvent` if that is missing."""
         try:
             topic = Topic(self.finding("topic") or "")
-            names = ("partition", "offset", "timestamp")
-            partition, offset, timestamp = (int(self.finding(name) or "") for name in names)
+            partition, offset, timestamp = (int(self.finding(name) or "") for name in _POSITION)
         except ValueError:
             raise BadEvent(
-                "the letter does not say where the original stood; send the event as a new one"
+                "the letter does not name the original's position; send the event as a new one"
             ) from None
         return KafkaRecord(topic, partition, offset, timestamp, self.key, self.value, self.headers)
 
 
 @asynccontextmanager
 async def open_dead_letters(settings: Settings) -> AsyncIterator["DeadLetterReader"]:
-    """The letters in Kafka; raises `KafkaError`, and what `topics.check` raises."""
+    """Open a reader for the block; raises `KafkaError`, and the errors of `check_topics`."""
     partitions = await topics.check_topics(settings)
     consumer = AIOKafkaConsumer(
         **kafka.client_arguments(settings),
@@ -111,8 +150,30 @@ async def open_dead_letters(settings: Settings) -> AsyncIterator["DeadLetterRead
         await consumer.stop()
 
 
+async def read_latest(
+    settings: Settings, most: int, selected: LetterFilter | None = None
+) -> LatestLetters:
+    """Read the latest `most` letters; holds no more than that in memory.
+
+    With a filter the whole topic is read and counted, without one only the end of each partition.
+    Raises `KafkaError`, and the errors of `check_topics`.
+    """
+    latest: list[tuple[int, LetterId, LetterSummary]] = []
+    matching = total = 0
+    async with open_dead_letters(settings) as reader:
+        async for letter in reader.read(most if selected is None else None):
+            total += 1
+            # A letter may be large; none is held longer than it takes to sum it up.
+            summary = letter.summary()
+            if selected is None or selected.matches(summary):
+                matching += 1
+                keep = heapq.heappush if len(latest) < most else heapq.heappushpop
+                keep(latest, (letter.timestamp, letter.id, summary))
+    return LatestLetters([summary for _, _, summary in sorted(latest)], matching, total)
+
+
 class DeadLetterReader:
-    """The topic `dead-letters`; `partitions` says how many each topic has."""
+    """An open reader. `partitions` has the number of partitions of each topic."""
 
     def __init__(
         self, settings: Settings, consumer: AIOKafkaConsumer, partitions: Mapping[str, int]
@@ -122,40 +183,38 @@ class DeadLetterReader:
         self._name = settings.topic(DEAD_LETTERS)
 
     async def read(self, latest: int | None = None) -> AsyncIterator[Letter]:
-        """Every letter that is there now, each partition's in order; raises `KafkaError`.
+        """Yield every letter up to the present ends, in order by partition; raises `KafkaError`.
 
-        With `latest` no more than the last ones, so many of each partition, or a few more.
+        With `latest` only about the last so many of each partition.
         """
-        places = [self._place(number) for number in range(self.partitions[DEAD_LETTERS])]
-        ends = await self._consumer.end_offsets(places)
-        beginnings = await self._consumer.beginning_offsets(places)
-        pending = {place: end for place, end in ends.items() if beginnings[place] < end}
+        topic = [self._partition(number) for number in range(self.partitions[DEAD_LETTERS])]
+        ends = await self._consumer.end_offsets(topic)
+        beginnings = await self._consumer.beginning_offsets(topic)
+        pending = {each: end for each, end in ends.items() if beginnings[each] < end}
         self._consumer.assign(list(pending))
-        for place, end in pending.items():
+        for each, end in pending.items():
             skipped = 0 if latest is None else end - latest
-            self._consumer.seek(place, max(beginnings[place], skipped))
+            self._consumer.seek(each, max(beginnings[each], skipped))
         async for records in self._polls(pending):
             for record in records:
                 yield _letter(record)
 
     async def _polls(self, pending: dict[TopicPartition, int]) -> AsyncIterator[list[Any]]:
-        """What each poll brings of every partition, until all have been read to their ends."""
+        """Yield the records of each poll until all partitions are read to their ends."""
         corrected: set[TopicPartition] = set()
         idle = 0
         while pending:
             polled = await self._consumer.getmany(timeout_ms=POLL_MS)
-            for place in [*pending]:
-                highwater = self._consumer.highwater(place)
+            for each in [*pending]:
+                highwater = self._consumer.highwater(each)
                 # The embedded broker's end offset may be too low, its first highwater is not.
-                if highwater is not None and place not in corrected:
-                    corrected.add(place)
-                    pending[place] = max(pending[place], highwater)
-            yield [
-                r for place, rs in polled.items() for r in rs if r.offset < pending.get(place, 0)
-            ]
-            for place in [*pending]:
-                if await self._consumer.position(place) >= pending[place]:
-                    del pending[place]
+                if highwater is not None and each not in corrected:
+                    corrected.add(each)
+                    pending[each] = max(pending[each], highwater)
+            yield [r for each, rs in polled.items() for r in rs if r.offset < pending.get(each, 0)]
+            for each in [*pending]:
+                if await self._consumer.position(each) >= pending[each]:
+                    del pending[each]
             idle = 0 if polled else idle + 1
             if idle > EMPTY_POLLS:
                 raise UnansweredError(
@@ -163,35 +222,37 @@ class DeadLetterReader:
                 )
 
     async def letter(self, wanted: LetterId) -> Letter:
-        """One letter; raises `LetterError` if there is none, and `KafkaError`."""
-        nothing = LetterError(f"there is no dead letter {wanted}")
+        """Read one letter; raises `LetterError` if it does not exist, and `KafkaError`."""
+        missing = LetterError(f"there is no dead letter {wanted}")
         if wanted.partition >= self.partitions[DEAD_LETTERS]:
-            raise nothing
-        place = self._place(wanted.partition)
-        end = (await self._consumer.end_offsets([place]))[place]
-        self._consumer.assign([place])
-        self._consumer.seek(place, wanted.offset)
+            raise missing
+        partition = self._partition(wanted.partition)
+        end = (await self._consumer.end_offsets([partition]))[partition]
+        self._consumer.assign([partition])
+        self._consumer.seek(partition, wanted.offset)
         try:
-            record = await self._first(place, wanted.offset, end)
+            record = await self._first(partition, wanted.offset, end)
         except OffsetOutOfRangeError:
-            raise nothing from None
+            raise missing from None
         if record is None or record.offset != wanted.offset:
-            raise nothing
+            raise missing
         return _letter(record)
 
-    async def _first(self, place: TopicPartition, offset: int, end: int) -> ConsumerRecord | None:
-        """The first record from `offset` on, or None if the partition ends before it."""
+    async def _first(
+        self, partition: TopicPartition, offset: int, end: int
+    ) -> ConsumerRecord | None:
+        """Read the first record from `offset` on; None if the partition ends before it."""
         for _ in range(EMPTY_POLLS):
-            polled = await self._consumer.getmany(place, timeout_ms=POLL_MS, max_records=1)
+            polled = await self._consumer.getmany(partition, timeout_ms=POLL_MS, max_records=1)
             if polled:
-                return polled[place][0]
-            highwater = self._consumer.highwater(place)
+                return polled[partition][0]
+            highwater = self._consumer.highwater(partition)
             if highwater is not None and offset >= max(end, highwater):
                 return None
         raise UnansweredError(f"the dead letter at offset {offset} does not come")
 
-    def _place(self, partition: int) -> TopicPartition:
-        return TopicPartition(self._name, partition)
+    def _partition(self, number: int) -> TopicPartition:
+        return TopicPartition(self._name, number)
 
 
 def _number(text: str | None) -> int | None:
@@ -199,7 +260,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _letter(record: ConsumerRecord) -> Letter:
-    """Without tokens, though a worker has already redacted what it sent."""
+    """Redact tokens here too: not every letter was written by a worker."""
     return Letter(
         LetterId(record.partition, record.offset),
         record.timestamp,

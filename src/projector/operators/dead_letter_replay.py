@@ -1,4 +1,4 @@
-"""Replays dead letters: checked as by a worker, and sent such that nothing later is overwritten."""
+"""Replays of dead letters: checked as by a worker, at the position of the original record."""
 
 from typing import Final, NamedTuple
 
@@ -17,11 +17,11 @@ from projector.feed.producer import CONTENT_TYPE, MAX_REQUEST_BYTES
 from projector.kafka.dead_letters import MAX_ORIGINAL_BYTES
 from projector.operators.dead_letter_reader import Letter, LetterId
 
-MENDED: Final = "give the whole event, mended, with --event FILE"
+GIVE_CORRECTED: Final = "give the whole event, corrected, with --event FILE"
 
 
 class Replay(NamedTuple):
-    """An event to be sent again, and where; without `rank` it comes as a new one."""
+    """An event to send again; without `position` it is sent as a new one."""
 
     letter: LetterId
     event: Event
@@ -29,74 +29,73 @@ class Replay(NamedTuple):
     partition: int
     value: bytes
     headers: Headers
-    rank: ReplayPosition | None
+    position: ReplayPosition | None
 
 
 def prepare_replay(
-    letter: Letter, mended: bytes | None, partitions: int, retention_ms: int, now: int
+    letter: Letter, corrected: bytes | None, partitions: int, retention_ms: int, now: int
 ) -> Replay:
-    """What replaying the letter at `now` (ms) would send; raises `BadEvent` if it must not be.
+    """Prepare a replay of the letter at `now` (ms); raises `BadEvent` if it must not be sent.
 
-    `mended` is the event to send instead of the original.
+    `corrected` is the event to send instead of the original.
     """
     original = letter.original()
-    record = _as_it_was(letter, original) if mended is None else _mended(original, mended)
+    if corrected is None:
+        record = _unchanged(letter, original)
+    else:
+        record = original._replace(value=corrected, headers=(CONTENT_TYPE,))
     try:
         event = decode_strictly(record)
     except BadEvent as error:
-        raise error if mended else BadEvent(f"{error}{_advice(letter)}") from None
-    if mended:
-        _refuse_another_thing(original, record)
-    topic, partition = _place(event, original.partition, partitions)
-    rank: ReplayPosition | None = _rank(original)
-    refuse_late(replace(event, replays=rank), record._replace(timestamp=now), retention_ms)
+        raise error if corrected else BadEvent(f"{error}{_advice(letter)}") from None
+    if corrected:
+        _refuse_another_entity(original, record)
+    topic, partition = _target(event, original.partition, partitions)
+    position: ReplayPosition | None = _position(original)
+    refuse_late(replace(event, replays=position), record._replace(timestamp=now), retention_ms)
     if (topic, partition) != (original.topic, original.partition):
         _refuse_unordered(event, original, topic, partition)
-        rank = None
+        position = None
     assert record.value is not None  # noqa: S101  an event was read from it
-    return Replay(letter.id, event, topic, partition, record.value, record.headers, rank)
+    return Replay(letter.id, event, topic, partition, record.value, record.headers, position)
 
 
-def _as_it_was(letter: Letter, original: KafkaRecord) -> KafkaRecord:
+def _unchanged(letter: Letter, original: KafkaRecord) -> KafkaRecord:
     kept = [letter.key, letter.value, *(content for _, content in letter.headers)]
     if any(REDACTED.encode() in (content or b"") for content in kept):
-        raise BadEvent(f"something in it was redacted, perhaps a job token; {MENDED}")
+        raise BadEvent(f"something in it was redacted, perhaps a job token; {GIVE_CORRECTED}")
     if letter.value is None:
-        raise BadEvent(f"the letter has no value; {MENDED}")
+        raise BadEvent(f"the letter has no value; {GIVE_CORRECTED}")
     return original._replace(headers=letter.original_headers)
 
 
-def _mended(original: KafkaRecord, mended: bytes) -> KafkaRecord:
-    return original._replace(value=mended, headers=(CONTENT_TYPE,))
-
-
-def _refuse_another_thing(original: KafkaRecord, mended: KafkaRecord) -> None:
-    """Only where the original says what it was about; else whoever mends it has to know."""
-    was, now = cloudevents.subject(original), cloudevents.subject(mended)
+def _refuse_another_entity(original: KafkaRecord, corrected: KafkaRecord) -> None:
+    """Compare the entities, if the original's can be read; else the operator decides."""
+    was, now = cloudevents.subject(original), cloudevents.subject(corrected)
     if was not in (None, now):
         raise BadEvent(
-            f"the original is about {was}, the mended event about {now}, which must not take its "
-            "place; send that with `feed` as a new event"
+            f"the original is about {was}, the corrected event about {now}, which must not "
+            "replace it; send that with `feed` as a new event"
         )
 
 
 def _advice(letter: Letter) -> str:
-    """Both may be why a kept original reads otherwise than it did."""
+    """Name the correction, and the truncation if the original may have been longer."""
     if len(letter.value or b"") >= MAX_ORIGINAL_BYTES:
-        return f" (the letter holds its first {MAX_ORIGINAL_BYTES} bytes only); {MENDED}"
-    return f"; {MENDED}"
+        return f" (the letter holds its first {MAX_ORIGINAL_BYTES} bytes only); {GIVE_CORRECTED}"
+    return f"; {GIVE_CORRECTED}"
 
 
-def _place(event: Event, own: int, partitions: int) -> tuple[Topic, int]:
-    """Where the event belongs; a broadcast stays in its partition, for the others had their own."""
+def _target(event: Event, own: int, partitions: int) -> tuple[Topic, int]:
+    """Return the event's topic and partition; a broadcast stays in the original's partition."""
     partition = own if event.kind.broadcast else partition_of(event.root, partitions)
     if partition >= partitions:
         raise BadEvent(f"there is no partition {partition}; the topics have {partitions}")
     return event.kind.topic, partition
 
 
-def _rank(original: KafkaRecord) -> ReplayPosition:
-    """The original's place; if it was a replay itself, the place of what that replayed."""
+def _position(original: KafkaRecord) -> ReplayPosition:
+    """Return the original's position; of a replay, the position that it stands for."""
     return replay_header.decode_position(original) or ReplayPosition(
         original.offset, original.timestamp
     )
@@ -107,13 +106,13 @@ def _refuse_unordered(event: Event, original: KafkaRecord, topic: Topic, partiti
         raise BadEvent(
             f"{event.type} with partitionkey {event.root} belongs in {topic} partition {partition},"
             f" and the original was in {original.topic} partition {original.partition}; without a "
-            "`sequence` nothing tells what there is older and what is newer. Send the present "
-            "state as a new event"
+            "`sequence` it cannot be ordered among the events there. Send the present state as a "
+            "new event"
         )
 
 
 async def send_replays(prepared: list[Replay], settings: Settings) -> list[int]:
-    """Send the replays in order, each acknowledged; the offsets that they got.
+    """Send the replays in order, each acknowledged, and return their offsets.
 
     Raises `KafkaError`.
     """
@@ -128,12 +127,12 @@ async def send_replays(prepared: list[Replay], settings: Settings) -> list[int]:
 
 
 async def _send(producer: AIOKafkaProducer, settings: Settings, replay: Replay) -> int:
-    rank = [replay_header.encode_position(replay.rank)] if replay.rank else []
+    position = [replay_header.encode_position(replay.position)] if replay.position else []
     sent = await producer.send_and_wait(
         settings.topic(replay.topic),
         value=replay.value,
         key=replay.event.root.encode(),
         partition=replay.partition,
-        headers=[*replay.headers, *rank],
+        headers=[*replay.headers, *position],
     )
     return int(sent.offset)

@@ -108,16 +108,17 @@ class OwnerInstruments:
 
     def _observe_latencies(self, now: float) -> None:
         """The broker's clock began them and this worker's ends them: never below zero."""
-        metrics.observe_all(metrics.EVENT_TO_VIEW, [max(0.0, now - t) / 1000 for t in self._events])
+        for timestamp in self._events:
+            metrics.EVENT_TO_VIEW.observe(max(0.0, now - timestamp) / 1000)
         if self._revocations:
             self._observe_revocations([max(0.0, now - t) / 1000 for t in self._revocations])
         self._events.clear()
         self._revocations.clear()
 
     def _observe_revocations(self, latencies: list[float]) -> None:
-        metrics.observe_all(metrics.REVOCATION, latencies)
         minute = self._minute()
         for seconds in latencies:
+            metrics.REVOCATION.observe(seconds)
             minute.revocations[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
         minute.slowest = max(minute.slowest, round(max(latencies), 3))
 

@@ -33,7 +33,7 @@ BODIES = {200: b'{"allowed_agents":[]}', 401: b"", 403: b'{"message":"403"}', 50
 SLOW = "slow"
 
 
-class World:
+class UvicornWorld:
     """A lookup whose reads come when they are let, behind uvicorn; and both ways to it."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class World:
 class Served(uvicorn.Server):
     """The world behind uvicorn, with the lookup in its state or not."""
 
-    def __init__(self, world: World, *, plainly: bool, **more: Any) -> None:
+    def __init__(self, world: UvicornWorld, *, plainly: bool, **more: Any) -> None:
         super().__init__(
             uvicorn.Config(
                 world.app, interface="asgi3", port=0, http=LookupProtocol, lifespan="off",
@@ -96,7 +96,9 @@ class Served(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(world: World, *, plainly: bool = False, **more: Any) -> AsyncIterator[Served]:
+async def serving(
+    world: UvicornWorld, *, plainly: bool = False, **more: Any
+) -> AsyncIterator[Served]:
     server = Served(world, plainly=plainly, **more)
     task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110
@@ -109,12 +111,12 @@ async def serving(world: World, *, plainly: bool = False, **more: Any) -> AsyncI
 
 
 @pytest.fixture
-async def world() -> World:
-    return World()
+async def world() -> UvicornWorld:
+    return UvicornWorld()
 
 
 @pytest.fixture
-async def server(world: World) -> AsyncIterator[Served]:
+async def server(world: UvicornWorld) -> AsyncIterator[Served]:
     async with serving(world) as server:
         yield server
 
@@ -163,7 +165,7 @@ async def eventually(holds: Any) -> None:
 # the same as uvicorn's own way
 
 
-async def all_of(world: World, request: bytes, *, plainly: bool) -> tuple[bytes, bool, int]:
+async def all_of(world: UvicornWorld, request: bytes, *, plainly: bool) -> tuple[bytes, bool, int]:
     """Everything that comes back, whether the connection stays open, and how many were counted."""
     own = [("X-Own", "1")]
     async with serving(world, plainly=plainly, headers=own) as server, connected(server) as client:
@@ -211,7 +213,7 @@ OTHER = [
 
 @pytest.mark.parametrize("request_", PLAIN, ids=ascii)
 async def test_a_plain_lookup_gets_the_bytes_that_it_would_get_by_asgi(request_: bytes) -> None:
-    by_asgi, direct = World(), World()
+    by_asgi, direct = UvicornWorld(), UvicornWorld()
     wanted = await all_of(by_asgi, request_, plainly=True)
     assert await all_of(direct, request_, plainly=False) == wanted
     assert by_asgi.by_asgi - direct.by_asgi == 1
@@ -219,7 +221,7 @@ async def test_a_plain_lookup_gets_the_bytes_that_it_would_get_by_asgi(request_:
 
 @pytest.mark.parametrize("request_", OTHER, ids=ascii)
 async def test_whatever_else_is_asked_goes_by_asgi(request_: bytes) -> None:
-    by_asgi, direct = World(), World()
+    by_asgi, direct = UvicornWorld(), UvicornWorld()
     wanted = await all_of(by_asgi, request_, plainly=True)
     assert await all_of(direct, request_, plainly=False) == wanted
     assert by_asgi.by_asgi == direct.by_asgi
@@ -227,7 +229,7 @@ async def test_whatever_else_is_asked_goes_by_asgi(request_: bytes) -> None:
 
 @pytest.mark.parametrize("traced", [True, False])
 async def test_where_lookups_are_traced_those_with_a_context_go_by_asgi(
-    world: World, wired: LookupProtocol, traced: bool
+    world: UvicornWorld, wired: LookupProtocol, traced: bool
 ) -> None:
     """Spans are begun there."""
     wired.app_state[TRACED] = traced
@@ -239,7 +241,7 @@ async def test_where_lookups_are_traced_those_with_a_context_go_by_asgi(
     assert world.by_asgi == traced
 
 
-async def test_a_request_may_come_byte_by_byte(world: World, server: Served) -> None:
+async def test_a_request_may_come_byte_by_byte(world: UvicornWorld, server: Served) -> None:
     async with connected(server) as client:
         for byte in get("token-403", "Cache-Control: no-cache"):
             client.writer.write(bytes([byte]))
@@ -248,7 +250,9 @@ async def test_a_request_may_come_byte_by_byte(world: World, server: Served) -> 
     assert world.by_asgi == 0
 
 
-async def test_each_of_many_lookups_may_have_large_headers(world: World, server: Served) -> None:
+async def test_each_of_many_lookups_may_have_large_headers(
+    world: UvicornWorld, server: Served
+) -> None:
     async with connected(server) as client:
         for _ in range(3):
             client.writer.write(get("token-403", "Filler: " + "x" * (MAX_HEAD_BYTES - 1000)))
@@ -257,13 +261,13 @@ async def test_each_of_many_lookups_may_have_large_headers(world: World, server:
 
 
 async def test_behind_a_root_path_it_is_another_path() -> None:
-    world = World()
+    world = UvicornWorld()
     async with serving(world, root_path="/x") as server, connected(server) as client:
         client.writer.write(get("token-200"))
         assert (await client.answer()).endswith(b"/x" + PATH.encode())
 
 
-async def test_the_date_is_that_of_now(world: World, server: Served) -> None:
+async def test_the_date_is_that_of_now(world: UvicornWorld, server: Served) -> None:
     async with connected(server) as client:
         for date in (b"one", b"another"):
             server.server_state.default_headers = [(b"date", date)]
@@ -275,7 +279,7 @@ async def test_the_date_is_that_of_now(world: World, server: Served) -> None:
 
 
 async def test_pipelined_requests_of_both_ways_are_answered_in_their_order(
-    world: World, server: Served
+    world: UvicornWorld, server: Served
 ) -> None:
     world.open.clear()
     targets = [PATH, "/a", PATH, PATH, "/b", "/c", PATH]
@@ -296,7 +300,7 @@ async def test_pipelined_requests_of_both_ways_are_answered_in_their_order(
 
 
 async def test_of_pipelined_lookups_one_at_a_time_is_under_way(
-    world: World, server: Served
+    world: UvicornWorld, server: Served
 ) -> None:
     world.open.clear()
     async with connected(server) as client, connected(server) as other:
@@ -314,7 +318,7 @@ async def test_of_pipelined_lookups_one_at_a_time_is_under_way(
 
 
 async def test_a_lookup_behind_an_answer_under_way_waits_for_it(
-    world: World, server: Served
+    world: UvicornWorld, server: Served
 ) -> None:
     async with connected(server) as client:
         client.writer.write(get("", target="/a") + get("token-403") + get("", target="/b"))
@@ -356,7 +360,7 @@ class Wire(asyncio.Transport):
 
 
 @pytest.fixture
-def wired(world: World) -> LookupProtocol:
+def wired(world: UvicornWorld) -> LookupProtocol:
     """The protocol alone, on a wire."""
     config = uvicorn.Config(world.app, interface="asgi3", log_config=None, access_log=False)
     protocol = LookupProtocol(config, ServerState(), {LOOKUP: world.lookup})
@@ -365,7 +369,7 @@ def wired(world: World) -> LookupProtocol:
 
 
 async def test_a_client_that_does_not_read_has_its_answers_held_back(
-    world: World, wired: LookupProtocol
+    world: UvicornWorld, wired: LookupProtocol
 ) -> None:
     """Or they would fill the memory: the transport takes whatever it is given."""
     wire = cast(Wire, wired.transport)
@@ -383,7 +387,7 @@ async def test_a_client_that_does_not_read_has_its_answers_held_back(
 
 
 async def test_a_client_that_is_gone_gets_no_answer_and_is_not_counted(
-    world: World, wired: LookupProtocol
+    world: UvicornWorld, wired: LookupProtocol
 ) -> None:
     world.open.clear()
     wired.data_received(get(SLOW))
@@ -398,7 +402,7 @@ async def test_a_client_that_is_gone_gets_no_answer_and_is_not_counted(
     assert not wired.timeout_keep_alive_task
 
 
-async def test_an_idle_connection_is_ended_after_a_while(world: World) -> None:
+async def test_an_idle_connection_is_ended_after_a_while(world: UvicornWorld) -> None:
     async with serving(world, timeout_keep_alive=0) as server, connected(server) as client:
         client.writer.write(get("token-200"))
         await client.answer()
@@ -406,7 +410,7 @@ async def test_an_idle_connection_is_ended_after_a_while(world: World) -> None:
 
 
 async def test_a_stop_waits_for_the_answer_under_way_and_ends_the_connections(
-    world: World,
+    world: UvicornWorld,
 ) -> None:
     world.open.clear()
     async with serving(world) as server, connected(server) as client, connected(server) as idle:
@@ -424,7 +428,7 @@ async def test_a_stop_waits_for_the_answer_under_way_and_ends_the_connections(
         assert await client.is_ended()
 
 
-async def test_a_server_with_a_limit_of_requests_counts_lookups(world: World) -> None:
+async def test_a_server_with_a_limit_of_requests_counts_lookups(world: UvicornWorld) -> None:
     server = Served(world, plainly=False, limit_max_requests=3)
     task = asyncio.create_task(server.serve())
     await eventually(lambda: server.started)
@@ -438,7 +442,7 @@ async def test_a_server_with_a_limit_of_requests_counts_lookups(world: World) ->
 
 
 async def test_a_lookup_may_take_longer_than_its_request(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: UvicornWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.bounded_protocol.REQUEST_TIMEOUT_S", 0.05)
     world.open.clear()

@@ -2,44 +2,31 @@
 
 import json
 import re
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-import yaml
 from hypothesis import given, settings
-from jsonschema import Draft202012Validator, ValidationError
-from jsonschema.validators import extend
+from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from projector.cli.main import app
 from projector.cli.schemas_command import contract
-from projector.contract import asyncapi, json_schemas
+from projector.contract import json_schemas
 from projector.events import ci_access
 from projector.events.cloudevents import decode_event
 from projector.events.model import EVENT_TYPES, MAX_EVENT_BYTES, BadEvent, Topic
 from projector.feed.event_file import parse_line
-from projector.kafka import dead_letters
 from tests import builders
 from tests.strategies import WRONG, events, mutants, paths, replaced, without
+from tests.unit.contract.validation import Validator
 from tests.unit.events.test_cloudevents import BAD, PLANTED, VALID, binary
 
 REPOSITORY = Path(__file__).parents[3]
 DOCS = REPOSITORY / "docs"
 CONTRACT = contract()
-
-
-def ecma_pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Exception]:
-    """As JSON Schema says: by ECMA 262, where `$` is the end and never before a last newline."""
-    if isinstance(instance, str) and not re.search(pattern.replace("$", r"\Z"), instance):
-        yield ValidationError(f"{instance!r} does not match {pattern!r}")
-
-
-Validator: Any = extend(Draft202012Validator, {"pattern": ecma_pattern})  # type: ignore[no-untyped-call]
 
 
 @cache
@@ -204,64 +191,3 @@ def test_no_pattern_needs_more_than_every_language_has() -> None:
     assert patterns
     for pattern in map(json.loads, patterns):
         assert not re.search(r"\(\?|\\[^.]", pattern), pattern
-
-
-# AsyncAPI
-
-DOCUMENT: dict[str, Any] = yaml.safe_load(CONTRACT["asyncapi.yaml"])
-MESSAGES: dict[str, Any] = DOCUMENT["components"]["messages"]
-
-
-def test_the_document_reads_back_as_it_was_made() -> None:
-    assert json.loads(json.dumps(asyncapi.document())) == DOCUMENT
-
-
-def test_every_reference_of_the_document_leads_somewhere() -> None:
-    references = set(re.findall(r"\$ref: '#/([^']+)'", CONTRACT["asyncapi.yaml"]))
-    assert references
-    for reference in references:
-        node: Any = DOCUMENT
-        for step in reference.split("/"):
-            node = node[step]
-        assert node
-
-
-def test_every_type_is_in_the_channel_of_its_topic_in_both_modes() -> None:
-    for topic in Topic:
-        own = {name for name, kind in EVENT_TYPES.items() if kind.topic is topic}
-        messages = set(DOCUMENT["channels"][topic.value]["messages"])
-        assert messages == own | {f"{name}.binary" for name in own}
-
-
-def in_document(schema: dict[str, Any]) -> Any:
-    return Validator({**schema, "components": DOCUMENT["components"]})
-
-
-@pytest.mark.parametrize("name", MESSAGES)
-def test_the_examples_of_a_message_keep_to_it(name: str) -> None:
-    message = MESSAGES[name]
-    for example in message.get("examples", []):
-        in_document(message["payload"]).validate(example["payload"])
-        in_document(message["headers"]).validate(example.get("headers", {}))
-
-
-def test_a_binary_message_is_told_by_headers_what_a_structured_one_says_itself() -> None:
-    for name in EVENT_TYPES:
-        for example in MESSAGES[f"{name}.binary"]["examples"]:
-            headers = tuple((k, str(v).encode()) for k, v in example["headers"].items())
-            value = json.dumps(example["payload"]).encode()
-            event = decode_event(
-                builders.record(value, headers=headers, topic=EVENT_TYPES[name].topic)
-            )
-            assert (event.type, event.complaint) == (name, None)
-            missing = {k: v for k, v in example["headers"].items() if k != "ce_partitionkey"}
-            assert not in_document(MESSAGES[f"{name}.binary"]["headers"]).is_valid(missing)
-
-
-def test_a_dead_letter_has_the_headers_that_the_document_names() -> None:
-    letter = dead_letters.DeadLetter(builders.record(builders.group(3)), "it is wrong")
-    now = datetime.now(UTC)
-    _, _, headers = dead_letters.compose_dead_letter(letter, now)
-    sent = {name: (content or b"").decode() for name, content in headers}
-    assert set(sent) == set(MESSAGES["dead-letter"]["headers"]["required"])
-    in_document(MESSAGES["dead-letter"]["headers"]).validate(sent)

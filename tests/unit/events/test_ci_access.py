@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from projector.events import ci_access, cloudevents
-from projector.events.ci_access import MAX_COMPLAINTS, Grant
+from projector.events.ci_access import MAX_REJECTIONS_SHOWN, Grant
 from tests.builders import event, record
 
 IMPERSONATE = {
@@ -20,7 +20,7 @@ def configured(projects: list[Any], groups: list[Any] | None = None) -> str | No
     """What is reported of a configuration with these lists."""
     access = {"projects": projects, "groups": groups}
     message = event("agent.configured", {"id": 5, "config": {"ci_access": access}})
-    return cloudevents.decode_event(record(message)).complaint
+    return cloudevents.decode_event(record(message)).warning
 
 
 def test_a_grant_is_its_place_its_target_and_the_rest() -> None:
@@ -63,7 +63,7 @@ def test_kas_can_read_it(configuration: dict[str, Any]) -> None:
     [
         ({"default_namespace": 1}, "`default_namespace` must be text"),
         ({"defaultNamespace": ["a"]}, "`default_namespace` must be text"),
-        ({"default_namespace": "a", "defaultNamespace": "a"}, "stands there twice"),
+        ({"default_namespace": "a", "defaultNamespace": "a"}, "is given twice"),
         ({"access_as": [], "x": 1}, "must be an object"),
         ({"access_as": "agent"}, "must be an object"),
         ({"access_as": {}}, "exactly one"),
@@ -71,8 +71,8 @@ def test_kas_can_read_it(configuration: dict[str, Any]) -> None:
         ({"access_as": {"agent": None}}, "exactly one"),
         ({"access_as": {"ci_user": {}}}, "exactly one"),
         ({"access_as": {"agent": {}, "impersonate": IMPERSONATE}}, "exactly one"),
-        ({"access_as": {"agent": {}}, "accessAs": None}, "stands there twice"),
-        ({"access_as": {"ci_job": None, "ciJob": {}}}, "stands there twice"),
+        ({"access_as": {"agent": {}}, "accessAs": None}, "is given twice"),
+        ({"access_as": {"ci_job": None, "ciJob": {}}}, "is given twice"),
         ({"access_as": {"agent": []}}, "`access_as.agent`"),
         ({"access_as": {"impersonate": {}}}, "`access_as.impersonate`"),
         ({"access_as": {"impersonate": IMPERSONATE | {"username": ""}}}, "length >= 1"),
@@ -98,8 +98,8 @@ def test_every_entry_that_does_not_count_is_reported_by_its_place() -> None:
 
 def test_a_report_stays_readable_however_many_there_are() -> None:
     said = configured([{"id": 0}] * 500) or ""
-    assert said.count("does not count") == MAX_COMPLAINTS
-    assert said.endswith(f"; and {500 - MAX_COMPLAINTS} more")
+    assert said.count("does not count") == MAX_REJECTIONS_SHOWN
+    assert said.endswith(f"; and {500 - MAX_REJECTIONS_SHOWN} more")
 
 
 def test_what_lies_beyond_the_limit_is_not_even_reported() -> None:

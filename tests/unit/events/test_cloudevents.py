@@ -66,7 +66,7 @@ def test_a_record_that_kafkas_client_could_not_read_is_refused_for_that() -> Non
     with pytest.raises(BadEvent, match="its header is not UTF-8"):
         decode_event(faulty)
     revocation = decode_event(record(removed("group", 3))._replace(fault="its header is not UTF-8"))
-    assert revocation.complaint == "applied all the same: its header is not UTF-8"
+    assert revocation.warning == "applied all the same: its header is not UTF-8"
 
 
 def test_the_valid_examples_cover_every_type() -> None:
@@ -76,7 +76,7 @@ def test_the_valid_examples_cover_every_type() -> None:
 @pytest.mark.parametrize("message", VALID, ids=lambda message: message["type"])
 def test_a_valid_event_is_the_same_in_structured_and_in_binary_mode(message: Any) -> None:
     structured = decode_event(record(message))
-    assert structured.complaint is None
+    assert structured.warning is None
     assert decode_event(binary(message)) == structured
     content_type = (("content-type", b"application/cloudevents+json; charset=utf-8"),)
     assert decode_event(record(message, headers=content_type)) == structured
@@ -109,7 +109,7 @@ def test_a_reverse_dns_prefix_of_the_type_is_accepted() -> None:
 
 def test_unknown_extra_fields_are_ignored() -> None:
     message = event("group.removed", {"id": 3, "extra": [1]}, subject="x", anything={"a": 1})
-    assert decode_event(record(message)).complaint is None
+    assert decode_event(record(message)).warning is None
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_time_is_rfc_3339_or_a_date_at_midnight_utc(text: str, milliseconds: i
 def test_a_digest_is_taken_in_any_case() -> None:
     message = started(9, 7)
     message["data"]["token_sha256"] = digest("token-9").upper()
-    assert decode_event(record(message)).complaint is None
+    assert decode_event(record(message)).warning is None
 
 
 def test_a_sequence_is_a_number_whatever_its_zeros() -> None:
@@ -244,15 +244,15 @@ def test_a_token_in_a_header_is_refused() -> None:
 def test_a_revocation_needs_only_its_ids(message: dict[str, Any]) -> None:
     """A mistake elsewhere in it must not keep access alive; it is reported all the same."""
     revocation = decode_event(record(message))
-    assert revocation.complaint
-    assert TOKEN not in revocation.complaint
+    assert revocation.warning
+    assert TOKEN not in revocation.warning
     assert revocation.data.id == 9  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("sequence", [b"1" * 5000, b"9" * 400, b'{"a": ' * 20 + b"1" + b"}" * 20])
 def test_no_sequence_keeps_a_revocation_from_being_applied(sequence: bytes) -> None:
     value = json.dumps(removed("job", 9, sequence="X")).encode().replace(b'"X"', sequence)
-    assert decode_event(record(value)).complaint
+    assert decode_event(record(value)).warning
 
 
 @pytest.mark.parametrize("header", ["ce_id", "ce_source", "ce_time", "ce_sequence", "ce_subject"])
@@ -261,7 +261,7 @@ def test_no_header_keeps_a_revocation_from_being_applied(header: str) -> None:
     headers = dict(original.headers) | {header: b"\xff"}
     revocation = decode_event(original._replace(headers=tuple(headers.items())))
     assert revocation.data.id == 9  # type: ignore[union-attr]
-    assert bool(revocation.complaint) == (header != "ce_subject")
+    assert bool(revocation.warning) == (header != "ce_subject")
 
 
 def test_a_revocation_without_its_id_is_refused() -> None:
@@ -311,7 +311,7 @@ def test_a_missing_field_is_named_with_where_it_belongs(message: Any, says: str)
 
 
 def test_via_has_room_for_255_characters() -> None:
-    assert decode_event(record(member(1, group_id=3, via="x" * 255))).complaint is None
+    assert decode_event(record(member(1, group_id=3, via="x" * 255))).warning is None
 
 
 def test_a_complaint_says_that_the_event_is_applied_all_the_same() -> None:
@@ -320,4 +320,4 @@ def test_a_complaint_says_that_the_event_is_applied_all_the_same() -> None:
         configured(5, projects=[{"id": 0}]),
         event("instance-agent.set", INSTANCE | {"configuration": {"access_as": {}}}),
     ):
-        assert (decode_event(record(message)).complaint or "").startswith("applied all the same: ")
+        assert (decode_event(record(message)).warning or "").startswith("applied all the same: ")

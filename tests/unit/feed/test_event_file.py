@@ -1,4 +1,4 @@
-"""Lines of events: which are bad and why, and which partitions the good ones must reach."""
+"""Lines of events: which are bad, and why."""
 
 import io
 import json
@@ -7,14 +7,11 @@ from typing import Any
 import pytest
 
 from projector.events.model import MAX_EVENT_BYTES, BadEvent
-from projector.events.partitioning import partition_of
 from projector.feed.event_file import BadLine, check_lines, numbered_lines, parse_line
-from projector.feed.producer import places
-from tests.builders import agent, event, group, removed, started, user
+from tests.builders import event, group, removed, started
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 GOOD = json.dumps(group(3)).encode()
-INSTANCE = {"id": 5, "name": "shared", "project_id": 3, "configuration": {}}
 
 
 def checked(*source: bytes) -> tuple[int, list[BadLine]]:
@@ -118,23 +115,3 @@ def test_a_line_is_parsed_into_its_event() -> None:
     assert parse_line(GOOD).root == "3"
     with pytest.raises(BadEvent, match="not JSON"):
         parse_line(b"{")
-
-
-# where events must go
-
-
-@pytest.mark.parametrize("root", ["3", "40", "999", "9223372036854775807"])
-def test_an_event_goes_to_the_partition_of_its_root_namespace(root: str) -> None:
-    for message in (group(3, root=root), agent(5, 7, root=root), started(9, 7, root=root)):
-        assert list(places(parse_line(json.dumps(message).encode()), 16)) == [
-            partition_of(root, 16)
-        ]
-
-
-@pytest.mark.parametrize(
-    "message",
-    [user(1), event("instance-agent.set", INSTANCE), removed("instance-agent", 5)],
-    ids=lambda message: message["type"],
-)
-def test_what_belongs_to_no_root_namespace_goes_to_every_partition(message: Any) -> None:
-    assert list(places(parse_line(json.dumps(message).encode()), 16)) == list(range(16))

@@ -6,11 +6,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY, Histogram
-from prometheus_client.metrics_core import Metric
+from prometheus_client import REGISTRY
 from redis.exceptions import ResponseError
 
-from projector import metrics
 from projector.events.model import KafkaRecord, Topic
 from projector.store import activity, schema
 from projector.store.activity import PartitionActivity
@@ -134,24 +132,6 @@ async def test_latencies_end_with_the_acknowledgement_of_redis(setup: Setup) -> 
         written.set()
         await until(lambda: setup.acked)
         assert sample("projector_event_to_view_seconds_count") == before + 1
-
-
-def test_many_values_are_observed_as_one_by_one() -> None:
-    one_by_one, at_once = (
-        Histogram(name, "", buckets=(1, 2, 5), registry=None) for name in ("one_by_one", "at_once")
-    )
-    values = [0.0, 1.0, 1.5, 2.0, 4.9, 5.0, 5.1, 1.0]
-    for value in values:
-        one_by_one.observe(value)
-    metrics.observe_all(at_once, values)
-    (expected,), (found,) = one_by_one.collect(), at_once.collect()
-    assert _values(found)[:-1] == _values(expected)[:-1]
-    assert len(_values(found)) == 7
-
-
-def _values(metric: Metric) -> list[tuple[dict[str, str], float]]:
-    """Each but the last of them, the moment at which the histogram was made."""
-    return [(sample.labels, sample.value) for sample in metric.samples]
 
 
 async def test_a_refused_event_has_no_latency(setup: Setup) -> None:

@@ -1,6 +1,6 @@
-// The operators' page: asks every second, and writes what it gets as text, never as HTML.
-// The token stays in this variable alone: whatever is stored for the origin, other pages of it
-// could read, and /docs loads scripts from elsewhere.
+// The operators' page: reads data every second, and shows it as text, never as HTML.
+// The token is kept in this variable alone. Storage of the origin could be read by its other pages,
+// and /docs loads scripts from elsewhere.
 let token = null;
 
 const STATUS_MS = 1000;
@@ -12,7 +12,7 @@ const SVG = "http://www.w3.org/2000/svg";
 
 const at = (id) => document.getElementById(id);
 
-// Text that was written by anybody: what hides, turns or breaks a line is shown as its code.
+// Text of any producer: characters that hide, turn or break a line are shown as codes.
 const harmless = (value) =>
   String(value).replace(/[\p{C}\p{Z}]/gu, (c) =>
     c === " " ? c : `\\u{${c.codePointAt(0).toString(16)}}`);
@@ -27,7 +27,7 @@ function element(name, { text, ...attributes } = {}, ...children) {
   return made;
 }
 
-// Isolated, so that its direction cannot reorder what stands around it.
+// Isolated, so that its direction cannot reorder the text around it.
 const foreign = (value) => element("bdi", { text: value });
 
 function setText(node, text) {
@@ -38,7 +38,7 @@ function setAttribute(node, name, value) {
   if (node.getAttribute(name) !== value) node.setAttribute(name, value);
 }
 
-// asking
+// requests
 
 class Refused extends Error {
   constructor(status, message) {
@@ -78,7 +78,7 @@ const latency = (seconds) => (seconds === null ? "none" : duration(seconds));
 const rate = (number) => (number >= 10 ? whole(Math.round(number)) : number.toFixed(number ? 1 : 0));
 const moment = (text) => harmless(text).replace("T", " ").replace(/\.\d+/, "").replace(/\+00:00$|Z$/, " UTC");
 
-// the credential
+// token
 
 let asking = false;
 
@@ -176,7 +176,7 @@ function summarize(state, text) {
   }
 }
 
-// Announced to screen readers whenever it changes: so it holds no ages.
+// Screen readers announce each change, so it holds no ages.
 function showSummary({ totals, partitions }) {
   const count = totals.partitions;
   if (!count) {
@@ -268,7 +268,7 @@ function fillPartition(node, row) {
   texts.forEach((text, i) => setText(node.children[i], text));
 }
 
-// the last minutes
+// last minutes
 
 function drawn(name, attributes, text) {
   const made = document.createElementNS(SVG, name);
@@ -303,7 +303,7 @@ function showMinutes(minutes, bound) {
   drawEvents(minutes, x, step);
 }
 
-// Milliseconds and the bound in one picture: the scale is logarithmic.
+// A logarithmic scale shows both milliseconds and the bound.
 function drawLatencies(minutes, bound, x) {
   const [low, high] = [Math.log10(0.001), Math.log10(Math.max(bound, 1))];
   const y = (seconds) => {
@@ -381,7 +381,7 @@ function letterRow({ id, time, topic, partition, offset, reason }) {
     element("td", { class: "wide", role: "cell" }, foreign(reason ?? "not said")));
 }
 
-// why
+// explanation
 
 let explaining = false;
 
@@ -532,7 +532,7 @@ function agentTable({ agents, more_agents: more }) {
   return element("div", { class: "cards" }, table);
 }
 
-// beginning
+// start
 
 at("credential-form").addEventListener("submit", enter);
 at("question").addEventListener("submit", explain);

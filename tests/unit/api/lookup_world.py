@@ -1,0 +1,109 @@
+"""Lookups on a fake Redis, into which tests write what owners would write."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable
+
+from fakeredis import FakeAsyncRedis, FakeServer
+
+from api.freshness import Freshness
+from api.lookup import Lookup, Reply
+from api.lookup_request import LookupRequest
+from api.read_batcher import ReadBatcher
+from api.redis_mget import Mget
+from projector.clients import redis_batch
+from projector.store import schema
+from projector.store.schema import Version, ViewRecord
+
+BODY = b'{"allowed_agents": [],  "kept": "byte for byte \xc3\xa9"}'
+EPOCH = 1_800_000_000_000
+PARTITIONS = 3
+PATIENCE_S = 5.0
+LONG_GRACE_S = 30.0
+
+
+class LookupWorld:
+    """The read side on a fake Redis. Tests write what owners would write."""
+
+    def __init__(self) -> None:
+        self.server = FakeServer()
+        # With a timeout, Python 3.11 can lose the cancellation of whoever is sending.
+        self.redis = FakeAsyncRedis(server=self.server, socket_timeout=None)
+        self.freshness = Freshness(self.redis)
+        self.lookup = self.with_limits()
+
+    def with_limits(
+        self,
+        *,
+        miss_grace: float = LONG_GRACE_S,
+        waiting: int = 100,
+        reads: ReadBatcher | None = None,
+    ) -> Lookup:
+        self.lookup = Lookup(
+            reads or ReadBatcher(Mget(self.redis)), self.freshness, max_staleness=10.0,
+            miss_grace=miss_grace, max_waiting=waiting,
+        )  # fmt: skip
+        return self.lookup
+
+    async def put(
+        self, token: str, status: int = 200, body: bytes | None = None, *, partition: int = 0,
+        epoch: int = EPOCH,
+    ) -> None:  # fmt: skip
+        if body is None:
+            body = b"" if status == 401 else BODY
+        record = ViewRecord(status, partition, Version(epoch, 0x1F), body)
+        await self.put_raw(token, record.encode())
+
+    async def put_raw(self, token: str, raw: bytes) -> None:
+        await self.redis.set(
+            schema.token_record_key(hashlib.sha256(token.encode()).hexdigest()), raw
+        )
+
+    async def stamp(self, *partitions: int, age: float = 0.0, epoch: int = EPOCH) -> None:
+        """Stamp the partitions (all, if none is named) as fresh `age` seconds ago."""
+        stamped_ms = await redis_batch.server_time(self.redis, schema.PARTITIONS_KEY) - round(
+            age * 1000
+        )
+        await self.stamp_at(stamped_ms, *(partitions or range(PARTITIONS)), epoch=epoch)
+
+    async def stamp_at(self, stamped_ms: int, *partitions: int, epoch: int = EPOCH) -> None:
+        for partition in partitions:
+            await self.redis.hset(
+                schema.partition_key(partition),
+                mapping={"epoch": epoch, "stamp": stamped_ms, "stamp_epoch": epoch},
+            )
+
+    async def ask(self, token: str = "known", max_age: int | None = None) -> Reply:
+        return await self.lookup.answer(LookupRequest(token.encode(), max_age))
+
+    async def polled(self, times: int = 2) -> None:
+        """Wait until what is in Redis now has been read: the second poll from here began later."""
+        for _ in range(times):
+            await self.freshness.next_poll(PATIENCE_S)
+
+
+@contextlib.asynccontextmanager
+async def owners(world: LookupWorld, *partitions: int) -> AsyncIterator[None]:
+    """Owners that keep stamping these partitions."""
+
+    async def keep_stamping() -> None:
+        while True:
+            await world.stamp(*partitions)
+            await asyncio.sleep(0.005)
+
+    task = asyncio.create_task(keep_stamping())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def soon(answer: Awaitable[Reply]) -> Reply:
+    async with asyncio.timeout(PATIENCE_S):
+        return await answer
+
+
+async def still_waits(answer: asyncio.Task[Reply], world: LookupWorld) -> bool:
+    await world.polled(3)
+    return not answer.done()

@@ -1,0 +1,76 @@
+"""The AsyncAPI document: its references, examples and headers."""
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import yaml
+
+from projector.cli.schemas_command import contract
+from projector.contract import asyncapi
+from projector.events.cloudevents import decode_event
+from projector.events.model import EVENT_TYPES, Topic
+from projector.kafka import dead_letters
+from tests import builders
+from tests.unit.contract.validation import Validator
+
+CONTRACT = contract()
+DOCUMENT: dict[str, Any] = yaml.safe_load(CONTRACT["asyncapi.yaml"])
+MESSAGES: dict[str, Any] = DOCUMENT["components"]["messages"]
+
+
+def test_the_document_reads_back_as_it_was_made() -> None:
+    assert json.loads(json.dumps(asyncapi.document())) == DOCUMENT
+
+
+def test_every_reference_of_the_document_leads_somewhere() -> None:
+    references = set(re.findall(r"\$ref: '#/([^']+)'", CONTRACT["asyncapi.yaml"]))
+    assert references
+    for reference in references:
+        node: Any = DOCUMENT
+        for step in reference.split("/"):
+            node = node[step]
+        assert node
+
+
+def test_every_type_is_in_the_channel_of_its_topic_in_both_modes() -> None:
+    for topic in Topic:
+        own = {name for name, kind in EVENT_TYPES.items() if kind.topic is topic}
+        messages = set(DOCUMENT["channels"][topic.value]["messages"])
+        assert messages == own | {f"{name}.binary" for name in own}
+
+
+def in_document(schema: dict[str, Any]) -> Any:
+    return Validator({**schema, "components": DOCUMENT["components"]})
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_the_examples_of_a_message_keep_to_it(name: str) -> None:
+    message = MESSAGES[name]
+    for example in message.get("examples", []):
+        in_document(message["payload"]).validate(example["payload"])
+        in_document(message["headers"]).validate(example.get("headers", {}))
+
+
+def test_a_binary_message_is_told_by_headers_what_a_structured_one_says_itself() -> None:
+    for name in EVENT_TYPES:
+        for example in MESSAGES[f"{name}.binary"]["examples"]:
+            headers = tuple((k, str(v).encode()) for k, v in example["headers"].items())
+            value = json.dumps(example["payload"]).encode()
+            event = decode_event(
+                builders.record(value, headers=headers, topic=EVENT_TYPES[name].topic)
+            )
+            assert (event.type, event.warning) == (name, None)
+            missing = {k: v for k, v in example["headers"].items() if k != "ce_partitionkey"}
+            assert not in_document(MESSAGES[f"{name}.binary"]["headers"]).is_valid(missing)
+
+
+def test_a_dead_letter_has_the_headers_that_the_document_names() -> None:
+    letter = dead_letters.DeadLetter(builders.record(builders.group(3)), "it is wrong")
+    now = datetime.now(UTC)
+    _, _, headers = dead_letters.compose_dead_letter(letter, now)
+    sent = {name: (content or b"").decode() for name, content in headers}
+    assert set(sent) == set(MESSAGES["dead-letter"]["headers"]["required"])
+    in_document(MESSAGES["dead-letter"]["headers"]).validate(sent)

@@ -1,0 +1,56 @@
+"""TCP ports, and the end of a process by signal."""
+
+import asyncio
+import os
+import signal
+import socket
+
+import pytest
+
+from projector.process import LOOPBACK, free_port, is_listening, port_obstacle, until_signalled
+
+
+def test_a_port_is_free_until_a_server_listens_on_it() -> None:
+    port = free_port()
+    assert port_obstacle(port) is None
+    assert not is_listening(port)
+    with socket.create_server((LOOPBACK, port)):
+        assert port_obstacle(port) == f"port {port} is in use"
+        assert is_listening(port)
+
+
+def test_an_address_of_another_machine_is_an_obstacle() -> None:
+    assert "on port 80 of 192.0.2.1" in (port_obstacle(80, "192.0.2.1") or "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_cancels_the_work_and_waits_for_it(number: signal.Signals) -> None:
+    ended = []
+
+    async def work() -> None:
+        os.kill(os.getpid(), number)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
+    async with asyncio.timeout(5):
+        await until_signalled(work())
+    assert ended
+
+
+async def test_the_error_of_the_work_is_raised() -> None:
+    async def work() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await until_signalled(work())
+
+
+async def test_work_that_is_cancelled_without_a_signal_is_cancelled() -> None:
+    async def work() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await until_signalled(work())
