@@ -81,6 +81,10 @@ class DifferentRulesError(OperatorError):
     """The workers compute views by other settings than this command."""
 
 
+class PartitionCountError(OperatorError):
+    """Redis holds something else than a number of partitions under the key of that number."""
+
+
 class EvictionError(OperatorError):
     """Redis is set up to forget what it was told."""
 

@@ -27,11 +27,12 @@ from projector.events.model import Instant, Topic
 from projector.events.timestamps import to_rfc3339
 from projector.feed import producer
 from projector.kafka import topics
-from projector.operators import audit, snapshot, verify
+from projector.operators import audit, snapshot
 from projector.operators.audit import AUDITED_KINDS, AuditFinding, AuditScope, Export, FactMismatch
 from projector.operators.audit_repair import Repair, RepairPlanner
 from projector.operators.snapshot import Snapshot
 from projector.store import partition_state
+from projector.store.partition_count import require_partition_count
 from projector.store.schema import PARTITIONS_KEY
 
 T = TypeVar("T")
@@ -147,7 +148,7 @@ async def _audit(
     settings: Settings, name: str, source: BinaryIO, wanted: Wanted, json: bool
 ) -> Tally:
     async with connected(settings) as redis:
-        partitions = await verify.partitions_of(redis)
+        partitions = await require_partition_count(redis)
         export, bad = audit.read_export(source, partitions)
         if bad:
             refuse_lines(name, bad, NOTHING)
@@ -170,7 +171,7 @@ async def _refuse_unsafe(settings: Settings, redis: Redis, taken: int | None, sk
     """End the command where nothing tells what is newer than the export."""
     found = await topics.check_topics(settings)
     await topics.refuse_producers_time(settings)
-    partitions = await verify.partitions_of(redis)
+    partitions = await require_partition_count(redis)
     if found[Topic.MEMBERSHIP] != partitions:
         raise topics.ChangedPartitionsError(settings, found[Topic.MEMBERSHIP], partitions)
     if taken is None:

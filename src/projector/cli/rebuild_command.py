@@ -30,7 +30,8 @@ from projector.operators import rebuild
 from projector.operators.rebuild import FactChange, Rebuilt, Successor
 from projector.operators.snapshot import Snapshot
 from projector.operators.verify import PAUSE_S, Findings, Verifier
-from projector.store import partition_state, schema
+from projector.store import partition_state
+from projector.store.partition_count import read_partition_count
 from projector.store.partition_state import PartitionState
 from projector.store.partition_store import PartitionStore
 
@@ -136,9 +137,9 @@ async def _tools(settings: Settings) -> AsyncIterator[_Tools]:
     try:
         await redis_servers.refuse_eviction(redis, settings.redis_place)
         count = (await topics.check_topics(settings))[Topic.MEMBERSHIP]
-        held = await redis.get(schema.PARTITIONS_KEY)
-        if held is not None and held != str(count).encode():
-            raise topics.ChangedPartitionsError(settings, count, int(held))
+        stored = await read_partition_count(redis)
+        if stored not in (None, count):
+            raise topics.ChangedPartitionsError(settings, count, stored)
         policy = Policy(
             count, settings.minimum_level, settings.tombstone_retention_ms, settings.sweep_interval
         )

@@ -17,6 +17,7 @@ from projector.errors import SnapshotError
 from projector.operators import verify
 from projector.operators.verify import Difference, Findings, Verifier
 from projector.store import schema
+from projector.store.partition_count import require_partition_count
 from projector.store.view_diff import Mismatch, diff_agents
 
 NOT_SETTLED: Final = "not settled"
@@ -67,7 +68,7 @@ async def _verify(
     rows: list[dict[str, Any]] = []
     tokens = 0
     async with connected(settings) as redis:
-        count = await verify.partitions_of(redis)
+        count = await require_partition_count(redis)
         wanted = chosen(partitions, count)
         with progress_bar() as bar:
             task = bar.add_task("comparing", total=None)

@@ -21,6 +21,7 @@ from projector.explain.model import EventRef
 from projector.operators import explain, snapshot
 from projector.operators.snapshot import Snapshot
 from projector.store import schema
+from projector.store.partition_count import require_partition_count
 
 FIELDS_PER_CALL: Final = 1000
 MAX_JOBS: Final = 20
@@ -104,7 +105,7 @@ async def inspect_job(redis: Redis, number: int) -> InspectedJob:
     if found and found.record:
         searched = [found.record.partition]
     else:
-        searched = list(range(await explain.partitions(redis)))
+        searched = list(range(await require_partition_count(redis)))
     wanted = f"/job/{number}"
     known = [fact async for fact in _search(redis, searched, wanted)]
     return InspectedJob(number, found, [f for f in known if f.key.endswith(wanted)])
@@ -126,7 +127,7 @@ async def inspect_token(redis: Redis, digest: str) -> InspectedToken:
 
 async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
     """What there is about a partition."""
-    total = await explain.partitions(redis)
+    total = await require_partition_count(redis)
     if number >= total:
         raise BadPartitionError(f"there are {total} partitions, 0 to {total - 1}")
     state = await snapshot.state(redis, number)
@@ -156,7 +157,7 @@ async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
 
 async def inspect_agent(redis: Redis, minimum_level: int, number: int) -> InspectedAgent:
     """What there is about an agent, and which live jobs may use it."""
-    everywhere = list(range(await explain.partitions(redis)))
+    everywhere = list(range(await require_partition_count(redis)))
     suffix = f"/{number}"
     kinds = ("agent", "instance-agent", "configuration")
     known = [

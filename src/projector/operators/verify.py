@@ -30,11 +30,11 @@ from redis.asyncio import Redis
 from projector.domain import views
 from projector.domain.projection import compute_view
 from projector.domain.views import View
-from projector.errors import NotReadyError, SnapshotError
-from projector.events.partitioning import MAX_PARTITIONS
+from projector.errors import SnapshotError
 from projector.operators import snapshot
 from projector.operators.snapshot import Snapshot
 from projector.store import lua_scripts, partition_state, schema, token_scan, view_diff
+from projector.store.partition_count import require_partition_count
 from projector.store.partition_store import FIRST_EXPIRY
 from projector.store.schema import Version, ViewRecord
 from projector.store.view_diff import EXPIRY_TOLERANCE_MS, Mismatch, StoredValue
@@ -99,16 +99,6 @@ class LiveTokens(NamedTuple):
 
     tokens: dict[int, list[str]]
     unreadable: set[str]
-
-
-async def partitions_of(redis: Redis) -> int:
-    """How many partitions the views are written for; raises `NotReadyError` if none are."""
-    stored = await redis.get(schema.PARTITIONS_KEY)
-    if stored is None or not stored.isdigit() or not 0 < int(stored) <= MAX_PARTITIONS:
-        raise NotReadyError(
-            f"{schema.PARTITIONS_KEY} in Redis holds no number of partitions; has a worker run?"
-        )
-    return int(stored)
 
 
 async def live_tokens(redis: Redis, partitions: Iterable[int]) -> LiveTokens:
@@ -239,7 +229,7 @@ class Verifier:
     async def _is_justified(self, difference: Difference) -> bool:
         """Whether the facts of the partition that the record names know the token."""
         record = difference.stored.record
-        if record is None or record.partition >= await partitions_of(self._redis):
+        if record is None or record.partition >= await require_partition_count(self._redis):
             return False
         theirs = await self._settled(record.partition)
         return theirs.facts.job_of_token(difference.digest) is not None

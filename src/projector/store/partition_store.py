@@ -28,6 +28,7 @@ from projector.domain.views import View
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.model import Topic
 from projector.store import lua_scripts, partition_state, schema, view_diff
+from projector.store.partition_count import agree_on_partitions
 from projector.store.partition_state import PartitionState
 from projector.store.schema import Version
 from projector.store.view_diff import Mismatch, StoredValue
@@ -288,12 +289,6 @@ class PartitionStore:
                 "a job's token belongs to a job of another partition; the first one keeps it",
                 partition=self._partition, job=chunk[position - 1].job,
             )  # fmt: skip
-
-
-async def agree_on_partitions(redis: Redis, expected: int) -> int:
-    """Store `expected` where no number of partitions is stored; the number that is stored then."""
-    await redis.set(schema.PARTITIONS_KEY, expected, nx=True)
-    return int(await redis.get(schema.PARTITIONS_KEY) or expected)
 
 
 async def _abandon(task: asyncio.Task[Any] | None) -> None:

@@ -30,7 +30,8 @@ from projector.kafka.faust_consumer import ShortPollConsumer
 from projector.kafka.range_reader import MAX_POLLED, RangeReader
 from projector.kafka.record_parser import Damage
 from projector.process import LOOPBACK, free_port, port_obstacle, until_signalled
-from projector.store.partition_store import PartitionStore, agree_on_partitions
+from projector.store.partition_count import agree_on_partitions
+from projector.store.partition_store import PartitionStore
 from projector.worker.owner import Owner
 from projector.worker.owner_group import OwnerGroup
 from projector.worker.sweep import OrphanScan

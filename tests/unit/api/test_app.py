@@ -24,6 +24,7 @@ from projector.clients import redis_client
 from projector.domain.views import AllowedAgents
 from projector.store import schema as views
 from projector.store.schema import Version, ViewRecord
+from tests.unit.store.test_partition_count import SENTENCE
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 BODY = b'{"allowed_agents": [], "as": "stored"}'
@@ -216,6 +217,24 @@ async def test_not_ready_while_the_number_of_partitions_is_not_known(world: Worl
     await world.writer.delete(views.PARTITIONS_KEY)
     reason = "no worker has said yet how many partitions there are"
     assert (await world.ready(503))["reason"] == reason
+
+
+@pytest.mark.parametrize("kind", ["another type", "no number"])
+async def test_not_ready_says_why_the_number_of_partitions_cannot_be_read(
+    world: World, kind: str
+) -> None:
+    """Redis answers, so it is not unreachable."""
+    await world.ready(200)
+    await world.writer.delete(views.PARTITIONS_KEY)
+    if kind == "another type":
+        await world.writer.rpush(views.PARTITIONS_KEY, "2")
+    else:
+        await world.writer.set(views.PARTITIONS_KEY, "abc")
+    assert (await world.ready(503))["reason"] == SENTENCE
+    assert "projector_api_redis_reachable 1.0" in (await world.http.get("/metrics")).text
+    await world.writer.delete(views.PARTITIONS_KEY)
+    await world.writer.set(views.PARTITIONS_KEY, PARTITIONS)
+    await world.ready(200)
 
 
 async def test_not_ready_while_redis_cannot_be_reached(world: World) -> None:

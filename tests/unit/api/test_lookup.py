@@ -21,6 +21,7 @@ from projector.clients import redis_batch
 from projector.clients.redis_servers import RedisServers
 from projector.store import schema
 from projector.store.schema import Version, ViewRecord
+from tests.unit.store.test_partition_count import SENTENCE
 
 BODY = b'{"allowed_agents": [],  "kept": "byte for byte \xc3\xa9"}'
 EPOCH = 1_800_000_000_000
@@ -298,6 +299,34 @@ async def test_without_the_number_of_partitions_every_token_is_503_and_none_401(
     async with owners(world):
         for token in ("known", "unknown"):
             reason(await soon(world.ask(token)))
+
+
+@pytest.mark.parametrize("kind", ["another type", "no number"])
+@pytest.mark.parametrize("token", ["known", "unknown"])
+async def test_a_key_without_a_number_of_partitions_is_the_reason_of_every_503(
+    world: World, kind: str, token: str
+) -> None:
+    await world.put("known")
+    await world.redis.delete(schema.PARTITIONS_KEY)
+    if kind == "another type":
+        await world.redis.rpush(schema.PARTITIONS_KEY, "2")
+    else:
+        await world.redis.set(schema.PARTITIONS_KEY, "abc")
+    await world.polled()
+    world.with_limits(miss_grace=SHORT_GRACE_S)
+    async with owners(world):
+        assert reason(await soon(world.ask(token))) == SENTENCE
+
+
+async def test_the_log_names_a_key_without_a_number_of_partitions_once(world: World) -> None:
+    with capture_logs() as logged:
+        await world.redis.set(schema.PARTITIONS_KEY, "abc")
+        await world.polled(4)
+        await world.redis.set(schema.PARTITIONS_KEY, PARTITIONS)
+        await world.polled()
+    assert [(line["event"], line.get("reason")) for line in logged] == [
+        ("not ready, trying again", SENTENCE), ("ready again", None),
+    ]  # fmt: skip
 
 
 async def test_before_the_first_poll_every_token_is_503_and_none_401(world: World) -> None:

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from rich.console import Console
 
 from projector.cli.status_display import changes, lines, table
-from projector.errors import OperatorError
+from projector.errors import PartitionCountError
 from projector.events.model import Topic
 from projector.operators import status as statuses
 from projector.operators.status import Ends, PartitionHealth, Status
@@ -193,7 +193,14 @@ async def test_keys_of_another_type_count_as_none(world: World) -> None:
 @pytest.mark.parametrize("count", ["x", "", "-1", "10001", "9" * 4301, "٣"])
 async def test_a_number_of_partitions_that_cannot_be_is_said(world: World, count: str) -> None:
     await world.partitions(count)
-    with pytest.raises(OperatorError, match="allowed-agents:partitions in Redis is no number"):
+    with pytest.raises(PartitionCountError, match="allowed-agents:partitions in Redis is not a"):
+        await world.read()
+
+
+async def test_a_number_of_partitions_of_another_type_is_no_outage(world: World) -> None:
+    await world.redis.delete(schema.PARTITIONS_KEY)
+    await world.redis.rpush(schema.PARTITIONS_KEY, "1")
+    with pytest.raises(PartitionCountError):
         await world.read()
 
 

@@ -11,7 +11,7 @@ from projector import errors
 from projector.clients.redis_servers import RedisServers
 from projector.domain.projection import Policy, Projection
 from projector.domain.views import View
-from projector.errors import DifferentRulesError, NotReadyError
+from projector.errors import DifferentRulesError, PartitionCountError
 from projector.events.model import Topic
 from projector.operators import snapshot, verify
 from projector.operators.verify import Difference, Findings, Verifier
@@ -329,12 +329,13 @@ async def test_a_command_with_another_minimum_role_than_the_workers_is_refused(
         await verifier.verify(0, verify.LiveTokens({0: []}, set()))
 
 
-async def test_a_redis_without_a_number_of_partitions_is_refused(owned: Owned) -> None:
-    assert await verify.partitions_of(owned.redis) == 2
-    for held in ("x", "0", "99999999"):
-        await owned.redis.set(schema.PARTITIONS_KEY, held)
-        with pytest.raises(NotReadyError):
-            await verify.partitions_of(owned.redis)
+async def test_a_key_without_a_number_of_partitions_stops_a_repair(owned: Owned) -> None:
+    """Only the number shows whether the partition that a foreign record names exists."""
+    await damage(owned, b" 0000 ", b" 0001 ")
+    difference = await only(owned)
+    await owned.redis.set(schema.PARTITIONS_KEY, "x")
+    with pytest.raises(PartitionCountError, match="allowed-agents:partitions in Redis is not a"):
+        await Verifier(owned.redis, LEVEL).repair(difference)
 
 
 # what counts as an over-grant
