@@ -46,7 +46,7 @@ async def test_without_the_key_no_worker_has_run(redis: fakeredis.FakeAsyncRedis
     assert await read_partition_count(redis) is None
     with pytest.raises(
         NotReadyError,
-        match=r"^allowed-agents:partitions is not in Redis: no worker has run on this database yet$",
+        match=r"^allowed-agents:partitions is not in Redis: no worker has run on this database",
     ):
         await require_partition_count(redis)
 
