@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run test browser faults bench bench-smoke bench-setup format lint types schemas lock kafka clean
+.PHONY: help setup run test browser faults bench bench-smoke bench-setup format lint types schemas reference lock kafka clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -58,6 +58,9 @@ types: setup ## mypy, strict
 
 schemas: setup ## write docs/asyncapi.yaml and docs/schemas from the code
 	$(BIN)/projector schemas docs
+
+reference: setup ## write docs/commands.md and docs/settings.md from the code
+	$(BIN)/python scripts/reference.py
 
 lock: setup ## choose the newest allowed versions of everything
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \

@@ -72,7 +72,10 @@ class Tally:
 
 def audit_facts(  # noqa: PLR0913  one for each option
     snapshot: Annotated[
-        str, typer.Argument(help="The export: one CloudEvent (JSON) a line; - for stdin.")
+        str,
+        typer.Argument(
+            metavar="SNAPSHOT", help="The export: one CloudEvent (JSON) a line; - for stdin."
+        ),
     ],
     *,
     kind: Annotated[
@@ -115,11 +118,12 @@ def audit_facts(  # noqa: PLR0913  one for each option
     whatever else the facts hold of those is extra.
 
     A fact whose event came after the export is newer, and no difference. Repairs rank at the
-    export's moment: they never undo what came later, be it a revocation on its way.
+    export's moment: they never undo what came later, be it a revocation on its way. What an export
+    must have is in docs/operations.md.
 
     Exits with 0 when all is equal, or every difference was fed; with 1 when there are differences
-    (with --repair: that cannot be mended); with 2 when a line is bad; with 3 when Redis or Kafka
-    cannot be reached.
+    (with --repair: that cannot be repaired); with 2 when a line is bad or there is none; with 3
+    when Redis or Kafka cannot be reached.
 
     \b
     projector audit export.ndjson

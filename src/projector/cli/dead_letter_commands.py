@@ -68,6 +68,8 @@ def list_letters(
 ) -> None:
     """List the latest dead letters: letter, when, where the original stood, and the reason.
 
+    Exits with 0; with 2 when the topic is missing; with 3 when Kafka cannot be reached.
+
     \b
     projector dead-letters list --last 10
     projector dead-letters list --topic membership --reason 'belongs in partition'
@@ -99,10 +101,14 @@ async def _latest(settings: Settings, wanted: Wanted, most: int) -> tuple[list[L
 
 @app.command()
 def show(
-    letter: Annotated[str, typer.Argument(help="The letter as `list` names it: 0:17, or 17.")],
+    letter: Annotated[
+        str, typer.Argument(metavar="LETTER", help="The letter as `list` names it: 0:17, or 17.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Show everything that a dead letter holds. Job tokens are not in it.
+
+    Exits with 0; with 2 when there is no such letter; with 3 when Kafka cannot be reached.
 
     \b
     projector dead-letters show 0:17
@@ -119,7 +125,9 @@ def show(
 
 @app.command()
 def replay(
-    letter: Annotated[list[str], typer.Argument(help="Letters as `list` names them.")],
+    letter: Annotated[
+        list[str], typer.Argument(metavar="LETTER", help="Letters as `list` names them.")
+    ],
     event: Annotated[
         str | None,
         typer.Option(help="File with the mended event, a CloudEvent in JSON; - for stdin."),
@@ -129,10 +137,10 @@ def replay(
 
     A replay ranks where its original stood, so it never overwrites what came later. An original
     in the wrong topic or partition is sent to the right one as a new event, and only if it has a
-    `sequence`. Replaying twice does no harm.
+    `sequence`. Replaying twice does no harm. Examples are in docs/dead-letters.md.
 
-    Exits with 0 when Kafka has acknowledged everything, with 2 when any letter cannot be replayed
-    (then nothing was sent), with 3 when Kafka cannot be reached.
+    Exits with 0 when Kafka has acknowledged everything; with 2 when any letter cannot be replayed
+    (then nothing was sent); with 3 when Kafka cannot be reached.
 
     \b
     projector dead-letters replay 0:17 0:18

@@ -37,9 +37,10 @@ def explain(
     The answer is computed from the facts in Redis by the rules that the worker applies, and is
     never older than what lookups get. In brackets stands the event behind each line: its topic,
     partition and offset in Kafka (of a replayed one its original's), and when Kafka took it.
+    Read on in docs/explain.md.
 
-    Exits with 0 when the job may use AGENT (without AGENT: with any answer), with 1 when it may
-    not, with 2 when there is no such job, with 3 when Redis cannot be reached.
+    Exits with 0 when the job may use AGENT (without AGENT: with any answer); with 1 when it may
+    not; with 2 when there is no such job; with 3 when Redis cannot be reached.
 
     \b
     projector explain 9

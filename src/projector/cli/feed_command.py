@@ -26,7 +26,9 @@ def feed(  # noqa: PLR0913  one for each option
     file: Annotated[
         str | None,
         typer.Argument(
-            help="File with one CloudEvent (JSON) a line; - for stdin.", show_default=False
+            metavar="FILE",
+            help="File with one CloudEvent (JSON) a line; - for stdin.",
+            show_default=False,
         ),
     ] = None,
     *,
@@ -54,11 +56,18 @@ def feed(  # noqa: PLR0913  one for each option
 ) -> None:
     """Check every line of FILE, then send all events and wait until Kafka has them.
 
-    Exits with 0 when Kafka has acknowledged everything, with 2 when any line is bad or there is
-    none (then nothing was sent), with 3 when Kafka cannot be reached.
+    A bad line is named by its number and the reason, never by its content, and nothing is sent.
+    With --agent-config, give --agent, --name, --project and --partitionkey too: the events that
+    the agent's file means are sent.
 
-    Example of an agent's file: projector feed --agent-config .gitlab/agents/production/config.yaml
-    --agent 5 --name production --project 123213 --partitionkey 3
+    Exits with 0 when Kafka has acknowledged everything; with 2 when any line is bad or there is
+    none (then nothing was sent); with 3 when Kafka cannot be reached.
+
+    \b
+    projector feed examples/events.ndjson
+    my-export | projector feed -
+    projector feed --agent-config examples/agent-config.yaml --agent 5 --name production \\
+        --project 123213 --partitionkey 3
     """
     about: dict[str, Any] = {
         "--agent": agent, "--name": name, "--project": project, "--partitionkey": partitionkey,

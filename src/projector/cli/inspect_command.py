@@ -36,7 +36,7 @@ def job(
 ) -> None:
     """Show a job: its token's SHA-256, the record that answers lookups, its fact.
 
-    Exits with 0, with 1 when nothing is known, with 3 when Redis cannot be reached.
+    Exits with 0; with 1 when nothing is known; with 3 when Redis cannot be reached.
 
     \b
     projector inspect job 9
@@ -62,7 +62,8 @@ def token(
     """Show what a token gets. The token is read from standard input, or asked for and not shown.
 
     It is never an argument, for those are seen by others; only its SHA-256 leaves this process.
-    Exits with 0, with 1 when no record stands under it, with 3 when Redis cannot be reached.
+
+    Exits with 0; with 1 when there is no record of it; with 3 when Redis cannot be reached.
 
     \b
     projector inspect token
@@ -95,7 +96,7 @@ def partition(
 ) -> None:
     """Show a partition: owner, freshness, offsets, facts, live tokens, letters that wait.
 
-    Exits with 0, with 2 when there is no such partition, with 3 when Redis cannot be reached.
+    Exits with 0; with 2 when there is no such partition; with 3 when Redis cannot be reached.
 
     \b
     projector inspect partition 15
@@ -116,7 +117,7 @@ def agent(
 ) -> None:
     """Show an agent: where it is known, what its configuration grants, which jobs may use it now.
 
-    Exits with 0, with 1 when nothing is known, with 3 when Redis cannot be reached.
+    Exits with 0; with 1 when nothing is known; with 3 when Redis cannot be reached.
 
     \b
     projector inspect agent 5

@@ -1,7 +1,7 @@
 """The `projector` command."""
 
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -26,8 +26,19 @@ from projector.config.env import variable_name
 from projector.events.model import Topic
 from projector.kafka import topics as kafka_topics
 
+HELP: Final = """Which cluster agents may a CI job token use? Events in, one answer per token out.
+
+Exits with 0 when all is well; with 1 when a check found something, or a server cannot go on; with 2
+when you must correct something first: a setting, an argument, a line of a file, a topic, a dead
+letter, an unknown job or partition, a port in use; with 3 when Kafka or Redis cannot be reached.
+
+The reason is on stderr. Logs are on stderr too: JSON, one event a line, or plain text on a
+terminal. Settings are environment variables (docs/settings.md); give every command those of the
+workers.
+"""
+
 app = typer.Typer(
-    help="Which cluster agents may a CI job token use? Events in, one answer per token out.",
+    help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -67,9 +78,9 @@ def _options(
 
 @app.command()
 def topics() -> None:
-    """Create the topics that are missing, and check those that exist.
+    """Create the topics that are missing, check those that exist, list their partitions.
 
-    Exits with 0 when all are as they must be, with 2 when one is unusable, with 3 when Kafka
+    Exits with 0 when all are as they must be; with 2 when one is unusable; with 3 when Kafka
     cannot be reached.
 
     \b

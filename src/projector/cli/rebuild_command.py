@@ -64,14 +64,15 @@ def rebuild_partitions(
 
     One partition after the other: read beside the running worker, compared with the checkpoint and
     with the views, then claimed, written and served until a worker claims it again. Lookups are
-    answered all the while. Use the settings that the workers have.
+    answered all the while. Use the settings that the workers have. Each step is in
+    docs/guarantees.md.
 
     Where Kafka has lost events (an alarm says `history lost`), the rebuilt facts lack what only
     those events said: grants may be missing, and users who were blocked count as active. So that
     is refused unless you say --accept-loss; feed upstream's present state afterwards.
 
-    Exits with 0 when everything is in place (with --dry-run: when nothing differs), with 1 when
-    --dry-run finds differences, with 2 when events are lost, with 3 when Kafka or Redis cannot be
+    Exits with 0 when everything is in place (with --dry-run: when nothing differs); with 1 when
+    --dry-run finds differences; with 2 when events are lost; with 3 when Kafka or Redis cannot be
     reached.
 
     \b

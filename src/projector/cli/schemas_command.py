@@ -15,13 +15,18 @@ from projector.events.model import EVENT_TYPES
 def generate(
     directory: Annotated[
         Path | None,
-        typer.Argument(help="Where to write asyncapi.yaml and schemas/.", show_default=False),
+        typer.Argument(
+            metavar="DIRECTORY", help="Where to write asyncapi.yaml and schemas/.",
+            show_default=False,
+        ),
     ] = None,
-) -> None:
+) -> None:  # fmt: skip
     """Print the contract for events as AsyncAPI 3.0, or write it with its JSON Schemas.
 
     Needs neither Kafka nor settings. With DIRECTORY it writes DIRECTORY/asyncapi.yaml and
     DIRECTORY/schemas/TYPE.json, a JSON Schema (2020-12) of every type of event.
+
+    Exits with 0; with 2 when a file cannot be written.
 
     \b
     projector schemas > asyncapi.yaml

@@ -20,8 +20,11 @@ log = structlog.get_logger()
 def worker() -> None:
     """Consume the topics and keep the views in Redis up to date. Run as many as you like.
 
-    Exits with 0 when told to stop, with 1 when it cannot go on (start it again), with 2 when a
-    setting or a topic must be mended first.
+    Waits for Kafka, Redis and the topics. Let a supervisor start it again whenever it ends: it
+    goes on from the checkpoint in Redis.
+
+    Exits with 0 on SIGINT or SIGTERM; with 1 when it cannot go on; with 2 when a setting, a topic
+    or a right must be corrected first.
 
     \b
     PROJECTOR_KAFKA=kafka:9092 PROJECTOR_REDIS_URL=redis://redis:6379/0 projector worker
@@ -34,10 +37,13 @@ def worker() -> None:
 
 def api(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.")] = 8000,
     workers: Annotated[int, typer.Option(help="Processes; one per core is plenty.", min=1)] = 1,
 ) -> None:
-    """Answer lookups over HTTP. Reads Redis, writes nothing.
+    """Answer lookups over HTTP. Reads Redis, writes nothing, needs no Kafka.
+
+    Exits with 0 on SIGINT; with 143 on SIGTERM; with 2 when a setting is wrong or the port is in
+    use.
 
     \b
     projector api --host 0.0.0.0 --workers 4
@@ -55,11 +61,15 @@ def api(
 
 def ops(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8001,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.")] = 8001,
 ) -> None:
     """Serve the operators' page alone, at /ops/. Reads Redis and Kafka, writes nothing.
 
-    Asks for PROJECTOR_OPS_TOKEN where that is set. Without it, only on a loopback address.
+    Asks for PROJECTOR_OPS_TOKEN where that is set. Without it, only on a loopback address. What
+    the page shows is in docs/operators-page.md.
+
+    Exits with 0 on SIGINT; with 143 on SIGTERM; with 2 when a setting is wrong or the port is in
+    use.
 
     \b
     projector ops
@@ -111,8 +121,13 @@ def dev(
 ) -> None:
     """Run everything here: embedded Kafka and Redis (memory only), a worker and the API.
 
-    Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others.
-    On a terminal the worker and the API log warnings alone, unless PROJECTOR_LOG_LEVEL is set.
+    Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others. What
+    is embedded is gone when it stops. Prints `ready api=... kafka=... redis=...` when every
+    partition is fresh. On a terminal the worker and the API log warnings alone, unless
+    PROJECTOR_LOG_LEVEL is set.
+
+    Exits with 0 on SIGINT or SIGTERM; with 2 when a setting is wrong, the port is in use, or an
+    embedded server ends.
 
     \b
     projector dev --port 0

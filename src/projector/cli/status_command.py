@@ -50,8 +50,10 @@ def status(
     get 503; or unclaimed: no worker has ever owned it. Rates and revocations are those of the last
     five minutes. A worker without partitions is not seen.
 
-    Exits with 0 when all are fresh, with 1 when any is not, with 3 when Redis cannot be reached.
-    Without Kafka there is all but the lag and the number of dead letters.
+    Without Kafka it shows all but the lag and the number of dead letters. Every field of the JSON
+    is in docs/monitoring.md.
+
+    Exits with 0 when all are fresh; with 1 when any is not; with 3 when Redis cannot be reached.
 
     \b
     projector status

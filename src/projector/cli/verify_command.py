@@ -37,14 +37,16 @@ def verify_views(
     ] = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Compute every view anew from the facts and compare it with what stands in Redis.
+    """Compute every view anew from the facts and compare it with the one in Redis.
 
     The facts are those of the checkpoint; workers go on meanwhile. What differs is looked at
     again before it counts. Over-grants (a token is allowed more than the facts allow) come first.
-    Tokens are named by their SHA-256. Use the settings that the workers have.
+    Tokens are named by their SHA-256. Use the settings that the workers have. Why a repair undoes
+    nothing is in docs/guarantees.md.
 
     Exits with 0 when all is equal, or all was repaired and a second look agrees; with 1 when
-    anything differs or could not be compared; with 3 when Redis cannot be reached.
+    anything differs or could not be compared; with 2 when there is no such partition; with 3 when
+    Redis cannot be reached.
 
     \b
     projector verify

@@ -19,48 +19,80 @@ Problems = Iterator[tuple[str, str]]
 
 
 class ConnectionSettings(BaseSettings):
-    """The settings that concern Kafka and Redis; `Settings` has them all."""
+    """The settings that concern Kafka and Redis; `Settings` has them all.
+
+    With TLS, certificates and host names are always checked. Files are read at the start; after a
+    change, start again. A server that refuses the password, or shows a certificate that is not
+    trusted, ends a command and a starting worker with exit code 2 and a sentence that names the
+    setting. A worker or an API that runs already goes on, and logs it. The rights that each role
+    needs in Kafka and Redis are in docs/security.md.
+    """
 
     kafka: str = Field(
         default="127.0.0.1:9092", description="Kafka brokers, `host:port`, comma-separated"
     )
     kafka_security_protocol: SecurityProtocol = Field(
-        default="PLAINTEXT", description="`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`"
+        default="PLAINTEXT",
+        description="`SSL`: TLS; `SASL_SSL`: TLS, user and password; `SASL_PLAINTEXT`: user and "
+        "password, unencrypted (a warning says so)",
     )
     kafka_sasl_mechanism: SaslMechanism = Field(
-        default="SCRAM-SHA-512", description="`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`"
+        default="SCRAM-SHA-512",
+        description="how the user and the password are checked, with SASL",
     )
-    kafka_username: str | None = Field(default=None, min_length=1, description="the user for SASL")
+    kafka_username: str | None = Field(
+        default=None, min_length=1, description="the user, with SASL"
+    )
     kafka_password: SecretStr | None = Field(
-        default=None, min_length=1, description="the password for SASL"
+        default=None, min_length=1, description="the password, with SASL"
     )
-    kafka_password_file: File | None = Field(default=None, description="a file with the password")
+    kafka_password_file: File | None = Field(
+        default=None, description="instead of `PROJECTOR_KAFKA_PASSWORD`: a file that holds it"
+    )
     kafka_ca_file: File | None = Field(
-        default=None, description="who may sign Kafka's certificates, as PEM"
+        default=None,
+        description="PEM file with the certificates of those who may sign Kafka's; without it the "
+        "system's, with it no others",
     )
     kafka_certificate_file: File | None = Field(
-        default=None, description="this client's certificate for Kafka, as PEM"
+        default=None, description="PEM file with this client's own certificate for Kafka"
     )
-    kafka_key_file: File | None = Field(default=None, description="the key of that certificate")
+    kafka_key_file: File | None = Field(
+        default=None, description="PEM file with the key of that certificate, unencrypted"
+    )
 
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",
         repr=False,
-        description="Redis or Valkey: `redis://`, `rediss://`, `unix://`; `redis+sentinel://`, "
-        "`redis+cluster://`",
+        description="Redis or Valkey: `redis://`, `rediss://` (TLS), `unix://`; the path is the "
+        "number of a database. `redis+sentinel://host:26379,host:26379/SERVICE/0`: the primary "
+        "that these sentinels name. `redis+cluster://host:6379,host:6379`: a cluster. Both also "
+        "with `rediss`",
     )
-    redis_username: str | None = Field(default=None, min_length=1, description="the user in Redis")
+    redis_username: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the user in Redis, unless the URL names one; what a `+sentinel` URL names is "
+        "for the sentinels alone",
+    )
     redis_password: SecretStr | None = Field(
-        default=None, min_length=1, description="the password of that user"
+        default=None, min_length=1, description="the password of that user, likewise"
     )
-    redis_password_file: File | None = Field(default=None, description="a file with the password")
+    redis_password_file: File | None = Field(
+        default=None, description="instead of `PROJECTOR_REDIS_PASSWORD`: a file that holds it"
+    )
     redis_ca_file: File | None = Field(
-        default=None, description="who may sign Redis's certificate, as PEM"
+        default=None,
+        description="PEM file with the certificates of those who may sign Redis's, with `rediss`; "
+        "for sentinels too",
     )
     redis_certificate_file: File | None = Field(
-        default=None, description="this client's certificate for Redis, as PEM"
+        default=None,
+        description="PEM file with this client's own certificate for Redis and for sentinels",
     )
-    redis_key_file: File | None = Field(default=None, description="the key of that certificate")
+    redis_key_file: File | None = Field(
+        default=None, description="PEM file with the key of that certificate, unencrypted"
+    )
 
     @field_validator("kafka")
     @classmethod

@@ -29,7 +29,15 @@ Role = Literal[
 
 
 class Settings(ConnectionSettings):
-    """The settings of every command. Durations are in seconds."""
+    """The settings of every command: environment variables, read once. Durations are in seconds.
+
+    Every wrong or unknown `PROJECTOR_` variable is named at the start, and ends the command with
+    exit code 2. In Kubernetes the variables that it sets itself for a Service named `projector` or
+    `projector-...` (`PROJECTOR_PORT`, `PROJECTOR_API_SERVICE_HOST`) are ignored.
+
+    Several projections may share a Kafka if their `PROJECTOR_TOPIC_PREFIX` differs. Each needs a
+    Redis database of its own.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=True)
 
@@ -37,14 +45,19 @@ class Settings(ConnectionSettings):
         default=16,
         ge=1,
         le=MAX_PARTITIONS,
-        description="partitions per topic, when `topics` creates them",
+        description="partitions per topic, when `projector topics` creates them; fixed from then "
+        "on",
     )
     replication_factor: int = Field(
         default=0,
         ge=0,
-        description="copies per topic, when `topics` creates them; 0: one per broker, at most 3",
+        description="copies per topic, when `projector topics` creates them; 0: one per broker, at "
+        "most 3",
     )
-    topic_prefix: str = Field(default="", description="put before every topic's name")
+    topic_prefix: str = Field(
+        default="",
+        description="put before every topic's name; letters, digits, `.`, `_`, `-`",
+    )
     max_staleness: Seconds = Field(
         default=10.0, description="an answer is never older than this; beyond it lookups get 503"
     )
@@ -56,14 +69,19 @@ class Settings(ConnectionSettings):
         default=1000, ge=1, description="tokens that may wait for that at once in one API process"
     )
     max_connections: int = Field(
-        default=3000, ge=1, le=1_000_000, description="connections to one API process at once"
+        default=3000,
+        ge=1,
+        le=1_000_000,
+        description="connections to one API process at once; more are closed at once",
     )
     minimum_role: Role = Field(
         default="developer",
         description="the role a job's user needs; `none`: GitLab's own behaviour",
     )
     tombstone_retention: Seconds = Field(
-        default=7 * 24 * 3600.0, description="how long removed things keep late events out"
+        default=7 * 24 * 3600.0,
+        description="how long removed things are remembered (7 days unless set); events that are "
+        "later than that are refused (docs/events.md)",
     )
     sweep_interval: Seconds = Field(
         default=600.0, description="how long one comparison of all views with Redis may take"
@@ -73,16 +91,24 @@ class Settings(ConnectionSettings):
     )
     worker_web_host: str = Field(
         default="127.0.0.1",
-        description="address that the worker's own web page listens on",
+        description="address that the worker's own web page listens on; every client that reaches "
+        "it reads `/metrics` without a credential",
     )
     worker_web_port: int = Field(
-        default=0, ge=0, le=65535, description="port of the worker's own web page; 0: a free one"
+        default=0,
+        ge=0,
+        le=65535,
+        description="port of the worker's own web page, with `/metrics` for Prometheus; 0: a free "
+        "one. Address and port are logged at the start",
     )
     ops_token: SecretStr | None = Field(
         default=None,
-        description="switches the operators' page `/ops/` on: the credential that it asks for",
+        description="switches the operators' page `/ops/` of `projector api` on: the credential "
+        "that it and `projector ops` ask for; 16 to 1024 visible ASCII characters",
     )
-    ops_token_file: File | None = Field(default=None, description="a file with that token")
+    ops_token_file: File | None = Field(
+        default=None, description="instead of `PROJECTOR_OPS_TOKEN`: a file that holds it"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="the least severe message to log"
     )
