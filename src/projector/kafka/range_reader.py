@@ -6,6 +6,7 @@ which move nobody's offsets.
 """
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -20,6 +21,7 @@ from projector.kafka.record_parser import Damage
 
 Offsets = dict[Topic, int]
 
+CLIENT_NAME: Final = "reader"
 REQUEST_TIMEOUT_MS: Final = 2000
 # A range that makes no progress for this many polls is given up, to be asked for again.
 POLL_MS: Final = 500
@@ -46,7 +48,9 @@ class RangeReader:
         # Before Faust makes its consumer, which then reads like those of this class.
         tolerant_batches.install_tolerant_batches()
         self._settings = settings
-        self._consumer = self._new_consumer()
+        self._consumer = kafka.create_consumer(
+            settings, CLIENT_NAME, request_timeout_ms=REQUEST_TIMEOUT_MS
+        )
 
     async def start(self) -> None:
         """Connect; raises `KafkaError` if no broker can be reached."""
@@ -75,19 +79,16 @@ class RangeReader:
         wanted = [topic for topic in Topic if starts.get(topic, 0) < ends.get(topic, 0)]
         if not wanted:
             return
-        consumer = self._new_consumer()
-        try:
-            await consumer.start()
-            places = {self._place(topic, partition): topic for topic in wanted}
-            consumer.assign(list(places))
-            for place, topic in places.items():
+        topics = {self._place(topic, partition): topic for topic in wanted}
+        async with self._open_consumer() as consumer:
+            consumer.assign(list(topics))
+            for place, topic in topics.items():
                 consumer.seek(place, starts[topic])
-            async for progress in self._polls(consumer, places, ends):
-                yield progress
-        except OffsetOutOfRangeError as error:
-            raise HistoryLostError(f"Kafka no longer has the offsets {error}") from None
-        finally:
-            await consumer.stop()
+            try:
+                async for progress in self._polls(consumer, topics, ends):
+                    yield progress
+            except OffsetOutOfRangeError as error:
+                raise HistoryLostError(f"Kafka no longer has the offsets {error}") from None
 
     async def has_reached(self, partition: int, topic: Topic, offset: int) -> bool:
         """Whether the topic really goes up to `offset`; false where it was recreated.
@@ -95,18 +96,15 @@ class RangeReader:
         A fetch of the record before it says so and not the end offset, for that of the embedded
         broker is too low. Raises `KafkaError` where no answer comes.
         """
-        consumer = self._new_consumer()
         place = self._place(topic, partition)
-        try:
-            await consumer.start()
+        async with self._open_consumer() as consumer:
             consumer.assign([place])
             consumer.seek(place, offset - 1)
-            await consumer.getmany(timeout_ms=REQUEST_TIMEOUT_MS)
+            try:
+                await consumer.getmany(timeout_ms=REQUEST_TIMEOUT_MS)
+            except OffsetOutOfRangeError:
+                return False
             highwater: int | None = consumer.highwater(place)
-        except OffsetOutOfRangeError:
-            return False
-        finally:
-            await consumer.stop()
         if highwater is None:
             raise RangeError(f"no answer about {topic} at offset {offset}")
         return highwater >= offset
@@ -132,14 +130,9 @@ class RangeReader:
             if idle > EMPTY_POLLS:
                 raise RangeError(f"no progress at {positions} on the way to {dict(ends)}")
 
-    def _new_consumer(self) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
-            **kafka.client_arguments(self._settings),
-            client_id=f"{self._settings.topic_prefix}projector-reader",
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
+    def _open_consumer(self) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
+        return kafka.open_consumer(
+            self._settings, CLIENT_NAME, request_timeout_ms=REQUEST_TIMEOUT_MS
         )
 
     def _place(self, topic: Topic, partition: int) -> TopicPartition:

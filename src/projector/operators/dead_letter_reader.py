@@ -1,6 +1,5 @@
 """Reads dead letters back from Kafka, without a consumer group: nobody's offsets move."""
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -92,23 +91,11 @@ class Letter(NamedTuple):
 async def open_dead_letters(settings: Settings) -> AsyncIterator["DeadLetterReader"]:
     """The letters in Kafka; raises `KafkaError`, and what `topics.check` raises."""
     partitions = await topics.check_topics(settings)
-    consumer = AIOKafkaConsumer(
-        **kafka.client_arguments(settings),
-        client_id=f"{settings.topic_prefix}projector-letters",
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        request_timeout_ms=REQUEST_TIMEOUT_MS,
-        fetch_max_wait_ms=MAX_WAIT_MS,
-        max_partition_fetch_bytes=2 * MAX_LETTER_BYTES,
-    )
-    try:
-        await consumer.start()
-        # A consumer that is stopped before its tasks have begun raises their cancellation.
-        await asyncio.sleep(0)
+    async with kafka.open_consumer(
+        settings, "letters", request_timeout_ms=REQUEST_TIMEOUT_MS,
+        fetch_max_wait_ms=MAX_WAIT_MS, max_partition_fetch_bytes=2 * MAX_LETTER_BYTES,
+    ) as consumer:  # fmt: skip
         yield DeadLetterReader(settings, consumer, partitions)
-    finally:
-        await consumer.stop()
 
 
 class DeadLetterReader:

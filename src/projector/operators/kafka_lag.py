@@ -70,22 +70,10 @@ class EndOffsetPoller:
 async def open_end_offsets(settings: Settings) -> AsyncIterator["EndOffsetReader"]:
     """The topics' ends; raises `KafkaError`, and what `topics.check` raises."""
     partitions = await topics.check_topics(settings)
-    consumer = AIOKafkaConsumer(
-        **kafka.client_arguments(settings),
-        client_id=f"{settings.topic_prefix}projector-status",
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        request_timeout_ms=REQUEST_TIMEOUT_MS,
-        fetch_max_wait_ms=MAX_WAIT_MS,
-    )
-    try:
-        await consumer.start()
-        # A consumer that is stopped before its tasks have begun raises their cancellation.
-        await asyncio.sleep(0)
+    async with kafka.open_consumer(
+        settings, "status", request_timeout_ms=REQUEST_TIMEOUT_MS, fetch_max_wait_ms=MAX_WAIT_MS
+    ) as consumer:
         yield EndOffsetReader(settings, consumer, partitions)
-    finally:
-        await consumer.stop()
 
 
 class EndOffsetReader:
