@@ -8,7 +8,7 @@ from typing import Any, Final
 from aiokafka.errors import KafkaError
 
 from projector.config.settings import Settings
-from projector.errors import OperatorError
+from projector.errors import OperatorError, TemporaryError
 from projector.operators import dead_letter_reader
 
 LATEST: Final = 50
@@ -22,7 +22,7 @@ async def read(settings: Settings) -> dict[str, Any]:
             return {"letters": await _latest(settings), "read_at": _now()}
     except OperatorError as error:
         reason = str(error)
-    except (KafkaError, OSError, TimeoutError) as error:
+    except (TemporaryError, KafkaError, OSError, TimeoutError) as error:
         reason = f"Kafka at {settings.kafka} cannot be reached from here ({type(error).__name__})"
     return {"error": reason, "read_at": _now()}
 

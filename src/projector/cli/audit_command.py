@@ -176,8 +176,7 @@ async def _refuse_unsafe(settings: Settings, redis: Redis, taken: int | None, sk
     found = await topics.check_topics(settings)
     await topics.refuse_producers_time(settings)
     partitions = await require_partition_count(redis)
-    if found[Topic.MEMBERSHIP] != partitions:
-        raise topics.ChangedPartitionsError(settings, found[Topic.MEMBERSHIP], partitions)
+    topics.refuse_changed_partitions(settings, found[Topic.MEMBERSHIP], partitions)
     if taken is None:
         fail(WRONG, "not every line has a `time`; say with --taken when the export was taken")
     now = await redis_batch.server_time(redis, PARTITIONS_KEY)

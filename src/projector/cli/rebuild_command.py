@@ -138,9 +138,9 @@ async def _tools(settings: Settings) -> AsyncIterator[_Tools]:
     try:
         await redis_servers.refuse_eviction(redis, settings.redis_place)
         count = (await topics.check_topics(settings))[Topic.MEMBERSHIP]
-        stored = await read_partition_count(redis)
-        if stored not in (None, count):
-            raise topics.ChangedPartitionsError(settings, count, stored)
+        topics.refuse_changed_partitions(
+            settings, count, await read_partition_count(redis) or count
+        )
         policy = Policy(
             count, settings.minimum_level, settings.tombstone_retention_ms, settings.sweep_interval
         )

@@ -26,7 +26,7 @@ from projector import log as logs
 from projector.clients.access_errors import redis_reason
 from projector.config.env import variable_name
 from projector.config.settings import Settings
-from projector.errors import OperatorError, SettingsError
+from projector.errors import OperatorError, SettingsError, TemporaryError
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -75,7 +75,7 @@ def run_command(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
             fail(WRONG, f"Redis at {settings.redis_place} {reason}")
         fail(OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}")
     # redis-py makes every OSError a RedisError: what is left is aiokafka's.
-    except (KafkaError, OSError) as error:
+    except (TemporaryError, KafkaError, OSError) as error:
         fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")
 
 

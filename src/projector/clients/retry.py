@@ -17,13 +17,13 @@ from tenacity import (
 )
 
 from projector.clients import access_errors
-from projector.errors import AccessError, NotReadyError
+from projector.errors import AccessError, NotReadyError, TemporaryError
 
 log = structlog.get_logger()
 T = TypeVar("T")
 P = ParamSpec("P")
 
-OUTAGES: Final = (RedisError, KafkaError, OSError, TimeoutError)
+OUTAGES: Final = (RedisError, KafkaError, TemporaryError, OSError, TimeoutError)
 # An attempt that has not failed for so long has reached its server: no timeout here is longer.
 SETTLED_S: Final = 15.0
 # An outage that goes on is said again after this time, and then after ever longer ones.
@@ -41,7 +41,7 @@ def _server(state: RetryCallState) -> str:
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, RedisError):
         return "Redis"
-    return "Kafka" if isinstance(error, KafkaError) else "Kafka or Redis"
+    return "Kafka" if isinstance(error, KafkaError | TemporaryError) else "Kafka or Redis"
 
 
 class _Outage:

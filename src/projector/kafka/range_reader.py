@@ -10,11 +10,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import OffsetOutOfRangeError
 
 from projector.clients import kafka
 from projector.config.settings import Settings
-from projector.errors import HistoryLostError
+from projector.errors import HistoryLostError, RangeError
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka import tolerant_batches
 from projector.kafka.record_parser import Damage
@@ -28,10 +28,6 @@ POLL_MS: Final = 500
 EMPTY_POLLS: Final = 20
 # Bounds the memory that packed records take once unpacked, here and in Faust.
 MAX_POLLED: Final = 500
-
-
-class RangeError(KafkaError):  # type: ignore[misc]
-    """A range of a topic could not be read."""
 
 
 class ReadProgress(NamedTuple):

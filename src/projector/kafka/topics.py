@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from projector.clients import kafka, kafka_access
 from projector.config.env import variable_name
 from projector.config.settings import Settings
-from projector.errors import MissingTopicsError, OperatorError, UnusableTopicsError
+from projector.errors import ChangedPartitionsError, MissingTopicsError, UnusableTopicsError
 from projector.events.model import DEAD_LETTERS, Topic
 
 _DAYS_MS: Final = 24 * 3600 * 1000
@@ -33,17 +33,6 @@ CONFIGS: Final[dict[str, dict[str, str]]] = {
     Topic.JOB_LIFECYCLE: {"retention.ms": str(60 * _DAYS_MS), **_EVENTS},
     DEAD_LETTERS: {"retention.ms": "-1", "max.message.bytes": str(4 * _MIB)},
 }
-
-
-class ChangedPartitionsError(OperatorError):
-    """The topics have another number of partitions than the views were written for."""
-
-    def __init__(self, settings: Settings, found: int, expected: int) -> None:
-        super().__init__(
-            f"the topics in Kafka at {settings.kafka} have {found} partitions, but the views in "
-            f"Redis at {settings.redis_place} were written for {expected}. Create new topics under "
-            f"another {variable_name('topic_prefix')}, feed them anew, and use an empty database"
-        )
 
 
 async def create_topics(settings: Settings) -> dict[str, int]:
@@ -88,10 +77,19 @@ async def watch_topics(settings: Settings, expected: int) -> NoReturn:
     async with _admin(settings) as admin:
         while True:
             existing = await _partitions(admin, settings)
-            for count in (existing.get(topic, expected) for topic in Topic):
-                if count != expected:
-                    raise ChangedPartitionsError(settings, count, expected)
+            for topic in Topic:
+                refuse_changed_partitions(settings, existing.get(topic, expected), expected)
             await asyncio.sleep(WATCH_INTERVAL_S)
+
+
+def refuse_changed_partitions(settings: Settings, found: int, expected: int) -> None:
+    """Raise `ChangedPartitionsError` if Kafka has other than the partitions of the views."""
+    if found != expected:
+        raise ChangedPartitionsError(
+            f"the topics in Kafka at {settings.kafka} have {found} partitions, but the views in "
+            f"Redis at {settings.redis_place} were written for {expected}. Create new topics under "
+            f"another {variable_name('topic_prefix')}, feed them anew, and use an empty database"
+        )
 
 
 def _or_hidden(settings: Settings) -> str:

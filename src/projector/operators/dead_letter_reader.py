@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import OffsetOutOfRangeError
 
 from projector.clients import kafka
 from projector.config.settings import Settings
-from projector.errors import LetterError
+from projector.errors import LetterError, UnansweredError
 from projector.events import redaction
 from projector.events.model import DEAD_LETTERS, MAX_REASON, BadEvent, KafkaRecord, Topic
 from projector.kafka import topics
@@ -22,10 +22,6 @@ REQUEST_TIMEOUT_MS: Final = 10_000
 # The embedded broker answers a fetch at the end only after this long.
 MAX_WAIT_MS: Final = 100
 _ID: Final = re.compile(r"(?:(\d{1,9}):)?(\d{1,18})", re.ASCII)
-
-
-class UnansweredError(KafkaError):  # type: ignore[misc]
-    """Kafka is there, but does not bring what it has."""
 
 
 class LetterId(NamedTuple):

@@ -15,7 +15,7 @@ from projector.domain.entities import Job
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
-from projector.errors import OperatorError, SnapshotError
+from projector.errors import NoSuchPartitionError, SnapshotError
 from projector.events.timestamps import to_rfc3339
 from projector.explain.model import EventRef
 from projector.operators import explain, snapshot
@@ -26,10 +26,6 @@ from projector.store.partition_count import require_partition_count
 FIELDS_PER_CALL: Final = 1000
 MAX_JOBS: Final = 20
 DEAD_LETTER: Final = "dead-letter"
-
-
-class BadPartitionError(OperatorError):
-    """There is no such partition."""
 
 
 class InspectedRecord(Struct, frozen=True):
@@ -129,10 +125,10 @@ async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
     """What there is about a partition."""
     total = await require_partition_count(redis)
     if number >= total:
-        raise BadPartitionError(f"there are {total} partitions, 0 to {total - 1}")
+        raise NoSuchPartitionError(f"there are {total} partitions, 0 to {total - 1}")
     state = await snapshot.state(redis, number)
     if state is None:
-        raise BadPartitionError(f"no worker has claimed partition {number} yet")
+        raise NoSuchPartitionError(f"no worker has claimed partition {number} yet")
     now = await redis_batch.server_time(redis, schema.partition_key(number))
     kinds: Counter[str] = Counter()
     live = 0

@@ -1,6 +1,6 @@
 """The number of partitions of a database: the key `allowed-agents:partitions`."""
 
-from typing import Final
+from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -27,10 +27,12 @@ async def require_partition_count(redis: Redis) -> int:
 
 async def read_partition_count(redis: Redis) -> int | None:
     """Read the number of partitions; None before the first worker's start."""
+    found: Any
     try:
-        return decode_partition_count(await redis.get(schema.PARTITIONS_KEY))
+        found = await redis.get(schema.PARTITIONS_KEY)
     except ResponseError as error:
-        return decode_partition_count(error)
+        found = error
+    return decode_partition_count(found)
 
 
 def decode_partition_count(found: bytes | Exception | None) -> int | None:

@@ -253,8 +253,7 @@ def _record(topic: Topic, message: Any) -> KafkaRecord:
 async def _agree(redis: Redis, settings: Settings, partitions: int) -> None:
     """Hold the number of partitions in Redis against Kafka's; set it where it is missing."""
     stored = await agree_on_partitions(redis, partitions)
-    if stored != partitions:
-        raise topics.ChangedPartitionsError(settings, partitions, stored)
+    topics.refuse_changed_partitions(settings, partitions, stored)
 
 
 def _exit_hard() -> None:
