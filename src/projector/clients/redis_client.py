@@ -20,7 +20,7 @@ from redis.exceptions import ReadOnlyError
 
 from projector.clients.redis_cluster import Cluster
 from projector.clients.redis_servers import RedisServers
-from projector.config.redis_url import Several, several
+from projector.config.redis_url import RedisTopology, parse_topology
 from projector.config.settings import Settings
 from projector.events.partitioning import MAX_PARTITIONS
 
@@ -73,10 +73,10 @@ def create_redis(settings: Settings, server: RedisServers | None = None) -> Redi
     """
     server = server or RedisServers()
     how = _bounded() | _identity(settings)
-    match several(settings.redis_url):
-        case Several(kind="cluster") as known:
+    match parse_topology(settings.redis_url):
+        case RedisTopology(kind="cluster") as known:
             return cast(Redis, _cluster(settings, server, known, how))
-        case Several() as known:
+        case RedisTopology() as known:
             pool: ConnectionPool = _sentinels(settings, server, known, how)
         case None:
             pool = ConnectionPool.from_url(
@@ -112,7 +112,7 @@ def _trust(pool: ConnectionPool, settings: Settings, trusting: type[TlsConnectio
 
 
 def _sentinels(
-    settings: Settings, server: RedisServers, known: Several, how: dict[str, Any]
+    settings: Settings, server: RedisServers, known: RedisTopology, how: dict[str, Any]
 ) -> SentinelPool:
     bounds = {"socket_timeout": SENTINEL_TIMEOUT_S, "socket_connect_timeout": SENTINEL_TIMEOUT_S}
     asked = Sentinel(  # type: ignore[no-untyped-call]
@@ -132,7 +132,7 @@ def _sentinels(
 
 
 def _cluster(
-    settings: Settings, server: RedisServers, known: Several, how: dict[str, Any]
+    settings: Settings, server: RedisServers, known: RedisTopology, how: dict[str, Any]
 ) -> Cluster:
     server.cluster = True
     dress: dict[str, Any] = {"redis_connect_func": server.on_connect}

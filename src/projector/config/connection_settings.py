@@ -108,7 +108,7 @@ class ConnectionSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_address(cls, url: str) -> str:
-        redis_url.refuse_wrong(url)
+        redis_url.refuse_wrong_url(url)
         return url
 
     @model_validator(mode="after")
@@ -193,7 +193,7 @@ def _redis_problems(settings: ConnectionSettings) -> Problems:
                 yield field, f"has no effect unless {address} begins with rediss"
     if parts.scheme.endswith("+sentinel"):
         return  # who this is to the sentinels stands in the URL alone, and nothing else does
-    options = redis_url.options(parts)
+    options = redis_url.url_options(parts)
     if (parts.password or "password" in options) and settings.redis_password:
         yield "redis_password", f"{address} has a password as well"
     if (parts.password or "password" in options) and settings.redis_password_file:

@@ -277,15 +277,15 @@ def test_the_settings_as_text_show_no_password(
         ),
         (
             {"REDIS_URL": "rediss://h:1/0?ssl_cert_reqs=none"},
-            ["PROJECTOR_REDIS_URL: must have no options for TLS; certificates are always checked"],
+            ["PROJECTOR_REDIS_URL: must not have options for TLS; certificates are always checked"],
         ),
         (
             {"REDIS_URL": "rediss://h:1/0?ssl_check_hostname="},
-            ["PROJECTOR_REDIS_URL: must have no options for TLS"],
+            ["PROJECTOR_REDIS_URL: must not have options for TLS"],
         ),
         (
             {"REDIS_URL": "redis://h:1/0?socket_timeout=60"},
-            ["PROJECTOR_REDIS_URL: must have no op"],
+            ["PROJECTOR_REDIS_URL: must not have the option 'socket_timeout'"],
         ),
         ({"REDIS_URL": "unix:///run/redis?db=x"}, ["PROJECTOR_REDIS_URL: must have the number"]),
         (
