@@ -115,7 +115,7 @@ class PartitionStore:
         return Checkpoint(self._revision, state.offsets, state.facts or 0)
 
     async def _read_state(self) -> PartitionState | None:
-        """Read the partition's state; drop a malformed checkpoint, which would stop every worker."""
+        """Read the state; drop a malformed checkpoint, which would stop every worker."""
         try:
             return await partition_state.read_partition_state(self._redis, self._partition)
         except ValueError as error:

@@ -40,7 +40,7 @@ def activity_key(partition: int) -> str:
 
 
 class Version(NamedTuple):
-    """The epoch and revision of a record; as text of fixed width, so that newer sorts as greater."""
+    """The epoch and revision of a record. As text of fixed width, newer is greater."""
 
     epoch: int
     revision: int
