@@ -97,7 +97,10 @@ def _settings() -> str:
     tables = [
         part
         for title, rows in groups.items()
-        for part in (f"## {title}", "\n".join(["| variable_name | default | |", "|---|---|---|", *rows]))
+        for part in (
+            f"## {title}",
+            "\n".join(["| variable_name | default | |", "|---|---|---|", *rows]),
+        )
     ]
     about, *more = _paragraphs(inspect.getdoc(Settings))
     _, *connections = _paragraphs(inspect.getdoc(ConnectionSettings))

@@ -132,17 +132,17 @@ def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -
 def test_wrong_and_unknown_settings_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
     said = refusal(monkeypatch, PARTITIONS="0", KAFKAA="h:1")
     assert "PROJECTOR_PARTITIONS: " in said
-    assert "PROJECTOR_KAFKAA is no setting" in said
+    assert "PROJECTOR_KAFKAA is not a setting" in said
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("KAFKAS", "PROJECTOR_KAFKAS is no setting; did you mean PROJECTOR_KAFKA?"),
-        ("REDIS", "PROJECTOR_REDIS is no setting; did you mean PROJECTOR_REDIS_URL?"),
-        ("MAX_STALENES", "PROJECTOR_MAX_STALENES is no setting; did you mean "
+        ("KAFKAS", "PROJECTOR_KAFKAS is not a setting; did you mean PROJECTOR_KAFKA?"),
+        ("REDIS", "PROJECTOR_REDIS is not a setting; did you mean PROJECTOR_REDIS_URL?"),
+        ("MAX_STALENES", "PROJECTOR_MAX_STALENES is not a setting; did you mean "
          "PROJECTOR_MAX_STALENESS?"),
-        ("ZZZZZZZZZZZZZZZZZZZZ", "PROJECTOR_ZZZZZZZZZZZZZZZZZZZZ is no setting"),
+        ("ZZZZZZZZZZZZZZZZZZZZ", "PROJECTOR_ZZZZZZZZZZZZZZZZZZZZ is not a setting"),
     ],
 )  # fmt: skip
 def test_an_unknown_variable_is_refused_with_the_one_that_was_meant(
@@ -172,7 +172,7 @@ def test_what_kubernetes_sets_for_a_service_is_no_setting(monkeypatch: pytest.Mo
         "API_PORT_53_UDP_ADDR": "10.0.0.1",
         "WORKER_2_PORT_80_TCP_ADDR": "10.0.0.1",
     }
-    assert "PROJECTOR_PORT is no setting" in refusal(monkeypatch, **links)
+    assert "PROJECTOR_PORT is not a setting" in refusal(monkeypatch, **links)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.2")
     assert Settings.load() == Settings()
     for name in ("KAFKAS", "PORT_80", "SERVICE_HOSTS", "WORKER_WEB_PORTS"):
