@@ -246,7 +246,7 @@ class PartitionStore:
         self._check(await self._checkpoint(keys=[self._hash, self._facts], args=args))
         self._revision = revision
 
-    async def stamp(self, timestamp_ms: int) -> None:
+    async def stamp(self, timestamp_ms: int, /) -> None:
         """Declare the partition fresh as of this time (milliseconds of Redis TIME)."""
         # In a cluster other servers hold the views; a restart of theirs does not fail the stamp.
         self._refuse_changed_server()
