@@ -4,13 +4,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import fakeredis
-import msgspec
 import pytest
 
 from projector import errors
 from projector.clients.redis_servers import RedisServers
 from projector.domain.projection import Policy, Projection
-from projector.domain.views import View
 from projector.errors import DifferentRulesError, PartitionCountError
 from projector.events.model import Topic
 from projector.operators import snapshot, verify
@@ -18,7 +16,7 @@ from projector.operators.verify import Difference, Findings, Verifier
 from projector.store import schema, view_diff
 from projector.store.partition_store import PartitionStore
 from projector.store.schema import Version, ViewRecord
-from projector.store.view_diff import Mismatch, StoredValue
+from projector.store.view_diff import Mismatch
 from tests import builders
 from tests.builders import digest
 
@@ -336,57 +334,3 @@ async def test_a_key_without_a_number_of_partitions_stops_a_repair(owned: Owned)
     await owned.redis.set(schema.PARTITIONS_KEY, "x")
     with pytest.raises(PartitionCountError, match="allowed-agents:partitions in Redis is not a"):
         await Verifier(owned.redis, LEVEL).repair(difference)
-
-
-# what counts as an over-grant
-
-
-AGENT = {"id": 5, "config_project": {"id": 7}, "configuration": {}}
-
-
-def stored(document: Any, status: int = 200) -> StoredValue:
-
-    body = document if isinstance(document, bytes) else msgspec.json.encode(document)
-    return StoredValue(ViewRecord(status, 0, Version(1, 1), body).encode(), 10**6)
-
-
-def expected(document: Any, status: int = 200) -> View:
-
-    return View("", 9, status, msgspec.json.encode(document), 10**6)
-
-
-@pytest.mark.parametrize(
-    ("record", "view", "more"),
-    [
-        (stored({"allowed_agents": [AGENT]}), expected({"allowed_agents": [AGENT]}), False),
-        (stored({"allowed_agents": []}), expected({"allowed_agents": [AGENT]}), False),
-        (stored({"allowed_agents": [AGENT]}), expected({"allowed_agents": []}), True),
-        (stored({"allowed_agents": [AGENT]}), expected({"message": "no"}, 403), True),
-        (stored({"allowed_agents": [AGENT]}), None, True),
-        (stored({"allowed_agents": [AGENT]}, 403), expected({"allowed_agents": []}), False),
-        (stored(b"[]"), expected({"allowed_agents": []}), True),
-        (stored(b"{"), None, True),
-        (stored(b"[" * 10_000), None, True),
-        (
-            stored({"allowed_agents": [AGENT | {"configuration": {"x": 1}}]}),
-            expected({"allowed_agents": [AGENT]}),
-            True,
-        ),
-        (
-            stored({"allowed_agents": [AGENT], "user": {"id": 1}}),
-            expected({"allowed_agents": [AGENT], "user": {"id": 2}}),
-            True,
-        ),
-    ],
-)
-def test_a_record_grants_more_unless_it_only_lacks_agents(
-    record: StoredValue, view: View | None, more: bool
-) -> None:
-    assert view_diff.grants_more(view, record) is more
-
-
-def test_agents_too_many_too_few_and_otherwise_are_told_apart() -> None:
-    other = AGENT | {"id": 6, "configuration": {"x": 1}}
-    view = expected({"allowed_agents": [AGENT, AGENT | {"id": 6}]})
-    found = view_diff.diff_agents(view, stored({"allowed_agents": [other, AGENT | {"id": 7}]}))
-    assert found == view_diff.AgentDiff([7], [5], [6])
