@@ -225,11 +225,14 @@ async def test_not_ready_says_why_the_number_of_partitions_cannot_be_read(
 ) -> None:
     """Redis answers, so it is not unreachable."""
     await world.ready(200)
-    await world.writer.delete(views.PARTITIONS_KEY)
-    if kind == "another type":
-        await world.writer.rpush(views.PARTITIONS_KEY, "2")
-    else:
-        await world.writer.set(views.PARTITIONS_KEY, "abc")
+    # At once, or a poll between the two would find no key.
+    async with world.writer.pipeline() as pipe:
+        pipe.delete(views.PARTITIONS_KEY)
+        if kind == "another type":
+            pipe.rpush(views.PARTITIONS_KEY, "2")
+        else:
+            pipe.set(views.PARTITIONS_KEY, "abc")
+        await pipe.execute()
     assert (await world.ready(503))["reason"] == SENTENCE
     assert "projector_api_redis_reachable 1.0" in (await world.http.get("/metrics")).text
     await world.writer.delete(views.PARTITIONS_KEY)
