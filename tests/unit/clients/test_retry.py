@@ -1,4 +1,4 @@
-"""Retries during outages, and the log: an outage is logged once, whatever it stops."""
+"""Retries during outages; an outage of many calls is logged once."""
 
 import asyncio
 from typing import Any
@@ -39,7 +39,7 @@ class Flaky:
 
 async def until_said(said: list[Any], event: str) -> None:
     async with asyncio.timeout(10):
-        while not any(line["event"] == event for line in said):  # noqa: ASYNC110  logs tell nobody
+        while not any(line["event"] == event for line in said):  # noqa: ASYNC110  the log has no event
             await asyncio.sleep(0.01)
 
 

@@ -158,7 +158,7 @@ def test_what_contradicts_itself_is_named(
     variables: dict[str, str],
     says: list[str],
 ) -> None:
-    """Nobody may believe in a protection that is not there."""
+    """An operator must not rely on a protection that is not in use."""
     filled = {name: value.format(**pems) for name, value in variables.items()}
     said = refusal(monkeypatch, filled).splitlines()
     expected = [line.format(**pems) for line in says]

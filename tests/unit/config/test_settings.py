@@ -296,7 +296,7 @@ async def test_redis_is_reached_with_the_password_and_gives_up_in_time(
 
 
 def test_the_settings_as_text_show_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever logs the settings, or an error that holds them, must not leak it."""
+    """A log of the settings, or of an error with them, must not leak it."""
     settings = load(monkeypatch, REDIS_URL=f"redis://:{SECRET}@h:1/0")
     assert SECRET not in repr(settings)
     assert SECRET not in str(settings)

@@ -12,7 +12,7 @@ ALL_BEGIN = dict.fromkeys(Topic, 5)
 
 
 def test_what_the_broker_damaged_is_an_alarm_and_no_dead_letter() -> None:
-    """A revocation may stand in it: the partition must stay stale, and no other."""
+    """It may contain a revocation: its partition must stay stale, and no other."""
     damaged = batch(record(VALUE), record(VALUE, offset_delta=1)).replace(b"a", b"b", 1)
     found, behind, following = read(damaged, placed(ordinary(1), 2))
     assert (found.offset, found.value, behind.offset, following) == (0, None, 2, 3)

@@ -1,4 +1,4 @@
-"""Batches read through aiokafka's own fetcher classes: whatever one holds, the rest comes too."""
+"""Batches read through aiokafka's own fetcher classes: a bad record does not hide the others."""
 
 import gzip
 import struct
@@ -103,7 +103,7 @@ def test_of_too_many_headers_the_first_are_kept() -> None:
 
 @given(st.binary(max_size=60), st.integers(0, 5), st.booleans())
 def test_nothing_in_a_batch_raises_or_leaves_it(noise: bytes, count: int, compressed: bool) -> None:
-    """Brokers refuse most of this; whatever one takes must not stop a partition."""
+    """Brokers refuse most such batches; one that a broker accepts must not stop a partition."""
     codec, packed = ("gzip", gzip.compress(noise)) if compressed else ("none", noise)
     last = max(count - 1, 0)
     *found, following = read(batch(codec=codec, packed=packed, count=count, last_delta=last))

@@ -1,4 +1,4 @@
-"""The key of the number of partitions: read by all in one way, whatever is stored there."""
+"""The key of the number of partitions: one reader, and one sentence for a malformed value."""
 
 from collections.abc import AsyncIterator
 
