@@ -150,7 +150,7 @@ def documented_routes(lookup: Lookup, freshness: Freshness, max_staleness: float
         stale = [p for p, age in enumerate(ages) if age is None or age > max_staleness]
         if freshness.reachable and ages and not stale:
             return JSONResponse({"status": "ready", "partitions": len(ages)}, headers=NO_STORE)
-        reason = _not_ready(freshness.reachable, len(ages), len(stale))
+        reason = _not_ready(freshness, len(ages), len(stale))
         body = {"status": "not ready", "reason": reason, "stale_partitions": stale}
         return JSONResponse(body, 503, NO_STORE)
 
@@ -169,9 +169,11 @@ def documented_routes(lookup: Lookup, freshness: Freshness, max_staleness: float
     return router
 
 
-def _not_ready(reachable: bool, partitions: int, stale: int) -> str:
-    if not reachable:
+def _not_ready(freshness: Freshness, partitions: int, stale: int) -> str:
+    if not freshness.reachable:
         return "Redis is not reachable"
+    if freshness.fault:
+        return freshness.fault
     if not partitions:
         return "no worker has said yet how many partitions there are"
     return f"{stale} of {partitions} partitions are staler than the bound"

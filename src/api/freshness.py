@@ -11,7 +11,9 @@ from redis.asyncio import Redis
 from projector.clients import access_errors, redis_batch
 from projector.clients.redis_cluster import CommandResult
 from projector.clients.redis_servers import RedisServers
+from projector.errors import PartitionCountError
 from projector.store import schema
+from projector.store.partition_count import decode_partition_count
 
 log = structlog.get_logger()
 
@@ -30,12 +32,14 @@ class Stamp(NamedTuple):
 class Poll(NamedTuple):
     """The stamps of all partitions, read at Redis TIME `now` (ms) of one server.
 
-    The poll was sent at `sent` (seconds of this process's clock).
+    The poll was sent at `sent` (seconds of this process's clock). With a `fault` there are no
+    stamps: it is a sentence about the number of partitions in Redis.
     """
 
     now: float
     sent: float
     stamps: tuple[Stamp | None, ...]
+    fault: str | None = None
 
 
 class Freshness:
@@ -56,16 +60,15 @@ class Freshness:
         """
         while True:
             try:
-                self._poll = await self._read()
-                if not self.reachable:
+                poll = await self._read()
+                if poll.fault and poll.fault != self.fault:
+                    _log_not_ready(place, poll.fault)
+                elif not poll.fault and (self.fault or not self.reachable):
                     log.info("ready again", server="Redis", place=place)
-                self.reachable = True
+                self._poll, self.reachable = poll, True
             except Exception as error:  # polling must go on after any error
                 if self.reachable:
-                    reason = access_errors.redis_reason(error) or str(error)
-                    log.warning(
-                        "not ready, trying again", server="Redis", place=place, reason=reason
-                    )
+                    _log_not_ready(place, access_errors.redis_reason(error) or str(error))
                 self.reachable = False
             self._polled.set()
             self._polled = asyncio.Event()
@@ -80,6 +83,11 @@ class Freshness:
     async def next_poll(self, timeout: float) -> None:  # noqa: ASYNC109  a bound, not a deadline
         """Wait for the next poll, at most `timeout` seconds."""
         await self._wait(self._polled, timeout)
+
+    @property
+    def fault(self) -> str | None:
+        """The fault of the latest poll that Redis answered."""
+        return self._poll.fault if self._poll else None
 
     def age(self, partition: int) -> float | None:
         """Return the seconds since the partition was last fresh; None if it never was."""
@@ -132,8 +140,12 @@ class Freshness:
 
     async def _read(self) -> Poll:
         sent = time.monotonic()
-        (count,) = await redis_batch.execute(self._redis, [("GET", schema.PARTITIONS_KEY)])
-        keys = [schema.partition_key(partition) for partition in range(int(count.value or 0))]
+        (found,) = await redis_batch.execute(self._redis, [("GET", schema.PARTITIONS_KEY)])
+        try:
+            count = decode_partition_count(found.value) or 0
+        except PartitionCountError as error:
+            return Poll(found.now, sent, (), str(error))
+        keys = [schema.partition_key(partition) for partition in range(count)]
         asked = [("HMGET", key, "stamp", "stamp_epoch") for key in keys]
         answers = await redis_batch.execute(
             self._redis, [*asked, *await redis_batch.barrier_commands(self._redis)]
@@ -144,6 +156,10 @@ class Freshness:
         now = answers[0].now if answers else 0.0
         stamps = tuple(_stamp(now, answer) for answer in answers[: len(keys)])
         return Poll(now, sent, stamps)
+
+
+def _log_not_ready(place: str, reason: str) -> None:
+    log.warning("not ready, trying again", server="Redis", place=place, reason=reason)
 
 
 def _stamp(now: float, answer: CommandResult) -> Stamp | None:

@@ -168,14 +168,19 @@ class Lookup:
         while not self._freshness.covers(arrival, since, partition):
             left = deadline - time.monotonic()
             if left <= 0:
-                raise UnprovenError("the token may be valid: events about it may be on their way")
+                raise UnprovenError(
+                    self._freshness.fault
+                    or "the token may be valid: events about it may be on their way"
+                )
             await self._freshness.next_poll(left)
 
     def _from_record(self, record: ViewRecord, max_age: int | None) -> Reply:
         partition = record.partition
         known = self._freshness.known(partition)
         if known is None:
-            return unavailable(f"partition {partition} is not known to be fresh yet")
+            return unavailable(
+                self._freshness.fault or f"partition {partition} is not known to be fresh yet"
+            )
         age, epoch = known
         bound = min(self._max_staleness, max_age or self._max_staleness)
         if age > bound:

@@ -1,59 +1,57 @@
-"""What a person has to mend before a command can go on."""
+"""Exceptions of this product, as one tree.
+
+ProjectorError
+    OperatorError                 an operator must act: commands and workers exit with status 2
+        SettingsError             environment variables
+        NotReadyError             may still appear: servers wait for it
+            MissingTopicsError
+        UnusableTopicsError       topics in Kafka
+        ChangedPartitionsError
+        AccessError               credentials, rights and certificates
+        EvictionError             the configuration and the contents of Redis
+        PartitionCountError
+        DifferentRulesError
+        SnapshotError
+        UnknownJobError           what a command or a page asks for
+        NoSuchPartitionError
+        TooManyFactsError
+        LetterError
+        RebuildLossError          `projector rebuild`
+        RebuildFailedError
+        WebPortError              ports and servers of a process
+        DevError
+    TemporaryError                an outage: workers retry, commands exit with status 3
+        RangeError
+        UnansweredError
+    HistoryLostError              inside a process; an owner handles the first three
+    WriteRefusedError
+    IncompleteCheckpointError
+    NotCopartitionedError
+    UnsupportedAiokafkaError
+
+The message of an `OperatorError` is shown as it is: what is wrong, then what to do.
+
+Exceptions with data of their own are beside that data: `BadEvent` in events/model, `BadAgentFile`
+in feed/agent_config_file, `UnreadableYaml` in feed/yaml_nodes, `AccessRefusedError` in
+api/ops/auth, `OverloadedError` in api/read_batcher, `UnprovenError` in api/lookup. Outages that clients of Kafka and Redis raise are
+in clients/retry.
+"""
 
 
-class OperatorError(Exception):
+class ProjectorError(Exception):
+    """An error of this product."""
+
+
+class OperatorError(ProjectorError):
     """Settings, topics or servers are not as they must be; the message says what to do."""
 
 
-class NotReadyError(OperatorError):
-    """Something that somebody may be about to set up: servers wait for it, commands say so."""
-
-
 class SettingsError(OperatorError):
-    """A setting is wrong; the message names every wrong variable and says why."""
+    """Environment variables are wrong; the message has a line for each."""
 
 
-class RebuildLossError(OperatorError):
-    """Kafka no longer has all that the facts were made of."""
-
-
-class UnknownJobError(OperatorError):
-    """Nothing in Redis says anything about the job, or the token."""
-
-
-class TooManyFactsError(OperatorError):
-    """A partition holds more facts than the caller wants to read."""
-
-
-class LetterError(OperatorError):
-    """There is no such letter."""
-
-
-class SnapshotError(OperatorError):
-    """The partition's facts cannot be read as they are."""
-
-
-class NotCopartitionedError(Exception):
-    """An assignment gave this worker a partition of one topic but not of the others."""
-
-
-class WebPortError(OperatorError):
-    """The worker's own web page cannot have the port that is set."""
-
-
-class RebuildFailedError(OperatorError):
-    """The rebuilt facts could not be put in place."""
-
-
-class NoSuchPartitionError(OperatorError):
-    """A partition was named that the projection does not have."""
-
-    def __init__(self, partition: int, count: int) -> None:
-        super().__init__(f"there is no partition {partition}; there are {count}, 0 to {count - 1}")
-
-
-class UnsupportedAiokafkaError(RuntimeError):
-    """aiokafka is not built as `install` needs it."""
+class NotReadyError(OperatorError):
+    """A precondition is missing that may still appear. Servers wait for it; commands fail."""
 
 
 class MissingTopicsError(NotReadyError):
@@ -64,29 +62,92 @@ class UnusableTopicsError(OperatorError):
     """Topics exist, but the projection would be wrong on them."""
 
 
-class HistoryLostError(Exception):
-    """Kafka no longer has what the facts need: no waiting helps, and no answer may be given."""
+class ChangedPartitionsError(OperatorError):
+    """The topics have another number of partitions than the views were written for."""
+
+
+class AccessError(OperatorError):
+    """A server refuses this client, or shows a certificate that is not trusted."""
+
+
+class EvictionError(OperatorError):
+    """Redis may evict keys."""
+
+
+class PartitionCountError(OperatorError):
+    """The key of the number of partitions does not hold a number of partitions."""
+
+
+class DifferentRulesError(OperatorError):
+    """The workers compute views with other settings than this command."""
+
+
+class SnapshotError(OperatorError):
+    """The facts of a partition cannot be read as they are."""
+
+
+class UnknownJobError(OperatorError):
+    """Redis has neither a fact nor a record of the job or token."""
+
+
+class NoSuchPartitionError(OperatorError):
+    """The named partition does not exist, or no worker has claimed it yet."""
+
+    def __init__(self, partition: int, count: int) -> None:
+        super().__init__(f"there is no partition {partition}; there are {count}, 0 to {count - 1}")
+
+
+class TooManyFactsError(OperatorError):
+    """A partition holds more facts than the caller wants to read."""
+
+
+class LetterError(OperatorError):
+    """The named dead letter does not exist."""
+
+
+class RebuildLossError(OperatorError):
+    """Kafka no longer has all events that the facts were computed from."""
+
+
+class RebuildFailedError(OperatorError):
+    """The rebuilt facts could not replace those in Redis."""
+
+
+class WebPortError(OperatorError):
+    """The worker's web page cannot listen on the port of the settings."""
 
 
 class DevError(OperatorError):
     """The development environment cannot run."""
 
 
-class WriteRefusedError(Exception):
+class TemporaryError(ProjectorError):
+    """Kafka answers, but not with what was asked for; trying again may help."""
+
+
+class RangeError(TemporaryError):
+    """A range of a topic could not be read."""
+
+
+class UnansweredError(TemporaryError):
+    """Kafka does not return dead letters that it has."""
+
+
+class HistoryLostError(ProjectorError):
+    """Kafka no longer has events that the facts need: retrying cannot help, lookups get 503."""
+
+
+class WriteRefusedError(ProjectorError):
     """Redis holds a newer claim, or no longer what this owner wrote last."""
 
 
-class IncompleteCheckpointError(Exception):
-    """The facts in Redis are not as many as were written."""
+class IncompleteCheckpointError(ProjectorError):
+    """Redis holds fewer or more facts than the checkpoint counts."""
 
 
-class DifferentRulesError(OperatorError):
-    """The workers compute views by other settings than this command."""
+class NotCopartitionedError(ProjectorError):
+    """An assignment gave this worker a partition of one topic but not of the others."""
 
 
-class EvictionError(OperatorError):
-    """Redis is set up to forget what it was told."""
-
-
-class AccessError(OperatorError):
-    """A server was reached, and refuses this product, or is not to be trusted."""
+class UnsupportedAiokafkaError(ProjectorError):
+    """aiokafka's fetcher has changed, so that records it cannot parse would stop a partition."""

@@ -274,8 +274,8 @@ def test_a_url_of_the_wrong_kind_is_said(
     with ExitStack() as stack:
         stack.enter_context(one(tmp_path, port := free_port()))
         for url, says in (
-            (f"redis://127.0.0.1:{three.ports[0]}/0", "is one of a cluster"),
-            (f"redis+cluster://127.0.0.1:{port}", "is no cluster"),
+            (f"redis://127.0.0.1:{three.ports[0]}/0", "is part of a cluster"),
+            (f"redis+cluster://127.0.0.1:{port}", "is not a cluster"),
         ):
             deployment.use_redis(url)
             said = deployment.command("worker")

@@ -84,7 +84,7 @@ async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: Watched) 
 
 async def test_why_there_is_no_primary_is_said(kafka: str, watched: Watched) -> None:
     unknown = connections.create_redis(Settings(redis_url=f"{watched.url}x"))
-    with pytest.raises(RedisConnectionError, match="the sentinels name no primary"):
+    with pytest.raises(RedisConnectionError, match="the sentinels do not name a primary"):
         await unknown.ping()
     await unknown.aclose()
     client(watched.sentinel_port).execute_command("ACL SETUSER default resetpass >secret")

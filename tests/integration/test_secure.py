@@ -163,7 +163,7 @@ KAFKA_REFUSALS: list[tuple[str, dict[str, str | None], str]] = [
     (
         "unknown mechanism",
         {"KAFKA_SASL_MECHANISM": "SCRAM-SHA-256"},
-        "does not take SCRAM-SHA-256. Set PROJECTOR_KAFKA_SASL_MECHANISM to another",
+        "does not accept SCRAM-SHA-256. Set PROJECTOR_KAFKA_SASL_MECHANISM to another",
     ),
     (
         "untrusted",
@@ -173,7 +173,7 @@ KAFKA_REFUSALS: list[tuple[str, dict[str, str | None], str]] = [
     (
         "untrusted by the system",
         {"KAFKA_CA_FILE": None},
-        "Set PROJECTOR_KAFKA_CA_FILE to the certificate of whoever signed it",
+        "Set PROJECTOR_KAFKA_CA_FILE to the certificate of the CA that signed it",
     ),
     (
         "wrong name",
@@ -265,7 +265,7 @@ REDIS_REFUSALS: list[tuple[str, dict[str, str | None], str]] = [
     (
         "untrusted by the system",
         {"REDIS_CA_FILE": None, **as_user("worker")},
-        "Set PROJECTOR_REDIS_CA_FILE to the certificate of whoever signed it",
+        "Set PROJECTOR_REDIS_CA_FILE to the certificate of the CA that signed it",
     ),
     (
         "wrong name",

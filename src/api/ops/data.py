@@ -16,7 +16,7 @@ from api.ops.auth import AccessRefusedError
 from api.ops.background import BackgroundLoop, CachedCall
 from projector.clients import redis_client
 from projector.config.settings import Settings
-from projector.errors import OperatorError, TooManyFactsError, UnknownJobError
+from projector.errors import OperatorError, TemporaryError, TooManyFactsError, UnknownJobError
 from projector.operators import dead_letter_reader, explain
 from projector.operators import status as statuses
 from projector.operators.kafka_lag import EndOffsetPoller
@@ -176,7 +176,7 @@ async def read_letters(settings: Settings) -> dict[str, Any]:
         found = {"letters": latest.letters[::-1]}
     except OperatorError as error:
         found = {"error": str(error)}
-    except (KafkaError, OSError, TimeoutError) as error:
+    except (TemporaryError, KafkaError, OSError, TimeoutError) as error:
         reason = f"Kafka at {settings.kafka} cannot be reached from here ({type(error).__name__})"
         found = {"error": reason}
     return found | {"read_at": datetime.now(UTC).isoformat(timespec="seconds")}

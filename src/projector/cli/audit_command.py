@@ -25,7 +25,6 @@ from projector.config.settings import Settings
 from projector.events.model import Instant
 from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
-from projector.operators import verify
 from projector.operators.audit import (
     AUDITED_KINDS,
     AuditScope,
@@ -41,6 +40,7 @@ from projector.operators.audit_run import (
     NotComparedRow,
     refuse_unsafe_repair,
 )
+from projector.store.partition_count import require_partition_count
 
 T = TypeVar("T")
 
@@ -139,7 +139,7 @@ def _parsed(option: str, parse: Callable[[], T]) -> T:
 async def _audit(settings: Settings, name: str, source: BinaryIO, options: Options) -> bool:
     """Compare and print; return False if differences are left."""
     async with connected(settings) as redis:
-        partitions = await verify.partitions_of(redis)
+        partitions = await require_partition_count(redis)
         export = _read_export(name, source, partitions)
         request = _request(export, source, options)
         if options.repair:

@@ -32,7 +32,8 @@ from projector.operators.rebuild import FactChange, Rebuilt, Successor
 from projector.operators.snapshot import Snapshot
 from projector.operators.verify import PAUSE_S, Findings, Verifier
 from projector.operators.verify_run import DifferenceRow, Outcome
-from projector.store import partition_state, schema
+from projector.store import partition_state
+from projector.store.partition_count import read_partition_count
 from projector.store.partition_state import PartitionState
 from projector.store.partition_store import PartitionStore
 
@@ -138,9 +139,9 @@ async def _tools(settings: Settings) -> AsyncIterator[_Tools]:
     try:
         await redis_servers.refuse_eviction(redis, settings.redis_place)
         count = (await topics.check_topics(settings))[Topic.MEMBERSHIP]
-        held = await redis.get(schema.PARTITIONS_KEY)
-        if held is not None and held != str(count).encode():
-            raise topics.ChangedPartitionsError(settings, count, int(held))
+        topics.refuse_changed_partitions(
+            settings, count, await read_partition_count(redis) or count
+        )
         policy = Policy(
             count, settings.minimum_level, settings.tombstone_retention_ms, settings.sweep_interval
         )

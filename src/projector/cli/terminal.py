@@ -29,7 +29,7 @@ from projector.clients import redis_client
 from projector.clients.access_errors import redis_reason
 from projector.config.env import variable_name
 from projector.config.settings import Settings
-from projector.errors import OperatorError, SettingsError
+from projector.errors import OperatorError, SettingsError, TemporaryError
 from projector.log import escape_control_chars
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ def run_command(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
             fail(WRONG, f"Redis at {settings.redis_place} {reason}")
         fail(OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}")
     # redis-py wraps every OSError in a RedisError, so this one is aiokafka's.
-    except (KafkaError, OSError) as error:
+    except (TemporaryError, KafkaError, OSError) as error:
         fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")
 
 

@@ -20,7 +20,7 @@ from projector.cli.terminal import (
 )
 from projector.config.settings import Settings
 from projector.log import escape_control_chars
-from projector.operators.verify import Verifier, live_tokens, partitions_of
+from projector.operators.verify import Verifier, live_tokens
 from projector.operators.verify_run import (
     NOT_COMPARED,
     DifferenceRow,
@@ -30,6 +30,7 @@ from projector.operators.verify_run import (
     VerifyRun,
 )
 from projector.store import schema
+from projector.store.partition_count import require_partition_count
 from projector.store.view_diff import Mismatch
 
 
@@ -68,7 +69,7 @@ def verify(
 
 async def _verify(settings: Settings, partitions: list[int] | None, repair: bool) -> VerifyRun:
     async with connected(settings) as redis:
-        count = await partitions_of(redis)
+        count = await require_partition_count(redis)
         wanted = chosen(partitions, count)
         with progress_bar() as bar:
             task = bar.add_task("comparing", total=None)

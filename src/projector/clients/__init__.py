@@ -1,1 +1,1 @@
-"""Connections to Redis and Kafka, and retries while they are away."""
+"""Clients of Redis and Kafka, and retries while they are unavailable."""

@@ -1,4 +1,4 @@
-"""Kafka or Redis is there but does not let this product in: a person's to mend, and no outage."""
+"""Authentication, authorization and TLS failures, which retrying cannot fix."""
 
 import ssl
 from collections.abc import Iterator
@@ -20,57 +20,56 @@ _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"
 
 
 def redis_reason(error: BaseException | None) -> str | None:
-    """How Redis refuses this product, as the end of a sentence; None if it does not."""
+    """Describe how Redis refuses this client, as the end of a sentence; None if it does not."""
+    url = variable_name("redis_url")
     for cause in causes(error):
         match cause:
             case AuthenticationError() | AuthorizationError():
+                username, password = map(variable_name, ("redis_username", "redis_password"))
                 return (
-                    "does not know this user and password. Set "
-                    f"{variable_name('redis_username')} and {variable_name('redis_password')}, or put them "
-                    f"into {variable_name('redis_url')}"
+                    f"does not know this user and password. Set {username} and {password}, "
+                    f"or put them into {url}"
                 )
             case NoPermissionError():
                 return f"does not allow this user what is needed: {cause}. See docs/security.md"
             case MovedError() | ClusterCrossSlotError():
-                return f"is one of a cluster. Let {variable_name('redis_url')} begin with redis+cluster://"
+                return f"is part of a cluster. Let {url} begin with redis+cluster://"
             case ResponseError() if "cluster support disabled" in str(cause):
-                return f"is no cluster. Let {variable_name('redis_url')} begin with redis://"
+                return f"is not a cluster. Let {url} begin with redis://"
             case ssl.SSLError():
-                return tls_reason(cause, "redis", variable_name("redis_url"))
+                return tls_reason(cause, "redis", url)
     return None
 
 
 def tls_reason(error: ssl.SSLError, server: str, address: str) -> str | None:
-    """How TLS fails for good, as the end of a sentence; None where trying again may help.
+    """Describe a lasting failure of TLS, as the end of a sentence; None if a retry may help.
 
-    `server` is `kafka` or `redis`; `address` is the setting with the name that it goes by.
+    `server` is `kafka` or `redis`; `address` is the setting with the server's name.
     """
-    # Those that Python itself raises have neither.
+    # Errors that Python itself raises have neither attribute.
     reason = getattr(error, "reason", None) or ""
-    said = getattr(error, "verify_message", "")
+    message = getattr(error, "verify_message", "")
     match error:
         case ssl.SSLCertVerificationError(verify_code=code) if code in _HOSTNAME_MISMATCH:
             return (
-                f"shows a certificate for another name: {said} {address} must name "
-                "it as its certificate does, and so must the address that it advertises itself"
+                f"shows a certificate for another name: {message} Use the certificate's name in "
+                f"{address}, and in the address that the server advertises"
             )
         case ssl.SSLCertVerificationError():
             return (
-                f"shows a certificate that is not trusted: {said}. "
-                f"Set {variable_name(f'{server}_ca_file')} to the certificate of whoever signed it"
+                f"shows a certificate that is not trusted: {message}. Set "
+                f"{variable_name(f'{server}_ca_file')} to the certificate of the CA that signed it"
             )
     if "CERTIFICATE" in reason or "UNKNOWN_CA" in reason:
-        return (
-            f"does not accept this client's certificate ({reason}). Set "
-            f"{variable_name(f'{server}_certificate_file')} and {variable_name(f'{server}_key_file')}"
-        )
+        names = (variable_name(f"{server}_{each}_file") for each in ("certificate", "key"))
+        return f"does not accept this client's certificate ({reason}). Set {' and '.join(names)}"
     if reason in _NO_TLS:
-        return "does not speak TLS at this port, but this client is told to"
+        return "does not speak TLS at this port, but the settings ask for it"
     return None
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it came from: libraries wrap the one that tells."""
+    """Yield the error and its causes: libraries wrap the error with the reason."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,20 +1,58 @@
-"""Arguments of every aiokafka client."""
+"""Arguments of every aiokafka client, and consumers without a group."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+
+from aiokafka import AIOKafkaConsumer
 
 from projector.config.settings import Settings
 
 
 def client_arguments(settings: Settings) -> dict[str, Any]:
-    """Where Kafka is, whom to trust there and who this is: what every aiokafka client is given."""
-    how: dict[str, Any] = {
+    """Return the arguments of every aiokafka client: addresses, TLS, user and password."""
+    arguments: dict[str, Any] = {
         "bootstrap_servers": settings.brokers,
         "security_protocol": settings.kafka_security_protocol,
         "ssl_context": settings.kafka_tls,
     }
     if settings.uses_sasl:
         assert settings.kafka_secret is not None  # noqa: S101  settings are checked
-        how["sasl_mechanism"] = settings.kafka_sasl_mechanism
-        how["sasl_plain_username"] = settings.kafka_username
-        how["sasl_plain_password"] = settings.kafka_secret.get_secret_value()
-    return how
+        arguments["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        arguments["sasl_plain_username"] = settings.kafka_username
+        arguments["sasl_plain_password"] = settings.kafka_secret.get_secret_value()
+    return arguments
+
+
+def create_consumer(
+    settings: Settings, name: str, *, request_timeout_ms: int, **options: int
+) -> AIOKafkaConsumer:
+    """Create a consumer without a group, which commits nothing and moves no group's offsets.
+
+    Offsets that Kafka no longer has raise `OffsetOutOfRangeError`. `name` completes the client id.
+    """
+    return AIOKafkaConsumer(
+        **client_arguments(settings),
+        client_id=f"{settings.topic_prefix}projector-{name}",
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        request_timeout_ms=request_timeout_ms,
+        **options,
+    )
+
+
+@asynccontextmanager
+async def open_consumer(
+    settings: Settings, name: str, *, request_timeout_ms: int, **options: int
+) -> AsyncIterator[AIOKafkaConsumer]:
+    """Connect such a consumer, and disconnect it at the end; raises `KafkaError`."""
+    consumer = create_consumer(settings, name, request_timeout_ms=request_timeout_ms, **options)
+    try:
+        await consumer.start()
+        # A consumer that is stopped before its tasks have begun raises their cancellation.
+        await asyncio.sleep(0)
+        yield consumer
+    finally:
+        await consumer.stop()

@@ -1,4 +1,4 @@
-"""Asks Kafka's brokers why they cannot be used: aiokafka says only that it could not bootstrap."""
+"""Reasons why Kafka refuses this client; aiokafka reports only a failed bootstrap."""
 
 import asyncio
 import ssl
@@ -20,21 +20,21 @@ from projector.config.settings import Settings
 from projector.errors import AccessError
 
 TIMEOUT_MS: Final = 5000
-_TLS_ALERT: Final = 0x15  # what a server with TLS answers to a client without begins with
+_TLS_ALERT: Final = 0x15  # first byte of the answer of a TLS server to a client without TLS
 
 
 async def raise_if_refused(settings: Settings) -> None:
-    """Raise `AccessError` if a broker is there and refuses this client, or is not to be trusted.
+    """Raise `AccessError` if a broker refuses this client or has an untrusted certificate.
 
-    Returns where they just do not answer: that is an outage.
+    Returns if brokers only do not answer: that is an outage.
     """
     for broker in await _advertised(settings) or settings.brokers:
-        if reason := await _knock(settings, broker):
+        if reason := await _refusal(settings, broker):
             raise AccessError(f"Kafka at {broker} {reason}")
 
 
 async def _advertised(settings: Settings) -> list[str]:
-    """Where the brokers themselves say that they are; empty if none can be asked."""
+    """Return the addresses that the brokers advertise; empty if none answers."""
     client = AIOKafkaClient(**kafka.client_arguments(settings), request_timeout_ms=TIMEOUT_MS)
     try:
         await client.bootstrap()
@@ -45,13 +45,14 @@ async def _advertised(settings: Settings) -> list[str]:
         await client.close()
 
 
-async def _knock(settings: Settings, broker: str) -> str | None:
+async def _refusal(settings: Settings, broker: str) -> str | None:
+    """Connect to one broker; return why it refuses, or None."""
     host, _, port = broker.rpartition(":")
-    how = kafka.client_arguments(settings)
-    del how["bootstrap_servers"]
+    arguments = kafka.client_arguments(settings)
+    del arguments["bootstrap_servers"]
     try:
         connection = await create_conn(
-            host.strip("[]"), int(port), request_timeout_ms=TIMEOUT_MS, **how
+            host.strip("[]"), int(port), request_timeout_ms=TIMEOUT_MS, **arguments
         )
     except (KafkaError, OSError, TimeoutError) as error:
         return _reason(error, settings)
@@ -71,7 +72,7 @@ def _reason(error: BaseException, settings: Settings) -> str | None:
                 )
             case UnsupportedSaslMechanismError():
                 name = variable_name("kafka_sasl_mechanism")
-                return f"does not take {settings.kafka_sasl_mechanism}. Set {name} to another"
+                return f"does not accept {settings.kafka_sasl_mechanism}. Set {name} to another"
             case IllegalSaslStateError():
                 return f"takes no user and password at this port, but there is {protocol}"
             case ssl.SSLError():

@@ -1,7 +1,6 @@
-"""Many commands at once, to one Redis server or to all those of a cluster.
+"""Batches of commands: the same interface for one Redis server and a cluster.
 
-Whoever calls these does not know which of both it is. All raise `RedisError` where a server that
-is needed does not answer.
+Every function raises `RedisError` if a server that it needs does not answer.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -19,26 +18,26 @@ from redis.exceptions import (
 
 from projector.clients.redis_cluster import Cluster, Command, CommandResult
 
-# `connections.redis` calls both a Redis: what both have, both have alike.
+# `redis_client.create_redis` types both as Redis; methods that both have are alike.
 Client = Redis | Cluster
 Value = bytes | None
 Argument = bytes | str | int
 
-# Errors that a server answers with and that are no answer: what they are about is elsewhere.
-_NO_ANSWERS: Final = (ClusterDownError, TryAgainError)
+# Responses of a server that cannot execute the command now.
+_OUTAGES: Final = (ClusterDownError, TryAgainError)
 
 
 async def execute(redis: Client, commands: Sequence[Command]) -> list[CommandResult]:
-    """The answers, in one round trip to each server; a command's key follows its name.
+    """Execute the commands in one round trip to each server; the key must be argument 1.
 
-    A command's own error, as for a key of another type, stands in its answer's place.
+    A command's own error, such as WRONGTYPE, is returned in place of its result.
     """
     if isinstance(redis, Cluster):
-        answers = await redis.each(commands)
-        for answer in answers:
-            if isinstance(answer.value, Exception) and not _is_own(answer.value):
-                raise answer.value
-        return answers
+        results = await redis.execute_each(commands)
+        for result in results:
+            if isinstance(result.value, Exception) and not _is_own(result.value):
+                raise result.value
+        return results
     async with redis.pipeline(transaction=False) as pipe:
         for command in commands:
             pipe.execute_command(*command)
@@ -52,20 +51,20 @@ async def execute(redis: Client, commands: Sequence[Command]) -> list[CommandRes
 
 
 def _is_own(error: Exception) -> bool:
-    return isinstance(error, ResponseError) and not isinstance(error, _NO_ANSWERS)
+    return isinstance(error, ResponseError) and not isinstance(error, _OUTAGES)
 
 
 async def execute_writes(redis: Client, commands: Sequence[Command]) -> None:
-    """As `ask`, for commands that write: raises also a command's own error."""
-    for answer in await execute(redis, commands):
-        if isinstance(answer.value, Exception):
-            raise answer.value
+    """Execute commands that write, like `execute`, but raise a command's own error too."""
+    for result in await execute(redis, commands):
+        if isinstance(result.value, Exception):
+            raise result.value
 
 
 async def get_many(redis: Client, keys: Sequence[str]) -> list[Value | Exception]:
-    """What stands under each key; the error in its place where only its server has failed."""
+    """Get the values of the keys; in a cluster, the error in place of a failed server's values."""
     if isinstance(redis, Cluster):
-        return [answer.value for answer in await redis.each([("GET", key) for key in keys])]
+        return [result.value for result in await redis.execute_each([("GET", k) for k in keys])]
     return cast(list[Value | Exception], await redis.mget(keys))
 
 
@@ -76,10 +75,10 @@ async def run_script(
     shared: Sequence[Argument],
     own: Sequence[Argument],
 ) -> list[tuple[int, Any]]:
-    """Run the script: keys, arguments that all share, and of their `own` as many for each key.
+    """Run a script with `shared` arguments and, for each key, equally many of its `own`.
 
-    At once on one server, and key by key in a cluster; so there may be several results, each with
-    the position of the first key that it is about.
+    One server runs it once for all keys, a cluster once for each key. So there may be several
+    results, each with the position of its first key.
     """
     if not isinstance(redis, Cluster):
         return [(0, await script(keys=keys, args=[*shared, *own]))]
@@ -92,41 +91,41 @@ async def run_script(
 
 
 async def _run_each(redis: Cluster, script: AsyncScript, commands: Sequence[Command]) -> list[Any]:
-    results = [answer.value for answer in await redis.each(commands)]
-    unknown = [at for at, result in enumerate(results) if isinstance(result, NoScriptError)]
+    results = [result.value for result in await redis.execute_each(commands)]
+    unknown = [at for at, value in enumerate(results) if isinstance(value, NoScriptError)]
     if unknown:
         await redis.script_load(script.script)
-        again = await redis.each([commands[at] for at in unknown])
-        for at, answer in zip(unknown, again, strict=True):
-            results[at] = answer.value
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+        again = await redis.execute_each([commands[at] for at in unknown])
+        for at, result in zip(unknown, again, strict=True):
+            results[at] = result.value
+    for value in results:
+        if isinstance(value, Exception):
+            raise value
     return results
 
 
 async def server_time(redis: Client, key: str) -> int:
-    """TIME, in ms, of the server that holds the key."""
-    (answer,) = await execute(redis, [("PTTL", key)])
-    return int(answer.now)
+    """Return TIME, in ms, of the server that holds the key."""
+    (result,) = await execute(redis, [("PTTL", key)])
+    return int(result.now)
 
 
 async def barrier(redis: Client) -> None:
-    """Return once every server of a cluster has answered, and so told what became of it.
+    """Ping every primary of a cluster, so that restarts and failovers are noticed.
 
-    One server alone tells it with every answer.
+    Not needed for one server: every command notices them.
     """
     if isinstance(redis, Cluster):
-        await redis.prove()
+        await redis.barrier()
 
 
 async def barrier_commands(redis: Client) -> list[Command]:
-    """What to ask besides, so that every server of a cluster is asked something."""
-    return await redis.probes() if isinstance(redis, Cluster) else []
+    """Return the commands that make a batch reach every primary of a cluster."""
+    return await redis.barrier_commands() if isinstance(redis, Cluster) else []
 
 
 async def scan_pages(redis: Client, match: str, count: int) -> AsyncIterator[list[bytes]]:
-    """The keys that match, of all servers, page by page."""
+    """Yield the matching keys of all servers, page by page."""
     if isinstance(redis, Cluster):
         await redis.initialize()
         for node in redis.get_primaries():
@@ -151,14 +150,14 @@ async def _pages(
 
 
 async def key_count(redis: Client) -> int:
-    """How many keys there are, those of others too."""
+    """Count all keys of the database, also those of other programs."""
     if isinstance(redis, Cluster):
         return await redis.dbsize(target_nodes=Cluster.PRIMARIES)
     return await redis.dbsize()
 
 
 async def memory(redis: Client) -> list[dict[str, Any]]:
-    """INFO memory of every server."""
+    """Return INFO memory of every server."""
     if isinstance(redis, Cluster):
         found = await redis.info("memory", target_nodes=Cluster.PRIMARIES)
         return list(found.values()) if "maxmemory" not in found else [found]

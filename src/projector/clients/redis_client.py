@@ -1,10 +1,9 @@
-"""How this product connects to Redis and Kafka, on the write and on the read side alike."""
+"""Clients of Redis: pools, timeouts, TLS, and the primary that sentinels name."""
 
 import asyncio
 from ssl import SSLContext
 from typing import Any, Final, cast
 
-import structlog
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
@@ -20,21 +19,19 @@ from redis.exceptions import ReadOnlyError
 
 from projector.clients.redis_cluster import Cluster
 from projector.clients.redis_servers import RedisServers
-from projector.config.redis_url import Several, several
+from projector.config.redis_url import RedisTopology, parse_topology
 from projector.config.settings import Settings
 from projector.events.partitioning import MAX_PARTITIONS
 
-log = structlog.get_logger()
-
 TIMEOUT_S: Final = 2.0
-# They are asked one after the other, and the first may be the one that is gone.
+# The client asks sentinels one after the other, and the first may be unavailable.
 SENTINEL_TIMEOUT_S: Final = 0.5
-# Each partition's owner uses three at most, and one worker may own them all.
+# Each partition's owner uses at most three, and one worker may own all partitions.
 MAX_CONNECTIONS: Final = 3 * MAX_PARTITIONS
 
 
 class TlsConnection(SSLConnection):
-    """TLS as the settings have it: redis-py itself would trust the system's CAs as well."""
+    """TLS of the settings; redis-py itself would trust the system's CAs as well."""
 
     def __init__(self, *, tls: SSLContext, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -42,108 +39,108 @@ class TlsConnection(SSLConnection):
 
 
 class TlsManagedConnection(SentinelManagedConnection, TlsConnection):
-    """The same to the server that the sentinels name."""
+    """TLS of the settings to the server that the sentinels name."""
 
 
 class SentinelPool(SentinelConnectionPool):
-    """The connections to the primary that the sentinels name, and those to the sentinels."""
+    """Connections to the sentinels, and to the primary that they name."""
 
     async def get_master_address(self) -> Any:
-        """Host and port; raises the sentinels' own error where none of them can be asked."""
+        """Return host and port; raises a sentinel's own error if none of them answers."""
         try:
             return await super().get_master_address()  # type: ignore[no-untyped-call]
         except MasterNotFoundError:
-            asked = [each.ping() for each in self.sentinel_manager.sentinels]
-            told = await asyncio.gather(*asked, return_exceptions=True)
-            if all(isinstance(each, Exception) for each in told):
-                raise told[0] from None
-            known = f"the sentinels name no primary {self.service_name!r} that is up"
-            raise RedisConnectionError(known) from None
+            pings = [each.ping() for each in self.sentinel_manager.sentinels]
+            results = await asyncio.gather(*pings, return_exceptions=True)
+            if all(isinstance(each, Exception) for each in results):
+                raise results[0] from None
+            reason = f"the sentinels do not name a primary {self.service_name!r} that is up"
+            raise RedisConnectionError(reason) from None
 
     async def aclose(self) -> None:
-        """Close both."""
+        """Close both kinds of connections."""
         await super().aclose()
         await self.sentinel_manager.aclose()
 
 
 def create_redis(settings: Settings, server: RedisServers | None = None) -> Redis:
-    """A client that gives up after two seconds; whoever calls it decides about trying again.
+    """Create a client whose calls fail after two seconds; callers decide about retries.
 
-    It may be that of a cluster: `calls` has what differs there, all else is alike.
+    May return a cluster client; use `redis_batch` for commands about several keys.
     """
     server = server or RedisServers()
-    how = _bounded() | _identity(settings)
-    match several(settings.redis_url):
-        case Several(kind="cluster") as known:
-            return cast(Redis, _cluster(settings, server, known, how))
-        case Several() as known:
-            pool: ConnectionPool = _sentinels(settings, server, known, how)
+    arguments = _limits() | _identity(settings)
+    match parse_topology(settings.redis_url):
+        case RedisTopology(kind="cluster") as topology:
+            return cast(Redis, _cluster(settings, server, topology, arguments))
+        case RedisTopology() as topology:
+            pool: ConnectionPool = _sentinel_pool(settings, server, topology, arguments)
         case None:
             pool = ConnectionPool.from_url(
-                settings.redis_url, **how, **_patient(), redis_connect_func=server.on_connect
+                settings.redis_url, **arguments, **_retries(), redis_connect_func=server.on_connect
             )
-            _trust(pool, settings, TlsConnection)
+            _use_tls(pool, settings, TlsConnection)
     server.pool = pool
     return Redis.from_pool(pool)
 
 
-def _bounded() -> dict[str, Any]:
+def _limits() -> dict[str, Any]:
     return {
         "socket_timeout": TIMEOUT_S,
         "socket_connect_timeout": TIMEOUT_S,
         "max_connections": MAX_CONNECTIONS,
-        # Without CLIENT SETINFO: Redis 7.0 knows no right to it, and would log each as refused.
+        # Without CLIENT SETINFO: Redis 7.0 has no right for it, and logs each one as refused.
         "driver_info": None,
     }
 
 
-def _patient() -> dict[str, Any]:
+def _retries() -> dict[str, Any]:
     return {
         "retry": Retry(NoBackoff(), 1),
-        # A primary that became a replica keeps its connections: the next one leads elsewhere.
+        # A primary that became a replica keeps its connections; a new one leads to the primary.
         "retry_on_error": [ReadOnlyError],
     }
 
 
-def _trust(pool: ConnectionPool, settings: Settings, trusting: type[TlsConnection]) -> None:
+def _use_tls(pool: ConnectionPool, settings: Settings, connection: type[TlsConnection]) -> None:
     if settings.redis_tls:
-        pool.connection_class = trusting
+        pool.connection_class = connection
         pool.connection_kwargs["tls"] = settings.redis_tls
 
 
-def _sentinels(
-    settings: Settings, server: RedisServers, known: Several, how: dict[str, Any]
+def _sentinel_pool(
+    settings: Settings, server: RedisServers, topology: RedisTopology, arguments: dict[str, Any]
 ) -> SentinelPool:
-    bounds = {"socket_timeout": SENTINEL_TIMEOUT_S, "socket_connect_timeout": SENTINEL_TIMEOUT_S}
-    asked = Sentinel(  # type: ignore[no-untyped-call]
-        known.hosts,
-        sentinel_kwargs=known.identity
-        | bounds
+    limits = {"socket_timeout": SENTINEL_TIMEOUT_S, "socket_connect_timeout": SENTINEL_TIMEOUT_S}
+    manager = Sentinel(  # type: ignore[no-untyped-call]
+        topology.hosts,
+        sentinel_kwargs=topology.identity
+        | limits
         | {"retry": Retry(NoBackoff(), 0), "driver_info": None},
     )
-    for sentinel in asked.sentinels:
-        _trust(sentinel.connection_pool, settings, TlsConnection)
+    for sentinel in manager.sentinels:
+        _use_tls(sentinel.connection_pool, settings, TlsConnection)
     pool = SentinelPool(  # type: ignore[no-untyped-call]
-        known.service, asked, db=known.database, **how, **_patient(),
-        redis_connect_func=server.greet_primary,
+        topology.service, manager, db=topology.database, **arguments, **_retries(),
+        redis_connect_func=server.on_connect_primary,
     )  # fmt: skip
-    _trust(pool, settings, TlsManagedConnection)
+    _use_tls(pool, settings, TlsManagedConnection)
     return pool
 
 
 def _cluster(
-    settings: Settings, server: RedisServers, known: Several, how: dict[str, Any]
+    settings: Settings, server: RedisServers, topology: RedisTopology, arguments: dict[str, Any]
 ) -> Cluster:
     server.cluster = True
-    dress: dict[str, Any] = {"redis_connect_func": server.on_connect}
+    options: dict[str, Any] = {"redis_connect_func": server.on_connect}
     if settings.redis_tls:
-        dress |= {"connection_class": TlsConnection, "tls": settings.redis_tls}
-    retry = Retry(NoBackoff(), 1)
-    return Cluster(known.hosts, how | known.identity | {"retry": retry}, dress, server.moved)
+        options |= {"connection_class": TlsConnection, "tls": settings.redis_tls}
+    arguments = arguments | topology.identity | {"retry": Retry(NoBackoff(), 1)}
+    return Cluster(topology.hosts, arguments, options, server.on_slots_refreshed)
 
 
 def _identity(settings: Settings) -> dict[str, str]:
-    """User and password, unless the URL has them: what it says counts for redis-py."""
+    """Return user and password of the settings; redis-py prefers those of the URL."""
     username, password = settings.redis_username, settings.redis_secret
     found = {"username": username} if username else {}
     return found | ({"password": password.get_secret_value()} if password else {})

@@ -1,4 +1,4 @@
-"""A Redis Cluster: its keys are spread over several servers, and each of these may change."""
+"""Redis Cluster client: batches of commands, one round trip to each server."""
 
 import asyncio
 import contextlib
@@ -19,21 +19,24 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 Command = Sequence[bytes | str | int]
 
-# A command follows a slot that moves, but not for ever.
+# A command follows a moving slot this many times; a slot that moves more often is an outage.
 ROUNDS: Final = 4
-# However many calls fail, the servers are asked no more often who holds what.
+# Between refreshes of the slots, however many calls fail.
 REFRESH_PAUSE_S: Final = 0.5
 
 
 class CommandResult(NamedTuple):
-    """What a command brought, or its own error, and TIME (ms) of its server after it."""
+    """A command's result or error, and TIME (ms) of its server after the command."""
 
     value: Any
     now: float
 
 
 class _Sent(NamedTuple):
-    """A command to one server; `asking` where its slot is only about to be there."""
+    """A command to one server, at its `position` in the batch.
+
+    `asking`: the server is about to take over the command's slot.
+    """
 
     position: int
     command: Command
@@ -41,86 +44,89 @@ class _Sent(NamedTuple):
 
 
 class Cluster(RedisCluster):
-    """The client of a cluster. All its troubles are `RedisError`s."""
+    """The client of a cluster. Every outage is a `RedisError`."""
 
     def __init__(
         self,
         hosts: Sequence[tuple[str, int]],
-        how: Mapping[str, Any],
-        dress: Mapping[str, Any],
-        moved: Callable[["Cluster"], None],
+        arguments: Mapping[str, Any],
+        connection_options: Mapping[str, Any],
+        on_slots_refreshed: Callable[["Cluster"], None],
     ) -> None:
-        """Connect by the arguments `how`, and `dress`, for which redis-py has none.
+        """Create a client with redis-py's `arguments`.
 
-        `moved` is called whenever other servers may hold the slots than before.
+        `connection_options` are those that redis-py's cluster does not take as arguments.
+        `on_slots_refreshed` is called each time that other servers may hold the slots.
         """
         events = EventDispatcher()
         super().__init__(
             startup_nodes=[ClusterNode(*host) for host in hosts],
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
             event_dispatcher=events,
-            **how,
+            **arguments,
         )
-        self._dress(**dress)
-        self._moved = moved
-        events.register_listeners({AsyncAfterSlotsCacheRefreshEvent: [_Listener(self._forget)]})
-        self._probes: list[Command] = []
-        self._proving = asyncio.Lock()
-        self._proved_from = 0.0
+        self._set_connection_options(**connection_options)
+        self._on_slots_refreshed = on_slots_refreshed
+        events.register_listeners(
+            {AsyncAfterSlotsCacheRefreshEvent: [_Listener(self._note_refresh)]}
+        )
+        self._barrier_commands: list[Command] = []
+        self._barrier_lock = asyncio.Lock()
+        self._last_barrier = 0.0
         self._refreshed = 0.0
 
-    def _dress(self, connection_class: type | None = None, **how: Any) -> None:
-        """What redis-py itself does for notifications: later nodes, and those it begins with."""
+    def _set_connection_options(self, connection_class: type | None = None, **options: Any) -> None:
+        """Set the options for the startup nodes and later ones, as redis-py does for its own."""
         for node in self.startup_nodes:
-            node.connection_kwargs.update(how)
+            node.connection_kwargs.update(options)
             node.connection_class = connection_class or node.connection_class
-        self.connection_kwargs.update(how)
+        self.connection_kwargs.update(options)
         if connection_class:
             self.connection_kwargs["connection_class"] = connection_class
 
-    async def _forget(self) -> None:
-        self._probes = []
-        self._moved(self)
+    async def _note_refresh(self) -> None:
+        self._barrier_commands = []
+        self._on_slots_refreshed(self)
 
     async def initialize(self, *args: Any, **kwargs: Any) -> "Cluster":
-        """As redis-py has it, but what is an outage is a `RedisError`."""
+        """Connect as redis-py does, with a `RedisError` for every outage."""
         with _outages():
             await super().initialize(*args, **kwargs)
         return self
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
-        """The same of every single command."""
+        """Execute one command as redis-py does, with a `RedisError` for every outage."""
         with _outages():
             return await super().execute_command(*args, **kwargs)
 
-    async def each(self, commands: Sequence[Command]) -> list[CommandResult]:
-        """Every command's answer, in one round trip to each server.
+    async def execute_each(self, commands: Sequence[Command]) -> list[CommandResult]:
+        """Execute the commands in one round trip to each server.
 
-        The key follows the command's name, or of EVALSHA its digest and the number 1. Errors stand
-        in place of answers, those of a server that is away too.
+        The key must be argument 1, of EVALSHA argument 3. Errors are returned in place of results,
+        also those of an unavailable server.
         """
         await self.initialize()
-        answers = [CommandResult(None, 0.0)] * len(commands)
+        results = [CommandResult(None, 0.0)] * len(commands)
         left: dict[int, AskError | None] = dict.fromkeys(range(len(commands)))
         for attempt in range(ROUNDS):
-            await self._round(commands, left, answers)
+            await self._round(commands, left, results)
             left = {
-                position: found if type(found) is AskError else None
+                position: value if type(value) is AskError else None
                 for position in left
-                if _may_try_again(found := answers[position].value, attempt)
+                if _may_try_again(value := results[position].value, attempt)
             }
             if not left:
                 break
         lost = CommandResult(
-            redis_errors.ConnectionError("slots move faster than one can follow"), 0.0
+            redis_errors.ConnectionError("slots move faster than commands can follow"), 0.0
         )
-        return [lost if isinstance(each.value, AskError) else each for each in answers]
+        return [lost if isinstance(each.value, AskError) else each for each in results]
 
     async def _round(
         self,
         commands: Sequence[Command],
         left: Mapping[int, AskError | None],
-        answers: list[CommandResult],
+        results: list[CommandResult],
     ) -> None:
         batches: defaultdict[ClusterNode, list[_Sent]] = defaultdict(list)
         with _outages():
@@ -130,52 +136,52 @@ class Cluster(RedisCluster):
                     _Sent(position, command, asking is not None)
                 )
         found = await asyncio.gather(*(_run(node, batch) for node, batch in batches.items()))
-        for (node, batch), answered in zip(batches.items(), found, strict=True):
-            for sent, answer in zip(batch, answered, strict=True):
-                answers[sent.position] = answer
-            await self._learn(node, [answer.value for answer in answered])
+        for (node, batch), own in zip(batches.items(), found, strict=True):
+            for sent, result in zip(batch, own, strict=True):
+                results[sent.position] = result
+            await self._follow_slots(node, [result.value for result in own])
 
     def _node(self, command: Command, asking: AskError | None) -> ClusterNode:
         key: Any = command[3] if command[0] == "EVALSHA" else command[1]
         node = self.get_node(asking.host, asking.port) if asking else None
         return node or self.get_node_from_key(key)  # type: ignore[return-value]
 
-    async def _learn(self, node: ClusterNode, found: list[Any]) -> None:
-        """Who holds which slots, from the errors of one server."""
-        for moved in (each for each in found if isinstance(each, MovedError)):
+    async def _follow_slots(self, node: ClusterNode, values: list[Any]) -> None:
+        """Update the slots from the errors of one server, and leave a server that is away."""
+        for moved in (each for each in values if isinstance(each, MovedError)):
             await self.nodes_manager.move_slot(moved)
-        if away := [each for each in found if isinstance(each, _AWAY)]:
+        if away := [each for each in values if isinstance(each, _AWAY)]:
             node.update_active_connections_for_reconnect()
             await node.disconnect_free_connections()
-        if away or any(isinstance(each, MovedError) for each in found):
+        if away or any(isinstance(each, MovedError) for each in values):
             await self._refresh(node)
 
     async def _refresh(self, suspect: ClusterNode) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._refreshed >= REFRESH_PAUSE_S:
             self._refreshed = now
-            # What it failed to find out the next call will miss too, and say.
+            # If this fails, the next call fails too, and reports why.
             with contextlib.suppress(RedisClusterException, RedisError):
                 await self.nodes_manager.initialize(last_failed_node_name=suspect.name)
 
-    async def prove(self) -> None:
-        """Return once every server that holds slots has answered a question asked after the call.
+    async def barrier(self) -> None:
+        """Ping every server that holds slots, so that restarts and failovers are noticed.
 
-        It still holds them then, and whatever became of it is noticed. Raises `RedisError`.
+        Concurrent calls share their pings. Raises `RedisError`.
         """
         called = asyncio.get_running_loop().time()
-        async with self._proving:
-            if self._proved_from < called:
+        async with self._barrier_lock:
+            if self._last_barrier < called:
                 began = asyncio.get_running_loop().time()
-                for answer in await self.each(await self.probes()):
-                    if isinstance(answer.value, Exception):
-                        raise answer.value
-                self._proved_from = began
+                for result in await self.execute_each(await self.barrier_commands()):
+                    if isinstance(result.value, Exception):
+                        raise result.value
+                self._last_barrier = began
 
-    async def probes(self) -> list[Command]:
-        """A harmless question to each server that holds slots."""
+    async def barrier_commands(self) -> list[Command]:
+        """Return one harmless command for each server that holds slots."""
         await self.initialize()
-        if not self._probes:
+        if not self._barrier_commands:
             wanted = {node.name for node, *_ in self.nodes_manager.slots_cache.values()}
             found: dict[str, Command] = {}
             for number in count():
@@ -185,8 +191,8 @@ class Cluster(RedisCluster):
                     found.setdefault(node.name, ("PTTL", key))
                 if len(found) == len(wanted):
                     break
-            self._probes = list(found.values())
-        return self._probes
+            self._barrier_commands = list(found.values())
+        return self._barrier_commands
 
 
 class _Listener(AsyncEventListenerInterface):
@@ -200,11 +206,11 @@ class _Listener(AsyncEventListenerInterface):
 _AWAY: Final = (redis_errors.ConnectionError, redis_errors.TimeoutError)
 
 
-def _may_try_again(found: Any, attempt: int) -> bool:
-    """Where a slot has moved; and once where a connection had ended: its server may be there."""
-    if isinstance(found, AskError | TryAgainError):
+def _may_try_again(value: Any, attempt: int) -> bool:
+    """Whether the slot has moved, or a first connection had ended whose server may be there."""
+    if isinstance(value, AskError | TryAgainError):
         return True
-    return isinstance(found, redis_errors.ConnectionError) and attempt == 0
+    return isinstance(value, redis_errors.ConnectionError) and attempt == 0
 
 
 async def _run(node: ClusterNode, batch: Sequence[_Sent]) -> list[CommandResult]:
@@ -226,7 +232,7 @@ async def _run(node: ClusterNode, batch: Sequence[_Sent]) -> list[CommandResult]
 
 @contextlib.contextmanager
 def _outages() -> Iterator[None]:
-    """Make a `RedisError` of what redis-py says of a cluster that it cannot reach or understand."""
+    """Raise a `RedisError` for redis-py's errors about a cluster that it cannot reach."""
     try:
         yield
     except RedisClusterException as error:

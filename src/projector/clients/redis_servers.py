@@ -18,14 +18,17 @@ from projector.errors import EvictionError
 
 log = structlog.get_logger()
 
+_RUN_ID: Final = re.compile(rb"run_id:(\w+)")
+_ROLE: Final = re.compile(rb"role:(\w+)")
+
 
 class RedisServers:
-    """Which Redis server answers; of a cluster, which servers.
+    """The Redis server that answers, or the servers of a cluster.
 
-    `changes` counts restarts and failovers: after one, writes that were acknowledged may be gone.
-    Every new connection asks. Where another server answers, the older connections are given up:
-    what the former still says may be old. `met_at` is when one was met that had not been known
-    (seconds of this process's clock): nothing can be told from what it did not have before.
+    `changes` counts restarts and failovers: after one, acknowledged writes may be lost. Every new
+    connection asks for the `run_id`. If another server answers, older connections are closed,
+    because the former server may return old values. `met_at` is the last time (seconds of this
+    process's clock) that an unknown server answered; a key that it lacked before proves nothing.
     """
 
     def __init__(self) -> None:
@@ -38,57 +41,56 @@ class RedisServers:
         self._primaries: set[str] = set()
 
     async def on_connect(self, connection: AbstractConnection) -> None:
-        """Begin a connection as redis-py does, then ask who is there."""
+        """Set a connection up as redis-py does, then compare the server's `run_id`."""
         await connection.on_connect()
         place = _place(connection) if self.cluster else ""
-        run_id = await _told(connection, "server", _RUN_ID)
+        run_id = await _info_field(connection, "server", _RUN_ID)
         known = self._run_ids.get(place, b"")
         if known != run_id:
             self.met_at = time.monotonic()
         if known not in (b"", run_id):
-            # A replica of a cluster holds nothing that anybody reads.
+            # No command reads from the replicas of a cluster.
             if not self.cluster or place in self._primaries:
-                self._count()
+                self._count_change()
             await self._leave_older(place)
         self._run_ids[place] = run_id
         self._connections[place].add(connection)
 
-    async def greet_primary(self, connection: AbstractConnection) -> None:
-        """The same, but for a replica: sentinels may know of a failover later than their server."""
+    async def on_connect_primary(self, connection: AbstractConnection) -> None:
+        """Set a connection up, and refuse a replica.
+
+        Sentinels may learn of a failover later than the servers.
+        """
         await self.on_connect(connection)
-        if await _told(connection, "replication", _ROLE) == b"slave":
+        if await _info_field(connection, "replication", _ROLE) == b"slave":
             raise RedisConnectionError("this is a replica now, and the sentinels name no other yet")
 
-    def moved(self, cluster: Cluster) -> None:
-        """Other servers may hold the slots: one that held none before may lack the last writes."""
+    def on_slots_refreshed(self, cluster: Cluster) -> None:
+        """Count a new primary as a failover, because it may lack recent writes."""
         primaries = {node.name for node in cluster.get_primaries()}
         if primaries - self._primaries:
             self.met_at = time.monotonic()
             if self._primaries:
-                self._count()
+                self._count_change()
         self._primaries = primaries
 
-    def _count(self) -> None:
+    def _count_change(self) -> None:
         self.changes += 1
         log.warning("Redis was restarted or failed over")
 
     async def _leave_older(self, place: str) -> None:
-        """Close the connections that are idle; those in use close when they are given back."""
+        """Close idle connections; those in use are closed when their users return them."""
         for older in self._connections[place]:
             older.mark_for_reconnect()  # type: ignore[no-untyped-call]
         if self.pool:
             await self.pool.disconnect(inuse_connections=False)
 
 
-_RUN_ID: Final = re.compile(rb"run_id:(\w+)")
-
-
-_ROLE: Final = re.compile(rb"role:(\w+)")
-
-
-async def _told(connection: AbstractConnection, section: str, wanted: re.Pattern[bytes]) -> bytes:
+async def _info_field(
+    connection: AbstractConnection, section: str, field: re.Pattern[bytes]
+) -> bytes:
     await connection.send_command("INFO", section)
-    found = wanted.search(await connection.read_response())
+    found = field.search(await connection.read_response())
     return found.group(1) if found else b""
 
 
@@ -97,11 +99,11 @@ def _place(connection: AbstractConnection) -> str:
 
 
 async def refuse_eviction(redis: Redis, place: str) -> None:
-    """Raise `EvictionError` if a server may drop keys: a dropped token would count as unknown."""
+    """Raise `EvictionError` if a server may evict keys: an evicted token would get 401."""
     for memory in await redis_batch.memory(redis):
         policy = memory.get("maxmemory_policy", "noeviction")
         if memory.get("maxmemory") and policy != "noeviction":
             raise EvictionError(
-                f"Redis at {place} has maxmemory-policy {policy}: it would drop live tokens, and "
+                f"Redis at {place} has maxmemory-policy {policy}: it would evict live tokens, and "
                 "their jobs would get 401. Set maxmemory-policy noeviction"
             )

@@ -1,4 +1,4 @@
-"""Where Kafka and Redis are, whom to trust there, and who this product is to them."""
+"""Settings of the connections to Kafka and Redis: addresses, TLS, credentials."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -108,51 +108,51 @@ class ConnectionSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_address(cls, url: str) -> str:
-        redis_url.refuse_wrong(url)
+        redis_url.refuse_wrong_url(url)
         return url
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        """Refuse what contradicts itself: nobody may believe in a protection that is not there."""
+        """Refuse settings without effect: a protection that is set must be in use."""
         problems = [*_kafka_problems(self), *_redis_problems(self)]
         problems += [*_file_problems(self, "kafka"), *_file_problems(self, "redis")]
         if problems:
             raise ValueError("\n".join(f"{variable_name(field)}: {why}" for field, why in problems))
-        # Read the files now: what is wrong with one is a wrong setting, not an outage.
+        # Reads the files now: an unusable file is a wrong setting, not an outage.
         _ = self.kafka_secret, self.kafka_tls, self.redis_secret, self.redis_tls
         return self
 
     @property
     def brokers(self) -> list[str]:
-        """The Kafka brokers, each `host:port`."""
+        """Return the Kafka brokers, each `host:port`."""
         return [broker.strip() for broker in self.kafka.split(",")]
 
     @property
     def redis_place(self) -> str:
-        """Where Redis is, without its password: for messages."""
+        """Return the address of Redis without its password, for messages."""
         parts = urlsplit(self.redis_url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     @property
     def uses_sasl(self) -> bool:
-        """Whether Kafka is told a user and a password."""
+        """Whether the client sends a user and a password to Kafka."""
         return self.kafka_security_protocol.startswith("SASL_")
 
     @cached_property
     def kafka_secret(self) -> SecretStr | None:
-        """The password for Kafka, wherever it stands."""
+        """Return the password for Kafka, from its variable or its file."""
         file = self.kafka_password_file
         return credentials.secret("kafka_password_file", file) if file else self.kafka_password
 
     @cached_property
     def redis_secret(self) -> SecretStr | None:
-        """The password for Redis, unless it stands in the URL."""
+        """Return the password for Redis, from its variable or its file, not from the URL."""
         file = self.redis_password_file
         return credentials.secret("redis_password_file", file) if file else self.redis_password
 
     @cached_property
     def kafka_tls(self) -> SSLContext | None:
-        """Whom to trust as Kafka; None where the connection has no TLS."""
+        """Return the TLS context for Kafka; None without TLS."""
         if not self.kafka_security_protocol.endswith("SSL"):
             return None
         files = self.kafka_ca_file, self.kafka_certificate_file, self.kafka_key_file
@@ -160,7 +160,7 @@ class ConnectionSettings(BaseSettings):
 
     @cached_property
     def redis_tls(self) -> SSLContext | None:
-        """Whom to trust as Redis; None where the connection has no TLS."""
+        """Return the TLS context for Redis; None without TLS."""
         if not urlsplit(self.redis_url).scheme.startswith("rediss"):
             return None
         files = self.redis_ca_file, self.redis_certificate_file, self.redis_key_file
@@ -192,8 +192,8 @@ def _redis_problems(settings: ConnectionSettings) -> Problems:
             if field in given:
                 yield field, f"has no effect unless {address} begins with rediss"
     if parts.scheme.endswith("+sentinel"):
-        return  # who this is to the sentinels stands in the URL alone, and nothing else does
-    options = redis_url.options(parts)
+        return  # user and password of such a URL are for the sentinels, not for Redis
+    options = redis_url.url_options(parts)
     if (parts.password or "password" in options) and settings.redis_password:
         yield "redis_password", f"{address} has a password as well"
     if (parts.password or "password" in options) and settings.redis_password_file:
@@ -203,7 +203,7 @@ def _redis_problems(settings: ConnectionSettings) -> Problems:
 
 
 def _file_problems(settings: ConnectionSettings, server: str) -> Problems:
-    """What goes wrong with both servers alike; `server` is `kafka` or `redis`."""
+    """Yield the problems of files that Kafka and Redis have alike, `server` being one of them."""
     given = settings.model_fields_set
     password, certificate, key = (
         f"{server}_{which}" for which in ("password", "certificate_file", "key_file")

@@ -1,4 +1,4 @@
-"""Passwords and certificates from files, read so that what is wrong is said by a setting's name."""
+"""Passwords and certificates from files; errors name the setting of the file."""
 
 import ssl
 from pathlib import Path
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, SecretStr
 
 from projector.config.env import variable_name
 
-# No password is longer; a wrong path must not fill the memory.
+# Larger than any password; a wrong path must not fill the memory.
 MAX_SECRET_BYTES: Final = 64 * 1024
 
 
@@ -24,7 +24,7 @@ File = Annotated[Path, AfterValidator(_readable)]
 
 
 class Identity(NamedTuple):
-    """The files by which one server and this client know each other; `server` names settings."""
+    """The certificate files for one server; `server` is the prefix of their settings."""
 
     server: str
     authority: Path | None
@@ -33,15 +33,18 @@ class Identity(NamedTuple):
 
 
 def tls(files: Identity) -> ssl.SSLContext:
-    """Checks certificates and host names, and trusts the CA file alone, or else the system's CAs.
+    """Create a TLS context that checks certificates and host names.
 
-    Raises `ValueError` with the name of the setting whose file is wrong.
+    It trusts the CA file alone, or the system's CAs without one. Raises `ValueError` with the name
+    of the setting whose file is wrong.
     """
     try:
         context = ssl.create_default_context(cafile=files.authority)
     except ssl.SSLError:
         name = variable_name(f"{files.server}_ca_file")
-        raise ValueError(f"{name}: {files.authority} holds no certificate in PEM format") from None
+        raise ValueError(
+            f"{name}: {files.authority} does not hold a certificate in PEM format"
+        ) from None
     if files.certificate:
         _present(context, files)
     return context
@@ -51,17 +54,17 @@ def _present(context: ssl.SSLContext, files: Identity) -> None:
     assert files.certificate is not None  # noqa: S101
     names = [variable_name(f"{files.server}_{which}_file") for which in ("certificate", "key")]
     try:
-        # Without a password given, OpenSSL would ask the terminal for that of an encrypted key.
+        # Without a password, OpenSSL would ask for that of an encrypted key on the terminal.
         context.load_cert_chain(files.certificate, files.key, password="")
     except ssl.SSLError:
         raise ValueError(
-            f"{names[0]}: {files.certificate}, with {names[1]} {files.key}, is no certificate in "
-            "PEM format with its own key, unencrypted"
+            f"{names[0]}: {files.certificate}, with {names[1]} {files.key}, is not a certificate "
+            "in PEM format with its own key, unencrypted"
         ) from None
 
 
 def secret(setting: str, file: Path) -> SecretStr:
-    """What the file holds, without the line break that editors put behind it.
+    """Read a password from a file, without the line break at its end.
 
     Raises `ValueError` that names the setting.
     """

@@ -1,4 +1,4 @@
-"""Settings are environment variables: how these are named."""
+"""Names of the environment variables of settings."""
 
 from typing import Final
 
@@ -6,5 +6,5 @@ PREFIX: Final = "PROJECTOR_"
 
 
 def variable_name(field: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     return PREFIX + field.upper()

@@ -1,24 +1,26 @@
-"""What may stand in the URL of Redis: one server, the sentinels that know it, or a cluster."""
+"""The URL of Redis: one server, the sentinels that name it, or the nodes of a cluster."""
 
 import re
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from pydantic_core import MultiHostUrl, ValidationError
 
 from projector.config.env import variable_name
 
 _DATABASE: Final = re.compile(r"/?|/[0-9]{1,9}")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _SERVICE: Final = re.compile(r"/([A-Za-z0-9._-]+)(?:/([0-9]{0,9}))?")
-_SERVERS: Final = ("redis", "rediss", "unix")
-_SEVERAL: Final = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+_ONE_SERVER: Final = ("redis", "rediss", "unix")
+_TOPOLOGIES: Final = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _BEGINNING: Final = (
     "must begin with redis://, rediss:// or unix://, or with redis+sentinel://, "
     "rediss+sentinel://, redis+cluster:// or rediss+cluster://"
 )
 
 
-class Several(NamedTuple):
-    """Where to ask for the server, or for those of a cluster; `identity` is for who is asked."""
+class RedisTopology(NamedTuple):
+    """The sentinels of a server, or nodes of a cluster; `identity` is for these `hosts`."""
 
     kind: Literal["sentinel", "cluster"]
     hosts: list[tuple[str, int]]
@@ -27,61 +29,61 @@ class Several(NamedTuple):
     database: int
 
 
-def refuse_wrong(url: str) -> None:
-    """Raise `ValueError` that says what is wrong, and shows nothing of the URL."""
+def refuse_wrong_url(url: str) -> None:
+    """Raise `ValueError` with a reason that shows nothing of the URL."""
     try:
         parts = urlsplit(url)
-        if parts.scheme not in _SEVERAL:
+        if parts.scheme not in _TOPOLOGIES:
             parts.port  # noqa: B018  raises
     except ValueError:
-        raise ValueError("is no URL; percent-encode what is special in a password") from None
-    if parts.scheme not in _SERVERS + _SEVERAL:
+        raise ValueError("is not a URL; percent-encode special characters of a password") from None
+    if parts.scheme not in _ONE_SERVER + _TOPOLOGIES:
         raise ValueError(_BEGINNING)
     if "@" in parts.path + parts.query + parts.fragment:
         raise ValueError("must have the characters / ? # and @ of a password percent-encoded")
-    if parts.scheme in _SERVERS and parts.scheme != "unix" and not _DATABASE.fullmatch(parts.path):
+    if parts.scheme in ("redis", "rediss") and not _DATABASE.fullmatch(parts.path):
         raise ValueError("must end with the number of a database, as in redis://host:6379/0")
     if not url.startswith(f"{parts.scheme}://"):
         raise ValueError(f"{_BEGINNING}, in lower case")
     _refuse_options(parts)
-    several(url)
+    parse_topology(url)
 
 
 def _refuse_options(parts: SplitResult) -> None:
-    found = options(parts)
+    found = url_options(parts)
     if any(name.startswith("ssl") for name in found):
         raise ValueError(
-            "must have no options for TLS; certificates are always checked, and "
-            f"{variable_name('redis_ca_file')} says who may sign them"
+            "must not have options for TLS; certificates are always checked, and "
+            f"{variable_name('redis_ca_file')} names the CAs that may sign them"
         )
-    if parts.scheme in _SEVERAL and (parts.query or parts.fragment):
-        raise ValueError("must have no options with sentinels or a cluster")
+    if parts.scheme in _TOPOLOGIES and (parts.query or parts.fragment):
+        raise ValueError("must not have options with sentinels or a cluster")
     if unknown := sorted(found.keys() - {"username", "password", "db"}):
-        raise ValueError(f"must have no option {unknown[0]!r}; username, password and db may be")
+        raise ValueError(f"must not have the option {unknown[0]!r}; only username, password and db")
     if not _NUMBER.fullmatch(found.get("db", "0")):
         raise ValueError("must have the number of a database as its db")
 
 
-def options(parts: SplitResult) -> dict[str, str]:
-    """What follows the question mark."""
+def url_options(parts: SplitResult) -> dict[str, str]:
+    """Return the options of the query."""
     return dict(parse_qsl(parts.query, keep_blank_values=True))
 
 
-def several(url: str) -> Several | None:
-    """Whom to ask for the servers; None where the URL is that of the one server."""
+def parse_topology(url: str) -> RedisTopology | None:
+    """Parse the URL of sentinels or of a cluster; None for the URL of one server."""
     parts = urlsplit(url)
     match parts.scheme.partition("+")[2]:
         case "sentinel":
-            service, database = _service(parts.path)
-            return Several("sentinel", _hosts(parts), _identity(parts), service, database)
+            service, database = _parse_service(parts.path)
+            return RedisTopology("sentinel", *_parse_hosts(url), service, database)
         case "cluster":
             if parts.path not in ("", "/", "/0"):
-                raise ValueError("must name no database: a cluster has only 0")
-            return Several("cluster", _hosts(parts), _identity(parts), "", 0)
+                raise ValueError("must not name a database: a cluster has only 0")
+            return RedisTopology("cluster", *_parse_hosts(url), "", 0)
     return None
 
 
-def _service(path: str) -> tuple[str, int]:
+def _parse_service(path: str) -> tuple[str, int]:
     found = _SERVICE.fullmatch(path)
     if found is None:
         raise ValueError(
@@ -91,18 +93,16 @@ def _service(path: str) -> tuple[str, int]:
     return found.group(1), int(found.group(2) or 0)
 
 
-def _hosts(parts: SplitResult) -> list[tuple[str, int]]:
-    return [_host(each) for each in parts.netloc.rpartition("@")[2].split(",")]
-
-
-def _host(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+def _parse_hosts(url: str) -> tuple[list[tuple[str, int]], dict[str, str]]:
+    """Return the hosts with their ports, and the user and password for them, if there are any."""
+    # pydantic would begin another host at a comma of a password.
+    identity, at, rest = url.rpartition("@")
+    try:
+        parsed = MultiHostUrl(identity.replace(",", "%2C") + at + rest).hosts()
+    except ValidationError:
+        parsed = []
+    hosts = [(unquote(h["host"] or "").strip("[]"), h["port"] or 0) for h in parsed]
+    if not hosts or not all(host and port for host, port in hosts):
         raise ValueError("must have host:port, comma-separated for more than one")
-    return host.strip("[]"), int(port)
-
-
-def _identity(parts: SplitResult) -> dict[str, Any]:
-    username, _, password = parts.netloc.rpartition("@")[0].partition(":")
-    found = {"username": unquote(username), "password": unquote(password)}
-    return {name: value for name, value in found.items() if value}
+    given = {"username": parsed[0]["username"], "password": parsed[0]["password"]}
+    return hosts, {name: unquote(value) for name, value in given.items() if value}

@@ -130,13 +130,13 @@ class Settings(ConnectionSettings):
             name = variable_name("ops_token_file" if self.ops_token_file else "ops_token")
             raise ValueError(
                 f"{name}: must be 16 to 1024 visible ASCII characters; `openssl rand -hex 32` "
-                "makes some"
+                "generates one"
             )
         return self
 
     @cached_property
     def ops_secret(self) -> SecretStr | None:
-        """The token that the operators' page asks for, wherever it stands."""
+        """Return the token of the operators' page, from its variable or its file."""
         file = self.ops_token_file
         return credentials.secret("ops_token_file", file) if file else self.ops_token
 
@@ -154,20 +154,20 @@ class Settings(ConnectionSettings):
 
     @property
     def minimum_level(self) -> int:
-        """The access level that a job's user needs at least; 0 for `none`."""
+        """Return the lowest access level that a job's user needs; 0 for `none`."""
         return ROLES.get(self.minimum_role, 0)
 
     @property
     def tombstone_retention_ms(self) -> int:
-        """`tombstone_retention` in milliseconds."""
+        """Return `tombstone_retention` in milliseconds."""
         return int(self.tombstone_retention * 1000)
 
     def topic(self, name: str) -> str:
-        """The topic's name in Kafka."""
+        """Return the topic's name in Kafka."""
         return self.topic_prefix + name
 
 
-# All that Kubernetes sets in every pod for a Service named `projector` or `projector-...`.
+# The variables that Kubernetes sets for a Service named `projector` or `projector-...`.
 _SERVICE_LINK: Final = re.compile(
     rf"{PREFIX}([A-Z0-9_]+_)?"
     r"(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
@@ -183,11 +183,11 @@ def _is_unknown(name: str) -> bool:
 def _suggestion(name: str) -> str:
     known = [variable_name(field) for field in Settings.model_fields]
     near = difflib.get_close_matches(name, known, n=1)
-    return f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _lines(problem: dict[str, Any]) -> list[str]:
     reason: str = problem["msg"].removeprefix("Value error, ")
-    if not problem["loc"]:  # several settings contradict each other, and the reason names them
+    if not problem["loc"]:  # of several settings together: the reason names them
         return reason.splitlines()
     return [f"{variable_name(str(problem['loc'][0]))}: {reason[0].lower()}{reason[1:]}"]

@@ -1,1 +1,1 @@
-"""Topics, records and dead letters in Kafka, beside Faust's agents."""
+"""Kafka without Faust's agents: topics, ranges of records, dead letters, tolerant parsing."""

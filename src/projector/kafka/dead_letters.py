@@ -1,4 +1,4 @@
-"""Where bad events go: the topic `dead-letters`, with what they were and why they were refused."""
+"""Dead letters: bad events, and why they were refused, in the topic `dead-letters`."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -16,25 +16,25 @@ from projector.events.model import DEAD_LETTERS, KafkaRecord
 PREFIX: Final = "dead-letter-"
 MAX_ORIGINAL_BYTES: Final = 1024 * 1024
 MAX_LETTER_BYTES: Final = 4 * 1024 * 1024
-# Headers of the original beyond this many bytes are left out, so that no letter is ever too large.
+# If the original's headers exceed this many bytes, the letter omits them, or it could be too large.
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_KEY_BYTES: Final = 64 * 1024
 
-# aiokafka sends no record that has neither key nor value.
-NOTHING: Final = b""
+# aiokafka refuses to send a record with neither key nor value.
+EMPTY_VALUE: Final = b""
 
 Headers = list[tuple[str, bytes | None]]
 
 
 class DeadLetter(NamedTuple):
-    """A record and what is wrong with it, one readable sentence."""
+    """A record, and the reason of its refusal in one sentence."""
 
     record: KafkaRecord
     reason: str
 
 
 class DeadLetterProducer:
-    """Sends dead letters; a letter counts as sent once all replicas have it."""
+    """Sends dead letters; a letter is sent once all replicas have it."""
 
     def __init__(self, settings: Settings) -> None:
         self._topic = settings.topic(DEAD_LETTERS)
@@ -50,7 +50,7 @@ class DeadLetterProducer:
         await self._producer.start()
 
     async def stop(self) -> None:
-        """Send what is left and disconnect."""
+        """Send the remaining letters and disconnect."""
         await self._producer.stop()
 
     async def send(self, letters: list[DeadLetter]) -> None:
@@ -63,15 +63,16 @@ class DeadLetterProducer:
         try:
             await self._producer.send_and_wait(self._topic, value, key, headers=headers)
         except MessageSizeTooLargeError:
-            # A topic that others made with a smaller limit must not hold the partition up.
+            # An operator may have created the topic with a smaller limit; that must not stop a
+            # partition.
             finding = [header for header in headers if header[0].startswith(PREFIX)]
-            await self._producer.send_and_wait(self._topic, NOTHING, None, headers=finding)
+            await self._producer.send_and_wait(self._topic, EMPTY_VALUE, None, headers=finding)
 
 
 def compose_dead_letter(
     letter: DeadLetter, now: datetime
 ) -> tuple[bytes | None, bytes | None, Headers]:
-    """The letter's key, value and headers: the original without tokens, and the finding."""
+    """Compose the letter's key, value and headers: the original without tokens, and the finding."""
     record = letter.record
     value = redaction.redact_value(record.value)
     finding = {
@@ -88,5 +89,5 @@ def compose_dead_letter(
         headers += kept
     key = redaction.redact_key(record.key)
     if key is None and value is None:
-        value = NOTHING
+        value = EMPTY_VALUE
     return key and key[:MAX_KEY_BYTES], value and value[:MAX_ORIGINAL_BYTES], headers

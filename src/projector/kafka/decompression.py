@@ -1,4 +1,4 @@
-"""Kafka's four compressions undone, up to a bound: two megabytes can hide two gigabytes."""
+"""Decompression of Kafka's four codecs, bounded because 2 MiB may unpack to 2 GiB."""
 
 import mmap
 import struct
@@ -8,19 +8,19 @@ from typing import Any, Final
 
 import cramjam
 
-# What a batch may unpack to; eight times the largest batch that the topics take.
+# The largest batch once unpacked: eight times the largest batch that the topics accept.
 MAX_UNPACKED: Final = 16 * 1024 * 1024
 
 _GZIP: Final = b"\x1f\x8b"
-# How snappy's Java library begins, which puts blocks with their sizes behind 16 bytes.
+# The header of snappy's Java library: 16 bytes, then blocks, each with its size before it.
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_BLOCKS_AT: Final = 16
 
 
 def unpack(codec: int, data: bytes) -> bytes:
-    """The records in `data`, packed with the codec of this number in Kafka's protocol.
+    """Unpack records; `codec` is the number of the codec in Kafka's protocol.
 
-    Raises whatever the codec raises, and `ValueError` beyond `MAX_UNPACKED`.
+    Raises the codec's own errors, and `ValueError` beyond `MAX_UNPACKED`.
     """
     if codec not in _CODECS:
         raise ValueError(f"its compression {codec} is not known")
@@ -33,7 +33,7 @@ def _too_large() -> ValueError:
 
 def _gunzip(data: bytes) -> bytes:
     parts, left = [], MAX_UNPACKED
-    # A stream may have several members; what is behind the last is nobody's.
+    # A gzip stream may have several members; bytes after the last are ignored.
     while data.startswith(_GZIP):
         member = zlib.decompressobj(wbits=31)
         parts.append(member.decompress(data, left + 1))
@@ -62,7 +62,7 @@ def _xerial_blocks(data: bytes) -> list[bytes]:
 
 def _bounded(unpack_into: Callable[[bytes, Any], int]) -> Callable[[bytes], bytes]:
     def unpack(data: bytes) -> bytes:
-        # Of this much room only the pages that are written to take memory.
+        # Only the pages that are written take memory.
         with mmap.mmap(-1, MAX_UNPACKED) as room:
             return room[: unpack_into(data, room)]
 

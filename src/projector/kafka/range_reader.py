@@ -1,52 +1,52 @@
-"""Kafka beside Faust: where the topics end, and any range of them read straight.
+"""Ends of topics, and ranges of records read without Faust.
 
-Faust may skip, repeat or stall. So the owner of a partition keeps the next offset that it expects
-of each topic, and what does not come by itself is read here: by plain consumers without a group,
-which move nobody's offsets.
+Faust may skip, repeat or stall. So an owner keeps the next offset that it expects of each topic.
+Records that Faust does not deliver are read here, by consumers without a group: they move no
+offsets of the workers' group.
 """
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import OffsetOutOfRangeError
 
 from projector.clients import kafka
 from projector.config.settings import Settings
-from projector.errors import HistoryLostError
+from projector.errors import HistoryLostError, RangeError
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka import tolerant_batches
 from projector.kafka.record_parser import Damage
 
 Offsets = dict[Topic, int]
 
+CLIENT_NAME: Final = "reader"
 REQUEST_TIMEOUT_MS: Final = 2000
-# A range that makes no progress for this many polls is given up, to be asked for again.
 POLL_MS: Final = 500
+# A read without progress for this many polls fails; its caller tries again.
 EMPTY_POLLS: Final = 20
-# Bounds the memory that packed records take once unpacked, here and in Faust.
+# Bounds the memory of unpacked records, here and in Faust.
 MAX_POLLED: Final = 500
 
 
-class RangeError(KafkaError):  # type: ignore[misc]
-    """A range of a topic could not be read."""
-
-
 class ReadProgress(NamedTuple):
-    """What one poll brought: the records, and how far each topic has been read."""
+    """The records of one poll, and the next offset of each topic after it."""
 
     records: list[KafkaRecord]
     positions: Offsets
 
 
 class RangeReader:
-    """The three topics as one worker reads them beside Faust."""
+    """Reads the three topics for one worker, without Faust."""
 
     def __init__(self, settings: Settings) -> None:
-        # Before Faust makes its consumer, which then reads like those of this class.
+        # Before Faust creates its consumer, which then parses batches alike.
         tolerant_batches.install_tolerant_batches()
         self._settings = settings
-        self._consumer = self._new_consumer()
+        self._consumer = kafka.create_consumer(
+            settings, CLIENT_NAME, request_timeout_ms=REQUEST_TIMEOUT_MS
+        )
 
     async def start(self) -> None:
         """Connect; raises `KafkaError` if no broker can be reached."""
@@ -57,56 +57,51 @@ class RangeReader:
         await self._consumer.stop()
 
     async def ends(self, partition: int) -> Offsets:
-        """The offset behind the last record of each topic, asked of the partition's leaders."""
+        """Ask the partition's leaders for the end offset of each topic."""
         return self._by_topic(await self._consumer.end_offsets(self._partitions(partition)))
 
     async def beginnings(self, partition: int) -> Offsets:
-        """The offset of the first record that each topic still has."""
+        """Ask for the offset of the first record that each topic still has."""
         return self._by_topic(await self._consumer.beginning_offsets(self._partitions(partition)))
 
     async def read(
         self, partition: int, starts: Mapping[Topic, int], ends: Mapping[Topic, int]
     ) -> AsyncIterator[ReadProgress]:
-        """Read each topic from `starts` until its position has passed `ends`.
+        """Read each topic from `starts` until its position has reached `ends`.
 
-        Positions and not records decide, for transaction markers use offsets without a record.
-        Raises `KafkaError`, and `HistoryLostError` where a topic no longer has its start.
+        Positions decide, not records, because transaction markers take offsets without a record.
+        Raises `KafkaError`, `RangeError`, and `HistoryLostError` if a topic no longer has its
+        start.
         """
         wanted = [topic for topic in Topic if starts.get(topic, 0) < ends.get(topic, 0)]
         if not wanted:
             return
-        consumer = self._new_consumer()
-        try:
-            await consumer.start()
-            places = {self._place(topic, partition): topic for topic in wanted}
-            consumer.assign(list(places))
-            for place, topic in places.items():
+        topics = {self._topic_partition(topic, partition): topic for topic in wanted}
+        async with self._open_consumer() as consumer:
+            consumer.assign(list(topics))
+            for place, topic in topics.items():
                 consumer.seek(place, starts[topic])
-            async for progress in self._polls(consumer, places, ends):
-                yield progress
-        except OffsetOutOfRangeError as error:
-            raise HistoryLostError(f"Kafka no longer has the offsets {error}") from None
-        finally:
-            await consumer.stop()
+            try:
+                async for progress in self._polls(consumer, topics, ends):
+                    yield progress
+            except OffsetOutOfRangeError as error:
+                raise HistoryLostError(f"Kafka no longer has the offsets {error}") from None
 
     async def has_reached(self, partition: int, topic: Topic, offset: int) -> bool:
-        """Whether the topic really goes up to `offset`; false where it was recreated.
+        """Whether the topic goes up to `offset`; false if it was recreated.
 
-        A fetch of the record before it says so and not the end offset, for that of the embedded
-        broker is too low. Raises `KafkaError` where no answer comes.
+        Fetches the record before `offset`, because the embedded broker's end offset is too low.
+        Raises `KafkaError`, and `RangeError` if no answer comes.
         """
-        consumer = self._new_consumer()
-        place = self._place(topic, partition)
-        try:
-            await consumer.start()
+        place = self._topic_partition(topic, partition)
+        async with self._open_consumer() as consumer:
             consumer.assign([place])
             consumer.seek(place, offset - 1)
-            await consumer.getmany(timeout_ms=REQUEST_TIMEOUT_MS)
+            try:
+                await consumer.getmany(timeout_ms=REQUEST_TIMEOUT_MS)
+            except OffsetOutOfRangeError:
+                return False
             highwater: int | None = consumer.highwater(place)
-        except OffsetOutOfRangeError:
-            return False
-        finally:
-            await consumer.stop()
         if highwater is None:
             raise RangeError(f"no answer about {topic} at offset {offset}")
         return highwater >= offset
@@ -114,39 +109,34 @@ class RangeReader:
     async def _polls(
         self,
         consumer: AIOKafkaConsumer,
-        places: Mapping[TopicPartition, Topic],
+        topics: Mapping[TopicPartition, Topic],
         ends: Mapping[Topic, int],
     ) -> AsyncIterator[ReadProgress]:
-        positions = dict.fromkeys(places.values(), -1)
+        positions = dict.fromkeys(topics.values(), -1)
         idle = 0
         while any(position < ends[topic] for topic, position in positions.items()):
             polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_POLLED)
             before = dict(positions)
-            for place, topic in places.items():
+            for place, topic in topics.items():
                 positions[topic] = await consumer.position(place)
             records = [
-                to_kafka_record(r, places[place]) for place, rs in polled.items() for r in rs
+                to_kafka_record(r, topics[place]) for place, rs in polled.items() for r in rs
             ]
             yield ReadProgress(records, dict(positions))
             idle = 0 if records or positions != before else idle + 1
             if idle > EMPTY_POLLS:
                 raise RangeError(f"no progress at {positions} on the way to {dict(ends)}")
 
-    def _new_consumer(self) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(
-            **kafka.client_arguments(self._settings),
-            client_id=f"{self._settings.topic_prefix}projector-reader",
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
+    def _open_consumer(self) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
+        return kafka.open_consumer(
+            self._settings, CLIENT_NAME, request_timeout_ms=REQUEST_TIMEOUT_MS
         )
 
-    def _place(self, topic: Topic, partition: int) -> TopicPartition:
+    def _topic_partition(self, topic: Topic, partition: int) -> TopicPartition:
         return TopicPartition(self._settings.topic(topic), partition)
 
     def _partitions(self, partition: int) -> list[TopicPartition]:
-        return [self._place(topic, partition) for topic in Topic]
+        return [self._topic_partition(topic, partition) for topic in Topic]
 
     def _by_topic(self, offsets: Mapping[TopicPartition, int]) -> Offsets:
         names = {self._settings.topic(topic): topic for topic in Topic}
@@ -154,9 +144,9 @@ class RangeReader:
 
 
 def refuse_lost_history(stored: Mapping[Topic, int], beginnings: Mapping[Topic, int]) -> None:
-    """Raise `HistoryLostError` if Kafka no longer has events behind the stored next offsets.
+    """Raise `HistoryLostError` if Kafka no longer has events from the stored offsets on.
 
-    Without a checkpoint job-lifecycle may begin anywhere: no token is older than its retention.
+    Without a checkpoint, job-lifecycle may begin anywhere: no token is older than its retention.
     """
     for topic, beginning in beginnings.items():
         needed = stored.get(topic, beginning if topic is Topic.JOB_LIFECYCLE else 0)
@@ -167,7 +157,7 @@ def refuse_lost_history(stored: Mapping[Topic, int], beginnings: Mapping[Topic, 
 
 
 def to_kafka_record(record: ConsumerRecord, topic: Topic) -> KafkaRecord:
-    """aiokafka's record as this product's; raises `HistoryLostError` if the broker damaged it."""
+    """Convert aiokafka's record; raises `HistoryLostError` if the broker's copy is damaged."""
     headers, fault = tolerant_batches.split_fault(record.headers)
     if isinstance(fault, Damage):
         raise HistoryLostError(f"{topic}: {fault}")

@@ -1,14 +1,14 @@
-"""The records of a batch of Kafka's format v2, read whatever they hold.
+"""Fault-tolerant parser of record batches in Kafka's format v2.
 
-Slower than aiokafka, and only for batches on which that gives up. What is wrong with a record is
-its `Fault`; what can be had of it is there all the same.
+Slower than aiokafka, and only for batches that aiokafka cannot parse. A damaged record carries a
+`Fault` and the fields that could be read.
 """
 
 import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple, Self
 
-# Offset and length of a batch; behind these two it has as many bytes as the length says.
+# Offset and length of a batch; the length counts the bytes after these two.
 PREFIX: Final = struct.Struct(">qi")
 MAGIC_AT: Final = 16
 ATTRIBUTES_AT: Final = 21
@@ -18,31 +18,31 @@ _HEADER: Final = struct.Struct(">hiqqqhii")
 RECORDS_AT: Final = ATTRIBUTES_AT + _HEADER.size
 CODEC: Final = 0x07
 _LOG_APPEND_TIME: Final = 0x08
-# A record of 2 MiB could have a million, and hold up everything for a second.
+# A record of 2 MiB could have a million headers and block the worker for a second.
 MAX_HEADERS: Final = 1000
-# What a topic takes unpacked; packed, hundreds of megabytes can hide in a few kilobytes.
+# The limit of the topics, which counts packed bytes: few kilobytes may unpack to hundreds of MiB.
 MAX_VALUE: Final = 2 * 1024 * 1024
-# What is kept of a value that is too large.
+# The part that remains of a larger value.
 _KEPT: Final = 64 * 1024
 
 
 class Fault(str):
-    """Why a record cannot be read as it is: one sentence, in place of its first header's name.
+    """Why a record cannot be read: one sentence, as the name of an additional first header.
 
-    No record from Kafka has such a header, since only this process has the type.
+    The type distinguishes it from every header in Kafka.
     """
 
     __slots__ = ()
 
 
 class Damage(Fault):
-    """The broker no longer has what it acknowledged: its copy does not match its checksum."""
+    """The broker's copy of a record that it acknowledged does not match its checksum."""
 
     __slots__ = ()
 
 
 class RawRecord(NamedTuple):
-    """A record as aiokafka's consumers take it from a batch."""
+    """A record with the attributes that aiokafka's consumers read."""
 
     offset: int
     timestamp: int
@@ -53,14 +53,14 @@ class RawRecord(NamedTuple):
     checksum: None = None
 
     def with_fault(self, fault: Fault) -> Self:
-        """The same, with this fault unless it already has one."""
+        """Add the fault, unless the record already has one."""
         if self.headers and isinstance(self.headers[0][0], Fault):
             return self
         return self._replace(headers=[(fault, None), *self.headers])
 
 
 class RecordHeaderBytes(NamedTuple):
-    """What a batch says about its records: times in ms; `size` is their number."""
+    """The header of a batch: times in ms; `size` is the number of records."""
 
     base: int
     attributes: int
@@ -71,7 +71,7 @@ class RecordHeaderBytes(NamedTuple):
 
     @classmethod
     def of(cls, batch: bytes) -> Self:
-        """The header at the beginning of `batch`."""
+        """Read the header at the beginning of `batch`."""
         base, _ = PREFIX.unpack_from(batch)
         attributes, last_delta, first_timestamp, max_timestamp, *_, size = _HEADER.unpack_from(
             batch, ATTRIBUTES_AT
@@ -86,25 +86,27 @@ class RecordHeaderBytes(NamedTuple):
         value: bytes | None = None,
         headers: list[tuple[str, bytes | None]] | None = None,
     ) -> RawRecord:
-        """A record of this batch."""
-        broker_says = bool(self.attributes & _LOG_APPEND_TIME)
-        timestamp = self.max_timestamp if broker_says else self.first_timestamp + timestamp_delta
-        return RawRecord(offset, timestamp, int(broker_says), key, value, headers or [])
+        """Create a record of this batch."""
+        has_brokers_time = bool(self.attributes & _LOG_APPEND_TIME)
+        timestamp = (
+            self.max_timestamp if has_brokers_time else self.first_timestamp + timestamp_delta
+        )
+        return RawRecord(offset, timestamp, int(has_brokers_time), key, value, headers or [])
 
 
 def parse_batch(batch: bytes, first: int) -> Iterator[RawRecord]:
-    """The records of an uncompressed batch from the offset `first` on.
+    """Parse the records of an uncompressed batch from the offset `first` on.
 
-    Offsets rise and stay within the batch, whatever the records say. Where no record's end can be
-    found, the rest of the batch is one record with a fault.
+    Offsets rise and stay within the batch, also if the records contain others. If a record's end
+    cannot be found, the rest of the batch is one record with a fault.
     """
     header = RecordHeaderBytes.of(batch)
     source, last = _Bytes(batch[RECORDS_AT:]), -1
     for number in range(header.size):
-        # Each record behind this one needs an offset too, up to the batch's last.
+        # The records after this one need offsets too, up to the batch's last.
         latest = header.last_delta - (header.size - 1 - number)
         if last == header.last_delta:
-            # The offsets behind are another batch's; a broker takes no batch that says otherwise.
+            # Later offsets belong to the next batch; a broker refuses a batch with more records.
             return
         try:
             body = source.content() or b""
@@ -121,19 +123,19 @@ def parse_batch(batch: bytes, first: int) -> Iterator[RawRecord]:
 def _placed(
     header: RecordHeaderBytes, body: bytes, last: int, latest: int
 ) -> tuple[int, RawRecord]:
-    """A record's offset delta, which is above `last` and at most `latest`, and the record."""
+    """Parse a record; return it after its offset delta, above `last`, at most `latest`."""
     try:
         delta, record = _parsed(header, body)
     except ValueError as error:
         delta, record = -1, header.record(0).with_fault(Fault(f"the record is unreadable: {error}"))
     if last < delta <= latest:
         return delta, record
-    fault = Fault(f"the record is at {delta} in its batch by its own account, which cannot be")
+    fault = Fault(f"the record has the position {delta} in its batch, which is impossible")
     return last + 1, record._replace(offset=header.base + last + 1).with_fault(fault)
 
 
 def _parsed(header: RecordHeaderBytes, body: bytes) -> tuple[int, RawRecord]:
-    # The first byte, a record's attributes, means nothing yet.
+    # The first byte, the attributes, has no meaning in this version of the format.
     source = _Bytes(body[1:])
     timestamp_delta, delta = source.number(), source.number()
     key, value, count = source.content(), source.content(), source.number()
@@ -148,7 +150,7 @@ def _parsed(header: RecordHeaderBytes, body: bytes) -> tuple[int, RawRecord]:
 
 
 def _headers(source: "_Bytes", count: int) -> tuple[list[tuple[str, bytes | None]], str]:
-    """The next headers, and what is wrong with their names, if anything is."""
+    """Read the next headers; return them and what is wrong with their names, or ''."""
     headers, fault = [], ""
     for _ in range(count):
         name, content = source.content() or b"", source.content()
@@ -160,14 +162,14 @@ def _headers(source: "_Bytes", count: int) -> tuple[list[tuple[str, bytes | None
 
 
 class _Bytes:
-    """Reads the parts of a record, or the records of a batch, one behind the other."""
+    """Reads the parts of a record, or the records of a batch, one after the other."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
     def number(self) -> int:
-        """A varint of at most 64 bits."""
+        """Read a varint of at most 64 bits."""
         coded = 0
         for shift in range(0, 70, 7):
             if self._at == len(self._data):
@@ -177,10 +179,10 @@ class _Bytes:
             coded |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return (coded >> 1) ^ -(coded & 1)
-        raise ValueError("a number in it has no end")
+        raise ValueError("a number in it does not end")
 
     def content(self) -> bytes | None:
-        """Bytes with their size before them; None where that is negative."""
+        """Read bytes with their size before them; None if the size is negative."""
         size = self.number()
         end = self._at + max(size, 0)
         if end > len(self._data):

@@ -1,8 +1,8 @@
-"""How aiokafka's consumers split what they fetch: such that no record hides those behind it.
+"""Record batches that let aiokafka step over records it cannot parse.
 
-A broker keeps what its clients write. aiokafka refuses some of that while it parses a batch, and
-then no consumer gets past it, neither Faust's nor the range reader's. Here such a record, or a
-batch that cannot be unpacked, comes as a record with a `Fault`, and reading goes on behind it.
+Brokers store records that aiokafka refuses while it parses their batch. No consumer gets past such
+a batch, neither Faust's nor the range reader's. Here such a record, or a batch that cannot be
+unpacked, is returned as a record with a `Fault`, and reading continues after it.
 """
 
 import struct
@@ -31,9 +31,9 @@ from projector.kafka.record_parser import (
 
 
 def install_tolerant_batches() -> None:
-    """Let every consumer of this process read batches like this, Faust's too.
+    """Make every consumer of this process, Faust's too, parse batches tolerantly.
 
-    Raises `UnsupportedAiokafkaError` where that would have no effect.
+    Raises `UnsupportedAiokafkaError` if that would have no effect.
     """
     names = fetcher.Fetcher._proc_fetch_request.__code__.co_names
     if "MemoryRecords" not in names or fetcher.MemoryRecords not in (
@@ -42,13 +42,13 @@ def install_tolerant_batches() -> None:
     ):
         raise UnsupportedAiokafkaError(
             "aiokafka's fetcher no longer uses its global MemoryRecords, so one bad record could "
-            "stop a partition for good; install the version that requirements.lock names"
+            "stop a partition; install the version that requirements.lock names"
         )
     fetcher.MemoryRecords = TolerantBatches
 
 
 def split_fault(headers: redaction.Headers) -> tuple[redaction.Headers, Fault | None]:
-    """A record's own headers, and why it cannot be read as it is, or None."""
+    """Separate a record's own headers from its fault, if it has one."""
     if headers and isinstance(headers[0][0], Fault):
         return headers[1:], headers[0][0]
     return headers, None
@@ -59,7 +59,7 @@ def _is_too_large(record: Any) -> bool:
 
 
 class TolerantBatches:
-    """What a fetch brought of one partition; stands in for aiokafka's `MemoryRecords`."""
+    """The batches of one partition in a fetch; replaces aiokafka's `MemoryRecords`."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -69,7 +69,7 @@ class TolerantBatches:
         self.size_in_bytes = self._strict.size_in_bytes
 
     def next_batch(self) -> Any:
-        """The next batch; aiokafka's own where the format is older than v2."""
+        """Return the next batch; aiokafka's own if its format is older than v2."""
         strict = self._strict.next_batch()
         start, length = self._start, PREFIX.unpack_from(self._data, self._start)[1]
         self._start = start + PREFIX.size + length
@@ -79,7 +79,7 @@ class TolerantBatches:
 
 
 class Batch:
-    """One batch: aiokafka's own in everything but its records."""
+    """A batch with tolerant records; aiokafka's own in all else."""
 
     def __init__(self, strict: Any, data: bytes) -> None:
         self._strict = strict
@@ -91,11 +91,11 @@ class Batch:
         return getattr(self._strict, name)
 
     def validate_crc(self) -> bool:
-        """True: aiokafka would raise, and Faust's worker end. Damage is a fault of its records."""
+        """Return True, or aiokafka would end Faust's worker; damage is a fault of a record."""
         return True
 
     def __iter__(self) -> Iterator[Any]:
-        """The records as aiokafka reads them, until it stumbles or reads what cannot be."""
+        """Yield aiokafka's records up to one that is impossible or fails; parse the others here."""
         offset: int = self._strict.base_offset
         if fault := self._fault():
             yield RecordHeaderBytes.of(self._data).record(offset).with_fault(fault)
@@ -108,19 +108,19 @@ class Batch:
                 offset += 1
             else:
                 return
-        except Exception:  # noqa: S110  whatever it is, reading goes on
+        except Exception:  # noqa: S110  any error: the parser below reports it
             pass
         yield from record_parser.parse_batch(self._data, offset)
 
     def _fault(self) -> Fault | None:
-        """Why the batch as a whole cannot be read; None if it can, and then it is unpacked."""
+        """Unpack the batch; return why it cannot be read as a whole, or None."""
         batch = f"the batch of offsets {self._strict.base_offset} to {self.next_offset - 1}"
         if not self._strict.validate_crc():
             return Damage(f"{batch} is damaged on the broker: its checksum is wrong")
         try:
             if self._strict.compression_type:
                 self._unpack()
-        except Exception as error:  # whatever a codec raises
+        except Exception as error:  # codecs have no common error
             return Fault(f"{batch} cannot be unpacked: {error}")
         return None
 

@@ -1,4 +1,4 @@
-"""The topics in Kafka: created, or checked before anything relies on them."""
+"""The topics in Kafka: their creation, and the checks before their use."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -13,7 +13,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 from projector.clients import kafka, kafka_access
 from projector.config.env import variable_name
 from projector.config.settings import Settings
-from projector.errors import MissingTopicsError, OperatorError, UnusableTopicsError
+from projector.errors import ChangedPartitionsError, MissingTopicsError, UnusableTopicsError
 from projector.events.model import DEAD_LETTERS, Topic
 
 _DAYS_MS: Final = 24 * 3600 * 1000
@@ -23,8 +23,8 @@ WATCH_INTERVAL_S: Final = 1.0
 # Kafka acknowledges a new topic before every broker knows it; a busy one takes a second or two.
 KNOWN_S: Final = 10.0
 
-# The broker's clock and not a producer's: with a wrong time Kafka would delete job-lifecycle early,
-# and tokens would be dead from the start.
+# The broker's clock, not a producer's: with a wrong clock Kafka would delete job-lifecycle early,
+# and tokens would have expired when they start.
 _EVENTS: Final = {
     "max.message.bytes": str(2 * _MIB),
     "message.timestamp.type": "LogAppendTime",
@@ -38,21 +38,10 @@ CONFIGS: Final[dict[str, dict[str, str]]] = {
 }
 
 
-class ChangedPartitionsError(OperatorError):
-    """The topics have another number of partitions than the views were written for."""
-
-    def __init__(self, settings: Settings, found: int, expected: int) -> None:
-        super().__init__(
-            f"the topics in Kafka at {settings.kafka} have {found} partitions, but the views in "
-            f"Redis at {settings.redis_place} were written for {expected}. Create new topics under "
-            f"another {variable_name('topic_prefix')}, feed them anew, and use an empty database"
-        )
-
-
 async def create_topics(settings: Settings) -> dict[str, int]:
-    """Create what is missing, check everything; the partitions of each topic.
+    """Create missing topics and check all; return the number of partitions of each topic.
 
-    Topics that exist decide the number of partitions of those created beside them.
+    New topics get the number of partitions of those that exist.
     Raises `UnusableTopicsError`, `AccessError` and `KafkaError`.
     """
     async with _admin(settings) as admin:
@@ -74,7 +63,7 @@ async def _check_created(settings: Settings) -> dict[str, int]:
 
 
 async def check_topics(settings: Settings) -> dict[str, int]:
-    """The partitions of each topic.
+    """Check the topics; return the number of partitions of each.
 
     Raises `MissingTopicsError`, `UnusableTopicsError`, `AccessError` and `KafkaError`.
     """
@@ -92,22 +81,31 @@ async def check_topics(settings: Settings) -> dict[str, int]:
 
 
 async def watch_topics(settings: Settings, expected: int) -> NoReturn:
-    """Ask for the number of partitions every second; raises once it is another.
+    """Check the number of partitions every second; raise once it has changed.
 
-    Producers then send events where nobody looks for them, revocations too.
-    Raises `ChangedPartitionsError`, `AccessError`, and `KafkaError` when Kafka does not answer.
+    Producers would then send events, revocations too, to partitions without an owner.
+    Raises `ChangedPartitionsError`, `AccessError`, and `KafkaError` if Kafka does not answer.
     """
     async with _admin(settings) as admin:
         while True:
             existing = await _partitions(admin, settings)
-            for count in (existing.get(topic, expected) for topic in Topic):
-                if count != expected:
-                    raise ChangedPartitionsError(settings, count, expected)
+            for topic in Topic:
+                refuse_changed_partitions(settings, existing.get(topic, expected), expected)
             await asyncio.sleep(WATCH_INTERVAL_S)
 
 
+def refuse_changed_partitions(settings: Settings, found: int, expected: int) -> None:
+    """Raise `ChangedPartitionsError` unless the topics have as many partitions as expected."""
+    if found != expected:
+        raise ChangedPartitionsError(
+            f"the topics in Kafka at {settings.kafka} have {found} partitions, but the views in "
+            f"Redis at {settings.redis_place} were written for {expected}. Create new topics under "
+            f"another {variable_name('topic_prefix')}, feed them again, and use an empty database"
+        )
+
+
 def _or_hidden(settings: Settings) -> str:
-    """Kafka hides topics from those who may not describe them."""
+    """Complete the sentence: Kafka hides topics from clients without the right to describe them."""
     known = settings.uses_sasl or settings.kafka_certificate_file
     return ", or let this user describe them (docs/security.md)" if known else ""
 
@@ -127,7 +125,7 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
 
 async def _partitions(admin: AIOKafkaAdminClient, settings: Settings) -> dict[str, int]:
     names = {settings.topic(name): name for name in CONFIGS}
-    # All topics, for asking for one by name would create it where the broker is so configured.
+    # All topics: a request for one by name may create it, if the broker is configured so.
     described = await admin.describe_topics()
     return {
         names[topic["topic"]]: len(topic["partitions"])
@@ -166,20 +164,20 @@ def _check_counts(settings: Settings, existing: Mapping[str, int]) -> None:
         raise UnusableTopicsError(
             f"the topics must have the same number of partitions, but have: {listed}. Events of "
             "one root namespace would not meet. Create new topics under another "
-            f"{variable_name('topic_prefix')} and feed them anew"
+            f"{variable_name('topic_prefix')} and feed them again"
         )
 
 
 async def refuse_producers_time(settings: Settings) -> None:
-    """Raise `UnusableTopicsError` where producers say when their events were sent.
+    """Raise `UnusableTopicsError` if a topic's timestamps are its producers'.
 
-    A broker that tells no such configuration (the embedded one) is believed.
+    The embedded broker has no such configuration and passes.
     """
     async with _admin(settings) as admin:
         async for name, entries in _configurations(admin, settings):
             if _value(entries, "message.timestamp.type") not in ("", "LogAppendTime"):
                 raise UnusableTopicsError(
-                    f"the topic {name} has its producers' time: what is newer cannot be told. "
+                    f"the topic {name} has its producers' time, which does not show what is newer. "
                     "Set message.timestamp.type=LogAppendTime"
                 )
 
@@ -196,13 +194,13 @@ async def _check_cleanup(admin: AIOKafkaAdminClient, settings: Settings) -> None
 async def _configurations(
     admin: AIOKafkaAdminClient, settings: Settings
 ) -> AsyncIterator[tuple[str, list[Any]]]:
-    """The configuration of each of the three topics."""
+    """Yield the configuration of each of the three topics."""
     resources = [ConfigResource(ConfigResourceType.TOPIC, settings.topic(name)) for name in Topic]
     for response in await admin.describe_configs(resources):
         for code, _message, _type, name, entries in response.resources:
             if code:
                 raise UnusableTopicsError(
-                    f"Kafka does not tell the configuration of {name}: {for_code(code).__name__}. "
+                    f"Kafka does not show the configuration of {name}: {for_code(code).__name__}. "
                     "Grant DescribeConfigs: on a compacted topic the projection would be wrong"
                 )
             yield name, entries

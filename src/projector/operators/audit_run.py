@@ -14,11 +14,12 @@ from projector.events.model import Topic
 from projector.events.timestamps import to_rfc3339
 from projector.feed import producer
 from projector.kafka import topics
-from projector.operators import audit, snapshot, verify
+from projector.operators import audit, snapshot
 from projector.operators.audit import AUDITED_KINDS, AuditFinding, AuditScope, Export, FactMismatch
 from projector.operators.audit_repair import Repair, RepairPlanner
 from projector.operators.snapshot import Snapshot
 from projector.store import partition_state
+from projector.store.partition_count import require_partition_count
 from projector.store.schema import PARTITIONS_KEY
 
 FED: Final = "fed"
@@ -178,9 +179,8 @@ async def refuse_unsafe_repair(settings: Settings, redis: Redis, request: AuditR
     """Raise `OperatorError` if facts newer than the export could count as older."""
     found = await topics.check_topics(settings)
     await topics.refuse_producers_time(settings)
-    partitions = await verify.partitions_of(redis)
-    if found[Topic.MEMBERSHIP] != partitions:
-        raise topics.ChangedPartitionsError(settings, found[Topic.MEMBERSHIP], partitions)
+    partitions = await require_partition_count(redis)
+    topics.refuse_changed_partitions(settings, found[Topic.MEMBERSHIP], partitions)
     taken, skew_ms = request.taken, request.skew_ms
     if taken is None:
         raise OperatorError("not every line has a `time`; give the time of the export with --taken")

@@ -1,6 +1,5 @@
 """Reader of the topic `dead-letters`, without a consumer group: no committed offset moves."""
 
-import asyncio
 import heapq
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -8,12 +7,12 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import OffsetOutOfRangeError
 from msgspec import Struct
 
 from projector.clients import kafka
 from projector.config.settings import Settings
-from projector.errors import LetterError
+from projector.errors import LetterError, UnansweredError
 from projector.events import redaction
 from projector.events.model import DEAD_LETTERS, MAX_REASON, BadEvent, KafkaRecord, Topic
 from projector.kafka import topics
@@ -27,10 +26,6 @@ REQUEST_TIMEOUT_MS: Final = 10_000
 MAX_WAIT_MS: Final = 100
 _POSITION: Final = ("partition", "offset", "timestamp")
 _ID: Final = re.compile(r"(?:(\d{1,9}):)?(\d{1,18})", re.ASCII)
-
-
-class UnansweredError(KafkaError):  # type: ignore[misc]
-    """Kafka answers, but does not send the records that it has."""
 
 
 class LetterId(NamedTuple):
@@ -131,23 +126,11 @@ class Letter(NamedTuple):
 async def open_dead_letters(settings: Settings) -> AsyncIterator["DeadLetterReader"]:
     """Open a reader for the block; raises `KafkaError`, and the errors of `check_topics`."""
     partitions = await topics.check_topics(settings)
-    consumer = AIOKafkaConsumer(
-        **kafka.client_arguments(settings),
-        client_id=f"{settings.topic_prefix}projector-letters",
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        request_timeout_ms=REQUEST_TIMEOUT_MS,
-        fetch_max_wait_ms=MAX_WAIT_MS,
-        max_partition_fetch_bytes=2 * MAX_LETTER_BYTES,
-    )
-    try:
-        await consumer.start()
-        # A consumer that is stopped before its tasks have begun raises their cancellation.
-        await asyncio.sleep(0)
+    async with kafka.open_consumer(
+        settings, "letters", request_timeout_ms=REQUEST_TIMEOUT_MS,
+        fetch_max_wait_ms=MAX_WAIT_MS, max_partition_fetch_bytes=2 * MAX_LETTER_BYTES,
+    ) as consumer:  # fmt: skip
         yield DeadLetterReader(settings, consumer, partitions)
-    finally:
-        await consumer.stop()
 
 
 async def read_latest(

@@ -17,7 +17,6 @@ from projector.config.settings import Settings
 from projector.domain import entities, facts, projection
 from projector.domain.fact_keys import Key
 from projector.errors import SnapshotError, TooManyFactsError, UnknownJobError
-from projector.events.partitioning import MAX_PARTITIONS
 from projector.events.timestamps import to_rfc3339
 from projector.explain import job as job_explanation
 from projector.explain.context import Question
@@ -25,6 +24,7 @@ from projector.explain.model import Explanation, ExplanationReport, StoredView
 from projector.operators import snapshot
 from projector.operators.snapshot import Snapshot
 from projector.store import schema
+from projector.store.partition_count import require_partition_count
 from projector.store.schema import ViewRecord
 
 # An owner that writes faster than this process reads would otherwise hold the command up.
@@ -94,16 +94,6 @@ async def read_record(redis: Redis, digest: str) -> TokenRecord | None:
     return TokenRecord(record, int(left.now) + left.value)
 
 
-async def partitions(redis: Redis) -> int:
-    """How many there are; raises `UnknownJobError` while no worker has said so."""
-    raw = await _value(redis, schema.PARTITIONS_KEY)
-    if raw is None or not raw.isdigit() or not 0 < int(raw) <= MAX_PARTITIONS:
-        raise UnknownJobError(
-            f"{schema.PARTITIONS_KEY} is not in Redis: no worker has run on this database yet"
-        )
-    return int(raw)
-
-
 async def _value(redis: Redis, key: str) -> bytes | None:
     try:
         return _string(await redis.get(key))
@@ -121,7 +111,7 @@ def _string(found: Any) -> bytes | None:
 async def _search(redis: Redis, job: int, most_facts: int | None) -> list[JobLocation]:
     """Find the job in the facts of all partitions, the latest first; raises `UnknownJobError`."""
     found: list[tuple[int, JobLocation]] = []
-    for partition in range(await partitions(redis)):
+    for partition in range(await require_partition_count(redis)):
         await _refuse_too_many(redis, partition, most_facts)
         pattern = f"*/job/{job}"
         async for field, raw in redis.hscan_iter(

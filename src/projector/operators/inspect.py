@@ -20,6 +20,7 @@ from projector.explain.model import EventRef
 from projector.operators import explain, snapshot
 from projector.operators.snapshot import Snapshot
 from projector.store import schema
+from projector.store.partition_count import require_partition_count
 
 FIELDS_PER_CALL: Final = 1000
 MAX_JOBS: Final = 20
@@ -100,7 +101,7 @@ async def inspect_job(redis: Redis, number: int) -> InspectedJob:
     if found and found.record:
         searched = [found.record.partition]
     else:
-        searched = list(range(await explain.partitions(redis)))
+        searched = list(range(await require_partition_count(redis)))
     suffix = f"/job/{number}"
     known = [fact async for fact in _search(redis, searched, suffix)]
     return InspectedJob(number, found, [f for f in known if f.key.endswith(suffix)])
@@ -122,7 +123,7 @@ async def inspect_token(redis: Redis, digest: str) -> InspectedToken:
 
 async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
     """Read a partition; raises `NoSuchPartitionError`, `NotReadyError` before the first claim."""
-    total = await explain.partitions(redis)
+    total = await require_partition_count(redis)
     if number >= total:
         raise NoSuchPartitionError(number, total)
     state = await snapshot.read_state(redis, number)
@@ -152,7 +153,7 @@ async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
 
 async def inspect_agent(redis: Redis, minimum_level: int, number: int) -> InspectedAgent:
     """Read an agent, and find the live jobs that may use it."""
-    everywhere = list(range(await explain.partitions(redis)))
+    everywhere = list(range(await require_partition_count(redis)))
     suffix = f"/{number}"
     kinds = ("agent", "instance-agent", "configuration")
     known = [

@@ -1,4 +1,4 @@
-"""How far the topics go in Kafka, for whoever shows how far behind the partitions are."""
+"""First and last offsets of the topics, for the lag of partitions."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -18,14 +18,14 @@ from projector.operators.status import Ends
 INTERVAL_S: Final = 1.0
 PATIENCE_S: Final = 5.0
 REQUEST_TIMEOUT_MS: Final = 2000
-# A fetch behind the last letter has nothing to bring and waits so long.
+# A fetch after the last letter returns nothing and waits this long.
 MAX_WAIT_MS: Final = 50
 
 
 class EndOffsetPoller:
-    """Asks Kafka every second, beside whoever reads Redis meanwhile.
+    """Reads the topics' ends from Kafka every second, in a task of its own.
 
-    `ends` is the latest answer; without one `trouble` says in a sentence why.
+    `ends` is the latest result; without one, `trouble` is a sentence with the reason.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -35,10 +35,10 @@ class EndOffsetPoller:
         self.trouble: str | None = f"Kafka at {settings.kafka} has not answered yet"
 
     async def run(self) -> NoReturn:
-        """Ask for ever, whether Kafka answers or not."""
+        """Poll until cancelled, also while Kafka does not answer."""
         while True:
             try:
-                await self._follow()
+                await self._poll()
             except OperatorError as error:
                 self._note(None, str(error))
             except OUTAGES as error:
@@ -47,14 +47,14 @@ class EndOffsetPoller:
             await asyncio.sleep(INTERVAL_S)
 
     async def first(self) -> None:
-        """Wait until there is an answer or trouble, some seconds at most."""
+        """Wait for the first result or trouble, at most `PATIENCE_S`."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._answered.wait()
         except TimeoutError:
             self.trouble = f"Kafka at {self._settings.kafka} does not answer"
 
-    async def _follow(self) -> NoReturn:
+    async def _poll(self) -> NoReturn:
         async with open_end_offsets(self._settings) as reader:
             while True:
                 async with asyncio.timeout(PATIENCE_S):
@@ -68,28 +68,16 @@ class EndOffsetPoller:
 
 @asynccontextmanager
 async def open_end_offsets(settings: Settings) -> AsyncIterator["EndOffsetReader"]:
-    """The topics' ends; raises `KafkaError`, and what `topics.check` raises."""
+    """Open a reader of the topics' ends; raises `KafkaError`, and as `check_topics` does."""
     partitions = await topics.check_topics(settings)
-    consumer = AIOKafkaConsumer(
-        **kafka.client_arguments(settings),
-        client_id=f"{settings.topic_prefix}projector-status",
-        group_id=None,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        request_timeout_ms=REQUEST_TIMEOUT_MS,
-        fetch_max_wait_ms=MAX_WAIT_MS,
-    )
-    try:
-        await consumer.start()
-        # A consumer that is stopped before its tasks have begun raises their cancellation.
-        await asyncio.sleep(0)
+    async with kafka.open_consumer(
+        settings, "status", request_timeout_ms=REQUEST_TIMEOUT_MS, fetch_max_wait_ms=MAX_WAIT_MS
+    ) as consumer:
         yield EndOffsetReader(settings, consumer, partitions)
-    finally:
-        await consumer.stop()
 
 
 class EndOffsetReader:
-    """Asks for the first and the last offset of every partition; `partitions` says how many."""
+    """Reads the first and the end offset of every partition; `partitions` are their numbers."""
 
     def __init__(
         self, settings: Settings, consumer: AIOKafkaConsumer, partitions: Mapping[str, int]
@@ -104,7 +92,7 @@ class EndOffsetReader:
         self._letters = [TopicPartition(name, n) for n in range(partitions[DEAD_LETTERS])]
 
     async def read(self) -> Ends:
-        """What there is now; raises `KafkaError`."""
+        """Read the offsets now; raises `KafkaError`."""
         places = [*self._places, *self._letters]
         beginnings = await self._consumer.beginning_offsets(places)
         ends = await self._consumer.end_offsets(places)
@@ -116,7 +104,7 @@ class EndOffsetReader:
         )
 
     async def _corrected(self, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
-        """The embedded broker's end offset may be too low; what a fetch says of it is not."""
+        """Correct the embedded broker's end offsets, which may be too low, by those of a fetch."""
         self._consumer.assign(list(ends))
         for place, end in ends.items():
             self._consumer.seek(place, end)

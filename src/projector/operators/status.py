@@ -14,11 +14,10 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from projector.clients import redis_batch
-from projector.errors import OperatorError
 from projector.events.model import Topic
-from projector.events.partitioning import MAX_PARTITIONS
 from projector.store import activity, schema
 from projector.store.activity import ActivityRates, PartitionActivity
+from projector.store.partition_count import read_partition_count
 from projector.store.partition_state import PartitionState
 
 # Partitions are stamped four times a second, so 2 s without a stamp is a fault.
@@ -131,14 +130,10 @@ async def read_status(redis: Redis, max_staleness: float, ends: Ends | None = No
 
 async def _count(redis: Redis, ends: Ends | None) -> int:
     """How many partitions there are; Kafka knows it where no worker has ever run."""
-    stored = await redis.get(schema.PARTITIONS_KEY)
+    stored = await read_partition_count(redis)
     if stored is None:
         return len(ends.ends) if ends else 0
-    if not stored.isdigit() or not 0 < len(stored) < 6 or int(stored) > MAX_PARTITIONS:
-        raise OperatorError(
-            f"{schema.PARTITIONS_KEY} in Redis is no number of partitions; delete it"
-        )
-    return int(stored)
+    return stored
 
 
 async def _read_partitions(redis: Redis, count: int) -> AsyncIterator[_Stored]:

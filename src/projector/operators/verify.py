@@ -14,8 +14,7 @@ from redis.asyncio import Redis
 
 from projector.domain.projection import compute_view
 from projector.domain.views import View
-from projector.errors import NotReadyError, SnapshotError
-from projector.events.partitioning import MAX_PARTITIONS
+from projector.errors import SnapshotError
 from projector.operators import snapshot
 from projector.operators.snapshot import Snapshot
 from projector.store import partition_state, schema, token_scan, view_diff
@@ -82,16 +81,6 @@ class LiveTokens(NamedTuple):
 
     tokens: dict[int, list[str]]
     unreadable: set[str]
-
-
-async def partitions_of(redis: Redis) -> int:
-    """How many partitions the views are written for; raises `NotReadyError` if none are."""
-    stored = await redis.get(schema.PARTITIONS_KEY)
-    if stored is None or not stored.isdigit() or not 0 < int(stored) <= MAX_PARTITIONS:
-        raise NotReadyError(
-            f"{schema.PARTITIONS_KEY} in Redis holds no number of partitions; has a worker run?"
-        )
-    return int(stored)
 
 
 async def live_tokens(redis: Redis, partitions: Iterable[int]) -> LiveTokens:

@@ -22,9 +22,9 @@ from collections import defaultdict
 from redis.asyncio import Redis
 
 from projector.domain import views
-from projector.operators import verify
 from projector.operators.verify import Difference, Verifier
 from projector.store import lua_scripts, schema
+from projector.store.partition_count import require_partition_count
 from projector.store.partition_store import FIRST_EXPIRY
 from projector.store.schema import ViewRecord
 from projector.store.view_diff import Mismatch, StoredValue
@@ -64,7 +64,7 @@ class ViewRepairer:
     async def _is_justified(self, difference: Difference) -> bool:
         """Whether the token is in the facts of the partition that the record names."""
         record = difference.stored.record
-        if record is None or record.partition >= await verify.partitions_of(self._redis):
+        if record is None or record.partition >= await require_partition_count(self._redis):
             return False
         look = await self._verifier.settled_look(record.partition)
         return look.facts.job_of_token(difference.digest) is not None

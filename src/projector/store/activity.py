@@ -1,7 +1,7 @@
-"""What a partition's owner did in the last minutes, as it stands in Redis for operators.
+"""The activity of a partition's owner in the last minutes, in Redis for operators.
 
-Owners write it, `projector status` and the API's pages read it. No answer depends on it: it is
-neither fenced nor checked, and whoever reads it takes it for hearsay.
+Owners write it; `projector status` and the operators' page read it. Best effort: neither fenced
+nor checked. No answer may depend on it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from projector.events.model import Topic
 from projector.metrics import LATENCY_BUCKETS_S
 
 MINUTES_KEPT: Final = 10
-# Ours are below 4 KiB; what is much larger, somebody else wrote.
+# An owner's activity is below 4 KiB. A much larger value is another program's.
 MAX_BYTES: Final = 64 * 1024
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -30,9 +30,10 @@ def _no_latencies() -> list[int]:
 
 
 class MinuteActivity(Struct):
-    """One minute, numbered from 1970. `slowest` is the slowest revocation's latency in seconds.
+    """One minute; `minute` counts from 1970.
 
-    `revocations` counts them by `LATENCY_BUCKETS_S`, the last are those beyond.
+    `revocations` counts revocations by the bounds of `LATENCY_BUCKETS_S`; the last count is of
+    those above. `slowest` is the slowest revocation's latency in seconds.
     """
 
     minute: Count
@@ -44,9 +45,9 @@ class MinuteActivity(Struct):
 
 
 class PartitionActivity(Struct):
-    """What the owner of one partition holds and did; `at` is its clock in milliseconds.
+    """The activity of one partition's owner; `at` is its clock in milliseconds.
 
-    `letters` are dead letters that Kafka has not acknowledged yet.
+    `letters` counts dead letters that Kafka has not acknowledged yet.
     """
 
     epoch: Count
@@ -59,10 +60,10 @@ class PartitionActivity(Struct):
 
 
 class ActivityRates(Struct, frozen=True):
-    """Events and views per second in some minutes, of one partition or of several.
+    """Means over some minutes of one or more partitions: events and views per second.
 
-    The latencies of revocations are in seconds, None where there were none. The JSON is public, as
-    a part of `projector status --json`.
+    The latencies of revocations are in seconds; None without any. The JSON is public, as a part of
+    `projector status --json`.
     """
 
     events: float
@@ -75,12 +76,12 @@ class ActivityRates(Struct, frozen=True):
 
 
 def encode_activity(activity: PartitionActivity) -> bytes:
-    """The stored bytes."""
+    """Encode an activity for Redis."""
     return msgspec.json.encode(activity)
 
 
 def decode_activity(raw: bytes | None) -> PartitionActivity | None:
-    """Read the stored bytes; None where there are none, or they are no activity."""
+    """Decode a stored activity; None if it is missing or malformed."""
     if raw is None or len(raw) > MAX_BYTES:
         return None
     try:
@@ -92,7 +93,7 @@ def decode_activity(raw: bytes | None) -> PartitionActivity | None:
 def activity_rates(
     activities: Iterable[PartitionActivity], now: int, minutes: int = 5
 ) -> ActivityRates:
-    """The means of the minute that `now` (ms) is in and of those before it, `minutes` in all."""
+    """Compute the means over the last `minutes`, the one of `now` (ms) included."""
     first = now // 60_000 - minutes + 1
     seconds = max(1.0, now / 1000 - first * 60)
     taken = [m for a in activities for m in a.minutes if first <= m.minute <= now // 60_000]
@@ -111,9 +112,9 @@ def activity_rates(
 
 
 def quantile(buckets: Sequence[int], q: float, slowest: float) -> float | None:
-    """The latency that a share `q` of those counted in `buckets` does not exceed.
+    """Estimate the `q` quantile of the latencies in `buckets`; None if they are empty.
 
-    As Prometheus estimates it: evenly spread within a bucket. None where nothing is counted.
+    Like Prometheus: evenly spread within a bucket.
     """
     rank = q * sum(buckets)
     if not rank:

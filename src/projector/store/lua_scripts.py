@@ -1,15 +1,15 @@
-"""The Lua that fences every write: compare and set, nothing else.
+"""Lua scripts that fence every write: compare and set, nothing else.
 
-A script refuses what a newer claim has overtaken, and takes its own retry for the success that it
-was (clients repeat scripts whose answer got lost). The names of the partition hash's fields stand
-here and in docs/redis.md.
+A script refuses writes of an owner whose claim is no longer the newest. Clients repeat scripts
+whose answers got lost; a repeated script answers like the first time. The fields of the partition
+hash are named here and in docs/redis.md.
 """
 
 from typing import Final
 
 # KEYS: partition hash. ARGV: owner, the newest epoch that refused a view of this owner, then the
-# settings that the owner works by: (field, value)...
-# The clock keeps the epoch rising even after FLUSHALL took the stored one away.
+# rules of the owner: (field, value)...
+# The clock keeps the epoch rising even after FLUSHALL has deleted the stored one.
 CLAIM: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -21,10 +21,10 @@ return text
 """
 
 # KEYS: token records. ARGV: partition (4 digits), version, then (record, expiry in ms) per key.
-# Returns the newest version that refused a view, '' if none, and the positions of the tokens that
-# belong to another partition: theirs are left alone, so that no partition can disturb another.
-# What is no record is overwritten; epochs have a leading zero until the year 2527. Between `floor`
-# and `mine` is what the same partition wrote before, or what is no record: nothing to look closer.
+# Returns the newest version that refused a view ('' if none), and the positions of tokens that
+# belong to another partition. Their records stay, so that no partition can disturb another.
+# Malformed values are overwritten. A value between `floor` and `mine` is an older record of this
+# partition or malformed; only others are parsed. (Epochs start with 0 until the year 2527.)
 WRITE_VIEWS: Final = """
 local call, pcall, ARGV = redis.call, redis.pcall, ARGV
 local floor = ARGV[1] .. ' '
@@ -50,8 +50,8 @@ end
 return {newest, foreign}
 """
 
-# KEYS: one key. ARGV: what stood there when it was compared ('none', 'string', or 'other' for what
-# is no string), its bytes, the new value ('' deletes), its expiry in ms. Returns 1 if it wrote.
+# KEYS: one key. ARGV: the kind of the value that was compared ('none', 'string', 'other' for
+# another type), its bytes, the new value ('' deletes), its expiry in ms. Returns 1 if it wrote.
 REPAIR: Final = """
 local held = redis.pcall('GET', KEYS[1])
 local kind = not held and 'none' or type(held) == 'string' and 'string' or 'other'
@@ -64,15 +64,15 @@ end
 return 1
 """
 
-# What the scripts below begin with. KEYS[1]: partition hash. ARGV: epoch, owner, revision.
+# The beginning of the scripts below. KEYS[1]: partition hash. ARGV: epoch, owner, revision.
 _CLAIMED: Final = """
 local held = redis.call('HMGET', KEYS[1], 'epoch', 'owner', 'revision')
 if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then return 'claim' end
 local revision = held[3] or '0'
 """
 
-# KEYS: partition hash, facts hash. ARGV: epoch, owner, previous revision, new revision, how many
-# facts there are then (-1 while more steps of the same checkpoint follow), number of offsets,
+# KEYS: partition hash, facts hash. ARGV: epoch, owner, previous revision, new revision, number of
+# facts then (-1 while more steps of the same checkpoint follow), number of offsets,
 # (topic, offset)..., number of facts set, (field, fact)..., fields deleted...
 CHECKPOINT: Final = (
     _CLAIMED
@@ -96,7 +96,7 @@ return 'ok'
 """
 )
 
-# KEYS: partition hash, facts hash. ARGV: epoch, owner, then the fields of the offsets.
+# KEYS: partition hash, facts hash. ARGV: epoch, owner, the fields of the offsets.
 FORGET: Final = (
     _CLAIMED
     + """

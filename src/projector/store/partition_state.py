@@ -1,4 +1,4 @@
-"""What stands in Redis about one partition: who owns it, how far it has read, how fresh it is."""
+"""The state of one partition in Redis: its claim, checkpoint, stamp and rules."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -11,13 +11,13 @@ from projector.events.model import ROLES, Topic
 from projector.store import schema
 from projector.store.schema import Version
 
+# The settings that views depend on: fields of the hash with their variables.
 RULES: Final = {
     "minimum_level": "PROJECTOR_MINIMUM_ROLE",
     "tombstone_retention": "PROJECTOR_TOMBSTONE_RETENTION",
 }
 
-
-# What a checkpoint and a stamp are made of.
+# The fields of a checkpoint and of a stamp.
 CHECKPOINT: Final = ("revision", "facts", "stamp", "stamp_epoch", *(f"offset:{t}" for t in Topic))
 NUMBERS: Final = ("epoch", *CHECKPOINT, *RULES)
 
@@ -25,11 +25,11 @@ NUMBERS: Final = ("epoch", *CHECKPOINT, *RULES)
 class PartitionState(NamedTuple):
     """The hash `allowed-agents:partition:{p}`.
 
-    `version` is epoch and revision of the last checkpoint, `offsets` the next offset of each topic.
-    `facts` is how many fields the checkpoint has, negative while it is being written in steps, and
-    None if there is none. `stamp` is the moment (ms of Redis TIME) as of which the partition is
-    fresh under `stamp_epoch`. `rules` are the settings of the worker that claimed it, as
-    `Policy.rules` names them, as far as it left them.
+    `version` is the epoch and revision of the last checkpoint, `offsets` the next offset of each
+    topic. `facts` is the number of facts of the checkpoint: negative while the owner writes it in
+    steps, None without one. The partition is fresh as of `stamp` (ms of Redis TIME), under
+    `stamp_epoch`. `rules` are the settings of the worker that claimed it, named as in
+    `Policy.rules`; older workers did not store them.
     """
 
     owner: str
@@ -42,21 +42,21 @@ class PartitionState(NamedTuple):
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is one, written to its end."""
+        """Whether there is a complete checkpoint."""
         return self.facts is not None and self.facts >= 0
 
     @classmethod
     def decode(cls, fields: Mapping[bytes, bytes]) -> Self | None:
-        """Read the hash's fields, None if there are none; ValueError where one is no number.
+        """Decode the hash's fields; None if there are none, `ValueError` for a malformed number.
 
-        Fields of other versions are left alone.
+        Fields of other versions of the product are ignored.
         """
         if not fields:
             return None
-        held = {name.decode(errors="replace"): value for name, value in fields.items()}
-        numbers = {name: int(held[name]) for name in NUMBERS if name in held}
+        stored = {name.decode(errors="replace"): value for name, value in fields.items()}
+        numbers = {name: int(stored[name]) for name in NUMBERS if name in stored}
         return cls(
-            held.get("owner", b"").decode(errors="replace"),
+            stored.get("owner", b"").decode(errors="replace"),
             Version(numbers.get("epoch", 0), numbers.get("revision", 0)),
             {t: numbers[f"offset:{t}"] for t in Topic if f"offset:{t}" in numbers},
             numbers.get("facts"),
@@ -67,13 +67,13 @@ class PartitionState(NamedTuple):
 
 
 def refuse_other_rules(partition: int, state: PartitionState, rules: Mapping[str, int]) -> None:
-    """Raise `OtherRulesError` where the partition's worker goes by others than `rules`."""
+    """Raise `DifferentRulesError` if the partition's worker uses other than these `rules`."""
     for name, value in rules.items():
-        held = state.rules.get(name, value)
-        if held != value:
+        theirs = state.rules.get(name, value)
+        if theirs != value:
             raise DifferentRulesError(
                 f"the worker of partition {partition} has another {RULES[name]} than this command: "
-                f"{_readable(name, held)} there, {_readable(name, value)} here; set it alike"
+                f"{_readable(name, theirs)} there, {_readable(name, value)} here; set it alike"
             )
 
 
@@ -84,6 +84,6 @@ def _readable(rule: str, value: int) -> str:
 
 
 async def read_partition_state(redis: Redis, partition: int) -> PartitionState | None:
-    """The partition's state, None if no worker has claimed it yet; raises `RedisError`."""
+    """Read the partition's state; None before its first claim. Raises `RedisError`."""
     fields: dict[Any, Any] = await redis.hgetall(schema.partition_key(partition))
     return PartitionState.decode(fields)

@@ -1,6 +1,6 @@
-"""Redis, as one partition's owner writes it: claim, views, checkpoint, stamp.
+"""One partition in Redis, as its owner writes it: claim, views, checkpoint, stamp.
 
-Every write carries the owner's claim, and is refused once a newer claim has overtaken it.
+Every write carries the owner's claim. Redis refuses it after a newer claim.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ import structlog
 from redis.asyncio import Redis
 
 from projector import metrics
-from projector.clients import redis_batch as calls
+from projector.clients import redis_batch
 from projector.clients.redis_batch import Argument
 from projector.clients.redis_servers import RedisServers
 from projector.domain.fact_keys import Key
@@ -28,22 +28,23 @@ from projector.domain.views import View
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.model import Topic
 from projector.store import lua_scripts, partition_state, schema, view_diff
+from projector.store.partition_count import agree_on_partitions
 from projector.store.partition_state import PartitionState
 from projector.store.schema import Version
 from projector.store.view_diff import Mismatch, StoredValue
 
 T = TypeVar("T")
 
-# 1,000 keys in one script block the server for some 7 ms; lookups must not wait that long.
+# A script with 1,000 keys blocks Redis for some 7 ms; lookups must not wait that long.
 VIEWS_PER_CALL: Final = 100
-# While Redis works on one, the next is computed and sent. More gain nothing.
+# While Redis runs one call, the next is computed and sent. More calls gain nothing.
 CALLS_IN_FLIGHT: Final = 2
 FIELDS_PER_CALL: Final = 1000
 BYTES_PER_CALL: Final = 4 * 1024 * 1024
 INCOMPLETE: Final = -1
-# Redis takes no expiry at or before 1970; anything else that is past deletes the key.
+# Redis refuses an expiry at or before 1970. Any later time in the past deletes the key.
 FIRST_EXPIRY: Final = 1
-# Outlasts any change of owners, and does not outlast a partition that nobody owns for long.
+# Survives a hand-over; expires soon after the last owner is gone.
 ACTIVITY_KEPT_S: Final = 300
 _key: Final = cast(Callable[[bytes], Key], bytes.decode)
 
@@ -51,7 +52,10 @@ log = structlog.get_logger()
 
 
 class Checkpoint(NamedTuple):
-    """Where the last owner stopped: the next offset of each topic; empty if there was none."""
+    """The last owner's state: its revision, the next offset of each topic, the number of facts.
+
+    Without a checkpoint `offsets` is empty.
+    """
 
     revision: int
     offsets: dict[Topic, int]
@@ -61,8 +65,8 @@ class Checkpoint(NamedTuple):
 class PartitionStore:
     """One partition in Redis, for one owner.
 
-    Every method raises `RedisError` when Redis does not answer, and those that write
-    `RefusedError` when another owner has come in between.
+    Every method raises `RedisError` if Redis does not answer. Methods that write raise
+    `WriteRefusedError` if another owner has claimed the partition.
     """
 
     def __init__(self, redis: Redis, server: RedisServers, partition: int, owner: str) -> None:
@@ -73,7 +77,7 @@ class PartitionStore:
         self.owner = owner
         self._epoch = 0
         self._revision = 0
-        # The revision of the views written last, which the next checkpoint makes valid.
+        # The revision of the latest views; the next checkpoint makes it valid.
         self._written = 0
         self._refused_by = 0
         self._hash = schema.partition_key(partition)
@@ -86,29 +90,32 @@ class PartitionStore:
 
     @property
     def version(self) -> Version:
-        """The version that the last checkpoint made valid."""
+        """Return the version of the last checkpoint."""
         return Version(self._epoch, self._revision)
 
     @property
     def is_ahead(self) -> bool:
-        """Whether views are written that no checkpoint has made valid yet."""
+        """Whether views have been written since the last checkpoint."""
         return self._written > self._revision
 
     async def claim(self, partitions: int, rules: Mapping[str, int] | None = None) -> Checkpoint:
-        """Become the owner of one of `partitions` under a new epoch; what the last one left.
+        """Claim the partition, one of `partitions`, under a new epoch; return its checkpoint.
 
-        `rules` are the settings that the views depend on, kept for those who compute them too.
+        `rules` are the settings that the views depend on. Commands that compute views compare them.
         """
         self._server_changes = self._server.changes
         await agree_on_partitions(self._redis, partitions)
         args: list[Argument] = [self.owner, self._refused_by, *_flat((rules or {}).items())]
         self._epoch = int(await self._claim(keys=[self._hash], args=args))
-        held = await self._held()
-        self._revision = held.version.revision if held else 0
-        return Checkpoint(self._revision, held.offsets if held else {}, (held and held.facts) or 0)
+        state = await self._read_state()
+        if state is None:
+            self._revision = 0
+            return Checkpoint(0, {}, 0)
+        self._revision = state.version.revision
+        return Checkpoint(self._revision, state.offsets, state.facts or 0)
 
-    async def _held(self) -> PartitionState | None:
-        """The partition's state. One that is damaged must not keep every worker from it."""
+    async def _read_state(self) -> PartitionState | None:
+        """Read the state; drop a malformed checkpoint, which would stop every worker."""
         try:
             return await partition_state.read_partition_state(self._redis, self._partition)
         except ValueError as error:
@@ -118,54 +125,55 @@ class PartitionStore:
             return None
 
     async def is_claimed_by_another(self) -> bool:
-        """Whether a newer claim holds the partition; not so if the claim is only gone."""
+        """Whether a newer claim holds the partition; false if the claim is only missing."""
         epoch, owner = await self._redis.hmget(self._hash, ["epoch", "owner"])
         return int(epoch or 0) >= self._epoch and owner != self.owner.encode()
 
     async def load(self) -> AsyncGenerator[dict[Key, bytes], None]:
-        """The checkpoint's facts in parts, which may repeat some; ValueError where one has no name.
+        """Yield the checkpoint's facts in parts; parts may repeat facts.
 
-        Redis looks for the next part while this one is being used.
+        Redis reads the next part while the caller uses this one. Raises `ValueError` for a fact
+        whose key is not UTF-8.
         """
-        asked: asyncio.Task[Any] | None = self._ask_for_facts(0)
+        reading: asyncio.Task[Any] | None = self._start_read(0)
         try:
-            while asked:
-                cursor, fields = await asked
+            while reading:
+                cursor, fields = await reading
                 self._refuse_changed_server()
-                asked = self._ask_for_facts(cursor) if cursor else None
-                # Or the question would leave only when the part has been used. Twice, for on Python
-                # 3.11 redis-py sends in a task of its own where sending must end in time.
+                reading = self._start_read(cursor) if cursor else None
+                # Lets the request leave before the caller uses the part. Twice, because redis-py
+                # sends in a task of its own on Python 3.11.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
                 yield dict(zip(map(_key, fields), fields.values(), strict=True))
         finally:
-            await _abandon(asked)
+            await _cancel(reading)
 
-    def _ask_for_facts(self, cursor: int) -> asyncio.Task[Any]:
-        found: Any = self._redis.hscan(self._facts, cursor, count=FIELDS_PER_CALL)
-        return asyncio.create_task(found)
+    def _start_read(self, cursor: int) -> asyncio.Task[Any]:
+        scan: Any = self._redis.hscan(self._facts, cursor, count=FIELDS_PER_CALL)
+        return asyncio.create_task(scan)
 
     def refuse_incomplete(self, checkpoint: Checkpoint, found: int) -> None:
-        """Raise `IncompleteCheckpointError` if other than `found` facts were written."""
+        """Raise `IncompleteCheckpointError` unless the checkpoint counts `found` facts."""
         if found != checkpoint.facts:
             raise IncompleteCheckpointError(
                 f"{self._facts} has {found} facts where {checkpoint.facts} were written"
             )
 
     async def forget_checkpoint(self) -> None:
-        """Drop a checkpoint that cannot be used; the facts come from Kafka again."""
+        """Delete an unusable checkpoint; the owner then reads all events from Kafka."""
         args: list[Argument] = [self._epoch, self.owner, *(f"offset:{t}" for t in Topic)]
         self._check(await self._forget(keys=[self._hash, self._facts], args=args))
 
     async def write_views(
         self, changed: Iterable[View], named: Container[str] | None = None
     ) -> Counter[int]:
-        """Write views, each of another token, before the checkpoint that makes them valid.
+        """Write views of different tokens; the next checkpoint makes them valid.
 
-        Each call has a higher revision than the one before, so that no attempt at it that is still
-        on its way ever overwrites a later one. `named` are the tokens whose jobs do not name them
-        yet; all of them if not given. Returns how many there were of each status.
-        Raises `RefusedError` if a newer claim has written any of them.
+        Each call has a higher revision than the one before, so a late attempt never overwrites a
+        later call. `named` are the tokens whose job keys are written too; all if it is None.
+        Returns the number of views by status. Raises `WriteRefusedError` if a newer claim has
+        written one of these records.
         """
         self._written = max(self._written, self._revision) + 1
         version = Version(self._epoch, self._written)
@@ -177,31 +185,35 @@ class PartitionStore:
                 statuses.update(view.status for view in chunk)
                 yield self._write_chunk(chunk, version, named)
 
-        await _overlapping(writes())
+        await _overlap(writes())
         return statuses
 
     async def _write_chunk(
         self, chunk: list[View], version: Version, named: Container[str] | None
     ) -> None:
         await self._write_jobs([v for v in chunk if named is None or v.digest in named])
-        heads = _Heads(self._partition, version)
+        # A head for each view instead of each status would take four times as long.
+        heads = {
+            status: schema.ViewRecord(status, self._partition, version, b"").encode()
+            for status in {view.status for view in chunk}
+        }
         shared, own = [f"{self._partition:04}", str(version)], list[Argument]()
         for view in chunk:
             own += (heads[view.status] + view.body, max(view.expires_at, FIRST_EXPIRY))
         keys = _token_keys(chunk)
-        found = await calls.run_script(self._redis, self._write_views, keys, shared, own)
-        for first, (_, foreign) in found:
+        results = await redis_batch.run_script(self._redis, self._write_views, keys, shared, own)
+        for first, (_, foreign) in results:
             self._report_foreign(chunk[first:], foreign)
-        self._refuse_newer(max(newest for _, (newest, _) in found))
+        self._refuse_newer(max(newest for _, (newest, _) in results))
 
     async def drifted(self, expected: list[View]) -> list[View]:
-        """Those views whose record in Redis says something else, or expires at another time."""
+        """Return the views whose records in Redis differ, in content or expiry."""
         if not expected:
             return []
         stored = await view_diff.read_values(self._redis, _token_keys(expected))
         self._refuse_changed_server()
         pairs = zip(expected, stored, strict=True)
-        return [view for view, found in pairs if self._has_drifted(view, found)]
+        return [view for view, value in pairs if self._has_drifted(view, value)]
 
     def _has_drifted(self, view: View, stored: StoredValue) -> bool:
         found = view_diff.mismatches(view, self._partition, stored)
@@ -210,11 +222,11 @@ class PartitionStore:
     async def checkpoint(
         self, offsets: Mapping[Topic, int], facts: Mapping[Key, bytes | None], total: int
     ) -> None:
-        """Make a revision valid, and all views written so far: facts that changed, next offsets.
+        """Write changed facts and the next offsets, and so make all views written so far valid.
 
-        `total` is how many facts there are then. Many go in several steps; until the last one the
-        checkpoint counts as incomplete, for its facts are ahead of its offsets.
-        Raises `RefusedError` if the claim is no longer this owner's or the revision not its last.
+        `total` is the number of all facts then. Many facts are written in several steps. Until the
+        last step the checkpoint counts as incomplete, because its facts are ahead of its offsets.
+        Raises `WriteRefusedError` if the claim or the revision in Redis is not this owner's last.
         """
         chunks = _chunks(facts.items(), FIELDS_PER_CALL, lambda f: len(f[0]) + len(f[1] or b""))
         *steps, last = list(chunks) or [[]]
@@ -234,23 +246,23 @@ class PartitionStore:
         self._check(await self._checkpoint(keys=[self._hash, self._facts], args=args))
         self._revision = revision
 
-    async def stamp(self, moment: int) -> None:
-        """Declare the partition fresh as of `moment` (milliseconds of Redis TIME)."""
-        # In a cluster the views are on other servers than the stamp, which says nothing of them.
+    async def stamp(self, timestamp_ms: int, /) -> None:
+        """Declare the partition fresh as of this time (milliseconds of Redis TIME)."""
+        # In a cluster other servers hold the views; a restart of theirs does not fail the stamp.
         self._refuse_changed_server()
-        args: list[Argument] = [self._epoch, self.owner, self._revision, moment]
+        args: list[Argument] = [self._epoch, self.owner, self._revision, timestamp_ms]
         self._check(await self._stamp(keys=[self._hash], args=args))
 
     async def publish(self, activity: bytes) -> None:
-        """Let operators see what this owner does; not fenced, since no answer depends on it."""
+        """Publish this owner's activity for operators; not fenced, because no answer needs it."""
         key = schema.activity_key(self._partition)
         await self._redis.set(key, activity, ex=ACTIVITY_KEPT_S)
 
     async def now(self) -> int:
-        """Redis TIME in milliseconds; what became of any server until then is noticed."""
-        moment = await calls.server_time(self._redis, self._hash)
-        await calls.barrier(self._redis)
-        return moment
+        """Return Redis TIME in milliseconds; restarts and failovers before it are noticed."""
+        now = await redis_batch.server_time(self._redis, self._hash)
+        await redis_batch.barrier(self._redis)
+        return now
 
     async def _write_jobs(self, started: list[View]) -> None:
         sets: list[tuple[Argument, ...]] = [
@@ -259,7 +271,7 @@ class PartitionStore:
             if v.is_current
         ]
         if sets:
-            await calls.execute_writes(self._redis, sets)
+            await redis_batch.execute_writes(self._redis, sets)
 
     def _check(self, outcome: bytes) -> None:
         if outcome != b"ok":
@@ -275,7 +287,7 @@ class PartitionStore:
             )
 
     def _refuse_changed_server(self) -> None:
-        """What was acknowledged before a restart or failover may be lost, what came after not."""
+        """Raise `WriteRefusedError` after a restart or failover: earlier writes may be lost."""
         if self._server.changes != self._server_changes:
             raise WriteRefusedError(
                 f"partition {self._partition}: Redis was restarted or failed over"
@@ -290,37 +302,19 @@ class PartitionStore:
             )  # fmt: skip
 
 
-async def agree_on_partitions(redis: Redis, expected: int) -> int:
-    """Store `expected` where no number of partitions is stored; the number that is stored then."""
-    await redis.set(schema.PARTITIONS_KEY, expected, nx=True)
-    return int(await redis.get(schema.PARTITIONS_KEY) or expected)
-
-
-async def _abandon(task: asyncio.Task[Any] | None) -> None:
+async def _cancel(task: asyncio.Task[Any] | None) -> None:
     if task:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-class _Heads(dict[int, bytes]):
-    """How a record begins, by its status."""
-
-    def __init__(self, partition: int, version: Version) -> None:
-        super().__init__()
-        self._rest = (partition, version)
-
-    def __missing__(self, status: int) -> bytes:
-        head = self[status] = schema.ViewRecord(status, *self._rest, b"").encode()
-        return head
-
-
-async def _overlapping(calls: Iterable[Awaitable[None]]) -> None:
-    """Await all, a few at a time, in this order; the first error leaves none running."""
+async def _overlap(calls: Iterable[Awaitable[None]]) -> None:
+    """Await all calls in this order, `CALLS_IN_FLIGHT` at a time; no call survives an error."""
     running: deque[asyncio.Future[None]] = deque()
     try:
         for call in calls:
             running.append(asyncio.ensure_future(call))
-            # Let it be sent before the next one is computed, by a task of its own on Python 3.11.
+            # Lets the call be sent before the next one is computed. Twice, as in `load`.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             if len(running) == CALLS_IN_FLIGHT:
@@ -336,15 +330,15 @@ def _token_keys(chunk: list[View]) -> list[str]:
 
 
 def _chunks(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Chunks of at most so many items, and of so many bytes that no call takes seconds."""
+    """Yield chunks of at most `most` items and, unless an item is larger, `BYTES_PER_CALL`."""
     chunk: list[T] = []
-    held = 0
+    total = 0
     for item in items:
-        if chunk and (len(chunk) == most or held + size(item) > BYTES_PER_CALL):
+        if chunk and (len(chunk) == most or total + size(item) > BYTES_PER_CALL):
             yield chunk
-            chunk, held = [], 0
+            chunk, total = [], 0
         chunk.append(item)
-        held += size(item)
+        total += size(item)
     if chunk:
         yield chunk
 

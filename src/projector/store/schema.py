@@ -1,6 +1,6 @@
 """The Redis contract: every key, and the record that answers one token's lookups.
 
-All that the read side knows of the write side is this. Names and widths are public: operators and
+The API and the workers share nothing else. Names and widths are public: operators and programs in
 other languages read them.
 """
 
@@ -15,32 +15,32 @@ _HEADER: Final = re.compile(rb"(200|401|403|503) (\d{4}) ([0-9a-f]{12}) ([0-9a-f
 
 
 def token_record_key(digest: str) -> str:
-    """The record of the token with this SHA-256 (lower-case hex)."""
+    """Return the key of the record of the token with this SHA-256 (lower-case hex)."""
     return f"{PREFIX}:token:{digest}"
 
 
 def job_token_key(job: int) -> str:
-    """The digest of the job's token."""
+    """Return the key of the digest of the job's token."""
     return f"{PREFIX}:job:{job}"
 
 
 def partition_key(partition: int) -> str:
-    """The partition's claim, revision, offsets and stamp. Shares its slot with `facts_key`."""
+    """Return the key of the partition's state; in a cluster `facts_key` has the same slot."""
     return f"{PREFIX}:partition:{{{partition}}}"
 
 
 def facts_key(partition: int) -> str:
-    """The partition's checkpoint: one field per thing."""
+    """Return the key of the partition's checkpoint: one field per fact."""
     return f"{PREFIX}:facts:{{{partition}}}"
 
 
 def activity_key(partition: int) -> str:
-    """What the partition's owner did in the last minutes: for people, no answer depends on it."""
+    """Return the key of the owner's activity: for operators, no answer depends on it."""
     return f"{PREFIX}:activity:{{{partition}}}"
 
 
 class Version(NamedTuple):
-    """How new a record is. Text of fixed width, so that newer compares as greater."""
+    """The epoch and revision of a record. As text of fixed width, newer is greater."""
 
     epoch: int
     revision: int
@@ -50,7 +50,7 @@ class Version(NamedTuple):
 
 
 class ViewRecord(NamedTuple):
-    """What stands under a token: `200 0003 01a0c5e2f3b1 00000000a3f1 ` and the body to send."""
+    """The value of a token's key: `200 0003 01a0c5e2f3b1 00000000a3f1 ` and the HTTP body."""
 
     status: int
     partition: int
@@ -59,16 +59,16 @@ class ViewRecord(NamedTuple):
 
     @property
     def is_provisional(self) -> bool:
-        """Whether a 401 may end: its project was removed and may be set again."""
+        """Whether this is a 401 of a removed project, which may be set again."""
         return self.status == 401 and bool(self.body)
 
     def encode(self) -> bytes:
-        """The stored bytes."""
+        """Encode the record for Redis."""
         return f"{self.status:03} {self.partition:04} {self.version} ".encode() + self.body
 
     @classmethod
     def decode(cls, raw: bytes) -> Self:
-        """Read the stored bytes; ValueError where they are no record."""
+        """Decode a stored record; raises `ValueError`."""
         header = _HEADER.match(raw)
         if header is None:
             raise ValueError("not a view record")

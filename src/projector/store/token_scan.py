@@ -1,4 +1,4 @@
-"""Pages over all token keys in Redis."""
+"""Scans of all token keys in Redis."""
 
 from collections.abc import AsyncIterator
 from typing import Any, Final, NamedTuple
@@ -10,20 +10,21 @@ from projector.store import schema
 from projector.store.schema import ViewRecord
 
 KEYS_PER_PAGE: Final = 500
-
-
 _KEY_PREFIX: Final = schema.token_record_key("")
 
 
 class RecordHeader(NamedTuple):
-    """A token key and its record without the body; None where that is no record."""
+    """A token's digest and its record without the body; None if that is malformed."""
 
     digest: str
     record: ViewRecord | None
 
 
 async def scan_headers(redis: Redis) -> AsyncIterator[list[RecordHeader]]:
-    """The headers under all token keys, in pages that hold nobody up; raises `RedisError`."""
+    """Yield the headers of all token keys, in pages too short to delay lookups.
+
+    Raises `RedisError`.
+    """
     async for page in redis_batch.scan_pages(redis, f"{_KEY_PREFIX}*", KEYS_PER_PAGE):
         yield await _headers(redis, page)
 

@@ -1,4 +1,4 @@
-"""What stands in Redis for a token, held against what the facts say: for the sweep and `verify`."""
+"""Differences between records in Redis and computed views, for the sweep and `verify`."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -13,16 +13,15 @@ from projector.clients.redis_cluster import CommandResult
 from projector.domain.views import View
 from projector.store.schema import ViewRecord
 
-# How far a record's expiry may be from what was written before it counts as another.
+# Below this difference, two times of expiry count as the same.
 EXPIRY_TOLERANCE_MS: Final = 5000
-
-# When a key expires that does not.
+# The expiry of a key without one.
 NEVER: Final = 2**63
-_ENDLESS: Final = -1
+_NO_EXPIRY: Final = -1
 
 
 class Mismatch(StrEnum):
-    """How a stored record is not what the facts say."""
+    """A way in which a stored record differs from its view."""
 
     MISSING = "missing"
     UNREADABLE = "unreadable"
@@ -35,9 +34,9 @@ class Mismatch(StrEnum):
 
 
 class StoredValue(NamedTuple):
-    """What stands under a key: its bytes (None: nothing, or no string), and its expiry in ms.
+    """The value of a key, and its expiry in ms.
 
-    `is_other` says that something stands there which is no string.
+    `raw` is None if the key is missing or, with `is_other`, not a string.
     """
 
     raw: bytes | None
@@ -46,7 +45,7 @@ class StoredValue(NamedTuple):
 
     @property
     def record(self) -> ViewRecord | None:
-        """The record; None where nothing stands, or nothing that can be read."""
+        """Decode the record; None if the key is missing or malformed."""
         try:
             return None if self.raw is None else ViewRecord.decode(self.raw)
         except ValueError:
@@ -54,14 +53,14 @@ class StoredValue(NamedTuple):
 
     @property
     def is_absent(self) -> bool:
-        """Whether nothing stands there."""
+        """Whether the key is missing."""
         return self.raw is None and not self.is_other
 
 
 class AgentDiff(NamedTuple):
-    """The ids of the agents that a record allows and should not, should and does not, or as other.
+    """The ids of agents by which a record differs from its view.
 
-    `others` are those whose entry says something else.
+    The record allows `too_many`, lacks `too_few`, and has another entry for `others`.
     """
 
     too_many: list[int]
@@ -70,19 +69,19 @@ class AgentDiff(NamedTuple):
 
 
 async def read_values(redis: Redis, keys: Sequence[str]) -> list[StoredValue]:
-    """What stands under each key, in one round trip to each server; raises `RedisError`."""
+    """Read the keys' values in one round trip to each server; raises `RedisError`."""
     if not keys:
         return []
-    held = await redis_batch.execute(
+    results = await redis_batch.execute(
         redis, [(name, key) for key in keys for name in ("GET", "PTTL")]
     )
-    return [_stored(raw, left) for raw, left in zip(held[::2], held[1::2], strict=True)]
+    return [_stored(raw, left) for raw, left in zip(results[::2], results[1::2], strict=True)]
 
 
 def _stored(raw: CommandResult, left: CommandResult) -> StoredValue:
     if isinstance(left.value, Exception):
         raise left.value
-    expires_at = NEVER if left.value == _ENDLESS else int(left.now) + left.value
+    expires_at = NEVER if left.value == _NO_EXPIRY else int(left.now) + left.value
     if not isinstance(raw.value, Exception):
         return StoredValue(raw.value, expires_at)
     if isinstance(raw.value, ResponseError) and str(raw.value).startswith("WRONGTYPE"):
@@ -91,7 +90,7 @@ def _stored(raw: CommandResult, left: CommandResult) -> StoredValue:
 
 
 def mismatches(view: View, partition: int, stored: StoredValue) -> list[Mismatch]:
-    """How the record differs from the view, which is not expired; empty if it says the same."""
+    """Compare the record with the view, which has not expired; return all differences."""
     record = stored.record
     if record is None:
         return [Mismatch.MISSING if stored.is_absent else Mismatch.UNREADABLE]
@@ -108,7 +107,7 @@ def mismatches(view: View, partition: int, stored: StoredValue) -> list[Mismatch
 
 
 def diff_agents(view: View | None, stored: StoredValue) -> AgentDiff:
-    """Which agents the record allows that the view does not, and the other way round."""
+    """Compare the agents that the record allows with those of the view."""
     theirs = allowed_agents(stored.record)
     ours = _entries(view.status, view.body) if view else {}
     return AgentDiff(
@@ -119,9 +118,9 @@ def diff_agents(view: View | None, stored: StoredValue) -> AgentDiff:
 
 
 def grants_more(view: View | None, stored: StoredValue) -> bool:
-    """Whether the record may allow what the facts do not; in doubt it does.
+    """Whether the record may allow more than the facts; in doubt true.
 
-    It does not where it names fewer agents and is the same in all else, the user's roles too.
+    It allows less if it only lacks agents and agrees in all else, such as the user's roles.
     """
     record = stored.record
     if record is None or record.status != 200:
@@ -141,7 +140,7 @@ def grants_more(view: View | None, stored: StoredValue) -> bool:
 
 
 def allowed_agents(record: ViewRecord | None) -> dict[int, Any]:
-    """The entries of the agents that a record allows, by id, as far as that can be read."""
+    """Return the readable entries of the agents that a record allows, by id."""
     return {} if record is None else _entries(record.status, record.body)
 
 

@@ -30,7 +30,8 @@ from projector.kafka.faust_consumer import ShortPollConsumer
 from projector.kafka.range_reader import MAX_POLLED, RangeReader
 from projector.kafka.record_parser import Damage
 from projector.process import LOOPBACK, free_port, port_obstacle, until_signalled
-from projector.store.partition_store import PartitionStore, agree_on_partitions
+from projector.store.partition_count import agree_on_partitions
+from projector.store.partition_store import PartitionStore
 from projector.worker.owner import Owner
 from projector.worker.owner_group import OwnerGroup
 from projector.worker.sweep import OrphanScan
@@ -252,8 +253,7 @@ def _record(topic: Topic, message: Any) -> KafkaRecord:
 async def _agree(redis: Redis, settings: Settings, partitions: int) -> None:
     """Hold the number of partitions in Redis against Kafka's; set it where it is missing."""
     stored = await agree_on_partitions(redis, partitions)
-    if stored != partitions:
-        raise topics.ChangedPartitionsError(settings, partitions, stored)
+    topics.refuse_changed_partitions(settings, partitions, stored)
 
 
 def _exit_hard() -> None:

@@ -23,6 +23,7 @@ from tests.unit.api.api_world import (
     polling,
     running,
 )
+from tests.unit.store.test_partition_count import SENTENCE
 
 READING = {"GET", "MGET", "HMGET", "TIME"}
 
@@ -118,6 +119,27 @@ async def test_not_ready_while_the_number_of_partitions_is_not_known(api_world: 
     await api_world.writer.delete(views.PARTITIONS_KEY)
     reason = "no worker has said yet how many partitions there are"
     assert (await api_world.ready(503))["reason"] == reason
+
+
+@pytest.mark.parametrize("kind", ["another type", "no number"])
+async def test_not_ready_says_why_the_number_of_partitions_cannot_be_read(
+    api_world: ApiWorld, kind: str
+) -> None:
+    """Redis answers, so it is not unreachable."""
+    await api_world.ready(200)
+    # At once, or a poll between the two would find no key.
+    async with api_world.writer.pipeline() as pipe:
+        pipe.delete(views.PARTITIONS_KEY)
+        if kind == "another type":
+            pipe.rpush(views.PARTITIONS_KEY, "2")
+        else:
+            pipe.set(views.PARTITIONS_KEY, "abc")
+        await pipe.execute()
+    assert (await api_world.ready(503))["reason"] == SENTENCE
+    assert "projector_api_redis_reachable 1.0" in (await api_world.http.get("/metrics")).text
+    await api_world.writer.delete(views.PARTITIONS_KEY)
+    await api_world.writer.set(views.PARTITIONS_KEY, PARTITIONS)
+    await api_world.ready(200)
 
 
 async def test_not_ready_while_redis_cannot_be_reached(api_world: ApiWorld) -> None:

@@ -28,6 +28,7 @@ from tests.unit.api.lookup_world import (
     soon,
     still_waits,
 )
+from tests.unit.store.test_partition_count import SENTENCE
 
 SHORT_GRACE_S = 0.3
 
@@ -207,6 +208,36 @@ async def test_without_the_number_of_partitions_every_token_is_503_and_none_401(
     async with owners(lookup_world):
         for token in ("known", "unknown"):
             reason(await soon(lookup_world.ask(token)))
+
+
+@pytest.mark.parametrize("kind", ["another type", "no number"])
+@pytest.mark.parametrize("token", ["known", "unknown"])
+async def test_a_key_without_a_number_of_partitions_is_the_reason_of_every_503(
+    lookup_world: LookupWorld, kind: str, token: str
+) -> None:
+    await lookup_world.put("known")
+    await lookup_world.redis.delete(schema.PARTITIONS_KEY)
+    if kind == "another type":
+        await lookup_world.redis.rpush(schema.PARTITIONS_KEY, "2")
+    else:
+        await lookup_world.redis.set(schema.PARTITIONS_KEY, "abc")
+    await lookup_world.polled()
+    lookup_world.with_limits(miss_grace=SHORT_GRACE_S)
+    async with owners(lookup_world):
+        assert reason(await soon(lookup_world.ask(token))) == SENTENCE
+
+
+async def test_the_log_names_a_key_without_a_number_of_partitions_once(
+    lookup_world: LookupWorld,
+) -> None:
+    with capture_logs() as logged:
+        await lookup_world.redis.set(schema.PARTITIONS_KEY, "abc")
+        await lookup_world.polled(4)
+        await lookup_world.redis.set(schema.PARTITIONS_KEY, PARTITIONS)
+        await lookup_world.polled()
+    assert [(line["event"], line.get("reason")) for line in logged] == [
+        ("not ready, trying again", SENTENCE), ("ready again", None),
+    ]  # fmt: skip
 
 
 async def test_before_the_first_poll_every_token_is_503_and_none_401(

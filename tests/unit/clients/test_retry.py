@@ -1,15 +1,17 @@
-"""Outages: retried until they are over, and logged once by server."""
+"""Retries during outages; an outage of many calls is logged once."""
 
 import asyncio
 from typing import Any
 
 import pytest
 from aiokafka.errors import KafkaConnectionError
+from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from projector.clients import retry
-from projector.clients.retry import retry_outages
+from projector.clients.retry import OUTAGES, retry_outages, wait_until_ready
+from projector.errors import AccessError, MissingTopicsError, OperatorError
 
 
 class Flaky:
@@ -37,7 +39,7 @@ class Flaky:
 
 async def until_said(said: list[Any], event: str) -> None:
     async with asyncio.timeout(10):
-        while not any(line["event"] == event for line in said):  # noqa: ASYNC110  logs tell nobody
+        while not any(line["event"] == event for line in said):  # noqa: ASYNC110  the log has no event
             await asyncio.sleep(0.01)
 
 
@@ -73,7 +75,7 @@ async def test_kafka_and_redis_have_an_outage_each() -> None:
 async def test_an_outage_that_goes_on_is_said_again_with_its_extent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retry, "SAID_AGAIN_S", 0.01)
+    monkeypatch.setattr(retry, "LOG_AGAIN_S", 0.01)
     flaky = [Flaky(number) for number in range(3)]
     with capture_logs() as said:
         working = [asyncio.create_task(each.work()) for each in flaky]
@@ -106,3 +108,91 @@ async def test_who_gives_up_says_nothing_of_an_end() -> None:
         working.cancel()
         await asyncio.wait({working})
     assert [line["event"] for line in said] == ["outage"]
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between attempts, none of which is waited for."""
+    paused: list[float] = []
+    sleep = asyncio.sleep
+
+    async def record(seconds: float) -> None:
+        paused.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", record)
+    return paused
+
+
+@pytest.mark.parametrize("error", [each("away") for each in OUTAGES], ids=repr)
+async def test_pauses_double_up_to_two_seconds(error: Exception, pauses: list[float]) -> None:
+    @retry_outages
+    async def work() -> int:
+        if len(pauses) < 12:
+            raise error
+        return len(pauses)
+
+    assert await work() == 12
+    bases = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6]
+    for pause, base in zip(pauses, bases, strict=False):
+        assert base <= pause <= base + retry.JITTER_S
+    assert set(pauses[len(bases) :]) == {2.0}
+
+
+async def test_any_other_error_is_raised_at_once_also_after_a_retry(pauses: list[float]) -> None:
+    @retry_outages
+    async def work(*errors: Exception) -> None:
+        raise errors[min(len(pauses), len(errors) - 1)]
+
+    with pytest.raises(OperatorError):
+        await work(OperatorError("set x"))
+    assert pauses == []
+    with pytest.raises(OperatorError):
+        await work(OSError("away"), OperatorError("set x"))
+    assert len(pauses) == 1
+
+
+async def test_a_call_that_succeeds_prepares_no_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would cost 27 µs, and most calls are shorter."""
+    monkeypatch.setattr(retry, "_Call", lambda *_: pytest.fail("prepared"))
+
+    @retry_outages
+    async def work() -> str:
+        return "done"
+
+    assert await work() == "done"
+
+
+# waiting for servers at the start
+
+
+class Reach:
+    """A server that raises these errors, one for each attempt, and then answers."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+
+    async def __call__(self) -> str:
+        if self.errors:
+            raise self.errors.pop(0)
+        return "answer"
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_server_is_waited_for_and_a_reason_is_logged_ever_more_rarely() -> None:
+    away, missing = RedisConnectionError("away"), MissingTopicsError("create them")
+    with capture_logs() as said:
+        answer = await wait_until_ready("Kafka", "k:1", Reach(missing, *[away] * 7))
+    assert answer == "answer"
+    assert [line["reason"] for line in said] == ["create them", "away", "away", "away"]
+    assert (said[0]["server"], said[0]["place"]) == ("Kafka", "k:1")
+
+
+async def test_a_server_that_refuses_this_client_is_not_waited_for() -> None:
+    with pytest.raises(AccessError, match=r"^Redis at r:1 does not know this user and password"):
+        await wait_until_ready("Redis", "r:1", Reach(AuthenticationError("no")))

@@ -132,17 +132,17 @@ def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -
 def test_wrong_and_unknown_settings_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
     said = refusal(monkeypatch, PARTITIONS="0", KAFKAA="h:1")
     assert "PROJECTOR_PARTITIONS: " in said
-    assert "PROJECTOR_KAFKAA is no setting" in said
+    assert "PROJECTOR_KAFKAA is not a setting" in said
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("KAFKAS", "PROJECTOR_KAFKAS is no setting; did you mean PROJECTOR_KAFKA?"),
-        ("REDIS", "PROJECTOR_REDIS is no setting; did you mean PROJECTOR_REDIS_URL?"),
-        ("MAX_STALENES", "PROJECTOR_MAX_STALENES is no setting; did you mean "
+        ("KAFKAS", "PROJECTOR_KAFKAS is not a setting; did you mean PROJECTOR_KAFKA?"),
+        ("REDIS", "PROJECTOR_REDIS is not a setting; did you mean PROJECTOR_REDIS_URL?"),
+        ("MAX_STALENES", "PROJECTOR_MAX_STALENES is not a setting; did you mean "
          "PROJECTOR_MAX_STALENESS?"),
-        ("ZZZZZZZZZZZZZZZZZZZZ", "PROJECTOR_ZZZZZZZZZZZZZZZZZZZZ is no setting"),
+        ("ZZZZZZZZZZZZZZZZZZZZ", "PROJECTOR_ZZZZZZZZZZZZZZZZZZZZ is not a setting"),
     ],
 )  # fmt: skip
 def test_an_unknown_variable_is_refused_with_the_one_that_was_meant(
@@ -172,7 +172,7 @@ def test_what_kubernetes_sets_for_a_service_is_no_setting(monkeypatch: pytest.Mo
         "API_PORT_53_UDP_ADDR": "10.0.0.1",
         "WORKER_2_PORT_80_TCP_ADDR": "10.0.0.1",
     }
-    assert "PROJECTOR_PORT is no setting" in refusal(monkeypatch, **links)
+    assert "PROJECTOR_PORT is not a setting" in refusal(monkeypatch, **links)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.2")
     assert Settings.load() == Settings()
     for name in ("KAFKAS", "PORT_80", "SERVICE_HOSTS", "WORKER_WEB_PORTS"):
@@ -198,11 +198,11 @@ def test_a_setting_is_read_although_a_service_could_be_named_like_it(
         ("REDIS_URL", "redis+sentinel://h:1/main/x", "number of a database"),
         ("REDIS_URL", "redis+sentinel://h/main", "must have host:port"),
         ("REDIS_URL", "redis+sentinel://h:1,i/main", "must have host:port"),
-        ("REDIS_URL", "redis+sentinel://h:1/main?db=1", "no options with sentinels"),
+        ("REDIS_URL", "redis+sentinel://h:1/main?db=1", "not have options with sentinels"),
         ("REDIS_URL", "redis+cluster://h:1/1", "a cluster has only 0"),
         ("REDIS_URL", "redis+cluster://h:1,i:99999", "must have host:port"),
         ("REDIS_URL", "redis+cluster://", "must have host:port"),
-        ("REDIS_URL", "rediss+cluster://h:1?ssl_cert_reqs=none", "no options for TLS"),
+        ("REDIS_URL", "rediss+cluster://h:1?ssl_cert_reqs=none", "not have options for TLS"),
         ("REDIS_URL", "redis+clusters://h:1", "must begin with redis://"),
         ("REDIS_URL", "Redis+Cluster://h:1", "in lower case"),
         ("TOPIC_PREFIX", "a/", "characters a-z"),
@@ -296,7 +296,7 @@ async def test_redis_is_reached_with_the_password_and_gives_up_in_time(
 
 
 def test_the_settings_as_text_show_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever logs the settings, or an error that holds them, must not leak it."""
+    """A log of the settings, or of an error with them, must not leak it."""
     settings = load(monkeypatch, REDIS_URL=f"redis://:{SECRET}@h:1/0")
     assert SECRET not in repr(settings)
     assert SECRET not in str(settings)

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from projector.config.settings import Settings
-from projector.errors import DifferentRulesError
+from projector.errors import ChangedPartitionsError, DifferentRulesError
 from projector.events.model import DEAD_LETTERS, Topic
 from projector.kafka import topics
-from projector.kafka.topics import ChangedPartitionsError
 from projector.operators import audit
 from projector.operators.audit import AuditScope, FactMismatch
 from projector.operators.audit_run import (

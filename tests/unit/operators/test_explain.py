@@ -11,7 +11,13 @@ import pytest
 from projector.config.settings import Settings
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection, compute_view
-from projector.errors import SnapshotError, TooManyFactsError, UnknownJobError
+from projector.errors import (
+    NotReadyError,
+    PartitionCountError,
+    SnapshotError,
+    TooManyFactsError,
+    UnknownJobError,
+)
 from projector.explain import job as job_explanation
 from projector.explain.model import ExplanationReport
 from projector.operators import explain, inspect, snapshot
@@ -187,8 +193,27 @@ async def test_what_nobody_knows_is_said_to_be_unknown(world: World) -> None:
     with pytest.raises(UnknownJobError, match="job 12 is not known"):
         await ask(world, 12)
     empty = World()
-    with pytest.raises(UnknownJobError, match="no worker has run on this database yet"):
+    with pytest.raises(NotReadyError, match="no worker has run on this database yet"):
         await ask(empty)
+
+
+@pytest.mark.parametrize("kind", ["another type", "no number"])
+async def test_a_key_without_a_number_of_partitions_is_not_a_missing_one(
+    world: World, kind: str
+) -> None:
+    await world.redis.delete(schema.PARTITIONS_KEY)
+    if kind == "another type":
+        await world.redis.rpush(schema.PARTITIONS_KEY, "2")
+    else:
+        await world.redis.set(schema.PARTITIONS_KEY, "abc")
+    for asking in (
+        ask(world, 12),
+        inspect.inspect_job(world.redis, 12),
+        inspect.inspect_partition(world.redis, 0),
+        inspect.inspect_agent(world.redis, 30, 5),
+    ):
+        with pytest.raises(PartitionCountError, match="is not a number from 1 to 10000; delete it"):
+            await asking
 
 
 async def test_a_record_that_no_fact_justifies_is_named(world: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from projector.cli.status_display import lines
-from projector.errors import OperatorError
+from projector.errors import PartitionCountError
 from projector.events.model import Topic
 from projector.operators.status import PartitionHealth
 from projector.store import schema
@@ -160,7 +160,14 @@ async def test_a_number_of_partitions_that_cannot_be_is_said(
     world: StoredStatus, count: str
 ) -> None:
     await world.partitions(count)
-    with pytest.raises(OperatorError, match="allowed-agents:partitions in Redis is no number"):
+    with pytest.raises(PartitionCountError, match="allowed-agents:partitions in Redis is not a"):
+        await world.read()
+
+
+async def test_a_number_of_partitions_of_another_type_is_no_outage(world: StoredStatus) -> None:
+    await world.redis.delete(schema.PARTITIONS_KEY)
+    await world.redis.rpush(schema.PARTITIONS_KEY, "1")
+    with pytest.raises(PartitionCountError):
         await world.read()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from projector import errors
 from projector.clients.redis_servers import RedisServers
-from projector.errors import DifferentRulesError, NotReadyError
+from projector.errors import DifferentRulesError
 from projector.operators import snapshot, verify
 from projector.operators.verify import Findings, Verifier
 from projector.store import schema
@@ -73,14 +73,6 @@ async def test_a_command_with_another_minimum_role_than_the_workers_is_refused(
         DifferentRulesError, match=r"PROJECTOR_MINIMUM_ROLE.*developer there, none here"
     ):
         await verifier.verify(HOME, verify.LiveTokens({HOME: []}, set()))
-
-
-async def test_a_redis_without_a_number_of_partitions_is_refused(owned: OwnedPartition) -> None:
-    assert await verify.partitions_of(owned.redis) == 2
-    for held in ("x", "0", "99999999"):
-        await owned.redis.set(schema.PARTITIONS_KEY, held)
-        with pytest.raises(NotReadyError):
-            await verify.partitions_of(owned.redis)
 
 
 async def test_a_revocation_whose_checkpoint_is_not_written_yet_is_not_undone(

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from projector.errors import PartitionCountError
 from projector.operators import verify
 from projector.operators.verify import Verifier
 from projector.store import schema
@@ -192,3 +193,12 @@ async def test_an_orphan_whose_job_has_started_meanwhile_is_not_ended(
     await owned.apply(builders.started(10, 7, expires_at=FOREVER))
     assert not await repairer(owned).repair(difference)
     assert (await found(owned)).differences == []
+
+
+async def test_a_key_without_a_number_of_partitions_stops_a_repair(owned: OwnedPartition) -> None:
+    """Only the number shows whether the partition that a foreign record names exists."""
+    await damage(owned, b" 0001 ", b" 0000 ")
+    difference = await only(owned)
+    await owned.redis.set(schema.PARTITIONS_KEY, "x")
+    with pytest.raises(PartitionCountError, match="allowed-agents:partitions in Redis is not a"):
+        await repairer(owned).repair(difference)

@@ -1,4 +1,4 @@
-"""What owners say of themselves in Redis: small, mergeable, and hearsay to whoever reads it."""
+"""The activity that owners publish in Redis: small, mergeable, and never trusted."""
 
 import pytest
 from msgspec.structs import astuple

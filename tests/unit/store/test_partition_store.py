@@ -361,7 +361,7 @@ async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> No
     await store.stamp(1)
 
 
-# what may stand under a token's key besides this owner's last view
+# other values of a token's key than this owner's last view
 
 
 @pytest.mark.parametrize("partition", [2, 4])

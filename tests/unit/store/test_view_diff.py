@@ -1,14 +1,15 @@
-"""What counts as an over-grant."""
+"""How a stored record differs from a view, and whether it grants more."""
 
 from typing import Any
 
+import fakeredis
 import msgspec
 import pytest
 
 from projector.domain.views import View
 from projector.store import view_diff
 from projector.store.schema import Version, ViewRecord
-from projector.store.view_diff import StoredValue
+from projector.store.view_diff import NEVER, StoredValue
 
 AGENT = {"id": 5, "config_project": {"id": 7}, "configuration": {}}
 
@@ -57,3 +58,20 @@ def test_agents_too_many_too_few_and_otherwise_are_told_apart() -> None:
     view = expected({"allowed_agents": [AGENT, AGENT | {"id": 6}]})
     found = view_diff.diff_agents(view, stored({"allowed_agents": [other, AGENT | {"id": 7}]}))
     assert found == view_diff.AgentDiff([7], [5], [6])
+
+
+async def test_values_of_every_kind_are_read() -> None:
+    async with fakeredis.FakeAsyncRedis() as redis:
+        await redis.set("endless", b"x")
+        await redis.set("ending", b"y", px=60_000)
+        await redis.rpush("list", b"z")
+        now = 1000 * (await redis.time())[0]
+        endless, ending, other, missing = await view_diff.read_values(
+            redis, ["endless", "ending", "list", "missing"]
+        )
+        assert await view_diff.read_values(redis, []) == []
+    assert endless == StoredValue(b"x", NEVER)
+    assert ending.raw == b"y"
+    assert abs(ending.expires_at - now - 60_000) < view_diff.EXPIRY_TOLERANCE_MS
+    assert (other.raw, other.is_other, other.is_absent) == (None, True, False)
+    assert (missing.raw, missing.is_other, missing.is_absent) == (None, False, True)

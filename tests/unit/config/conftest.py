@@ -1,0 +1,3 @@
+"""Fixtures of settings."""
+
+from tests.unit.config.environment import clean, pems  # noqa: F401
