@@ -24,8 +24,8 @@ class Browser:
         self._screenshots = screenshots
         self._hosts: set[str] = set()
         self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.expected: tuple[str, ...] = ()
+        self.console_errors: list[str] = []
+        self.expected_errors: tuple[str, ...] = ()
         self.driver = _chromium()
         self.resize(*DESKTOP)
 
@@ -58,7 +58,7 @@ class Browser:
     def until(self, holds: Callable[[], bool], what: str, timeout: float = 20) -> None:
         eventually(holds, f"{what}; the page says: {self.find('body').text}", timeout)
 
-    def until_says(self, selector: str, text: str, timeout: float = 20) -> None:
+    def until_text(self, selector: str, text: str, timeout: float = 20) -> None:
         self.until(lambda: text in self.text(selector), f"{selector} says {text!r}", timeout)
 
     def type(self, *keys: str) -> None:
@@ -85,7 +85,9 @@ class Browser:
         self._read_logs()
         hosts = {urlsplit(url).netloc for url in self.requests if url.startswith("http")}
         assert hosts <= self._hosts, hosts
-        unexpected = [c for c in self.complaints if not any(e in c for e in self.expected)]
+        unexpected = [
+            c for c in self.console_errors if not any(e in c for e in self.expected_errors)
+        ]
         assert not unexpected, unexpected
 
     def _read_logs(self) -> None:
@@ -93,7 +95,7 @@ class Browser:
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
                 self.requests.append(message["params"]["request"]["url"])
-        self.complaints += [
+        self.console_errors += [
             entry["message"]
             for entry in self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         ]

@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from tests.faults.expectation import Expectation, wall_ms
-from tests.faults.observer import Look
+from tests.faults.expected_answers import ExpectedAnswers, wall_ms
+from tests.faults.observer import Lookup
 
 SHOWN: Final = 5
 
@@ -27,27 +27,27 @@ class Verdict(NamedTuple):
         assert not findings, "\n".join(findings)
 
 
-def judge(
-    expected: Mapping[str, Expectation],
-    looks: Sequence[Look],
+def check_answers(
+    expected: Mapping[str, ExpectedAnswers],
+    lookups: Sequence[Lookup],
     answers: Mapping[str, Any],
     bound: float,
 ) -> Verdict:
-    """The verdict on all `looks`, and on the whole `answers` (by digest) at the end, just now."""
+    """The verdict on all `lookups`, and on the whole `answers` (by digest) at the end, just now."""
     over_grants = [
         sentence
-        for look in looks
-        for sentence in expected[look.token.root].over_grants(look, bound)
+        for lookup in lookups
+        for sentence in expected[lookup.token.root].over_grants(lookup, bound)
     ]
     false_401s = [
-        expected[look.token.root].false_401(look)
-        for look in looks
-        if look.status == 401 and expected[look.token.root].is_false_401(look)
+        expected[lookup.token.root].describe_false_401(lookup)
+        for lookup in lookups
+        if lookup.status == 401 and expected[lookup.token.root].is_false_401(lookup)
     ]
     return Verdict(over_grants, false_401s, list(_wrong(expected, answers)))
 
 
-def _wrong(expected: Mapping[str, Expectation], answers: Mapping[str, Any]) -> Iterator[str]:
+def _wrong(expected: Mapping[str, ExpectedAnswers], answers: Mapping[str, Any]) -> Iterator[str]:
     now = wall_ms(time.monotonic())
     for root, expectation in expected.items():
         for digest, said in expectation.final(now).items():

@@ -12,11 +12,11 @@ import pytest
 import redis as client
 
 from projector.process import free_port, is_listening
-from tests.faults.background import Background
+from tests.faults.background_loop import BackgroundLoop
+from tests.faults.interleavings import ReplicatedRedis
 from tests.faults.proxy import Proxy
 from tests.faults.report import Report
 from tests.faults.scenario import Scenario
-from tests.faults.stories import Replicated
 from tests.integration import servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import Deployment
@@ -73,15 +73,15 @@ def report(request: pytest.FixtureRequest) -> Report:
 
 
 @pytest.fixture(scope="session")
-def network() -> Iterator[Background]:
+def network() -> Iterator[BackgroundLoop]:
     """Where the proxies run."""
-    with Background() as background:
+    with BackgroundLoop() as background:
         yield background
 
 
 @pytest.fixture(scope="session")
 def session_broker(
-    network: Background, tmp_path_factory: pytest.TempPathFactory
+    network: BackgroundLoop, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Broker]:
     apache_or_skip("apache")
     port, inner, outer, controller = (free_port() for _ in range(4))
@@ -137,14 +137,14 @@ def redis(new_redis: NewRedis) -> Redis:
 
 
 @pytest.fixture
-def replicated(new_redis: NewRedis, network: Background) -> Iterator[Replicated]:
+def replicated_redis(new_redis: NewRedis, network: BackgroundLoop) -> Iterator[ReplicatedRedis]:
     primary, replica = new_redis(), new_redis()
     port = free_port()
     proxy = Proxy(network, port, primary.port)
     with client.Redis(port=primary.port) as old, client.Redis(port=replica.port) as new:
         new.replicaof("127.0.0.1", primary.port)
         eventually(lambda: new.info("replication")["master_link_status"] == "up", "replication")
-        yield Replicated(old, new, port, lambda: proxy.switch(replica.port))
+        yield ReplicatedRedis(old, new, port, lambda: proxy.switch(replica.port))
     proxy.close()
 
 

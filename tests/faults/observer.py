@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from tests.faults.model import Token
+from tests.faults.namespaces import Token
 from tests.faults.traffic import Traffic
 from tests.integration.deployment import PATH
 
-LINES: Final = 16
+CONNECTIONS: Final = 16
 LOOKUPS_PER_S: Final = 300.0
 HEALTH_INTERVAL_S: Final = 0.1
 TIMEOUT_S: Final = 8.0
 RECENT: Final = 60
 
 
-class Look(NamedTuple):
+class Lookup(NamedTuple):
     """One answer: when it was asked for and came (monotonic clock), and what it said."""
 
     token: Token
@@ -43,7 +43,7 @@ class Response(NamedTuple):
     body: bytes
 
 
-class Line:
+class Connection:
     """One connection to the API, kept alive."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -86,32 +86,32 @@ class Observer:
         self._traffic = traffic
         self._dice = Random(seed)
         self._new = 0
-        self.looks: list[Look] = []
+        self.lookups: list[Lookup] = []
         self.unanswered = 0
         self.health: list[Health] = []
         # Tokens that a scenario wants to be looked up all the time.
         self.watched: list[Token] = []
 
-    async def look_all_along(self) -> None:
-        """Look until cancelled."""
+    async def run(self) -> None:
+        """Lookup until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_health())
-            for _ in range(LINES):
-                tasks.create_task(self._look_on())
+            for _ in range(CONNECTIONS):
+                tasks.create_task(self._look_up_tokens())
 
-    def new_line(self) -> Line:
+    def new_connection(self) -> Connection:
         """One more connection to the API."""
-        return Line(*self._address)
+        return Connection(*self._address)
 
-    async def _look_on(self) -> None:
-        line = self.new_line()
+    async def _look_up_tokens(self) -> None:
+        connection = self.new_connection()
         try:
             while True:
                 if token := self._choose():
-                    await self.look(line, token)
-                await asyncio.sleep(self._dice.uniform(0, 2) * LINES / LOOKUPS_PER_S)
+                    await self.look_up(connection, token)
+                await asyncio.sleep(self._dice.uniform(0, 2) * CONNECTIONS / LOOKUPS_PER_S)
         finally:
-            await line.close()
+            await connection.close()
 
     def _choose(self) -> Token | None:
         """A token that just started, if there is one; else any, rather a recent one."""
@@ -128,28 +128,28 @@ class Observer:
             return self._dice.choice(list(self._traffic.live.values()))
         return self._dice.choice(started[-RECENT:] if chance < 0.9 else started)
 
-    async def look(self, line: Line, token: Token) -> Look | None:
-        """Look one token up and note the answer."""
+    async def look_up(self, connection: Connection, token: Token) -> Lookup | None:
+        """Lookup one token up and note the answer."""
         sent = time.monotonic()
-        response = await line.get(PATH, f"Authorization: Bearer {token.secret}")
+        response = await connection.get(PATH, f"Authorization: Bearer {token.secret}")
         if response is None:
             self.unanswered += 1
             return None
         agents = agents_of(response)
-        self.looks.append(Look(token, sent, time.monotonic(), response.status, agents))
-        return self.looks[-1]
+        self.lookups.append(Lookup(token, sent, time.monotonic(), response.status, agents))
+        return self.lookups[-1]
 
     async def _watch_health(self) -> None:
-        line = self.new_line()
+        connection = self.new_connection()
         try:
             while True:
-                self.health.append(await self._health(line))
+                self.health.append(await self._health(connection))
                 await asyncio.sleep(HEALTH_INTERVAL_S)
         finally:
-            await line.close()
+            await connection.close()
 
-    async def _health(self, line: Line) -> Health:
-        response = await line.get("/health/ready")
+    async def _health(self, connection: Connection) -> Health:
+        response = await connection.get("/health/ready")
         if response is None:
             return Health(time.monotonic(), 0, ())
         stale = json.loads(response.body).get("stale_partitions", ())
@@ -157,39 +157,39 @@ class Observer:
 
     def statuses(self) -> Counter[int]:
         """How many answers had which status."""
-        return Counter(look.status for look in self.looks)
+        return Counter(lookup.status for lookup in self.lookups)
 
     # the end
 
-    async def settle(self) -> bool:
+    async def is_fresh(self) -> bool:
         """Whether every partition holds everything that Kafka had before this call.
 
         A 401 for a token that nobody knows is the proof: it takes a later stamp of each.
         """
-        line = self.new_line()
+        connection = self.new_connection()
         try:
-            unknown = await line.get(PATH, "Authorization: Bearer never-started")
-            ready = await line.get("/health/ready")
+            unknown = await connection.get(PATH, "Authorization: Bearer never-started")
+            ready = await connection.get("/health/ready")
         finally:
-            await line.close()
+            await connection.close()
         return (unknown and unknown.status) == 401 and (ready and ready.status) == 200
 
-    async def sweep(self, tokens: list[Token]) -> dict[str, Any]:
+    async def final_answers(self, tokens: list[Token]) -> dict[str, Any]:
         """By digest the whole answer to each token: a status, and of 200 the body."""
         answers: dict[str, Any] = {}
         waiting = iter(tokens)
-        await asyncio.gather(*(self._sweep(waiting, answers) for _ in range(LINES)))
+        await asyncio.gather(*(self._final_answers(waiting, answers) for _ in range(CONNECTIONS)))
         return answers
 
-    async def _sweep(self, waiting: Iterator[Token], answers: dict[str, Any]) -> None:
-        line = self.new_line()
+    async def _final_answers(self, waiting: Iterator[Token], answers: dict[str, Any]) -> None:
+        connection = self.new_connection()
         try:
             for token in waiting:
-                answers[token.digest] = said(
-                    await line.get(PATH, f"Authorization: Bearer {token.secret}")
+                answers[token.digest] = comparable(
+                    await connection.get(PATH, f"Authorization: Bearer {token.secret}")
                 )
         finally:
-            await line.close()
+            await connection.close()
 
 
 def agents_of(response: Response) -> tuple[int, ...]:
@@ -199,7 +199,7 @@ def agents_of(response: Response) -> tuple[int, ...]:
     return tuple(agent["id"] for agent in json.loads(response.body)["allowed_agents"])
 
 
-def said(response: Response | None) -> Any:
+def comparable(response: Response | None) -> Any:
     """An answer as the oracle puts it."""
     if response is None:
         return "no answer"

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 
 from projector.events.model import EVENT_TYPES
 from projector.events.partitioning import partition_of
-from tests.faults.model import Event, Root, Token
+from tests.faults.namespaces import Event, RandomNamespace, Token
 from tests.integration.deployment import PARTITIONS
 
 RATE: Final = 150.0
@@ -26,7 +26,7 @@ GIVE_UP_MS: Final = 90_000
 Headers = Sequence[tuple[str, bytes]]
 
 
-class Sent(NamedTuple):
+class SentEvent(NamedTuple):
     """An event, and when it was sent and acknowledged: seconds of the monotonic clock."""
 
     event: Event
@@ -39,13 +39,13 @@ class History:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.events: list[Sent] = []
+        self.events: list[SentEvent] = []
 
 
 class Traffic:
     """Plays the stories of all roots at once until paused."""
 
-    def __init__(self, brokers: str, prefix: str, seed: int, roots: list[Root]) -> None:
+    def __init__(self, brokers: str, prefix: str, seed: int, roots: list[RandomNamespace]) -> None:
         self._brokers = brokers
         self._prefix = prefix
         self._dice = Random(seed)
@@ -108,7 +108,7 @@ class Traffic:
             max_request_size=4 * 1024 * 1024,
         )
 
-    async def _play(self, root: Root) -> None:
+    async def _play(self, root: RandomNamespace) -> None:
         while not self._pausing:
             event = root.next()
             if event["type"] == "user.set" and not self.broadcasts:
@@ -117,12 +117,12 @@ class Traffic:
             pause = len(self.roots) / self.rate
             await asyncio.sleep(self._dice.uniform(0.2, 1.8) * pause)
 
-    async def send(self, event: Event, token: Token | None = None) -> Sent:
+    async def send(self, event: Event, token: Token | None = None) -> SentEvent:
         """Send one event and note it in its root's history once Kafka has it."""
         root = event["partitionkey"]
         sent = time.monotonic()
         await self._deliver(event)
-        entry = Sent(event, sent, time.monotonic())
+        entry = SentEvent(event, sent, time.monotonic())
         self.histories.setdefault(root, History(root)).events.append(entry)
         if token:
             self.started.append(token)

@@ -30,7 +30,7 @@ class Answer(NamedTuple):
     headers: httpx.Headers
 
 
-class Letter(NamedTuple):
+class DeadLetter(NamedTuple):
     value: bytes | None
     headers: dict[str, str]
 
@@ -169,10 +169,10 @@ class Deployment:
 
         asyncio.run(send())
 
-    def dead_letters(self, count: int) -> list[Letter]:
+    def dead_letters(self, count: int) -> list[DeadLetter]:
         """The first `count` dead letters, once they are there, and any more."""
 
-        async def read() -> list[Letter]:
+        async def read() -> list[DeadLetter]:
             async with AIOKafkaConsumer(
                 f"{self.prefix}dead-letters",
                 bootstrap_servers=self.kafka,
@@ -182,14 +182,14 @@ class Deployment:
                 while polled := await consumer.getmany(timeout_ms=1000):
                     found += (record for records in polled.values() for record in records)
             return [
-                Letter(
+                DeadLetter(
                     r.value,
                     {name: (text or b"").decode(errors="replace") for name, text in r.headers},
                 )
                 for r in found
             ]
 
-        letters: list[Letter] = []
+        letters: list[DeadLetter] = []
 
         def enough() -> bool:
             letters[:] = asyncio.run(read())

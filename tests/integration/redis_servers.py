@@ -25,14 +25,16 @@ sentinel failover-timeout {service} 3000
 """
 
 
-class Watched:
+class SentinelRedis:
     """A primary, its replica, and the sentinel that lets the one take the other's place."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.ports = [free_port(), free_port()]
         # A replica gets its copy at once, not after five seconds.
         eager = ("--repl-diskless-sync-delay", "0")
-        self.servers = [stack.enter_context(one(folder, port, *eager)) for port in self.ports]
+        self.servers = [
+            stack.enter_context(running_valkey(folder, port, *eager)) for port in self.ports
+        ]
         client(self.ports[1]).replicaof(LOOPBACK, str(self.ports[0]))
         eventually(lambda: self._has_replica(self.ports[0]), "a replica")
         self.sentinel_port = free_port()
@@ -79,7 +81,7 @@ class Watched:
 
 
 @contextmanager
-def one(folder: Path, port: int, *options: str) -> Iterator[Server]:
+def running_valkey(folder: Path, port: int, *options: str) -> Iterator[Server]:
     (own := folder / f"redis-{port}").mkdir()
     with running(servers.valkey(own, port, *options)) as server:
         eventually(lambda: is_listening(port), f"listening: {server.log()}")
@@ -90,7 +92,7 @@ def client(port: int) -> Any:
     return redis.Redis(port=port, decode_responses=True)
 
 
-class Three:
+class RedisCluster:
     """A cluster of three servers without replicas."""
 
     _options = (
@@ -102,7 +104,9 @@ class Three:
         self.ports = [free_port() for _ in range(3)]
         self._buses = [free_port() for _ in range(3)]
         self.servers = [
-            stack.enter_context(one(folder, port, *self._options, "--cluster-port", str(bus)))
+            stack.enter_context(
+                running_valkey(folder, port, *self._options, "--cluster-port", str(bus))
+            )
             for port, bus in zip(self.ports, self._buses, strict=True)
         ]
         self.added: dict[int, Server] = {}
@@ -142,7 +146,7 @@ class Three:
         """The port of a replica of one of the three, once it has a copy."""
         port, bus = free_port(), free_port()
         options = (*self._options, "--cluster-port", str(bus))
-        self.added[port] = stack.enter_context(one(folder, port, *options))
+        self.added[port] = stack.enter_context(running_valkey(folder, port, *options))
         client(self.ports[0]).execute_command("CLUSTER MEET", LOOPBACK, port, bus)
         primary = client(self.ports[number]).execute_command("CLUSTER MYID")
         eventually(lambda: primary in str(client(port).execute_command("CLUSTER NODES")), "met")

@@ -54,7 +54,7 @@ class Server:
         self.process.wait()
 
 
-class Projector(Server):
+class ProjectorProcess(Server):
     """A process of the product, or of a module of the tests that runs its command line."""
 
     def _start(self, log: IO[bytes]) -> Process:
@@ -104,7 +104,7 @@ def projector(
     command: list[str], log: Path, env: Mapping[str, str], module: str = "projector"
 ) -> Server:
     paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    return Projector([module, *command], log, os.environ | {"PYTHONPATH": paths, **env})
+    return ProjectorProcess([module, *command], log, os.environ | {"PYTHONPATH": paths, **env})
 
 
 def without_apache_kafka() -> str | None:

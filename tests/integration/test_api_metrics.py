@@ -26,7 +26,7 @@ TOKEN = "token-9"
 LOOKUPS = 40
 
 
-class Api:
+class TwoProcessApi:
     def __init__(self, http: httpx.Client, server: servers.Server) -> None:
         self.http = http
         self.server = server
@@ -52,13 +52,14 @@ class Api:
 
 # As docs/operations.md documents it for operators who start uvicorn themselves.
 UVICORN = [
-    "--factory", "api.app:create_api", "--http", "api.lookup_protocol:LookupProtocol", "--ws", "none",
-    "--limit-concurrency", "1000", "--no-access-log", "--no-server-header", "--log-level", "error",
+    "--factory", "api.app:create_api", "--http", "api.lookup_protocol:LookupProtocol",
+    "--ws", "none", "--limit-concurrency", "1000", "--no-access-log", "--no-server-header",
+    "--log-level", "error",
 ]  # fmt: skip
 
 
 @pytest.fixture(params=["projector", "uvicorn"])
-def api(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
+def api(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[TwoProcessApi]:
     """Two processes that answer, and a Redis with one live token, fresh for an hour."""
     with ExitStack() as stack:
         redis_port, port = free_port(), free_port()
@@ -88,18 +89,18 @@ def api(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
         limits = httpx.Limits(max_keepalive_connections=0)
         url = f"http://127.0.0.1:{port}"
         http = stack.enter_context(httpx.Client(base_url=url, limits=limits, timeout=10))
-        found = Api(http, server)
+        found = TwoProcessApi(http, server)
         servers.eventually(lambda: len(found.processes()) == 2, "two processes")
         servers.eventually(lambda: found.get(PATH, TOKEN).status_code == 200, "an answer")
         yield found
         server.stop()
 
 
-def counted(api: Api) -> float:
+def counted(api: TwoProcessApi) -> float:
     return api.sample("projector_api_lookup_seconds_count", status="200")
 
 
-def settled(api: Api) -> float:
+def settled(api: TwoProcessApi) -> float:
     """The count once it stays: each process adds what it has counted four times a second."""
     counts = [counted(api)]
 
@@ -112,7 +113,7 @@ def settled(api: Api) -> float:
     return counts[-1]
 
 
-def test_whichever_process_is_asked_the_sum_is_right(api: Api, tmp_path: Path) -> None:
+def test_whichever_process_is_asked_the_sum_is_right(api: TwoProcessApi, tmp_path: Path) -> None:
     before = settled(api)
     for _ in range(LOOKUPS):
         assert api.get(PATH, TOKEN).status_code == 200
@@ -122,7 +123,7 @@ def test_whichever_process_is_asked_the_sum_is_right(api: Api, tmp_path: Path) -
     assert len(counting) >= 2, "one process answered everything, so this proves nothing"
 
 
-def test_what_a_process_counted_outlasts_it_and_its_waiting_does_not(api: Api) -> None:
+def test_what_a_process_counted_outlasts_it_and_its_waiting_does_not(api: TwoProcessApi) -> None:
     assert api.get(PATH, TOKEN).status_code == 200
     before = settled(api)
     with ThreadPoolExecutor() as threads:
@@ -138,7 +139,7 @@ def test_what_a_process_counted_outlasts_it_and_its_waiting_does_not(api: Api) -
     assert api.sample("projector_api_misses_waiting") == 0
 
 
-def _are_new(api: Api, victims: list[int]) -> bool:
+def _are_new(api: TwoProcessApi, victims: list[int]) -> bool:
     try:
         answers = api.get("/health/live").status_code == 200
     except httpx.TransportError:

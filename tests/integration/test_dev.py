@@ -22,7 +22,7 @@ DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 NOWHERE = {"PROJECTOR_KAFKA": "127.0.0.1:1", "projector_redis_url": "redis://127.0.0.1:1/0"}
 
 
-class Dev:
+class DevCommand:
     def __init__(self, **env: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "projector", "dev", "--port", "0"],
@@ -52,8 +52,8 @@ def alive(pid: int) -> bool:
 
 
 @pytest.fixture
-def dev() -> Iterator[Dev]:
-    dev = Dev()
+def dev() -> Iterator[DevCommand]:
+    dev = DevCommand()
     try:
         yield dev
     finally:
@@ -73,7 +73,7 @@ def status(api: str, token: str) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_restarts_a_dead_worker_and_leaves_nothing_behind(
-    dev: Dev, number: signal.Signals
+    dev: DevCommand, number: signal.Signals
 ) -> None:
     ready = dev.ready()
     assert set(ready) == {"api", "kafka", "redis"}
@@ -94,7 +94,7 @@ def test_it_serves_restarts_a_dead_worker_and_leaves_nothing_behind(
     assert not [pid for pid in children if alive(pid)]
 
 
-def test_when_it_is_killed_its_children_end_too(dev: Dev) -> None:
+def test_when_it_is_killed_its_children_end_too(dev: DevCommand) -> None:
     dev.ready()
     children = dev.children()
     dev.process.kill()
@@ -104,10 +104,10 @@ def test_when_it_is_killed_its_children_end_too(dev: Dev) -> None:
 
 def test_an_embedded_kafka_refuses_the_checkpoint_of_another() -> None:
     """It starts empty: the facts of the checkpoint would never change again."""
-    first = Dev()
+    first = DevCommand()
     try:
         ready = first.ready()
-        second = Dev(PROJECTOR_REDIS_URL=ready["redis"])
+        second = DevCommand(PROJECTOR_REDIS_URL=ready["redis"])
         _, said = second.process.communicate(timeout=30)
         assert second.process.returncode == 2
         assert "holds a checkpoint" in said

@@ -26,13 +26,13 @@ PLACES: Final = {1: [0, 1], 2: [2, 3]}
 STAYS, LEAVES = 1, 2
 
 
-class Cluster(NamedTuple):
+class TwoBrokers(NamedTuple):
     deployment: Deployment
     second: Server
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
+def cluster(tmp_path: Path) -> Iterator[TwoBrokers]:
     """Two brokers without replication, and Redis."""
     apache_or_skip("apache")
     ports, controller, redis = [free_port(), free_port()], free_port(), free_port()
@@ -49,7 +49,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         brokers = ",".join(f"127.0.0.1:{port}" for port in ports)
         deployment = Deployment(brokers, redis, "", tmp_path)
         with deployment:
-            yield Cluster(deployment, second)
+            yield TwoBrokers(deployment, second)
 
 
 def wait_for_both(deployment: Deployment) -> None:
@@ -103,7 +103,7 @@ def start_job(deployment: Deployment, job: int, root: str) -> None:
 @pytest.mark.parametrize(
     "elsewhere", [STAYS, LEAVES], ids=["partitions leave", "coordinator and letters leave too"]
 )
-def test_partitions_with_a_leader_stay_fresh(cluster: Cluster, elsewhere: int) -> None:
+def test_partitions_with_a_leader_stay_fresh(cluster: TwoBrokers, elsewhere: int) -> None:
     deployment = cluster.deployment
     wait_for_both(deployment)
     create_topics(deployment, elsewhere)

@@ -17,7 +17,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 
 from projector.process import is_listening
 from tests import builders
-from tests.integration import secure, servers
+from tests.integration import secure_servers, servers
 from tests.integration.deployment import Deployment
 from tests.integration.ports import free_port
 from tests.integration.servers import REPOSITORY, Server, eventually, running
@@ -36,8 +36,8 @@ def embedded(folder: Path, port: int, users: Path) -> Server:
 
 
 def installed(folder: Path, port: int, users: Path) -> Server:
-    secure.redis_or_skip()
-    argv = [str(secure.redis_program()), "--port", str(port), "--dir", str(folder)]
+    secure_servers.redis_or_skip()
+    argv = [str(secure_servers.redis_program()), "--port", str(port), "--dir", str(folder)]
     return Server([*argv, "--save", "", "--aclfile", str(users)], folder / "redis.log")
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from projector.process import is_listening
 from tests import builders
-from tests.integration import secure
+from tests.integration import secure_servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import Deployment
 from tests.integration.ports import free_port
-from tests.integration.secure import (
+from tests.integration.secure_servers import (
     ANY_ADDRESS,
     NAME,
     PASSWORD,
@@ -50,9 +50,9 @@ def kafka(
 def redis_port(
     certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[int]:
-    secure.redis_or_skip()
+    secure_servers.redis_or_skip()
     folder, port = tmp_path_factory.mktemp("redis"), free_port()
-    with running(secure.secure_redis(folder, port, certificates, USERS)) as server:
+    with running(secure_servers.redis_server(folder, port, certificates, USERS)) as server:
         eventually(lambda: is_listening(port), f"Redis: {server.log()}")
         yield port
 

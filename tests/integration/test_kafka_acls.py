@@ -18,7 +18,7 @@ from tests.integration import servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import Deployment
 from tests.integration.ports import free_port
-from tests.integration.secure import PASSWORD, Certificates, SecureKafka
+from tests.integration.secure_servers import PASSWORD, Certificates, SecureKafka
 from tests.integration.servers import REPOSITORY, eventually, running
 
 ROLES = ("admin", "worker", "feeder", "operator")

@@ -37,7 +37,7 @@ class Token(NamedTuple):
 
 
 def roots(per_partition: int, start: int = 100) -> list[str]:
-    """Root namespaces, equally many in each partition."""
+    """RandomNamespace namespaces, equally many in each partition."""
     found: dict[int, list[str]] = {partition: [] for partition in range(PARTITIONS)}
     number = start
     while any(len(ids) < per_partition for ids in found.values()):
@@ -52,7 +52,7 @@ def instant(seconds_from_now: float) -> str:
     return datetime.fromtimestamp(time.time() + seconds_from_now, UTC).isoformat()
 
 
-class Root:
+class RandomNamespace:
     """One root namespace: groups in chains, projects, agents, members, users, jobs."""
 
     def __init__(self, root: str, seed: int) -> None:
@@ -223,7 +223,7 @@ class Root:
         return self.dice.choice(list(self._sequenced))
 
 
-class Crafted(NamedTuple):
+class ScriptedNamespace(NamedTuple):
     """A root where nothing happens but what a scenario sends: one job, one agent, one member."""
 
     root: str
@@ -242,10 +242,10 @@ class Crafted(NamedTuple):
 
     @property
     def token(self) -> Token:
-        return Token(f"crafted-{self.root}", self.number * 10_000 + 9, self.root)
+        return Token(f"scripted-{self.root}", self.number * 10_000 + 9, self.root)
 
     def another_token(self) -> Token:
-        return Token(f"crafted-again-{self.root}", self.token.job + 1, self.root)
+        return Token(f"scripted-again-{self.root}", self.token.job + 1, self.root)
 
     def started(self, token: Token) -> Event:
         return builders.started(

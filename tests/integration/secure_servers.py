@@ -124,7 +124,7 @@ def redis_or_skip() -> None:
         pytest.skip(reason)
 
 
-def secure_redis(
+def redis_server(
     folder: Path, port: int, certificates: Certificates, users: Path, *options: str
 ) -> Server:
     """A server with TLS alone and the users of an ACL file; client certificates are optional."""

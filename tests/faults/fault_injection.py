@@ -1,6 +1,7 @@
-"""Starts a command of the product with a fault inside, without any hook in the product.
+"""Fault injection inside a command of the product, without any hook in the product.
 
-    FAULTS_SHIM='{"kill": "before views", "nth": 40}' python -m tests.faults.shim worker
+    FAULT_INJECTION='[["hold delivery", {"text": "p7", "seconds": 2}]]' \\
+        python -m tests.faults.fault_injection worker
 
 patches the product's classes in this process and then runs the normal command line.
 """
@@ -20,7 +21,7 @@ from projector.store.partition_store import PartitionStore
 from projector.worker.owner_group import OwnerGroup
 from tests.faults.mutations import MUTATIONS
 
-VARIABLE: Final = "FAULTS_SHIM"
+VARIABLE: Final = "FAULT_INJECTION"
 PHASES: Final = ("before views", "after views", "after checkpoint", "before ack")
 DELAY_S: Final = (0.05, 1.0)
 

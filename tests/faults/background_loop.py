@@ -10,7 +10,7 @@ T = TypeVar("T")
 END_S = 10.0
 
 
-class Background:
+class BackgroundLoop:
     """Runs coroutines for tests that are plain functions."""
 
     def __init__(self) -> None:
@@ -23,24 +23,24 @@ class Background:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.call(self._cancel_all(), END_S)
+        self.run(self._cancel_all(), END_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(END_S)
         self._loop.close()
 
-    def call(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
+    def run(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
         """Do the work there; its result, or `TimeoutError` after so many seconds."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
-    def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Let the work go on until the end."""
-        return self.call(self._start(work), END_S)
+        return self.run(self._start(work), END_S)
 
-    def join(self, task: asyncio.Task[None], timeout: float) -> None:
+    def wait(self, task: asyncio.Task[None], timeout: float) -> None:
         """Wait until work that goes on has ended by itself."""
-        self.call(_outcome(task), timeout)
+        self.run(_outcome(task), timeout)
 
-    def check(self) -> None:
+    def raise_failures(self) -> None:
         """Raise what any of the work that goes on has failed with."""
         for task in list(self._tasks):
             if task.done() and not task.cancelled() and (error := task.exception()):

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from tests.faults.model import Event
-from tests.faults.observer import Look
-from tests.faults.traffic import History, Sent
+from tests.faults.namespaces import Event
+from tests.faults.observer import Lookup
+from tests.faults.traffic import History, SentEvent
 from tests.oracle import DEVELOPER, Oracle, milliseconds
 
 # Seconds of the wall clock at second 0 of the monotonic clock.
@@ -41,7 +41,7 @@ class Spans:
 
     spans: list[Span] = field(default_factory=list)
 
-    def turn(self, holds: bool, change: Sent) -> None:
+    def update(self, holds: bool, change: SentEvent) -> None:
         """From this change on it holds, or does not."""
         is_open = bool(self.spans) and self.spans[-1].closed == math.inf
         if holds and not is_open:
@@ -50,7 +50,7 @@ class Spans:
             self.spans[-1].closed = change.acked
             self.spans[-1].by = describe(change.event)
 
-    def touch(self, earliest: float, latest: float) -> bool:
+    def overlaps(self, earliest: float, latest: float) -> bool:
         """Whether it was so at any moment between the two."""
         return any(span.opened <= latest and span.closed >= earliest for span in self.spans)
 
@@ -59,13 +59,13 @@ class Spans:
         return next((s for s in reversed(self.spans) if s.closed <= before), None)
 
 
-class Life(NamedTuple):
+class TokenLife(NamedTuple):
     """A token: its job.started, and from when until when no answer may be 401."""
 
     start: Event
     alive: Spans
-    surely_from: float
-    surely_until: float
+    no_401_from: float
+    no_401_until: float
 
 
 def describe(event: Event) -> str:
@@ -74,10 +74,10 @@ def describe(event: Event) -> str:
     return f"{event['type']} {shown}"
 
 
-def _passing(moment: int) -> Sent:
+def _expiry(moment: int) -> SentEvent:
     """What time alone has done just after the wall clock's `moment` (milliseconds)."""
     at = (moment + 1) / 1000 - EPOCH
-    return Sent({"type": "expiry", "data": {}}, at, at)
+    return SentEvent({"type": "expiry", "data": {}}, at, at)
 
 
 def wall_ms(at: float) -> int:
@@ -92,26 +92,26 @@ def _pairs(history: History) -> Iterator[Pair]:
             yield data["project_id"], data["user"]["id"]
 
 
-def _expiries(history: History) -> Iterator[Sent]:
+def _expiries(history: History) -> Iterator[SentEvent]:
     for entry in history.events:
         if moment := entry.event["data"].get("expires_at"):
-            yield _passing(milliseconds(moment))
+            yield _expiry(milliseconds(moment))
 
 
-class Expectation:
+class ExpectedAnswers:
     """One root's events, replayed: what was so when, and what every answer must be in the end."""
 
     def __init__(self, history: History) -> None:
         self._root = history.root
         self._oracle = Oracle({}, wall_ms(history.events[0].sent) if history.events else 0)
         # From the beginning: what ended before a pair's first job may still be answered to it.
-        self.may = {pair: Spans() for pair in _pairs(history)}
-        self.serves: defaultdict[Pair, Spans] = defaultdict(Spans)
-        self.lives: dict[str, Life] = {}
+        self.user_spans = {pair: Spans() for pair in _pairs(history)}
+        self.agent_spans: defaultdict[Pair, Spans] = defaultdict(Spans)
+        self.lives: dict[str, TokenLife] = {}
         now = time.monotonic()
         expiries = (each for each in _expiries(history) if each.sent <= now)
         for change in sorted([*history.events, *expiries], key=lambda change: change.sent):
-            self._take(change)
+            self._apply(change)
 
     def final(self, now: int) -> dict[str, Any]:
         """By digest, what every answer must be at `now` (ms): a status, and of 200 the body."""
@@ -119,7 +119,7 @@ class Expectation:
 
     # the replay
 
-    def _take(self, change: Sent) -> None:
+    def _apply(self, change: SentEvent) -> None:
         event = change.event
         if event["type"] != "expiry":
             self._oracle.take(event)
@@ -132,39 +132,39 @@ class Expectation:
             self._note_users(change)
         self._note_tokens(change)
 
-    def _start(self, change: Sent) -> None:
+    def _start(self, change: SentEvent) -> None:
         data = change.event["data"]
         life = self.lives.get(data["token_sha256"])
         if life is None:
             until = milliseconds(data["expires_at"]) / 1000 - EPOCH
             if self._is_removed(data["project_id"]):
                 until = 0.0
-            life = Life(change.event, Spans(), change.acked, until)
+            life = TokenLife(change.event, Spans(), change.acked, until)
             self.lives[data["token_sha256"]] = life
 
     def _is_removed(self, project: int) -> bool:
         return self._oracle.things.get(("project", self._root, project), "unknown") is None
 
-    def _note_tokens(self, change: Sent) -> None:
+    def _note_tokens(self, change: SentEvent) -> None:
         """Alive is what the job's own events say; a removed project is a matter of membership."""
         now = wall_ms(change.sent)
         for digest, life in self.lives.items():
             alive = self._is_alive(digest, now)
-            life.alive.turn(alive, change)
+            life.alive.update(alive, change)
             removed = self._is_removed(life.start["data"]["project_id"])
-            if (not alive or removed) and life.surely_until > change.sent:
-                self.lives[digest] = life._replace(surely_until=change.sent)
+            if (not alive or removed) and life.no_401_until > change.sent:
+                self.lives[digest] = life._replace(no_401_until=change.sent)
 
     def _is_alive(self, digest: str, now: int) -> bool:
         root, job, expires = self._oracle.tokens[digest]
         current = self._oracle.jobs.get((root, job)) == digest
         return current and (root, job) not in self._oracle.finished and expires > now
 
-    def _note_users(self, change: Sent) -> None:
-        for pair, spans in self.may.items():
-            spans.turn(self._may(*pair, wall_ms(change.sent)), change)
+    def _note_users(self, change: SentEvent) -> None:
+        for pair, spans in self.user_spans.items():
+            spans.update(self._is_allowed(*pair, wall_ms(change.sent)), change)
 
-    def _may(self, project: int, user: int, now: int) -> bool:
+    def _is_allowed(self, project: int, user: int, now: int) -> bool:
         oracle = self._oracle
         known = oracle.things.get(("project", self._root, project))
         groups = oracle.chain(self._root, known["group_id"]) if known else None
@@ -173,57 +173,60 @@ class Expectation:
             return False
         return oracle.level(self._root, project, groups, user, now) >= DEVELOPER
 
-    def _note_agents(self, change: Sent) -> None:
+    def _note_agents(self, change: SentEvent) -> None:
         projects = {key[2] for key in self._oracle.things if key[0] == "project"}
         now = {(agent, p) for p in projects for agent in self._oracle.agents(self._root, p)}
-        for pair in now | set(self.serves):
-            self.serves[pair].turn(pair in now, change)
+        for pair in now | set(self.agent_spans):
+            self.agent_spans[pair].update(pair in now, change)
 
     # what answers may be
 
-    def over_grants(self, look: Look, bound: float) -> Iterator[str]:
+    def over_grants(self, lookup: Lookup, bound: float) -> Iterator[str]:
         """What is wrong with the agents in an answer, a sentence for each."""
-        if not look.agents:
+        if not lookup.agents:
             return
-        earliest, latest = look.sent - bound - TOLERANCE_S, look.received
-        life = self.lives.get(look.token.digest)
+        earliest, latest = lookup.sent - bound - TOLERANCE_S, lookup.received
+        life = self.lives.get(lookup.token.digest)
         if life is None:
-            yield f"job {look.token.job} is answered although it never started"
+            yield f"job {lookup.token.job} is answered although it never started"
             return
         data = life.start["data"]
-        for agent in look.agents:
+        for agent in lookup.agents:
             reasons = {
                 "its token": life.alive,
-                "its user": self.may[data["project_id"], data["user"]["id"]],
-                "the agent": self.serves[agent, data["project_id"]],
+                "its user": self.user_spans[data["project_id"], data["user"]["id"]],
+                "the agent": self.agent_spans[agent, data["project_id"]],
             }
             for what, spans in reasons.items():
-                if not spans.touch(earliest, latest):
-                    yield _sentence(look, agent, what, spans)
+                if not spans.overlaps(earliest, latest):
+                    yield _sentence(lookup, agent, what, spans)
 
-    def is_false_401(self, look: Look) -> bool:
+    def is_false_401(self, lookup: Lookup) -> bool:
         """Whether the token was alive for the whole of the request, whatever the topics' order."""
-        life = self.lives.get(look.token.digest)
-        return life is not None and life.surely_from < look.sent < look.received < life.surely_until
-
-    def false_401(self, look: Look) -> str:
-        """The sentence for it."""
-        life = self.lives[look.token.digest]
+        life = self.lives.get(lookup.token.digest)
         return (
-            f"job {look.token.job} (root {self._root}) got 401 "
-            f"{look.sent - life.surely_from:.2f} s after its job.started was acknowledged"
+            life is not None
+            and life.no_401_from < lookup.sent < lookup.received < life.no_401_until
+        )
+
+    def describe_false_401(self, lookup: Lookup) -> str:
+        """The sentence for it."""
+        life = self.lives[lookup.token.digest]
+        return (
+            f"job {lookup.token.job} (root {self._root}) got 401 "
+            f"{lookup.sent - life.no_401_from:.2f} s after its job.started was acknowledged"
         )
 
 
-def _sentence(look: Look, agent: int, what: str, spans: Spans) -> str:
-    ended = spans.last_end(look.received)
+def _sentence(lookup: Lookup, agent: int, what: str, spans: Spans) -> str:
+    ended = spans.last_end(lookup.received)
     since = "was never allowed"
     if ended:
-        late = look.sent - ended.closed
+        late = lookup.sent - ended.closed
         since = f"not allowed since {ended.by}, which Kafka had {late:.2f} s before the request"
-    return f"job {look.token.job} (root {look.token.root}) got agent {agent}; {what}: {since}"
+    return f"job {lookup.token.job} (root {lookup.token.root}) got agent {agent}; {what}: {since}"
 
 
-def expectations(histories: Iterable[History]) -> dict[str, Expectation]:
+def expected_by_root(histories: Iterable[History]) -> dict[str, ExpectedAnswers]:
     """What to expect of each root."""
-    return {history.root: Expectation(history) for history in histories}
+    return {history.root: ExpectedAnswers(history) for history in histories}

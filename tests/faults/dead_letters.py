@@ -15,17 +15,17 @@ class Origin(NamedTuple):
     offset: int
 
 
-async def written(kafka: str, prefix: str) -> int:
+async def count_letters(kafka: str, prefix: str) -> int:
     """How many letters there are, repeated ones among them."""
-    place = _place(prefix)
+    place = _topic_partition(prefix)
     async with AIOKafkaConsumer(bootstrap_servers=kafka) as consumer:
         ends = await consumer.end_offsets([place])
         return int(ends[place])
 
 
-async def origins(kafka: str, prefix: str) -> set[Origin]:
+async def read_origins(kafka: str, prefix: str) -> set[Origin]:
     """Where the records of all letters were."""
-    place, end = _place(prefix), await written(kafka, prefix)
+    place, end = _topic_partition(prefix), await count_letters(kafka, prefix)
     found: set[Origin] = set()
     async with AIOKafkaConsumer(bootstrap_servers=kafka) as consumer:
         consumer.assign([place])
@@ -36,7 +36,7 @@ async def origins(kafka: str, prefix: str) -> set[Origin]:
     return found
 
 
-def _place(prefix: str) -> TopicPartition:
+def _topic_partition(prefix: str) -> TopicPartition:
     return TopicPartition(prefix + DEAD_LETTERS, 0)
 
 
