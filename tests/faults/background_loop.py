@@ -1,4 +1,4 @@
-"""One thread with an event loop, where traffic and observer go on while a test does its story."""
+"""A thread with an event loop that runs traffic, observer and proxies while a test runs."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ END_S = 10.0
 
 
 class BackgroundLoop:
-    """Runs coroutines for tests that are plain functions."""
+    """Runs coroutines for tests that are not coroutines themselves."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -29,19 +29,19 @@ class BackgroundLoop:
         self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
-        """Do the work there; its result, or `TimeoutError` after so many seconds."""
+        """Run a coroutine to its end; raise `TimeoutError` after `timeout` seconds."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Let the work go on until the end."""
+        """Start a coroutine as a task that runs until the block ends."""
         return self.run(self._start(work), END_S)
 
     def wait(self, task: asyncio.Task[None], timeout: float) -> None:
-        """Wait until work that goes on has ended by itself."""
+        """Wait until a task has ended by itself."""
         self.run(_outcome(task), timeout)
 
     def raise_failures(self) -> None:
-        """Raise what any of the work that goes on has failed with."""
+        """Raise the error of a task that has failed."""
         for task in list(self._tasks):
             if task.done() and not task.cancelled() and (error := task.exception()):
                 raise error

@@ -1,4 +1,4 @@
-"""Holds what was answered against what could be answered."""
+"""The checker: compares the recorded answers with the expected ones."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,14 +11,14 @@ SHOWN: Final = 5
 
 
 class Verdict(NamedTuple):
-    """What is wrong with the answers, a sentence for each."""
+    """The wrong answers, one sentence each."""
 
     over_grants: list[str]
     false_401s: list[str]
     wrong: list[str]
 
     def assert_clean(self) -> None:
-        """Fail with the first findings of each kind."""
+        """Fail with the first wrong answers of each kind."""
         findings = [
             f"{len(found)} {name}:\n  " + "\n  ".join(found[:SHOWN])
             for name, found in self._asdict().items()
@@ -33,7 +33,7 @@ def check_answers(
     answers: Mapping[str, Any],
     bound: float,
 ) -> Verdict:
-    """The verdict on all `lookups`, and on the whole `answers` (by digest) at the end, just now."""
+    """Check all `lookups`, and the final `answers` by digest, which must be right now."""
     over_grants = [
         sentence
         for lookup in lookups
@@ -49,8 +49,8 @@ def check_answers(
 
 def _wrong(expected: Mapping[str, ExpectedAnswers], answers: Mapping[str, Any]) -> Iterator[str]:
     now = wall_ms(time.monotonic())
-    for root, expectation in expected.items():
-        for digest, said in expectation.final(now).items():
-            if answers.get(digest) != said:
-                job = expectation.lives[digest].start["data"]["id"]
-                yield f"job {job} (root {root}): {answers.get(digest)} instead of {said}"
+    for root, answers_of_root in expected.items():
+        for digest, right in answers_of_root.final(now).items():
+            if answers.get(digest) != right:
+                job = answers_of_root.lives[digest].start["data"]["id"]
+                yield f"job {job} (root {root}): {answers.get(digest)} instead of {right}"

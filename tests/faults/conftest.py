@@ -1,4 +1,4 @@
-"""One Apache Kafka for the session; for each scenario its own topics, Redis and processes."""
+"""Fixtures: one Apache Kafka per session; topics, Redis and processes per scenario."""
 
 import itertools
 import os
@@ -24,12 +24,13 @@ from tests.integration.servers import Server, eventually, running
 
 SEED = int(os.environ.get("FAULTS_SEED", "7"))
 REPORT = pytest.StashKey[Report]()
+# Replicas get their copy at once: the default waits five seconds for further replicas.
 DISKLESS = ("--repl-diskless-sync-delay", "0")
 prefixes = itertools.count(1)
 
 
 class Broker(NamedTuple):
-    """Apache Kafka: its address, and the one that leads through the proxy."""
+    """Apache Kafka, its direct address and its address through the proxy."""
 
     server: Server
     port: int
@@ -74,7 +75,7 @@ def report(request: pytest.FixtureRequest) -> Report:
 
 @pytest.fixture(scope="session")
 def network() -> Iterator[BackgroundLoop]:
-    """Where the proxies run."""
+    """Run the event loop of the proxies."""
     with BackgroundLoop() as background:
         yield background
 
@@ -93,7 +94,7 @@ def session_broker(
         f"advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{outer}",
         "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "inter.broker.listener.name=PLAINTEXT",
-        # A broker that was killed may come back only when its session is over.
+        # A killed broker may register again only after its session has ended.
         "broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=500",
     )  # fmt: skip
     with running(server):
@@ -105,7 +106,7 @@ def session_broker(
 
 @pytest.fixture
 def broker(session_broker: Broker) -> Iterator[Broker]:
-    """The session's Kafka; left running and reachable whatever a scenario does to it."""
+    """Yield the session's Kafka; afterwards make it run and answer again."""
     yield session_broker
     session_broker.proxy.thaw()
     if session_broker.server.process.poll() is None:
@@ -117,7 +118,7 @@ def broker(session_broker: Broker) -> Iterator[Broker]:
 
 @pytest.fixture
 def new_redis(tmp_path: Path) -> Iterator[NewRedis]:
-    """Starts an empty Redis with further options; replicas need not wait for one another."""
+    """Return a function that starts an empty Redis with further options."""
     with ExitStack() as stack:
 
         def start(*options: str) -> Redis:
@@ -152,7 +153,7 @@ def replicated_redis(new_redis: NewRedis, network: BackgroundLoop) -> Iterator[R
 def new_scenario(
     request: pytest.FixtureRequest, report: Report, tmp_path: Path
 ) -> Iterator[NewScenario]:
-    """Makes the scenario named after its fault, on the session's Kafka and a Redis of its own."""
+    """Return a function that creates a scenario on the session's Kafka and its own Redis."""
     with ExitStack() as stack:
 
         def start(fault: str, redis_port: int | None = None, kafka: str | None = None) -> Scenario:

@@ -1,9 +1,10 @@
-"""What every answer may be, and when: worked out from the events with the oracle alone.
+"""Expected answers: which answer is allowed at which time, computed by the oracle alone.
 
-The three topics of a root need not be in step, so an answer may combine a state of each. What
-allows an agent is therefore kept apart by topic: the token is alive (job-lifecycle), its user may
-use agents in the project (membership), the project has the agent (agent-config). Each holds for
-spans of time, from the moment its event was sent until Kafka had the event that ended it.
+The three topics of a root need not be in step, so an answer may combine a state of each. An answer
+with an agent needs three conditions, one of each topic: the token is alive (job-lifecycle), its
+user may use agents in the project (membership), the project has the agent (agent-config). Each
+condition holds for spans of time. A span begins when its event was sent, and ends when Kafka had
+acknowledged the event that ended it.
 """
 
 import math
@@ -20,7 +21,7 @@ from tests.oracle import DEVELOPER, Oracle, milliseconds
 
 # Seconds of the wall clock at second 0 of the monotonic clock.
 EPOCH: Final = time.time() - time.monotonic()
-# How much later than the bound an answer may be, for clocks that were read at different moments.
+# Allowance (seconds) beyond the bound for clocks that are read at different times.
 TOLERANCE_S: Final = 1.0
 
 Pair = tuple[int, int]
@@ -28,7 +29,7 @@ Pair = tuple[int, int]
 
 @dataclass
 class Span:
-    """Something was so from `opened` until `closed`, ended `by` an event."""
+    """The time from `opened` until `closed` in which a condition held, ended `by` an event."""
 
     opened: float
     closed: float = math.inf
@@ -37,12 +38,12 @@ class Span:
 
 @dataclass
 class Spans:
-    """When something was so; changes come in the order of their root's events."""
+    """All spans of one condition; changes come in the order of their root's events."""
 
     spans: list[Span] = field(default_factory=list)
 
     def update(self, holds: bool, change: SentEvent) -> None:
-        """From this change on it holds, or does not."""
+        """Open or close the last span if the change made the condition true or false."""
         is_open = bool(self.spans) and self.spans[-1].closed == math.inf
         if holds and not is_open:
             self.spans.append(Span(change.sent))
@@ -51,16 +52,16 @@ class Spans:
             self.spans[-1].by = describe(change.event)
 
     def overlaps(self, earliest: float, latest: float) -> bool:
-        """Whether it was so at any moment between the two."""
+        """Return whether the condition held at any time between the two."""
         return any(span.opened <= latest and span.closed >= earliest for span in self.spans)
 
     def last_end(self, before: float) -> Span | None:
-        """The last span that had ended by then."""
+        """Return the last span that had ended by then."""
         return next((s for s in reversed(self.spans) if s.closed <= before), None)
 
 
 class TokenLife(NamedTuple):
-    """A token: its job.started, and from when until when no answer may be 401."""
+    """A token: its job.started, when it was alive, and the span in which 401 is wrong."""
 
     start: Event
     alive: Spans
@@ -69,24 +70,24 @@ class TokenLife(NamedTuple):
 
 
 def describe(event: Event) -> str:
-    """The event in a few words, without a token or its digest."""
+    """Return the event in a few words, without a token or its digest."""
     shown = {name: value for name, value in event["data"].items() if name != "token_sha256"}
     return f"{event['type']} {shown}"
 
 
 def _expiry(moment: int) -> SentEvent:
-    """What time alone has done just after the wall clock's `moment` (milliseconds)."""
+    """Return a change without event just after `moment` (ms), for what expires then."""
     at = (moment + 1) / 1000 - EPOCH
     return SentEvent({"type": "expiry", "data": {}}, at, at)
 
 
 def wall_ms(at: float) -> int:
-    """The wall clock (milliseconds) at a moment of the monotonic clock."""
+    """Convert a time of the monotonic clock to the wall clock, in milliseconds."""
     return int((at + EPOCH) * 1000)
 
 
 def _pairs(history: History) -> Iterator[Pair]:
-    """Each project and user that a job of the root has."""
+    """Yield project and user of each job of the root."""
     for data in (entry.event["data"] for entry in history.events):
         if "token_sha256" in data:
             yield data["project_id"], data["user"]["id"]
@@ -99,12 +100,12 @@ def _expiries(history: History) -> Iterator[SentEvent]:
 
 
 class ExpectedAnswers:
-    """One root's events, replayed: what was so when, and what every answer must be in the end."""
+    """The events of one root, replayed into spans and the answers at the end."""
 
     def __init__(self, history: History) -> None:
         self._root = history.root
         self._oracle = Oracle({}, wall_ms(history.events[0].sent) if history.events else 0)
-        # From the beginning: what ended before a pair's first job may still be answered to it.
+        # All pairs from the beginning: an answer may still use a right that ended before its job.
         self.user_spans = {pair: Spans() for pair in _pairs(history)}
         self.agent_spans: defaultdict[Pair, Spans] = defaultdict(Spans)
         self.lives: dict[str, TokenLife] = {}
@@ -114,7 +115,7 @@ class ExpectedAnswers:
             self._apply(change)
 
     def final(self, now: int) -> dict[str, Any]:
-        """By digest, what every answer must be at `now` (ms): a status, and of 200 the body."""
+        """Return the right answer at `now` (ms) by digest: the status, and the body of a 200."""
         return dict.fromkeys(self.lives, 401) | self._oracle.views(now)
 
     # the replay
@@ -146,7 +147,7 @@ class ExpectedAnswers:
         return self._oracle.things.get(("project", self._root, project), "unknown") is None
 
     def _note_tokens(self, change: SentEvent) -> None:
-        """Alive is what the job's own events say; a removed project is a matter of membership."""
+        """Update the spans of tokens, from the job's own events and its project's removal."""
         now = wall_ms(change.sent)
         for digest, life in self.lives.items():
             alive = self._is_alive(digest, now)
@@ -182,7 +183,7 @@ class ExpectedAnswers:
     # what answers may be
 
     def over_grants(self, lookup: Lookup, bound: float) -> Iterator[str]:
-        """What is wrong with the agents in an answer, a sentence for each."""
+        """Yield a sentence for each agent that the answer must not have."""
         if not lookup.agents:
             return
         earliest, latest = lookup.sent - bound - TOLERANCE_S, lookup.received
@@ -202,7 +203,7 @@ class ExpectedAnswers:
                     yield _sentence(lookup, agent, what, spans)
 
     def is_false_401(self, lookup: Lookup) -> bool:
-        """Whether the token was alive for the whole of the request, whatever the topics' order."""
+        """Return whether the token was valid for the whole request, in any order of the topics."""
         life = self.lives.get(lookup.token.digest)
         return (
             life is not None
@@ -210,7 +211,7 @@ class ExpectedAnswers:
         )
 
     def describe_false_401(self, lookup: Lookup) -> str:
-        """The sentence for it."""
+        """Return the sentence about a false 401."""
         life = self.lives[lookup.token.digest]
         return (
             f"job {lookup.token.job} (root {self._root}) got 401 "
@@ -228,5 +229,5 @@ def _sentence(lookup: Lookup, agent: int, what: str, spans: Spans) -> str:
 
 
 def expected_by_root(histories: Iterable[History]) -> dict[str, ExpectedAnswers]:
-    """What to expect of each root."""
+    """Replay each history; return the expected answers by root."""
     return {history.root: ExpectedAnswers(history) for history in histories}

@@ -1,6 +1,7 @@
-"""What must happen in one order exactly: each puts a view in danger at the worst moment.
+"""Interleavings: faults whose steps must happen in one exact order.
 
-Each is told twice: with the product as it is, and with the mechanism that averts it taken out.
+Each endangers a view at the worst moment. It runs twice: with the product as it is, and without
+the mechanism that protects the view.
 """
 
 import signal
@@ -18,7 +19,7 @@ from tests.integration.servers import Server
 
 @dataclass
 class ReplicatedRedis:
-    """A primary, its replica, and the port that leads to the one that counts."""
+    """A primary, its replica, and the port of a proxy to the current primary."""
 
     old: Any
     new: Any
@@ -27,9 +28,9 @@ class ReplicatedRedis:
 
 
 def flush_everything(scenario: Scenario) -> None:
-    """FLUSHALL, and in the same transaction the proof that nothing is left.
+    """Run FLUSHALL and prove in the same transaction that nothing is left.
 
-    Nothing but a heal writes the scripted views again.
+    Only a heal writes the scripted views again.
     """
     scenario.start_scripted()
     redis = scenario.deployment.redis
@@ -43,57 +44,59 @@ def flush_everything(scenario: Scenario) -> None:
 
 
 def wake_zombie(scenario: Scenario, trigger: Path) -> Server:
-    """Let the first worker sleep with a view in its hands that is revoked while it sleeps.
+    """Stop the first worker before it writes a view; wake it after a revocation.
 
-    It holds the view of a scripted token that lists the agent. The other worker claims the
-    partition and takes the agent away; then the first one goes on.
+    The worker is about to write a scripted token's view that lists the agent. Meanwhile the other
+    worker claims the partition and revokes the agent. Then the first one goes on.
     """
     zombie = scenario.workers[0]
     scenario.start_scripted()
     scripted = scenario.scripted_in(scenario.owned_by(zombie)[0])
     trigger.write_text(scripted.token.digest)
     scenario.send(scripted.granted("maintainer"))
-    scenario.until(lambda: is_stopped(zombie), "the worker stopped itself before its write")
+    scenario.until(lambda: is_stopped(zombie), "the worker stopped before its write")
     scenario.begin_fault()
     scenario.send(scripted.revoked())
     scenario.until_agents(scripted, ())
-    # Beyond the bound a list that comes back is an over-grant, however short.
+    # Beyond the bound, an agent that comes back is an over-grant, however short.
     scenario.run_past_the_bound()
     zombie.signal(signal.SIGCONT)
-    scenario.add_proof("another answered while it slept")
+    scenario.add_proof("another worker answered while it was stopped")
     return zombie
 
 
 def revoke_while_cut_off(scenario: Scenario, proxy: Proxy) -> None:
-    """Take the agents of every scripted job away where no worker can learn of it."""
+    """Revoke the agent of every scripted job while the workers are cut off from Kafka."""
     scenario.start_scripted()
     scenario.begin_fault()
     proxy.freeze()
     for scripted in scenario.scripted:
         scenario.send(scripted.revoked())
-    # Beyond the bound a list that is still answered is an over-grant.
+    # Beyond the bound, an answer that still lists the agent is an over-grant.
     scenario.run_past_the_bound()
     scenario.run_past_the_bound()
     scenario.add_proof("revoked while cut off")
 
 
 def lose_a_view(scenario: Scenario, trigger: Path, redis: ReplicatedRedis) -> None:
-    """Fail over to a replica that misses one view and nothing else, not even a revision.
+    """Fail over to a replica that lacks only one view and has every revision.
 
-    The only worker sleeps between the view, which takes an agent away, and its checkpoint.
+    The only worker is stopped between writing the view that revokes an agent and its checkpoint.
     """
     scenario.start_scripted()
     worker, scripted = scenario.workers[0], scenario.scripted[0]
     scenario.pause_traffic()
     scenario.until_fresh()
-    scenario.until(lambda: revisions(redis.old) == revisions(redis.new), "the replica has it all")
+    scenario.until(
+        lambda: revisions(redis.old) == revisions(redis.new), "the replica is up to date"
+    )
     trigger.write_text(scripted.token.digest)
     redis.new.replicaof("NO", "ONE")
     scenario.begin_fault()
     scenario.send(scripted.revoked())
-    scenario.until(lambda: is_stopped(worker), "the worker stopped itself after its write")
+    scenario.until(lambda: is_stopped(worker), "the worker stopped after its write")
     assert revisions(redis.old) == revisions(redis.new)
-    assert view(redis.old, scripted) != view(redis.new, scripted)
+    assert token_record(redis.old, scripted) != token_record(redis.new, scripted)
     scenario.add_proof("one view behind, no revision")
     redis.fail_over()
     worker.signal(signal.SIGCONT)
@@ -102,18 +105,18 @@ def lose_a_view(scenario: Scenario, trigger: Path, redis: ReplicatedRedis) -> No
 
 
 def is_stopped(server: Server) -> bool:
-    """Whether the process is stopped by a signal."""
+    """Return whether a signal has stopped the process."""
     stat = Path(f"/proc/{server.process.pid}/stat").read_text()
     return stat.rpartition(")")[2].split()[0] == "T"
 
 
 def revisions(redis: Any) -> list[int]:
-    """Of every partition, as this server has it."""
+    """Read the revision of every partition from this server."""
     keys = [f"allowed-agents:partition:{{{p}}}" for p in range(PARTITIONS)]
     return [int(redis.hget(key, "revision") or 0) for key in keys]
 
 
-def view(redis: Any, scripted: ScriptedNamespace) -> bytes | None:
-    """The record of the scripted token, as this server has it."""
+def token_record(redis: Any, scripted: ScriptedNamespace) -> bytes | None:
+    """Read the record of the scripted token from this server."""
     stored: bytes | None = redis.get(f"allowed-agents:token:{scripted.token.digest}")
     return stored

@@ -1,4 +1,4 @@
-"""Looks on from outside: sees HTTP alone, notes every answer with the moments around it."""
+"""The observer: looks tokens up over HTTP and records every answer with its time."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ RECENT: Final = 60
 
 
 class Lookup(NamedTuple):
-    """One answer: when it was asked for and came (monotonic clock), and what it said."""
+    """One answer, with the times of request and response (monotonic clock)."""
 
     token: Token
     sent: float
@@ -31,7 +31,7 @@ class Lookup(NamedTuple):
 
 
 class Health(NamedTuple):
-    """One answer of /health/ready; status 0 if there was none."""
+    """One answer of /health/ready; status 0 without an answer."""
 
     at: float
     status: int
@@ -44,7 +44,7 @@ class Response(NamedTuple):
 
 
 class Connection:
-    """One connection to the API, kept alive."""
+    """One keep-alive connection to the API."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
@@ -52,7 +52,7 @@ class Connection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def get(self, path: str, *headers: str) -> Response | None:
-        """The answer; None where none came in time."""
+        """Send a GET; return the response, or None if none came in time."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 return await self._get(path, headers)
@@ -79,7 +79,7 @@ class Connection:
 
 
 class Observer:
-    """Looks up live and ended tokens without pause, recent ones above all."""
+    """Looks up live and ended tokens all the time, recent ones most often."""
 
     def __init__(self, port: int, traffic: Traffic, seed: int) -> None:
         self._address = ("127.0.0.1", port)
@@ -89,18 +89,18 @@ class Observer:
         self.lookups: list[Lookup] = []
         self.unanswered = 0
         self.health: list[Health] = []
-        # Tokens that a scenario wants to be looked up all the time.
+        # Tokens that a scenario wants looked up in three of ten lookups.
         self.watched: list[Token] = []
 
     async def run(self) -> None:
-        """Lookup until cancelled."""
+        """Look tokens up until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_health())
             for _ in range(CONNECTIONS):
                 tasks.create_task(self._look_up_tokens())
 
     def new_connection(self) -> Connection:
-        """One more connection to the API."""
+        """Create another connection to the API."""
         return Connection(*self._address)
 
     async def _look_up_tokens(self) -> None:
@@ -114,7 +114,7 @@ class Observer:
             await connection.close()
 
     def _choose(self) -> Token | None:
-        """A token that just started, if there is one; else any, rather a recent one."""
+        """Choose a token: first each one that just started, then rather recent ones."""
         started = self._traffic.started
         if self._new < len(started):
             self._new += 1
@@ -129,7 +129,7 @@ class Observer:
         return self._dice.choice(started[-RECENT:] if chance < 0.9 else started)
 
     async def look_up(self, connection: Connection, token: Token) -> Lookup | None:
-        """Lookup one token up and note the answer."""
+        """Look a token up and record the answer."""
         sent = time.monotonic()
         response = await connection.get(PATH, f"Authorization: Bearer {token.secret}")
         if response is None:
@@ -156,15 +156,15 @@ class Observer:
         return Health(time.monotonic(), response.status, tuple(stale))
 
     def statuses(self) -> Counter[int]:
-        """How many answers had which status."""
+        """Count the answers by status."""
         return Counter(lookup.status for lookup in self.lookups)
 
     # the end
 
     async def is_fresh(self) -> bool:
-        """Whether every partition holds everything that Kafka had before this call.
+        """Return whether every partition has applied all that Kafka had before this call.
 
-        A 401 for a token that nobody knows is the proof: it takes a later stamp of each.
+        A 401 for an unknown token proves it: that needs a later stamp of each partition.
         """
         connection = self.new_connection()
         try:
@@ -175,7 +175,7 @@ class Observer:
         return (unknown and unknown.status) == 401 and (ready and ready.status) == 200
 
     async def final_answers(self, tokens: list[Token]) -> dict[str, Any]:
-        """By digest the whole answer to each token: a status, and of 200 the body."""
+        """Look each token up once; return the answers by digest, 200 with its body."""
         answers: dict[str, Any] = {}
         waiting = iter(tokens)
         await asyncio.gather(*(self._final_answers(waiting, answers) for _ in range(CONNECTIONS)))
@@ -193,14 +193,14 @@ class Observer:
 
 
 def agents_of(response: Response) -> tuple[int, ...]:
-    """The ids of the agents in an answer."""
+    """Return the ids of the agents in an answer."""
     if response.status != 200:
         return ()
     return tuple(agent["id"] for agent in json.loads(response.body)["allowed_agents"])
 
 
 def comparable(response: Response | None) -> Any:
-    """An answer as the oracle puts it."""
+    """Convert an answer to the form that the oracle returns."""
     if response is None:
         return "no answer"
     return (200, json.loads(response.body)) if response.status == 200 else response.status

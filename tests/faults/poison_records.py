@@ -1,4 +1,4 @@
-"""Records that are no events, each bad in its own way."""
+"""Poison records: values and headers that are not valid events."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ TOPICS: Final = ("membership", "agent-config", "job-lifecycle")
 
 
 def records(root: str, partition: int, count: int, seed: int) -> Iterator[RawRecord]:
-    """So many of them, all for one partition; `root` belongs there."""
+    """Yield `count` records for one partition, which must be that of `root`."""
     dice = Random(seed)
     for number in range(count):
         value, headers = _large(dice) if number % 100 == 0 else _small(root, dice)

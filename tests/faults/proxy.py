@@ -1,4 +1,4 @@
-"""A TCP proxy that can freeze, and lead elsewhere: a network that fails while both ends live."""
+"""A TCP proxy that can freeze or change its target, as a failing network does."""
 
 import asyncio
 import contextlib
@@ -20,19 +20,19 @@ class Proxy:
         background.run(self._start(), 10)
 
     def freeze(self) -> None:
-        """Pass nothing on any more: connections stay, and nobody answers."""
+        """Stop passing bytes on; connections stay open."""
         self._background.run(self._flow(False), 10)
 
     def thaw(self) -> None:
-        """Pass on again, first what was held back."""
+        """Pass bytes on again, first those that were held back."""
         self._background.run(self._flow(True), 10)
 
     def switch(self, target: int) -> None:
-        """Cut every connection; new ones lead to another server."""
+        """Close every connection; connect new ones to another server."""
         self._background.run(self._switch(target), 10)
 
     def close(self) -> None:
-        """Cut every connection and listen no more."""
+        """Close every connection and stop listening."""
         self._background.run(self._close(), 10)
 
     async def _start(self) -> None:
@@ -48,15 +48,15 @@ class Proxy:
 
     async def _switch(self, target: int) -> None:
         self._target = target
-        self._cut()
+        self._abort_all()
 
     async def _close(self) -> None:
         self._server.close()
-        self._cut()
+        self._abort_all()
         self._flowing.set()
         await asyncio.sleep(0)
 
-    def _cut(self) -> None:
+    def _abort_all(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
 

@@ -24,7 +24,7 @@ from tests.integration.deployment import PARTITIONS
 from tests.integration.servers import Server, apache_kafka, eventually, running
 
 OUTAGE_S = 2.5 * BOUND_S
-# Bad records that come while the topic dead-letters has no leader either.
+# Bad records sent while the topic dead-letters has no leader either.
 BAD = 100
 
 
@@ -57,7 +57,7 @@ def test_frozen(new_scenario: NewScenario, broker: Broker) -> None:
 
 
 def test_workers_cut_off(new_scenario: NewScenario, broker: Broker) -> None:
-    """Revocations are acknowledged while no worker can know of them."""
+    """Kafka acknowledges revocations while no worker can read them."""
     scenario = new_scenario("Kafka cut off from the workers")
     scenario.deployment.env["PROJECTOR_KAFKA"] = broker.proxied
     scenario.start(HEALTHY, HEALTHY)
@@ -99,14 +99,14 @@ def cluster(tmp_path: Path) -> Iterator[TwoBrokers]:
 
 
 async def make_first_the_coordinator(address: str) -> None:
-    """While it is alone: its group's first member makes Kafka create the topic of the offsets."""
+    """Make Kafka create the topic of group offsets while the first broker is alone."""
     async with AIOKafkaConsumer(bootstrap_servers=address, group_id="first") as consumer:
         consumer.subscribe(["none"])
         await consumer.getmany(timeout_ms=2000)
 
 
 async def brokers(address: str) -> int:
-    """How many there are, as far as they tell."""
+    """Count the brokers of the cluster; 0 if none answers."""
     admin = AIOKafkaAdminClient(bootstrap_servers=address)
     try:
         await admin.start()
@@ -126,11 +126,11 @@ def test_one_leader_gone(new_scenario: NewScenario, cluster: TwoBrokers) -> None
     scenario.begin_fault()
     cluster.second.kill()
     began = time.monotonic()
-    root = scenario.traffic.roots[0]
-    assert root.partition == 0
-    scenario.produce(*poison_records.records(root.root, root.partition, BAD, SEED))
+    victim = scenario.traffic.namespaces[0]
+    assert victim.partition == 0
+    scenario.produce(*poison_records.records(victim.root, victim.partition, BAD, SEED))
     scenario.run_for(OUTAGE_S)
-    prove_the_others_went_on(scenario, began)
+    prove_other_partitions_fresh(scenario, began)
     cluster.second.start()
     scenario.traffic.broadcasts = True
     scenario.until_fresh()
@@ -139,13 +139,13 @@ def test_one_leader_gone(new_scenario: NewScenario, cluster: TwoBrokers) -> None
 
 
 def create_topics_on_both(scenario: Scenario) -> None:
-    """Odd partitions and dead-letters on the second broker; the others on the first."""
+    """Create odd partitions and dead-letters on the second broker, even ones on the first."""
 
     async def create(admin: AIOKafkaAdminClient) -> None:
-        places = {p: [1 + p % 2] for p in range(PARTITIONS)}
+        replicas = {p: [1 + p % 2] for p in range(PARTITIONS)}
         prefix = scenario.deployment.prefix
         topics = [
-            NewTopic(prefix + name, -1, -1, {0: [2]} if name == DEAD_LETTERS else places, config)
+            NewTopic(prefix + name, -1, -1, {0: [2]} if name == DEAD_LETTERS else replicas, config)
             for name, config in CONFIGS.items()
         ]
         await admin.create_topics(topics)
@@ -153,8 +153,8 @@ def create_topics_on_both(scenario: Scenario) -> None:
     scenario.deployment.administrate(create)
 
 
-def prove_the_others_went_on(scenario: Scenario, began: float) -> None:
-    """Even partitions fresh and answering all along; odd ones 503 once they are past the bound."""
+def prove_other_partitions_fresh(scenario: Scenario, began: float) -> None:
+    """Prove that even partitions stayed fresh, and that odd ones got 503 after the bound."""
     stale = {p for health in scenario.observer.health if health.at > began for p in health.stale}
     assert stale == {1, 3}
     past = began + BOUND_S + 1
@@ -168,4 +168,4 @@ def prove_the_others_went_on(scenario: Scenario, began: float) -> None:
         )
     assert answered[1] == 0, f"{answered[1]} answers of partitions without a leader"
     assert answered[0] > 100, f"only {answered[0]} answers of the other partitions"
-    scenario.add_proof(f"stale {sorted(stale)}, {answered[0]} answers of the others, 0 of these")
+    scenario.add_proof(f"stale {sorted(stale)}: 0 answers; other partitions: {answered[0]}")

@@ -1,4 +1,4 @@
-"""From Kafka's acknowledgement of a revocation to the answer: quiet, and while workers change."""
+"""Latency of revocations, without faults and during rebalances."""
 
 import asyncio
 from typing import Final
@@ -15,8 +15,8 @@ REBALANCES: Final = 3
 LOOK_INTERVAL_S: Final = 0.004
 
 
-class Stopwatch:
-    """Revokes and grants every scripted job's agent, again and again, until told to end."""
+class RevocationTimer:
+    """Revokes and grants every scripted job's agent until `end`, and times each revocation."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._traffic = scenario.traffic
@@ -27,7 +27,7 @@ class Stopwatch:
         self._tasks = [self._background.start(self._time(each)) for each in scenario.scripted]
 
     def end(self) -> None:
-        """Take no more samples; returns when every agent has been granted again."""
+        """Take no more samples; return when every agent has been granted again."""
         self._ending = True
         for task in self._tasks:
             self._background.wait(task, SEND_S)
@@ -46,7 +46,7 @@ class Stopwatch:
     async def _until(
         self, connection: Connection, scripted: ScriptedNamespace, agents: tuple[int, ...]
     ) -> float:
-        """When the answer with these agents came."""
+        """Look up until the answer has these agents; return its time."""
         while True:
             lookup = await self._observer.look_up(connection, scripted.token)
             if lookup and lookup.status == 200 and lookup.agents == agents:
@@ -55,18 +55,18 @@ class Stopwatch:
 
 
 def test_rebalance_storm(new_scenario: NewScenario, report: Report) -> None:
-    """Workers come and go, one after another; revocations are timed all along."""
+    """Replace workers one after another while revocations are timed."""
     scenario = new_scenario("rebalance storm")
     scenario.start(HEALTHY, HEALTHY)
     scenario.start_scripted()
-    quiet = Stopwatch(scenario)
+    quiet = RevocationTimer(scenario)
     scenario.until(lambda: len(quiet.samples) >= SAMPLES, f"{SAMPLES} revocations timed")
     quiet.end()
     report.latencies.append(Latency("quiet", quiet.samples))
 
     scenario.begin_fault()
     before = scenario.claims()
-    stormy = Stopwatch(scenario)
+    stormy = RevocationTimer(scenario)
     for leaving in range(REBALANCES):
         replace_worker(scenario, scenario.workers[leaving])
     claims = scenario.claims() - before
@@ -80,7 +80,7 @@ def test_rebalance_storm(new_scenario: NewScenario, report: Report) -> None:
 
 
 def replace_worker(scenario: Scenario, leaving: Server) -> None:
-    """A third worker joins, and one leaves: two rebalances at least."""
+    """Start a third worker and stop one: at least two rebalances."""
     joining = scenario.start_worker()
     assert leaving.stop() == 0
     scenario.until(lambda: bool(scenario.owned_by(joining)), "the new worker has a partition")

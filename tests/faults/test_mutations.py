@@ -1,6 +1,6 @@
-"""Would the observer notice? The worst moments again, with what averts them taken out.
+"""Mutations: the same interleavings without one mechanism of the product, to test the observer.
 
-A suite of zeros proves something only if the same suite counts more than zero here.
+A fault table of zeros proves something only if the same suite finds wrong answers here.
 """
 
 import signal
@@ -35,7 +35,7 @@ def test_delivery_check_off(new_scenario: NewScenario) -> None:
 def test_fencing_off(new_scenario: NewScenario, tmp_path: Path) -> None:
     scenario = new_scenario("MUTATION fencing off, zombie")
     trigger = tmp_path / "stop"
-    # It sleeps again behind its write, or it would soon mend what it did.
+    # The worker stops again after its write; otherwise it would soon correct the view.
     stop = ("stop", {"trigger": str(trigger), "phase": "around views"})
     scenario.start([("fencing off", {}), SWEEP_OFF, stop], [("fencing off", {}), SWEEP_OFF])
     zombie = wake_zombie(scenario, trigger)

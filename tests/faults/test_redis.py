@@ -1,4 +1,4 @@
-"""Redis emptied, restarted, frozen, or failed over to a replica that missed the last writes."""
+"""Redis emptied, restarted, frozen, or failed over to a replica without the last writes."""
 
 import signal
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.faults.interleavings import ReplicatedRedis, flush_everything, lose_a
 from tests.faults.scenario import BOUND_S, HEALTHY, Scenario
 from tests.integration.servers import eventually
 
-# How long a detached replica misses what is written: the window that a failover can lose.
+# Events that a detached replica misses: the writes that the failover loses.
 DETACHED_EVENTS = 80
 
 
@@ -61,7 +61,7 @@ def test_scripts_flushed(new_scenario: NewScenario) -> None:
     already = missed()
     scenario.begin_fault()
     scenario.deployment.redis.script_flush()
-    scenario.until(lambda: missed() > already, "a worker misses its script")
+    scenario.until(lambda: missed() > already, "a worker gets NOSCRIPT")
     scenario.add_proof(f"{missed() - already} NOSCRIPT")
     scenario.until_fresh()
     scenario.finish().assert_clean()
@@ -105,17 +105,17 @@ def test_failed_over_to_a_replica_without_one_view(
 
 
 def restart(scenario: Scenario, redis: Redis) -> None:
-    """Kill Redis and start it again; another server answers then, with what was on disk."""
+    """Kill Redis and start it again with what is on disk."""
     before = run_id(scenario.deployment.redis)
     scenario.begin_fault()
     redis.server.kill()
     redis.server.start()
-    eventually(lambda: answers(scenario.deployment.redis), "Redis answers with what was on disk")
+    eventually(lambda: answers(scenario.deployment.redis), "Redis answers again")
     assert run_id(scenario.deployment.redis) != before
 
 
 def fall_behind(scenario: Scenario, old: Any, new: Any) -> None:
-    """Detach the replica, let the primary go on alone, and prove what the replica misses."""
+    """Detach the replica, let the primary go on, and prove what the replica lacks."""
     detached_at = scenario.traffic.count
     new.replicaof("NO", "ONE")
     scenario.until(lambda: scenario.traffic.count > detached_at + DETACHED_EVENTS, "more traffic")
@@ -129,7 +129,7 @@ def fall_behind(scenario: Scenario, old: Any, new: Any) -> None:
 
 
 def prove_heals(scenario: Scenario) -> None:
-    """Workers noticed, and wrote everything from memory."""
+    """Prove that workers wrote everything from memory."""
     assert scenario.heals() > 0
     scenario.add_proof(f"{scenario.heals()} heals")
 

@@ -1,4 +1,4 @@
-"""Workers that die, stop, sleep, and come and go."""
+"""Workers that are killed, restarted, or stopped and woken."""
 
 import signal
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_kill_9(new_scenario: NewScenario, tmp_path: Path, phase: str) -> None:
     doomed = scenario.workers[0]
     scenario.begin_fault()
     trigger.touch()
-    scenario.until(lambda: doomed.process.poll() is not None, "the worker killed itself")
+    scenario.until(lambda: doomed.process.poll() is not None, "the worker was killed")
     assert doomed.process.returncode == -signal.SIGKILL
     before = scenario.claims()
     scenario.until_fresh()
