@@ -1,4 +1,4 @@
-"""The operators' page as a person meets it: the real product in a real Chromium."""
+"""The operators' page of the running product in Chromium."""
 
 import signal
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ OPS_TOKEN = "operators-token-of-the-tests"
 WRONG_TOKEN = "no-token-of-these-operators"
 REFUSED = "401 (Unauthorized)"
 MARKUP = "<img src=x onerror=alert(1)>"
-# Turns what follows around, moves a cursor, rings, and hides.
+# Reverses the text direction, sends an escape sequence, rings the bell, has zero width.
 TRICKS = "a\u202eb\x1b[31mc\u0007d\u200be"
 SHOWN_TRICKS = "a\\u{202e}b\\u{1b}[31mc\\u{7}d\\u{200b}e"
 HOSTILE = MARKUP + TRICKS
@@ -33,7 +33,7 @@ EVENTS: list[dict[str, Any]] = [
     builders.configured(6, groups=[{"id": 12, "environments": ["production"]}]),
     builders.member(4, "developer", group_id=3),
     builders.started(9, 123213, 4, environment={"name": "review/7", "slug": "r", "tier": "other"}),
-    # All the same, by somebody who means harm.
+    # The same entities with hostile names.
     builders.group(40, root="40", path=HOSTILE),
     builders.project(41, 40, root="40", path=HOSTILE),
     builders.event("user.set", {"id": 42, "username": HOSTILE, "state": "active"}),
@@ -46,7 +46,7 @@ EVENTS: list[dict[str, Any]] = [
 
 
 class Product:
-    """What runs: a worker, and the API with the page on it."""
+    """The running processes: a worker, and the API with the page."""
 
     def __init__(self, deployment: Deployment, worker: Server) -> None:
         self.deployment = deployment
@@ -63,7 +63,7 @@ def product(deployment: Deployment) -> Product:
     worker = deployment.start_all()
     deployment.feed(*EVENTS, builders.event("member.removed", {"user_id": 1, "group_id": 3}))
     deployment.produce(builders.event("nonsense", {"id": 1}), topic="membership", partition=0)
-    # Whoever may write to the topic of dead letters may write any reason.
+    # Any client with the right to write dead letters may write any reason.
     letter = [(f"dead-letter-{name}", HOSTILE.encode()) for name in ("reason", "topic", "time")]
     deployment.produce(b"{}", topic="dead-letters", partition=0, headers=letter)
     deployment.until("token-44", 200)
@@ -73,7 +73,7 @@ def product(deployment: Deployment) -> Product:
 
 @pytest.fixture
 def page(product: Product, browser: Browser) -> Browser:
-    """The page, with the token given."""
+    """Open the page and enter the token."""
     browser.open(product.page)
     give(browser, OPS_TOKEN)
     browser.until_text("#summary", f"All {PARTITIONS} partitions fresh")
@@ -104,7 +104,7 @@ def test_every_partition_is_shown_with_its_state_in_words(page: Browser) -> None
     page.until_text("#totals", f"Partitions fresh{PARTITIONS} of {PARTITIONS}")
     page.until_text("#totals", "Live tokens2")
     page.until_text("#letters tbody", "membership 0:")
-    # The owners' activity: the member who was removed is a revocation.
+    # The owners' activity: the removal of a member is a revocation.
     page.until(lambda: "1" in page.find("#revocations svg").get_attribute("aria-label"), "a curve")  # type: ignore[operator]
     page.screenshot("light")
     page.prefer(prefers_color_scheme="dark")
@@ -112,7 +112,7 @@ def test_every_partition_is_shown_with_its_state_in_words(page: Browser) -> None
 
 
 def test_figures_change_without_a_new_row(page: Browser) -> None:
-    """No flicker: what is there stays, and only texts change."""
+    """No flicker: rows stay, and only their texts change."""
     page.driver.execute_script("document.querySelector('#partitions tbody tr').marked = true")
     age = "#partitions tbody tr:first-child td:nth-child(3)"
     before = page.text(age)
@@ -198,7 +198,7 @@ def test_the_keyboard_is_enough(product: Product, browser: Browser) -> None:
     browser.tab_to("token")
     browser.type(OPS_TOKEN, Keys.ENTER)
     browser.until_text("#summary", "fresh")
-    # From the very beginning of the page: nothing is focused by itself then.
+    # From the beginning of the page, without a focused element.
     browser.driver.execute_script("document.activeElement.blur()")
     browser.tab_to("job")
     script = "return getComputedStyle(document.activeElement).outlineStyle"
@@ -237,7 +237,7 @@ def test_on_this_machine_the_own_address_asks_for_no_token(
 
 @pytest.fixture
 def stopped(product: Product) -> Iterator[None]:
-    """The worker sleeps, as one does whose machine is frozen."""
+    """Stop the worker by SIGSTOP, as on a frozen machine."""
     product.worker.signal(signal.SIGSTOP)
     yield
     product.worker.signal(signal.SIGCONT)

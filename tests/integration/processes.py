@@ -1,7 +1,7 @@
 """Commands of the product as processes: forked, or each a new Python.
 
-`forking` starts `fork_server`; from there to its end commands are children of that, as `start` and
-`run` give them. Without it, with EXEC=1, and elsewhere than on Linux each is a new Python.
+`forking` starts the fork server. Until it ends, `start` and `run` fork commands from that server.
+Otherwise, with EXEC=1, and on systems other than Linux, each command is a new Python.
 """
 
 import json
@@ -36,7 +36,7 @@ class Process(Protocol):
 
 
 class ForkServerClient:
-    """The server's other end: one request at a time, answered at once."""
+    """Client of the fork server; sends one request at a time."""
 
     def __init__(self) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -59,7 +59,7 @@ class ForkServerClient:
 
 
 class ForkedProcess:
-    """A child of the server; as with `subprocess.Popen`, it is there until it is waited for."""
+    """A forked command, with the methods of `subprocess.Popen` that tests use."""
 
     def __init__(self, forks: ForkServerClient, pid: int) -> None:
         self.pid = pid
@@ -96,7 +96,7 @@ _fork_server: ForkServerClient | None = None
 
 @contextmanager
 def forking() -> Iterator[None]:
-    """From here to the end of the block commands are forked, unless EXEC=1."""
+    """Fork commands until the block ends, unless EXEC=1."""
     global _fork_server  # noqa: PLW0603
     if sys.platform != "linux" or os.environ.get("EXEC"):
         yield
@@ -111,7 +111,7 @@ def forking() -> Iterator[None]:
 
 @contextmanager
 def not_forking() -> Iterator[None]:
-    """To the end of the block commands are real processes."""
+    """Start a new Python for each command until the block ends."""
     global _fork_server  # noqa: PLW0603
     forks, _fork_server = _fork_server, None
     try:
@@ -130,8 +130,8 @@ def start(
         return subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=dict(env))
     with open(os.devnull, "rb") as nothing:
         streams = [stream.fileno() for stream in (stdin or nothing, stdout, stderr)]
-        what = {"argv": [module, *arguments], "env": dict(env), "cwd": os.getcwd()}
-        return ForkedProcess(_fork_server, _fork_server.request(what, streams))
+        request = {"argv": [module, *arguments], "env": dict(env), "cwd": os.getcwd()}
+        return ForkedProcess(_fork_server, _fork_server.request(request, streams))
 
 
 def run(
@@ -154,5 +154,5 @@ def run(
             process.wait()
         out.seek(0)
         err.seek(0)
-        said = out.read().decode(), err.read().decode()
-        return subprocess.CompletedProcess([module, *arguments], process.returncode, *said)
+        output = out.read().decode(), err.read().decode()
+        return subprocess.CompletedProcess([module, *arguments], process.returncode, *output)

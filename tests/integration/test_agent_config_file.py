@@ -39,7 +39,7 @@ def namespace(root: str) -> list[dict[str, Any]]:
 def test_a_file_grants_and_shares_with_the_instance_for_as_long_as_it_says_so(
     deployment: Deployment,
 ) -> None:
-    """Two root namespaces in two partitions: one is granted the agent, both see the instance's."""
+    """Two root namespaces in two partitions: one has a grant, both share the instance's agent."""
     deployment.start_all()
     deployment.feed(*(message for root in ROOTS for message in namespace(root)))
 

@@ -1,4 +1,4 @@
-"""The API's metrics when several processes answer."""
+"""Metrics of an API with several processes."""
 
 import os
 import signal
@@ -40,17 +40,17 @@ class TwoProcessApi:
             sample.value for family in families for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         ]  # fmt: skip
-        assert len(values) == 1, f"{name} is there {len(values)} times"
+        assert len(values) == 1, f"{len(values)} samples of {name}"
         return values[0]
 
     def processes(self) -> list[int]:
-        """Those that answer: all children but Python's own tracker of resources."""
+        """List the processes that answer: all children except Python's resource tracker."""
         tasks = Path(f"/proc/{self.server.process.pid}/task").iterdir()
         children = [int(n) for task in tasks for n in (task / "children").read_text().split()]
         return [n for n in children if b"spawn_main" in Path(f"/proc/{n}/cmdline").read_bytes()]
 
 
-# As docs/operations.md documents it for operators who start uvicorn themselves.
+# The command of docs/operations.md for operators who start uvicorn themselves.
 UVICORN = [
     "--factory", "api.app:create_api", "--http", "api.lookup_protocol:LookupProtocol",
     "--ws", "none", "--limit-concurrency", "1000", "--no-access-log", "--no-server-header",
@@ -60,7 +60,7 @@ UVICORN = [
 
 @pytest.fixture(params=["projector", "uvicorn"])
 def api(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[TwoProcessApi]:
-    """Two processes that answer, and a Redis with one live token, fresh for an hour."""
+    """Start an API of two processes, on a Redis with one live token that is fresh for an hour."""
     with ExitStack() as stack:
         redis_port, port = free_port(), free_port()
         stack.enter_context(servers.running(servers.valkey(tmp_path, redis_port)))
@@ -85,7 +85,7 @@ def api(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[TwoProcessAp
         server = servers.projector(command, tmp_path / "api.log", env, module=request.param)
         stack.enter_context(servers.running(server))
         servers.eventually(lambda: is_listening(port), f"the API listening: {server.log()}")
-        # Each request over a connection of its own: any of the processes may answer.
+        # A new connection per request, so that either process may answer.
         limits = httpx.Limits(max_keepalive_connections=0)
         url = f"http://127.0.0.1:{port}"
         http = stack.enter_context(httpx.Client(base_url=url, limits=limits, timeout=10))
@@ -101,7 +101,7 @@ def counted(api: TwoProcessApi) -> float:
 
 
 def settled(api: TwoProcessApi) -> float:
-    """The count once it stays: each process adds what it has counted four times a second."""
+    """Return the count once it is stable: each process adds its own four times a second."""
     counts = [counted(api)]
 
     def stays() -> bool:
@@ -120,7 +120,7 @@ def test_whichever_process_is_asked_the_sum_is_right(api: TwoProcessApi, tmp_pat
     servers.eventually(lambda: counted(api) >= before + LOOKUPS, "all of them counted")
     assert [counted(api) for _ in range(LOOKUPS)] == [before + LOOKUPS] * LOOKUPS
     counting = {path.name for path in tmp_path.glob("projector-*/histogram_*.db")}
-    assert len(counting) >= 2, "one process answered everything, so this proves nothing"
+    assert len(counting) >= 2, "only one process answered; this run proves nothing"
 
 
 def test_what_a_process_counted_outlasts_it_and_its_waiting_does_not(api: TwoProcessApi) -> None:

@@ -1,4 +1,4 @@
-"""`projector dev` and `make run` as a newcomer meets them: one command, few lines, no traces."""
+"""`projector dev` and `make run`: servers of their own, and nothing left behind."""
 
 import json
 import os
@@ -103,7 +103,7 @@ def test_when_it_is_killed_its_children_end_too(dev: DevCommand) -> None:
 
 
 def test_an_embedded_kafka_refuses_the_checkpoint_of_another() -> None:
-    """It starts empty: the facts of the checkpoint would never change again."""
+    """The new Kafka is empty, so the facts of the checkpoint would never change again."""
     first = DevCommand()
     try:
         ready = first.ready()
@@ -122,7 +122,7 @@ def test_an_embedded_kafka_refuses_the_checkpoint_of_another() -> None:
 def run_demo(
     until: str, errors: int = subprocess.PIPE, env: Mapping[str, str] = os.environ
 ) -> tuple[int, str, str]:
-    """The demo's exit status, output and stderr; Ctrl-C comes after the line `until`."""
+    """Run the demo, press Ctrl-C after the line `until`; return status, output and stderr."""
     demo = subprocess.Popen(
         [sys.executable, str(DEMO), "0"],
         stdout=subprocess.PIPE, stderr=errors, text=True, env=env,

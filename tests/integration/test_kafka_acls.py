@@ -1,4 +1,4 @@
-"""The commands of docs/security.md give each role what it needs in Kafka, and nothing else."""
+"""ACLs of Kafka: the commands of docs/security.md give each role only what it needs."""
 
 import asyncio
 import re
@@ -22,7 +22,7 @@ from tests.integration.secure_servers import PASSWORD, Certificates, SecureKafka
 from tests.integration.servers import REPOSITORY, eventually, running
 
 ROLES = ("admin", "worker", "feeder", "operator")
-# Numbers of Kafka's protocol: org.apache.kafka.common.resource and .acl.
+# Codes of Kafka's protocol: org.apache.kafka.common.resource and .acl.
 RESOURCES: Final = {"--topic": 2, "--group": 3}
 OPERATIONS: Final = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
 LITERAL = ALLOW = 3
@@ -61,7 +61,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SecureKafk
         tmp_path_factory.mktemp("kafka"),
         certificates,
         "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        # The tests' own listener.
+        # The listener that the test uses for setup.
         "super.users=User:ANONYMOUS",
         *(f"--add-scram=SCRAM-SHA-512=[name={role},password={PASSWORD}]" for role in ROLES),
     )

@@ -1,4 +1,4 @@
-"""The product on a Redis Cluster, whose servers come and go one by one."""
+"""The product on a Redis Cluster: restarts, failovers and moved slots."""
 
 import asyncio
 import signal
@@ -27,7 +27,7 @@ from tests.integration.servers import eventually
 from tests.integration.test_end_to_end import COMPANY
 from tests.integration.test_redis_users import FOLDER, credentials
 
-# Redis is what these are about: one kind of broker is enough.
+# These tests are about Redis: one kind of broker is enough.
 pytestmark = pytest.mark.parametrize("kafka", ["embedded"], indirect=True)
 ROOT_PARTITION = partition_of("3", PARTITIONS)
 
@@ -65,7 +65,7 @@ def test_everything_works_as_on_one_server(three: RedisCluster, deployment: Depl
     holders = {
         three.holder(schema.token_record_key(builders.digest(token))) for token in tokens.values()
     }
-    assert holders == {0, 1, 2}, "the tokens are everywhere"
+    assert holders == {0, 1, 2}, "every server has tokens"
     deployment.feed(builders.removed("agent", 5))
     for token in tokens.values():
         deployment.until_agents(token)
@@ -100,7 +100,7 @@ def test_what_was_lost_or_is_nobodys_is_found_and_repaired(
 def test_a_server_that_comes_back_empty_is_filled_and_nobody_is_told_401(
     three: RedisCluster, deployment: Deployment
 ) -> None:
-    """Its tokens are lost while the partition's stamp is not: that is on another server."""
+    """Its tokens are lost, but the partition's stamp is on another server."""
     token = elsewhere(three)
     lost = three.servers[holder(three, token)]
     deployment.start_all()
@@ -124,7 +124,7 @@ def test_a_server_that_comes_back_empty_is_filled_and_nobody_is_told_401(
 def test_a_revocation_that_a_failover_lost_holds_again(
     three: RedisCluster, deployment: Deployment, tmp_path: Path
 ) -> None:
-    """Of the server with the token alone: the partition's own has lost nothing."""
+    """Only the token's server fails over; the partition's own server has lost nothing."""
     token = elsewhere(three)
     number = holder(three, token)
     with ExitStack() as stack:
@@ -147,7 +147,7 @@ def test_a_revocation_that_a_failover_lost_holds_again(
 
 
 def elsewhere(three: RedisCluster) -> str:
-    """A token on another server than the hash of its partition."""
+    """Choose a token on another server than the hash of its partition."""
     partition = three.holder(schema.partition_key(ROOT_PARTITION))
     return next(t for t in map("token-{}".format, count()) if holder(three, t) != partition)
 
@@ -170,10 +170,10 @@ async def test_a_slot_that_moves_is_followed_and_is_no_failover(
     there.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[here])
     here.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[there])
     here.execute_command("MIGRATE", "127.0.0.1", three.port_of(there), key, 0, 1000)
-    assert await redis_batch.get_many(redis, [key]) == [b"1"], "asked for there, as ASK says"
+    assert await redis_batch.get_many(redis, [key]) == [b"1"], "the client follows ASK"
     for each in (here, there):
         each.execute_command("CLUSTER SETSLOT", slot, "NODE", names[there])
-    assert await redis_batch.get_many(redis, [key]) == [b"1"], "asked for there, as MOVED says"
+    assert await redis_batch.get_many(redis, [key]) == [b"1"], "the client follows MOVED"
     await redis_batch.barrier(redis)
     assert server.changes == 0
     await redis.aclose()
@@ -182,7 +182,7 @@ async def test_a_slot_that_moves_is_followed_and_is_no_failover(
 async def test_a_replica_in_its_primarys_place_counts_as_a_change(
     kafka: str, three: RedisCluster, tmp_path: Path
 ) -> None:
-    """Also for those who write nothing to it: it may lack what they wrote before."""
+    """It may lack earlier writes, so this holds for clients that do not write to it now."""
     with ExitStack() as stack:
         port = three.add_replica(0, tmp_path, stack)
         redis, server = connected(three)
@@ -198,7 +198,7 @@ async def test_a_replica_in_its_primarys_place_counts_as_a_change(
 
 
 async def test_a_server_that_restarted_counts_as_a_change(kafka: str, three: RedisCluster) -> None:
-    """Also for those who ask it nothing."""
+    """It holds for clients that send it no commands, too."""
     redis, server = connected(three)
     await redis_batch.barrier(redis)
     three.servers[2].kill()
@@ -254,7 +254,7 @@ async def test_each_server_must_keep_everything(kafka: str, three: RedisCluster)
 def test_the_product_runs_with_the_rights_that_are_given(
     three: RedisCluster, deployment: Deployment
 ) -> None:
-    """Whatever a server would refuse is in its ACL LOG: that stays empty."""
+    """A server lists each refused command in its ACL LOG, which must stay empty."""
     for user in (FOLDER / "users.acl").read_text().splitlines()[1:]:
         for port in three.ports:
             client(port).execute_command("ACL SETUSER", *user.split()[1:])

@@ -1,4 +1,4 @@
-"""The product behind Redis Sentinel: a replica takes the primary's place, and nobody is told."""
+"""The product behind Redis Sentinel: failovers that the processes must notice."""
 
 import asyncio
 import signal
@@ -21,7 +21,7 @@ from tests.integration.redis_servers import SentinelRedis, client
 from tests.integration.servers import eventually
 from tests.integration.test_end_to_end import COMPANY, STARTED, TOKEN
 
-# Redis is what these are about: one kind of broker is enough.
+# These tests are about Redis: one kind of broker is enough.
 pytestmark = pytest.mark.parametrize("kafka", ["embedded"], indirect=True)
 
 
@@ -62,7 +62,7 @@ def test_after_a_failover_that_lost_a_revocation_it_holds_again(
 
 
 async def is_taken(redis: Redis, value: str) -> bool:
-    """Whether it can be written: until they are done the sentinels name what is a replica."""
+    """Return whether a write succeeds; during a failover sentinels may name a replica."""
     try:
         return bool(await redis.set("a", value))
     except RedisConnectionError:
@@ -70,7 +70,7 @@ async def is_taken(redis: Redis, value: str) -> bool:
 
 
 async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: SentinelRedis) -> None:
-    """It lives on, and goes on answering whoever stays with it."""
+    """It still answers the clients that stay connected to it."""
     server = RedisServers()
     redis = connections.create_redis(Settings(redis_url=watched.url), server)
     await redis.set("a", "1")

@@ -1,4 +1,4 @@
-"""A worker must know when another Redis answers: what the former acknowledged may be gone."""
+"""Changes of the Redis server: another server may lack acknowledged writes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -38,7 +38,7 @@ async def test_a_restarted_server_counts_as_another(tmp_path: Path) -> None:
 
 
 class Failover:
-    """Two Valkeys and one address: connections that are there stay, new ones may lead elsewhere."""
+    """Two Valkeys at one address; only new connections lead to a new `target`."""
 
     def __init__(self, ports: list[int]) -> None:
         self.ports = ports
@@ -57,7 +57,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @pytest.fixture
 async def failover(tmp_path: Path) -> AsyncIterator[tuple[Failover, str]]:
-    """The two servers, and the URL that leads to the first."""
+    """Start two servers; yield them and a URL that leads to the first."""
     with ExitStack() as stack:
         ports = [free_port(), free_port()]
         for port in ports:
@@ -73,7 +73,7 @@ async def failover(tmp_path: Path) -> AsyncIterator[tuple[Failover, str]]:
 async def test_connections_to_a_former_server_are_given_up(
     failover: tuple[Failover, str],
 ) -> None:
-    """One that it still answers would bring old views beside the new server's stamps."""
+    """An old connection would return old views under the new server's stamps."""
     both, url = failover
     server = RedisServers()
     async with redis_client.create_redis(Settings(redis_url=url), server) as redis:

@@ -1,4 +1,4 @@
-"""Verify, audit and rebuild, beside workers that go on and lookups that must not notice."""
+"""Verify, audit and rebuild, with and without running workers and lookups."""
 
 import json
 import threading
@@ -33,7 +33,7 @@ def damage(deployment: Deployment, old: bytes, new: bytes, token: str = "token-9
 
 
 def rows(deployment: Deployment, *command: str, status: int) -> list[dict[str, Any]]:
-    """What a command says as JSON."""
+    """Run a command with --json; return its rows."""
     done = deployment.command(*command, "--json")
     assert done.returncode == status, (done.stdout, done.stderr)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -52,7 +52,7 @@ def test_drift_is_found_and_repaired(deployment: Deployment) -> None:
         0, "2 tokens compared: 0 differ (0 over-grants)\n",
     )  # fmt: skip
 
-    # So few views are swept within a second, so the worker must not run.
+    # The sweep repairs so few views within a second, so the worker must not run.
     assert worker.stop() == 0
     damage(deployment, b'"id":5', b'"id":6')
     deployment.redis.delete(token_key("token-8"))
@@ -172,7 +172,7 @@ def test_facts_are_made_what_an_export_says_and_not_what_it_no_longer_says(
     assert deployment.agents("token-9") == []
     assert audit(deployment, *export, status=0, options=[*asked, "--taken", moment()]) == []
 
-    # An old export, and a revocation that came after it.
+    # An old export, and a later revocation.
     old = ["--taken", moment(), "--clock-skew", "0"]
     deployment.feed(builders.event("member.removed", {"user_id": 1, "group_id": 3}))
     field = "3/member/group:3/user:1/direct"
@@ -224,7 +224,7 @@ MEMBER = "3/member/group:3/user:1/direct"
 
 @contextmanager
 def looking_up(deployment: Deployment, token: str) -> Iterator[list[tuple[int, list[int]]]]:
-    """Look the token up all the while; every answer that was not the one before."""
+    """Look the token up in a thread; collect each answer that differs from the one before."""
     answers: list[tuple[int, list[int]]] = []
     done = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The whole product against servers with TLS and users; who is refused is told what to mend."""
+"""The product on servers with TLS and users; refusals name the setting to correct."""
 
 import signal
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from tests.integration.secure_servers import (
 from tests.integration.servers import REPOSITORY, eventually, running
 
 USERS = REPOSITORY / "deploy" / "redis" / "users.acl"
-# Of the one Redis, for what one test has written would contradict the next one's Kafka.
+# A new database of the one Redis for each test: a checkpoint belongs to one set of topics.
 databases = cycle(range(16))
 PROTOCOL = "PROJECTOR_KAFKA_SECURITY_PROTOCOL"
 
@@ -61,7 +61,7 @@ def redis_port(
 def deployment(
     kafka: SecureKafka, redis_port: int, certificates: Certificates, tmp_path: Path
 ) -> Iterator[Deployment]:
-    """All settings as they must be; a test changes one."""
+    """Yield a deployment with correct settings; a test changes one."""
     password = tmp_path / "password"
     password.write_text(f"{PASSWORD}\n")
     prefix = f"secure{free_port()}."
@@ -83,7 +83,7 @@ def as_user(user: str) -> dict[str, str]:
 
 
 def use(deployment: Deployment, changes: dict[str, str | None]) -> None:
-    """Change settings; None takes one away."""
+    """Change settings; None removes one."""
     for name, value in changes.items():
         if value is None:
             del deployment.env[f"PROJECTOR_{name}"]
@@ -92,9 +92,9 @@ def use(deployment: Deployment, changes: dict[str, str | None]) -> None:
 
 
 def runs_end_to_end(deployment: Deployment) -> str:
-    """Every process, until a token is answered and refused again; all that they have said."""
-    said = [deployment.command("topics")]
-    assert said[0].returncode == 0, said[0].stderr
+    """Run every process until a token is answered and then refused; return all output."""
+    outputs = [deployment.command("topics")]
+    assert outputs[0].returncode == 0, outputs[0].stderr
     worker = deployment.start("worker", **as_user("worker"))
     api = deployment.start_api(**as_user("api"))
     deployment.until_ready()
@@ -104,13 +104,15 @@ def runs_end_to_end(deployment: Deployment) -> str:
     deployment.produce(b"{not json", topic="membership")
     deployment.feed(builders.removed("job", 9))
     deployment.until("token-9", 401)
-    eventually(lambda: "1 dead letters" in deployment.command("dead-letters", "list").stdout, "it")
-    said += [deployment.command(*words.split()) for words in ("dead-letters list", "topics")]
-    assert [one.returncode for one in said] == [0, 0, 0]
+    eventually(
+        lambda: "1 dead letters" in deployment.command("dead-letters", "list").stdout, "the letter"
+    )
+    outputs += [deployment.command(*words.split()) for words in ("dead-letters list", "topics")]
+    assert [done.returncode for done in outputs] == [0, 0, 0]
     for process in (worker, api):
         process.signal(signal.SIGTERM)
         process.process.wait(30)
-    return "".join([*(one.stdout + one.stderr for one in said), worker.log(), api.log()])
+    return "".join([*(done.stdout + done.stderr for done in outputs), worker.log(), api.log()])
 
 
 @pytest.mark.usefixtures("real_processes")
@@ -127,7 +129,7 @@ def test_a_password_may_be_sent_as_it_is_under_tls(deployment: Deployment) -> No
 def test_the_product_runs_with_certificates_of_its_own(
     deployment: Deployment, kafka: SecureKafka, certificates: Certificates, redis_port: int
 ) -> None:
-    """Kafka lets nobody in without one; Redis may ask for one beside the password."""
+    """Kafka requires one; Redis may require one in addition to the password."""
     use(
         deployment,
         {
@@ -290,7 +292,7 @@ def test_redis_refusal_ends_a_starting_worker_and_is_in_the_apis_log(
     worker, api = deployment.start("worker"), deployment.start_api()
     assert worker.process.wait(30) == 2
     assert says in worker.log()
-    eventually(lambda: says in api.log(), "the API says it too")
+    eventually(lambda: says in api.log(), "the API logs it too")
     assert deployment.look_up("token-9").status == 503
     said = worker.log() + api.log()
     assert not [secret for secret in (WRONG_PASSWORD, "change-me") if secret in said]
