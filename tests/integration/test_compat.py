@@ -52,11 +52,11 @@ def until_applied(deployment: Deployment) -> None:
 
 def reported(deployment: Deployment, count: int) -> dict[int, str]:
     """Return the reasons of the dead letters by number of the case."""
-    said: defaultdict[int, str] = defaultdict(str)
+    reasons: defaultdict[int, str] = defaultdict(str)
     for letter in deployment.dead_letters(count):
         root = int(json.loads(letter.value or b"")["partitionkey"])
-        said[root // APART] += letter.headers["dead-letter-reason"]
-    return said
+        reasons[root // APART] += letter.headers["dead-letter-reason"]
+    return reasons
 
 
 @pytest.mark.parametrize("kafka", ["embedded"], indirect=True)

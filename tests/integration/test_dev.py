@@ -108,9 +108,9 @@ def test_an_embedded_kafka_refuses_the_checkpoint_of_another() -> None:
     try:
         ready = first.ready()
         second = DevCommand(PROJECTOR_REDIS_URL=ready["redis"])
-        _, said = second.process.communicate(timeout=30)
+        _, output = second.process.communicate(timeout=30)
         assert second.process.returncode == 2
-        assert "holds a checkpoint" in said
+        assert "holds a checkpoint" in output
     finally:
         first.process.terminate()
         first.process.communicate()
@@ -128,35 +128,35 @@ def run_demo(
         stdout=subprocess.PIPE, stderr=errors, text=True, env=env,
     )  # fmt: skip
     assert demo.stdout is not None
-    said = ""
+    output = ""
     giving_up = threading.Timer(60, demo.terminate)
     giving_up.start()
     try:
         for line in demo.stdout:
-            said += line
+            output += line
             if until in line:
                 demo.send_signal(signal.SIGINT)
         _, logged = demo.communicate(timeout=20)
     finally:
         giving_up.cancel()
         demo.terminate()
-    return demo.wait(20), said, logged or ""
+    return demo.wait(20), output, logged or ""
 
 
 def test_the_demo_changes_an_answer_on_servers_of_its_own_and_logs_every_event() -> None:
     """Example events must never reach the servers that the environment names."""
-    status, said, logged = run_demo("until Ctrl-C", env=os.environ | NOWHERE)
+    status, output, logged = run_demo("until Ctrl-C", env=os.environ | NOWHERE)
     assert status == 0
-    ignored, *_ = said.splitlines()
+    ignored, *_ = output.splitlines()
     assert all(name in ignored for name in NOWHERE)
-    steps = re.findall(r"^  (\d)\. job (\d+), .*  (\d{3}.*)$", said, re.MULTILINE)
+    steps = re.findall(r"^  (\d)\. job (\d+), .*  (\d{3}.*)$", output, re.MULTILINE)
     assert steps == [
         ("1", "9", "200, agents 5 and 6"),
         ("2", "10", "200, no agent"),
         ("3", "11", "401 Unauthorized"),
         ("4", "10", "200, agents 5 and 6"),
     ]
-    assert re.search(r"The answer changed \d+ ms after Kafka", said)
+    assert re.search(r"The answer changed \d+ ms after Kafka", output)
     events = [json.loads(line)["event"] for line in logged.splitlines()]
     assert events.count("claimed") == events.count("released") == 16
     assert {"worker started", "api starting", "worker stopped"} < set(events)
@@ -165,13 +165,13 @@ def test_the_demo_changes_an_answer_on_servers_of_its_own_and_logs_every_event()
 def test_on_a_terminal_the_demo_shows_its_progress_instead_of_logs() -> None:
     reader, terminal = pty.openpty()
     try:
-        status, said, _ = run_demo("ready ", errors=terminal)
+        status, output, _ = run_demo("ready ", errors=terminal)
         shown = os.read(reader, 65536).decode()
     finally:
         os.close(terminal)
         os.close(reader)
     assert status == 0
-    assert said.startswith("ready ")
+    assert output.startswith("ready ")
     assert shown.splitlines() == [
         "starting redis, in memory",
         "starting kafka, in memory",

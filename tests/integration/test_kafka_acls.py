@@ -111,11 +111,11 @@ def test_each_role_can_do_its_work_and_nothing_else(deployment: Deployment) -> N
     event = '{"specversion":"1.0","id":"1","source":"s","type":"group.removed","partitionkey":"3",'
     event += '"data":{"id":3}}'
     for role in ("worker", "operator"):
-        status, said = run(deployment, role, "feed", "-", stdin=event)
+        status, output = run(deployment, role, "feed", "-", stdin=event)
         assert status == 2
-        assert "See docs/security.md" in said
-    status, said = run(deployment, "feeder", *LETTERS)
+        assert "See docs/security.md" in output
+    status, output = run(deployment, "feeder", *LETTERS)
     assert status == 2
-    assert "See docs/security.md" in said
+    assert "See docs/security.md" in output
     assert deployment.look_up("token-9").status == 200
-    assert PASSWORD not in worker.log() + said
+    assert PASSWORD not in worker.log() + output

@@ -168,9 +168,9 @@ def test_who_may_not_write_is_told_so(port: int, kafka: str, tmp_path: Path) -> 
         assert deployment.command("topics").returncode == 0
         worker = deployment.start("worker", **credentials("api"))
         assert worker.process.wait(30) == 2
-        said = worker.log()
-        assert "does not allow this user what is needed" in said
-        assert "docs/security.md" in said
+        log = worker.log()
+        assert "does not allow this user what is needed" in log
+        assert "docs/security.md" in log
 
 
 def credentials(user: str) -> dict[str, str]:

@@ -37,12 +37,12 @@ def test_a_healthy_deployment_is_fresh_and_says_what_it_did(deployment: Deployme
     deployment.produce(b"{", topic="membership", partition=0)
     found: dict[str, Any] = {}
 
-    def said() -> bool:
+    def counted() -> bool:
         code, found["now"] = status(deployment)
         revocations = found["now"]["totals"]["rates"]["revocations"]
         return (code, revocations, found["now"]["dead_letters"]) == (0, 1, 1)
 
-    eventually(said, "the revocation and the dead letter counted")
+    eventually(counted, "the revocation and the dead letter counted")
     now = found["now"]
     assert now["kafka"] is None
     assert len(now["partitions"]) == PARTITIONS == now["totals"]["fresh"]

@@ -117,8 +117,8 @@ def runs_end_to_end(deployment: Deployment) -> str:
 
 @pytest.mark.usefixtures("real_processes")
 def test_the_product_runs_with_users_and_tls(deployment: Deployment) -> None:
-    said = runs_end_to_end(deployment)
-    assert not [secret for secret in (PASSWORD, "change-me", "token-9") if secret in said]
+    output = runs_end_to_end(deployment)
+    assert not [secret for secret in (PASSWORD, "change-me", "token-9") if secret in output]
 
 
 def test_a_password_may_be_sent_as_it_is_under_tls(deployment: Deployment) -> None:
@@ -210,14 +210,16 @@ KAFKA_REFUSALS: list[tuple[str, dict[str, str | None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("_what", "changes", "says"), KAFKA_REFUSALS, ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize(
+    ("_what", "changes", "expected"), KAFKA_REFUSALS, ids=lambda v: str(v)[:30]
+)
 def test_kafkas_refusal_ends_a_command_with_what_to_mend(
     deployment: Deployment,
     kafka: SecureKafka,
     certificates: Certificates,
     _what: str,
     changes: dict[str, str | None],
-    says: str,
+    expected: str,
 ) -> None:
     names = {
         "stranger": certificates.stranger,
@@ -232,7 +234,7 @@ def test_kafkas_refusal_ends_a_command_with_what_to_mend(
     assert (done.returncode, done.stdout) == (2, "")
     last = done.stderr.splitlines()[-1]
     assert last.startswith("Kafka at ")
-    assert says in last
+    assert expected in last
     assert not [secret for secret in (PASSWORD, WRONG_PASSWORD) if secret in done.stderr]
 
 
@@ -277,22 +279,24 @@ REDIS_REFUSALS: list[tuple[str, dict[str, str | None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("_what", "changes", "says"), REDIS_REFUSALS, ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize(
+    ("_what", "changes", "expected"), REDIS_REFUSALS, ids=lambda v: str(v)[:30]
+)
 def test_redis_refusal_ends_a_starting_worker_and_is_in_the_apis_log(
     deployment: Deployment,
     certificates: Certificates,
     redis_port: int,
     _what: str,
     changes: dict[str, str | None],
-    says: str,
+    expected: str,
 ) -> None:
     names = {"stranger": certificates.stranger, "port": redis_port}
     found = {name.removeprefix("PROJECTOR_"): value for name, value in changes.items()}
     use(deployment, {name: value and value.format(**names) for name, value in found.items()})
     worker, api = deployment.start("worker"), deployment.start_api()
     assert worker.process.wait(30) == 2
-    assert says in worker.log()
-    eventually(lambda: says in api.log(), "the API logs it too")
+    assert expected in worker.log()
+    eventually(lambda: expected in api.log(), "the API logs it too")
     assert deployment.look_up("token-9").status == 503
-    said = worker.log() + api.log()
-    assert not [secret for secret in (WRONG_PASSWORD, "change-me") if secret in said]
+    output = worker.log() + api.log()
+    assert not [secret for secret in (WRONG_PASSWORD, "change-me") if secret in output]

@@ -87,13 +87,13 @@ def test_no_record_holds_up_those_behind_it(deployment: Deployment) -> None:
     deployment.feed(builders.user(1, "blocked"))
     deployment.until("token-9", 403, "the event after the bad records applied")
     letters = deployment.dead_letters(len(offsets))
-    said = {
+    reasons = {
         int(letter.headers["dead-letter-offset"]): letter.headers["dead-letter-reason"]
         for letter in letters
     }
-    assert said.keys() == offsets.keys()
+    assert reasons.keys() == offsets.keys()
     for offset, reason in offsets.items():
-        assert reason in said[offset]
+        assert reason in reasons[offset]
     assert event(1) in [letter.value for letter in letters]
     assert_applied(deployment)
 
