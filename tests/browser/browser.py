@@ -1,4 +1,4 @@
-"""Chromium as the tests use it: one page, what it asked for, what it complained of."""
+"""Headless Chromium: one page, its requests and the errors of its console."""
 
 import base64
 import json
@@ -24,8 +24,8 @@ class Browser:
         self._screenshots = screenshots
         self._hosts: set[str] = set()
         self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.expected: tuple[str, ...] = ()
+        self.console_errors: list[str] = []
+        self.expected_errors: tuple[str, ...] = ()
         self.driver = _chromium()
         self.resize(*DESKTOP)
 
@@ -56,13 +56,13 @@ class Browser:
         return " ".join(self.texts(selector))
 
     def until(self, holds: Callable[[], bool], what: str, timeout: float = 20) -> None:
-        eventually(holds, f"{what}; the page says: {self.find('body').text}", timeout)
+        eventually(holds, f"{what}; text of the page: {self.find('body').text}", timeout)
 
-    def until_says(self, selector: str, text: str, timeout: float = 20) -> None:
-        self.until(lambda: text in self.text(selector), f"{selector} says {text!r}", timeout)
+    def until_text(self, selector: str, text: str, timeout: float = 20) -> None:
+        self.until(lambda: text in self.text(selector), f"{selector} shows {text!r}", timeout)
 
     def type(self, *keys: str) -> None:
-        """Press keys wherever the focus is."""
+        """Press keys in the focused element."""
         for key in keys:
             self.driver.switch_to.active_element.send_keys(key)
 
@@ -72,7 +72,7 @@ class Browser:
             if self.driver.switch_to.active_element.get_attribute("id") == identity:
                 return
             self.type(Keys.TAB)
-        raise AssertionError(f"no tab leads to {identity}")
+        raise AssertionError(f"Tab does not reach {identity}")
 
     def screenshot(self, name: str) -> None:
         shot = self._command(
@@ -81,11 +81,13 @@ class Browser:
         (self._screenshots / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
 
     def check(self) -> None:
-        """Fail if the page asked any other host, or the console has an error not `expected`."""
+        """Fail if the page sent a request to another host, or on an unexpected console error."""
         self._read_logs()
         hosts = {urlsplit(url).netloc for url in self.requests if url.startswith("http")}
         assert hosts <= self._hosts, hosts
-        unexpected = [c for c in self.complaints if not any(e in c for e in self.expected)]
+        unexpected = [
+            c for c in self.console_errors if not any(e in c for e in self.expected_errors)
+        ]
         assert not unexpected, unexpected
 
     def _read_logs(self) -> None:
@@ -93,7 +95,7 @@ class Browser:
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
                 self.requests.append(message["params"]["request"]["url"])
-        self.complaints += [
+        self.console_errors += [
             entry["message"]
             for entry in self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         ]
@@ -108,9 +110,9 @@ def _chromium() -> Chrome:
     for argument in (
         "--headless=new", "--no-first-run", "--disable-gpu", "--disable-dev-shm-usage",
         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--no-sandbox",  # containers have root alone, and for root there is no sandbox
+        "--no-sandbox",  # containers run as root, and Chromium refuses to sandbox root
     ):  # fmt: skip
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    # A driver that is named is neither looked for nor downloaded.
+    # With the path of a driver, Selenium neither searches for one nor downloads it.
     return Chrome(options=options, service=ChromeService(which("chromedriver") or ""))

@@ -1,4 +1,4 @@
-"""The real product, and a real headless Chromium that looks at its operators' page."""
+"""Fixtures: the product on embedded servers, and a headless Chromium."""
 
 import itertools
 import os
@@ -43,7 +43,7 @@ def screenshots() -> Path:
 
 @pytest.fixture(scope="module")
 def deployment(_chromium: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """The embedded broker and Valkey; the module's tests share what runs on them."""
+    """Start the embedded broker and Valkey, which the module's tests share."""
     folder = tmp_path_factory.mktemp("deployment")
     kafka, redis = free_port(), free_port()
     with (
@@ -58,7 +58,7 @@ def deployment(_chromium: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def browser(_chromium: None, screenshots: Path) -> Iterator[Browser]:
-    """A fresh browser; at the end, it must have asked nobody else, and said no error."""
+    """Start a browser; at the end, check its requests and its console."""
     browser = Browser(screenshots)
     try:
         yield browser

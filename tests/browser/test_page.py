@@ -1,4 +1,4 @@
-"""The operators' page as a person meets it: the real product in a real Chromium."""
+"""The operators' page of the running product in Chromium."""
 
 import signal
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ OPS_TOKEN = "operators-token-of-the-tests"
 WRONG_TOKEN = "no-token-of-these-operators"
 REFUSED = "401 (Unauthorized)"
 MARKUP = "<img src=x onerror=alert(1)>"
-# Turns what follows around, moves a cursor, rings, and hides.
+# Reverses the text direction, sends an escape sequence, rings the bell, has zero width.
 TRICKS = "a\u202eb\x1b[31mc\u0007d\u200be"
 SHOWN_TRICKS = "a\\u{202e}b\\u{1b}[31mc\\u{7}d\\u{200b}e"
 HOSTILE = MARKUP + TRICKS
@@ -33,7 +33,7 @@ EVENTS: list[dict[str, Any]] = [
     builders.configured(6, groups=[{"id": 12, "environments": ["production"]}]),
     builders.member(4, "developer", group_id=3),
     builders.started(9, 123213, 4, environment={"name": "review/7", "slug": "r", "tier": "other"}),
-    # All the same, by somebody who means harm.
+    # The same entities with hostile names.
     builders.group(40, root="40", path=HOSTILE),
     builders.project(41, 40, root="40", path=HOSTILE),
     builders.event("user.set", {"id": 42, "username": HOSTILE, "state": "active"}),
@@ -46,7 +46,7 @@ EVENTS: list[dict[str, Any]] = [
 
 
 class Product:
-    """What runs: a worker, and the API with the page on it."""
+    """The running processes: a worker, and the API with the page."""
 
     def __init__(self, deployment: Deployment, worker: Server) -> None:
         self.deployment = deployment
@@ -63,7 +63,7 @@ def product(deployment: Deployment) -> Product:
     worker = deployment.start_all()
     deployment.feed(*EVENTS, builders.event("member.removed", {"user_id": 1, "group_id": 3}))
     deployment.produce(builders.event("nonsense", {"id": 1}), topic="membership", partition=0)
-    # Whoever may write to the topic of dead letters may write any reason.
+    # Any client with the right to write dead letters may write any reason.
     letter = [(f"dead-letter-{name}", HOSTILE.encode()) for name in ("reason", "topic", "time")]
     deployment.produce(b"{}", topic="dead-letters", partition=0, headers=letter)
     deployment.until("token-44", 200)
@@ -73,10 +73,10 @@ def product(deployment: Deployment) -> Product:
 
 @pytest.fixture
 def page(product: Product, browser: Browser) -> Browser:
-    """The page, with the token given."""
+    """Open the page and enter the token."""
     browser.open(product.page)
     give(browser, OPS_TOKEN)
-    browser.until_says("#summary", f"All {PARTITIONS} partitions fresh")
+    browser.until_text("#summary", f"All {PARTITIONS} partitions fresh")
     return browser
 
 
@@ -101,10 +101,10 @@ def test_every_partition_is_shown_with_its_state_in_words(page: Browser) -> None
     rows = page.texts("#partitions tbody tr")
     assert len(rows) == PARTITIONS
     assert all("● fresh" in row for row in rows)
-    page.until_says("#totals", f"Partitions fresh{PARTITIONS} of {PARTITIONS}")
-    page.until_says("#totals", "Live tokens2")
-    page.until_says("#letters tbody", "membership 0:")
-    # The owners' activity: the member who was removed is a revocation.
+    page.until_text("#totals", f"Partitions fresh{PARTITIONS} of {PARTITIONS}")
+    page.until_text("#totals", "Live tokens2")
+    page.until_text("#letters tbody", "membership 0:")
+    # The owners' activity: the removal of a member is a revocation.
     page.until(lambda: "1" in page.find("#revocations svg").get_attribute("aria-label"), "a curve")  # type: ignore[operator]
     page.screenshot("light")
     page.prefer(prefers_color_scheme="dark")
@@ -112,7 +112,7 @@ def test_every_partition_is_shown_with_its_state_in_words(page: Browser) -> None
 
 
 def test_figures_change_without_a_new_row(page: Browser) -> None:
-    """No flicker: what is there stays, and only texts change."""
+    """No flicker: rows stay, and only their texts change."""
     page.driver.execute_script("document.querySelector('#partitions tbody tr').marked = true")
     age = "#partitions tbody tr:first-child td:nth-child(3)"
     before = page.text(age)
@@ -122,12 +122,12 @@ def test_figures_change_without_a_new_row(page: Browser) -> None:
 
 
 def test_without_the_token_there_is_no_data(product: Product, browser: Browser) -> None:
-    browser.expected = (REFUSED,)
+    browser.expected_errors = (REFUSED,)
     browser.open(product.page)
     browser.until(browser.find("#token").is_displayed, "the form for the token")
     assert not browser.find("#board").is_displayed()
     give(browser, WRONG_TOKEN)
-    browser.until_says("#credential-wrong", "this is not the operators' token")
+    browser.until_text("#credential-wrong", "this is not the operators' token")
     assert not browser.find("#board").is_displayed()
     assert browser.texts("#partitions tbody tr") == []
     browser.screenshot("refused")
@@ -147,7 +147,7 @@ def test_a_token_is_in_no_address_and_is_not_kept(product: Product, page: Browse
 
 def test_a_search_says_why_a_job_may_not_use_an_agent(page: Browser) -> None:
     search(page, "9", "6")
-    page.until_says("#answer .sentence", "Job 9 may not use agent 6")
+    page.until_text("#answer .sentence", "Job 9 may not use agent 6")
     answer = page.text("#answer")
     assert "rule environments" in answer
     assert "a6" in answer
@@ -159,7 +159,7 @@ def test_a_search_says_why_a_job_may_not_use_an_agent(page: Browser) -> None:
 
 def test_a_search_without_an_agent_lists_every_agent(page: Browser) -> None:
     search(page, "9")
-    page.until_says("#answer .sentence", "Job 9")
+    page.until_text("#answer .sentence", "Job 9")
     rows = page.texts("#answer table tbody tr")
     assert len(rows) == 2
     assert any("5 a5" in row and "✓ allowed" in row for row in rows)
@@ -167,9 +167,9 @@ def test_a_search_without_an_agent_lists_every_agent(page: Browser) -> None:
 
 
 def test_an_unknown_job_is_said_to_be_unknown(page: Browser) -> None:
-    page.expected = ("404 (Not Found)",)
+    page.expected_errors = ("404 (Not Found)",)
     search(page, "777")
-    page.until_says("#answer", "job 777 is not known")
+    page.until_text("#answer", "job 777 is not known")
 
 
 def test_what_is_no_id_is_not_even_sent(page: Browser) -> None:
@@ -181,12 +181,12 @@ def test_what_is_no_id_is_not_even_sent(page: Browser) -> None:
 
 def test_hostile_names_stay_text(page: Browser) -> None:
     search(page, "44", "43")
-    page.until_says("#answer .sentence", "Job 44 may use agent 43")
+    page.until_text("#answer .sentence", "Job 44 may use agent 43")
     answer = page.text("#answer")
     for what in ("41", "40", "42"):  # project, group, user
         assert f"{what} {SHOWN}" in answer
     assert f"environment {SHOWN} ({SHOWN})" in answer
-    page.until_says("#letters tbody", SHOWN)
+    page.until_text("#letters tbody", SHOWN)
     assert page.driver.execute_script("return document.images.length") == 0
     assert not any(trick in page.find("body").text for trick in "\u202e\x1b\u0007\u200b")
     page.screenshot("hostile")
@@ -197,8 +197,8 @@ def test_the_keyboard_is_enough(product: Product, browser: Browser) -> None:
     browser.until(browser.find("#token").is_displayed, "the form for the token")
     browser.tab_to("token")
     browser.type(OPS_TOKEN, Keys.ENTER)
-    browser.until_says("#summary", "fresh")
-    # From the very beginning of the page: nothing is focused by itself then.
+    browser.until_text("#summary", "fresh")
+    # From the beginning of the page, without a focused element.
     browser.driver.execute_script("document.activeElement.blur()")
     browser.tab_to("job")
     script = "return getComputedStyle(document.activeElement).outlineStyle"
@@ -206,13 +206,13 @@ def test_the_keyboard_is_enough(product: Product, browser: Browser) -> None:
     browser.type("9")
     browser.tab_to("agent")
     browser.type("5", Keys.ENTER)
-    browser.until_says("#answer .sentence", "Job 9 may use agent 5")
+    browser.until_text("#answer .sentence", "Job 9 may use agent 5")
 
 
 def test_on_a_phone_nothing_is_beside_the_screen(page: Browser) -> None:
     page.resize(*PHONE, mobile=True)
     search(page, "44", "43")
-    page.until_says("#answer .sentence", "Job 44")
+    page.until_text("#answer .sentence", "Job 44")
     assert page.driver.execute_script("return innerWidth") == PHONE[0]
     assert overflow(page) == 0
     page.screenshot("phone")
@@ -230,14 +230,14 @@ def test_on_this_machine_the_own_address_asks_for_no_token(
         env["PROJECTOR_OPS_TOKEN"] = token
     eventually(lambda: is_listening(port), "projector ops")
     browser.open(f"http://localhost:{port}/ops/")
-    browser.until_says("#summary", f"All {PARTITIONS} partitions fresh")
+    browser.until_text("#summary", f"All {PARTITIONS} partitions fresh")
     assert not browser.find("#token").is_displayed()
     assert server.stop() == -signal.SIGTERM
 
 
 @pytest.fixture
 def stopped(product: Product) -> Iterator[None]:
-    """The worker sleeps, as one does whose machine is frozen."""
+    """Stop the worker by SIGSTOP, as on a frozen machine."""
     product.worker.signal(signal.SIGSTOP)
     yield
     product.worker.signal(signal.SIGCONT)
@@ -246,20 +246,20 @@ def stopped(product: Product) -> Iterator[None]:
 
 def test_a_stuck_partition_shows_within_ten_seconds(page: Browser, stopped: None) -> None:
     page.until(lambda: "▲ late" in page.text("#partitions"), "late", timeout=10)
-    page.until_says("#summary", f"{PARTITIONS} of {PARTITIONS} late", timeout=5)
-    page.until_says("#summary", f"{PARTITIONS} of {PARTITIONS} stale")
+    page.until_text("#summary", f"{PARTITIONS} of {PARTITIONS} late", timeout=5)
+    page.until_text("#summary", f"{PARTITIONS} of {PARTITIONS} stale")
     assert "■ stale" in page.text("#partitions")
     assert "stale" in page.driver.title
     page.screenshot("stuck")
 
 
 def test_a_page_without_its_server_says_how_old_it_is(product: Product, browser: Browser) -> None:
-    browser.expected = ("net::ERR_",)
+    browser.expected_errors = ("net::ERR_",)
     other = product.deployment.start("api", "--port", str(port := free_port()))
     eventually(lambda: is_listening(port), "another API")
     browser.open(f"http://127.0.0.1:{port}/ops/")
     give(browser, OPS_TOKEN)
-    browser.until_says("#summary", "fresh")
+    browser.until_text("#summary", "fresh")
     other.kill()
-    browser.until_says("#summary", "Freshness is not known")
-    browser.until_says("#banner", "What stands below is")
+    browser.until_text("#summary", "Freshness is not known")
+    browser.until_text("#banner", "What stands below is")

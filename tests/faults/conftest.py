@@ -1,4 +1,4 @@
-"""One Apache Kafka for the session; for each scenario its own topics, Redis and processes."""
+"""Fixtures: one Apache Kafka per session; topics, Redis and processes per scenario."""
 
 import itertools
 import os
@@ -12,11 +12,11 @@ import pytest
 import redis as client
 
 from projector.process import free_port, is_listening
-from tests.faults.background import Background
+from tests.faults.background_loop import BackgroundLoop
+from tests.faults.interleavings import ReplicatedRedis
 from tests.faults.proxy import Proxy
 from tests.faults.report import Report
 from tests.faults.scenario import Scenario
-from tests.faults.stories import Replicated
 from tests.integration import servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import Deployment
@@ -24,12 +24,13 @@ from tests.integration.servers import Server, eventually, running
 
 SEED = int(os.environ.get("FAULTS_SEED", "7"))
 REPORT = pytest.StashKey[Report]()
+# Replicas get their copy at once: the default waits five seconds for further replicas.
 DISKLESS = ("--repl-diskless-sync-delay", "0")
 prefixes = itertools.count(1)
 
 
 class Broker(NamedTuple):
-    """Apache Kafka: its address, and the one that leads through the proxy."""
+    """Apache Kafka, its direct address and its address through the proxy."""
 
     server: Server
     port: int
@@ -73,15 +74,15 @@ def report(request: pytest.FixtureRequest) -> Report:
 
 
 @pytest.fixture(scope="session")
-def network() -> Iterator[Background]:
-    """Where the proxies run."""
-    with Background() as background:
+def network() -> Iterator[BackgroundLoop]:
+    """Run the event loop of the proxies."""
+    with BackgroundLoop() as background:
         yield background
 
 
 @pytest.fixture(scope="session")
 def session_broker(
-    network: Background, tmp_path_factory: pytest.TempPathFactory
+    network: BackgroundLoop, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Broker]:
     apache_or_skip("apache")
     port, inner, outer, controller = (free_port() for _ in range(4))
@@ -93,7 +94,7 @@ def session_broker(
         f"advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{outer}",
         "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "inter.broker.listener.name=PLAINTEXT",
-        # A broker that was killed may come back only when its session is over.
+        # A killed broker may register again only after its session has ended.
         "broker.session.timeout.ms=2000", "broker.heartbeat.interval.ms=500",
     )  # fmt: skip
     with running(server):
@@ -105,7 +106,7 @@ def session_broker(
 
 @pytest.fixture
 def broker(session_broker: Broker) -> Iterator[Broker]:
-    """The session's Kafka; left running and reachable whatever a scenario does to it."""
+    """Yield the session's Kafka; afterwards make it run and answer again."""
     yield session_broker
     session_broker.proxy.thaw()
     if session_broker.server.process.poll() is None:
@@ -117,7 +118,7 @@ def broker(session_broker: Broker) -> Iterator[Broker]:
 
 @pytest.fixture
 def new_redis(tmp_path: Path) -> Iterator[NewRedis]:
-    """Starts an empty Redis with further options; replicas need not wait for one another."""
+    """Return a function that starts an empty Redis with further options."""
     with ExitStack() as stack:
 
         def start(*options: str) -> Redis:
@@ -137,14 +138,14 @@ def redis(new_redis: NewRedis) -> Redis:
 
 
 @pytest.fixture
-def replicated(new_redis: NewRedis, network: Background) -> Iterator[Replicated]:
+def replicated_redis(new_redis: NewRedis, network: BackgroundLoop) -> Iterator[ReplicatedRedis]:
     primary, replica = new_redis(), new_redis()
     port = free_port()
     proxy = Proxy(network, port, primary.port)
     with client.Redis(port=primary.port) as old, client.Redis(port=replica.port) as new:
         new.replicaof("127.0.0.1", primary.port)
         eventually(lambda: new.info("replication")["master_link_status"] == "up", "replication")
-        yield Replicated(old, new, port, lambda: proxy.switch(replica.port))
+        yield ReplicatedRedis(old, new, port, lambda: proxy.switch(replica.port))
     proxy.close()
 
 
@@ -152,7 +153,7 @@ def replicated(new_redis: NewRedis, network: Background) -> Iterator[Replicated]
 def new_scenario(
     request: pytest.FixtureRequest, report: Report, tmp_path: Path
 ) -> Iterator[NewScenario]:
-    """Makes the scenario named after its fault, on the session's Kafka and a Redis of its own."""
+    """Return a function that creates a scenario on the session's Kafka and its own Redis."""
     with ExitStack() as stack:
 
         def start(fault: str, redis_port: int | None = None, kafka: str | None = None) -> Scenario:

@@ -1,4 +1,4 @@
-"""The product with one of its mechanisms taken out, to see that the observer notices.
+"""Mutations: each disables one mechanism of the product, to prove that the observer notices.
 
 Each function patches the classes of a worker's process, before it starts.
 """

@@ -1,4 +1,4 @@
-"""Looks on from outside: sees HTTP alone, notes every answer with the moments around it."""
+"""The observer: looks tokens up over HTTP and records every answer with its time."""
 
 import asyncio
 import contextlib
@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from tests.faults.model import Token
+from tests.faults.namespaces import Token
 from tests.faults.traffic import Traffic
 from tests.integration.deployment import PATH
 
-LINES: Final = 16
+CONNECTIONS: Final = 16
 LOOKUPS_PER_S: Final = 300.0
 HEALTH_INTERVAL_S: Final = 0.1
 TIMEOUT_S: Final = 8.0
 RECENT: Final = 60
 
 
-class Look(NamedTuple):
-    """One answer: when it was asked for and came (monotonic clock), and what it said."""
+class Lookup(NamedTuple):
+    """One answer, with the times of request and response (monotonic clock)."""
 
     token: Token
     sent: float
@@ -31,7 +31,7 @@ class Look(NamedTuple):
 
 
 class Health(NamedTuple):
-    """One answer of /health/ready; status 0 if there was none."""
+    """One answer of /health/ready; status 0 without an answer."""
 
     at: float
     status: int
@@ -43,8 +43,8 @@ class Response(NamedTuple):
     body: bytes
 
 
-class Line:
-    """One connection to the API, kept alive."""
+class Connection:
+    """One keep-alive connection to the API."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
@@ -52,7 +52,7 @@ class Line:
         self._writer: asyncio.StreamWriter | None = None
 
     async def get(self, path: str, *headers: str) -> Response | None:
-        """The answer; None where none came in time."""
+        """Send a GET; return the response, or None if none came in time."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 return await self._get(path, headers)
@@ -79,42 +79,42 @@ class Line:
 
 
 class Observer:
-    """Looks up live and ended tokens without pause, recent ones above all."""
+    """Looks up live and ended tokens all the time, recent ones most often."""
 
     def __init__(self, port: int, traffic: Traffic, seed: int) -> None:
         self._address = ("127.0.0.1", port)
         self._traffic = traffic
         self._dice = Random(seed)
         self._new = 0
-        self.looks: list[Look] = []
+        self.lookups: list[Lookup] = []
         self.unanswered = 0
         self.health: list[Health] = []
-        # Tokens that a scenario wants to be looked up all the time.
+        # Tokens that a scenario wants looked up in three of ten lookups.
         self.watched: list[Token] = []
 
-    async def look_all_along(self) -> None:
-        """Look until cancelled."""
+    async def run(self) -> None:
+        """Look tokens up until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_health())
-            for _ in range(LINES):
-                tasks.create_task(self._look_on())
+            for _ in range(CONNECTIONS):
+                tasks.create_task(self._look_up_tokens())
 
-    def new_line(self) -> Line:
-        """One more connection to the API."""
-        return Line(*self._address)
+    def new_connection(self) -> Connection:
+        """Create another connection to the API."""
+        return Connection(*self._address)
 
-    async def _look_on(self) -> None:
-        line = self.new_line()
+    async def _look_up_tokens(self) -> None:
+        connection = self.new_connection()
         try:
             while True:
                 if token := self._choose():
-                    await self.look(line, token)
-                await asyncio.sleep(self._dice.uniform(0, 2) * LINES / LOOKUPS_PER_S)
+                    await self.look_up(connection, token)
+                await asyncio.sleep(self._dice.uniform(0, 2) * CONNECTIONS / LOOKUPS_PER_S)
         finally:
-            await line.close()
+            await connection.close()
 
     def _choose(self) -> Token | None:
-        """A token that just started, if there is one; else any, rather a recent one."""
+        """Choose a token: first each one that just started, then rather recent ones."""
         started = self._traffic.started
         if self._new < len(started):
             self._new += 1
@@ -128,79 +128,79 @@ class Observer:
             return self._dice.choice(list(self._traffic.live.values()))
         return self._dice.choice(started[-RECENT:] if chance < 0.9 else started)
 
-    async def look(self, line: Line, token: Token) -> Look | None:
-        """Look one token up and note the answer."""
+    async def look_up(self, connection: Connection, token: Token) -> Lookup | None:
+        """Look a token up and record the answer."""
         sent = time.monotonic()
-        response = await line.get(PATH, f"Authorization: Bearer {token.secret}")
+        response = await connection.get(PATH, f"Authorization: Bearer {token.secret}")
         if response is None:
             self.unanswered += 1
             return None
         agents = agents_of(response)
-        self.looks.append(Look(token, sent, time.monotonic(), response.status, agents))
-        return self.looks[-1]
+        self.lookups.append(Lookup(token, sent, time.monotonic(), response.status, agents))
+        return self.lookups[-1]
 
     async def _watch_health(self) -> None:
-        line = self.new_line()
+        connection = self.new_connection()
         try:
             while True:
-                self.health.append(await self._health(line))
+                self.health.append(await self._health(connection))
                 await asyncio.sleep(HEALTH_INTERVAL_S)
         finally:
-            await line.close()
+            await connection.close()
 
-    async def _health(self, line: Line) -> Health:
-        response = await line.get("/health/ready")
+    async def _health(self, connection: Connection) -> Health:
+        response = await connection.get("/health/ready")
         if response is None:
             return Health(time.monotonic(), 0, ())
         stale = json.loads(response.body).get("stale_partitions", ())
         return Health(time.monotonic(), response.status, tuple(stale))
 
     def statuses(self) -> Counter[int]:
-        """How many answers had which status."""
-        return Counter(look.status for look in self.looks)
+        """Count the answers by status."""
+        return Counter(lookup.status for lookup in self.lookups)
 
     # the end
 
-    async def settle(self) -> bool:
-        """Whether every partition holds everything that Kafka had before this call.
+    async def is_fresh(self) -> bool:
+        """Return whether every partition has applied all that Kafka had before this call.
 
-        A 401 for a token that nobody knows is the proof: it takes a later stamp of each.
+        A 401 for an unknown token proves it: that needs a later stamp of each partition.
         """
-        line = self.new_line()
+        connection = self.new_connection()
         try:
-            unknown = await line.get(PATH, "Authorization: Bearer never-started")
-            ready = await line.get("/health/ready")
+            unknown = await connection.get(PATH, "Authorization: Bearer never-started")
+            ready = await connection.get("/health/ready")
         finally:
-            await line.close()
+            await connection.close()
         return (unknown and unknown.status) == 401 and (ready and ready.status) == 200
 
-    async def sweep(self, tokens: list[Token]) -> dict[str, Any]:
-        """By digest the whole answer to each token: a status, and of 200 the body."""
+    async def final_answers(self, tokens: list[Token]) -> dict[str, Any]:
+        """Look each token up once; return the answers by digest, 200 with its body."""
         answers: dict[str, Any] = {}
         waiting = iter(tokens)
-        await asyncio.gather(*(self._sweep(waiting, answers) for _ in range(LINES)))
+        await asyncio.gather(*(self._final_answers(waiting, answers) for _ in range(CONNECTIONS)))
         return answers
 
-    async def _sweep(self, waiting: Iterator[Token], answers: dict[str, Any]) -> None:
-        line = self.new_line()
+    async def _final_answers(self, waiting: Iterator[Token], answers: dict[str, Any]) -> None:
+        connection = self.new_connection()
         try:
             for token in waiting:
-                answers[token.digest] = said(
-                    await line.get(PATH, f"Authorization: Bearer {token.secret}")
+                answers[token.digest] = comparable(
+                    await connection.get(PATH, f"Authorization: Bearer {token.secret}")
                 )
         finally:
-            await line.close()
+            await connection.close()
 
 
 def agents_of(response: Response) -> tuple[int, ...]:
-    """The ids of the agents in an answer."""
+    """Return the ids of the agents in an answer."""
     if response.status != 200:
         return ()
     return tuple(agent["id"] for agent in json.loads(response.body)["allowed_agents"])
 
 
-def said(response: Response | None) -> Any:
-    """An answer as the oracle puts it."""
+def comparable(response: Response | None) -> Any:
+    """Convert an answer to the form that the oracle returns."""
     if response is None:
         return "no answer"
     return (200, json.loads(response.body)) if response.status == 200 else response.status

@@ -1,10 +1,10 @@
-"""A TCP proxy that can freeze, and lead elsewhere: a network that fails while both ends live."""
+"""A TCP proxy that can freeze or change its target, as a failing network does."""
 
 import asyncio
 import contextlib
 from typing import Final
 
-from tests.faults.background import Background
+from tests.faults.background_loop import BackgroundLoop
 
 CHUNK: Final = 64 * 1024
 
@@ -12,28 +12,28 @@ CHUNK: Final = 64 * 1024
 class Proxy:
     """Listens on `port` and passes every connection on to the port `target`."""
 
-    def __init__(self, background: Background, port: int, target: int) -> None:
+    def __init__(self, background: BackgroundLoop, port: int, target: int) -> None:
         self._background = background
         self._target = target
         self._port = port
         self._writers: set[asyncio.StreamWriter] = set()
-        background.call(self._start(), 10)
+        background.run(self._start(), 10)
 
     def freeze(self) -> None:
-        """Pass nothing on any more: connections stay, and nobody answers."""
-        self._background.call(self._flow(False), 10)
+        """Stop passing bytes on; connections stay open."""
+        self._background.run(self._flow(False), 10)
 
     def thaw(self) -> None:
-        """Pass on again, first what was held back."""
-        self._background.call(self._flow(True), 10)
+        """Pass bytes on again, first those that were held back."""
+        self._background.run(self._flow(True), 10)
 
     def switch(self, target: int) -> None:
-        """Cut every connection; new ones lead to another server."""
-        self._background.call(self._switch(target), 10)
+        """Close every connection; connect new ones to another server."""
+        self._background.run(self._switch(target), 10)
 
     def close(self) -> None:
-        """Cut every connection and listen no more."""
-        self._background.call(self._close(), 10)
+        """Close every connection and stop listening."""
+        self._background.run(self._close(), 10)
 
     async def _start(self) -> None:
         self._flowing = asyncio.Event()
@@ -48,15 +48,15 @@ class Proxy:
 
     async def _switch(self, target: int) -> None:
         self._target = target
-        self._cut()
+        self._abort_all()
 
     async def _close(self) -> None:
         self._server.close()
-        self._cut()
+        self._abort_all()
         self._flowing.set()
         await asyncio.sleep(0)
 
-    def _cut(self) -> None:
+    def _abort_all(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
 

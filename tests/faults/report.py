@@ -1,4 +1,4 @@
-"""What a run saw, in one table at its end."""
+"""The table that a run prints at its end."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ HEADERS = (
 
 
 class Row(NamedTuple):
-    """One scenario. `wrong` counts tokens whose whole answer is not the oracle's at the end."""
+    """One scenario. `wrong` counts tokens whose final answer differs from the oracle's."""
 
     fault: str
     events: int
@@ -21,20 +21,20 @@ class Row(NamedTuple):
     proof: str
 
     def cells(self) -> list[str]:
-        """The row as it is printed."""
+        """Format the columns."""
         *numbers, proof = self[1:]
         return [self.fault, *(f"{n:.1f}" if isinstance(n, float) else f"{n:,}" for n in numbers),
                 str(proof)]  # fmt: skip
 
 
 class Latency(NamedTuple):
-    """How long after Kafka's acknowledgement a revocation was in the answer, in seconds."""
+    """Seconds from Kafka's acknowledgement of revocations to the answers without the agent."""
 
     when: str
     samples: list[float]
 
     def line(self) -> str:
-        """The figures as they are printed."""
+        """Format the figures."""
         ordered = sorted(self.samples)
         p50, p99 = (ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.99))
         return (
@@ -44,14 +44,14 @@ class Latency(NamedTuple):
 
 
 class Report:
-    """Filled by the scenarios, printed by pytest."""
+    """Rows that the scenarios add, for the summary of pytest."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.latencies: list[Latency] = []
 
     def lines(self) -> list[str]:
-        """The table and the latencies."""
+        """Format the table and the latencies."""
         cells = [list(HEADERS), *(row.cells() for row in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(HEADERS))]
         table = ["  ".join(_padded(row, widths)).rstrip() for row in cells]

@@ -1,4 +1,4 @@
-"""One scenario: the product under traffic, a fault, and what the observer saw of it."""
+"""One scenario: the product under traffic, a fault, and the check of all answers."""
 
 import asyncio
 import time
@@ -9,37 +9,44 @@ from typing import Any, Final, NamedTuple, Self
 
 from projector.config.settings import Settings
 from projector.kafka import topics
-from tests.faults import letters, shim
-from tests.faults.background import Background
-from tests.faults.checker import Verdict, judge
-from tests.faults.expectation import TOLERANCE_S, expectations
-from tests.faults.letters import Origin
-from tests.faults.model import SHORT_LIFE_S, Crafted, Event, Root, Token, roots
+from tests.faults import dead_letters, fault_injection
+from tests.faults.background_loop import BackgroundLoop
+from tests.faults.checker import Verdict, check_answers
+from tests.faults.dead_letters import Origin
+from tests.faults.expected_answers import TOLERANCE_S, expected_by_root
+from tests.faults.namespaces import (
+    SHORT_LIFE_S,
+    Event,
+    RandomNamespace,
+    ScriptedNamespace,
+    Token,
+    root_ids,
+)
 from tests.faults.observer import Observer
 from tests.faults.report import Report, Row
-from tests.faults.traffic import Headers, Sent, Traffic
+from tests.faults.traffic import Headers, SentEvent, Traffic
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import Server, eventually
 
-# The bound on staleness (seconds) in this suite, and when Kafka gives up a silent worker.
+# Seconds: the bound on staleness, and the silence after which Kafka drops a worker.
 BOUND_S: Final = 3.0
 SESSION_S: Final = 6.0
 ROOTS_PER_PARTITION: Final = 3
-CRAFTED_FROM: Final = 500
+SCRIPTED_FROM: Final = 500
 WARM_EVENTS: Final = 500
 SEND_S: Final = 60.0
-# A check of nothing passes: so many answers of each kind are the least.
-LEAST: Final = {200: 500, 401: 50}
+# Minimum of answers by status; with too few, the check would pass without proving anything.
+MIN_ANSWERS: Final = {200: 500, 401: 50}
 
 
 Fault = tuple[str, dict[str, Any]]
 Faults = Sequence[Fault]
-# A worker as it is.
-SOUND: Final[Faults] = ()
+# A worker without faults.
+HEALTHY: Final[Faults] = ()
 
 
-class Raw(NamedTuple):
-    """A record as it goes to Kafka, whatever it says."""
+class RawRecord(NamedTuple):
+    """A record of any content, sent to Kafka as it is."""
 
     topic: str
     value: bytes | None
@@ -49,18 +56,18 @@ class Raw(NamedTuple):
 
 
 class Scenario:
-    """Workers, an API, traffic and the observer, until the end of the block."""
+    """Runs workers, an API, traffic and the observer until the block ends."""
 
     def __init__(self, deployment: Deployment, seed: int, report: Report, fault: str) -> None:
         self.deployment = deployment
         self.fault = fault
         self.workers: list[Server] = []
-        self.crafted = [Crafted(root) for root in roots(1, CRAFTED_FROM)]
+        self.scripted = [ScriptedNamespace(root) for root in root_ids(1, SCRIPTED_FROM)]
         self._report = report
         self._seed = seed
         self._stack = ExitStack()
         self._proofs: list[str] = []
-        self._injected = 0.0
+        self._fault_began = 0.0
         deployment.env |= {
             "PROJECTOR_MAX_STALENESS": f"{BOUND_S:g}",
             "PROJECTOR_SESSION_TIMEOUT": f"{SESSION_S:g}",
@@ -71,7 +78,7 @@ class Scenario:
         return self.deployment.folder
 
     def __enter__(self) -> Self:
-        self.background = self._stack.enter_context(Background())
+        self.background = self._stack.enter_context(BackgroundLoop())
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -80,9 +87,9 @@ class Scenario:
     # before the fault
 
     def start(self, *workers: Faults) -> None:
-        """Everything, until all partitions are fresh and traffic has gone on for a while.
+        """Start everything; return once all partitions are fresh under traffic.
 
-        For each worker the faults inside.
+        Each argument has the faults inside one worker.
         """
         self.create_topics()
         for faults in workers:
@@ -100,10 +107,10 @@ class Scenario:
         asyncio.run(topics.create_topics(settings))
 
     def start_worker(self, *faults: Fault) -> Server:
-        """One more worker, with the faults inside, if any."""
+        """Start another worker, with the faults inside."""
         if faults:
-            env = shim.environment(*faults)
-            worker = self.deployment.start("worker", module="tests.faults.shim", **env)
+            env = fault_injection.environment(*faults)
+            worker = self.deployment.start("worker", module="tests.faults.fault_injection", **env)
         else:
             worker = self.deployment.start("worker")
         self.workers.append(worker)
@@ -111,13 +118,15 @@ class Scenario:
 
     def start_traffic(self) -> None:
         self.deployment.start_api()
-        world = [Root(root, self._seed) for root in roots(ROOTS_PER_PARTITION)]
-        self.traffic = Traffic(self.deployment.kafka, self.deployment.prefix, self._seed, world)
-        self.background.call(self.traffic.start(), SEND_S)
-        self._stack.callback(lambda: self.background.call(self.traffic.close(), SEND_S))
+        namespaces = [RandomNamespace(root, self._seed) for root in root_ids(ROOTS_PER_PARTITION)]
+        self.traffic = Traffic(
+            self.deployment.kafka, self.deployment.prefix, self._seed, namespaces
+        )
+        self.background.run(self.traffic.start(), SEND_S)
+        self._stack.callback(lambda: self.background.run(self.traffic.close(), SEND_S))
         port = int(self.deployment.api.rpartition(":")[2])
         self.observer = Observer(port, self.traffic, self._seed)
-        self.background.keep(self.observer.look_all_along())
+        self.background.start(self.observer.run())
 
     def warm_up(self) -> None:
         self.until(lambda: all(map(self.owned_by, self.workers)), "every worker owns partitions")
@@ -126,158 +135,161 @@ class Scenario:
 
     # the fault
 
-    def inject(self) -> None:
-        """The fault begins now."""
-        self._injected = time.monotonic()
+    def begin_fault(self) -> None:
+        """Record that the fault begins now."""
+        self._fault_began = time.monotonic()
 
-    def prove(self, proof: str) -> None:
-        """The fault was real, for this reason."""
+    def add_proof(self, proof: str) -> None:
+        """Add a reason why the fault was real."""
         self._proofs.append(proof)
 
-    def send(self, event: Event, token: Token | None = None) -> Sent:
-        """Send one event of a crafted root; returns once Kafka has it."""
-        return self.background.call(self.traffic.send(event, token), SEND_S)
+    def send(self, event: Event, token: Token | None = None) -> SentEvent:
+        """Send one event of a scripted namespace; return once Kafka has it."""
+        return self.background.run(self.traffic.send(event, token), SEND_S)
 
-    def craft(self) -> None:
-        """Set up the crafted roots; the observer keeps looking at their tokens."""
-        for crafted in self.crafted:
-            for event in crafted.foundation():
+    def start_scripted(self) -> None:
+        """Set up the scripted namespaces; from now on their tokens are looked up."""
+        for scripted in self.scripted:
+            for event in scripted.foundation():
                 self.send(event)
-            self.send(crafted.started(crafted.token), crafted.token)
-            self.observer.watched.append(crafted.token)
-        for crafted in self.crafted:
-            self.until_agents(crafted, (crafted.agent,))
+            self.send(scripted.started(scripted.token), scripted.token)
+            self.observer.watched.append(scripted.token)
+        for scripted in self.scripted:
+            self.until_agents(scripted, (scripted.agent,))
 
-    def crafted_in(self, partition: int) -> Crafted:
-        """The crafted root of the partition."""
-        return next(each for each in self.crafted if each.partition == partition)
+    def scripted_in(self, partition: int) -> ScriptedNamespace:
+        """Return the scripted namespace of the partition."""
+        return next(each for each in self.scripted if each.partition == partition)
 
     def pause_traffic(self) -> None:
-        """Only crafted roots go on; what has been sent before falls due before this returns."""
-        self.background.call(self.traffic.pause(), SEND_S)
-        self.go_on(SHORT_LIFE_S[1])
+        """Stop all but scripted events; return once earlier short-lived grants have expired."""
+        self.background.run(self.traffic.pause(), SEND_S)
+        self.run_for(SHORT_LIFE_S[1])
 
     def resume_traffic(self) -> None:
-        self.background.call(self.traffic.resume(), SEND_S)
+        self.background.run(self.traffic.resume(), SEND_S)
 
-    def until_agents(self, crafted: Crafted, agents: tuple[int, ...]) -> None:
-        """Wait until the crafted job may use exactly these."""
+    def until_agents(self, scripted: ScriptedNamespace, agents: tuple[int, ...]) -> None:
+        """Wait until the scripted job may use exactly these agents."""
 
         def answered() -> bool:
-            answer = self.deployment.look_up(crafted.token.secret)
+            answer = self.deployment.look_up(scripted.token.secret)
             if answer.status != 200:
                 return False
             return tuple(agent["id"] for agent in answer.body["allowed_agents"]) == agents
 
-        self.until(answered, f"job {crafted.token.job} gets the agents {agents}")
+        self.until(answered, f"job {scripted.token.job} gets the agents {agents}")
 
     def owner(self, partition: int) -> str:
-        """Who holds the partition's claim in Redis; empty if nobody does."""
+        """Return the owner that holds the partition's claim in Redis, or an empty string."""
         held = self.deployment.redis.hget(f"allowed-agents:partition:{{{partition}}}", "owner")
         return (held or b"").decode()
 
     def owned_by(self, worker: Server) -> list[int]:
-        """The partitions that the worker has claimed."""
+        """Return the partitions that the worker has claimed."""
         mark = f"-{worker.process.pid}-"
         return [partition for partition in range(PARTITIONS) if mark in self.owner(partition)]
 
-    def produce(self, *records: Raw) -> None:
-        """Send records past the histories: nothing may come of them."""
-        self.background.call(self._produce(records), SEND_S)
+    def produce(self, *records: RawRecord) -> None:
+        """Send records that must not change any answer, so no history has them."""
+        self.background.run(self._produce(records), SEND_S)
 
-    async def _produce(self, records: Sequence[Raw]) -> None:
+    async def _produce(self, records: Sequence[RawRecord]) -> None:
         await asyncio.gather(*(self.traffic.produce(*record) for record in records))
 
     def until_letters(self, count: int) -> None:
-        """Wait until so many dead letters have been written, repeated ones among them."""
+        """Wait until `count` dead letters have been written, including repeated ones."""
         kafka, prefix = self.deployment.kafka, self.deployment.prefix
 
         def enough() -> bool:
-            return self.background.call(letters.written(kafka, prefix), SEND_S) >= count
+            return self.background.run(dead_letters.count_letters(kafka, prefix), SEND_S) >= count
 
         self.until(enough, f"{count} dead letters")
 
     def dead_letters(self, count: int) -> set[Origin]:
-        """Where the bad records were, once so many have become dead letters."""
+        """Return the positions of bad records, once `count` of them are dead letters."""
         self.until_letters(count)
         kafka, prefix = self.deployment.kafka, self.deployment.prefix
         found: set[Origin] = set()
 
         def enough() -> bool:
-            found.update(self.background.call(letters.origins(kafka, prefix), SEND_S))
+            found.update(self.background.run(dead_letters.read_origins(kafka, prefix), SEND_S))
             return len(found) >= count
 
-        self.until(enough, f"letters about {count} records")
+        self.until(enough, f"dead letters about {count} records")
         return found
 
-    def go_on(self, seconds: float) -> None:
-        """Let traffic go on for a while: the fault's own duration, nothing to wait for."""
+    def run_for(self, seconds: float) -> None:
+        """Let traffic go on for the duration of a fault."""
         end = time.monotonic() + seconds
         self.until(lambda: time.monotonic() >= end, "time passes", seconds + 5)
 
-    def go_on_past_the_bound(self) -> None:
-        """Until an answer from before would be an old one, and a check of it would find it."""
-        self.go_on(BOUND_S + TOLERANCE_S)
+    def run_past_the_bound(self) -> None:
+        """Let traffic go on until an answer from before would be a finding of the check."""
+        self.run_for(BOUND_S + TOLERANCE_S)
 
     def until(self, holds: Callable[[], bool], what: str, timeout: float = 45.0) -> None:
-        """Wait until it holds, and fail if meanwhile traffic or observer have."""
+        """Wait until it holds; fail at once if traffic or observer fail."""
 
         def checked() -> bool:
-            self.background.check()
+            self.background.raise_failures()
             return holds()
 
         eventually(checked, what, timeout)
 
     def until_fresh(self) -> None:
-        """Wait until every partition holds all that Kafka had when this began."""
+        """Wait until every partition has applied all that Kafka had at this call."""
         self.until(
-            lambda: self.background.call(self.observer.settle(), SEND_S), "all partitions fresh"
+            lambda: self.background.run(self.observer.is_fresh(), SEND_S), "all partitions fresh"
         )
 
     def until_stale(self) -> None:
-        """Wait until /health/ready says 503."""
+        """Wait until /health/ready returns 503."""
         self.until(lambda: self.observer.health[-1].status == 503, "/health/ready is 503")
 
     def claims(self) -> int:
-        """How often workers have claimed a partition so far."""
+        """Count the claims of partitions so far."""
         return self.logged('"event": "claimed"')
 
     def heals(self) -> int:
-        """How often workers have written everything from memory so far."""
+        """Count the heals so far: a worker wrote everything from memory."""
         return self.logged('"source": "memory"')
 
     def logged(self, text: str) -> int:
-        """How many lines of the workers' logs have the text."""
+        """Count the lines of the workers' logs that contain the text."""
         return sum(text in line for worker in self.workers for line in worker.log().splitlines())
 
     # after the fault
 
     def finish(self) -> Verdict:
-        """End the traffic, wait until all is fresh, and judge; adds the row to the report."""
-        self.until(self._has_seen_enough, f"so many answers of each kind: {LEAST}")
+        """End the traffic, wait until all is fresh, check, and add a row to the report."""
+        self.until(self._has_seen_enough, f"enough answers by status: {MIN_ANSWERS}")
         self.pause_traffic()
         self.until_fresh()
-        answers = self.background.call(self.observer.sweep(self.traffic.started), SEND_S)
-        looks, expected = list(self.observer.looks), expectations(self.traffic.histories.values())
-        verdict = judge(expected, looks, answers, BOUND_S)
-        self._add_row(verdict, len(looks))
+        answers = self.background.run(self.observer.final_answers(self.traffic.started), SEND_S)
+        lookups, expected = (
+            list(self.observer.lookups),
+            expected_by_root(self.traffic.histories.values()),
+        )
+        verdict = check_answers(expected, lookups, answers, BOUND_S)
+        self._add_row(verdict, len(lookups))
         return verdict
 
     def _has_seen_enough(self) -> bool:
         statuses = self.observer.statuses()
-        return all(statuses[status] >= least for status, least in LEAST.items())
+        return all(statuses[status] >= least for status, least in MIN_ANSWERS.items())
 
-    def _add_row(self, verdict: Verdict, looks: int) -> None:
+    def _add_row(self, verdict: Verdict, lookups: int) -> None:
         over_grants, false_401s, wrong = (len(found) for found in verdict)
         self._report.rows.append(
-            Row(self.fault, self.traffic.count, looks, over_grants, false_401s, wrong,
+            Row(self.fault, self.traffic.count, lookups, over_grants, false_401s, wrong,
                 self.fresh_again(), ", ".join(self._proofs))
         )  # fmt: skip
 
     def fresh_again(self) -> float:
-        """Seconds from the fault until /health/ready was 200 for good."""
-        bad = [h.at for h in self.observer.health if h.status != 200 and h.at > self._injected]
+        """Return the seconds from the fault until /health/ready stayed 200."""
+        bad = [h.at for h in self.observer.health if h.status != 200 and h.at > self._fault_began]
         if not bad:
             return 0.0
         back = [h.at for h in self.observer.health if h.status == 200 and h.at > bad[-1]]
-        return min(back, default=time.monotonic()) - self._injected
+        return min(back, default=time.monotonic()) - self._fault_began

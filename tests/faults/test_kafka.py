@@ -16,25 +16,25 @@ from projector.events.model import DEAD_LETTERS
 from projector.events.partitioning import partition_of
 from projector.kafka.topics import CONFIGS
 from projector.process import free_port, is_listening
-from tests.faults import poison
+from tests.faults import poison_records
 from tests.faults.conftest import SEED, Broker, NewScenario
-from tests.faults.scenario import BOUND_S, SOUND, Scenario
-from tests.faults.stories import revoke_while_cut_off
+from tests.faults.interleavings import revoke_while_cut_off
+from tests.faults.scenario import BOUND_S, HEALTHY, Scenario
 from tests.integration.deployment import PARTITIONS
 from tests.integration.servers import Server, apache_kafka, eventually, running
 
 OUTAGE_S = 2.5 * BOUND_S
-# Bad records that come while the topic dead-letters has no leader either.
+# Bad records sent while the topic dead-letters has no leader either.
 BAD = 100
 
 
 def test_restarted(new_scenario: NewScenario, broker: Broker) -> None:
     scenario = new_scenario("Kafka kill -9 and restart")
-    scenario.start(SOUND, SOUND)
-    scenario.inject()
+    scenario.start(HEALTHY, HEALTHY)
+    scenario.begin_fault()
     broker.server.kill()
     assert not is_listening(broker.port)
-    scenario.prove(f"exit {broker.server.process.returncode}, not listening")
+    scenario.add_proof(f"exit {broker.server.process.returncode}, not listening")
     broker.server.start()
     eventually(lambda: is_listening(broker.port), "the broker listening again")
     scenario.until_fresh()
@@ -43,24 +43,24 @@ def test_restarted(new_scenario: NewScenario, broker: Broker) -> None:
 
 def test_frozen(new_scenario: NewScenario, broker: Broker) -> None:
     scenario = new_scenario("Kafka SIGSTOP beyond the bound")
-    scenario.start(SOUND, SOUND)
-    scenario.inject()
+    scenario.start(HEALTHY, HEALTHY)
+    scenario.begin_fault()
     broker.server.signal(signal.SIGSTOP)
     before = scenario.traffic.count
-    scenario.go_on_past_the_bound()
+    scenario.run_past_the_bound()
     scenario.until_stale()
     acknowledged = scenario.traffic.count - before
     broker.server.signal(signal.SIGCONT)
-    scenario.prove(f"stopped for more than {BOUND_S:g} s, {acknowledged} events, 503")
+    scenario.add_proof(f"stopped for more than {BOUND_S:g} s, {acknowledged} events, 503")
     scenario.until_fresh()
     scenario.finish().assert_clean()
 
 
 def test_workers_cut_off(new_scenario: NewScenario, broker: Broker) -> None:
-    """Revocations are acknowledged while no worker can know of them."""
+    """Kafka acknowledges revocations while no worker can read them."""
     scenario = new_scenario("Kafka cut off from the workers")
     scenario.deployment.env["PROJECTOR_KAFKA"] = broker.proxied
-    scenario.start(SOUND, SOUND)
+    scenario.start(HEALTHY, HEALTHY)
     revoke_while_cut_off(scenario, broker.proxy)
     scenario.until_stale()
     broker.proxy.thaw()
@@ -68,7 +68,7 @@ def test_workers_cut_off(new_scenario: NewScenario, broker: Broker) -> None:
     scenario.finish().assert_clean()
 
 
-class Cluster(NamedTuple):
+class TwoBrokers(NamedTuple):
     """Two brokers; the second leads the partitions with an odd number."""
 
     address: str
@@ -76,7 +76,7 @@ class Cluster(NamedTuple):
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
+def cluster(tmp_path: Path) -> Iterator[TwoBrokers]:
     first_port, second_port, controller = (free_port() for _ in range(3))
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
@@ -95,18 +95,18 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         )  # fmt: skip
         with running(second):
             eventually(lambda: asyncio.run(brokers(address)) == 2, "two brokers")
-            yield Cluster(address, second)
+            yield TwoBrokers(address, second)
 
 
 async def make_first_the_coordinator(address: str) -> None:
-    """While it is alone: its group's first member makes Kafka create the topic of the offsets."""
+    """Make Kafka create the topic of group offsets while the first broker is alone."""
     async with AIOKafkaConsumer(bootstrap_servers=address, group_id="first") as consumer:
         consumer.subscribe(["none"])
         await consumer.getmany(timeout_ms=2000)
 
 
 async def brokers(address: str) -> int:
-    """How many there are, as far as they tell."""
+    """Count the brokers of the cluster; 0 if none answers."""
     admin = AIOKafkaAdminClient(bootstrap_servers=address)
     try:
         await admin.start()
@@ -117,20 +117,20 @@ async def brokers(address: str) -> int:
         await admin.close()
 
 
-def test_one_leader_gone(new_scenario: NewScenario, cluster: Cluster) -> None:
+def test_one_leader_gone(new_scenario: NewScenario, cluster: TwoBrokers) -> None:
     scenario = new_scenario("Kafka partitions without a leader", kafka=cluster.address)
     create_topics_on_both(scenario)
-    scenario.start(SOUND, SOUND)
+    scenario.start(HEALTHY, HEALTHY)
     scenario.traffic.broadcasts = False
     scenario.until_fresh()
-    scenario.inject()
+    scenario.begin_fault()
     cluster.second.kill()
     began = time.monotonic()
-    root = scenario.traffic.roots[0]
-    assert root.partition == 0
-    scenario.produce(*poison.records(root.root, root.partition, BAD, SEED))
-    scenario.go_on(OUTAGE_S)
-    prove_the_others_went_on(scenario, began)
+    victim = scenario.traffic.namespaces[0]
+    assert victim.partition == 0
+    scenario.produce(*poison_records.records(victim.root, victim.partition, BAD, SEED))
+    scenario.run_for(OUTAGE_S)
+    prove_other_partitions_fresh(scenario, began)
     cluster.second.start()
     scenario.traffic.broadcasts = True
     scenario.until_fresh()
@@ -139,13 +139,13 @@ def test_one_leader_gone(new_scenario: NewScenario, cluster: Cluster) -> None:
 
 
 def create_topics_on_both(scenario: Scenario) -> None:
-    """Odd partitions and dead-letters on the second broker; the others on the first."""
+    """Create odd partitions and dead-letters on the second broker, even ones on the first."""
 
     async def create(admin: AIOKafkaAdminClient) -> None:
-        places = {p: [1 + p % 2] for p in range(PARTITIONS)}
+        replicas = {p: [1 + p % 2] for p in range(PARTITIONS)}
         prefix = scenario.deployment.prefix
         topics = [
-            NewTopic(prefix + name, -1, -1, {0: [2]} if name == DEAD_LETTERS else places, config)
+            NewTopic(prefix + name, -1, -1, {0: [2]} if name == DEAD_LETTERS else replicas, config)
             for name, config in CONFIGS.items()
         ]
         await admin.create_topics(topics)
@@ -153,15 +153,19 @@ def create_topics_on_both(scenario: Scenario) -> None:
     scenario.deployment.administrate(create)
 
 
-def prove_the_others_went_on(scenario: Scenario, began: float) -> None:
-    """Even partitions fresh and answering all along; odd ones 503 once they are past the bound."""
+def prove_other_partitions_fresh(scenario: Scenario, began: float) -> None:
+    """Prove that even partitions stayed fresh, and that odd ones got 503 after the bound."""
     stale = {p for health in scenario.observer.health if health.at > began for p in health.stale}
     assert stale == {1, 3}
     past = began + BOUND_S + 1
-    looks = [look for look in scenario.observer.looks if look.sent > past]
+    lookups = [lookup for lookup in scenario.observer.lookups if lookup.sent > past]
     answered: dict[Any, int] = {0: 0, 1: 0}
-    for look in looks:
-        answered[partition_of(look.token.root, PARTITIONS) % 2] += look.status in (200, 401, 403)
+    for lookup in lookups:
+        answered[partition_of(lookup.token.root, PARTITIONS) % 2] += lookup.status in (
+            200,
+            401,
+            403,
+        )
     assert answered[1] == 0, f"{answered[1]} answers of partitions without a leader"
     assert answered[0] > 100, f"only {answered[0]} answers of the other partitions"
-    scenario.prove(f"stale {sorted(stale)}, {answered[0]} answers of the others, 0 of these")
+    scenario.add_proof(f"stale {sorted(stale)}: 0 answers; other partitions: {answered[0]}")

@@ -1,13 +1,13 @@
-"""From Kafka's acknowledgement of a revocation to the answer: quiet, and while workers change."""
+"""Latency of revocations, without faults and during rebalances."""
 
 import asyncio
 from typing import Final
 
 from tests.faults.conftest import NewScenario
-from tests.faults.model import Crafted
-from tests.faults.observer import Line
+from tests.faults.namespaces import ScriptedNamespace
+from tests.faults.observer import Connection
 from tests.faults.report import Latency, Report
-from tests.faults.scenario import SEND_S, SOUND, Scenario
+from tests.faults.scenario import HEALTHY, SEND_S, Scenario
 from tests.integration.servers import Server
 
 SAMPLES: Final = 200
@@ -15,8 +15,8 @@ REBALANCES: Final = 3
 LOOK_INTERVAL_S: Final = 0.004
 
 
-class Stopwatch:
-    """Revokes and grants every crafted job's agent, again and again, until told to end."""
+class RevocationTimer:
+    """Revokes and grants every scripted job's agent until `end`, and times each revocation."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._traffic = scenario.traffic
@@ -24,52 +24,54 @@ class Stopwatch:
         self._background = scenario.background
         self._ending = False
         self.samples: list[float] = []
-        self._tasks = [self._background.keep(self._time(each)) for each in scenario.crafted]
+        self._tasks = [self._background.start(self._time(each)) for each in scenario.scripted]
 
     def end(self) -> None:
-        """Take no more samples; returns when every agent has been granted again."""
+        """Take no more samples; return when every agent has been granted again."""
         self._ending = True
         for task in self._tasks:
-            self._background.join(task, SEND_S)
+            self._background.wait(task, SEND_S)
 
-    async def _time(self, crafted: Crafted) -> None:
-        line = self._observer.new_line()
+    async def _time(self, scripted: ScriptedNamespace) -> None:
+        connection = self._observer.new_connection()
         try:
             while not self._ending:
-                revoked = await self._traffic.send(crafted.revoked())
-                self.samples.append(await self._until(line, crafted, ()) - revoked.acked)
-                await self._traffic.send(crafted.granted())
-                await self._until(line, crafted, (crafted.agent,))
+                revoked = await self._traffic.send(scripted.revoked())
+                self.samples.append(await self._until(connection, scripted, ()) - revoked.acked)
+                await self._traffic.send(scripted.granted())
+                await self._until(connection, scripted, (scripted.agent,))
         finally:
-            await line.close()
+            await connection.close()
 
-    async def _until(self, line: Line, crafted: Crafted, agents: tuple[int, ...]) -> float:
-        """When the answer with these agents came."""
+    async def _until(
+        self, connection: Connection, scripted: ScriptedNamespace, agents: tuple[int, ...]
+    ) -> float:
+        """Look up until the answer has these agents; return its time."""
         while True:
-            look = await self._observer.look(line, crafted.token)
-            if look and look.status == 200 and look.agents == agents:
-                return look.received
+            lookup = await self._observer.look_up(connection, scripted.token)
+            if lookup and lookup.status == 200 and lookup.agents == agents:
+                return lookup.received
             await asyncio.sleep(LOOK_INTERVAL_S)
 
 
 def test_rebalance_storm(new_scenario: NewScenario, report: Report) -> None:
-    """Workers come and go, one after another; revocations are timed all along."""
+    """Replace workers one after another while revocations are timed."""
     scenario = new_scenario("rebalance storm")
-    scenario.start(SOUND, SOUND)
-    scenario.craft()
-    quiet = Stopwatch(scenario)
+    scenario.start(HEALTHY, HEALTHY)
+    scenario.start_scripted()
+    quiet = RevocationTimer(scenario)
     scenario.until(lambda: len(quiet.samples) >= SAMPLES, f"{SAMPLES} revocations timed")
     quiet.end()
     report.latencies.append(Latency("quiet", quiet.samples))
 
-    scenario.inject()
+    scenario.begin_fault()
     before = scenario.claims()
-    stormy = Stopwatch(scenario)
+    stormy = RevocationTimer(scenario)
     for leaving in range(REBALANCES):
         replace_worker(scenario, scenario.workers[leaving])
     claims = scenario.claims() - before
     assert claims >= 2 * REBALANCES
-    scenario.prove(f"{claims} claims")
+    scenario.add_proof(f"{claims} claims")
     scenario.until(lambda: len(stormy.samples) >= SAMPLES, f"{SAMPLES} revocations timed")
     stormy.end()
     report.latencies.append(Latency("during rebalances", stormy.samples))
@@ -78,7 +80,7 @@ def test_rebalance_storm(new_scenario: NewScenario, report: Report) -> None:
 
 
 def replace_worker(scenario: Scenario, leaving: Server) -> None:
-    """A third worker joins, and one leaves: two rebalances at least."""
+    """Start a third worker and stop one: at least two rebalances."""
     joining = scenario.start_worker()
     assert leaving.stop() == 0
     scenario.until(lambda: bool(scenario.owned_by(joining)), "the new worker has a partition")

@@ -1,6 +1,6 @@
-"""Would the observer notice? The worst moments again, with what averts them taken out.
+"""Mutations: the same interleavings without one mechanism of the product, to test the observer.
 
-A suite of zeros proves something only if the same suite counts more than zero here.
+A fault table of zeros proves something only if the same suite finds wrong answers here.
 """
 
 import signal
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from tests.faults.conftest import Broker, NewScenario
-from tests.faults.scenario import Fault, Faults
-from tests.faults.stories import (
-    Replicated,
-    empty_at_once,
+from tests.faults.interleavings import (
+    ReplicatedRedis,
+    flush_everything,
     lose_a_view,
     revoke_while_cut_off,
-    wake_a_zombie,
+    wake_zombie,
 )
+from tests.faults.scenario import Fault, Faults
 from tests.faults.test_events import DISTURBED, DISTURBED_EVENTS
 
 SWEEP_OFF: Final[Fault] = ("sweep off", {})
@@ -24,7 +24,7 @@ SWEEP_OFF: Final[Fault] = ("sweep off", {})
 def test_delivery_check_off(new_scenario: NewScenario) -> None:
     scenario = new_scenario("MUTATION delivery check off, 5 % disturbed")
     scenario.start(*([("delivery check off", {}), fault] for fault in DISTURBED))
-    scenario.inject()
+    scenario.begin_fault()
     before = scenario.traffic.count
     scenario.until(lambda: scenario.traffic.count > before + DISTURBED_EVENTS, "more traffic")
     verdict = scenario.finish()
@@ -35,11 +35,11 @@ def test_delivery_check_off(new_scenario: NewScenario) -> None:
 def test_fencing_off(new_scenario: NewScenario, tmp_path: Path) -> None:
     scenario = new_scenario("MUTATION fencing off, zombie")
     trigger = tmp_path / "stop"
-    # It sleeps again behind its write, or it would soon mend what it did.
+    # The worker stops again after its write; otherwise it would soon correct the view.
     stop = ("stop", {"trigger": str(trigger), "phase": "around views"})
     scenario.start([("fencing off", {}), SWEEP_OFF, stop], [("fencing off", {}), SWEEP_OFF])
-    zombie = wake_a_zombie(scenario, trigger)
-    scenario.go_on_past_the_bound()
+    zombie = wake_zombie(scenario, trigger)
+    scenario.run_past_the_bound()
     zombie.signal(signal.SIGCONT)
     verdict = scenario.finish()
     assert verdict.over_grants
@@ -49,8 +49,8 @@ def test_heal_off(new_scenario: NewScenario) -> None:
     scenario = new_scenario("MUTATION heal off, FLUSHALL")
     mutated: Faults = [("heal off", {}), SWEEP_OFF]
     scenario.start(mutated, mutated)
-    empty_at_once(scenario)
-    scenario.go_on_past_the_bound()
+    flush_everything(scenario)
+    scenario.run_past_the_bound()
     verdict = scenario.finish()
     assert verdict.false_401s
     assert verdict.wrong
@@ -66,13 +66,13 @@ def test_freshness_off(new_scenario: NewScenario, broker: Broker) -> None:
 
 
 def test_server_change_unnoticed(
-    new_scenario: NewScenario, replicated: Replicated, tmp_path: Path
+    new_scenario: NewScenario, replicated_redis: ReplicatedRedis, tmp_path: Path
 ) -> None:
-    scenario = new_scenario("MUTATION server change unnoticed, failover", replicated.port)
+    scenario = new_scenario("MUTATION server change unnoticed, failover", replicated_redis.port)
     trigger = tmp_path / "stop"
     stop = ("stop", {"trigger": str(trigger), "phase": "after views"})
     scenario.start([("server change unnoticed", {}), SWEEP_OFF, stop])
-    lose_a_view(scenario, trigger, replicated)
+    lose_a_view(scenario, trigger, replicated_redis)
     verdict = scenario.finish()
     assert verdict.over_grants
     assert verdict.wrong

@@ -1,4 +1,4 @@
-"""Redis emptied, restarted, frozen, or failed over to a replica that missed the last writes."""
+"""Redis emptied, restarted, frozen, or failed over to a replica without the last writes."""
 
 import signal
 from pathlib import Path
@@ -8,18 +8,18 @@ import pytest
 import redis as client
 
 from tests.faults.conftest import NewRedis, NewScenario, Redis
-from tests.faults.scenario import BOUND_S, SOUND, Scenario
-from tests.faults.stories import Replicated, empty_at_once, lose_a_view, revisions
+from tests.faults.interleavings import ReplicatedRedis, flush_everything, lose_a_view, revisions
+from tests.faults.scenario import BOUND_S, HEALTHY, Scenario
 from tests.integration.servers import eventually
 
-# How long a detached replica misses what is written: the window that a failover can lose.
+# Events that a detached replica misses: the writes that the failover loses.
 DETACHED_EVENTS = 80
 
 
 def test_flushed(new_scenario: NewScenario) -> None:
     scenario = new_scenario("Redis FLUSHALL")
-    scenario.start(SOUND, SOUND)
-    empty_at_once(scenario)
+    scenario.start(HEALTHY, HEALTHY)
+    flush_everything(scenario)
     scenario.until_fresh()
     prove_heals(scenario)
     scenario.finish().assert_clean()
@@ -27,9 +27,9 @@ def test_flushed(new_scenario: NewScenario) -> None:
 
 def test_restarted_empty(new_scenario: NewScenario, redis: Redis) -> None:
     scenario = new_scenario("Redis restarted empty")
-    scenario.start(SOUND, SOUND)
+    scenario.start(HEALTHY, HEALTHY)
     restart(scenario, redis)
-    scenario.prove("another run_id, nothing on disk")
+    scenario.add_proof("another run_id, nothing on disk")
     scenario.until_fresh()
     prove_heals(scenario)
     scenario.finish().assert_clean()
@@ -41,10 +41,10 @@ def test_restarted_with_append_only_file(
 ) -> None:
     redis = new_redis("--appendonly", "yes", "--appendfsync", fsync)
     scenario = new_scenario(f"Redis restarted, AOF {fsync}", redis.port)
-    scenario.start(SOUND, SOUND)
+    scenario.start(HEALTHY, HEALTHY)
     restart(scenario, redis)
     assert "loaded from append only file" in redis.server.log()
-    scenario.prove("another run_id, loaded from the AOF")
+    scenario.add_proof("another run_id, loaded from the AOF")
     scenario.until_fresh()
     prove_heals(scenario)
     scenario.finish().assert_clean()
@@ -52,84 +52,86 @@ def test_restarted_with_append_only_file(
 
 def test_scripts_flushed(new_scenario: NewScenario) -> None:
     scenario = new_scenario("Redis SCRIPT FLUSH")
-    scenario.start(SOUND, SOUND)
+    scenario.start(HEALTHY, HEALTHY)
 
     def missed() -> int:
         errors = scenario.deployment.redis.info("errorstats")
         return int(errors.get("errorstat_NOSCRIPT", {}).get("count", 0))
 
     already = missed()
-    scenario.inject()
+    scenario.begin_fault()
     scenario.deployment.redis.script_flush()
-    scenario.until(lambda: missed() > already, "a worker misses its script")
-    scenario.prove(f"{missed() - already} NOSCRIPT")
+    scenario.until(lambda: missed() > already, "a worker gets NOSCRIPT")
+    scenario.add_proof(f"{missed() - already} NOSCRIPT")
     scenario.until_fresh()
     scenario.finish().assert_clean()
 
 
 def test_frozen(new_scenario: NewScenario, redis: Redis) -> None:
     scenario = new_scenario("Redis SIGSTOP beyond the bound")
-    scenario.start(SOUND, SOUND)
-    scenario.inject()
+    scenario.start(HEALTHY, HEALTHY)
+    scenario.begin_fault()
     redis.server.signal(signal.SIGSTOP)
-    scenario.go_on_past_the_bound()
+    scenario.run_past_the_bound()
     scenario.until_stale()
     redis.server.signal(signal.SIGCONT)
-    scenario.prove(f"stopped for more than {BOUND_S:g} s, 503")
+    scenario.add_proof(f"stopped for more than {BOUND_S:g} s, 503")
     scenario.until_fresh()
     scenario.finish().assert_clean()
 
 
-def test_failed_over_to_a_replica_behind(new_scenario: NewScenario, replicated: Replicated) -> None:
-    scenario = new_scenario("Redis failover, replica behind", replicated.port)
-    scenario.start(SOUND, SOUND)
-    fall_behind(scenario, replicated.old, replicated.new)
-    replicated.fail_over()
+def test_failed_over_to_a_replica_behind(
+    new_scenario: NewScenario, replicated_redis: ReplicatedRedis
+) -> None:
+    scenario = new_scenario("Redis failover, replica behind", replicated_redis.port)
+    scenario.start(HEALTHY, HEALTHY)
+    fall_behind(scenario, replicated_redis.old, replicated_redis.new)
+    replicated_redis.fail_over()
     scenario.until_fresh()
     prove_heals(scenario)
     scenario.finish().assert_clean()
 
 
 def test_failed_over_to_a_replica_without_one_view(
-    new_scenario: NewScenario, replicated: Replicated, tmp_path: Path
+    new_scenario: NewScenario, replicated_redis: ReplicatedRedis, tmp_path: Path
 ) -> None:
-    scenario = new_scenario("Redis failover, one view behind", replicated.port)
+    scenario = new_scenario("Redis failover, one view behind", replicated_redis.port)
     trigger = tmp_path / "stop"
     scenario.start([("stop", {"trigger": str(trigger), "phase": "after views"})])
-    lose_a_view(scenario, trigger, replicated)
+    lose_a_view(scenario, trigger, replicated_redis)
     scenario.until_fresh()
     prove_heals(scenario)
     scenario.finish().assert_clean()
 
 
 def restart(scenario: Scenario, redis: Redis) -> None:
-    """Kill Redis and start it again; another server answers then, with what was on disk."""
+    """Kill Redis and start it again with what is on disk."""
     before = run_id(scenario.deployment.redis)
-    scenario.inject()
+    scenario.begin_fault()
     redis.server.kill()
     redis.server.start()
-    eventually(lambda: answers(scenario.deployment.redis), "Redis answers with what was on disk")
+    eventually(lambda: answers(scenario.deployment.redis), "Redis answers again")
     assert run_id(scenario.deployment.redis) != before
 
 
 def fall_behind(scenario: Scenario, old: Any, new: Any) -> None:
-    """Detach the replica, let the primary go on alone, and prove what the replica misses."""
+    """Detach the replica, let the primary go on, and prove what the replica lacks."""
     detached_at = scenario.traffic.count
     new.replicaof("NO", "ONE")
     scenario.until(lambda: scenario.traffic.count > detached_at + DETACHED_EVENTS, "more traffic")
-    scenario.inject()
+    scenario.begin_fault()
     old.client_pause(60_000, all=False)
     behind = sum(revisions(old)) - sum(revisions(new))
     missing = len(tokens(old) - tokens(new))
     assert behind > 0
     assert missing > 0
-    scenario.prove(f"{behind} revisions and {missing} tokens behind")
+    scenario.add_proof(f"{behind} revisions and {missing} tokens behind")
 
 
 def prove_heals(scenario: Scenario) -> None:
-    """Workers noticed, and wrote everything from memory."""
+    """Prove that workers wrote everything from memory."""
     assert scenario.heals() > 0
-    scenario.prove(f"{scenario.heals()} heals")
+    scenario.add_proof(f"{scenario.heals()} heals")
 
 
 def tokens(redis: Any) -> set[bytes]:

@@ -1,6 +1,7 @@
 """Constant traffic: in each root namespace one event after another, each acknowledged by Kafka.
 
-So every root has a total order of events, each with the time it was sent and the time Kafka had it.
+So the events of a root have a total order. Each has the time when it was sent and the time when
+Kafka had acknowledged it.
 """
 
 import asyncio
@@ -15,19 +16,19 @@ from aiokafka.errors import KafkaError
 
 from projector.events.model import EVENT_TYPES
 from projector.events.partitioning import partition_of
-from tests.faults.model import Event, Root, Token
+from tests.faults.namespaces import Event, RandomNamespace, Token
 from tests.integration.deployment import PARTITIONS
 
 RATE: Final = 150.0
 RETRY_S: Final = 0.2
-# Longer than any fault lasts, so that a retry is the producer's own, which cannot repeat an event.
+# Longer than any fault lasts: only retries inside the idempotent producer cannot repeat an event.
 GIVE_UP_MS: Final = 90_000
 
 Headers = Sequence[tuple[str, bytes]]
 
 
-class Sent(NamedTuple):
-    """An event, and when it was sent and acknowledged: seconds of the monotonic clock."""
+class SentEvent(NamedTuple):
+    """An event with the times when it was sent and acknowledged (monotonic seconds)."""
 
     event: Event
     sent: float
@@ -39,36 +40,38 @@ class History:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.events: list[Sent] = []
+        self.events: list[SentEvent] = []
 
 
 class Traffic:
-    """Plays the stories of all roots at once until paused."""
+    """Sends the events of all namespaces at once until paused."""
 
-    def __init__(self, brokers: str, prefix: str, seed: int, roots: list[Root]) -> None:
+    def __init__(
+        self, brokers: str, prefix: str, seed: int, namespaces: list[RandomNamespace]
+    ) -> None:
         self._brokers = brokers
         self._prefix = prefix
         self._dice = Random(seed)
-        self.roots = roots
-        self.histories = {root.root: History(root.root) for root in roots}
+        self.namespaces = namespaces
+        self.histories = {each.root: History(each.root) for each in namespaces}
         # Tokens whose job.started Kafka has, in that order.
         self.started: list[Token] = []
-        # Of the jobs that have not finished, the latest token of each.
+        # The latest token of each job that has not finished.
         self.live: dict[int, Token] = {}
-        # Events per second of all roots together.
+        # Events per second, of all namespaces together.
         self.rate = RATE
         # Whether user.set, which needs every partition, may be sent.
         self.broadcasts = True
         self._pausing = False
-        self._players: list[asyncio.Task[None]] = []
+        self._senders: list[asyncio.Task[None]] = []
 
     @property
     def count(self) -> int:
-        """How many events Kafka has acknowledged."""
+        """Count the events that Kafka has acknowledged."""
         return sum(len(history.events) for history in self.histories.values())
 
     def acknowledged(self, partition: int) -> int:
-        """How many of those are in the partition."""
+        """Count the acknowledged events of the partition."""
         return sum(
             len(history.events)
             for root, history in self.histories.items()
@@ -76,26 +79,26 @@ class Traffic:
         )
 
     async def start(self) -> None:
-        """Connect to Kafka, and begin every root's story."""
+        """Connect to Kafka and begin to send."""
         self._producer = self._new_producer()
         await self._producer.start()
         await self.resume()
 
     async def pause(self) -> None:
-        """Let every root finish the event that it is sending, and send no more."""
+        """Stop sending, after each namespace has finished its current event."""
         self._pausing = True
-        await asyncio.gather(*self._players)
+        await asyncio.gather(*self._senders)
 
     async def resume(self) -> None:
-        """Let every root's story go on."""
+        """Begin to send again."""
         self._pausing = False
-        self._players = [asyncio.create_task(self._play(root)) for root in self.roots]
+        self._senders = [asyncio.create_task(self._send_events(each)) for each in self.namespaces]
 
     async def close(self) -> None:
-        """Disconnect, whatever is still being sent."""
-        for player in self._players:
-            player.cancel()
-        await asyncio.gather(*self._players, return_exceptions=True)
+        """Stop at once and disconnect."""
+        for sender in self._senders:
+            sender.cancel()
+        await asyncio.gather(*self._senders, return_exceptions=True)
         await self._producer.stop()
 
     def _new_producer(self) -> AIOKafkaProducer:
@@ -108,21 +111,21 @@ class Traffic:
             max_request_size=4 * 1024 * 1024,
         )
 
-    async def _play(self, root: Root) -> None:
+    async def _send_events(self, namespace: RandomNamespace) -> None:
         while not self._pausing:
-            event = root.next()
+            event = namespace.next()
             if event["type"] == "user.set" and not self.broadcasts:
                 continue
-            await self.send(event, root.tokens.get(event["data"].get("token_sha256", "")))
-            pause = len(self.roots) / self.rate
+            await self.send(event, namespace.tokens.get(event["data"].get("token_sha256", "")))
+            pause = len(self.namespaces) / self.rate
             await asyncio.sleep(self._dice.uniform(0.2, 1.8) * pause)
 
-    async def send(self, event: Event, token: Token | None = None) -> Sent:
-        """Send one event and note it in its root's history once Kafka has it."""
+    async def send(self, event: Event, token: Token | None = None) -> SentEvent:
+        """Send one event; once Kafka has it, add it to its root's history."""
         root = event["partitionkey"]
         sent = time.monotonic()
         await self._deliver(event)
-        entry = Sent(event, sent, time.monotonic())
+        entry = SentEvent(event, sent, time.monotonic())
         self.histories.setdefault(root, History(root)).events.append(entry)
         if token:
             self.started.append(token)
@@ -133,16 +136,16 @@ class Traffic:
 
     async def _deliver(self, event: Event) -> None:
         kind, root = EVENT_TYPES[event["type"]], event["partitionkey"]
-        places = range(PARTITIONS) if kind.broadcast else [partition_of(root, PARTITIONS)]
+        partitions = range(PARTITIONS) if kind.broadcast else [partition_of(root, PARTITIONS)]
         value = json.dumps(event).encode()
         await asyncio.gather(
-            *(self.produce(kind.topic, value, root.encode(), place) for place in places)
+            *(self.produce(kind.topic, value, root.encode(), each) for each in partitions)
         )
 
     async def produce(
         self, topic: str, value: bytes | None, key: bytes, partition: int, headers: Headers = ()
     ) -> None:
-        """Send until Kafka has it: an event counts from its acknowledgement on."""
+        """Send a record until Kafka acknowledges it."""
         name = self._prefix + topic
         while True:
             try:

@@ -1,4 +1,4 @@
-"""One broker of each kind per session; for each test its own topics, Redis and processes."""
+"""Fixtures: one broker of each kind per session; topics, Redis and processes per test."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ prefixes = itertools.count(1)
 
 
 def apache_or_skip(broker: str) -> None:
-    """Skip what cannot run without Java; fail instead where Kafka is required, as in CI."""
+    """Skip a test of Apache Kafka without Java; fail instead under REQUIRE_KAFKA, as in CI."""
     if broker == "apache" and (reason := servers.without_apache_kafka()):
         if os.environ.get("REQUIRE_KAFKA"):
             pytest.fail(reason)
@@ -27,7 +27,7 @@ def apache_or_skip(broker: str) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` one process runs what needs Apache Kafka, and no other starts it."""
+    """Mark tests of Apache Kafka, so that `--dist loadgroup` starts it in one process only."""
     for item in items:
         if isinstance(item, pytest.Function) and "apache" in item.name.rpartition("[")[2]:
             item.add_marker(pytest.mark.xdist_group("apache"))
@@ -41,14 +41,14 @@ def _forking() -> Iterator[None]:
 
 @pytest.fixture
 def real_processes() -> Iterator[None]:
-    """For tests of how a process starts and ends."""
+    """Start a new Python for each command, for tests of how a process starts or ends."""
     with processes.not_forking():
         yield
 
 
 @pytest.fixture(scope="session")
 def address_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """Gives a kind of broker's address; starts the broker when it is first asked for."""
+    """Return a function from a kind of broker to its address; start each broker on first use."""
     with ExitStack() as stack:
 
         @cache
@@ -64,14 +64,14 @@ def address_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
 
 @pytest.fixture(params=list(BROKERS))
 def kafka(request: pytest.FixtureRequest, address_of: Callable[[str], str]) -> str:
-    """A broker's address, of either kind."""
+    """Return the address of a broker, once of each kind."""
     apache_or_skip(request.param)
     return address_of(request.param)
 
 
 @pytest.fixture
 def deployment(kafka: str, tmp_path: Path) -> Iterator[Deployment]:
-    """Topics and a Redis of its own; the test starts the processes that it wants."""
+    """Yield a deployment with its own topics and Redis; the test starts the processes."""
     port = free_port()
     with servers.running(servers.valkey(tmp_path, port)):
         servers.eventually(lambda: is_listening(port), "Valkey listening")

@@ -1,4 +1,4 @@
-"""The product as deployed for one test: topics, Redis, any number of workers, one API."""
+"""The product as deployed for one test: topics, Redis, workers and an API."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
     headers: httpx.Headers
 
 
-class Letter(NamedTuple):
+class DeadLetter(NamedTuple):
     value: bytes | None
     headers: dict[str, str]
 
@@ -59,7 +59,7 @@ class Deployment:
         self._stack.close()
 
     def use_redis(self, url: str) -> None:
-        """What is started or run from here on gets to Redis by this URL."""
+        """Use this URL of Redis for every process that starts from now on."""
         self.env["PROJECTOR_REDIS_URL"] = self.redis_url = url
 
     def command(self, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -78,7 +78,7 @@ class Deployment:
         return self.start("api", "--port", str(port), **env)
 
     def start_all(self) -> Server:
-        """Topics, a worker and the API, until every partition is fresh; returns the worker."""
+        """Create topics, start a worker and the API, wait until fresh; return the worker."""
         assert self.command("topics").returncode == 0
         worker = self.start("worker")
         self.start_api()
@@ -99,7 +99,7 @@ class Deployment:
         return self.get(PATH, {"Job-Token": token, **headers})
 
     def feed(self, *events: dict[str, Any]) -> None:
-        """Feed the events and return once Kafka has them."""
+        """Feed the events; return once Kafka has them."""
         lines = "\n".join(json.dumps(event) for event in events)
         done = self.command("feed", "-", stdin=lines)
         assert done.returncode == 0, done.stderr
@@ -110,18 +110,18 @@ class Deployment:
         return self.look_up(token)
 
     def agents(self, token: str) -> list[int] | None:
-        """The ids of the agents that the token may use right now; None without a list."""
+        """Look the token up; return the ids of its agents, None if the answer is not a 200."""
         answer = self.look_up(token)
         if answer.status != 200:
             return None
         return [agent["id"] for agent in answer.body["allowed_agents"]]
 
     def until_agents(self, token: str, *agents: int) -> None:
-        """Look the token up until it may use exactly these: topics need not be in step."""
+        """Look the token up until it may use exactly these agents."""
         eventually(lambda: self.agents(token) == list(agents), f"the agents {agents}", 30)
 
     def administrate(self, work: Callable[[AIOKafkaAdminClient], Awaitable[object]]) -> None:
-        """Let `work` do something with Kafka's admin client."""
+        """Run `work` with Kafka's admin client."""
 
         async def run() -> None:
             admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka)
@@ -134,7 +134,7 @@ class Deployment:
         asyncio.run(run())
 
     def topics(self) -> list[str]:
-        """The topics that Kafka knows, which is not at once what it has acknowledged."""
+        """List the topics; Kafka lists a new one some time after it has acknowledged it."""
         known: list[str] = []
 
         async def list_topics(admin: AIOKafkaAdminClient) -> None:
@@ -155,24 +155,24 @@ class Deployment:
         partition: int | None = None,
         headers: Sequence[tuple[str, bytes]] = (),
     ) -> None:
-        """Put a record into Kafka past `projector feed`, as another team's producer would."""
+        """Send a record without `projector feed`, as another team's producer would."""
         value = event if isinstance(event, bytes) else json.dumps(event).encode()
         root = event["partitionkey"] if isinstance(event, dict) else "3"
         name = topic or (EVENT_TYPES[event["type"]].topic if isinstance(event, dict) else "")
-        place = partition_of(root, PARTITIONS) if partition is None else partition
+        number = partition_of(root, PARTITIONS) if partition is None else partition
 
         async def send() -> None:
             async with AIOKafkaProducer(bootstrap_servers=self.kafka, acks="all") as producer:
                 await producer.send_and_wait(
-                    self.prefix + name, value, root.encode(), place, headers=list(headers)
+                    self.prefix + name, value, root.encode(), number, headers=list(headers)
                 )
 
         asyncio.run(send())
 
-    def dead_letters(self, count: int) -> list[Letter]:
-        """The first `count` dead letters, once they are there, and any more."""
+    def dead_letters(self, count: int) -> list[DeadLetter]:
+        """Wait for `count` dead letters; return all that there are."""
 
-        async def read() -> list[Letter]:
+        async def read() -> list[DeadLetter]:
             async with AIOKafkaConsumer(
                 f"{self.prefix}dead-letters",
                 bootstrap_servers=self.kafka,
@@ -182,14 +182,14 @@ class Deployment:
                 while polled := await consumer.getmany(timeout_ms=1000):
                     found += (record for records in polled.values() for record in records)
             return [
-                Letter(
+                DeadLetter(
                     r.value,
                     {name: (text or b"").decode(errors="replace") for name, text in r.headers},
                 )
                 for r in found
             ]
 
-        letters: list[Letter] = []
+        letters: list[DeadLetter] = []
 
         def enough() -> bool:
             letters[:] = asyncio.run(read())

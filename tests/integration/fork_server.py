@@ -1,13 +1,13 @@
-"""A process that has imported the product once, and forks a child for each command of a test.
+"""Fork server: imports the product once, and forks a child for each command of a test.
 
-A new Python takes 0.57 s of CPU until the product is imported, a child 0.02 s; the tests start a
-thousand. A child is a process like any other: it has its own environment, folder and standard
-streams, runs `python -m MODULE` with all that an interpreter does at its end, and signals, exit
-codes and kill -9 are the kernel's.
+A new Python takes 0.57 s of CPU until the product is imported, a child 0.02 s. The tests start a
+thousand. A child is an ordinary process. It has its own environment, folder and standard streams,
+and runs `python -m MODULE` to the interpreter's normal end. Signals, exit codes and kill -9 come
+from the kernel.
 
-What this leans on: there is one thread here, and nothing that is imported reads the environment
-that a test sets. PROMETHEUS_MULTIPROC_DIR is read so; tests with it start a new Python for each
-process, as those of how a process starts and ends do (`real_processes`).
+Two conditions make forking safe: this process has one thread, and no import reads an environment
+variable that a test sets. The exception is PROMETHEUS_MULTIPROC_DIR. Tests that set it start a new
+Python for each process, as tests of how a process starts or ends do (`real_processes`).
 """
 
 import atexit
@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 MESSAGE_BYTES: Final = 128 * 1024
-# What the product imports by name, and late.
+# Modules that the product imports late, by name.
 LATE: Final = (
     "faust.app", "faust.assignor.partition_assignor", "faust.transport.drivers.aiokafka",
     "faust.web.drivers.aiohttp", "pydantic.v1", "uvicorn.lifespan.on", "uvicorn.loops.uvloop",
@@ -32,7 +32,7 @@ LATE: Final = (
 
 
 def preload() -> None:
-    """Import the product and what it imports late."""
+    """Import the product, including its late imports."""
     for package in map(importlib.import_module, ("projector", "api")):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
@@ -40,13 +40,13 @@ def preload() -> None:
     for name in LATE:
         importlib.import_module(name)
     assert threading.active_count() == len(os.listdir("/proc/self/task")) == 1
-    # What is never looked at again stays shared with the children.
+    # The collector does not touch frozen objects, so children share their memory.
     gc.collect()
     gc.freeze()
 
 
 def serve(channel: socket.socket) -> str:
-    """Fork whenever asked to; returns in each child, with the module to run."""
+    """Fork a child per request; in the child, return the module to run."""
     while True:
         message, streams, *_ = socket.recv_fds(channel, MESSAGE_BYTES, 3)
         if not message:
@@ -56,13 +56,13 @@ def serve(channel: socket.socket) -> str:
             answer = os.waitstatus_to_exitcode(os.waitpid(request["reap"], 0)[1])
         elif (answer := os.fork()) == 0:
             channel.close()
-            return become(request, streams)
+            return become_command(request, streams)
         for stream in streams:
             os.close(stream)
         channel.send(b"%d" % answer)
 
 
-def become(request: Mapping[str, Any], streams: Sequence[int]) -> str:
+def become_command(request: Mapping[str, Any], streams: Sequence[int]) -> str:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -74,7 +74,7 @@ def become(request: Mapping[str, Any], streams: Sequence[int]) -> str:
 
 
 def main(channel: socket.socket) -> None:
-    """Serve; in a child, run the command."""
+    """Serve requests; in a child, run the command."""
     codes: list[int] = []
 
     def leave() -> None:
@@ -83,8 +83,8 @@ def main(channel: socket.socket) -> None:
             sys.stderr.flush()
             os._exit(codes[0])
 
-    # First in, last out: behind it the interpreter would only take itself apart, which costs more
-    # than most commands do.
+    # Registered first, so it runs last. It skips the interpreter's teardown, which costs more than
+    # most commands.
     atexit.register(leave)
     preload()
     module = serve(channel)

@@ -1,4 +1,4 @@
-"""Free ports for servers of tests that run side by side."""
+"""Free ports for the servers of tests that run in parallel."""
 
 import os
 import random
@@ -7,7 +7,7 @@ from typing import Final
 
 from projector.process import LOOPBACK
 
-# Of every block of so many ports each process that runs tests has one.
+# Each block has one port for each process of pytest.
 PROCESSES: Final = 32
 OWN: Final = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PROCESSES
 # Linux gives clients ports from 32,768 on: one could take a port before its server does.
@@ -18,7 +18,7 @@ _given: Final[set[int]] = set()
 
 
 def free_port() -> int:
-    """Choose a port that is free, and that no other test gets."""
+    """Choose a free port that no other test gets."""
     while True:
         port = _dice.choice(BLOCKS) * PROCESSES + OWN
         if port not in _given and _is_free(port):

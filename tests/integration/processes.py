@@ -1,7 +1,7 @@
 """Commands of the product as processes: forked, or each a new Python.
 
-`forking` starts `fork_server`; from there to its end commands are children of that, as `start` and
-`run` give them. Without it, with EXEC=1, and elsewhere than on Linux each is a new Python.
+`forking` starts the fork server. Until it ends, `start` and `run` fork commands from that server.
+Otherwise, with EXEC=1, and on systems other than Linux, each command is a new Python.
 """
 
 import json
@@ -35,8 +35,8 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-class Forks:
-    """The server's other end: one request at a time, answered at once."""
+class ForkServerClient:
+    """Client of the fork server; sends one request at a time."""
 
     def __init__(self) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -47,7 +47,7 @@ class Forks:
                 start_new_session=True,
             )  # fmt: skip
 
-    def ask(self, request: Mapping[str, Any], streams: Sequence[int] = ()) -> int:
+    def request(self, request: Mapping[str, Any], streams: Sequence[int] = ()) -> int:
         socket.send_fds(self._channel, [json.dumps(request).encode()], streams)
         answer = self._channel.recv(fork_server.MESSAGE_BYTES)
         assert answer, f"the fork server ended with {self._server.wait()}"
@@ -58,13 +58,13 @@ class Forks:
         self._server.wait()
 
 
-class Child:
-    """A child of the server; as with `subprocess.Popen`, it is there until it is waited for."""
+class ForkedProcess:
+    """A forked command, with the methods of `subprocess.Popen` that tests use."""
 
-    def __init__(self, forks: Forks, pid: int) -> None:
+    def __init__(self, forks: ForkServerClient, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self._forks = forks
+        self._fork_server = forks
         self._end = os.pidfd_open(pid)
 
     def wait(self, timeout: float | None = None) -> int:
@@ -72,7 +72,7 @@ class Child:
             if not select.select([self._end], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
             os.close(self._end)
-            self.returncode = self._forks.ask({"reap": self.pid})
+            self.returncode = self._fork_server.request({"reap": self.pid})
         return self.returncode
 
     def poll(self) -> int | None:
@@ -91,33 +91,33 @@ class Child:
         self.send_signal(signal.SIGKILL)
 
 
-_forks: Forks | None = None
+_fork_server: ForkServerClient | None = None
 
 
 @contextmanager
 def forking() -> Iterator[None]:
-    """From here to the end of the block commands are forked, unless EXEC=1."""
-    global _forks  # noqa: PLW0603
+    """Fork commands until the block ends, unless EXEC=1."""
+    global _fork_server  # noqa: PLW0603
     if sys.platform != "linux" or os.environ.get("EXEC"):
         yield
         return
-    _forks = forks = Forks()
+    _fork_server = forks = ForkServerClient()
     try:
         yield
     finally:
-        _forks = None
+        _fork_server = None
         forks.close()
 
 
 @contextmanager
 def not_forking() -> Iterator[None]:
-    """To the end of the block commands are real processes."""
-    global _forks  # noqa: PLW0603
-    forks, _forks = _forks, None
+    """Start a new Python for each command until the block ends."""
+    global _fork_server  # noqa: PLW0603
+    forks, _fork_server = _fork_server, None
     try:
         yield
     finally:
-        _forks = forks
+        _fork_server = forks
 
 
 def start(
@@ -125,20 +125,20 @@ def start(
     stdout: IO[bytes], stderr: IO[bytes], stdin: IO[bytes] | None = None,
 ) -> Process:  # fmt: skip
     """Start `python -m module`."""
-    if _forks is None:
+    if _fork_server is None:
         argv = [sys.executable, "-m", module, *arguments]
         return subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=stderr, env=dict(env))
     with open(os.devnull, "rb") as nothing:
         streams = [stream.fileno() for stream in (stdin or nothing, stdout, stderr)]
-        what = {"argv": [module, *arguments], "env": dict(env), "cwd": os.getcwd()}
-        return Child(_forks, _forks.ask(what, streams))
+        request = {"argv": [module, *arguments], "env": dict(env), "cwd": os.getcwd()}
+        return ForkedProcess(_fork_server, _fork_server.request(request, streams))
 
 
 def run(
     module: str, arguments: Sequence[str], env: Mapping[str, str], stdin: str, timeout: float
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m module` to its end."""
-    if _forks is None:
+    if _fork_server is None:
         return subprocess.run(
             [sys.executable, "-m", module, *arguments], input=stdin, capture_output=True,
             text=True, env=dict(env), timeout=timeout, check=False,
@@ -154,5 +154,5 @@ def run(
             process.wait()
         out.seek(0)
         err.seek(0)
-        said = out.read().decode(), err.read().decode()
-        return subprocess.CompletedProcess([module, *arguments], process.returncode, *said)
+        output = out.read().decode(), err.read().decode()
+        return subprocess.CompletedProcess([module, *arguments], process.returncode, *output)

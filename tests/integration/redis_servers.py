@@ -25,14 +25,16 @@ sentinel failover-timeout {service} 3000
 """
 
 
-class Watched:
-    """A primary, its replica, and the sentinel that lets the one take the other's place."""
+class SentinelRedis:
+    """A primary, its replica, and the sentinel that fails over between them."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.ports = [free_port(), free_port()]
-        # A replica gets its copy at once, not after five seconds.
-        eager = ("--repl-diskless-sync-delay", "0")
-        self.servers = [stack.enter_context(one(folder, port, *eager)) for port in self.ports]
+        # Replicas get their copy at once: the default waits five seconds for further replicas.
+        diskless = ("--repl-diskless-sync-delay", "0")
+        self.servers = [
+            stack.enter_context(running_valkey(folder, port, *diskless)) for port in self.ports
+        ]
         client(self.ports[1]).replicaof(LOOPBACK, str(self.ports[0]))
         eventually(lambda: self._has_replica(self.ports[0]), "a replica")
         self.sentinel_port = free_port()
@@ -46,19 +48,19 @@ class Watched:
         sentinel = Server([program, str(configuration), "--sentinel"], folder / "sentinel.log")
         self.sentinel = stack.enter_context(running(sentinel))
         eventually(lambda: is_listening(self.sentinel_port), "the sentinel")
-        eventually(self._knows_the_replica, "the sentinel knows the replica")
+        eventually(self._has_found_replica, "the sentinel has found the replica")
         self.url = f"redis+sentinel://{LOOPBACK}:{self.sentinel_port}/{SERVICE}"
 
     def _has_replica(self, port: int) -> bool:
-        told: Any = client(port).info("replication")
-        return bool(told.get("slave0", {}).get("state") == "online")
+        info: Any = client(port).info("replication")
+        return bool(info.get("slave0", {}).get("state") == "online")
 
-    def _knows_the_replica(self) -> bool:
-        told: Any = client(self.sentinel_port).execute_command("SENTINEL REPLICAS", SERVICE)
-        return len(told) == 1
+    def _has_found_replica(self) -> bool:
+        replicas: Any = client(self.sentinel_port).execute_command("SENTINEL REPLICAS", SERVICE)
+        return len(replicas) == 1
 
     def fail_over(self) -> None:
-        """Let the replica take the place of the primary, which lives on."""
+        """Promote the replica; the former primary goes on as its replica."""
 
         def is_begun() -> bool:
             try:
@@ -67,19 +69,19 @@ class Watched:
                 return False
             return True
 
-        eventually(is_begun, "the sentinel has heard that the replica is well")
+        eventually(is_begun, "the sentinel has accepted the failover")
         eventually(lambda: self.primary == self.ports[1], "failed over")
         eventually(lambda: client(self.ports[0]).role()[0] == "slave", "demoted")
 
     @property
     def primary(self) -> int:
-        """The port of the server that the sentinel names."""
-        told: Any = client(self.sentinel_port).sentinel_get_master_addr_by_name(SERVICE)
-        return int(told[1])
+        """Return the port of the primary that the sentinel names."""
+        address: Any = client(self.sentinel_port).sentinel_get_master_addr_by_name(SERVICE)
+        return int(address[1])
 
 
 @contextmanager
-def one(folder: Path, port: int, *options: str) -> Iterator[Server]:
+def running_valkey(folder: Path, port: int, *options: str) -> Iterator[Server]:
     (own := folder / f"redis-{port}").mkdir()
     with running(servers.valkey(own, port, *options)) as server:
         eventually(lambda: is_listening(port), f"listening: {server.log()}")
@@ -90,7 +92,7 @@ def client(port: int) -> Any:
     return redis.Redis(port=port, decode_responses=True)
 
 
-class Three:
+class RedisCluster:
     """A cluster of three servers without replicas."""
 
     _options = (
@@ -102,7 +104,9 @@ class Three:
         self.ports = [free_port() for _ in range(3)]
         self._buses = [free_port() for _ in range(3)]
         self.servers = [
-            stack.enter_context(one(folder, port, *self._options, "--cluster-port", str(bus)))
+            stack.enter_context(
+                running_valkey(folder, port, *self._options, "--cluster-port", str(bus))
+            )
             for port, bus in zip(self.ports, self._buses, strict=True)
         ]
         self.added: dict[int, Server] = {}
@@ -122,27 +126,27 @@ class Three:
 
     def is_whole(self) -> bool:
         try:
-            told = [client(port).execute_command("CLUSTER INFO") for port in self.ports]
+            infos = [client(port).execute_command("CLUSTER INFO") for port in self.ports]
         except redis.ConnectionError:
             return False
         return all(
-            info["cluster_state"] == "ok" and info["cluster_known_nodes"] == "3" for info in told
+            info["cluster_state"] == "ok" and info["cluster_known_nodes"] == "3" for info in infos
         )
 
     def holder(self, key: str) -> int:
-        """Which of the servers holds the key."""
+        """Return the number of the server that holds the key."""
         share = REDIS_CLUSTER_HASH_SLOTS // 3
         return min(key_slot(key.encode()) // share, 2)
 
-    def port_of(self, one: Any) -> int:
-        """Where that client is connected."""
-        return int(one.connection_pool.connection_kwargs["port"])
+    def port_of(self, client: Any) -> int:
+        """Return the port that the client connects to."""
+        return int(client.connection_pool.connection_kwargs["port"])
 
     def add_replica(self, number: int, folder: Path, stack: ExitStack) -> int:
-        """The port of a replica of one of the three, once it has a copy."""
+        """Start a replica of one of the three; return its port once it has a copy."""
         port, bus = free_port(), free_port()
         options = (*self._options, "--cluster-port", str(bus))
-        self.added[port] = stack.enter_context(one(folder, port, *options))
+        self.added[port] = stack.enter_context(running_valkey(folder, port, *options))
         client(self.ports[0]).execute_command("CLUSTER MEET", LOOPBACK, port, bus)
         primary = client(self.ports[number]).execute_command("CLUSTER MYID")
         eventually(lambda: primary in str(client(port).execute_command("CLUSTER NODES")), "met")

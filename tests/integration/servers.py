@@ -1,4 +1,4 @@
-"""Real servers for tests: the embedded broker, Apache Kafka, Valkey, this product's processes."""
+"""Server processes for tests: brokers, Valkey and the product's own."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ START_S = 60
 
 
 class Server:
-    """A process, its log, and the signals that tests need."""
+    """A process with its log, and the signals that tests send."""
 
     def __init__(self, argv: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
         self._argv = argv
@@ -54,8 +54,8 @@ class Server:
         self.process.wait()
 
 
-class Projector(Server):
-    """A process of the product, or of a module of the tests that runs its command line."""
+class ProjectorProcess(Server):
+    """A process of the product, or of a test module that runs its command line."""
 
     def _start(self, log: IO[bytes]) -> Process:
         module, *command = self._argv
@@ -64,7 +64,7 @@ class Projector(Server):
 
 @contextmanager
 def running(server: Server) -> Iterator[Server]:
-    """The server, ended with the block whatever its state."""
+    """Kill the server when the block ends."""
     try:
         yield server
     finally:
@@ -72,7 +72,7 @@ def running(server: Server) -> Iterator[Server]:
 
 
 def eventually(holds: Callable[[], bool], what: str, timeout: float = START_S) -> None:
-    """Wait until `holds`; fail with `what` should have come true."""
+    """Wait until `holds` returns true; fail with `what` after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not holds():
         if time.monotonic() > end:
@@ -87,7 +87,7 @@ def embedded_kafka(folder: Path, port: int) -> Server:
 def apache_kafka(
     folder: Path, port: int, controller: int = 0, command: str = "run", *properties: str
 ) -> Server:
-    """A broker; with the command `join` another of the cluster with that controller's port.
+    """Start a broker; with the command `join`, a further one of the controller's cluster.
 
     `properties` (name=value) override those of `scripts/kafka`.
     """
@@ -96,7 +96,7 @@ def apache_kafka(
 
 
 def valkey(folder: Path, port: int, *options: str) -> Server:
-    """A server; `options` override the defaults, which keep nothing on disk."""
+    """Start a Valkey; `options` override the defaults, which keep nothing on disk."""
     return Server([*redis_command(port, str(folder)), *options], folder / "valkey.log")
 
 
@@ -104,11 +104,11 @@ def projector(
     command: list[str], log: Path, env: Mapping[str, str], module: str = "projector"
 ) -> Server:
     paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    return Projector([module, *command], log, os.environ | {"PYTHONPATH": paths, **env})
+    return ProjectorProcess([module, *command], log, os.environ | {"PYTHONPATH": paths, **env})
 
 
 def without_apache_kafka() -> str | None:
-    """Why Apache Kafka cannot run here, or None."""
+    """Return why Apache Kafka cannot run here, or None."""
     missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
     if missing:
         return f"NO TEST RUNS ON APACHE KAFKA: {' and '.join(missing)} not installed"

@@ -1,4 +1,4 @@
-"""The API's metrics when several processes answer."""
+"""Metrics of an API with several processes."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ TOKEN = "token-9"
 LOOKUPS = 40
 
 
-class Api:
+class TwoProcessApi:
     def __init__(self, http: httpx.Client, server: servers.Server) -> None:
         self.http = http
         self.server = server
@@ -40,26 +40,27 @@ class Api:
             sample.value for family in families for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         ]  # fmt: skip
-        assert len(values) == 1, f"{name} is there {len(values)} times"
+        assert len(values) == 1, f"{len(values)} samples of {name}"
         return values[0]
 
     def processes(self) -> list[int]:
-        """Those that answer: all children but Python's own tracker of resources."""
+        """List the processes that answer: all children except Python's resource tracker."""
         tasks = Path(f"/proc/{self.server.process.pid}/task").iterdir()
         children = [int(n) for task in tasks for n in (task / "children").read_text().split()]
         return [n for n in children if b"spawn_main" in Path(f"/proc/{n}/cmdline").read_bytes()]
 
 
-# As docs/operations.md documents it for operators who start uvicorn themselves.
+# The command of docs/operations.md for operators who start uvicorn themselves.
 UVICORN = [
-    "--factory", "api.app:create_api", "--http", "api.lookup_protocol:LookupProtocol", "--ws", "none",
-    "--limit-concurrency", "1000", "--no-access-log", "--no-server-header", "--log-level", "error",
+    "--factory", "api.app:create_api", "--http", "api.lookup_protocol:LookupProtocol",
+    "--ws", "none", "--limit-concurrency", "1000", "--no-access-log", "--no-server-header",
+    "--log-level", "error",
 ]  # fmt: skip
 
 
 @pytest.fixture(params=["projector", "uvicorn"])
-def api(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
-    """Two processes that answer, and a Redis with one live token, fresh for an hour."""
+def api(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[TwoProcessApi]:
+    """Start an API of two processes, on a Redis with one live token that is fresh for an hour."""
     with ExitStack() as stack:
         redis_port, port = free_port(), free_port()
         stack.enter_context(servers.running(servers.valkey(tmp_path, redis_port)))
@@ -84,23 +85,23 @@ def api(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Api]:
         server = servers.projector(command, tmp_path / "api.log", env, module=request.param)
         stack.enter_context(servers.running(server))
         servers.eventually(lambda: is_listening(port), f"the API listening: {server.log()}")
-        # Each request over a connection of its own: any of the processes may answer.
+        # A new connection per request, so that either process may answer.
         limits = httpx.Limits(max_keepalive_connections=0)
         url = f"http://127.0.0.1:{port}"
         http = stack.enter_context(httpx.Client(base_url=url, limits=limits, timeout=10))
-        found = Api(http, server)
+        found = TwoProcessApi(http, server)
         servers.eventually(lambda: len(found.processes()) == 2, "two processes")
         servers.eventually(lambda: found.get(PATH, TOKEN).status_code == 200, "an answer")
         yield found
         server.stop()
 
 
-def counted(api: Api) -> float:
+def counted(api: TwoProcessApi) -> float:
     return api.sample("projector_api_lookup_seconds_count", status="200")
 
 
-def settled(api: Api) -> float:
-    """The count once it stays: each process adds what it has counted four times a second."""
+def settled(api: TwoProcessApi) -> float:
+    """Return the count once it is stable: each process adds its own four times a second."""
     counts = [counted(api)]
 
     def stays() -> bool:
@@ -112,17 +113,17 @@ def settled(api: Api) -> float:
     return counts[-1]
 
 
-def test_whichever_process_is_asked_the_sum_is_right(api: Api, tmp_path: Path) -> None:
+def test_whichever_process_is_asked_the_sum_is_right(api: TwoProcessApi, tmp_path: Path) -> None:
     before = settled(api)
     for _ in range(LOOKUPS):
         assert api.get(PATH, TOKEN).status_code == 200
     servers.eventually(lambda: counted(api) >= before + LOOKUPS, "all of them counted")
     assert [counted(api) for _ in range(LOOKUPS)] == [before + LOOKUPS] * LOOKUPS
     counting = {path.name for path in tmp_path.glob("projector-*/histogram_*.db")}
-    assert len(counting) >= 2, "one process answered everything, so this proves nothing"
+    assert len(counting) >= 2, "only one process answered; this run proves nothing"
 
 
-def test_what_a_process_counted_outlasts_it_and_its_waiting_does_not(api: Api) -> None:
+def test_what_a_process_counted_outlasts_it_and_its_waiting_does_not(api: TwoProcessApi) -> None:
     assert api.get(PATH, TOKEN).status_code == 200
     before = settled(api)
     with ThreadPoolExecutor() as threads:
@@ -138,7 +139,7 @@ def test_what_a_process_counted_outlasts_it_and_its_waiting_does_not(api: Api) -
     assert api.sample("projector_api_misses_waiting") == 0
 
 
-def _are_new(api: Api, victims: list[int]) -> bool:
+def _are_new(api: TwoProcessApi, victims: list[int]) -> bool:
     try:
         answers = api.get("/health/live").status_code == 200
     except httpx.TransportError:

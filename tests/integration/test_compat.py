@@ -1,4 +1,4 @@
-"""The table of cases through the whole product: all at once in one deployment, over HTTP."""
+"""The table of cases over HTTP, all at once in one deployment."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import eventually
 
 CASES = load()
-# A membership that ends soon might end between feeding and looking up.
+# A membership that ends sooner might end between feeding and lookup.
 SAFELY_S = 600
 
 
@@ -24,7 +24,7 @@ def now_s(deployment: Deployment) -> float:
 
 
 def produce_all(deployment: Deployment, messages: list[Message]) -> None:
-    """Past `projector feed`, which refuses what some cases want to see reported."""
+    """Send the events without `projector feed`, which would refuse some of them."""
 
     async def send() -> None:
         producer = AIOKafkaProducer(bootstrap_servers=deployment.kafka, acks="all", linger_ms=5)
@@ -41,7 +41,7 @@ def produce_all(deployment: Deployment, messages: list[Message]) -> None:
 
 
 def until_applied(deployment: Deployment) -> None:
-    """Wait until every partition is fresh as of a moment after everything was sent."""
+    """Wait until every partition is fresh as of a time after the last event."""
     sent_ms = now_s(deployment) * 1000
     keys = [f"allowed-agents:partition:{{{p}}}" for p in range(PARTITIONS)]
     eventually(
@@ -51,12 +51,12 @@ def until_applied(deployment: Deployment) -> None:
 
 
 def reported(deployment: Deployment, count: int) -> dict[int, str]:
-    """What the dead letters say, by the number of the case."""
-    said: defaultdict[int, str] = defaultdict(str)
+    """Return the reasons of the dead letters by number of the case."""
+    reasons: defaultdict[int, str] = defaultdict(str)
     for letter in deployment.dead_letters(count):
         root = int(json.loads(letter.value or b"")["partitionkey"])
-        said[root // APART] += letter.headers["dead-letter-reason"]
-    return said
+        reasons[root // APART] += letter.headers["dead-letter-reason"]
+    return reasons
 
 
 @pytest.mark.parametrize("kafka", ["embedded"], indirect=True)
@@ -86,7 +86,7 @@ def wrong(deployment: Deployment, case: Case, shared: set[int]) -> list[str]:
 
 
 def test_no_case_ends_while_it_is_looked_at() -> None:
-    """Each event's `expires_in` lies before the look, or well after it."""
+    """Each event's `expires_in` is before the lookup, or well after it."""
     for case in CASES:
         ends = [
             data.get("expires_in", case.at) - case.at

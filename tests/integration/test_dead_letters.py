@@ -25,7 +25,7 @@ COLOURED = "\x1b[31mred\x1b[0m\x07\u202e\x7f\x9b"
 
 
 def listed(deployment: Deployment, count: int, *options: str) -> list[dict[str, Any]]:
-    """The list as JSON, once it has `count` letters."""
+    """List the dead letters as JSON once there are `count`."""
     lines: list[dict[str, Any]] = []
 
     def enough() -> bool:
@@ -40,17 +40,17 @@ def listed(deployment: Deployment, count: int, *options: str) -> list[dict[str, 
 
 
 def replay(deployment: Deployment, *arguments: str, event: dict[str, Any] | None = None) -> str:
-    """Replay with success; what was said."""
-    mended = () if event is None else ("--event", "-")
+    """Replay a letter; return the output."""
+    corrected = () if event is None else ("--event", "-")
     done = deployment.command(
-        "dead-letters", "replay", *arguments, *mended, stdin=json.dumps(event) if event else ""
+        "dead-letters", "replay", *arguments, *corrected, stdin=json.dumps(event) if event else ""
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def refused(deployment: Deployment, *arguments: str, stdin: str = "") -> str:
-    """The reason for which a command sends nothing."""
+    """Run a command that sends nothing; return its reason."""
     done = deployment.command("dead-letters", *arguments, stdin=stdin)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     return done.stderr
@@ -148,7 +148,7 @@ def test_a_broadcast_is_replayed_in_its_own_partition_only(deployment: Deploymen
 
 
 def test_binary_events_keep_their_headers_when_they_are_replayed(deployment: Deployment) -> None:
-    """Misrouted, so that they can be replayed as they are."""
+    """The event was misrouted, so it can be replayed unchanged."""
     deployment.start_all()
     deployment.feed(*COMPANY)
     attributes = MEMBER | {"sequence": "1"}
@@ -169,7 +169,7 @@ def test_no_token_is_shown_and_what_was_redacted_is_not_replayed(deployment: Dep
     deployment.produce(MEMBER | {"note": f"see {TOKEN}"})
     deployment.produce(b"{}", topic=Topic.MEMBERSHIP, partition=0, headers=[(TOKEN, b"1")])
     listed(deployment, 2)
-    # A letter that another program wrote, which redacts nothing.
+    # Another program wrote this letter, without redaction.
     foreign = [("dead-letter-reason", TOKEN.encode()), ("trace", TOKEN.encode())]
     deployment.produce(TOKEN.encode(), topic="dead-letters", partition=0, headers=foreign)
     listed(deployment, 3)
@@ -211,7 +211,7 @@ def test_nothing_in_a_letter_reaches_the_terminal_unescaped(deployment: Deployme
 
 
 def test_the_latest_letters_are_listed_and_can_be_chosen(deployment: Deployment) -> None:
-    """Many at once: then the embedded broker says too low where the topic ends."""
+    """With many at once, the embedded broker returns a too low end offset."""
     assert deployment.command("topics").returncode == 0
     empty = deployment.command("dead-letters", "list")
     assert (empty.returncode, empty.stdout) == (

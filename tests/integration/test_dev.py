@@ -1,4 +1,4 @@
-"""`projector dev` and `make run` as a newcomer meets them: one command, few lines, no traces."""
+"""`projector dev` and `make run`: servers of their own, and nothing left behind."""
 
 import json
 import os
@@ -22,7 +22,7 @@ DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 NOWHERE = {"PROJECTOR_KAFKA": "127.0.0.1:1", "projector_redis_url": "redis://127.0.0.1:1/0"}
 
 
-class Dev:
+class DevCommand:
     def __init__(self, **env: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "projector", "dev", "--port", "0"],
@@ -52,8 +52,8 @@ def alive(pid: int) -> bool:
 
 
 @pytest.fixture
-def dev() -> Iterator[Dev]:
-    dev = Dev()
+def dev() -> Iterator[DevCommand]:
+    dev = DevCommand()
     try:
         yield dev
     finally:
@@ -73,7 +73,7 @@ def status(api: str, token: str) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_restarts_a_dead_worker_and_leaves_nothing_behind(
-    dev: Dev, number: signal.Signals
+    dev: DevCommand, number: signal.Signals
 ) -> None:
     ready = dev.ready()
     assert set(ready) == {"api", "kafka", "redis"}
@@ -94,7 +94,7 @@ def test_it_serves_restarts_a_dead_worker_and_leaves_nothing_behind(
     assert not [pid for pid in children if alive(pid)]
 
 
-def test_when_it_is_killed_its_children_end_too(dev: Dev) -> None:
+def test_when_it_is_killed_its_children_end_too(dev: DevCommand) -> None:
     dev.ready()
     children = dev.children()
     dev.process.kill()
@@ -103,14 +103,14 @@ def test_when_it_is_killed_its_children_end_too(dev: Dev) -> None:
 
 
 def test_an_embedded_kafka_refuses_the_checkpoint_of_another() -> None:
-    """It starts empty: the facts of the checkpoint would never change again."""
-    first = Dev()
+    """The new Kafka is empty, so the facts of the checkpoint would never change again."""
+    first = DevCommand()
     try:
         ready = first.ready()
-        second = Dev(PROJECTOR_REDIS_URL=ready["redis"])
-        _, said = second.process.communicate(timeout=30)
+        second = DevCommand(PROJECTOR_REDIS_URL=ready["redis"])
+        _, output = second.process.communicate(timeout=30)
         assert second.process.returncode == 2
-        assert "holds a checkpoint" in said
+        assert "holds a checkpoint" in output
     finally:
         first.process.terminate()
         first.process.communicate()
@@ -122,41 +122,41 @@ def test_an_embedded_kafka_refuses_the_checkpoint_of_another() -> None:
 def run_demo(
     until: str, errors: int = subprocess.PIPE, env: Mapping[str, str] = os.environ
 ) -> tuple[int, str, str]:
-    """The demo's exit status, output and stderr; Ctrl-C comes after the line `until`."""
+    """Run the demo, press Ctrl-C after the line `until`; return status, output and stderr."""
     demo = subprocess.Popen(
         [sys.executable, str(DEMO), "0"],
         stdout=subprocess.PIPE, stderr=errors, text=True, env=env,
     )  # fmt: skip
     assert demo.stdout is not None
-    said = ""
+    output = ""
     giving_up = threading.Timer(60, demo.terminate)
     giving_up.start()
     try:
         for line in demo.stdout:
-            said += line
+            output += line
             if until in line:
                 demo.send_signal(signal.SIGINT)
         _, logged = demo.communicate(timeout=20)
     finally:
         giving_up.cancel()
         demo.terminate()
-    return demo.wait(20), said, logged or ""
+    return demo.wait(20), output, logged or ""
 
 
 def test_the_demo_changes_an_answer_on_servers_of_its_own_and_logs_every_event() -> None:
     """Example events must never reach the servers that the environment names."""
-    status, said, logged = run_demo("until Ctrl-C", env=os.environ | NOWHERE)
+    status, output, logged = run_demo("until Ctrl-C", env=os.environ | NOWHERE)
     assert status == 0
-    ignored, *_ = said.splitlines()
+    ignored, *_ = output.splitlines()
     assert all(name in ignored for name in NOWHERE)
-    steps = re.findall(r"^  (\d)\. job (\d+), .*  (\d{3}.*)$", said, re.MULTILINE)
+    steps = re.findall(r"^  (\d)\. job (\d+), .*  (\d{3}.*)$", output, re.MULTILINE)
     assert steps == [
         ("1", "9", "200, agents 5 and 6"),
         ("2", "10", "200, no agent"),
         ("3", "11", "401 Unauthorized"),
         ("4", "10", "200, agents 5 and 6"),
     ]
-    assert re.search(r"The answer changed \d+ ms after Kafka", said)
+    assert re.search(r"The answer changed \d+ ms after Kafka", output)
     events = [json.loads(line)["event"] for line in logged.splitlines()]
     assert events.count("claimed") == events.count("released") == 16
     assert {"worker started", "api starting", "worker stopped"} < set(events)
@@ -165,13 +165,13 @@ def test_the_demo_changes_an_answer_on_servers_of_its_own_and_logs_every_event()
 def test_on_a_terminal_the_demo_shows_its_progress_instead_of_logs() -> None:
     reader, terminal = pty.openpty()
     try:
-        status, said, _ = run_demo("ready ", errors=terminal)
+        status, output, _ = run_demo("ready ", errors=terminal)
         shown = os.read(reader, 65536).decode()
     finally:
         os.close(terminal)
         os.close(reader)
     assert status == 0
-    assert said.startswith("ready ")
+    assert output.startswith("ready ")
     assert shown.splitlines() == [
         "starting redis, in memory",
         "starting kafka, in memory",

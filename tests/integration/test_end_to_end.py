@@ -1,4 +1,4 @@
-"""Events through a real broker, a real worker and a real Redis, answered over HTTP by uvicorn."""
+"""The product end to end: real broker, worker, Redis and API."""
 
 import signal
 from typing import Any
@@ -67,7 +67,7 @@ def test_a_job_gets_its_agents_until_it_finishes(deployment: Deployment) -> None
 
 
 def test_no_token_is_anywhere_but_with_its_job(deployment: Deployment) -> None:
-    """Not in Redis, not in a log, not in a dead letter, not in an error message."""
+    """It is not in Redis, a log, a dead letter or an error message."""
     worker = deployment.start_all()
     deployment.feed(*COMPANY, STARTED)
     deployment.until(TOKEN, 200)
@@ -127,7 +127,7 @@ def test_a_killed_worker_loses_nothing(deployment: Deployment) -> None:
 
 
 def test_without_a_worker_answers_end_with_the_bound(deployment: Deployment) -> None:
-    """503 with a reason and Retry-After, never an old list."""
+    """The answer is then 503 with a reason and Retry-After, never an old list."""
     worker = deployment.start_all()
     deployment.start_api(PROJECTOR_MAX_STALENESS="2")
     deployment.feed(*COMPANY, STARTED)
@@ -159,7 +159,7 @@ def test_two_workers_share_the_partitions(deployment: Deployment) -> None:
 
 
 def test_events_of_every_type_are_taken(deployment: Deployment) -> None:
-    """Their facts are kept, and nothing is dead-lettered."""
+    """Each becomes a fact, and none a dead letter."""
     deployment.start_all()
     config = {"ci_access": {"projects": [{"id": "acme/shop"}]}}
     shared = {"id": 6, "name": "shared", "project_id": 3, "configuration": {}}

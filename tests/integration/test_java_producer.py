@@ -1,4 +1,4 @@
-"""The example producer in Java does as the contract says, with Kafka's own client."""
+"""The example producer in Java, on Kafka's own client, follows the contract."""
 
 import json
 import os
@@ -19,7 +19,7 @@ CACHE = Path(os.environ.get("KAFKA_CACHE", Path.home() / ".cache" / "allowed-age
 
 @pytest.fixture
 def jars() -> str:
-    """Kafka's own, which the tests on Apache Kafka have fetched."""
+    """Return the class path with Kafka's jars, which `make kafka` has fetched."""
     missing = without_apache_kafka() or (None if shutil.which("javac") else "javac not installed")
     if missing:
         pytest.skip(f"NO TEST RUNS THE JAVA PRODUCER: {missing}")
@@ -47,7 +47,7 @@ def test_what_it_feeds_is_answered_and_nothing_of_it_is_refused(
         facts = f"allowed-agents:facts:{{{partition}}}"
         for broadcast in ("*/user/1", "*/instance-agent/99"):
             eventually(partial(known, deployment, facts, broadcast), f"{broadcast} in {facts}")
-    # A first letter about something later: there is none about what was fed.
+    # If the first letter is about a later record, none is about the events that were fed.
     deployment.produce(builders.group(3, id="later") | {"data": {}})
     assert b"later" in (deployment.dead_letters(1)[0].value or b"")
 
@@ -57,7 +57,7 @@ def known(deployment: Deployment, facts: str, thing: str) -> bool:
 
 
 def test_it_fails_where_kafka_does_not_acknowledge(deployment: Deployment, jars: str) -> None:
-    """Here because the topic takes only records that are smaller."""
+    """Here the topic accepts only smaller records."""
     assert deployment.command("topics").returncode == 0
     done = feed(deployment, jars, json.dumps(builders.group(3, path="x" * 3_000_000)))
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""One of two brokers is gone: its partitions wait for it, and all others stay fresh."""
+"""Partitions without a leader, while one of two brokers is down; all others stay fresh."""
 
 import itertools
 from collections.abc import Iterator
@@ -21,19 +21,19 @@ from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.ports import free_port
 from tests.integration.servers import Server, eventually, running
 
-# By node: the partitions that it alone has.
-PLACES: Final = {1: [0, 1], 2: [2, 3]}
+# The partitions of each node; neither node has a replica of the other's.
+PARTITIONS_OF: Final = {1: [0, 1], 2: [2, 3]}
 STAYS, LEAVES = 1, 2
 
 
-class Cluster(NamedTuple):
+class TwoBrokers(NamedTuple):
     deployment: Deployment
     second: Server
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """Two brokers without replication, and Redis."""
+def cluster(tmp_path: Path) -> Iterator[TwoBrokers]:
+    """Start two brokers without replication, and Redis."""
     apache_or_skip("apache")
     ports, controller, redis = [free_port(), free_port()], free_port(), free_port()
     folders = [tmp_path / "first", tmp_path / "second"]
@@ -49,12 +49,12 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         brokers = ",".join(f"127.0.0.1:{port}" for port in ports)
         deployment = Deployment(brokers, redis, "", tmp_path)
         with deployment:
-            yield Cluster(deployment, second)
+            yield TwoBrokers(deployment, second)
 
 
 def wait_for_both(deployment: Deployment) -> None:
     async def count(admin: AIOKafkaAdminClient) -> None:
-        assert len((await admin.describe_cluster())["brokers"]) == len(PLACES)
+        assert len((await admin.describe_cluster())["brokers"]) == len(PARTITIONS_OF)
 
     def both() -> bool:
         try:
@@ -67,17 +67,17 @@ def wait_for_both(deployment: Deployment) -> None:
 
 
 def create_topics(deployment: Deployment, elsewhere: int) -> None:
-    """Create the topics; the coordinator of every group and the dead letters are `elsewhere`."""
-    apart = {p: [node] for node, partitions in PLACES.items() for p in partitions}
-    places: dict[str, tuple[dict[int, list[int]], dict[str, str]]] = {
+    """Create the topics, with group coordinator and dead letters on node `elsewhere`."""
+    apart = {p: [node] for node, partitions in PARTITIONS_OF.items() for p in partitions}
+    topics_of: dict[str, tuple[dict[int, list[int]], dict[str, str]]] = {
         **{topic: (apart, CONFIGS[topic]) for topic in Topic},
         DEAD_LETTERS: ({0: [elsewhere]}, CONFIGS[DEAD_LETTERS]),
-        # As many as scripts/kafka says that there are.
+        # The number that scripts/kafka sets.
         "__consumer_offsets": ({p: [elsewhere] for p in range(4)}, {"cleanup.policy": "compact"}),
     }
     topics = [
-        NewTopic(name, -1, -1, place, topic_configs=configs)
-        for name, (place, configs) in places.items()
+        NewTopic(name, -1, -1, replicas, topic_configs=configs)
+        for name, (replicas, configs) in topics_of.items()
     ]
 
     async def create(admin: AIOKafkaAdminClient) -> None:
@@ -88,9 +88,9 @@ def create_topics(deployment: Deployment, elsewhere: int) -> None:
 
 
 def root_on(node: int) -> str:
-    """A root namespace whose events this node keeps."""
+    """Choose a root namespace whose events this node has."""
     numbers = map(str, itertools.count(3))
-    return next(n for n in numbers if partition_of(n, PARTITIONS) in PLACES[node])
+    return next(n for n in numbers if partition_of(n, PARTITIONS) in PARTITIONS_OF[node])
 
 
 def start_job(deployment: Deployment, job: int, root: str) -> None:
@@ -103,7 +103,7 @@ def start_job(deployment: Deployment, job: int, root: str) -> None:
 @pytest.mark.parametrize(
     "elsewhere", [STAYS, LEAVES], ids=["partitions leave", "coordinator and letters leave too"]
 )
-def test_partitions_with_a_leader_stay_fresh(cluster: Cluster, elsewhere: int) -> None:
+def test_partitions_with_a_leader_stay_fresh(cluster: TwoBrokers, elsewhere: int) -> None:
     deployment = cluster.deployment
     wait_for_both(deployment)
     create_topics(deployment, elsewhere)
@@ -114,17 +114,17 @@ def test_partitions_with_a_leader_stay_fresh(cluster: Cluster, elsewhere: int) -
     start_job(deployment, 10, there)
 
     cluster.second.kill()
-    deployment.produce(b"not JSON", "membership", PLACES[STAYS][0])
+    deployment.produce(b"not JSON", "membership", PARTITIONS_OF[STAYS][0])
     eventually(lambda: deployment.look_up("token-10").status == 503, "no leader, no answer")
     assert deployment.look_up("token-9").status == 200
     deployment.feed(builders.removed("job", 11, root=here))
-    deployment.until("token-11", 401, "a change applied beside the partitions without leader")
+    deployment.until("token-11", 401, "a change applied while other partitions have no leader")
     if elsewhere == STAYS:
-        # Kafka assigns nothing to a new worker while its group has no coordinator.
+        # With a coordinator, a new worker gets partitions while the other broker is down.
         worker.kill()
         worker = deployment.start("worker")
     deployment.feed(builders.removed("job", 12, root=here))
-    deployment.until("token-12", 401, "the same by whichever worker is there then")
+    deployment.until("token-12", 401, "the same, by the new worker if there is one")
     assert deployment.look_up("token-9").status == 200
     assert deployment.look_up("token-10").status == 503
     assert deployment.get("/health/ready").status == 503

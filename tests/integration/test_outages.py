@@ -1,4 +1,4 @@
-"""Servers that are not there yet: every process says which and where, and goes on by itself."""
+"""Servers that are missing at the start: processes name them, wait, and go on by themselves."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The product on a Redis Cluster, whose servers come and go one by one."""
+"""The product on a Redis Cluster: restarts, failovers and moved slots."""
 
 import asyncio
 import signal
@@ -22,30 +22,30 @@ from projector.store import schema
 from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.ports import free_port
-from tests.integration.redis_servers import Three, client, one
+from tests.integration.redis_servers import RedisCluster, client, running_valkey
 from tests.integration.servers import eventually
 from tests.integration.test_end_to_end import COMPANY
 from tests.integration.test_redis_users import FOLDER, credentials
 
-# Redis is what these are about: one kind of broker is enough.
+# These tests are about Redis: one kind of broker is enough.
 pytestmark = pytest.mark.parametrize("kafka", ["embedded"], indirect=True)
 ROOT_PARTITION = partition_of("3", PARTITIONS)
 
 
 @pytest.fixture
-def three(tmp_path: Path) -> Iterator[Three]:
+def three(tmp_path: Path) -> Iterator[RedisCluster]:
     with ExitStack() as stack:
-        yield Three(tmp_path, stack)
+        yield RedisCluster(tmp_path, stack)
 
 
 @pytest.fixture
-def deployment(kafka: str, three: Three, tmp_path: Path) -> Iterator[Deployment]:
+def deployment(kafka: str, three: RedisCluster, tmp_path: Path) -> Iterator[Deployment]:
     with Deployment(kafka, three.ports[0], f"cluster{three.ports[0]}.", tmp_path) as deployment:
         deployment.use_redis(three.url)
         yield deployment
 
 
-def connected(three: Three) -> tuple[Redis, RedisServers]:
+def connected(three: RedisCluster) -> tuple[Redis, RedisServers]:
     server = RedisServers()
     return connections.create_redis(Settings(redis_url=three.url), server), server
 
@@ -54,7 +54,7 @@ def started(job: int, token: str) -> dict[str, Any]:
     return builders.started(job, 123213, token=token)
 
 
-def test_everything_works_as_on_one_server(three: Three, deployment: Deployment) -> None:
+def test_everything_works_as_on_one_server(three: RedisCluster, deployment: Deployment) -> None:
     deployment.start_all()
     tokens = {job: f"token-{job}" for job in range(20, 50)}
     deployment.feed(*COMPANY)
@@ -65,7 +65,7 @@ def test_everything_works_as_on_one_server(three: Three, deployment: Deployment)
     holders = {
         three.holder(schema.token_record_key(builders.digest(token))) for token in tokens.values()
     }
-    assert holders == {0, 1, 2}, "the tokens are everywhere"
+    assert holders == {0, 1, 2}, "every server has tokens"
     deployment.feed(builders.removed("agent", 5))
     for token in tokens.values():
         deployment.until_agents(token)
@@ -76,7 +76,7 @@ def test_everything_works_as_on_one_server(three: Three, deployment: Deployment)
 
 
 def test_what_was_lost_or_is_nobodys_is_found_and_repaired(
-    three: Three, deployment: Deployment
+    three: RedisCluster, deployment: Deployment
 ) -> None:
     worker = deployment.start_all()
     deployment.feed(*COMPANY, *(started(job, f"token-{job}") for job in range(20, 30)))
@@ -98,9 +98,9 @@ def test_what_was_lost_or_is_nobodys_is_found_and_repaired(
 
 
 def test_a_server_that_comes_back_empty_is_filled_and_nobody_is_told_401(
-    three: Three, deployment: Deployment
+    three: RedisCluster, deployment: Deployment
 ) -> None:
-    """Its tokens are lost while the partition's stamp is not: that is on another server."""
+    """Its tokens are lost, but the partition's stamp is on another server."""
     token = elsewhere(three)
     lost = three.servers[holder(three, token)]
     deployment.start_all()
@@ -122,9 +122,9 @@ def test_a_server_that_comes_back_empty_is_filled_and_nobody_is_told_401(
 
 
 def test_a_revocation_that_a_failover_lost_holds_again(
-    three: Three, deployment: Deployment, tmp_path: Path
+    three: RedisCluster, deployment: Deployment, tmp_path: Path
 ) -> None:
-    """Of the server with the token alone: the partition's own has lost nothing."""
+    """Only the token's server fails over; the partition's own server has lost nothing."""
     token = elsewhere(three)
     number = holder(three, token)
     with ExitStack() as stack:
@@ -146,17 +146,19 @@ def test_a_revocation_that_a_failover_lost_holds_again(
         deployment.until("unknown", 401)
 
 
-def elsewhere(three: Three) -> str:
-    """A token on another server than the hash of its partition."""
+def elsewhere(three: RedisCluster) -> str:
+    """Choose a token on another server than the hash of its partition."""
     partition = three.holder(schema.partition_key(ROOT_PARTITION))
     return next(t for t in map("token-{}".format, count()) if holder(three, t) != partition)
 
 
-def holder(three: Three, token: str) -> int:
+def holder(three: RedisCluster, token: str) -> int:
     return three.holder(schema.token_record_key(builders.digest(token)))
 
 
-async def test_a_slot_that_moves_is_followed_and_is_no_failover(kafka: str, three: Three) -> None:
+async def test_a_slot_that_moves_is_followed_and_is_no_failover(
+    kafka: str, three: RedisCluster
+) -> None:
     redis, server = connected(three)
     key = schema.token_record_key("moving")
     here = client(three.ports[three.holder(key)])
@@ -168,19 +170,19 @@ async def test_a_slot_that_moves_is_followed_and_is_no_failover(kafka: str, thre
     there.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[here])
     here.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[there])
     here.execute_command("MIGRATE", "127.0.0.1", three.port_of(there), key, 0, 1000)
-    assert await redis_batch.get_many(redis, [key]) == [b"1"], "asked for there, as ASK says"
+    assert await redis_batch.get_many(redis, [key]) == [b"1"], "the client follows ASK"
     for each in (here, there):
         each.execute_command("CLUSTER SETSLOT", slot, "NODE", names[there])
-    assert await redis_batch.get_many(redis, [key]) == [b"1"], "asked for there, as MOVED says"
+    assert await redis_batch.get_many(redis, [key]) == [b"1"], "the client follows MOVED"
     await redis_batch.barrier(redis)
     assert server.changes == 0
     await redis.aclose()
 
 
 async def test_a_replica_in_its_primarys_place_counts_as_a_change(
-    kafka: str, three: Three, tmp_path: Path
+    kafka: str, three: RedisCluster, tmp_path: Path
 ) -> None:
-    """Also for those who write nothing to it: it may lack what they wrote before."""
+    """It may lack earlier writes, so this holds for clients that do not write to it now."""
     with ExitStack() as stack:
         port = three.add_replica(0, tmp_path, stack)
         redis, server = connected(three)
@@ -195,8 +197,8 @@ async def test_a_replica_in_its_primarys_place_counts_as_a_change(
         await redis.aclose()
 
 
-async def test_a_server_that_restarted_counts_as_a_change(kafka: str, three: Three) -> None:
-    """Also for those who ask it nothing."""
+async def test_a_server_that_restarted_counts_as_a_change(kafka: str, three: RedisCluster) -> None:
+    """It holds for clients that send it no commands, too."""
     redis, server = connected(three)
     await redis_batch.barrier(redis)
     three.servers[2].kill()
@@ -210,7 +212,7 @@ async def test_a_server_that_restarted_counts_as_a_change(kafka: str, three: Thr
 
 
 async def test_of_many_keys_only_those_of_a_server_that_is_away_fail(
-    kafka: str, three: Three
+    kafka: str, three: RedisCluster
 ) -> None:
     redis, _ = connected(three)
     keys = [schema.job_token_key(number) for number in range(20)]
@@ -222,7 +224,9 @@ async def test_of_many_keys_only_those_of_a_server_that_is_away_fail(
     await redis.aclose()
 
 
-async def test_scripts_that_a_server_has_lost_are_loaded_again(kafka: str, three: Three) -> None:
+async def test_scripts_that_a_server_has_lost_are_loaded_again(
+    kafka: str, three: RedisCluster
+) -> None:
     redis, _ = connected(three)
     script = redis.register_script("return redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2])")
     keys = [schema.job_token_key(number) for number in range(20)]
@@ -237,7 +241,7 @@ async def test_scripts_that_a_server_has_lost_are_loaded_again(kafka: str, three
     await redis.aclose()
 
 
-async def test_each_server_must_keep_everything(kafka: str, three: Three) -> None:
+async def test_each_server_must_keep_everything(kafka: str, three: RedisCluster) -> None:
     redis, _ = connected(three)
     client(three.ports[2]).config_set("maxmemory", "100mb")
     await redis_servers.refuse_eviction(redis, "here")
@@ -248,9 +252,9 @@ async def test_each_server_must_keep_everything(kafka: str, three: Three) -> Non
 
 
 def test_the_product_runs_with_the_rights_that_are_given(
-    three: Three, deployment: Deployment
+    three: RedisCluster, deployment: Deployment
 ) -> None:
-    """Whatever a server would refuse is in its ACL LOG: that stays empty."""
+    """A server lists each refused command in its ACL LOG, which must stay empty."""
     for user in (FOLDER / "users.acl").read_text().splitlines()[1:]:
         for port in three.ports:
             client(port).execute_command("ACL SETUSER", *user.split()[1:])
@@ -268,11 +272,11 @@ def test_the_product_runs_with_the_rights_that_are_given(
 
 
 def test_a_url_of_the_wrong_kind_is_said(
-    three: Three, deployment: Deployment, tmp_path: Path
+    three: RedisCluster, deployment: Deployment, tmp_path: Path
 ) -> None:
     assert deployment.command("topics").returncode == 0
     with ExitStack() as stack:
-        stack.enter_context(one(tmp_path, port := free_port()))
+        stack.enter_context(running_valkey(tmp_path, port := free_port()))
         for url, says in (
             (f"redis://127.0.0.1:{three.ports[0]}/0", "is part of a cluster"),
             (f"redis+cluster://127.0.0.1:{port}", "is not a cluster"),

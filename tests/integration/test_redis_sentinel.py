@@ -1,4 +1,4 @@
-"""The product behind Redis Sentinel: a replica takes the primary's place, and nobody is told."""
+"""The product behind Redis Sentinel: failovers that the processes must notice."""
 
 import asyncio
 import signal
@@ -17,22 +17,22 @@ from projector.clients.redis_servers import RedisServers
 from projector.config.settings import Settings
 from tests import builders
 from tests.integration.deployment import Deployment
-from tests.integration.redis_servers import Watched, client
+from tests.integration.redis_servers import SentinelRedis, client
 from tests.integration.servers import eventually
 from tests.integration.test_end_to_end import COMPANY, STARTED, TOKEN
 
-# Redis is what these are about: one kind of broker is enough.
+# These tests are about Redis: one kind of broker is enough.
 pytestmark = pytest.mark.parametrize("kafka", ["embedded"], indirect=True)
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
+def watched(tmp_path: Path) -> Iterator[SentinelRedis]:
     with ExitStack() as stack:
-        yield Watched(tmp_path, stack)
+        yield SentinelRedis(tmp_path, stack)
 
 
 def test_after_a_failover_that_lost_a_revocation_it_holds_again(
-    kafka: str, watched: Watched, tmp_path: Path
+    kafka: str, watched: SentinelRedis, tmp_path: Path
 ) -> None:
     primary, replica = watched.servers
     with Deployment(kafka, watched.ports[0], "sentinel.", tmp_path) as deployment:
@@ -62,15 +62,15 @@ def test_after_a_failover_that_lost_a_revocation_it_holds_again(
 
 
 async def is_taken(redis: Redis, value: str) -> bool:
-    """Whether it can be written: until they are done the sentinels name what is a replica."""
+    """Return whether a write succeeds; during a failover sentinels may name a replica."""
     try:
         return bool(await redis.set("a", value))
     except RedisConnectionError:
         return False
 
 
-async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: Watched) -> None:
-    """It lives on, and goes on answering whoever stays with it."""
+async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: SentinelRedis) -> None:
+    """It still answers the clients that stay connected to it."""
     server = RedisServers()
     redis = connections.create_redis(Settings(redis_url=watched.url), server)
     await redis.set("a", "1")
@@ -82,7 +82,7 @@ async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: Watched) 
     await redis.aclose()
 
 
-async def test_why_there_is_no_primary_is_said(kafka: str, watched: Watched) -> None:
+async def test_why_there_is_no_primary_is_said(kafka: str, watched: SentinelRedis) -> None:
     unknown = connections.create_redis(Settings(redis_url=f"{watched.url}x"))
     with pytest.raises(RedisConnectionError, match="the sentinels do not name a primary"):
         await unknown.ping()

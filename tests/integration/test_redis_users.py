@@ -1,4 +1,4 @@
-"""deploy/redis/users.acl on real servers: each process can do its work and nothing else."""
+"""Users of Redis: deploy/redis/users.acl gives each process only what it needs."""
 
 import hashlib
 import os
@@ -17,17 +17,17 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 
 from projector.process import is_listening
 from tests import builders
-from tests.integration import secure, servers
+from tests.integration import secure_servers, servers
 from tests.integration.deployment import Deployment
 from tests.integration.ports import free_port
 from tests.integration.servers import REPOSITORY, Server, eventually, running
 
 FOLDER = REPOSITORY / "deploy" / "redis"
-# May do everything, to look at what the others do.
+# Has all rights, to examine the other users.
 ADMIN = "user admin on nopass ~* &* +@all\n"
 READERS = ("api", "operator")
 OPS_TOKEN = "of-the-operators-page"
-# A password as docker-compose.yml has it: ${REDIS_API_PASSWORD:-change-me-api}
+# A password in docker-compose.yml: ${REDIS_API_PASSWORD:-change-me-api}
 DEFAULT = re.compile(r"\$\{REDIS_([A-Z]+)_PASSWORD:-([a-z-]+)\}")
 
 
@@ -36,14 +36,14 @@ def embedded(folder: Path, port: int, users: Path) -> Server:
 
 
 def installed(folder: Path, port: int, users: Path) -> Server:
-    secure.redis_or_skip()
-    argv = [str(secure.redis_program()), "--port", str(port), "--dir", str(folder)]
+    secure_servers.redis_or_skip()
+    argv = [str(secure_servers.redis_program()), "--port", str(port), "--dir", str(folder)]
     return Server([*argv, "--save", "", "--aclfile", str(users)], folder / "redis.log")
 
 
 @pytest.fixture(params=[embedded, installed], ids=["valkey", "installed"])
 def port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
-    """Where a server with the users of the very file listens."""
+    """Start a server with the users of the file; yield its port."""
     port, users = free_port(), tmp_path / "users.acl"
     users.write_text((FOLDER / "users.acl").read_text() + ADMIN)
     with running(request.param(tmp_path, port, users)) as server:
@@ -56,7 +56,7 @@ def client(port: int, user: str) -> Any:
 
 
 def may(admin: Any, user: str, command: str, key: str = "allowed-agents:partitions") -> bool:
-    """Whether the server would let the user run the command with as many arguments as it needs."""
+    """Return whether the user may run the command, with as many arguments as it needs."""
     ((_, arity, *_),) = admin.execute_command("COMMAND INFO", command)
     words = command.split("|")
     arguments = [key] * (abs(arity) - len(words))
@@ -67,7 +67,7 @@ def may(admin: Any, user: str, command: str, key: str = "allowed-agents:partitio
 def commands(admin: Any, category: str) -> list[str]:
     listed = admin.execute_command("COMMAND LIST FILTERBY ACLCAT", category)
     found = [name.decode() for name in listed]
-    # Containers such as CONFIG do nothing themselves; their subcommands are listed as well.
+    # Without containers such as CONFIG: their subcommands are listed separately.
     return [name for name in found if not any(other.startswith(f"{name}|") for other in found)]
 
 
@@ -104,7 +104,7 @@ def test_keys_of_others_are_out_of_reach(port: int, user: str) -> None:
         reading = commands(admin, "read")
         known = [name for name in reading if may(admin, user, name)]
         assert "get" in known
-        # SCAN and DBSIZE name no key: they tell names and how many, never a value.
+        # SCAN and DBSIZE take no key; they return names and a number, never a value.
         others = {name for name in known if may(admin, user, name, "others:1")}
         assert others <= {"scan", "dbsize"}
 
@@ -127,7 +127,7 @@ def test_without_a_password_there_is_nothing(port: int) -> None:
 
 
 def test_the_product_runs_as_these_users(port: int, kafka: str, tmp_path: Path) -> None:
-    """Whatever a server would refuse it is in its ACL LOG: that stays empty."""
+    """A server lists each refused command in its ACL LOG, which must stay empty."""
     with Deployment(kafka, port, f"users{port}.", tmp_path) as deployment:
         as_worker = credentials("worker")
         assert deployment.command("topics").returncode == 0
@@ -151,7 +151,7 @@ def test_the_product_runs_as_these_users(port: int, kafka: str, tmp_path: Path) 
 
 
 def looks_and_repairs(deployment: Deployment) -> None:
-    """Every command that reads Redis as an operator, those that write it as a worker."""
+    """Run the commands that read as an operator, those that write as a worker."""
     looking = ["status", "explain 9", "inspect job 9", "inspect partition 0", "inspect agent 5"]
     for user, commands_ in (
         ("operator", [*looking, "inspect token -", "verify", "rebuild --dry-run"]),
@@ -168,9 +168,9 @@ def test_who_may_not_write_is_told_so(port: int, kafka: str, tmp_path: Path) -> 
         assert deployment.command("topics").returncode == 0
         worker = deployment.start("worker", **credentials("api"))
         assert worker.process.wait(30) == 2
-        said = worker.log()
-        assert "does not allow this user what is needed" in said
-        assert "docs/security.md" in said
+        log = worker.log()
+        assert "does not allow this user what is needed" in log
+        assert "docs/security.md" in log
 
 
 def credentials(user: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`projector status` on real servers: healthy, a worker that hangs, Kafka and Redis away."""
+"""`projector status` on real servers: healthy, with a stopped worker, without Kafka or Redis."""
 
 import contextlib
 import json
@@ -37,12 +37,12 @@ def test_a_healthy_deployment_is_fresh_and_says_what_it_did(deployment: Deployme
     deployment.produce(b"{", topic="membership", partition=0)
     found: dict[str, Any] = {}
 
-    def said() -> bool:
+    def counted() -> bool:
         code, found["now"] = status(deployment)
         revocations = found["now"]["totals"]["rates"]["revocations"]
         return (code, revocations, found["now"]["dead_letters"]) == (0, 1, 1)
 
-    eventually(said, "the revocation and the dead letter counted")
+    eventually(counted, "the revocation and the dead letter counted")
     now = found["now"]
     assert now["kafka"] is None
     assert len(now["partitions"]) == PARTITIONS == now["totals"]["fresh"]
@@ -65,7 +65,7 @@ def test_before_any_worker_has_run_everything_is_unclaimed(deployment: Deploymen
 
 
 def on_a_terminal(deployment: Deployment, until: str) -> int:
-    """Watch until the screen shows the text, press Ctrl-C; the exit code."""
+    """Watch until the screen shows the text, press Ctrl-C; return the exit code."""
     process, screen = pty.fork()
     if process == 0:
         env = {**os.environ, **deployment.env, "TERM": "xterm", "COLUMNS": "150", "LINES": "40"}
@@ -96,18 +96,18 @@ def test_a_worker_that_hangs_is_seen_and_so_is_what_waits_for_it(
     eventually(lambda: status(deployment)[1]["totals"]["stale"] == PARTITIONS, "all are stale")
     code, found = status(deployment)
     assert code == 1
-    # The embedded broker says of a batch only where it begins.
+    # The embedded broker returns only the first offset of a batch.
     least = len(COMPANY) if "apache" in request.node.name else 2
     assert least <= found["totals"]["lag"] <= len(COMPANY)
     worker.signal(signal.SIGCONT)
     eventually(lambda: status(deployment)[0] == 0, "fresh again")
-    eventually(lambda: latest(watch.log(), partition=0) == "fresh", "the watch says so")
+    eventually(lambda: latest(watch.log(), partition=0) == "fresh", "the watch prints it")
     watch.signal(signal.SIGINT)
     assert watch.process.wait(20) == 0
 
 
 def latest(log: str, partition: int) -> str:
-    """The state that the watch printed last."""
+    """Return the last printed state of a partition."""
     lines = [line for line in log.splitlines() if f" partition {partition}: " in line]
     return lines[-1].split(": ")[1].split(",")[0]
 
@@ -121,13 +121,13 @@ def test_without_redis_it_is_an_outage_that_a_watch_outlasts(deployment: Deploym
     done = deployment.command("status", "--json")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("Redis at redis://127.0.0.1:")
-    eventually(lambda: "trouble" in keys(watch.log()), "the watch says why")
+    eventually(lambda: "trouble" in keys(watch.log()), "the watch prints why")
     watch.signal(signal.SIGINT)
     assert watch.process.wait(20) == 1
 
 
 def keys(log: str) -> set[str]:
-    """The fields of all objects that the watch has printed, a line each."""
+    """Return the fields of all JSON objects that the watch has printed, one per line."""
     return {key for line in log.split("\n")[:-1] for key in json.loads(line)}
 
 

@@ -1,4 +1,4 @@
-"""Topics on which the projection would be wrong are refused, by the command and by the worker."""
+"""Topics that would make the projection wrong: the command and the worker refuse them."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def test_missing_topics_are_created_and_listed(deployment: Deployment) -> None:
 
 
 def test_topics_are_known_when_their_creation_ends(deployment: Deployment) -> None:
-    """Kafka acknowledges a topic before it knows it; many at once take it a second."""
+    """Kafka acknowledges a topic before it lists it: a second later for many at once."""
 
     async def create_one(number: int) -> None:
         prefix = f"{deployment.prefix}{number}."
@@ -84,7 +84,7 @@ def test_views_of_another_number_of_partitions_are_refused(deployment: Deploymen
 @pytest.mark.usefixtures("real_processes")
 @pytest.mark.parametrize("kafka", ["apache"], indirect=True)
 def test_a_number_of_partitions_that_changes_ends_the_worker(deployment: Deployment) -> None:
-    """From then on producers put events where nobody looks for them."""
+    """Producers would then send events to partitions that no worker reads."""
     worker = deployment.start_all()
 
     more = {f"{deployment.prefix}membership": NewPartitions(PARTITIONS + 1)}
@@ -94,7 +94,7 @@ def test_a_number_of_partitions_that_changes_ends_the_worker(deployment: Deploym
 
 
 def test_compaction_is_refused(deployment: Deployment) -> None:
-    """The key is the root namespace: compaction would erase all facts but the last."""
+    """The key is the root namespace: compaction would delete all events but the last."""
     create(deployment, "membership", 4, **{"cleanup.policy": "compact"})
     refused = deployment.command("topics")
     assert refused.returncode == 2
@@ -108,7 +108,7 @@ def test_feed_says_that_topics_are_missing(deployment: Deployment) -> None:
 
 
 def test_the_topics_that_the_command_creates_have_the_brokers_time(deployment: Deployment) -> None:
-    """By a producer's clock that is behind, a removal of today is older than the export."""
+    """With a producer's slow clock, a removal of today would be older than the export."""
     assert deployment.command("topics").returncode == 0
     settings = Settings(kafka=deployment.kafka, topic_prefix=deployment.prefix)
     asyncio.run(topics.refuse_producers_time(settings))

@@ -1,4 +1,4 @@
-"""The trace of an event and of a lookup, as a collector of OpenTelemetry receives it."""
+"""Traces of an event and of a lookup, as an OpenTelemetry collector receives them."""
 
 import gzip
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ FED, LOOKED_UP, UNSAMPLED = "1" * 32, "2" * 32, "3" * 32
 
 
 class Collector:
-    """Takes spans by OTLP over HTTP."""
+    """Receives spans by OTLP over HTTP."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -39,7 +39,7 @@ class Collector:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def spans(self) -> dict[str, tuple[str, Any]]:
-        """Service and span of each trace."""
+        """Return service and span by trace."""
         found = {}
         for body in self.bodies:
             for resource in ExportTraceServiceRequest.FromString(body).resource_spans:

@@ -1,4 +1,4 @@
-"""The documents: every relative link and anchor resolves, every module that they name exists."""
+"""The documents: relative links and anchors resolve; modules and tests that they name exist."""
 
 import re
 import subprocess
@@ -24,6 +24,9 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 # `worker/owner`, `domain/facts.py`, `api/ops/auth`: a module by its path.
 MODULE = re.compile(r"`([a-z_]+(?:/[a-z_]+)+?)(?:\.py)?`")
+# `faults/test_kafka.py`, `faults/test_kafka.py::test_frozen`, `test_heal_off`.
+TEST = re.compile(r"([a-z/_]+/test_\w+\.py)?(?:::)?(test_\w+)?")
+MUTATIONS = "faults/test_mutations.py"
 
 
 def prose(path: Path) -> str:
@@ -88,3 +91,18 @@ def exists(path: str) -> bool:
         (place / path).is_dir() or (place / f"{path}.py").is_file()
         for place in (SOURCE, SOURCE / "projector")
     )
+
+
+def test_every_test_that_the_guarantees_name_exists() -> None:
+    text = prose(REPOSITORY / "docs" / "guarantees.md")
+    named = [name for name in re.findall(r"`([^`\n]+)`", text) if "test_" in name]
+    assert len(named) > 30
+    assert [name for name in named if not is_test(name)] == []
+
+
+def is_test(name: str) -> bool:
+    match = TEST.fullmatch(name)
+    if match is None:
+        return False
+    file = REPOSITORY / "tests" / (match[1] or MUTATIONS)
+    return file.is_file() and (not match[2] or f"def {match[2]}(" in file.read_text())

@@ -1,6 +1,7 @@
-"""Starts a command of the product with a fault inside, without any hook in the product.
+"""Fault injection inside a command of the product, without any hook in the product.
 
-    FAULTS_SHIM='{"kill": "before views", "nth": 40}' python -m tests.faults.shim worker
+    FAULT_INJECTION='[["hold delivery", {"text": "p7", "seconds": 2}]]' \\
+        python -m tests.faults.fault_injection worker
 
 patches the product's classes in this process and then runs the normal command line.
 """
@@ -20,7 +21,7 @@ from projector.store.partition_store import PartitionStore
 from projector.worker.owner_group import OwnerGroup
 from tests.faults.mutations import MUTATIONS
 
-VARIABLE: Final = "FAULTS_SHIM"
+VARIABLE: Final = "FAULT_INJECTION"
 PHASES: Final = ("before views", "after views", "after checkpoint", "before ack")
 DELAY_S: Final = (0.05, 1.0)
 
@@ -28,7 +29,7 @@ Method = Callable[..., Awaitable[Any]]
 
 
 def patch(owner: type, name: str, replacement: Callable[[Any], Any]) -> None:
-    """Replace a method by what `replacement` makes of it."""
+    """Replace a method by `replacement(method)`."""
     original = getattr(owner, name)
     setattr(owner, name, functools.wraps(original)(replacement(original)))
 
@@ -37,32 +38,32 @@ def patch(owner: type, name: str, replacement: Callable[[Any], Any]) -> None:
 
 
 def kill(phase: str, nth: int, trigger: str) -> None:
-    """This process ends by SIGKILL when it comes to the phase for the n-th time.
+    """Kill this process when it reaches the phase for the n-th time.
 
-    It counts from when the file `trigger` is there.
+    Counting begins when the file `trigger` exists.
     """
     left = [nth]
 
-    def die_at_last() -> None:
+    def kill_when_due() -> None:
         left[0] -= Path(trigger).exists()
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     match phase:
         case "before views":
-            patch(PartitionStore, "write_views", lambda write: _before(write, die_at_last))
+            patch(PartitionStore, "write_views", lambda write: _before(write, kill_when_due))
         case "after views":
-            patch(PartitionStore, "write_views", lambda write: _after(write, die_at_last))
+            patch(PartitionStore, "write_views", lambda write: _after(write, kill_when_due))
         case "after checkpoint":
-            patch(PartitionStore, "checkpoint", lambda write: _after(write, die_at_last))
+            patch(PartitionStore, "checkpoint", lambda write: _after(write, kill_when_due))
         case "before ack":
-            patch(OwnerGroup, "enqueue", lambda enqueue: _before_ack(enqueue, die_at_last))
+            patch(OwnerGroup, "enqueue", lambda enqueue: _before_ack(enqueue, kill_when_due))
 
 
 def stop(trigger: str, phase: str) -> None:
-    """This process stops itself when it writes the view whose digest is in the file.
+    """Stop this process when it writes the view whose digest is in the file `trigger`.
 
-    Before it has, after it has, or, `around views`, both.
+    The phase is `before views`, `after views`, or `around views` for both.
     """
     path = Path(trigger)
 
@@ -119,7 +120,7 @@ def _before_ack(enqueue: Callable[..., None], act: Callable[[], None]) -> Callab
 
 
 def disturb_delivery(seed: int, share: float) -> None:
-    """Faust's deliveries are dropped, repeated and delayed, each so often."""
+    """Drop, repeat and delay a share of Faust's deliveries each."""
     dice = Random(seed)
 
     def disturbed(enqueue: Callable[..., None]) -> Callable[..., None]:
@@ -142,7 +143,7 @@ def disturb_delivery(seed: int, share: float) -> None:
 
 
 def hold_delivery(text: str, seconds: float) -> None:
-    """Faust's deliveries with the text in their value come so much later."""
+    """Delay Faust's deliveries whose value contains the text."""
 
     def holding(enqueue: Callable[..., None]) -> Callable[..., None]:
         def wrapped(self: OwnerGroup, record: Any, ack: Callable[[], object]) -> None:
@@ -165,12 +166,12 @@ FAULTS: Final[dict[str, Callable[..., None]]] = {
 
 
 def environment(*faults: tuple[str, dict[str, Any]]) -> dict[str, str]:
-    """The environment variable that makes a process have these faults."""
+    """Return the environment variable that injects these faults into a process."""
     return {VARIABLE: json.dumps(faults)}
 
 
 def main() -> None:
-    """Patch, then run the command line as it is."""
+    """Inject the faults, then run the command line."""
     for name, options in json.loads(os.environ[VARIABLE]):
         (FAULTS | MUTATIONS)[name](**options)
     cli.main()

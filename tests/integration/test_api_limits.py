@@ -1,4 +1,4 @@
-"""The real API over sockets: what one client does to it costs the others nothing."""
+"""Limits of the API: one client cannot exhaust it for other clients."""
 
 import asyncio
 import hashlib
@@ -25,12 +25,12 @@ EPOCH = 1
 
 @pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
-    """The API alone: one known token, and a partition whose stamp does not move any more."""
+    """Start only the API, with one known token and a stamp that never changes."""
     port = free_port()
     with servers.running(servers.valkey(tmp_path, port)):
         servers.eventually(lambda: is_listening(port), "Valkey listening")
         with Deployment("127.0.0.1:1", port, "limits.", tmp_path) as deployment:
-            project(deployment.redis)
+            store_one_view(deployment.redis)
             deployment.start_api(
                 PROJECTOR_MAX_WAITING=str(WAITING),
                 PROJECTOR_MAX_CONNECTIONS=str(CONNECTIONS),
@@ -42,7 +42,7 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
             yield deployment
 
 
-def project(server: Any) -> None:
+def store_one_view(server: Any) -> None:
     seconds, _ = server.time()
     version = schema.Version(EPOCH, 1)
     record = schema.ViewRecord(200, 0, version, b'{"allowed_agents":[]}')
@@ -53,7 +53,7 @@ def project(server: Any) -> None:
 
 
 class Clients:
-    """Sockets to the API, as many and as rude as wanted."""
+    """Any number of raw connections to the API."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -73,7 +73,7 @@ class Clients:
         return reader
 
     async def status(self, data: bytes) -> bytes:
-        """The status of the first answer; empty if the connection was ended without."""
+        """Send data; return the status of the first answer, empty if the API closed first."""
         try:
             async with asyncio.timeout(30):
                 return (await (await self.send(data)).readline())[9:12]
@@ -81,7 +81,7 @@ class Clients:
             return b""
 
     async def until_waiting(self, count: int) -> None:
-        """Until so many tokens wait for their proof: reads that go side by side may overtake."""
+        """Wait until `count` tokens wait for their proof; parallel reads may overtake."""
         wanted = f"projector_api_misses_waiting {float(count)}".encode()
         async with asyncio.timeout(30):
             request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -89,7 +89,7 @@ class Clients:
                 await asyncio.sleep(0.05)
 
     async def until(self, wanted: bytes, data: bytes) -> None:
-        """Send it again and again until it has this status."""
+        """Repeat the request until the answer has this status."""
         async with asyncio.timeout(30):
             while await self.status(data) != wanted:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -101,7 +101,7 @@ def lookup(token: str, *headers: str, query: str = "") -> bytes:
 
 
 async def answered(readers: list[asyncio.StreamReader]) -> bool:
-    """Whether any of them has got a byte, or has been ended."""
+    """Return whether any connection has received a byte or was closed."""
     tasks = [asyncio.create_task(reader.read(1)) for reader in readers]
     done, pending = await asyncio.wait(tasks, timeout=0)
     for task in pending:
@@ -142,7 +142,7 @@ async def test_pipelined_requests_wait_for_each_other_and_nobody_for_them(client
     others = [await clients.send(lookup(f"other-{n}")) for n in range(WAITING - 1)]
     await clients.until_waiting(WAITING)
     await clients.until(b"503", lookup("one-more"))
-    # One of them waits, not 500: or there had been no room for the others.
+    # Only one of the 500 waits; otherwise the others would not have found room.
     assert not await answered([reader, *others])
 
 
@@ -168,8 +168,12 @@ async def test_the_largest_requests_are_answered_like_any_other(clients: Clients
 async def test_what_is_no_http_fills_no_log(deployment: Deployment, clients: Clients) -> None:
     (log,) = deployment.folder.glob("api-*.log")
     before = log.read_text()
-    for rude in (b"\x16\x03\x01\r\n\r\n", b"GET\r\n\r\n", lookup(KNOWN)[:30] + b"\x00\r\n\r\n"):
-        assert await clients.status(rude) == b"400"
+    for malformed in (
+        b"\x16\x03\x01\r\n\r\n",
+        b"GET\r\n\r\n",
+        lookup(KNOWN)[:30] + b"\x00\r\n\r\n",
+    ):
+        assert await clients.status(malformed) == b"400"
     upgrade = lookup(KNOWN, "Connection: upgrade", "Upgrade: websocket")
     assert await clients.status(upgrade) == b"200"
     assert log.read_text() == before

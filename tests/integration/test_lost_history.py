@@ -1,4 +1,4 @@
-"""When Kafka no longer has what the facts stand on, nobody gets an answer that could be wrong."""
+"""Lost history: Kafka no longer has the events behind the facts, so lookups get 503."""
 
 import pytest
 from aiokafka.admin import RecordsToDelete
@@ -8,7 +8,7 @@ from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import Server, eventually
 
-# The embedded broker, which tells neither, is for trying the product.
+# The embedded broker, which is for trials only, shows neither loss.
 pytestmark = pytest.mark.parametrize("kafka", ["apache"], indirect=True)
 
 COMPANY = [

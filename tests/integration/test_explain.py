@@ -1,4 +1,4 @@
-"""Why may a job not use an agent? Asked on real servers, with the example events."""
+"""The commands explain and inspect on real servers, with the example events."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import REPOSITORY
 
 EXAMPLES = (REPOSITORY / "examples" / "events.ndjson").read_text()
-# The offset of the next event of agent-config in the partition of the namespace 3.
+# The next offset of agent-config in the partition of namespace 3.
 FIRST_FREE = sum(
     EVENT_TYPES[event["type"]].topic == Topic.AGENT_CONFIG
     and partition_of(event["partitionkey"], PARTITIONS) == partition_of("3", PARTITIONS)
@@ -19,7 +19,7 @@ FIRST_FREE = sum(
 )
 
 
-def asked(done: subprocess.CompletedProcess[str]) -> Any:
+def output(done: subprocess.CompletedProcess[str]) -> Any:
     assert done.returncode in (0, 1), done.stderr
     return json.loads(done.stdout)
 
@@ -48,22 +48,22 @@ def test_what_is_explained_is_what_is_served_and_names_the_event_that_made_it_so
         builders.configured(7, groups=[{"id": 12, "environments": ["review/*"]}]), removed
     )
     deployment.until_agents("example-token-9", 5)
-    gone = asked(deployment.command("explain", "9", "6", "--json"))
+    gone = output(deployment.command("explain", "9", "6", "--json"))
     part = gone["explanation"]["agent"]
     assert (gone["agrees"], part["rule"]) == (True, "agent_removed")
     assert part["event"]["offset"] == FIRST_FREE + 1
-    filtered = asked(deployment.command("explain", "9", "7", "--json"))
+    filtered = output(deployment.command("explain", "9", "7", "--json"))
     assert filtered["explanation"]["agent"]["rule"] == "environments"
     assert filtered["explanation"]["agent"]["configuration_event"]["offset"] == FIRST_FREE
 
     read = deployment.command("inspect", "token", "--json", stdin="example-token-9\n")
-    assert asked(read)["record"]["status"] == 200
+    assert output(read)["record"]["status"] == 200
     assert "example-token-9" not in read.stdout + read.stderr
     partition = str(gone["explanation"]["partition"])
-    held = asked(deployment.command("inspect", "partition", partition, "--json"))
+    held = output(deployment.command("inspect", "partition", partition, "--json"))
     assert held["offsets"]["agent-config"] == FIRST_FREE + 2
-    assert asked(deployment.command("inspect", "job", "9", "--json"))["facts"][0]["data"]
-    assert 9 in asked(deployment.command("inspect", "agent", "5", "--json"))["jobs"]
+    assert output(deployment.command("inspect", "job", "9", "--json"))["facts"][0]["data"]
+    assert 9 in output(deployment.command("inspect", "agent", "5", "--json"))["jobs"]
     assert deployment.command("explain", "4711").returncode == 2
 
 

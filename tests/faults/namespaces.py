@@ -1,7 +1,7 @@
-"""What happens in the world: a seeded, endless story of one root namespace, event by event.
+"""Root namespaces that produce events: seeded random ones, and ones that a scenario scripts.
 
-Every id begins with its root's, so that no two roots share a thing. Only digests of tokens are in
-the events; the tokens themselves are known to the suite alone.
+Every id begins with its root's, so that no two roots share an entity. Events have the digests of
+tokens; the tokens themselves stay inside the suite.
 """
 
 import time
@@ -25,7 +25,7 @@ SHORT_LIFE_S: Final = (1.0, 2.5)
 
 
 class Token(NamedTuple):
-    """A job's token, and how messages name it."""
+    """A job's token, with the job and root that messages name instead."""
 
     secret: str
     job: int
@@ -36,8 +36,8 @@ class Token(NamedTuple):
         return builders.digest(self.secret)
 
 
-def roots(per_partition: int, start: int = 100) -> list[str]:
-    """Root namespaces, equally many in each partition."""
+def root_ids(per_partition: int, start: int = 100) -> list[str]:
+    """Choose root namespaces, the same number in each partition."""
     found: dict[int, list[str]] = {partition: [] for partition in range(PARTITIONS)}
     number = start
     while any(len(ids) < per_partition for ids in found.values()):
@@ -52,8 +52,8 @@ def instant(seconds_from_now: float) -> str:
     return datetime.fromtimestamp(time.time() + seconds_from_now, UTC).isoformat()
 
 
-class Root:
-    """One root namespace: groups in chains, projects, agents, members, users, jobs."""
+class RandomNamespace:
+    """One root namespace with groups in chains, projects, agents, members, users and jobs."""
 
     def __init__(self, root: str, seed: int) -> None:
         self.root = root
@@ -73,7 +73,7 @@ class Root:
         self._due: deque[Event] = deque(self._foundation())
 
     def next(self) -> Event:
-        """The next event of the story."""
+        """Return the next event."""
         if self._due:
             return self._due.popleft()
         kinds, weights = zip(*self._kinds(), strict=True)
@@ -181,7 +181,7 @@ class Root:
         return builders.removed("agent", self.dice.choice(self._agents), root=self.root)
 
     def _project_removed(self) -> Event:
-        """And soon set again, with a member."""
+        """Remove a project; set it again, with a member, by the next events."""
         project, group = self.dice.choice(self.projects), self.dice.choice(self._groups)
         user = self.dice.choice(self._users)
         self._due += [
@@ -197,7 +197,7 @@ class Root:
         group = self.dice.choice([second, third])
         return builders.group(group, self.dice.choice(parents[group]), root=self.root)
 
-    # sequences: of memberships and agents of their own
+    # events with a sequence, of memberships and agents that no other event changes
 
     def _sequenced_event(self) -> Event:
         self._sequences += self.dice.randint(1, 3)
@@ -219,12 +219,12 @@ class Root:
         return builders.member(user, "developer", **where, root=self.root)
 
     def _overtaken_event(self) -> Event:
-        """One sent before, once more: a newer one of the same thing may have come since."""
+        """Repeat an earlier event; a newer one of the same entity may have come since."""
         return self.dice.choice(list(self._sequenced))
 
 
-class Crafted(NamedTuple):
-    """A root where nothing happens but what a scenario sends: one job, one agent, one member."""
+class ScriptedNamespace(NamedTuple):
+    """A root with one job, one agent and one member, whose events a scenario sends itself."""
 
     root: str
 
@@ -242,10 +242,10 @@ class Crafted(NamedTuple):
 
     @property
     def token(self) -> Token:
-        return Token(f"crafted-{self.root}", self.number * 10_000 + 9, self.root)
+        return Token(f"scripted-{self.root}", self.number * 10_000 + 9, self.root)
 
     def another_token(self) -> Token:
-        return Token(f"crafted-again-{self.root}", self.token.job + 1, self.root)
+        return Token(f"scripted-again-{self.root}", self.token.job + 1, self.root)
 
     def started(self, token: Token) -> Event:
         return builders.started(

@@ -1,12 +1,12 @@
-"""The judge of the fault suite: a wrong one would find faults that are none, or none at all."""
+"""Tests of the fault suite's expected answers: over-grants, and answers that are allowed."""
 
 import time
 
 from tests import builders
-from tests.faults.expectation import TOLERANCE_S, Expectation
-from tests.faults.model import Event, Token, instant
-from tests.faults.observer import Look
-from tests.faults.traffic import History, Sent
+from tests.faults.expected_answers import TOLERANCE_S, ExpectedAnswers
+from tests.faults.namespaces import Event, Token, instant
+from tests.faults.observer import Lookup
+from tests.faults.traffic import History, SentEvent
 
 BOUND_S = 3.0
 TOKEN = Token("secret", 9, "3")
@@ -18,18 +18,18 @@ STARTED = builders.started(9, 7, token=TOKEN.secret, expires_at=instant(3600))
 
 
 def history(events: list[Event], start: float, took: float = 0.0) -> History:
-    """The events one after another, a millisecond each, and the last one `took` seconds."""
+    """Send the events a millisecond apart; the last one is acknowledged after `took` seconds."""
     found = History("3")
-    found.events = [Sent(e, start + n / 1000, start + n / 1000) for n, e in enumerate(events)]
+    found.events = [SentEvent(e, start + n / 1000, start + n / 1000) for n, e in enumerate(events)]
     last = found.events[-1]
     found.events[-1] = last._replace(acked=last.sent + took)
     return found
 
 
 def over_grants(events: History, after: float) -> list[str]:
-    """What is wrong with an answer that lists agent 5, so many seconds after the last event."""
+    """Check an answer that lists agent 5, `after` seconds after the last event."""
     at = events.events[-1].sent + after
-    return list(Expectation(events).over_grants(Look(TOKEN, at, at, 200, (5,)), BOUND_S))
+    return list(ExpectedAnswers(events).over_grants(Lookup(TOKEN, at, at, 200, (5,)), BOUND_S))
 
 
 def test_a_user_blocked_before_the_first_job_may_be_answered_for_the_bound_and_no_longer() -> None:
@@ -41,10 +41,10 @@ def test_a_user_blocked_before_the_first_job_may_be_answered_for_the_bound_and_n
 
 
 def test_a_membership_that_ended_while_kafka_was_slow_has_counted() -> None:
-    """The worker may have had it long before the producer was told so."""
+    """The worker may have applied the event long before Kafka acknowledged it."""
     brief = builders.member(1, "maintainer", project_id=7, via="share:9", expires_at=instant(-29))
-    nobody = [*WORLD[:2], *WORLD[3:], STARTED, brief]
-    events = history(nobody, time.monotonic() - 30, took=5.0)
+    without_members = [*WORLD[:2], *WORLD[3:], STARTED, brief]
+    events = history(without_members, time.monotonic() - 30, took=5.0)
     assert over_grants(events, 0.5) == []
     assert over_grants(events, 1 + BOUND_S + TOLERANCE_S + 0.5)
 

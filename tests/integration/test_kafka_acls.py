@@ -1,4 +1,4 @@
-"""The commands of docs/security.md give each role what it needs in Kafka, and nothing else."""
+"""ACLs of Kafka: the commands of docs/security.md give each role only what it needs."""
 
 import asyncio
 import re
@@ -18,11 +18,11 @@ from tests.integration import servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import Deployment
 from tests.integration.ports import free_port
-from tests.integration.secure import PASSWORD, Certificates, SecureKafka
+from tests.integration.secure_servers import PASSWORD, Certificates, SecureKafka
 from tests.integration.servers import REPOSITORY, eventually, running
 
 ROLES = ("admin", "worker", "feeder", "operator")
-# Numbers of Kafka's protocol: org.apache.kafka.common.resource and .acl.
+# Codes of Kafka's protocol: org.apache.kafka.common.resource and .acl.
 RESOURCES: Final = {"--topic": 2, "--group": 3}
 OPERATIONS: Final = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
 LITERAL = ALLOW = 3
@@ -61,7 +61,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SecureKafk
         tmp_path_factory.mktemp("kafka"),
         certificates,
         "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        # The tests' own listener.
+        # The listener that the test uses for setup.
         "super.users=User:ANONYMOUS",
         *(f"--add-scram=SCRAM-SHA-512=[name={role},password={PASSWORD}]" for role in ROLES),
     )
@@ -111,11 +111,11 @@ def test_each_role_can_do_its_work_and_nothing_else(deployment: Deployment) -> N
     event = '{"specversion":"1.0","id":"1","source":"s","type":"group.removed","partitionkey":"3",'
     event += '"data":{"id":3}}'
     for role in ("worker", "operator"):
-        status, said = run(deployment, role, "feed", "-", stdin=event)
+        status, output = run(deployment, role, "feed", "-", stdin=event)
         assert status == 2
-        assert "See docs/security.md" in said
-    status, said = run(deployment, "feeder", *LETTERS)
+        assert "See docs/security.md" in output
+    status, output = run(deployment, "feeder", *LETTERS)
     assert status == 2
-    assert "See docs/security.md" in said
+    assert "See docs/security.md" in output
     assert deployment.look_up("token-9").status == 200
-    assert PASSWORD not in worker.log() + said
+    assert PASSWORD not in worker.log() + output

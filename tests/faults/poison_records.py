@@ -1,4 +1,4 @@
-"""Records that are no events, each bad in its own way."""
+"""Poison records: values and headers that are not valid events."""
 
 import json
 from collections.abc import Iterator
@@ -6,19 +6,19 @@ from random import Random
 from typing import Any, Final
 
 from tests import builders
-from tests.faults.scenario import Raw
+from tests.faults.scenario import RawRecord
 from tests.faults.traffic import Headers
 
 MIB: Final = 1024 * 1024
 TOPICS: Final = ("membership", "agent-config", "job-lifecycle")
 
 
-def records(root: str, partition: int, count: int, seed: int) -> Iterator[Raw]:
-    """So many of them, all for one partition; `root` belongs there."""
+def records(root: str, partition: int, count: int, seed: int) -> Iterator[RawRecord]:
+    """Yield `count` records for one partition, which must be that of `root`."""
     dice = Random(seed)
     for number in range(count):
         value, headers = _large(dice) if number % 100 == 0 else _small(root, dice)
-        yield Raw(dice.choice(TOPICS), value, root.encode(), partition, headers)
+        yield RawRecord(dice.choice(TOPICS), value, root.encode(), partition, headers)
 
 
 def _small(root: str, dice: Random) -> tuple[bytes | None, Headers]:

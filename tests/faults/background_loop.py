@@ -1,4 +1,4 @@
-"""One thread with an event loop, where traffic and observer go on while a test does its story."""
+"""A thread with an event loop that runs traffic, observer and proxies while a test runs."""
 
 import asyncio
 import threading
@@ -10,8 +10,8 @@ T = TypeVar("T")
 END_S = 10.0
 
 
-class Background:
-    """Runs coroutines for tests that are plain functions."""
+class BackgroundLoop:
+    """Runs coroutines for tests that are not coroutines themselves."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -23,25 +23,25 @@ class Background:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.call(self._cancel_all(), END_S)
+        self.run(self._cancel_all(), END_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(END_S)
         self._loop.close()
 
-    def call(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
-        """Do the work there; its result, or `TimeoutError` after so many seconds."""
+    def run(self, work: Coroutine[Any, Any, T], timeout: float) -> T:
+        """Run a coroutine to its end; raise `TimeoutError` after `timeout` seconds."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
-    def keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Let the work go on until the end."""
-        return self.call(self._start(work), END_S)
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a coroutine as a task that runs until the block ends."""
+        return self.run(self._start(work), END_S)
 
-    def join(self, task: asyncio.Task[None], timeout: float) -> None:
-        """Wait until work that goes on has ended by itself."""
-        self.call(_outcome(task), timeout)
+    def wait(self, task: asyncio.Task[None], timeout: float) -> None:
+        """Wait until a task has ended by itself."""
+        self.run(_outcome(task), timeout)
 
-    def check(self) -> None:
-        """Raise what any of the work that goes on has failed with."""
+    def raise_failures(self) -> None:
+        """Raise the error of a task that has failed."""
         for task in list(self._tasks):
             if task.done() and not task.cancelled() and (error := task.exception()):
                 raise error

@@ -1,4 +1,4 @@
-"""Servers that must be trusted, and that trust nobody unknown: TLS, users, passwords."""
+"""Kafka and Redis with TLS, users and passwords, and the certificates for them."""
 
 import os
 import shutil
@@ -16,14 +16,14 @@ from tests.integration.servers import Server
 USER = "projector"
 PASSWORD = "s3cret-of-the-projector"
 WRONG_PASSWORD = "n0t-the-password"
-# The servers' certificate is for this name alone, so 127.0.0.1 is a wrong one.
+# The servers' certificate is valid for this name only, so 127.0.0.1 is a wrong one.
 NAME = "localhost"
 ANY_ADDRESS = "127.0.0.1"
 _MODULES = "org.apache.kafka.common.security"
 
 
 class Certificates(NamedTuple):
-    """PEM files: who signs; a server's certificate and key; a client's; a stranger who signs."""
+    """PEM files: a CA, certificates and keys of server and client, and a CA that signed none."""
 
     authority: Path
     server: Path
@@ -48,21 +48,21 @@ class Certificates(NamedTuple):
 
 
 def _pkcs8(key: bytes) -> bytes:
-    """The one form of a key that Kafka reads."""
+    """Convert a private key to PKCS #8, the only form that Kafka reads."""
     return pem.load_pem_private_key(key, None).private_bytes(
         pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption()
     )
 
 
 class SecureKafka:
-    """Apache Kafka with a listener of each kind; `plaintext` has all rights, for the tests."""
+    """Apache Kafka with a listener of each kind; `plaintext` has all rights, for setup."""
 
     def __init__(self, folder: Path, certificates: Certificates, *properties: str) -> None:
         ports = {name: free_port() for name in ("plaintext", "sasl_ssl", "ssl", "strange")}
         self.plaintext = f"{ANY_ADDRESS}:{ports['plaintext']}"
         self.sasl_ssl = f"{NAME}:{ports['sasl_ssl']}"
         self.mutual_tls = f"{NAME}:{ports['ssl']}"
-        # Reached under its certified name, it sends clients to one that is not certified.
+        # This listener has the certified name, but advertises one that is not certified.
         self.advertised_strangely = f"{NAME}:{ports['strange']}"
         self.ports = list(ports.values())
         self.server = self._start(folder, certificates, ports, properties)
@@ -105,16 +105,16 @@ _SASL = ("sasl_ssl", "strange")
 
 
 def _list(listeners: dict[str, str]) -> str:
-    return ",".join(f"{name}://{place}" for name, place in listeners.items())
+    return ",".join(f"{name}://{address}" for name, address in listeners.items())
 
 
 def redis_program() -> str | None:
-    """A Redis or Valkey with TLS, which the embedded one has not."""
+    """Find a Redis or Valkey with TLS, which the embedded one lacks."""
     return shutil.which("redis-server") or shutil.which("valkey-server")
 
 
 def redis_or_skip() -> None:
-    """Skip where no such server is installed; fail instead where servers are required, as in CI."""
+    """Skip a test without such a server; fail instead under REQUIRE_REDIS, as in CI."""
     if redis_program() is None:
         reason = (
             "NO TEST RUNS ON A REDIS WITH TLS: neither redis-server nor valkey-server installed"
@@ -124,10 +124,13 @@ def redis_or_skip() -> None:
         pytest.skip(reason)
 
 
-def secure_redis(
+def redis_server(
     folder: Path, port: int, certificates: Certificates, users: Path, *options: str
 ) -> Server:
-    """A server with TLS alone and the users of an ACL file; client certificates are optional."""
+    """Start a server with only TLS and the users of an ACL file.
+
+    Client certificates are optional.
+    """
     program = redis_program()
     assert program
     return Server(

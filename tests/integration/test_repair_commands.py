@@ -1,4 +1,4 @@
-"""Verify, audit and rebuild, beside workers that go on and lookups that must not notice."""
+"""Verify, audit and rebuild, with and without running workers and lookups."""
 
 import json
 import threading
@@ -33,7 +33,7 @@ def damage(deployment: Deployment, old: bytes, new: bytes, token: str = "token-9
 
 
 def rows(deployment: Deployment, *command: str, status: int) -> list[dict[str, Any]]:
-    """What a command says as JSON."""
+    """Run a command with --json; return its rows."""
     done = deployment.command(*command, "--json")
     assert done.returncode == status, (done.stdout, done.stderr)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -52,7 +52,7 @@ def test_drift_is_found_and_repaired(deployment: Deployment) -> None:
         0, "2 tokens compared: 0 differ (0 over-grants)\n",
     )  # fmt: skip
 
-    # So few views are swept within a second, so the worker must not run.
+    # The sweep repairs so few views within a second, so the worker must not run.
     assert worker.stop() == 0
     damage(deployment, b'"id":5', b'"id":6')
     deployment.redis.delete(token_key("token-8"))
@@ -64,16 +64,16 @@ def test_drift_is_found_and_repaired(deployment: Deployment) -> None:
     ]  # fmt: skip
     assert (found[1]["agents_too_many"], found[1]["agents_too_few"]) == ([6], [5])
     assert {row["partition"] for row in found} == {HOME}
-    told = deployment.command("verify").stdout.splitlines()
-    assert told[1] == (
+    printed = deployment.command("verify").stdout.splitlines()
+    assert printed[1] == (
         f"found: OVER-GRANT, partition {HOME}, job 9, token {digest('token-9')}: "
         "body, agents too many: 6, agents missing: 5"
     )
-    assert told[-1] == "3 tokens compared: 3 differ (2 over-grants)"
+    assert printed[-1] == "3 tokens compared: 3 differ (2 over-grants)"
     assert deployment.command("verify", "--partition", str((HOME + 1) % 4)).returncode == 0
 
-    mended = rows(deployment, "verify", "--repair", status=0)
-    assert [row["outcome"] for row in mended] == ["repaired"] * 3
+    repaired = rows(deployment, "verify", "--repair", status=0)
+    assert [row["outcome"] for row in repaired] == ["repaired"] * 3
     assert b'"id":5' in deployment.redis.get(token_key("token-9"))
     assert deployment.redis.get(token_key("token-8")).startswith(b"200 ")
     assert deployment.redis.get(token_key("orphan")).startswith(b"401 ")
@@ -88,8 +88,8 @@ def test_a_repair_beside_a_running_worker_is_seen_by_lookups(deployment: Deploym
     deployment.redis.set(token_key("orphan"), orphan)
     deployment.redis.delete("allowed-agents:job:9")
     assert deployment.look_up("orphan").status == 200
-    mended = rows(deployment, "verify", "--repair", status=0)
-    assert [row["differences"] for row in mended] == [["orphan"], ["job key"]]
+    repaired = rows(deployment, "verify", "--repair", status=0)
+    assert [row["differences"] for row in repaired] == [["orphan"], ["job key"]]
     assert deployment.look_up("orphan").status == 401
     assert deployment.redis.get("allowed-agents:job:9").decode() == digest("token-9")
     assert deployment.agents("token-9") == [5]
@@ -144,14 +144,14 @@ def test_facts_are_made_what_an_export_says_and_not_what_it_no_longer_says(
     deployment.feed(*COMPANY, builders.agent(6, 7))
     deployment.until_agents("token-9", 5, 6)
     kinds = ["group", "project", "member", "agent"]
-    asked = [word for kind in kinds for word in ("--kind", kind)] + ["--clock-skew", "0"]
+    kind_options = [word for kind in kinds for word in ("--kind", kind)] + ["--clock-skew", "0"]
     taken = ["--taken", moment()]
     export = [
         builders.group(3), builders.project(7, 3), builders.project(77, 3),
         builders.member(1, "guest", group_id=3),
         builders.agent(5, 7),
     ]  # fmt: skip
-    found = audit(deployment, *export, status=1, options=asked + taken)
+    found = audit(deployment, *export, status=1, options=kind_options + taken)
     assert {row["key"]: (row["what"], row["line"]) for row in found} == {
         "3/agent/6": ("extra", None),
         "3/member/group:3/user:1/direct": ("different", 4),
@@ -160,19 +160,21 @@ def test_facts_are_made_what_an_export_says_and_not_what_it_no_longer_says(
     assert found[1]["fields"] == {"level": {"fact": 30, "export": 10}}
     assert audit(deployment, *COMPANY, builders.agent(6, 7), status=0, options=taken) == []
     lines = "\n".join(json.dumps(event) for event in export)
-    told = deployment.command("audit", "-", *asked, *taken, stdin=lines).stdout
-    assert "different: 3/member/group:3/user:1/direct, line 4, level is 30 and not 10, by" in told
-    assert "1 missing, 1 extra, 1 different, 0 newer" in told
-    assert "not compared: job" in told
+    printed = deployment.command("audit", "-", *kind_options, *taken, stdin=lines).stdout
+    assert (
+        "different: 3/member/group:3/user:1/direct, line 4, level is 30 and not 10, by" in printed
+    )
+    assert "1 missing, 1 extra, 1 different, 0 newer" in printed
+    assert "not compared: job" in printed
 
-    fed = audit(deployment, *export, status=0, options=[*asked, *taken, "--repair"])
+    fed = audit(deployment, *export, status=0, options=[*kind_options, *taken, "--repair"])
     assert [row["outcome"] for row in fed] == ["fed"] * 3
     eventually(lambda: has_applied(deployment, "3/member/group:3/user:1/direct", "10"), "applied")
     eventually(lambda: has_applied(deployment, "3/project/77", "p77"), "applied")
     assert deployment.agents("token-9") == []
-    assert audit(deployment, *export, status=0, options=[*asked, "--taken", moment()]) == []
+    assert audit(deployment, *export, status=0, options=[*kind_options, "--taken", moment()]) == []
 
-    # An old export, and a revocation that came after it.
+    # An old export, and a later revocation.
     old = ["--taken", moment(), "--clock-skew", "0"]
     deployment.feed(builders.event("member.removed", {"user_id": 1, "group_id": 3}))
     field = "3/member/group:3/user:1/direct"
@@ -224,7 +226,7 @@ MEMBER = "3/member/group:3/user:1/direct"
 
 @contextmanager
 def looking_up(deployment: Deployment, token: str) -> Iterator[list[tuple[int, list[int]]]]:
-    """Look the token up all the while; every answer that was not the one before."""
+    """Look the token up in a thread; collect each answer that differs from the one before."""
     answers: list[tuple[int, list[int]]] = []
     done = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A forked command is like a new Python, in all that the other tests look at."""
+"""A forked command behaves like a new Python."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ from tests.integration.servers import eventually
 
 
 @pytest.fixture(params=["forked", "new"], autouse=True)
-def _way(request: pytest.FixtureRequest) -> Iterator[None]:
+def _forked_or_new(request: pytest.FixtureRequest) -> Iterator[None]:
     with processes.not_forking() if request.param == "new" else nullcontext():
         yield
 
 
 def python(code: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the code as `python -m timeit` does, once."""
+    """Run the code once, by `python -m timeit`."""
     return processes.run("timeit", ["-n1", "-r1", code], os.environ | env, stdin, timeout=30)
 
 

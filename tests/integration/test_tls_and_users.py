@@ -1,4 +1,4 @@
-"""The whole product against servers with TLS and users; who is refused is told what to mend."""
+"""The product on servers with TLS and users; refusals name the setting to correct."""
 
 import signal
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ import pytest
 
 from projector.process import is_listening
 from tests import builders
-from tests.integration import secure
+from tests.integration import secure_servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import Deployment
 from tests.integration.ports import free_port
-from tests.integration.secure import (
+from tests.integration.secure_servers import (
     ANY_ADDRESS,
     NAME,
     PASSWORD,
@@ -25,7 +25,7 @@ from tests.integration.secure import (
 from tests.integration.servers import REPOSITORY, eventually, running
 
 USERS = REPOSITORY / "deploy" / "redis" / "users.acl"
-# Of the one Redis, for what one test has written would contradict the next one's Kafka.
+# A new database of the one Redis for each test: a checkpoint belongs to one set of topics.
 databases = cycle(range(16))
 PROTOCOL = "PROJECTOR_KAFKA_SECURITY_PROTOCOL"
 
@@ -50,9 +50,9 @@ def kafka(
 def redis_port(
     certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[int]:
-    secure.redis_or_skip()
+    secure_servers.redis_or_skip()
     folder, port = tmp_path_factory.mktemp("redis"), free_port()
-    with running(secure.secure_redis(folder, port, certificates, USERS)) as server:
+    with running(secure_servers.redis_server(folder, port, certificates, USERS)) as server:
         eventually(lambda: is_listening(port), f"Redis: {server.log()}")
         yield port
 
@@ -61,7 +61,7 @@ def redis_port(
 def deployment(
     kafka: SecureKafka, redis_port: int, certificates: Certificates, tmp_path: Path
 ) -> Iterator[Deployment]:
-    """All settings as they must be; a test changes one."""
+    """Yield a deployment with correct settings; a test changes one."""
     password = tmp_path / "password"
     password.write_text(f"{PASSWORD}\n")
     prefix = f"secure{free_port()}."
@@ -83,7 +83,7 @@ def as_user(user: str) -> dict[str, str]:
 
 
 def use(deployment: Deployment, changes: dict[str, str | None]) -> None:
-    """Change settings; None takes one away."""
+    """Change settings; None removes one."""
     for name, value in changes.items():
         if value is None:
             del deployment.env[f"PROJECTOR_{name}"]
@@ -92,9 +92,9 @@ def use(deployment: Deployment, changes: dict[str, str | None]) -> None:
 
 
 def runs_end_to_end(deployment: Deployment) -> str:
-    """Every process, until a token is answered and refused again; all that they have said."""
-    said = [deployment.command("topics")]
-    assert said[0].returncode == 0, said[0].stderr
+    """Run every process until a token is answered and then refused; return all output."""
+    outputs = [deployment.command("topics")]
+    assert outputs[0].returncode == 0, outputs[0].stderr
     worker = deployment.start("worker", **as_user("worker"))
     api = deployment.start_api(**as_user("api"))
     deployment.until_ready()
@@ -104,19 +104,21 @@ def runs_end_to_end(deployment: Deployment) -> str:
     deployment.produce(b"{not json", topic="membership")
     deployment.feed(builders.removed("job", 9))
     deployment.until("token-9", 401)
-    eventually(lambda: "1 dead letters" in deployment.command("dead-letters", "list").stdout, "it")
-    said += [deployment.command(*words.split()) for words in ("dead-letters list", "topics")]
-    assert [one.returncode for one in said] == [0, 0, 0]
+    eventually(
+        lambda: "1 dead letters" in deployment.command("dead-letters", "list").stdout, "the letter"
+    )
+    outputs += [deployment.command(*words.split()) for words in ("dead-letters list", "topics")]
+    assert [done.returncode for done in outputs] == [0, 0, 0]
     for process in (worker, api):
         process.signal(signal.SIGTERM)
         process.process.wait(30)
-    return "".join([*(one.stdout + one.stderr for one in said), worker.log(), api.log()])
+    return "".join([*(done.stdout + done.stderr for done in outputs), worker.log(), api.log()])
 
 
 @pytest.mark.usefixtures("real_processes")
 def test_the_product_runs_with_users_and_tls(deployment: Deployment) -> None:
-    said = runs_end_to_end(deployment)
-    assert not [secret for secret in (PASSWORD, "change-me", "token-9") if secret in said]
+    output = runs_end_to_end(deployment)
+    assert not [secret for secret in (PASSWORD, "change-me", "token-9") if secret in output]
 
 
 def test_a_password_may_be_sent_as_it_is_under_tls(deployment: Deployment) -> None:
@@ -127,7 +129,7 @@ def test_a_password_may_be_sent_as_it_is_under_tls(deployment: Deployment) -> No
 def test_the_product_runs_with_certificates_of_its_own(
     deployment: Deployment, kafka: SecureKafka, certificates: Certificates, redis_port: int
 ) -> None:
-    """Kafka lets nobody in without one; Redis may ask for one beside the password."""
+    """Kafka requires one; Redis may require one in addition to the password."""
     use(
         deployment,
         {
@@ -208,14 +210,16 @@ KAFKA_REFUSALS: list[tuple[str, dict[str, str | None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("_what", "changes", "says"), KAFKA_REFUSALS, ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize(
+    ("_what", "changes", "expected"), KAFKA_REFUSALS, ids=lambda v: str(v)[:30]
+)
 def test_kafkas_refusal_ends_a_command_with_what_to_mend(
     deployment: Deployment,
     kafka: SecureKafka,
     certificates: Certificates,
     _what: str,
     changes: dict[str, str | None],
-    says: str,
+    expected: str,
 ) -> None:
     names = {
         "stranger": certificates.stranger,
@@ -230,7 +234,7 @@ def test_kafkas_refusal_ends_a_command_with_what_to_mend(
     assert (done.returncode, done.stdout) == (2, "")
     last = done.stderr.splitlines()[-1]
     assert last.startswith("Kafka at ")
-    assert says in last
+    assert expected in last
     assert not [secret for secret in (PASSWORD, WRONG_PASSWORD) if secret in done.stderr]
 
 
@@ -275,22 +279,24 @@ REDIS_REFUSALS: list[tuple[str, dict[str, str | None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("_what", "changes", "says"), REDIS_REFUSALS, ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize(
+    ("_what", "changes", "expected"), REDIS_REFUSALS, ids=lambda v: str(v)[:30]
+)
 def test_redis_refusal_ends_a_starting_worker_and_is_in_the_apis_log(
     deployment: Deployment,
     certificates: Certificates,
     redis_port: int,
     _what: str,
     changes: dict[str, str | None],
-    says: str,
+    expected: str,
 ) -> None:
     names = {"stranger": certificates.stranger, "port": redis_port}
     found = {name.removeprefix("PROJECTOR_"): value for name, value in changes.items()}
     use(deployment, {name: value and value.format(**names) for name, value in found.items()})
     worker, api = deployment.start("worker"), deployment.start_api()
     assert worker.process.wait(30) == 2
-    assert says in worker.log()
-    eventually(lambda: says in api.log(), "the API says it too")
+    assert expected in worker.log()
+    eventually(lambda: expected in api.log(), "the API logs it too")
     assert deployment.look_up("token-9").status == 503
-    said = worker.log() + api.log()
-    assert not [secret for secret in (WRONG_PASSWORD, "change-me") if secret in said]
+    output = worker.log() + api.log()
+    assert not [secret for secret in (WRONG_PASSWORD, "change-me") if secret in output]

@@ -1,4 +1,4 @@
-"""A worker must know when another Redis answers: what the former acknowledged may be gone."""
+"""Changes of the Redis server: another server may lack acknowledged writes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from projector.clients import redis_client as connections
-from projector.clients import redis_servers
+from projector.clients import redis_client, redis_servers
 from projector.clients.redis_servers import RedisServers
 from projector.config.settings import Settings
 from projector.errors import EvictionError
@@ -26,7 +25,7 @@ async def test_a_restarted_server_counts_as_another(tmp_path: Path) -> None:
         servers.eventually(lambda: is_listening(port), "Valkey listening")
         server = RedisServers()
         url = f"redis://127.0.0.1:{port}/0"
-        async with connections.create_redis(Settings(redis_url=url), server) as redis:
+        async with redis_client.create_redis(Settings(redis_url=url), server) as redis:
             await redis.ping()
             await redis.connection_pool.disconnect()
             await redis.ping()
@@ -39,7 +38,7 @@ async def test_a_restarted_server_counts_as_another(tmp_path: Path) -> None:
 
 
 class Failover:
-    """Two Valkeys and one address: connections that are there stay, new ones may lead elsewhere."""
+    """Two Valkeys at one address; only new connections lead to a new `target`."""
 
     def __init__(self, ports: list[int]) -> None:
         self.ports = ports
@@ -58,7 +57,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @pytest.fixture
 async def failover(tmp_path: Path) -> AsyncIterator[tuple[Failover, str]]:
-    """The two servers, and the URL that leads to the first."""
+    """Start two servers; yield them and a URL that leads to the first."""
     with ExitStack() as stack:
         ports = [free_port(), free_port()]
         for port in ports:
@@ -74,10 +73,10 @@ async def failover(tmp_path: Path) -> AsyncIterator[tuple[Failover, str]]:
 async def test_connections_to_a_former_server_are_given_up(
     failover: tuple[Failover, str],
 ) -> None:
-    """One that it still answers would bring old views beside the new server's stamps."""
+    """An old connection would return old views under the new server's stamps."""
     both, url = failover
     server = RedisServers()
-    async with connections.create_redis(Settings(redis_url=url), server) as redis:
+    async with redis_client.create_redis(Settings(redis_url=url), server) as redis:
         await asyncio.gather(redis.ping(), redis.ping())
         both.target = both.ports[1]
         await asyncio.gather(*(redis.blpop(["nothing"], timeout=1) for _ in range(3)))
@@ -89,7 +88,7 @@ async def test_connections_to_a_former_server_are_given_up(
 async def test_a_primary_that_became_a_replica_is_left(failover: tuple[Failover, str]) -> None:
     both, url = failover
     server = RedisServers()
-    async with connections.create_redis(Settings(redis_url=url), server) as redis:
+    async with redis_client.create_redis(Settings(redis_url=url), server) as redis:
         await redis.set("a", "1")
         await redis.replicaof("127.0.0.1", both.ports[1])
         both.target = both.ports[1]
@@ -102,7 +101,7 @@ async def test_a_server_that_may_evict_is_refused(tmp_path: Path) -> None:
     port = free_port()
     with servers.running(servers.valkey(tmp_path, port)):
         servers.eventually(lambda: is_listening(port), "Valkey listening")
-        async with connections.create_redis(
+        async with redis_client.create_redis(
             Settings(redis_url=f"redis://127.0.0.1:{port}/0")
         ) as redis:
             await redis.config_set("maxmemory-policy", "allkeys-lru")

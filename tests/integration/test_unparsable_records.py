@@ -1,4 +1,4 @@
-"""Records that a broker takes and a consumer chokes on: none holds up those behind it."""
+"""Records that a broker accepts and aiokafka cannot parse: later ones are still applied."""
 
 import asyncio
 import gzip
@@ -22,7 +22,7 @@ def event(number: int) -> bytes:
 
 
 def packed(number: int, codec: str) -> bytes:
-    """A batch of two events, with this number and the next."""
+    """Build a compressed batch of two events, with this number and the next."""
     records = record(event(number)) + record(event(number + 1), offset_delta=1)
     compress: dict[str, Any] = {
         "gzip": gzip.compress,
@@ -34,7 +34,7 @@ def packed(number: int, codec: str) -> bytes:
 
 
 def lz4(data: bytes) -> Any:
-    # Kafka takes independent blocks only.
+    # Kafka accepts only independent blocks.
     compressor = cramjam.lz4.Compressor(block_linked=False)
     compressor.compress(data)
     return compressor.finish()
@@ -44,7 +44,7 @@ def many_headers(number: int) -> bytes:
     return batch(record(event(number), headers=[(b"", None)] * 900_000))
 
 
-# Batches whose events count: the groups that they set.
+# Batches with valid events, by the groups that they set.
 GOOD: Final = {
     (100, 101): packed(100, "gzip"),
     (102, 103): packed(102, "snappy"),
@@ -57,7 +57,7 @@ GOOD: Final = {
         codec="gzip", packed=gzip.compress(record(event(111))) + b"behind the end", count=1
     ),
 }
-# Batches of one bad record each, and what its dead letter says.
+# Batches of one bad record each, with the reason of its dead letter.
 BAD: Final = {
     "the name of the header \\xff is not UTF-8": batch(record(event(1), headers=[(b"\xff", b"")])),
     "1000000 in its batch": batch(record(event(2), offset_delta=1_000_000)),
@@ -85,22 +85,22 @@ def test_no_record_holds_up_those_behind_it(deployment: Deployment) -> None:
     revocation = json.dumps(builders.removed("group", 100)).encode()
     offsets[send(deployment, batch(record(revocation, headers=[(b"\xfe", b"")])))] = "\\xfe is not"
     deployment.feed(builders.user(1, "blocked"))
-    deployment.until("token-9", 403, "what stands behind the bad records applied")
+    deployment.until("token-9", 403, "the event after the bad records applied")
     letters = deployment.dead_letters(len(offsets))
-    said = {
+    reasons = {
         int(letter.headers["dead-letter-offset"]): letter.headers["dead-letter-reason"]
         for letter in letters
     }
-    assert said.keys() == offsets.keys()
+    assert reasons.keys() == offsets.keys()
     for offset, reason in offsets.items():
-        assert reason in said[offset]
+        assert reason in reasons[offset]
     assert event(1) in [letter.value for letter in letters]
     assert_applied(deployment)
 
     worker.kill()
     deployment.redis.flushall()
     deployment.start("worker")
-    deployment.until("token-9", 403, "the same for one who reads everything anew")
+    deployment.until("token-9", 403, "the same for a worker that reads everything again")
     deployment.until_ready()
     assert_applied(deployment)
 
@@ -116,7 +116,7 @@ def assert_applied(deployment: Deployment) -> None:
 
 
 def send(deployment: Deployment, data: bytes) -> int:
-    """Put a batch into the partition of root namespace 3; the offset of its first record."""
+    """Send a batch to the partition of namespace 3; return the offset of its first record."""
     topic = f"{deployment.prefix}membership"
     code, offset, message = asyncio.run(wire.produce(deployment.kafka, topic, PARTITION, data))
     assert code == 0, message

@@ -39,7 +39,7 @@ def namespace(root: str) -> list[dict[str, Any]]:
 def test_a_file_grants_and_shares_with_the_instance_for_as_long_as_it_says_so(
     deployment: Deployment,
 ) -> None:
-    """Two root namespaces in two partitions: one is granted the agent, both see the instance's."""
+    """Two root namespaces in two partitions: one has a grant, both share the instance's agent."""
     deployment.start_all()
     deployment.feed(*(message for root in ROOTS for message in namespace(root)))
 
@@ -53,7 +53,7 @@ def test_a_file_grants_and_shares_with_the_instance_for_as_long_as_it_says_so(
     assert fed(deployment, FILE + "  instance: {default_namespace: ci}\n")[0] == 0
     both = [[shop], [{"default_namespace": "ci"}]]
     eventually(lambda: configurations() == both, "shared with the instance")
-    code, said = fed(deployment, FILE + "  groups: 7\n")
-    assert (code, said) == (2, "-:5: `ci_access.groups` must be a list\nnothing was sent\n")
+    code, output = fed(deployment, FILE + "  groups: 7\n")
+    assert (code, output) == (2, "-:5: `ci_access.groups` must be a list\nnothing was sent\n")
     assert fed(deployment, "ci_access:\n")[0] == 0
     eventually(lambda: configurations() == [[], []], "no longer granted or shared")

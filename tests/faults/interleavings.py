@@ -1,0 +1,122 @@
+"""Interleavings: faults whose steps must happen in one exact order.
+
+Each endangers a view at the worst moment. It runs twice: with the product as it is, and without
+the mechanism that protects the view.
+"""
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults.namespaces import ScriptedNamespace
+from tests.faults.proxy import Proxy
+from tests.faults.scenario import Scenario
+from tests.integration.deployment import PARTITIONS
+from tests.integration.servers import Server
+
+
+@dataclass
+class ReplicatedRedis:
+    """A primary, its replica, and the port of a proxy to the current primary."""
+
+    old: Any
+    new: Any
+    port: int
+    fail_over: Callable[[], None]
+
+
+def flush_everything(scenario: Scenario) -> None:
+    """Run FLUSHALL and prove in the same transaction that nothing is left.
+
+    Only a heal writes the scripted views again.
+    """
+    scenario.start_scripted()
+    redis = scenario.deployment.redis
+    before = redis.dbsize()
+    scenario.begin_fault()
+    with redis.pipeline(transaction=True) as pipe:
+        _, left = pipe.flushall().dbsize().execute()
+    assert before > 0
+    assert left == 0
+    scenario.add_proof(f"{before:,} keys, then {left}")
+
+
+def wake_zombie(scenario: Scenario, trigger: Path) -> Server:
+    """Stop the first worker before it writes a view; wake it after a revocation.
+
+    The worker is about to write a scripted token's view that lists the agent. Meanwhile the other
+    worker claims the partition and revokes the agent. Then the first one goes on.
+    """
+    zombie = scenario.workers[0]
+    scenario.start_scripted()
+    scripted = scenario.scripted_in(scenario.owned_by(zombie)[0])
+    trigger.write_text(scripted.token.digest)
+    scenario.send(scripted.granted("maintainer"))
+    scenario.until(lambda: is_stopped(zombie), "the worker stopped before its write")
+    scenario.begin_fault()
+    scenario.send(scripted.revoked())
+    scenario.until_agents(scripted, ())
+    # Beyond the bound, an agent that comes back is an over-grant, however short.
+    scenario.run_past_the_bound()
+    zombie.signal(signal.SIGCONT)
+    scenario.add_proof("another worker answered while it was stopped")
+    return zombie
+
+
+def revoke_while_cut_off(scenario: Scenario, proxy: Proxy) -> None:
+    """Revoke the agent of every scripted job while the workers are cut off from Kafka."""
+    scenario.start_scripted()
+    scenario.begin_fault()
+    proxy.freeze()
+    for scripted in scenario.scripted:
+        scenario.send(scripted.revoked())
+    # Beyond the bound, an answer that still lists the agent is an over-grant.
+    scenario.run_past_the_bound()
+    scenario.run_past_the_bound()
+    scenario.add_proof("revoked while cut off")
+
+
+def lose_a_view(scenario: Scenario, trigger: Path, redis: ReplicatedRedis) -> None:
+    """Fail over to a replica that lacks only one view and has every revision.
+
+    The only worker is stopped between writing the view that revokes an agent and its checkpoint.
+    """
+    scenario.start_scripted()
+    worker, scripted = scenario.workers[0], scenario.scripted[0]
+    scenario.pause_traffic()
+    scenario.until_fresh()
+    scenario.until(
+        lambda: revisions(redis.old) == revisions(redis.new), "the replica is up to date"
+    )
+    trigger.write_text(scripted.token.digest)
+    redis.new.replicaof("NO", "ONE")
+    scenario.begin_fault()
+    scenario.send(scripted.revoked())
+    scenario.until(lambda: is_stopped(worker), "the worker stopped after its write")
+    assert revisions(redis.old) == revisions(redis.new)
+    assert token_record(redis.old, scripted) != token_record(redis.new, scripted)
+    scenario.add_proof("one view behind, no revision")
+    redis.fail_over()
+    worker.signal(signal.SIGCONT)
+    scenario.run_past_the_bound()
+    scenario.resume_traffic()
+
+
+def is_stopped(server: Server) -> bool:
+    """Return whether a signal has stopped the process."""
+    stat = Path(f"/proc/{server.process.pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
+def revisions(redis: Any) -> list[int]:
+    """Read the revision of every partition from this server."""
+    keys = [f"allowed-agents:partition:{{{p}}}" for p in range(PARTITIONS)]
+    return [int(redis.hget(key, "revision") or 0) for key in keys]
+
+
+def token_record(redis: Any, scripted: ScriptedNamespace) -> bytes | None:
+    """Read the record of the scripted token from this server."""
+    stored: bytes | None = redis.get(f"allowed-agents:token:{scripted.token.digest}")
+    return stored
