@@ -86,7 +86,7 @@ class AllowedAgents(TypedDict):
 
 
 class Refusal(TypedDict):
-    """Why there is no list; `reason` only if trying again may help."""
+    """The body without a list; `reason` only if trying again may help."""
 
     message: str
     reason: NotRequired[str]

@@ -55,7 +55,7 @@ class KafkaRecord(NamedTuple):
 
 
 class ReplayPosition(NamedTuple):
-    """The offset and Kafka's timestamp (ms) of the record that a replayed event stands for."""
+    """The offset and Kafka's timestamp (ms) of the record that was replayed."""
 
     offset: int
     timestamp: int
@@ -166,7 +166,7 @@ class _Membership(Struct, frozen=True, kw_only=True):
 
 
 class MemberSet(_Membership, frozen=True, kw_only=True):
-    """A user holds a role in a group or a project; `via` tells where the membership comes from."""
+    """A user holds a role in a group or a project; `via` is the source of the membership."""
 
     role: Annotated[int, Meta(ge=0, le=50)] | Text
     expires_at: Instant | None = None
@@ -278,7 +278,7 @@ class JobCanceling(Struct, frozen=True):
 
 
 class JobFinished(Struct, frozen=True):
-    """A job is over, whatever its status, and so is its token."""
+    """A job is over, with any status, and so is its token."""
 
     id: Id
 

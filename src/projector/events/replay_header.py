@@ -1,4 +1,4 @@
-"""The Kafka header with the position of the record that a replayed event stands for."""
+"""The Kafka header with the position of the record that was replayed."""
 
 import re
 from typing import Final

@@ -95,7 +95,7 @@ def _target(event: Event, own: int, partitions: int) -> tuple[Topic, int]:
 
 
 def _position(original: KafkaRecord) -> ReplayPosition:
-    """Return the original's position; of a replay, the position that it stands for."""
+    """Return the original's position; for a replay, the position of the record replayed."""
     return replay_header.decode_position(original) or ReplayPosition(
         original.offset, original.timestamp
     )

@@ -129,7 +129,7 @@ async def read_status(redis: Redis, max_staleness: float, ends: Ends | None = No
 
 
 async def _count(redis: Redis, ends: Ends | None) -> int:
-    """How many partitions there are; Kafka knows it where no worker has ever run."""
+    """Return the number of partitions: from Redis, or from Kafka before the first worker runs."""
     stored = await read_partition_count(redis)
     if stored is None:
         return len(ends.ends) if ends else 0
