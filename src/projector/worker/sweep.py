@@ -1,7 +1,7 @@
-"""The slow sweep: over the views that should be in Redis, and over those that should not.
+"""The sweep: which views to compare next with Redis, and the search for orphans there.
 
-The owner compares its own views, a few at a time. Records that no fact justifies are in no owner's
-list, so the worker also walks through the keys of Redis and asks the owners about each.
+An owner compares its own views, a few at a time. No owner has orphans among its views, so the
+worker also scans the token keys in Redis and asks the owners about each record.
 """
 
 import asyncio
@@ -15,12 +15,14 @@ from projector.clients import redis_batch
 from projector.clients.retry import retry_outages
 from projector.store.token_scan import KEYS_PER_PAGE, RecordHeader, scan_headers
 
+# More views in one comparison would delay events.
 MAX_PER_TICK: Final = 500
+# A bound on memory; the next scan finds the other suspects.
 MAX_SUSPECTS: Final = 1000
 
 
 class SweepSchedule:
-    """Which tokens to compare next, so that every `interval` seconds each has had its turn."""
+    """The tokens to compare next, such that each has its turn every `interval` seconds."""
 
     def __init__(self, interval: float, tick: float) -> None:
         self._ticks = max(1.0, interval / tick)
@@ -30,16 +32,16 @@ class SweepSchedule:
         self._suspects: set[str] = set()
 
     def tick(self) -> None:
-        """Allow the next portion."""
+        """Let `take` return the next portion."""
         self._due = True
 
     def suspect(self, digest: str) -> None:
-        """Look at this token too: no fact seems to justify its record."""
+        """Add a token whose record no fact seems to justify."""
         if len(self._suspects) < MAX_SUSPECTS:
             self._suspects.add(digest)
 
     def take(self, tokens: Callable[[], Iterable[str]]) -> list[str]:
-        """The tokens whose turn it is; `tokens` are asked for anew for each round."""
+        """Return the tokens whose turn it is; each round begins with a call of `tokens`."""
         if not self._due:
             return []
         self._due = False
@@ -50,15 +52,15 @@ class SweepSchedule:
         return taken
 
     def take_suspects(self) -> list[str]:
-        """The suspects; each is taken once."""
+        """Return the suspects, and remove them."""
         suspects, self._suspects = self._suspects, set()
         return list(suspects)
 
 
 class OrphanScan:
-    """Walks through the token keys and names every live record, partition and digest, to `suspect`.
+    """Passes every live record in Redis, its partition and digest, to `suspect`.
 
-    One walk takes `interval` seconds.
+    One scan takes `interval` seconds.
     """
 
     def __init__(self, redis: Redis, interval: float, suspect: Callable[[int, str], None]) -> None:
@@ -67,18 +69,18 @@ class OrphanScan:
         self._suspect = suspect
 
     async def run(self) -> None:
-        """One walk per interval, for ever."""
+        """Scan once per interval until cancelled."""
         while True:
-            await self._walk()
+            await self._scan()
 
     @retry_outages
-    async def _walk(self) -> None:
+    async def _scan(self) -> None:
         pages = math.ceil(await redis_batch.key_count(self._redis) / KEYS_PER_PAGE) or 1
         async for page in scan_headers(self._redis):
             for found in page:
-                self._look_at(found)
+                self._check(found)
             await asyncio.sleep(self._interval / pages)
 
-    def _look_at(self, found: RecordHeader) -> None:
+    def _check(self, found: RecordHeader) -> None:
         if found.record and found.record.status != 401:
             self._suspect(found.record.partition, found.digest)

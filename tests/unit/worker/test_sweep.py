@@ -69,7 +69,7 @@ async def test_every_live_record_is_named_and_nothing_else() -> None:
         await redis.rpush(schema.token_record_key("list"), "x")
         await redis.set(schema.job_token_key(9), "x")
         scan = OrphanScan(redis, 0.0, lambda *found: named.append(found))
-        await scan._walk()
+        await scan._scan()
     assert set(named) == {(n % 3, digest(str(n))) for n in range(1200)}
 
 
