@@ -42,13 +42,15 @@ DEFAULT_PATIENCE: Final = Patience()
 
 
 class RebuildClients(NamedTuple):
-    """The clients that a rebuild works with, and the settings of its views."""
+    """The clients that a rebuild works with, the settings of its views, and its intervals."""
 
     redis: Redis
     server: RedisServers
     reader: RangeReader
     dead_letters: DeadLetterProducer
     policy: Policy
+    timing: Timing = DEFAULT_TIMING
+    patience: Patience = DEFAULT_PATIENCE
 
 
 class RebuiltFacts:
@@ -148,21 +150,17 @@ def _digest(field: bytes, raw: bytes) -> str | None:
     return digest if kind in ("job", "token") and verify.DIGEST.fullmatch(digest) else None
 
 
-def create_owner(
-    rebuilt: Rebuilt, clients: RebuildClients, timing: Timing = DEFAULT_TIMING
-) -> Owner:
+def create_owner(rebuilt: Rebuilt, clients: RebuildClients) -> Owner:
     """Create an owner of the partition that begins with the rebuilt facts."""
     identity = f"rebuild-{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     store = PartitionStore(clients.redis, clients.server, rebuilt.partition, identity)
     return Owner(
         rebuilt.partition, clients.policy, store, clients.reader, clients.dead_letters,
-        timing=timing._replace(stall_s=0.0), initial_facts=RebuiltFacts(rebuilt, clients.redis),
+        timing=clients.timing._replace(stall_s=0.0), initial_facts=RebuiltFacts(rebuilt, clients.redis),
     )  # fmt: skip
 
 
-async def serve(
-    owner: Owner, clients: RebuildClients, patience: Patience = DEFAULT_PATIENCE
-) -> bool:
+async def serve(owner: Owner, clients: RebuildClients) -> bool:
     """Put the rebuilt facts in place, serve until a worker claims; return whether one did.
 
     Raises `RedisError` and `KafkaError` if a server is away before lookups are served, and
@@ -172,14 +170,14 @@ async def serve(
     serving = asyncio.create_task(owner.run())
 
     async def pause() -> bool:
-        await asyncio.wait({serving}, timeout=patience.poll_s)
+        await asyncio.wait({serving}, timeout=clients.patience.poll_s)
         return serving.done() or owner.loss is not None
 
     clock = asyncio.get_running_loop().time
     try:
         while not await _is_stamped(owner, clients) and not await pause():
             pass
-        until = clock() + patience.claimed_within_s
+        until = clock() + clients.patience.claimed_within_s
         while not await pause() and clock() < until:
             pass
         claimed = serving.done()

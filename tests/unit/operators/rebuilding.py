@@ -9,7 +9,6 @@ from projector.operators.rebuild import Rebuilt
 from projector.operators.rebuild_takeover import Patience, RebuildClients
 from projector.operators.verify import Verifier
 from projector.store import partition_state, schema
-from projector.worker.owner import Owner
 from tests import builders
 from tests.unit.worker.owned_partition import COMPANY, PARTITION, QUICK, Setup, until
 
@@ -19,17 +18,14 @@ POLICY = Policy(1, 30, 10**9)
 IMPATIENT = Patience(poll_s=0.01, claimed_within_s=0.05)
 
 
-def clients(setup: Setup) -> RebuildClients:
+def clients(setup: Setup, patience: Patience = IMPATIENT) -> RebuildClients:
     kafka: Any = setup.kafka
-    return RebuildClients(setup.redis, RedisServers(), kafka, kafka, POLICY)
-
-
-def rebuilt_owner(setup: Setup, facts: Rebuilt) -> Owner:
-    return rebuild_takeover.create_owner(facts, clients(setup), QUICK)
+    return RebuildClients(setup.redis, RedisServers(), kafka, kafka, POLICY, QUICK, patience)
 
 
 async def serve(setup: Setup, facts: Rebuilt, patience: Patience = IMPATIENT) -> bool:
-    return await rebuild_takeover.serve(rebuilt_owner(setup, facts), clients(setup), patience)
+    tools = clients(setup, patience)
+    return await rebuild_takeover.serve(rebuild_takeover.create_owner(facts, tools), tools)
 
 
 async def put_in_place(setup: Setup, patience: Patience = IMPATIENT) -> bool:
