@@ -35,20 +35,22 @@ def rebuild_partitions(
     accept_loss: Annotated[
         bool,
         typer.Option(
-            "--accept-loss", help="Go on from what the topics have, where they have lost events."
+            "--accept-loss",
+            help="Go on with the events that the topics have, where they lost some.",
         ),
     ] = False,
     as_json_: AsJson = False,
 ) -> None:
-    """Compute facts and views anew from the beginning of the topics, and put them in place.
+    """Compute facts and views from the beginning of the topics, and put them in place.
 
-    One partition after the other: read beside the running worker, compared with the checkpoint and
-    with the views, then claimed, written and served until a worker claims it again. Lookups are
-    answered all the while. Use the settings that the workers have.
+    Partitions follow one another. The command reads a partition while its worker goes on, and
+    compares it with the checkpoint and the views. Then it claims the partition, writes it, and
+    serves it until a worker claims it again. Lookups are answered all the time. Use the settings
+    that the workers have.
 
-    Where Kafka has lost events (an alarm says `history lost`), the rebuilt facts lack what only
-    those events said: grants may be missing, and users who were blocked count as active. So that
-    is refused unless you say --accept-loss; feed upstream's present state afterwards.
+    Where Kafka has lost events (the alarm `history lost`), grants of these events may be missing,
+    and users who were blocked count as active. The command refuses that without --accept-loss.
+    Feed upstream's present state afterwards.
 
     Exits with 0 when everything is in place (with --dry-run: when nothing differs), with 1 when
     --dry-run finds differences, with 2 when events are lost, with 3 when Kafka or Redis cannot be

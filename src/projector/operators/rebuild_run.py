@@ -146,8 +146,8 @@ def _refuse_losses(losses: dict[int, list[str]], options: Options) -> None:
         more = len(found) - MAX_LOSSES_SHOWN
         shown = "; ".join(found[:MAX_LOSSES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
         raise RebuildLossError(
-            f"{shown}. What only those events said would be gone, and users who were blocked would "
-            "count as active. If that is so, say --accept-loss, and feed the present state after it"
+            f"{shown}. Grants of those events would be missing, and users who were blocked would "
+            "count as active. To accept that, add --accept-loss; then feed the present state"
         )
 
 
@@ -192,8 +192,8 @@ class PartitionRun:
         if self._lost_jobs and not options.accept_loss:
             raise RebuildLossError(
                 f"partition {self._partition}: job-lifecycle no longer has the start of "
-                f"{self._lost_jobs} jobs that still run; their tokens would end. Does it keep its "
-                "records for 60 days? If that is so, say --accept-loss"
+                f"{self._lost_jobs} jobs that still run; their tokens would end. Check that "
+                "the topic keeps its records for 60 days. To end those tokens, add --accept-loss"
             )
 
     async def _read(self, reading: Reading) -> None:
@@ -277,7 +277,8 @@ class PartitionRun:
                 self._report(InPlace(partition=self._partition, facts=facts, claimed=claimed))
                 return
         raise RebuildFailedError(
-            f"partition {self._partition} is claimed by others again and again; try again"
+            f"partition {self._partition} was claimed by workers again and again; stop the "
+            "workers, or try again at a quiet hour"
         )
 
 

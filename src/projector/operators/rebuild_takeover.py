@@ -156,7 +156,8 @@ def create_owner(rebuilt: Rebuilt, clients: RebuildClients) -> Owner:
     store = PartitionStore(clients.redis, clients.server, rebuilt.partition, identity)
     return Owner(
         rebuilt.partition, clients.policy, store, clients.reader, clients.dead_letters,
-        timing=clients.timing._replace(stall_s=0.0), initial_facts=RebuiltFacts(rebuilt, clients.redis),
+        timing=clients.timing._replace(stall_s=0.0),
+        initial_facts=RebuiltFacts(rebuilt, clients.redis),
     )  # fmt: skip
 
 

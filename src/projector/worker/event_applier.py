@@ -22,11 +22,11 @@ log = structlog.get_logger()
 
 
 class EventApplier:
-    """One partition in memory: facts, progress, waiting dead letters, and the time they are of.
+    """One partition in memory: its facts, progress and waiting dead letters.
 
-    `is_complete` once the facts include everything that Kafka had at the claim. From then on they
-    are right whatever happens to Redis. `now` is Redis TIME in ms up to which timers have run.
-    `applied_until` is the Redis TIME in ms at which Kafka had no event that is not applied.
+    `is_complete` once the first claim has written all views and the checkpoint. From then on the
+    facts depend on Kafka alone, and survive the loss of Redis. Timers have run up to `now`. All
+    events from before `applied_until` are applied. Both are Redis TIME in ms.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class EventApplier:
 
     @property
     def sizes(self) -> Sizes:
-        """How much is in memory."""
+        """The numbers of live tokens, facts and waiting letters."""
         facts = self.projection.facts
         return Sizes(facts.live_tokens, len(facts), len(self.outbox))
 
@@ -126,5 +126,5 @@ class EventApplier:
 
     @property
     def field_count(self) -> int:
-        """How many fields the checkpoint has to have."""
+        """The number of fields of a complete checkpoint."""
         return len(self.projection.facts) + len(self.outbox)

@@ -35,7 +35,7 @@ from projector.worker.view_writer import ViewWriter
 
 log = structlog.get_logger()
 
-# More deliveries in one batch would put off its checkpoint for ever.
+# Without this bound a steady stream of deliveries would put off the checkpoint without end.
 MAX_BATCH: Final = 5000
 HISTORY_ADVICE: Final = (
     "feed everything into new topics under another PROJECTOR_TOPIC_PREFIX with an empty Redis "

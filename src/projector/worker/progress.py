@@ -56,7 +56,7 @@ class PartitionProgress:
         return [topic for topic in truncated if self._confirmed.get(topic) != self.next[topic]]
 
     def confirm(self, topic: Topic) -> None:
-        """Note that a fetch found the next offset, whatever end the broker names."""
+        """Note that a fetch found the next offset, although the broker's end offset is lower."""
         self._confirmed[topic] = self.next[topic]
 
     @property

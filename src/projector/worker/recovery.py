@@ -1,7 +1,7 @@
-"""Recovery of one partition: its claim, and all that makes Redis equal to Kafka's events again.
+"""Recovery of one partition: claim, facts, catching up with Kafka, and a rewrite of every view.
 
-A new owner loads the checkpoint, catches up with Kafka and rewrites every view. An owner whose
-write Redis refused, without another owner's claim, has right facts in memory and heals from these.
+A new owner begins with the facts of the checkpoint. An owner whose write Redis refused, and whose
+partition no other worker claimed, has complete facts in memory: it heals Redis from these.
 """
 
 import structlog
@@ -55,15 +55,15 @@ class Recovery:
         checkpoint = await self._store.claim(self._policy.partitions, self._policy.rules)
         # For every log entry of this task from here on.
         bind_contextvars(epoch=self._store.version.epoch)
-        heals = self._applier.is_complete
-        if heals:
+        from_memory = self._applier.is_complete
+        if from_memory:
             refuse_lost_history(self._applier.progress.next, beginnings)
         else:
             await self._initial_facts.load(self._applier, checkpoint, beginnings)
         await self._catch_up()
-        await (self._heal() if heals else self._reconcile())
+        await (self._heal() if from_memory else self._reconcile())
         self._applier.is_complete = True
-        self._report(heals)
+        self._report("memory" if from_memory else "checkpoint")
 
     async def _catch_up(self) -> None:
         """Apply everything that Kafka has: T0 first, then the end offsets."""
@@ -108,8 +108,7 @@ class Recovery:
         await self._store.forget_checkpoint()
         await self._writer.checkpoint(self._applier.take_all_fields())
 
-    def _report(self, heals: bool) -> None:
-        source = "memory" if heals else "checkpoint"
+    def _report(self, source: str) -> None:
         metrics.CLAIMS.labels(facts=source).inc()
         offsets = {str(topic): offset for topic, offset in self._applier.progress.next.items()}
         log.info(

@@ -24,12 +24,11 @@ from tests import builders
 from tests.builders import digest
 from tests.unit.operators.rebuilding import (
     FACTS,
-    IMPATIENT,
     clients,
     corrupt,
     owned,
 )
-from tests.unit.worker.owned_partition import COMPANY, PARTITION, QUICK, Setup
+from tests.unit.worker.owned_partition import COMPANY, PARTITION, Setup
 
 DRY_RUN = Options(dry_run=True, accept_loss=False)
 PUT_IN_PLACE = Options(dry_run=False, accept_loss=False)
@@ -172,14 +171,14 @@ async def test_events_that_are_applied_between_two_looks_are_not_differences(
 
     async def mended(self: Any, partition: int) -> Any:
         found = await look(self, partition)
-        await corrupt_back(run.setup)
+        await put_right(run.setup)
         return found
 
     monkeypatch.setattr(verify.Verifier, "look", mended)
     assert (await run(DRY_RUN)).facts == 0
 
 
-async def corrupt_back(setup: Setup) -> None:
+async def put_right(setup: Setup) -> None:
     raw: Any = await setup.redis.hget(FACTS, "3/member/group:3/user:1/direct")
     if b'"level":50' in raw:
         await corrupt(setup, b'"level":50', b'"level":30')
@@ -196,7 +195,7 @@ async def test_a_claim_that_others_take_again_and_again_is_given_up(
         return True
 
     monkeypatch.setattr(rebuild_takeover, "serve", overtaken)
-    with pytest.raises(RebuildFailedError, match="partition 0 is claimed by others"):
+    with pytest.raises(RebuildFailedError, match="partition 0 was claimed by workers"):
         await run(PUT_IN_PLACE)
     assert len(tries) == rebuild_run.ATTEMPTS
 

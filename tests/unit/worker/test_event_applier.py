@@ -1,4 +1,4 @@
-"""Whatever Faust does, every event is applied once and in order."""
+"""Every event is applied once and in order, even if Faust skips, repeats or stalls."""
 
 import asyncio
 from collections.abc import AsyncIterator

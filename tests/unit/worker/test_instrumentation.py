@@ -1,4 +1,4 @@
-"""What an owner measures of itself: live deliveries, until Redis has their views."""
+"""Latencies of live events end when Redis has their views; activity follows stamps."""
 
 import asyncio
 import time
@@ -29,24 +29,24 @@ async def published(setup: Setup) -> PartitionActivity | None:
 
 
 async def until_applied(setup: Setup, events: int) -> PartitionActivity:
-    """The activity once it says that so many events were applied."""
+    """Wait until so many events are in the activity, and return it."""
 
     async def enough() -> bool:
-        said = await published(setup)
-        return said is not None and applied(said) == events
+        published_activity = await published(setup)
+        return published_activity is not None and applied(published_activity) == events
 
     await until(enough)
-    said = await published(setup)
-    assert said is not None
-    return said
+    published_activity = await published(setup)
+    assert published_activity is not None
+    return published_activity
 
 
-def applied(said: PartitionActivity) -> int:
-    return sum(sum(minute.applied.values()) for minute in said.minutes)
+def applied(published_activity: PartitionActivity) -> int:
+    return sum(sum(minute.applied.values()) for minute in published_activity.minutes)
 
 
-def revocations(said: PartitionActivity) -> int:
-    return sum(sum(minute.revocations) for minute in said.minutes)
+def revocations(published_activity: PartitionActivity) -> int:
+    return sum(sum(minute.revocations) for minute in published_activity.minutes)
 
 
 def ago(record: KafkaRecord) -> KafkaRecord:
@@ -67,9 +67,13 @@ async def test_a_revocation_is_measured_from_its_record_to_its_views(setup: Setu
         assert sample("projector_revocation_seconds_sum") - seconds >= AGO_S
         assert sample("projector_event_to_view_seconds_count") == events + 2
         assert sample("projector_batch_events_sum") == batches + 2
-        said = await until_applied(setup, events=8)
-        assert (revocations(said), said.live_tokens, said.owner) == (1, 1, "me")
-        assert said.minutes[-1].slowest >= AGO_S
+        published_activity = await until_applied(setup, events=8)
+        assert (
+            revocations(published_activity),
+            published_activity.live_tokens,
+            published_activity.owner,
+        ) == (1, 1, "me")
+        assert published_activity.minutes[-1].slowest >= AGO_S
 
 
 @pytest.mark.parametrize(
@@ -89,7 +93,7 @@ async def test_revocations_are_what_takes_access_away(
 
 
 async def test_history_is_counted_and_its_latency_is_not(setup: Setup) -> None:
-    """It would say for how long there was no worker."""
+    """It would measure how long there was no worker."""
     setup.kafka.add(*COMPANY, builders.started(9, 7), builders.removed("job", 9))
     before = sample("projector_event_to_view_seconds_count")
     async with setup.owning():

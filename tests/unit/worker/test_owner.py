@@ -14,7 +14,6 @@ from projector.store.schema import Version
 from projector.worker import (
     delivery_queue,
     progress,
-    view_writer,
 )
 from projector.worker import owner as owner_module
 from tests import builders
@@ -145,7 +144,7 @@ async def test_no_stamp_while_kafka_does_not_answer(setup: Setup) -> None:
 async def test_time_alone_changes_a_view_before_the_next_stamp(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The clock stands until the test moves it."""
+    """Only the test moves the clock."""
     clock = [builders.NOW]
 
     async def now(_store: PartitionStore) -> int:
@@ -237,7 +236,7 @@ async def test_a_cancellation_that_a_library_loses_keeps_no_owner_from_ending(
 async def test_an_error_ends_the_owner_even_if_a_cancellation_is_lost(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its worker must hear of it: no partition stops silently."""
+    """Its worker must end, so that no partition stops silently."""
     setup.kafka = kafka = LosingKafka()
     owner = setup.new_owner()
     running = asyncio.create_task(owner.run())

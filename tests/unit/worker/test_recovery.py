@@ -158,7 +158,7 @@ async def _says(setup: Setup, key: str, fields: Any) -> bool:
 
 
 async def test_a_healed_redis_has_its_views_before_its_first_stamp(setup: Setup) -> None:
-    """A stamp says that every view is there; one too early is a false 401 for each that is not."""
+    """A stamp proves unknown tokens: one too early is a false 401 for each missing view."""
     setup.kafka.add(*COMPANY, *(builders.started(n, 7) for n in range(9, 30)))
     async with setup.owning() as owner:
         stamp = owner._store.stamp
