@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from projector.errors import WriteRefusedError
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets
 from projector.store import schema
@@ -248,3 +249,51 @@ async def test_an_error_ends_the_owner_even_if_a_cancellation_is_lost(
     await asyncio.wait({running}, timeout=10)
     assert running.done()
     assert isinstance(running.exception(), ExceptionGroup)
+
+
+async def test_an_owner_that_stops_during_an_alarm_ends_at_once(setup: Setup) -> None:
+    setup.timing = QUICK._replace(history_pause_s=3600.0)
+    setup.kafka.begins = setup.kafka.begins | {Topic.MEMBERSHIP: 2}
+    owner = setup.new_owner()
+    running = asyncio.create_task(owner.run())
+    await until(lambda: owner.loss)
+    owner.stop()
+    await asyncio.wait_for(running, 5)
+
+
+async def test_heals_that_follow_each_other_leave_a_pause(setup: Setup) -> None:
+    """Or one partition's heals would take all of Redis' time."""
+    setup.timing = QUICK._replace(heal_pause_s=3600.0)
+    async with setup.owning() as owner:
+        await setup.redis.flushall()
+        await asyncio.sleep(PROBES_S)
+        assert not await setup.redis.exists(schema.partition_key(PARTITION))
+        owner.stop()
+
+
+async def test_a_refused_batch_is_acknowledged(setup: Setup) -> None:
+    """The next claim reads it from Kafka; without its ack Faust's commits would not go on."""
+    async with setup.owning() as owner:
+        refused = owner._store.write_views
+
+        async def refuse(*args: Any) -> Any:
+            owner._store.write_views = refused  # type: ignore[method-assign]
+            raise WriteRefusedError("a newer claim")
+
+        owner._store.write_views = refuse  # type: ignore[method-assign,assignment]
+        setup.deliver(owner, *setup.kafka.add(*COMPANY, builders.started(9, 7)))
+        await until(lambda: gets(setup, "token-9", [5]))
+        assert len(setup.acked) == len(COMPANY) + 1
+
+
+async def test_what_an_owner_leaves_in_its_queue_is_acknowledged(setup: Setup) -> None:
+    async with setup.owning() as owner:
+        owner.stop()
+        setup.deliver(owner, *setup.kafka.add(*COMPANY, *(builders.started(9, 7),) * 600))
+    await until(lambda: len(setup.acked) == len(COMPANY) + 600)
+
+
+async def test_before_its_first_claim_an_owner_suspects_no_record(setup: Setup) -> None:
+    owner = setup.new_owner()
+    owner.check_orphan(digest("token-9"))
+    assert owner._schedule.take_suspects() == []

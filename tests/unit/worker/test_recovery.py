@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from projector.errors import WriteRefusedError
 from projector.events.model import Topic
+from projector.kafka.range_reader import Offsets
 from projector.store import schema
 from tests import builders
 from tests.builders import digest
@@ -15,6 +17,7 @@ from tests.unit.worker.owned_partition import (
     PARTITION,
     PROBES_S,
     Setup,
+    Writes,
     differs,
     gets,
     is_claimed_above,
@@ -185,3 +188,76 @@ async def test_another_server_is_written_anew_though_it_says_the_same(setup: Set
         await until(lambda: is_claimed_above(setup, epoch))
         await until(setup.agents)
         await until(lambda: gets(setup, "token-10", [5]))
+
+
+async def test_a_low_end_offset_is_checked_by_one_fetch(setup: Setup) -> None:
+    """Each fetch needs a consumer of its own: one at every probe would cost more than all else."""
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    fetches: list[Topic] = []
+    has_reached = setup.kafka.has_reached
+
+    async def counted(partition: int, topic: Topic, offset: int) -> bool:
+        fetches.append(topic)
+        return await has_reached(partition, topic, offset)
+
+    setup.kafka.has_reached = counted  # type: ignore[method-assign]
+    async with setup.owning():
+        setup.kafka.hides = 1
+        for _ in range(3):
+            before = await setup.field("stamp")
+            await until(lambda before=before: differs(setup, before))  # type: ignore[misc]
+    assert sorted(fetches) == sorted(Topic)
+
+
+async def test_a_claim_asks_redis_time_before_the_end_offsets(setup: Setup) -> None:
+    """What is forgotten depends on it: an event after the answer may still need the fact."""
+    owner = setup.new_owner()
+    asked: list[str] = []
+    now, ends = owner._store.now, setup.kafka.ends
+
+    async def asked_now() -> int:
+        asked.append("T0")
+        return await now()
+
+    async def asked_ends(partition: int) -> Offsets:
+        asked.append("ends")
+        return await ends(partition)
+
+    owner._store.now = asked_now  # type: ignore[method-assign]
+    setup.kafka.ends = asked_ends  # type: ignore[method-assign]
+    await owner._recovery.claim()
+    assert asked[:2] == ["T0", "ends"]
+    assert owner._applier.applied_until > 0
+
+
+async def test_an_interrupted_first_claim_begins_with_the_checkpoint_again(setup: Setup) -> None:
+    """Until the first claim is through, facts in memory may lack events."""
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    async with setup.owning():
+        pass
+    owner = setup.new_owner("next")
+    write_views = owner._store.write_views
+
+    async def refuse(*_: Any) -> Any:
+        raise WriteRefusedError("a newer claim")
+
+    owner._store.write_views = refuse  # type: ignore[method-assign,assignment]
+    with pytest.raises(WriteRefusedError):
+        await owner._recovery.claim()
+    assert not owner.is_serving
+    owner._store.write_views = write_views  # type: ignore[method-assign]
+    await owner._recovery.claim()
+    assert owner.is_serving
+    assert await setup.agents() == [5]
+
+
+async def test_every_claim_writes_its_views_before_its_checkpoint(setup: Setup) -> None:
+    """A crash in between must leave the checkpoint behind the views, and never before them."""
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    owner = setup.new_owner()
+    writes = Writes(setup, owner)
+    await owner._recovery.claim()
+    assert writes.order == [[9], "checkpoint"]
+    await setup.redis.flushall()
+    await owner._recovery.claim()
+    assert writes.order == [[9], "checkpoint"] * 2
