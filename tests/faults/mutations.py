@@ -12,8 +12,8 @@ from projector.store import lua_scripts
 from projector.store.partition_store import PartitionStore
 from projector.worker.event_applier import EventApplier
 from projector.worker.freshness_probes import FreshnessProbes, Probe
-from projector.worker.owner import Owner
 from projector.worker.recovery import Recovery
+from projector.worker.sweep import ViewSweep
 
 
 def delivery_check_off() -> None:
@@ -76,7 +76,7 @@ def sweep_off() -> None:
 
     async def compare_nothing(_self: Any) -> None: ...
 
-    replace(Owner, "_sweep", compare_nothing)
+    replace(ViewSweep, "run_portion", compare_nothing)
 
 
 def replace(place: Any, name: str, by: Any) -> None:

@@ -71,7 +71,7 @@ async def idle(setup: Setup) -> None:
         ("heal off", emptied, "_heal"),
         ("freshness off", idle, "_ask"),
         ("server change unnoticed", idle, "_refuse_changed_server"),
-        ("sweep off", idle, "_sweep"),
+        ("sweep off", idle, "run_portion"),
     ],
 )
 async def test_a_mutation_replaces_what_an_owner_calls(

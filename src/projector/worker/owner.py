@@ -15,7 +15,6 @@ import structlog
 from projector import metrics
 from projector.clients.retry import OUTAGES, retry_outages
 from projector.domain.projection import Policy
-from projector.domain.views import View, tombstone
 from projector.errors import HistoryLostError, WriteRefusedError
 from projector.events.model import Topic
 from projector.kafka.dead_letters import DeadLetterProducer
@@ -29,7 +28,7 @@ from projector.worker.freshness_probes import FreshnessProbes
 from projector.worker.initial_facts import CheckpointFacts, InitialFacts
 from projector.worker.instrumentation import OwnerInstruments
 from projector.worker.recovery import Recovery
-from projector.worker.sweep import SweepSchedule
+from projector.worker.sweep import SweepSchedule, ViewSweep
 from projector.worker.timing import DEFAULT_TIMING, Timing
 from projector.worker.view_writer import ViewWriter
 
@@ -76,7 +75,8 @@ class Owner:
             initial_facts=initial_facts or CheckpointFacts(store, timing.turn_s),
         )  # fmt: skip
         self._probes = FreshnessProbes(partition, store, reader, self._queue, timing)
-        self._schedule = SweepSchedule(policy.sweep_interval, timing.probe_interval_s)
+        schedule = SweepSchedule(policy.sweep_interval, timing.probe_interval_s)
+        self._sweep = ViewSweep(schedule, store, self._applier, self._writer)
 
     @property
     def version(self) -> Version:
@@ -98,9 +98,8 @@ class Owner:
         return self._applier.progress.known_offset(topic)
 
     def check_orphan(self, digest: str) -> None:
-        """Mark a live record in Redis as a suspect, unless a fact has its token."""
-        if self._applier.is_complete and not self._has_fact(digest):
-            self._schedule.suspect(digest)
+        """Let the sweep look at a live record in Redis, unless a fact has its token."""
+        self._sweep.check_orphan(digest)
 
     def stop(self) -> None:
         """Finish the current batch, then return from `run`."""
@@ -190,7 +189,7 @@ class Owner:
             for delivery in taken:
                 delivery.ack()
         await self._stamp()
-        await self._sweep()
+        await self._sweep.run_portion()
 
     def _is_behind(self) -> bool:
         probe = self._probes.latest
@@ -218,7 +217,7 @@ class Owner:
         return self._applier.progress.next
 
     def _note_probe(self) -> None:
-        self._schedule.tick()
+        self._sweep.tick()
         self._wake.set()
 
     async def _stamp(self) -> None:
@@ -233,34 +232,6 @@ class Owner:
             self._instruments.record_stamp(probe.asked_at)
         except OUTAGES as error:
             log.debug("no stamp", partition=self.partition, reason=repr(error))
-
-    # sweep
-
-    async def _sweep(self) -> None:
-        """Compare the next few views with Redis, and write those that differ."""
-        now, projection = self._applier.now, self._applier.projection
-        digests = filter(self._has_fact, self._schedule.take(projection.facts.tokens))
-        views = [projection.view(digest, now) for digest in digests]
-        orphans = [d for d in self._schedule.take_suspects() if not self._has_fact(d)]
-        drifted = await self._drifted([view for view in views if view.expires_at > now])
-        if drifted or orphans:
-            self._report_drift(drifted, orphans)
-            ended = [tombstone(digest, now) for digest in orphans]
-            await self._writer.write(lambda: drifted + ended)
-            await self._writer.checkpoint(self._applier.take_fields())
-
-    def _has_fact(self, digest: str) -> bool:
-        return self._applier.projection.facts.job_of_token(digest) is not None
-
-    @retry_outages
-    async def _drifted(self, views: list[View]) -> list[View]:
-        return await self._store.drifted(views)
-
-    def _report_drift(self, drifted: list[View], orphans: list[str]) -> None:
-        metrics.DRIFT_REPAIRED.labels(what="view").inc(len(drifted))
-        metrics.DRIFT_REPAIRED.labels(what="orphan").inc(len(orphans))
-        log.warning("Redis differed from the facts and was repaired", partition=self.partition,
-                    jobs=[view.job for view in drifted], orphans=len(orphans))  # fmt: skip
 
 
 async def cancel_until_done(tasks: list[asyncio.Task[None]]) -> None:

@@ -1,4 +1,4 @@
-"""The sweep: which views to compare next with Redis, and the search for orphans there.
+"""The sweep: views that are compared with Redis in turn, and the search for orphans there.
 
 An owner compares its own views, a few at a time. No owner has orphans among its views, so the
 worker also scans the token keys in Redis and asks the owners about each record.
@@ -9,11 +9,19 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import structlog
 from redis.asyncio import Redis
 
+from projector import metrics
 from projector.clients import redis_batch
 from projector.clients.retry import retry_outages
+from projector.domain.views import View, tombstone
+from projector.store.partition_store import PartitionStore
 from projector.store.token_scan import KEYS_PER_PAGE, RecordHeader, scan_headers
+from projector.worker.event_applier import EventApplier
+from projector.worker.view_writer import ViewWriter
+
+log = structlog.get_logger()
 
 # More views in one comparison would delay events.
 MAX_PER_TICK: Final = 500
@@ -55,6 +63,58 @@ class SweepSchedule:
         """Return the suspects, and remove them."""
         suspects, self._suspects = self._suspects, set()
         return list(suspects)
+
+
+class ViewSweep:
+    """Compares one partition's views with Redis, a portion at a time, and repairs what differs."""
+
+    def __init__(
+        self,
+        schedule: SweepSchedule,
+        store: PartitionStore,
+        applier: EventApplier,
+        writer: ViewWriter,
+    ) -> None:
+        self.partition = applier.partition
+        self._schedule = schedule
+        self._store = store
+        self._applier = applier
+        self._writer = writer
+
+    def tick(self) -> None:
+        """Let `run_portion` compare the next portion."""
+        self._schedule.tick()
+
+    def check_orphan(self, digest: str) -> None:
+        """Suspect a live record, unless a fact has its token or facts are not complete."""
+        if self._applier.is_complete and not self._has_fact(digest):
+            self._schedule.suspect(digest)
+
+    async def run_portion(self) -> None:
+        """Compare the next few views, write those that differ, and end orphans."""
+        now, projection = self._applier.now, self._applier.projection
+        digests = filter(self._has_fact, self._schedule.take(projection.facts.tokens))
+        views = [projection.view(digest, now) for digest in digests]
+        orphans = [d for d in self._schedule.take_suspects() if not self._has_fact(d)]
+        drifted = await self._drifted([view for view in views if view.expires_at > now])
+        if drifted or orphans:
+            self._report(drifted, orphans)
+            ended = [tombstone(digest, now) for digest in orphans]
+            await self._writer.write(lambda: drifted + ended)
+            await self._writer.checkpoint(self._applier.take_fields())
+
+    def _has_fact(self, digest: str) -> bool:
+        return self._applier.projection.facts.job_of_token(digest) is not None
+
+    @retry_outages
+    async def _drifted(self, views: list[View]) -> list[View]:
+        return await self._store.drifted(views)
+
+    def _report(self, drifted: list[View], orphans: list[str]) -> None:
+        metrics.DRIFT_REPAIRED.labels(what="view").inc(len(drifted))
+        metrics.DRIFT_REPAIRED.labels(what="orphan").inc(len(orphans))
+        log.warning("Redis differed from the facts and was repaired", partition=self.partition,
+                    jobs=[view.job for view in drifted], orphans=len(orphans))  # fmt: skip
 
 
 class OrphanScan:

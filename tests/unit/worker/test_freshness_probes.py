@@ -135,7 +135,7 @@ async def test_a_broker_that_does_not_answer_costs_one_probe(
             await asyncio.Event().wait()
         return await answer(partition)
 
-    servers.ends = ends  # type: ignore[method-assign]
+    servers.ends = ends  # type: ignore[method-assign,assignment]
     noted: list[Probe | None] = []
     running = asyncio.create_task(probes.run(lambda: NOTHING, lambda: noted.append(probes.latest)))
     await until(lambda: noted)

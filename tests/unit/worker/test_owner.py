@@ -11,14 +11,12 @@ from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets
 from projector.store import schema
 from projector.store.partition_store import PartitionStore
-from projector.store.schema import Version
 from projector.worker import (
     delivery_queue,
     progress,
 )
 from projector.worker import owner as owner_module
 from tests import builders
-from tests.builders import digest
 from tests.unit.worker.owned_partition import (
     COMPANY,
     PARTITION,
@@ -30,8 +28,6 @@ from tests.unit.worker.owned_partition import (
     differs,
     field_is,
     gets,
-    has_ended,
-    is_claimed_above,
     until,
 )
 
@@ -164,51 +160,6 @@ async def test_time_alone_changes_a_view_before_the_next_stamp(
         assert await setup.agents() == []
 
 
-@pytest.mark.parametrize("drift", ["gone", "other", "endless"])
-async def test_a_view_that_drifted_is_repaired(setup: Setup, drift: str) -> None:
-    setup.kafka.add(*COMPANY, builders.started(9, 7))
-    async with setup.owning():
-        key = schema.token_record_key(digest("token-9"))
-        before = await setup.redis.pexpiretime(key)
-        match drift:
-            case "gone":
-                await setup.redis.delete(key)
-            case "other":
-                raw: Any = await setup.redis.get(key)
-                await setup.redis.set(key, raw.replace(b'"id":5', b'"id":6'), keepttl=True)
-            case "endless":
-                await setup.redis.persist(key)
-        await until(lambda: gets(setup, "token-9", [5]))
-        await until(lambda: _expires(setup, key, before))
-
-
-async def _expires(setup: Setup, key: str, moment: int) -> bool:
-    return bool(await setup.redis.pexpiretime(key) == moment)
-
-
-async def test_a_record_that_no_fact_justifies_becomes_a_tombstone(setup: Setup) -> None:
-    setup.kafka.add(*COMPANY, builders.started(9, 7))
-    async with setup.owning() as owner:
-        record = schema.ViewRecord(200, PARTITION, Version(owner.version.epoch, 1), b"{}")
-        await setup.redis.set(schema.token_record_key(digest("orphan")), record.encode())
-        owner.check_orphan(digest("orphan"))
-        owner.check_orphan(digest("token-9"))
-        await until(lambda: has_ended(setup, "orphan"))
-        assert not await has_ended(setup, "token-9")
-
-
-async def test_an_orphan_of_a_higher_epoch_is_ended_too(setup: Setup) -> None:
-    """It would be taken for newer than every stamp: the claim must rise above it."""
-    async with setup.owning() as owner:
-        epoch = owner.version.epoch + 1000
-        record = schema.ViewRecord(200, PARTITION, Version(epoch, 1), b"{}")
-        await setup.redis.set(schema.token_record_key(digest("orphan")), record.encode())
-        owner.check_orphan(digest("orphan"))
-        await until(lambda: is_claimed_above(setup, epoch))
-        owner.check_orphan(digest("orphan"))
-        await until(lambda: has_ended(setup, "orphan"))
-
-
 class LosingKafka(Kafka):
     """Loses the first cancellation that meets a question about the ends."""
 
@@ -291,9 +242,3 @@ async def test_what_an_owner_leaves_in_its_queue_is_acknowledged(setup: Setup) -
         owner.stop()
         setup.deliver(owner, *setup.kafka.add(*COMPANY, *(builders.started(9, 7),) * 600))
     await until(lambda: len(setup.acked) == len(COMPANY) + 600)
-
-
-async def test_before_its_first_claim_an_owner_suspects_no_record(setup: Setup) -> None:
-    owner = setup.new_owner()
-    owner.check_orphan(digest("token-9"))
-    assert owner._schedule.take_suspects() == []
