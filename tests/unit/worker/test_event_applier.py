@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from projector.events.model import Topic
+from projector.events.model import KafkaRecord, Topic
 from projector.kafka.range_reader import ReadProgress
 from projector.worker import (
     delivery_queue,
@@ -100,3 +100,28 @@ async def test_an_event_that_no_encoding_can_quote_becomes_a_dead_letter(setup: 
         setup.deliver(owner, *setup.kafka.add(b'{"\\ud800": "glcbt-1"}', *COMPANY))
         await until(lambda: setup.kafka.letters)
         await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 4))
+
+
+async def test_a_read_that_begins_too_early_applies_no_event_again(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch returns whole batches, so it may begin below the offset that was asked for."""
+    read = setup.kafka.read
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(*COMPANY))
+        await until(lambda: len(setup.acked) == len(COMPANY))
+        applied: list[int] = []
+        apply = owner._applier.projection.apply
+
+        def noted(record: KafkaRecord) -> str | None:
+            applied.append(record.offset)
+            return apply(record)
+
+        monkeypatch.setattr(owner._applier.projection, "apply", noted)
+        setup.kafka.read = lambda partition, _, ends: read(  # type: ignore[method-assign,assignment]
+            partition, dict.fromkeys(Topic, 0), ends
+        )
+        records = setup.kafka.add(builders.group(4), builders.group(5))
+        setup.deliver(owner, records[1])
+        await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 5))
+        assert applied == [3, 4]
