@@ -17,7 +17,7 @@ from projector.kafka.range_reader import Offsets, ReadProgress
 from projector.store import schema
 from projector.store.partition_store import PartitionStore
 from projector.worker.delivery_queue import Delivery
-from projector.worker.owner import Owner
+from projector.worker.owner import Owner, cancel_until_done
 from projector.worker.timing import Timing
 from tests import builders
 from tests.builders import digest
@@ -119,7 +119,8 @@ class Setup:
             owner.stop()
             await asyncio.wait_for(running, 5)
         finally:
-            running.cancel()
+            # Until it is done: a test that fails would else hang when its loop closes.
+            await cancel_until_done([running])
 
     def deliver(self, owner: Owner, *records: KafkaRecord) -> None:
         for record in records:
@@ -159,9 +160,12 @@ async def running(owner: Owner) -> AsyncIterator[None]:
     await until(lambda: owner.loss)
     await asyncio.sleep(PROBES_S)
     assert not task.done()
-    yield
-    owner.stop()
-    await asyncio.wait_for(task, 5)
+    try:
+        yield
+        owner.stop()
+        await asyncio.wait_for(task, 5)
+    finally:
+        await cancel_until_done([task])
 
 
 class Writes:

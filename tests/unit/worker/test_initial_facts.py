@@ -107,3 +107,15 @@ async def test_a_field_that_is_no_fact_is_a_checkpoint_that_cannot_be_used(setup
     await setup.redis.hdel(schema.partition_key(PARTITION), "stamp_epoch")
     async with setup.owning("next"):
         assert await setup.agents() == [5]
+
+
+async def test_a_checkpoint_that_cannot_be_used_needs_the_whole_history(setup: Setup) -> None:
+    """Kafka no longer has the first membership events, which only the checkpoint's facts held."""
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    async with setup.owning():
+        pass
+    await setup.redis.hdel(schema.facts_key(PARTITION), "3/agent/5")
+    await setup.redis.hdel(schema.partition_key(PARTITION), "stamp")
+    setup.kafka.begins = setup.kafka.begins | {Topic.MEMBERSHIP: 2}
+    async with running(setup.new_owner("next")):
+        assert await setup.field("stamp") is None

@@ -150,7 +150,7 @@ async def test_time_alone_changes_a_view_before_the_next_stamp(
     monkeypatch.setattr(PartitionStore, "now", now)
     until_then = builders.member(2, project_id=7, expires_at="2027-01-15T08:00:10Z")
     setup.kafka.add(*COMPANY, until_then, builders.started(9, 7, 2))
-    async with setup.owning():
+    async with setup.owning() as owner:
         assert await setup.agents() == [5]
         clock[0] = builders.NOW + 9_999
         await until(lambda: field_is(setup, "stamp", b"%d" % clock[0]))
@@ -158,6 +158,8 @@ async def test_time_alone_changes_a_view_before_the_next_stamp(
         clock[0] = builders.NOW + 10_000
         await until(lambda: field_is(setup, "stamp", b"%d" % clock[0]))
         assert await setup.agents() == []
+        # Facts that only events of before may need are forgotten from then on.
+        assert owner._applier.applied_until == clock[0]
 
 
 class LosingKafka(Kafka):

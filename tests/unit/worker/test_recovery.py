@@ -258,6 +258,18 @@ async def test_every_claim_writes_its_views_before_its_checkpoint(setup: Setup) 
     writes = Writes(setup, owner)
     await owner._recovery.claim()
     assert writes.order == [[9], "checkpoint"]
+    assert not owner._applier.projection.facts.dirty
     await setup.redis.flushall()
     await owner._recovery.claim()
     assert writes.order == [[9], "checkpoint"] * 2
+
+
+async def test_a_heal_that_lacks_events_keeps_the_partition_stale(setup: Setup) -> None:
+    """Facts in memory are right only if Kafka still has every event after them."""
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    async with setup.owning() as owner:
+        setup.kafka.begins = setup.kafka.begins | {Topic.JOB_LIFECYCLE: 5}
+        await setup.redis.flushall()
+        await until(lambda: owner.loss)
+        assert "job-lifecycle begins at offset 5" in str(owner.loss)
+        assert await setup.field("stamp") is None

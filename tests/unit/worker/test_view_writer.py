@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from projector.events.model import Topic
 from projector.store import schema
+from projector.store.partition_store import PartitionStore
 from tests import builders
 from tests.builders import digest
 from tests.unit.worker.owned_partition import (
@@ -14,6 +16,7 @@ from tests.unit.worker.owned_partition import (
     PARTITION,
     Setup,
     Writes,
+    field_is,
     gets,
     until,
 )
@@ -69,3 +72,33 @@ async def test_a_redis_outage_delays_and_loses_nothing(setup: Setup) -> None:
         assert setup.acked == []
         broken.execute_command = execute
         await until(setup.agents)
+
+
+async def test_a_view_that_time_alone_changes_gets_a_checkpoint(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its revision would be higher than that of every claim that follows."""
+    clock = [builders.NOW]
+
+    async def now(_store: PartitionStore) -> int:
+        return clock[0]
+
+    monkeypatch.setattr(PartitionStore, "now", now)
+    until_then = builders.member(2, project_id=7, expires_at="2027-01-15T08:00:10Z")
+    setup.kafka.add(*COMPANY, until_then, builders.started(9, 7, 2))
+    async with setup.owning() as owner:
+        before = owner.version.revision
+        clock[0] = builders.NOW + 10_000
+        await until(lambda: gets(setup, "token-9", []))
+        await until(lambda: field_is(setup, "revision", b"%d" % (before + 1)))
+
+
+async def test_an_event_that_changes_nothing_moves_the_checkpoint_on(setup: Setup) -> None:
+    """Otherwise the next owner would begin before it again and again."""
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(builders.group(3, sequence="5")))
+        await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 1))
+        before = await setup.redis.hgetall(schema.facts_key(PARTITION))
+        setup.deliver(owner, *setup.kafka.add(builders.group(3, path="old", sequence="4")))
+        await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 2))
+        assert await setup.redis.hgetall(schema.facts_key(PARTITION)) == before
