@@ -12,11 +12,7 @@ from projector.worker import (
     initial_facts,
 )
 from tests import builders
-from tests.unit.worker.owned_partition import (
-    COMPANY,
-    PARTITION,
-    Setup,
-)
+from tests.unit.worker.owned_partition import COMPANY, PARTITION, Setup, running
 
 
 async def test_a_restarted_owner_goes_on_from_the_checkpoint(setup: Setup) -> None:
@@ -107,6 +103,7 @@ async def test_a_field_that_is_no_fact_is_a_checkpoint_that_cannot_be_used(setup
     await setup.redis.hdel(schema.partition_key(PARTITION), "stamp_epoch")
     async with setup.owning("next"):
         assert await setup.agents() == [5]
+        assert not await setup.redis.hexists(schema.facts_key(PARTITION), "stray")
 
 
 async def test_a_checkpoint_that_cannot_be_used_needs_the_whole_history(setup: Setup) -> None:
