@@ -213,3 +213,20 @@ async def test_a_topic_that_is_recreated_while_it_is_rebuilt_ends_the_command(
     setup.kafka.records[Topic.AGENT_CONFIG] = []
     with pytest.raises(HistoryLostError, match="agent-config was recreated"):
         await serve(setup, facts)
+
+
+async def test_only_the_fields_that_differ_are_written(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await owned(setup)
+    await corrupt(setup)
+    facts, written = await rebuilt(setup), list[list[str]]()
+    checkpoint = PartitionStore.checkpoint
+
+    async def noted(self: PartitionStore, offsets: Any, fields: Any, total: int) -> None:
+        written.append(list(fields))
+        await checkpoint(self, offsets, fields, total)
+
+    monkeypatch.setattr(PartitionStore, "checkpoint", noted)
+    await serve(setup, facts)
+    assert written == [["3/member/group:3/user:1/direct"]]

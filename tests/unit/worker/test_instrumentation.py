@@ -234,3 +234,34 @@ async def test_activity_expires(setup: Setup) -> None:
         await until(lambda: published(setup))
         ttl: Any = await setup.redis.ttl(schema.activity_key(PARTITION))
         assert 0 < ttl <= 300
+
+
+class Spans:
+    """Notes what happens to spans, in place of OpenTelemetry."""
+
+    def __init__(self) -> None:
+        self.order: list[tuple[int, bool] | str] = []
+
+    def applied(self, record: KafkaRecord, *, refused: bool) -> None:
+        self.order.append((record.offset, refused))
+
+    def written(self) -> None:
+        self.order.append("written")
+
+
+async def test_spans_of_a_batch_end_with_its_views(setup: Setup) -> None:
+    async with setup.owning() as owner:
+        spans: Any = Spans()
+        owner._instruments._spans = spans
+        setup.deliver(owner, *setup.kafka.add(builders.group(3), b"{"))
+        await until(lambda: len(setup.acked) == 2)
+        batch = [step for step in spans.order if step != "written"]
+        assert batch == [(0, False), (1, True)]
+        assert "written" in spans.order[spans.order.index((1, True)) :]
+
+
+async def test_the_views_that_a_claim_rewrites_are_counted(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    before = sample("projector_view_writes_total", status="200")
+    async with setup.owning():
+        assert sample("projector_view_writes_total", status="200") == before + 1
