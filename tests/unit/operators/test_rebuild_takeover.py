@@ -212,7 +212,7 @@ async def test_a_topic_that_is_recreated_while_it_is_rebuilt_ends_the_command(
     facts = await rebuilt(setup)
     setup.kafka.records[Topic.AGENT_CONFIG] = []
     with pytest.raises(HistoryLostError, match="agent-config was recreated"):
-        await serve(setup, facts)
+        await asyncio.wait_for(serve(setup, facts), 5)
 
 
 async def test_only_the_fields_that_differ_are_written(
