@@ -10,26 +10,28 @@ from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets
 from projector.store import lua_scripts
 from projector.store.partition_store import PartitionStore
+from projector.worker.event_applier import EventApplier
 from projector.worker.freshness_probes import FreshnessProbes, Probe
-from projector.worker.owner import Owner
+from projector.worker.recovery import Recovery
+from projector.worker.sweep import ViewSweep
 from tests.builders import take_changes
 
 
 def delivery_check_off() -> None:
-    """Faust is believed: what it skipped, or does not bring, is taken for read."""
-    catch_up = Owner._catch_up
+    """The owner takes what Faust skipped, or does not bring, for applied."""
+    catch_up = EventApplier.catch_up
 
     async def believe(self: Any, ends: Offsets) -> None:
-        if self._knows_all:
-            self._next |= ends
+        if self.is_complete:
+            self.progress.next |= ends
         else:
             await catch_up(self, ends)
 
-    replace(Owner, "_catch_up", believe)
+    replace(EventApplier, "catch_up", believe)
 
 
 def fencing_off() -> None:
-    """The scripts compare nothing, and every claim has the same epoch: whoever is last is right.
+    """The scripts compare nothing, and every claim has the same epoch: the last write wins.
 
     With epochs alone the API would still notice: a record below its partition's stamp is 503.
     """
@@ -48,21 +50,21 @@ def heal_off() -> None:
     """After a refused write the owner claims and goes on, without writing what was there."""
 
     async def go_on(self: Any) -> None:
-        self._advance(await self._store.now())
-        changes = take_changes(self._projection, self._now)
-        await self._write(lambda: changes.views)
-        await self._checkpoint(changes.facts | self._outbox.take_changes())
+        self._applier.advance(await self._store.now())
+        changes = take_changes(self._applier.projection, self._applier.now)
+        await self._writer.write(lambda: changes.views)
+        await self._writer.checkpoint(changes.facts | self._applier.outbox.take_changes())
 
-    replace(Owner, "_heal", go_on)
+    replace(Recovery, "_heal", go_on)
 
 
 def freshness_off() -> None:
     """The owner stamps its partition without asking Kafka what there is."""
 
-    async def ask_nobody(self: Any, _applied: Offsets) -> None:
+    async def ask_redis_alone(self: Any, _applied: Offsets) -> None:
         self._waiting.append(Probe(await self._store.now(), dict.fromkeys(Topic, 0), 0.0))
 
-    replace(FreshnessProbes, "_ask", ask_nobody)
+    replace(FreshnessProbes, "_ask", ask_redis_alone)
 
 
 def server_change_unnoticed() -> None:
@@ -71,21 +73,21 @@ def server_change_unnoticed() -> None:
 
 
 def sweep_off() -> None:
-    """Nobody compares the views with Redis: it would mend sooner or later what others break."""
+    """No owner compares its views with Redis; the sweep would repair other damage in time."""
 
     async def compare_nothing(_self: Any) -> None: ...
 
-    replace(Owner, "_sweep", compare_nothing)
+    replace(ViewSweep, "run_portion", compare_nothing)
 
 
 def replace(place: Any, name: str, by: Any) -> None:
-    """Put something in a name's place; the name must be there, or the mutation is none."""
-    assert hasattr(place, name), f"{place} has no {name} any more: mend the mutation"
+    """Replace an attribute; without it, the mutation would change nothing."""
+    assert hasattr(place, name), f"{place} has no {name} any more: adapt the mutation"
     setattr(place, name, by)
 
 
 def swapped(text: str, old: str, new: str) -> str:
-    assert old in text, f"the script has no {old!r} any more: mend the mutation"
+    assert old in text, f"the script has no {old!r} any more: adapt the mutation"
     return text.replace(old, new)
 
 

@@ -1,8 +1,8 @@
-"""Dead letters on their way to Kafka.
+"""Outbox of one partition: dead letters that Kafka has not acknowledged yet.
 
-A bad event must not hold its partition up, not even while the topic `dead-letters` cannot take it.
-So the checkpoint carries a reference to every letter that Kafka has not acknowledged yet; a new
-owner reads the record once more and sends what the former could not.
+A bad event must not delay its partition, not even while Kafka refuses dead letters. So the
+checkpoint has a reference to every letter in the outbox. A new owner reads the bad record again
+and sends the letter.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ log = structlog.get_logger()
 
 KIND: Final = "dead-letter"
 _PREFIX: Final = f"*/{KIND}/"
-# Beyond this the partition waits for the topic, and grows stale: nothing may be forgotten.
+# With more letters the partition waits for Kafka, and grows stale: no letter may be lost.
 MAX_LETTERS: Final = 10_000
-# Records kept in memory; of any more the reference is enough to read them again.
+# Records beyond this size in all are not kept in memory, but read again from Kafka.
 MAX_BYTES: Final = 16 * 1024 * 1024
 LETTERS_PER_SEND: Final = 100
 
 
 class LetterRef(Struct, frozen=True):
-    """Where the bad record is in its partition, and what is wrong with it."""
+    """The place of a bad record in its partition, and the reason why it is bad."""
 
     topic: Topic
     offset: int
@@ -40,23 +40,23 @@ class LetterRef(Struct, frozen=True):
 
     @property
     def key(self) -> Key:
-        """The letter's field in the checkpoint: `*/dead-letter/membership:41`."""
+        """The field in the checkpoint, such as `*/dead-letter/membership:41`."""
         return Key(f"*/{KIND}/{self.topic}:{self.offset}")
 
 
 def take_letters(fields: dict[Key, bytes]) -> dict[Key, bytes]:
-    """Take the letters out from among a checkpoint's facts."""
+    """Remove the fields of letters from those of a checkpoint, and return them."""
     return {key: fields.pop(key) for key in [key for key in fields if key.startswith(_PREFIX)]}
 
 
 class DeadLetterOutbox:
-    """One partition's letters that Kafka has not acknowledged yet."""
+    """One partition's letters, until Kafka acknowledges them."""
 
     def __init__(
-        self, partition: int, source: RangeReader, dead_letters: DeadLetterProducer
+        self, partition: int, reader: RangeReader, dead_letters: DeadLetterProducer
     ) -> None:
         self.partition = partition
-        self._source = source
+        self._reader = reader
         self._dead_letters = dead_letters
         self._waiting: dict[Key, LetterRef] = {}
         self._records: dict[Key, KafkaRecord] = {}
@@ -70,14 +70,14 @@ class DeadLetterOutbox:
         return len(self._waiting)
 
     def restore(self, fields: dict[Key, bytes]) -> None:
-        """Take over the letters that the former owner could not send."""
+        """Replace the letters by those in these fields of the checkpoint."""
         references = [msgspec.json.decode(raw, type=LetterRef) for raw in fields.values()]
         self._waiting = {reference.key: reference for reference in references}
         self._records, self._bytes, self._changed = {}, 0, {}
         self._note_size()
 
     def add(self, record: KafkaRecord, reason: str) -> None:
-        """Send a letter about the record, soon."""
+        """Add a letter about the record; `run` sends it."""
         reference = LetterRef(record.topic, record.offset, reason)
         self._waiting[reference.key] = reference
         self._changed[reference.key] = msgspec.json.encode(reference)
@@ -87,20 +87,20 @@ class DeadLetterOutbox:
         self._note_size()
 
     async def room(self) -> None:
-        """Wait while too many letters are waiting."""
+        """Wait until there is room for another letter."""
         await self._has_room.wait()
 
     def take_changes(self) -> dict[Key, bytes | None]:
-        """The fields of the checkpoint that changed since the last call (None: delete)."""
+        """Return the fields of the checkpoint that changed since the last call (None: delete)."""
         changed, self._changed = self._changed, {}
         return changed
 
     def fields(self) -> dict[Key, bytes]:
-        """Every waiting letter as it stands in the checkpoint."""
+        """Return every waiting letter as a field of the checkpoint."""
         return {key: msgspec.json.encode(letter) for key, letter in self._waiting.items()}
 
     async def run(self) -> None:
-        """Send what waits, for ever."""
+        """Send waiting letters until cancelled."""
         while True:
             await self._filled.wait()
             batch = list(islice(self._waiting.values(), LETTERS_PER_SEND))
@@ -119,7 +119,7 @@ class DeadLetterOutbox:
             return record
         start, end = {reference.topic: reference.offset}, {reference.topic: reference.offset + 1}
         try:
-            async for progress in self._source.read(self.partition, start, end):
+            async for progress in self._reader.read(self.partition, start, end):
                 for record in progress.records:
                     if record.offset == reference.offset:
                         return record

@@ -1,4 +1,7 @@
-"""What Faust has delivered and the owner has not yet taken: bounded, so that nobody ever waits."""
+"""Bounded queue of one partition, from Faust to its owner.
+
+Faust never waits. When the queue is full, a record is dropped, and the owner reads it from Kafka.
+"""
 
 import asyncio
 from collections import deque
@@ -8,18 +11,16 @@ from typing import Final, NamedTuple
 
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka.range_reader import Offsets
+from projector.worker.timing import DEFAULT_TIMING, Timing
 
+# Bounds of the memory of one partition's queue.
 MAX_RECORDS: Final = 10_000
 MAX_BYTES: Final = 32 * 1024 * 1024
 BATCH_SIZE: Final = 500
-# How long arrivals gather while the owner is busy. Whoever is behind is late already, and of larger
-# batches fewer have to be written.
-GATHER_S: Final = 0.005
-GATHER_BEHIND_S: Final = 0.02
 
 
 class Delivery(NamedTuple):
-    """A record from Faust, and how to acknowledge it there."""
+    """A record from Faust, and the call that acknowledges it there."""
 
     record: KafkaRecord
     ack: Callable[[], object]
@@ -28,12 +29,13 @@ class Delivery(NamedTuple):
 class DeliveryQueue:
     """One partition's deliveries, in the order of their arrival.
 
-    `arrived` is the offset behind the highest delivery of each topic, kept or not.
+    `arrived` is the offset behind the highest delivery of each topic, kept or dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timing: Timing = DEFAULT_TIMING) -> None:
         self.arrived: Offsets = dict.fromkeys(Topic, 0)
-        # Each with its size.
+        self._timing = timing
+        # Each with its size in bytes.
         self._waiting: deque[tuple[Delivery, int]] = deque()
         self._bytes = 0
         self._full = asyncio.Event()
@@ -41,39 +43,40 @@ class DeliveryQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, delivered: Delivery) -> None:
-        """Take a delivery, at once. One too many is only noted: the owner reads it from Kafka."""
-        record, size = delivered.record, delivered.record.size
+    def put(self, delivery: Delivery) -> None:
+        """Append a delivery without waiting; acknowledge and drop it if the queue is full."""
+        record, size = delivery.record, delivery.record.size
         if record.offset >= self.arrived[record.topic]:
             self.arrived[record.topic] = record.offset + 1
         if len(self._waiting) >= MAX_RECORDS or self._bytes + size > MAX_BYTES:
-            delivered.ack()
+            delivery.ack()
             self._full.set()
             return
-        self._waiting.append((delivered, size))
+        self._waiting.append((delivery, size))
         self._bytes += size
         if len(self._waiting) >= BATCH_SIZE:
             self._full.set()
 
     def release(self) -> None:
-        """Acknowledge what nobody will take: an event without its ack holds back all commits."""
+        """Acknowledge all that waits: a delivery without its ack holds back Faust's commits."""
         while self._waiting:
             self._waiting.popleft()[0].ack()
         self._bytes = 0
 
     async def take(self, *, behind: bool = False) -> list[Delivery]:
-        """The next batch, perhaps empty.
+        """Take the next batch, perhaps an empty one.
 
-        If more than one waits, let others gather; of who is `behind` also if there is but one.
+        If more than one delivery waits, more may gather before. For an owner that is `behind` one
+        is enough.
         """
         if len(self._waiting) > (0 if behind else 1):
-            await self._gather(GATHER_BEHIND_S if behind else GATHER_S)
+            await self._gather(self._timing.gather_behind_s if behind else self._timing.gather_s)
         taken = [self._waiting.popleft() for _ in range(min(BATCH_SIZE, len(self._waiting)))]
         self._bytes -= sum(size for _, size in taken)
-        return [delivered for delivered, _ in taken]
+        return [delivery for delivery, _ in taken]
 
     async def _gather(self, seconds: float) -> None:
-        """Until a batch is full, and so many seconds at most."""
+        """Wait until a batch is full, at most for `seconds`."""
         self._full.clear()
         if len(self._waiting) < BATCH_SIZE:
             with suppress(TimeoutError):

@@ -1,4 +1,7 @@
-"""What would make a partition fresh: asked four times a second, and kept until it has come true."""
+"""Freshness probes of one partition: Redis TIME, then Kafka's end offsets, every 250 ms.
+
+Once everything below a probe's end offsets is applied, the partition is fresh as of its time.
+"""
 
 import asyncio
 from collections import deque
@@ -12,82 +15,89 @@ from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets, RangeReader
 from projector.store.partition_store import PartitionStore
 from projector.worker.delivery_queue import DeliveryQueue
+from projector.worker.timing import DEFAULT_TIMING, Timing
 
 log = structlog.get_logger()
 
-PROBE_INTERVAL_S: Final = 0.25
-PROBE_TIMEOUT_S: Final = 2.0
-# Freshness probes whose end offsets are not reached yet. The oldest are kept: they come true first.
+# Probes that are not reached yet, a bound on memory. The oldest are kept, since they are reached
+# first.
 MAX_PROBES: Final = 64
 
 
 class Probe(NamedTuple):
-    """When everything below `ends` is applied, the partition is fresh as of `moment`.
+    """A time, and the offsets that make the partition fresh as of then once all below is applied.
 
-    `moment` is in ms of Redis TIME; it was asked for at `asked`, in seconds of the loop's clock.
-    `receded` are the topics that the broker said end below what was applied when it was asked.
+    `t0` is Redis TIME in ms, read before `ends`. `asked_at` is the same moment in seconds of the
+    loop's clock. `truncated` are the topics that ended below their next offset, as the broker
+    answered.
     """
 
-    moment: int
+    t0: int
     ends: Offsets
-    asked: float
-    receded: tuple[Topic, ...] = ()
+    asked_at: float
+    truncated: tuple[Topic, ...] = ()
 
     def is_reached(self, now: int, applied: Offsets) -> bool:
-        """Whether all timers due by its moment have run, and all events below its ends."""
-        return self.moment <= now and all(applied[t] >= end for t, end in self.ends.items())
+        """Whether all timers due by T0 have run, and all events below its ends are applied."""
+        return self.t0 <= now and all(applied[t] >= end for t, end in self.ends.items())
 
 
 class FreshnessProbes:
-    """One partition's probes that have not come true, oldest first."""
+    """One partition's probes that are not reached, oldest first."""
 
     def __init__(
-        self, partition: int, store: PartitionStore, source: RangeReader, inbox: DeliveryQueue
+        self,
+        partition: int,
+        store: PartitionStore,
+        reader: RangeReader,
+        queue: DeliveryQueue,
+        timing: Timing = DEFAULT_TIMING,
     ) -> None:
         self._partition = partition
         self._store = store
-        self._source = source
-        self._inbox = inbox
+        self._reader = reader
+        self._queue = queue
+        self._timing = timing
         self._waiting: deque[Probe] = deque()
 
     @property
     def latest(self) -> Probe | None:
-        """The newest."""
+        """The newest probe."""
         return self._waiting[-1] if self._waiting else None
 
     @property
-    def moments(self) -> list[int]:
-        """The moments of all."""
-        return [probe.moment for probe in self._waiting]
+    def latest_t0(self) -> int:
+        """The highest T0 in ms, 0 without a probe; after a failover it need not be the newest's."""
+        return max((probe.t0 for probe in self._waiting), default=0)
 
     def take_reached(self, now: int, applied: Offsets) -> Probe | None:
-        """The latest that has come true; it and those before it are done with."""
+        """Take out the probes that are reached, and return the last of them."""
         reached = None
         while self._waiting and self._waiting[0].is_reached(now, applied):
             reached = self._waiting.popleft()
         return reached
 
     async def run(self, applied: Callable[[], Offsets], noted: Callable[[], None]) -> NoReturn:
-        """Ask for ever; `applied` are the owner's next offsets, `noted` hears of each probe."""
+        """Probe until cancelled; `applied` returns the next offsets, `noted` follows each probe."""
         while True:
             try:
-                async with asyncio.timeout(PROBE_TIMEOUT_S):
+                async with asyncio.timeout(self._timing.probe_timeout_s):
                     await self._ask(dict(applied()))
                 noted()
             except OUTAGES as error:
                 log.debug("no probe", partition=self._partition, reason=repr(error))
-            await asyncio.sleep(PROBE_INTERVAL_S)
+            await asyncio.sleep(self._timing.probe_interval_s)
 
     async def _ask(self, applied: Offsets) -> None:
-        asked = asyncio.get_running_loop().time()
-        moment = await self._store.now()
-        ends = await self._source.ends(self._partition)
-        # A broker may know less than it has delivered (embedded ones do).
-        known = {topic: max(end, self._inbox.arrived[topic]) for topic, end in ends.items()}
+        asked_at = asyncio.get_running_loop().time()
+        t0 = await self._store.now()
+        ends = await self._reader.ends(self._partition)
+        # The end offsets of the embedded broker may be below what it has delivered.
+        known = {topic: max(end, self._queue.arrived[topic]) for topic, end in ends.items()}
         if len(self._waiting) < MAX_PROBES:
-            self._waiting.append(Probe(moment, known, asked, truncated_topics(applied, ends)))
+            self._waiting.append(Probe(t0, known, asked_at, truncated_topics(applied, ends)))
 
 
 def truncated_topics(applied: Offsets, ends: Offsets) -> tuple[Topic, ...]:
-    """The topics that the broker says end below what was applied before it was asked."""
+    """Return the topics that end below `applied`, the next offsets before `ends` were asked."""
     return tuple(topic for topic, end in ends.items() if end < applied.get(topic, 0))

@@ -1,4 +1,4 @@
-"""Measures what one partition's owner does: for Prometheus, and for operators in Redis."""
+"""Measurements of one partition's owner: Prometheus, traces, and activity for operators."""
 
 import asyncio
 import time
@@ -16,21 +16,21 @@ from projector.metrics import LATENCY_BUCKETS_S
 from projector.store import activity
 from projector.store.activity import MINUTES_KEPT, MinuteActivity, PartitionActivity
 from projector.store.partition_store import PartitionStore
+from projector.tracing import EventSpans
 
 log = structlog.get_logger()
 
-PUBLISH_INTERVAL_S: Final = 5.0
-# What is read straight after a long pause comes as one batch; a sample of it will do.
+# After a long pause one batch may be larger; a sample of its latencies is enough.
 MAX_MEASURED: Final = 100_000
 
-# A label's child costs more to find than to count.
+# To find a label's child costs more than to count.
 _APPLIED: Final = {t: metrics.EVENTS.labels(topic=t, outcome="applied") for t in Topic}
 _REFUSED: Final = {t: metrics.EVENTS.labels(topic=t, outcome="refused") for t in Topic}
 _REPEATED: Final = {t: metrics.EVENTS.labels(topic=t, outcome="repeated") for t in Topic}
 
 
 class Sizes(NamedTuple):
-    """What an owner holds: tokens of running jobs, facts, letters that Kafka does not have yet."""
+    """How much an owner has in memory: live tokens, facts, dead letters not yet in Kafka."""
 
     live_tokens: int
     facts: int
@@ -38,17 +38,18 @@ class Sizes(NamedTuple):
 
 
 class OwnerInstruments:
-    """One partition's measurements; the gauges are there from `with` to its end."""
+    """One partition's measurements; Prometheus has its gauges while `with` lasts."""
 
     def __init__(self, partition: int, sizes: Callable[[], Sizes]) -> None:
         self._partition = partition
         self._sizes = sizes
+        self._spans = EventSpans()
         self._claimed = False
         self._fresh_at = time.monotonic()
         self._stamped = asyncio.Event()
-        # How many records of each topic were good or refused, since Prometheus last heard of it.
+        # Records by topic and whether they were good, not yet added to the counters.
         self._taken: Counter[tuple[Topic, bool]] = Counter()
-        # Timestamps (ms) of what is applied and not yet acknowledged by Redis.
+        # Timestamps (ms) of events that are applied and whose views Redis has not acknowledged.
         self._events: list[int] = []
         self._revocations: list[int] = []
         self._minutes: deque[MinuteActivity] = deque(maxlen=MINUTES_KEPT + 1)
@@ -66,21 +67,23 @@ class OwnerInstruments:
             gauge.remove(str(self._partition))
 
     def record_claim(self) -> None:
-        """The partition is this owner's, perhaps once more."""
+        """Count the partition as owned, once."""
         metrics.OWNED_PARTITIONS.inc(not self._claimed)
         self._claimed = True
 
     def record_repeated(self, record: KafkaRecord) -> None:
-        """A delivery that had been applied before."""
+        """Count a delivery that was applied before."""
         _REPEATED[record.topic].inc()
 
     def record_applied(
         self, record: KafkaRecord, event: Event | None, *, good: bool, live: bool
     ) -> None:
-        """A record was taken; `event` is what was applied of it, `live` whether it is no history.
+        """Measure one record; `event` was applied if it is `good`.
 
-        A new owner's history would say how long nobody looked, and not how long a view takes.
+        Latencies count only if it is `live`: events from before the claim would measure how long
+        the partition had no owner.
         """
+        self._spans.applied(record, refused=not good)
         self._taken[record.topic, good] += 1
         if live and event and len(self._events) < MAX_MEASURED:
             self._events.append(record.timestamp)
@@ -88,7 +91,8 @@ class OwnerInstruments:
                 self._revocations.append(record.timestamp)
 
     def record_written(self, statuses: Counter[int]) -> None:
-        """Redis has acknowledged so many views of each status, and so all that was taken so far."""
+        """Count written views by status; Redis has now the views of all records so far."""
+        self._spans.written()
         self._count_taken()
         for status, count in statuses.items():
             metrics.VIEW_WRITES.labels(status=int(status)).inc(count)
@@ -99,7 +103,7 @@ class OwnerInstruments:
             self._observe_latencies(time.time() * 1000)
 
     def _count_taken(self) -> None:
-        """Once a batch: to count each record by itself costs more than to decode it."""
+        """Count once a batch: to count each record costs more than to decode it."""
         for (topic, good), count in self._taken.items():
             (_APPLIED if good else _REFUSED)[topic].inc(count)
             counts = self._minute().applied if good else self._minute().refused
@@ -107,7 +111,7 @@ class OwnerInstruments:
         self._taken.clear()
 
     def _observe_latencies(self, now: float) -> None:
-        """The broker's clock began them and this worker's ends them: never below zero."""
+        """Observe latencies from the broker's clock to this worker's, which may be behind."""
         for timestamp in self._events:
             metrics.EVENT_TO_VIEW.observe(max(0.0, now - timestamp) / 1000)
         if self._revocations:
@@ -128,15 +132,15 @@ class OwnerInstruments:
             self._minutes.append(MinuteActivity(number))
         return self._minutes[-1]
 
-    def record_stamp(self, asked: float) -> None:
-        """The partition was stamped fresh as of what was asked then (seconds of the loop)."""
-        self._fresh_at = time.monotonic() - (asyncio.get_running_loop().time() - asked)
+    def record_stamp(self, asked_at: float) -> None:
+        """Note a stamp; `asked_at` is the time of its probe in seconds of the loop's clock."""
+        self._fresh_at = time.monotonic() - (asyncio.get_running_loop().time() - asked_at)
         self._stamped.set()
 
-    async def publish(self, store: PartitionStore) -> NoReturn:
-        """Write the activity to Redis after a stamp, every five seconds at most, for ever.
+    async def publish(self, store: PartitionStore, interval_s: float) -> NoReturn:
+        """Write the activity to Redis after a stamp, once an interval, until cancelled.
 
-        Beside the owner's loop and without a second attempt: it must not cost a stamp.
+        It is not retried, and does not run in the owner's loop, so it never delays a stamp.
         """
         while True:
             await self._stamped.wait()
@@ -147,7 +151,7 @@ class OwnerInstruments:
                 )
             except OUTAGES as error:
                 log.debug("no activity", partition=self._partition, reason=repr(error))
-            await asyncio.sleep(PUBLISH_INTERVAL_S)
+            await asyncio.sleep(interval_s)
 
     def _activity(self, epoch: int, owner: str) -> PartitionActivity:
         live_tokens, facts, letters = self._sizes()

@@ -1,40 +1,35 @@
-"""The owners of the partitions assigned to this worker: made, fed, and made again."""
+"""Owners of the partitions that Kafka assigned to this worker."""
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
 
 import structlog
 
 from projector.events.model import KafkaRecord, Topic
 from projector.worker.delivery_queue import Delivery
 from projector.worker.owner import Owner
+from projector.worker.timing import DEFAULT_TIMING, Timing
 
 log = structlog.get_logger()
 
-# Whoever overtook a lost claim may be on its way out: a zombie, or the last rebalance's owner.
-CLAIM_AGAIN_S: Final = 5.0
-STOP_TIMEOUT_S: Final = 5.0
-# The others hear of the rebalance at their next heartbeat, then load their new partitions.
-HAND_OVER_S: Final = 4.0
-
 
 class OwnerGroup:
-    """One running owner per assigned partition.
+    """One running owner for each assigned partition.
 
-    `failed` gets the exception of an owner that ends by one: its partition must not stop
-    silently, so whoever waits on `failed` ends the process.
+    `failed` gets the exception that ends an owner. The worker waits on it and ends, so that no
+    partition stops silently.
     """
 
-    def __init__(self, new_owner: Callable[[int], Owner]) -> None:
+    def __init__(self, new_owner: Callable[[int], Owner], timing: Timing = DEFAULT_TIMING) -> None:
         self._new_owner = new_owner
+        self._timing = timing
         self._assigned: frozenset[int] = frozenset()
         self._owners: dict[int, Owner] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def assign(self, partitions: frozenset[int]) -> None:
-        """Own these partitions; those taken away are kept up until another worker claims them."""
+        """Own these partitions, and all others until another worker claims them."""
         self._assigned = partitions
         for partition in partitions - self._tasks.keys():
             task = asyncio.create_task(self._own(partition), name=f"partition-{partition}")
@@ -42,38 +37,38 @@ class OwnerGroup:
             self._tasks[partition] = task
 
     def enqueue(self, record: KafkaRecord, ack: Callable[[], object]) -> None:
-        """Hand a delivery to its partition's owner; without one it is read from Kafka later."""
+        """Pass a delivery to its partition's owner; without an owner, acknowledge it."""
         if owner := self._owners.get(record.partition):
             owner.enqueue(Delivery(record, ack))
         else:
             ack()
 
     def known_offset(self, topic: Topic, partition: int) -> int:
-        """The offset before which no delivery is of any use to the partition's owner."""
+        """Return the offset below which the partition's owner needs no delivery."""
         owner = self._owners.get(partition)
         return owner.known_offset(topic) if owner else 0
 
     def check_orphan(self, partition: int, digest: str) -> None:
-        """Ask the partition's owner about a live record in Redis, if it is owned here."""
+        """Ask the partition's owner, if it is in this worker, about a live record in Redis."""
         if owner := self._owners.get(partition):
             owner.check_orphan(digest)
 
     async def hand_over(self, partitions: int) -> None:
-        """Go on until other workers have claimed everything, a few seconds at most.
+        """Serve on until other workers have claimed everything, for a few seconds at most.
 
-        Whoever had all `partitions` is taken to be alone, with nobody to hand them to.
+        A worker that has all `partitions` is taken to be the only one, and does not wait.
         """
         is_alone, self._assigned = len(self._assigned) == partitions, frozenset()
         if self._tasks and not is_alone:
-            await asyncio.wait(self._tasks.values(), timeout=HAND_OVER_S)
+            await asyncio.wait(self._tasks.values(), timeout=self._timing.hand_over_s)
 
     async def stop(self) -> None:
-        """Let every owner finish its batch; end those that cannot within five seconds."""
+        """Let every owner finish its batch; cancel those that need too long."""
         self._assigned = frozenset()
         for owner in self._owners.values():
             owner.stop()
         if tasks := list(self._tasks.values()):
-            _, late = await asyncio.wait(tasks, timeout=STOP_TIMEOUT_S)
+            _, late = await asyncio.wait(tasks, timeout=self._timing.stop_timeout_s)
             for task in late:
                 task.cancel()
 
@@ -84,7 +79,7 @@ class OwnerGroup:
             del self._owners[partition]
             log.info("released", partition=partition)
             if partition in self._assigned:
-                await asyncio.sleep(CLAIM_AGAIN_S)
+                await asyncio.sleep(self._timing.claim_again_s)
         del self._tasks[partition]
 
     def _note_failure(self, task: asyncio.Task[None]) -> None:

@@ -1,7 +1,7 @@
-"""The slow sweep: over the views that should be in Redis, and over those that should not.
+"""The sweep: views that are compared with Redis in turn, and the search for orphans there.
 
-The owner compares its own views, a few at a time. Records that no fact justifies are in no owner's
-list, so the worker also walks through the keys of Redis and asks the owners about each.
+An owner compares its own views, a few at a time. No owner has orphans among its views, so the
+worker also scans the token keys in Redis and asks the owners about each record.
 """
 
 import asyncio
@@ -9,18 +9,28 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Final
 
+import structlog
 from redis.asyncio import Redis
 
+from projector import metrics
 from projector.clients import redis_batch
 from projector.clients.retry import retry_outages
+from projector.domain.views import View, tombstone
+from projector.store.partition_store import PartitionStore
 from projector.store.token_scan import KEYS_PER_PAGE, RecordHeader, scan_headers
+from projector.worker.event_applier import EventApplier
+from projector.worker.view_writer import ViewWriter
 
+log = structlog.get_logger()
+
+# More views in one comparison would delay events.
 MAX_PER_TICK: Final = 500
+# A bound on memory; the next scan finds the other suspects.
 MAX_SUSPECTS: Final = 1000
 
 
 class SweepSchedule:
-    """Which tokens to compare next, so that every `interval` seconds each has had its turn."""
+    """The tokens to compare next, such that each has its turn every `interval` seconds."""
 
     def __init__(self, interval: float, tick: float) -> None:
         self._ticks = max(1.0, interval / tick)
@@ -30,16 +40,16 @@ class SweepSchedule:
         self._suspects: set[str] = set()
 
     def tick(self) -> None:
-        """Allow the next portion."""
+        """Let `take` return the next portion."""
         self._due = True
 
     def suspect(self, digest: str) -> None:
-        """Look at this token too: no fact seems to justify its record."""
+        """Add a token whose record no fact seems to justify."""
         if len(self._suspects) < MAX_SUSPECTS:
             self._suspects.add(digest)
 
     def take(self, tokens: Callable[[], Iterable[str]]) -> list[str]:
-        """The tokens whose turn it is; `tokens` are asked for anew for each round."""
+        """Return the tokens whose turn it is; each round begins with a call of `tokens`."""
         if not self._due:
             return []
         self._due = False
@@ -50,15 +60,67 @@ class SweepSchedule:
         return taken
 
     def take_suspects(self) -> list[str]:
-        """The suspects; each is taken once."""
+        """Return the suspects, and remove them."""
         suspects, self._suspects = self._suspects, set()
         return list(suspects)
 
 
-class OrphanScan:
-    """Walks through the token keys and names every live record, partition and digest, to `suspect`.
+class ViewSweep:
+    """Compares one partition's views with Redis, a portion at a time, and repairs what differs."""
 
-    One walk takes `interval` seconds.
+    def __init__(
+        self,
+        schedule: SweepSchedule,
+        store: PartitionStore,
+        applier: EventApplier,
+        writer: ViewWriter,
+    ) -> None:
+        self.partition = applier.partition
+        self._schedule = schedule
+        self._store = store
+        self._applier = applier
+        self._writer = writer
+
+    def tick(self) -> None:
+        """Let `run_portion` compare the next portion."""
+        self._schedule.tick()
+
+    def check_orphan(self, digest: str) -> None:
+        """Suspect a live record, unless a fact has its token or facts are not complete."""
+        if self._applier.is_complete and not self._has_fact(digest):
+            self._schedule.suspect(digest)
+
+    async def run_portion(self) -> None:
+        """Compare the next few views, write those that differ, and end orphans."""
+        now, projection = self._applier.now, self._applier.projection
+        digests = filter(self._has_fact, self._schedule.take(projection.facts.tokens))
+        views = [projection.view(digest, now) for digest in digests]
+        orphans = [d for d in self._schedule.take_suspects() if not self._has_fact(d)]
+        drifted = await self._drifted([view for view in views if view.expires_at > now])
+        if drifted or orphans:
+            self._report(drifted, orphans)
+            ended = [tombstone(digest, now) for digest in orphans]
+            await self._writer.write(lambda: drifted + ended)
+            await self._writer.checkpoint(self._applier.take_fields())
+
+    def _has_fact(self, digest: str) -> bool:
+        return self._applier.projection.facts.job_of_token(digest) is not None
+
+    @retry_outages
+    async def _drifted(self, views: list[View]) -> list[View]:
+        return await self._store.drifted(views)
+
+    def _report(self, drifted: list[View], orphans: list[str]) -> None:
+        metrics.DRIFT_REPAIRED.labels(what="view").inc(len(drifted))
+        metrics.DRIFT_REPAIRED.labels(what="orphan").inc(len(orphans))
+        log.warning("Redis differed from the facts and was repaired", partition=self.partition,
+                    jobs=[view.job for view in drifted], orphans=len(orphans))  # fmt: skip
+
+
+class OrphanScan:
+    """Passes every live record in Redis, its partition and digest, to `suspect`.
+
+    One scan takes `interval` seconds.
     """
 
     def __init__(self, redis: Redis, interval: float, suspect: Callable[[int, str], None]) -> None:
@@ -67,18 +129,18 @@ class OrphanScan:
         self._suspect = suspect
 
     async def run(self) -> None:
-        """One walk per interval, for ever."""
+        """Scan once per interval until cancelled."""
         while True:
-            await self._walk()
+            await self._scan()
 
     @retry_outages
-    async def _walk(self) -> None:
+    async def _scan(self) -> None:
         pages = math.ceil(await redis_batch.key_count(self._redis) / KEYS_PER_PAGE) or 1
         async for page in scan_headers(self._redis):
             for found in page:
-                self._look_at(found)
+                self._check(found)
             await asyncio.sleep(self._interval / pages)
 
-    def _look_at(self, found: RecordHeader) -> None:
+    def _check(self, found: RecordHeader) -> None:
         if found.record and found.record.status != 401:
             self._suspect(found.record.partition, found.digest)

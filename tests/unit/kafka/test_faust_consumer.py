@@ -9,7 +9,7 @@ from faust.types import TP
 from projector.config.settings import Settings
 from projector.events.model import Topic
 from projector.kafka.faust_consumer import skip_applied
-from projector.worker.app import create_app
+from projector.worker.faust_app import create_app
 from projector.worker.owner_group import OwnerGroup
 
 

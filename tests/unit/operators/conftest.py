@@ -8,6 +8,7 @@ import pytest
 from projector.operators import explain, snapshot, verify
 from tests.unit.operators.stored_views import COMPANY
 from tests.unit.operators.worlds import OwnedPartition
+from tests.unit.worker.owned_partition import Setup
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +26,10 @@ async def owned() -> AsyncIterator[OwnedPartition]:
         await partition.claim()
         await partition.apply(*COMPANY)
         yield partition
+
+
+@pytest.fixture
+async def setup() -> AsyncIterator[Setup]:
+    setup = Setup()
+    yield setup
+    await setup.redis.aclose()

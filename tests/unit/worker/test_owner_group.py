@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from projector.worker import owner_group as owners_module
 from projector.worker.owner_group import OwnerGroup
+from projector.worker.timing import Timing
 
 
 class Owner:
@@ -31,7 +31,7 @@ class Setup:
         self.made: list[Owner] = []
         self.running: list[int] = []
         new_owner: Any = self.new_owner
-        self.owners = OwnerGroup(new_owner)
+        self.owners = OwnerGroup(new_owner, Timing(claim_again_s=0.05, hand_over_s=0.2))
 
     def new_owner(self, partition: int) -> Owner:
         self.made.append(Owner(partition, self.running))
@@ -39,9 +39,7 @@ class Setup:
 
 
 @pytest.fixture
-async def setup(monkeypatch: pytest.MonkeyPatch) -> Setup:
-    monkeypatch.setattr(owners_module, "CLAIM_AGAIN_S", 0.05)
-    monkeypatch.setattr(owners_module, "HAND_OVER_S", 0.2)
+async def setup() -> Setup:
     return Setup()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import chain
+from typing import Any
 
 import fakeredis
 import pytest
@@ -10,7 +11,17 @@ from projector.store import schema
 from projector.store.schema import Version, ViewRecord
 from projector.worker import sweep
 from projector.worker.sweep import OrphanScan, SweepSchedule
+from tests import builders
 from tests.builders import digest
+from tests.unit.worker.owned_partition import (
+    COMPANY,
+    PARTITION,
+    Setup,
+    gets,
+    has_ended,
+    is_claimed_above,
+    until,
+)
 
 
 def taken(rounds: SweepSchedule, tokens: list[str], ticks: int) -> list[list[str]]:
@@ -69,7 +80,7 @@ async def test_every_live_record_is_named_and_nothing_else() -> None:
         await redis.rpush(schema.token_record_key("list"), "x")
         await redis.set(schema.job_token_key(9), "x")
         scan = OrphanScan(redis, 0.0, lambda *found: named.append(found))
-        await scan._walk()
+        await scan._scan()
     assert set(named) == {(n % 3, digest(str(n))) for n in range(1200)}
 
 
@@ -87,3 +98,54 @@ async def test_a_walk_outlasts_an_outage() -> None:
         server.connected = True
         await asyncio.wait_for(named.wait(), 5)
         walking.cancel()
+
+
+@pytest.mark.parametrize("drift", ["gone", "other", "endless"])
+async def test_a_view_that_drifted_is_repaired(setup: Setup, drift: str) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    async with setup.owning():
+        key = schema.token_record_key(digest("token-9"))
+        before = await setup.redis.pexpiretime(key)
+        match drift:
+            case "gone":
+                await setup.redis.delete(key)
+            case "other":
+                raw: Any = await setup.redis.get(key)
+                await setup.redis.set(key, raw.replace(b'"id":5', b'"id":6'), keepttl=True)
+            case "endless":
+                await setup.redis.persist(key)
+        await until(lambda: gets(setup, "token-9", [5]))
+        await until(lambda: _expires(setup, key, before))
+
+
+async def _expires(setup: Setup, key: str, moment: int) -> bool:
+    return bool(await setup.redis.pexpiretime(key) == moment)
+
+
+async def test_a_record_that_no_fact_justifies_becomes_a_tombstone(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    async with setup.owning() as owner:
+        record = schema.ViewRecord(200, PARTITION, Version(owner.version.epoch, 1), b"{}")
+        await setup.redis.set(schema.token_record_key(digest("orphan")), record.encode())
+        owner.check_orphan(digest("orphan"))
+        owner.check_orphan(digest("token-9"))
+        await until(lambda: has_ended(setup, "orphan"))
+        assert not await has_ended(setup, "token-9")
+
+
+async def test_an_orphan_of_a_higher_epoch_is_ended_too(setup: Setup) -> None:
+    """It would be taken for newer than every stamp: the claim must rise above it."""
+    async with setup.owning() as owner:
+        epoch = owner.version.epoch + 1000
+        record = schema.ViewRecord(200, PARTITION, Version(epoch, 1), b"{}")
+        await setup.redis.set(schema.token_record_key(digest("orphan")), record.encode())
+        owner.check_orphan(digest("orphan"))
+        await until(lambda: is_claimed_above(setup, epoch))
+        owner.check_orphan(digest("orphan"))
+        await until(lambda: has_ended(setup, "orphan"))
+
+
+async def test_before_its_first_claim_an_owner_suspects_no_record(setup: Setup) -> None:
+    owner = setup.new_owner()
+    owner.check_orphan(digest("token-9"))
+    assert owner._sweep._schedule.take_suspects() == []

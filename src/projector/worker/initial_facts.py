@@ -1,0 +1,88 @@
+"""Facts that a new owner begins with: those of the checkpoint, or none where it is unusable."""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import aclosing
+from typing import Protocol
+
+import structlog
+
+from projector.domain.fact_keys import Key
+from projector.errors import IncompleteCheckpointError
+from projector.kafka.range_reader import Offsets, refuse_lost_history
+from projector.store.partition_store import Checkpoint, PartitionStore
+from projector.worker import dead_letter_outbox
+from projector.worker.event_applier import EventApplier
+
+log = structlog.get_logger()
+
+
+class InitialFacts(Protocol):
+    """Where a new owner takes its facts from; every method may be called again after an outage."""
+
+    async def load(
+        self, applier: EventApplier, checkpoint: Checkpoint, beginnings: Offsets
+    ) -> None:
+        """Put facts, next offsets and waiting dead letters into memory.
+
+        `beginnings` are the first offsets that Kafka has. Raises `HistoryLostError`.
+        """
+
+    def unknown_tokens(self, applier: EventApplier) -> Iterable[str]:
+        """Return the tokens in Redis that must end, since no fact in memory has them."""
+
+    def changed_fields(self, applier: EventApplier) -> dict[Key, bytes | None] | None:
+        """Return the fields of the checkpoint to write; None if it must be replaced as a whole."""
+
+
+class CheckpointFacts:
+    """The facts of the partition's checkpoint."""
+
+    def __init__(self, store: PartitionStore, turn_s: float) -> None:
+        self._store = store
+        self._turn_s = turn_s
+
+    async def load(
+        self, applier: EventApplier, checkpoint: Checkpoint, beginnings: Offsets
+    ) -> None:
+        """Load the checkpoint; drop it and begin at Kafka's beginning if it is unusable."""
+        refuse_lost_history(checkpoint.offsets, beginnings)
+        applier.progress.next = beginnings | checkpoint.offsets
+        try:
+            await self._restore(applier, checkpoint)
+        except (IncompleteCheckpointError, ValueError, LookupError) as error:
+            log.warning("checkpoint unusable, reading everything again",
+                        partition=applier.partition, reason=repr(error))  # fmt: skip
+            await self._store.forget_checkpoint()
+            applier.reset()
+            refuse_lost_history({}, beginnings)
+            applier.progress.next = beginnings
+
+    async def _restore(self, applier: EventApplier, checkpoint: Checkpoint) -> None:
+        applier.reset()
+        letters: dict[Key, bytes] = {}
+        async with aclosing(self._store.load()) as parts:
+            async for fields in parts:
+                letters |= dead_letter_outbox.take_letters(fields)
+                await in_turns(applier.projection.load(fields), self._turn_s)
+        await in_turns(applier.projection.settle(), self._turn_s)
+        self._store.refuse_incomplete(checkpoint, len(applier.projection.facts) + len(letters))
+        applier.outbox.restore(letters)
+
+    def unknown_tokens(self, _applier: EventApplier) -> Iterable[str]:
+        """Return no token: the sweep finds orphans."""
+        return ()
+
+    def changed_fields(self, applier: EventApplier) -> dict[Key, bytes | None]:
+        """Return the fields that have changed since the checkpoint."""
+        return applier.take_fields()
+
+
+async def in_turns(steps: Iterator[None], turn_s: float) -> None:
+    """Take the steps, and yield to other tasks whenever they took longer than `turn_s`."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    for _ in steps:
+        if clock() - began > turn_s:
+            await asyncio.sleep(0)
+            began = clock()

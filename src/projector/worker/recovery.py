@@ -1,0 +1,117 @@
+"""Recovery of one partition: claim, facts, catching up with Kafka, and a rewrite of every view.
+
+A new owner begins with the facts of the checkpoint. An owner whose write Redis refused, and whose
+partition no other worker claimed, has complete facts in memory: it heals Redis from these.
+"""
+
+import structlog
+from structlog.contextvars import bind_contextvars
+
+from projector import metrics
+from projector.clients.retry import retry_outages
+from projector.domain.projection import Policy
+from projector.domain.views import tombstone
+from projector.errors import HistoryLostError
+from projector.events.model import Topic
+from projector.kafka.range_reader import RangeReader, refuse_lost_history
+from projector.store.partition_store import PartitionStore
+from projector.worker.event_applier import EventApplier
+from projector.worker.freshness_probes import truncated_topics
+from projector.worker.initial_facts import InitialFacts
+from projector.worker.view_writer import ViewWriter
+
+log = structlog.get_logger()
+
+
+class Recovery:
+    """Claims one partition, and brings facts, views and checkpoint up to date."""
+
+    def __init__(  # noqa: PLR0913  one for each part that recovery brings up to date
+        self,
+        *,
+        policy: Policy,
+        store: PartitionStore,
+        reader: RangeReader,
+        applier: EventApplier,
+        writer: ViewWriter,
+        initial_facts: InitialFacts,
+    ) -> None:
+        self.partition = applier.partition
+        self._policy = policy
+        self._store = store
+        self._reader = reader
+        self._applier = applier
+        self._writer = writer
+        self._initial_facts = initial_facts
+
+    @retry_outages
+    async def claim(self) -> None:
+        """Take the partition, catch up with Kafka, then write every view and the checkpoint.
+
+        Raises `WriteRefusedError` and `HistoryLostError`.
+        """
+        # Before the claim: a worker that cannot reach Kafka must not take the partition away.
+        beginnings = await self._reader.beginnings(self.partition)
+        checkpoint = await self._store.claim(self._policy.partitions, self._policy.rules)
+        # For every log entry of this task from here on.
+        bind_contextvars(epoch=self._store.version.epoch)
+        from_memory = self._applier.is_complete
+        if from_memory:
+            refuse_lost_history(self._applier.progress.next, beginnings)
+        else:
+            await self._initial_facts.load(self._applier, checkpoint, beginnings)
+        await self._catch_up()
+        await (self._heal() if from_memory else self._reconcile())
+        self._applier.is_complete = True
+        self._report("memory" if from_memory else "checkpoint")
+
+    async def _catch_up(self) -> None:
+        """Apply everything that Kafka has: T0 first, then the end offsets."""
+        t0 = await self._store.now()
+        ends = await self._reader.ends(self.partition)
+        await self.refuse_recreated(truncated_topics(self._applier.progress.next, ends))
+        await self._applier.catch_up(ends)
+        self._applier.applied_until = t0
+
+    async def refuse_recreated(self, truncated: tuple[Topic, ...]) -> None:
+        """Raise `HistoryLostError` if one of these topics really ends below its next offset.
+
+        A topic that is deleted and created again begins at offset 0. Its events up to the next
+        offset would be skipped.
+        """
+        progress = self._applier.progress
+        for topic in progress.unconfirmed(truncated):
+            offset = progress.next[topic]
+            if not await self._reader.has_reached(self.partition, topic, offset):
+                raise HistoryLostError(f"{topic} was recreated: it ends before offset {offset}")
+            progress.confirm(topic)
+
+    async def _reconcile(self) -> None:
+        """Rewrite every view: the former owner's last writes may be newer than its checkpoint."""
+        applier = self._applier
+        applier.advance(await self._store.now())
+        unknown = self._initial_facts.unknown_tokens(applier)
+        await self._writer.write_all([tombstone(digest, applier.now) for digest in unknown])
+        fields = self._initial_facts.changed_fields(applier)
+        if fields is None:
+            await self._replace_checkpoint()
+        else:
+            await self._writer.checkpoint(fields)
+
+    async def _heal(self) -> None:
+        """Write everything from memory, since Redis was emptied, went back, or was claimed."""
+        self._applier.advance(await self._store.now())
+        await self._writer.write_all()
+        await self._replace_checkpoint()
+
+    async def _replace_checkpoint(self) -> None:
+        await self._store.forget_checkpoint()
+        await self._writer.checkpoint(self._applier.take_all_fields())
+
+    def _report(self, source: str) -> None:
+        metrics.CLAIMS.labels(facts=source).inc()
+        offsets = {str(topic): offset for topic, offset in self._applier.progress.next.items()}
+        log.info(
+            "claimed", partition=self.partition, epoch=self._store.version.epoch, source=source,
+            facts=len(self._applier.projection.facts), **offsets,
+        )  # fmt: skip

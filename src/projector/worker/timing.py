@@ -1,0 +1,36 @@
+"""Intervals and timeouts of a worker's owners."""
+
+from typing import Final, NamedTuple
+
+
+class Timing(NamedTuple):
+    """Intervals and timeouts of one worker's owners, all in seconds."""
+
+    # A stamp is at best this old; the API polls stamps as often.
+    probe_interval_s: float = 0.25
+    # After this time a probe of a frozen broker is given up, and the next one asks again.
+    probe_timeout_s: float = 2.0
+    # A record that the broker has and Faust does not deliver for so long is read from Kafka.
+    stall_s: float = 2.0
+    # Deliveries gather while the owner is busy, because larger batches need fewer writes.
+    gather_s: float = 0.005
+    # An owner that is behind is late already, so more deliveries may gather.
+    gather_behind_s: float = 0.02
+    # A long load yields this often, or heartbeats fail and other partitions grow stale. One step
+    # may add some 10 ms.
+    turn_s: float = 0.02
+    # The first heal begins at once. Between two, other partitions get their share of Redis.
+    heal_pause_s: float = 0.5
+    # Lost history does not come back by itself, so the owner looks for it rarely.
+    history_pause_s: float = 10.0
+    # Activity is for operators, and must not cost Redis more than a stamp does.
+    publish_interval_s: float = 5.0
+    # The worker that took the claim may be shutting down.
+    claim_again_s: float = 5.0
+    # Other workers learn of a rebalance at their next heartbeat, then load their new partitions.
+    hand_over_s: float = 4.0
+    # An owner that cannot finish its batch in this time is cancelled.
+    stop_timeout_s: float = 5.0
+
+
+DEFAULT_TIMING: Final = Timing()

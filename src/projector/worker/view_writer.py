@@ -1,0 +1,71 @@
+"""Writes of one partition's owner: views in portions, then the checkpoint that makes them valid.
+
+Acknowledgements come after both, in the owner's loop. This order makes a crash harmless at any
+moment: an event that is not in the checkpoint is read again, and its views are written again.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from functools import partial
+from itertools import chain
+from typing import Final
+
+from projector.clients.retry import retry_outages
+from projector.domain.fact_keys import Key
+from projector.domain.views import View
+from projector.store.partition_store import PartitionStore
+from projector.worker.event_applier import EventApplier
+from projector.worker.instrumentation import OwnerInstruments
+
+# Events that arrive during a long write are applied after each portion of it, of some 20 ms.
+VIEWS_PER_PORTION: Final = 2000
+
+
+class ViewWriter:
+    """Writes one partition's views and checkpoint to Redis, and retries until it answers."""
+
+    def __init__(
+        self, applier: EventApplier, store: PartitionStore, instruments: OwnerInstruments
+    ) -> None:
+        self.partition = applier.partition
+        self._applier = applier
+        self._store = store
+        self._instruments = instruments
+
+    async def flush(self, between_portions: Callable[[], Awaitable[None]]) -> None:
+        """Write all dirty views, and only then the checkpoint that makes them valid."""
+        written: Counter[int] = Counter()
+        while (batch := self._applier.projection.take_dirty(VIEWS_PER_PORTION)).tokens:
+            # Computed while they are written: the facts do not change until Redis has them all.
+            views = partial(self._applier.projection.views, batch.tokens, self._applier.now)
+            written += await self._write(views, batch.named)
+            await between_portions()
+        self._instruments.record_written(written)
+        fields = self._applier.take_fields()
+        # Time alone may change a view, and then no field changes.
+        if fields or self._store.is_ahead or not self._applier.progress.is_checkpointed:
+            await self.checkpoint(fields)
+
+    async def write_all(self, more: Sequence[View] = ()) -> None:
+        """Write every view of the partition, then `more`."""
+        applier = self._applier
+        applier.projection.facts.dirty.clear()
+        await self.write(lambda: chain(applier.projection.all_views(applier.now), more))
+
+    async def write(self, views: Callable[[], Iterable[View]]) -> None:
+        """Write the views; `views` is called once for each attempt."""
+        self._instruments.record_written(await self._write(views))
+
+    @retry_outages
+    async def _write(
+        self, views: Callable[[], Iterable[View]], named: Container[str] | None = None
+    ) -> Counter[int]:
+        """Write the views, and count them by their status."""
+        return await self._store.write_views(views(), named)
+
+    @retry_outages
+    async def checkpoint(self, fields: dict[Key, bytes | None]) -> None:
+        """Write next offsets and changed fields, which makes all views so far valid."""
+        progress = self._applier.progress
+        await self._store.checkpoint(progress.next, fields, self._applier.field_count)
+        progress.note_checkpoint()

@@ -1,0 +1,162 @@
+"""What `make faults` patches in a worker is there, and runs: otherwise its suites prove nothing."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from projector.events.model import Topic
+from projector.store import lua_scripts
+from projector.worker.owner_group import OwnerGroup
+from tests import builders
+from tests.builders import digest
+from tests.faults import fault_injection, mutations
+from tests.faults.mutations import MUTATIONS
+from tests.unit.worker.owned_partition import COMPANY, QUICK, Setup, gets, is_claimed_above, until
+
+Story = Callable[[Setup], Any]
+
+
+@pytest.fixture
+async def setup() -> Any:
+    setup = Setup()
+    yield setup
+    await setup.redis.aclose()
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Calls of what mutations put in place; afterwards all is as before."""
+    made: list[str] = []
+
+    def counted(place: Any, name: str, by: Any) -> None:
+        assert hasattr(place, name)
+
+        def call(*args: Any) -> Any:
+            made.append(name)
+            return by(*args)
+
+        monkeypatch.setattr(place, name, call if callable(by) else by)
+
+    monkeypatch.setattr(mutations, "replace", counted)
+    return made
+
+
+async def gap(setup: Setup) -> None:
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(*COMPANY)[1:])
+        await until(lambda: len(setup.acked) == len(COMPANY) - 1)
+
+
+async def emptied(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY)
+    async with setup.owning() as owner:
+        epoch = owner.version.epoch
+        await setup.redis.flushall()
+        await until(lambda: is_claimed_above(setup, epoch))
+        await until(lambda: setup.field("stamp"))
+
+
+async def idle(setup: Setup) -> None:
+    async with setup.owning():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "story", "called"),
+    [
+        ("delivery check off", gap, "catch_up"),
+        ("heal off", emptied, "_heal"),
+        ("freshness off", idle, "_ask"),
+        ("server change unnoticed", idle, "_refuse_changed_server"),
+        ("sweep off", idle, "run_portion"),
+    ],
+)
+async def test_a_mutation_replaces_what_an_owner_calls(
+    setup: Setup, calls: list[str], name: str, story: Story, called: str
+) -> None:
+    MUTATIONS[name]()
+    await story(setup)
+    assert set(calls) == {called}
+
+
+async def test_without_the_delivery_check_an_owner_misses_what_faust_skips(
+    setup: Setup, calls: list[str]
+) -> None:
+    MUTATIONS["delivery check off"]()
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(*COMPANY, builders.started(9, 7))[1:])
+        await until(lambda: setup.has_applied(Topic.JOB_LIFECYCLE, 1))
+        assert setup.kafka.reads == []
+
+
+async def test_without_healing_views_are_missing(setup: Setup, calls: list[str]) -> None:
+    MUTATIONS["heal off"]()
+    MUTATIONS["sweep off"]()
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    async with setup.owning() as owner:
+        epoch = owner.version.epoch
+        await setup.redis.flushall()
+        await until(lambda: is_claimed_above(setup, epoch))
+        await until(lambda: setup.field("stamp"))
+        assert await setup.agents() is None
+
+
+async def test_without_fencing_every_script_is_another(setup: Setup, calls: list[str]) -> None:
+    names = ("CLAIM", "WRITE_VIEWS", "CHECKPOINT", "STAMP", "FORGET")
+    before = {name: getattr(lua_scripts, name) for name in names}
+    MUTATIONS["fencing off"]()
+    store: Any = setup.new_owner()._store
+    registered = {
+        "CLAIM": store._claim, "WRITE_VIEWS": store._write_views, "CHECKPOINT": store._checkpoint,
+        "STAMP": store._stamp, "FORGET": store._forget,
+    }  # fmt: skip
+    for name, script in registered.items():
+        assert script.script == getattr(lua_scripts, name) != before[name]
+
+
+@pytest.fixture
+def patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault_injection's patches end with the test."""
+    monkeypatch.setattr(
+        fault_injection, "patch",
+        lambda owner, name, by: monkeypatch.setattr(owner, name, by(getattr(owner, name))),
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("patched")
+@pytest.mark.parametrize("phase", fault_injection.PHASES)
+async def test_a_worker_would_be_killed_in_every_phase(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, phase: str
+) -> None:
+    kills: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _signal: kills.append(len(setup.acked)))
+    trigger = tmp_path / "trigger"
+    fault_injection.kill(phase, 1, str(trigger))
+    async with setup.owning() as owner:
+        group = OwnerGroup(lambda _: owner, QUICK)
+        group._owners[0] = owner
+        trigger.touch()
+        for record in setup.kafka.add(*COMPANY, builders.started(9, 7)):
+            place = (record.topic, record.offset)
+            group.enqueue(record, lambda place=place: setup.acked.append(place))  # type: ignore[misc]
+        await until(lambda: gets(setup, "token-9", [5]))
+        await until(lambda: len(setup.acked) == len(COMPANY) + 1)
+    assert kills == [0]
+
+
+@pytest.mark.usefixtures("patched")
+async def test_a_worker_would_be_stopped_at_the_view_of_a_token(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stops: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _signal: stops.append(pid))
+    trigger = tmp_path / "trigger"
+    trigger.write_text(digest("token-9"))
+    fault_injection.stop(str(trigger), "around views")
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    async with setup.owning():
+        assert len(stops) == 2
+    assert not trigger.exists()

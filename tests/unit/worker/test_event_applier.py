@@ -1,0 +1,127 @@
+"""Every event is applied once and in order, even if Faust skips, repeats or stalls."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from projector.events.model import KafkaRecord, Topic
+from projector.kafka.range_reader import ReadProgress
+from projector.worker import (
+    delivery_queue,
+)
+from tests import builders
+from tests.unit.worker.owned_partition import (
+    COMPANY,
+    QUICK,
+    Setup,
+    gets,
+    until,
+)
+
+
+async def test_what_faust_skips_is_read_from_kafka(setup: Setup) -> None:
+    async with setup.owning() as owner:
+        records = setup.kafka.add(*COMPANY, builders.started(9, 7))
+        setup.deliver(owner, records[2], records[3], records[4])
+        await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 3))
+        await until(setup.agents)
+        assert setup.kafka.reads[-1][1] == {Topic.MEMBERSHIP: 2}
+
+
+async def test_what_faust_repeats_is_skipped(setup: Setup) -> None:
+    async with setup.owning() as owner:
+        records = setup.kafka.add(*COMPANY, builders.started(9, 7))
+        setup.deliver(owner, *records, *records)
+        await until(lambda: len(setup.acked) == 2 * len(records))
+        assert await setup.agents() == [5]
+        assert setup.kafka.reads == []
+
+
+async def test_what_is_applied_or_being_read_need_not_be_delivered(setup: Setup) -> None:
+    """Faust begins where its commits are: after a rebuild at the beginning."""
+    setup.kafka.add(*COMPANY)
+    owner = setup.new_owner()
+    read, known = setup.kafka.read, []
+
+    async def reading(*args: Any) -> AsyncIterator[ReadProgress]:
+        known.append([owner.known_offset(topic) for topic in Topic])
+        async for progress in read(*args):
+            yield progress
+
+    setup.kafka.read = reading  # type: ignore[method-assign,assignment]
+    assert owner.known_offset(Topic.MEMBERSHIP) == 0
+    running = asyncio.create_task(owner.run())
+    await until(lambda: setup.field("stamp_epoch"))
+    assert known == [[3, 1, 0]]
+    setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
+    await until(lambda: setup.acked)
+    assert [owner.known_offset(topic) for topic in Topic] == [3, 1, 1]
+    owner.stop()
+    await asyncio.wait_for(running, 5)
+
+
+async def test_what_never_comes_is_read_from_kafka(
+    setup: Setup,
+) -> None:
+    setup.timing = QUICK._replace(stall_s=0.05)
+    async with setup.owning():
+        setup.kafka.add(*COMPANY, builders.started(9, 7))
+        await until(setup.agents)
+
+
+async def test_a_full_queue_drops_nothing_for_good(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery_queue, "MAX_RECORDS", 2)
+    setup.timing = QUICK._replace(stall_s=0.05)
+    async with setup.owning() as owner:
+        records = setup.kafka.add(*COMPANY, *(builders.started(n, 7) for n in range(9, 40)))
+        setup.deliver(owner, *records)
+        assert len(setup.acked) == len(records) - 2
+        await until(lambda: setup.has_applied(Topic.JOB_LIFECYCLE, 31))
+        await until(lambda: gets(setup, "token-39", [5]))
+
+
+async def test_a_bad_event_becomes_a_dead_letter(setup: Setup) -> None:
+    async with setup.owning() as owner:
+        records = setup.kafka.add(b"{", *COMPANY, builders.started(9, 7))
+        setup.deliver(owner, *records)
+        await until(lambda: len(setup.acked) == len(records))
+        await until(lambda: setup.kafka.letters)
+        (letter,) = setup.kafka.letters
+        assert (letter.record.offset, letter.record.value) == (0, b"{")
+        assert await setup.agents() == [5]
+
+
+async def test_an_event_that_no_encoding_can_quote_becomes_a_dead_letter(setup: Setup) -> None:
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(b'{"\\ud800": "glcbt-1"}', *COMPANY))
+        await until(lambda: setup.kafka.letters)
+        await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 4))
+
+
+async def test_a_read_that_begins_too_early_applies_no_event_again(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch returns whole batches, so it may begin below the offset that was asked for."""
+    read = setup.kafka.read
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(*COMPANY))
+        await until(lambda: len(setup.acked) == len(COMPANY))
+        applied: list[int] = []
+        apply = owner._applier.projection.apply
+
+        def noted(record: KafkaRecord) -> str | None:
+            applied.append(record.offset)
+            return apply(record)
+
+        monkeypatch.setattr(owner._applier.projection, "apply", noted)
+        setup.kafka.read = lambda partition, _, ends: read(  # type: ignore[method-assign,assignment]
+            partition, dict.fromkeys(Topic, 0), ends
+        )
+        records = setup.kafka.add(builders.group(4), builders.group(5))
+        setup.deliver(owner, records[1])
+        await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 5))
+        assert applied == [3, 4]

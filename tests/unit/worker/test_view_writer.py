@@ -1,0 +1,104 @@
+"""Views go to Redis before the checkpoint, and outages lose none of them."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from projector.events.model import Topic
+from projector.store import schema
+from projector.store.partition_store import PartitionStore
+from tests import builders
+from tests.builders import digest
+from tests.unit.worker.owned_partition import (
+    COMPANY,
+    PARTITION,
+    Setup,
+    Writes,
+    field_is,
+    gets,
+    until,
+)
+
+
+@pytest.mark.usefixtures("one_view_each")
+async def test_an_outage_in_a_long_write_loses_none_of_its_views(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, *(builders.started(job, 7) for job in (9, 10, 11)))
+    async with setup.owning() as owner:
+        writes = Writes(setup, owner)
+
+        def fail(written: int) -> None:
+            if written in (2, 3):
+                raise RedisConnectionError("down")
+
+        writes.before_write = fail
+        setup.deliver(owner, *setup.kafka.add(builders.removed("agent", 5)))
+        await until(lambda: setup.acked)
+        assert writes.order[1] == writes.order[2] == writes.order[3]
+        for job in (9, 10, 11):
+            assert await setup.agents(f"token-{job}") == []
+
+
+async def test_a_jobs_key_is_written_with_its_start_and_by_every_claim(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY)
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
+        await until(lambda: setup.redis.get(schema.job_token_key(9)))
+        await setup.redis.delete(schema.job_token_key(9))
+        setup.deliver(owner, *setup.kafka.add(builders.removed("agent", 5)))
+        await until(lambda: gets(setup, "token-9", []))
+        assert not await setup.redis.exists(schema.job_token_key(9))
+        await setup.redis.delete(schema.partition_key(PARTITION))
+        await until(lambda: setup.redis.get(schema.job_token_key(9)))
+    await setup.redis.delete(schema.job_token_key(9))
+    await setup.redis.hdel(schema.partition_key(PARTITION), "stamp_epoch")
+    async with setup.owning("next"):
+        assert await setup.redis.get(schema.job_token_key(9)) == digest("token-9").encode()
+
+
+async def test_a_redis_outage_delays_and_loses_nothing(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY)
+    async with setup.owning() as owner:
+        execute = setup.redis.execute_command
+        broken: Any = setup.redis
+
+        async def fail(*_: Any, **__: Any) -> None:
+            raise RedisConnectionError("down")
+
+        broken.execute_command = fail
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
+        await asyncio.sleep(0.3)
+        assert setup.acked == []
+        broken.execute_command = execute
+        await until(setup.agents)
+
+
+async def test_a_view_that_time_alone_changes_gets_a_checkpoint(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its revision would be higher than that of every claim that follows."""
+    clock = [builders.NOW]
+
+    async def now(_store: PartitionStore) -> int:
+        return clock[0]
+
+    monkeypatch.setattr(PartitionStore, "now", now)
+    until_then = builders.member(2, project_id=7, expires_at="2027-01-15T08:00:10Z")
+    setup.kafka.add(*COMPANY, until_then, builders.started(9, 7, 2))
+    async with setup.owning() as owner:
+        before = owner.version.revision
+        clock[0] = builders.NOW + 10_000
+        await until(lambda: gets(setup, "token-9", []))
+        await until(lambda: field_is(setup, "revision", b"%d" % (before + 1)))
+
+
+async def test_an_event_that_changes_nothing_moves_the_checkpoint_on(setup: Setup) -> None:
+    """Otherwise the next owner would begin before it again and again."""
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(builders.group(3, sequence="5")))
+        await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 1))
+        before = await setup.redis.hgetall(schema.facts_key(PARTITION))
+        setup.deliver(owner, *setup.kafka.add(builders.group(3, path="old", sequence="4")))
+        await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 2))
+        assert await setup.redis.hgetall(schema.facts_key(PARTITION)) == before
