@@ -98,7 +98,9 @@ def create_api() -> ASGIApp:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         polling = asyncio.create_task(freshness.run(settings.redis_place))
+        flushing = asyncio.create_task(metrics.flush_regularly())
         yield {LOOKUP: lookup, TRACED: tracing.is_wanted()}
+        flushing.cancel()
         # Repeated, because libraries sometimes lose a cancellation.
         while not polling.done():
             polling.cancel()
@@ -155,6 +157,7 @@ def documented_routes(lookup: Lookup, freshness: Freshness, max_staleness: float
         return JSONResponse(body, 503, NO_STORE)
 
     async def exposition() -> bytes:
+        metrics.flush()
         return await asyncio.to_thread(metrics.exposition, freshness)
 
     # Many scrapes at once are computed once, so that lookups keep most of the core.

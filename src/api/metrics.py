@@ -4,12 +4,14 @@ The processes of one `projector api` share a folder in which each keeps a file o
 process that is scraped adds them up (prometheus_client's multiprocess mode).
 """
 
+import asyncio
 import os
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -26,6 +28,7 @@ LOOKUP_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 # Up to the most keys of one call.
 READ_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STATUSES: Final = (200, 401, 403, 503)
+FLUSH_INTERVAL_S: Final = 0.25
 _LIVE: Final = re.compile(r"gauge_live[a-z]+_(\d+)\.db")
 
 # Not the default registry: it also has the worker's metrics, all zero here.
@@ -51,7 +54,35 @@ MISSES_WAITING: Final = Gauge(
 )
 
 
-_LOOKUPS: Final = {status: LOOKUPS.labels(status=status) for status in STATUSES}
+class HistogramBuffer:
+    """Counts values for a histogram until `flush` adds them.
+
+    `Histogram.observe` costs up to 2 us. Twice a lookup, that is 5 % of the lookups at 64
+    connections, and 12 % more CPU at half of saturation.
+    """
+
+    def __init__(self, histogram: Histogram, bounds: Sequence[float]) -> None:
+        self._histogram = histogram
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def flush(self) -> None:
+        """Add the counts to the histogram, which itself takes one value at a time."""
+        for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._histogram._sum.inc(self._sum)
+        self._counts, self._sum = [0] * len(self._counts), 0.0
+
+
+_LOOKUPS: Final = {s: HistogramBuffer(LOOKUPS.labels(status=s), LOOKUP_BUCKETS_S) for s in STATUSES}
+_READS: Final = HistogramBuffer(READS, READ_BUCKETS)
 
 
 def record_lookup(status: int, seconds: float) -> None:
@@ -61,7 +92,20 @@ def record_lookup(status: int, seconds: float) -> None:
 
 def record_read(keys: int) -> None:
     """Count one call to Redis and the keys that it read."""
-    READS.observe(keys)
+    _READS.observe(keys)
+
+
+def flush() -> None:
+    """Add all counts to their histograms; in the event loop, like the counting."""
+    for buffer in (*_LOOKUPS.values(), _READS):
+        buffer.flush()
+
+
+async def flush_regularly() -> NoReturn:
+    """Flush every 250 ms, so that other processes and the operators' page see recent counts."""
+    while True:
+        await asyncio.sleep(FLUSH_INTERVAL_S)
+        flush()
 
 
 class FreshnessCollector(Collector):
@@ -105,14 +149,14 @@ class MultiprocessCollector(Collector):
 
 
 def exposition(freshness: Freshness) -> bytes:
-    """Return all metrics in Prometheus' format; slow, so not for the event loop."""
+    """Return all flushed metrics in Prometheus' format; slow, so not for the event loop."""
     seen = CollectorRegistry()
     seen.register(FreshnessCollector(freshness))
     return generate_latest(seen) + generate_latest(_counted())
 
 
 def lookups() -> dict[str, int]:
-    """Return the number of answered lookups by status; slow, so not for the event loop."""
+    """Return the number of flushed lookups by status; slow, so not for the event loop."""
     samples = (sample for family in _counted().collect() for sample in family.samples)
     name = f"{PREFIX}lookup_seconds_count"
     return {s.labels["status"]: int(s.value) for s in samples if s.name == name}

@@ -38,6 +38,8 @@ NAMES = {
     "aiokafka:AIOKafkaConsumer._fetch_max_wait_ms": "the bound on Faust's fetch wait",
     "faust.transport.utils:DefaultSchedulingStrategy.iterate": "skipping what is applied already",
     f"{FETCHER}:Fetcher._proc_fetch_request.MemoryRecords": "reading past a damaged record",
+    "prometheus_client:Histogram._buckets": "adding many values to a histogram at once",
+    "prometheus_client:Histogram._sum": "adding many values to a histogram at once",
     f"{UVICORN}:RequestResponseCycle": "answering lookups before ASGI",
     f"{UVICORN}:STATUS_LINE": "answering lookups before ASGI",
     f"{UVICORN}:HttpToolsProtocol.cycle": "answering lookups before ASGI",

@@ -5,6 +5,7 @@ import os
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -134,3 +135,17 @@ def test_a_process_that_runs_is_told_from_one_that_is_gone() -> None:
     os.waitpid(child, 0)
     assert metrics._is_running(os.getpid())
     assert not metrics._is_running(child)
+
+
+def test_a_buffer_fills_the_buckets_that_the_histogram_itself_would() -> None:
+    values = [0.0, 0.5, 1.0, 1.0000001, 2.0, 3.0, 1e9]
+    registries = CollectorRegistry(), CollectorRegistry()
+    one, other = (Histogram("h", "h", buckets=(1, 2), registry=r) for r in registries)
+    buffer = metrics.HistogramBuffer(one, (1, 2))
+    for value in values:
+        buffer.observe(value)
+        other.observe(value)
+    buffer.flush()
+    buffer.flush()
+    texts = [generate_latest(registry).decode().split("h_created")[0] for registry in registries]
+    assert texts[0] == texts[1]
