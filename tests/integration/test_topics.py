@@ -26,7 +26,7 @@ def test_missing_topics_are_created_and_listed(deployment: Deployment) -> None:
     for _ in range(2):
         done = deployment.command("topics")
         assert done.returncode == 0
-        assert done.stderr.startswith("PROJECTOR_PARTITIONS is 4 and changes nothing: the existing ")
+        assert done.stderr.startswith("PROJECTOR_PARTITIONS is 4 and changes nothing: the exist")
         assert sorted(done.stdout.splitlines()) == [
             f"{deployment.prefix}agent-config: 6 partitions",
             f"{deployment.prefix}dead-letters: 1 partition",
