@@ -3,7 +3,7 @@
 import signal
 from typing import Any
 
-from projector.domain.entities import ENTITY_KINDS as KINDS_OF_THINGS
+from projector.domain.entities import ENTITY_KINDS
 from projector.domain.fact_keys import kind_of
 from projector.events.model import EVENT_TYPES
 from projector.events.partitioning import partition_of
@@ -181,6 +181,6 @@ def test_events_of_every_type_are_taken(deployment: Deployment) -> None:
         keys = [f"allowed-agents:facts:{{{p}}}" for p in range(4)]
         return {kind_of(field.decode()) for key in keys for field in deployment.redis.hkeys(key)}
 
-    eventually(lambda: kinds() == KINDS_OF_THINGS.keys() - {"token"}, "a fact of every kind")
+    eventually(lambda: kinds() == ENTITY_KINDS.keys() - {"token"}, "a fact of every kind")
     deployment.until(TOKEN, 200)
     assert deployment.dead_letters(0) == []

@@ -12,8 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from projector.clients import redis_batch, redis_servers
-from projector.clients import redis_client as connections
+from projector.clients import redis_batch, redis_client, redis_servers
 from projector.clients.redis_servers import RedisServers
 from projector.config.settings import Settings
 from projector.errors import EvictionError
@@ -47,7 +46,7 @@ def deployment(kafka: str, three: RedisCluster, tmp_path: Path) -> Iterator[Depl
 
 def connected(three: RedisCluster) -> tuple[Redis, RedisServers]:
     server = RedisServers()
-    return connections.create_redis(Settings(redis_url=three.url), server), server
+    return redis_client.create_redis(Settings(redis_url=three.url), server), server
 
 
 def started(job: int, token: str) -> dict[str, Any]:

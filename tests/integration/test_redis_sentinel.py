@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from projector.clients import redis_client as connections
+from projector.clients import redis_client
 from projector.clients.access_errors import redis_reason
 from projector.clients.redis_servers import RedisServers
 from projector.config.settings import Settings
@@ -72,7 +72,7 @@ async def is_taken(redis: Redis, value: str) -> bool:
 async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: SentinelRedis) -> None:
     """It still answers the clients that stay connected to it."""
     server = RedisServers()
-    redis = connections.create_redis(Settings(redis_url=watched.url), server)
+    redis = redis_client.create_redis(Settings(redis_url=watched.url), server)
     await redis.set("a", "1")
     watched.fail_over()
     while not await is_taken(redis, "2"):  # noqa: ASYNC110
@@ -83,17 +83,17 @@ async def test_a_primary_that_was_demoted_is_left(kafka: str, watched: SentinelR
 
 
 async def test_why_there_is_no_primary_is_said(kafka: str, watched: SentinelRedis) -> None:
-    unknown = connections.create_redis(Settings(redis_url=f"{watched.url}x"))
+    unknown = redis_client.create_redis(Settings(redis_url=f"{watched.url}x"))
     with pytest.raises(RedisConnectionError, match="the sentinels do not name a primary"):
         await unknown.ping()
     await unknown.aclose()
     client(watched.sentinel_port).execute_command("ACL SETUSER default resetpass >secret")
-    refused = connections.create_redis(Settings(redis_url=watched.url))
+    refused = redis_client.create_redis(Settings(redis_url=watched.url))
     with pytest.raises(AuthenticationError) as error:
         await refused.ping()
     assert "user and password" in str(redis_reason(error.value))
     await refused.aclose()
     url = watched.url.replace("://", "://:secret@")
-    told = connections.create_redis(Settings(redis_url=url))
+    told = redis_client.create_redis(Settings(redis_url=url))
     assert await told.ping()
     await told.aclose()

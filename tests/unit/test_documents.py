@@ -106,3 +106,9 @@ def is_test(name: str) -> bool:
         return False
     file = REPOSITORY / "tests" / (match[1] or MUTATIONS)
     return file.is_file() and (not match[2] or f"def {match[2]}(" in file.read_text())
+
+
+@pytest.mark.parametrize("name", DOCUMENTS, ids=str)
+def test_every_file_of_the_tests_that_is_named_exists(name: Path) -> None:
+    named = re.findall(r"\btests/[\w/]+\.(?:py|yaml)\b", (REPOSITORY / name).read_text())
+    assert [path for path in named if not (REPOSITORY / path).is_file()] == []

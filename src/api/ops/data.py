@@ -18,9 +18,8 @@ from projector.clients import redis_client
 from projector.config.settings import Settings
 from projector.errors import OperatorError, TemporaryError, TooManyFactsError, UnknownJobError
 from projector.operators import dead_letter_reader, explain
-from projector.operators import status as statuses
 from projector.operators.kafka_lag import EndOffsetPoller
-from projector.operators.status import PartitionHealth, PartitionStatus, Status
+from projector.operators.status import PartitionHealth, PartitionStatus, Status, read_status
 
 T = TypeVar("T")
 
@@ -131,7 +130,7 @@ class _Reader:
     async def status(self) -> dict[str, Any]:
         self._keep_polling()
         bound = self._settings.max_staleness
-        self._latest = found = await statuses.read_status(self._client(), bound, self._poller.ends)
+        self._latest = found = await read_status(self._client(), bound, self._poller.ends)
         found = msgspec.structs.replace(
             found, partitions=_worst(found.partitions), workers=[], kafka=self._poller.trouble
         )

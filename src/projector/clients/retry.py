@@ -141,11 +141,11 @@ def retry_outages(method: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[An
 
 async def _retry(call: _Call, error: Exception, attempt: Callable[[], Awaitable[T]]) -> T:
     """Repeat `attempt`, which has failed with `error`, until it succeeds."""
-    longest = FIRST_PAUSE_S
+    base = FIRST_PAUSE_S
     try:
         while True:
-            pause = min(LONGEST_PAUSE_S, longest + random.uniform(0, JITTER_S))  # noqa: S311
-            longest = min(LONGEST_PAUSE_S, 2 * longest)
+            pause = min(LONGEST_PAUSE_S, base + random.uniform(0, JITTER_S))  # noqa: S311
+            base = min(LONGEST_PAUSE_S, 2 * base)
             call.fail(error, pause)
             await asyncio.sleep(pause)
             try:

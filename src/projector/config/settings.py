@@ -80,7 +80,7 @@ class Settings(ConnectionSettings):
     )
     tombstone_retention: Seconds = Field(
         default=7 * 24 * 3600.0,
-        description="how long removed things are remembered (7 days unless set); events that are "
+        description="how long removed entities are kept (7 days unless set); events that are "
         "later than that are refused (docs/events.md)",
     )
     sweep_interval: Seconds = Field(

@@ -51,8 +51,8 @@ class FactIndex:
         self._instance_agents: set[int] = set()
         self._job_of_token: dict[str, Key] = {}
         self._grants = GrantIndex()
-        # Parts share the facts instead of a reference back: without reference cycles, the facts of
-        # a partition that this worker no longer owns are freed at once.
+        # Parts share the facts instead of a reference back: without reference cycles, facts that no
+        # owner refers to any more are freed at once.
         self._live_jobs = LiveJobIndex(self._facts)
         self._affected_jobs = AffectedJobs(
             self._facts, self._live_jobs, self._grants, self._agents_of_project

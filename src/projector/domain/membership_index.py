@@ -9,7 +9,7 @@ Held = Key | frozenset[Key]
 
 
 class MembershipIndex:
-    """An index of users_by_prefixly all facts, at about 100 bytes for each membership.
+    """An index of nearly all facts, at about 100 bytes for each membership.
 
     Most users have one membership in a scope (a group or project). Its key is stored bare, since a
     set with one key would take 216 bytes more.

@@ -27,7 +27,7 @@ class Change(NamedTuple):
 
 
 def changes(facts: FactIndex, event: Event, record: KafkaRecord) -> Iterator[Change]:
-    """Yield the new states that an event has_highest to; none if newer events have been applied.
+    """Yield the new states that an event leads to; none if newer events have been applied.
 
     A replayed event has the position of its original. Raises `BadEvent` if it contradicts a fact.
     """

@@ -131,7 +131,7 @@ def _field_name(key: Node) -> str:
 
 
 def _text(node: Node) -> str:
-    """Return the scalar's text without halves of a surrogate pair, which UTF-8 cannot encode."""
+    """Return the scalar's text; refuse halves of a surrogate pair, which UTF-8 cannot encode."""
     text = str(node.value)
     if any("\ud800" <= character <= "\udfff" for character in text):
         reason = "text with \\ud800 to \\udfff, which are not characters"

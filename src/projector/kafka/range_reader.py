@@ -79,8 +79,8 @@ class RangeReader:
         topics = {self._topic_partition(topic, partition): topic for topic in wanted}
         async with self._open_consumer() as consumer:
             consumer.assign(list(topics))
-            for place, topic in topics.items():
-                consumer.seek(place, starts[topic])
+            for tp, topic in topics.items():
+                consumer.seek(tp, starts[topic])
             try:
                 async for progress in self._polls(consumer, topics, ends):
                     yield progress
@@ -93,15 +93,15 @@ class RangeReader:
         Fetches the record before `offset`, because the embedded broker's end offset is too low.
         Raises `KafkaError`, and `RangeError` if no answer comes.
         """
-        place = self._topic_partition(topic, partition)
+        tp = self._topic_partition(topic, partition)
         async with self._open_consumer() as consumer:
-            consumer.assign([place])
-            consumer.seek(place, offset - 1)
+            consumer.assign([tp])
+            consumer.seek(tp, offset - 1)
             try:
                 await consumer.getmany(timeout_ms=REQUEST_TIMEOUT_MS)
             except OffsetOutOfRangeError:
                 return False
-            highwater: int | None = consumer.highwater(place)
+            highwater: int | None = consumer.highwater(tp)
         if highwater is None:
             raise RangeError(f"no answer about {topic} at offset {offset}")
         return highwater >= offset
@@ -117,11 +117,9 @@ class RangeReader:
         while any(position < ends[topic] for topic, position in positions.items()):
             polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_POLLED)
             before = dict(positions)
-            for place, topic in topics.items():
-                positions[topic] = await consumer.position(place)
-            records = [
-                to_kafka_record(r, topics[place]) for place, rs in polled.items() for r in rs
-            ]
+            for tp, topic in topics.items():
+                positions[topic] = await consumer.position(tp)
+            records = [to_kafka_record(r, topics[tp]) for tp, rs in polled.items() for r in rs]
             yield ReadProgress(records, dict(positions))
             idle = 0 if records or positions != before else idle + 1
             if idle > EMPTY_POLLS:
@@ -140,7 +138,7 @@ class RangeReader:
 
     def _by_topic(self, offsets: Mapping[TopicPartition, int]) -> Offsets:
         names = {self._settings.topic(topic): topic for topic in Topic}
-        return {names[place.topic]: offset for place, offset in offsets.items()}
+        return {names[tp.topic]: offset for tp, offset in offsets.items()}
 
 
 def refuse_lost_history(stored: Mapping[Topic, int], beginnings: Mapping[Topic, int]) -> None:

@@ -59,7 +59,7 @@ class RawRecord(NamedTuple):
         return self._replace(headers=[(fault, None), *self.headers])
 
 
-class RecordHeaderBytes(NamedTuple):
+class BatchHeader(NamedTuple):
     """The header of a batch: times in ms; `size` is the number of records."""
 
     base: int
@@ -100,7 +100,7 @@ def parse_batch(batch: bytes, first: int) -> Iterator[RawRecord]:
     Offsets rise and stay within the batch, also if the records contain others. If a record's end
     cannot be found, the rest of the batch is one record with a fault.
     """
-    header = RecordHeaderBytes.of(batch)
+    header = BatchHeader.of(batch)
     source, last = _Bytes(batch[RECORDS_AT:]), -1
     for number in range(header.size):
         # The records after this one need offsets too, up to the batch's last.
@@ -120,9 +120,7 @@ def parse_batch(batch: bytes, first: int) -> Iterator[RawRecord]:
             yield record
 
 
-def _placed(
-    header: RecordHeaderBytes, body: bytes, last: int, latest: int
-) -> tuple[int, RawRecord]:
+def _placed(header: BatchHeader, body: bytes, last: int, latest: int) -> tuple[int, RawRecord]:
     """Parse a record; return it after its offset delta, above `last`, at most `latest`."""
     try:
         delta, record = _parsed(header, body)
@@ -134,7 +132,7 @@ def _placed(
     return last + 1, record._replace(offset=header.base + last + 1).with_fault(fault)
 
 
-def _parsed(header: RecordHeaderBytes, body: bytes) -> tuple[int, RawRecord]:
+def _parsed(header: BatchHeader, body: bytes) -> tuple[int, RawRecord]:
     # The first byte, the attributes, has no meaning in this version of the format.
     source = _Bytes(body[1:])
     timestamp_delta, delta = source.number(), source.number()

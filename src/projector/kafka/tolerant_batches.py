@@ -24,9 +24,9 @@ from projector.kafka.record_parser import (
     MAX_VALUE,
     PREFIX,
     RECORDS_AT,
+    BatchHeader,
     Damage,
     Fault,
-    RecordHeaderBytes,
 )
 
 
@@ -98,7 +98,7 @@ class Batch:
         """Yield aiokafka's records up to one that is impossible or fails; parse the others here."""
         offset: int = self._strict.base_offset
         if fault := self._fault():
-            yield RecordHeaderBytes.of(self._data).record(offset).with_fault(fault)
+            yield BatchHeader.of(self._data).record(offset).with_fault(fault)
             return
         try:
             for record in self._strict:

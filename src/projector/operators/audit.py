@@ -90,7 +90,7 @@ class Export:
     def add(self, line: int, at: int, event: Event) -> None:
         """Add one event; raises `BadEvent` if it has no place in an export."""
         key, entity = _exported(event)
-        entries = self._entries_beside(event)
+        entries = self._entries_for(event)
         before = entries.get(key)
         if before is not None and before.entity != entity:
             raise BadEvent(f"line {before.line} has another value of the same entity")
@@ -105,7 +105,7 @@ class Export:
         """Return the entries that the facts of the partition should match."""
         return self._broadcast | self._by_partition.get(partition, {})
 
-    def _entries_beside(self, event: Event) -> dict[Key, ExportEntry]:
+    def _entries_for(self, event: Event) -> dict[Key, ExportEntry]:
         if event.kind.broadcast:
             return self._broadcast
         return self._by_partition.setdefault(partition_of(event.root, self.partitions), {})

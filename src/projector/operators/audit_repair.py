@@ -126,7 +126,7 @@ def _revocation(key: Key) -> tuple[str | None, dict[str, Any]]:
             return None, {}
         case "member":
             scope, user = fact_keys.membership_of(key)
-            via = key.split("/", 4)[4]
+            via = fact_keys.via_of(key)
             scope_field = f"{fact_keys.kind_of(scope)}_id"
             return "member.removed", {
                 "user_id": user, scope_field: fact_keys.id_of(scope), "via": via,

@@ -25,12 +25,12 @@ from projector.operators import snapshot
 from projector.operators.snapshot import Snapshot
 from projector.store import schema
 from projector.store.partition_count import require_partition_count
+from projector.store.partition_store import FIELDS_PER_CALL
 from projector.store.schema import ViewRecord
 
 # An owner that writes faster than this process reads would otherwise hold the command up.
 TRIES: Final = 5
 PAUSE_S: Final = 0.2
-FIELDS_PER_CALL: Final = 1000
 MAX_NOTED: Final = 5
 _DIGEST: Final = re.compile(rb"[0-9a-f]{64}")
 

@@ -21,10 +21,10 @@ from projector.operators import explain, snapshot
 from projector.operators.snapshot import Snapshot
 from projector.store import schema
 from projector.store.partition_count import require_partition_count
+from projector.store.partition_store import FIELDS_PER_CALL
+from projector.worker import dead_letter_outbox
 
-FIELDS_PER_CALL: Final = 1000
 MAX_JOBS: Final = 20
-DEAD_LETTER: Final = "dead-letter"
 
 
 class InspectedRecord(Struct, frozen=True):
@@ -135,7 +135,7 @@ async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
     async for key, raw in _fields(redis, number):
         kinds[fact_keys.kind_of(key)] += 1
         live += fact_keys.kind_of(key) == "job" and _is_live(_decode(number, key, raw), now)
-    waiting = kinds.pop(DEAD_LETTER, 0)
+    waiting = kinds.pop(dead_letter_outbox.KIND, 0)
     return InspectedPartition(
         partition=number,
         owner=state.owner,

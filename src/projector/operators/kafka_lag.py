@@ -83,7 +83,7 @@ class EndOffsetReader:
         self, settings: Settings, consumer: AIOKafkaConsumer, partitions: Mapping[str, int]
     ) -> None:
         self._consumer = consumer
-        self._places = {
+        self._tps = {
             TopicPartition(settings.topic(topic), number): (topic, number)
             for topic in Topic
             for number in range(partitions[topic])
@@ -93,26 +93,26 @@ class EndOffsetReader:
 
     async def read(self) -> Ends:
         """Read the offsets now; raises `KafkaError`."""
-        places = [*self._places, *self._letters]
-        beginnings = await self._consumer.beginning_offsets(places)
-        ends = await self._consumer.end_offsets(places)
-        letters = await self._corrected({place: ends[place] for place in self._letters})
+        tps = [*self._tps, *self._letters]
+        beginnings = await self._consumer.beginning_offsets(tps)
+        ends = await self._consumer.end_offsets(tps)
+        letters = await self._corrected({tp: ends[tp] for tp in self._letters})
         return Ends(
             self._by_partition(beginnings),
             self._by_partition(ends),
-            sum(end - beginnings[place] for place, end in letters.items()),
+            sum(end - beginnings[tp] for tp, end in letters.items()),
         )
 
     async def _corrected(self, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Correct the embedded broker's end offsets, which may be too low, by those of a fetch."""
         self._consumer.assign(list(ends))
-        for place, end in ends.items():
-            self._consumer.seek(place, end)
+        for tp, end in ends.items():
+            self._consumer.seek(tp, end)
         await self._consumer.getmany(timeout_ms=4 * MAX_WAIT_MS)
         return {p: max(end, self._consumer.highwater(p) or 0) for p, end in ends.items()}
 
     def _by_partition(self, offsets: Mapping[TopicPartition, int]) -> dict[int, dict[Topic, int]]:
         found: dict[int, dict[Topic, int]] = {}
-        for place, (topic, number) in self._places.items():
-            found.setdefault(number, {})[topic] = offsets[place]
+        for tp, (topic, number) in self._tps.items():
+            found.setdefault(number, {})[topic] = offsets[tp]
         return found

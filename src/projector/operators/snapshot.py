@@ -22,9 +22,9 @@ from projector.errors import SnapshotError
 from projector.events.model import Topic
 from projector.store import schema
 from projector.store.partition_state import PartitionState
+from projector.store.partition_store import FIELDS_PER_CALL
 from projector.store.schema import Version
 
-FIELDS_PER_CALL: Final = 1000
 # Give up on a checkpoint that is not written to its end, or stays behind its views.
 PATIENCE_S: Final = 5.0
 PAUSE_S: Final = 0.1

@@ -13,7 +13,7 @@ from fakeredis.aioredis import AsyncFakeSocket
 from starlette.types import ASGIApp, Message
 
 from projector.clients import redis_client
-from projector.store import schema as views
+from projector.store import schema
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 BODY = b'{"allowed_agents": [], "as": "stored"}'
@@ -37,7 +37,7 @@ class ApiWorld:
         now = round((time.time() - age) * 1000)
         for partition in partitions:
             await self.writer.hset(
-                views.partition_key(partition), mapping={"stamp": now, "stamp_epoch": EPOCH}
+                schema.partition_key(partition), mapping={"stamp": now, "stamp_epoch": EPOCH}
             )
 
     async def ready(self, status: int) -> dict[str, Any]:

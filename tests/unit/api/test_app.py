@@ -12,7 +12,7 @@ from api.app import EXAMPLE, create_api
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED
 from projector.domain.views import AllowedAgents
-from projector.store import schema as views
+from projector.store import schema
 from tests.unit.api.api_world import (
     BODY,
     CONNECTING,
@@ -106,7 +106,7 @@ async def test_not_ready_names_the_partitions_that_are_stale(api_world: ApiWorld
 
 async def test_not_ready_while_a_partition_was_never_stamped(api_world: ApiWorld) -> None:
     await api_world.ready(200)
-    await api_world.writer.delete(views.partition_key(0))
+    await api_world.writer.delete(schema.partition_key(0))
     assert await api_world.ready(503) == {
         "status": "not ready",
         "reason": "1 of 2 partitions are staler than the bound",
@@ -116,7 +116,7 @@ async def test_not_ready_while_a_partition_was_never_stamped(api_world: ApiWorld
 
 async def test_not_ready_while_the_number_of_partitions_is_not_known(api_world: ApiWorld) -> None:
     await api_world.ready(200)
-    await api_world.writer.delete(views.PARTITIONS_KEY)
+    await api_world.writer.delete(schema.PARTITIONS_KEY)
     reason = "no worker has said yet how many partitions there are"
     assert (await api_world.ready(503))["reason"] == reason
 
@@ -129,16 +129,16 @@ async def test_not_ready_says_why_the_number_of_partitions_cannot_be_read(
     await api_world.ready(200)
     # At once, or a poll between the two would find no key.
     async with api_world.writer.pipeline() as pipe:
-        pipe.delete(views.PARTITIONS_KEY)
+        pipe.delete(schema.PARTITIONS_KEY)
         if kind == "another type":
-            pipe.rpush(views.PARTITIONS_KEY, "2")
+            pipe.rpush(schema.PARTITIONS_KEY, "2")
         else:
-            pipe.set(views.PARTITIONS_KEY, "abc")
+            pipe.set(schema.PARTITIONS_KEY, "abc")
         await pipe.execute()
     assert (await api_world.ready(503))["reason"] == SENTENCE
     assert "projector_api_redis_reachable 1.0" in (await api_world.http.get("/metrics")).text
-    await api_world.writer.delete(views.PARTITIONS_KEY)
-    await api_world.writer.set(views.PARTITIONS_KEY, PARTITIONS)
+    await api_world.writer.delete(schema.PARTITIONS_KEY)
+    await api_world.writer.set(schema.PARTITIONS_KEY, PARTITIONS)
     await api_world.ready(200)
 
 

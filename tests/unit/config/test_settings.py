@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from projector.clients import redis_client as connections
+from projector.clients import redis_client
 from projector.config.settings import Settings
 from projector.errors import SettingsError
 
@@ -288,10 +288,10 @@ def test_what_pydantic_says_itself_shows_no_password(monkeypatch: pytest.MonkeyP
 async def test_redis_is_reached_with_the_password_and_gives_up_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    redis = connections.create_redis(load(monkeypatch, REDIS_URL=f"redis://:{SECRET}@h:1/2"))
+    redis = redis_client.create_redis(load(monkeypatch, REDIS_URL=f"redis://:{SECRET}@h:1/2"))
     how = redis.connection_pool.connection_kwargs
     assert (how["password"], how["host"], how["port"], how["db"]) == (SECRET, "h", 1, 2)
-    assert how["socket_timeout"] == how["socket_connect_timeout"] == connections.TIMEOUT_S
+    assert how["socket_timeout"] == how["socket_connect_timeout"] == redis_client.TIMEOUT_S
     await redis.aclose()
 
 
