@@ -13,7 +13,8 @@ from api.lookup import PATH
 from api.ops import data as page_data
 from projector import errors
 from projector.config.settings import Settings
-from projector.operators import explain, status
+from projector.operators import explain
+from projector.operators.status import read_status
 from projector.store import schema
 from projector.store.schema import Version, ViewRecord
 from tests.unit.api.ops.served import BEARER, NOBODY_THERE, own, public
@@ -75,14 +76,14 @@ async def test_however_many_look_redis_is_read_once(
 ) -> None:
     monkeypatch.setattr(page_data, "STATUS_KEPT_S", 60.0)
     reads = 0
-    read = status.read_status
+    read = read_status
 
     async def counted(*arguments: Any) -> Any:
         nonlocal reads
         reads += 1
         return await read(*arguments)
 
-    monkeypatch.setattr(status, "read_status", counted)
+    monkeypatch.setattr("api.ops.data.read_status", counted)
     async with own() as http:
         replies = await asyncio.gather(*(http.get("/ops/data/status") for _ in range(20)))
     assert {reply.status_code for reply in replies} == {200}
