@@ -164,6 +164,22 @@ async def test_a_max_age_that_is_asked_for_never_loosens_the_bound(
     assert "the bound is 10 s" in reason(await lookup_world.ask(max_age=max_age))
 
 
+@pytest.mark.parametrize(
+    ("age", "max_age", "status"),
+    [
+        (10.0, None, 200), (10.001, None, 503), (10.999, None, 503), (10.001, 3600, 503),
+        (1.0, 1, 200), (1.001, 1, 503), (1.999, 1, 503),
+    ],
+)  # fmt: skip
+async def test_the_bound_is_the_bound_and_nothing_is_added_to_it(
+    lookup_world: LookupWorld, monkeypatch: pytest.MonkeyPatch, age: float, max_age: int | None,
+    status: int,
+) -> None:  # fmt: skip
+    await lookup_world.put("known")
+    monkeypatch.setattr(lookup_world.freshness, "known", lambda _: (age, EPOCH))
+    assert (await lookup_world.ask(max_age=max_age)).status == status
+
+
 @pytest.mark.parametrize("status", [200, 401, 403, 503])
 async def test_a_record_from_before_the_partitions_claim_is_503(
     lookup_world: LookupWorld, status: int
@@ -350,6 +366,18 @@ async def test_stamps_for_moments_before_the_request_prove_nothing(
     await lookup_world.stamp_at(before, *range(PARTITIONS))
     assert await still_waits(answer, lookup_world)
     await lookup_world.stamp()
+    assert await soon(answer) == UNAUTHORIZED
+
+
+async def test_the_second_proof_of_a_miss_does_not_wait_for_an_interval(
+    lookup_world: LookupWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs one more poll, which it asks for."""
+    answer = asyncio.create_task(lookup_world.ask("unknown"))
+    assert await still_waits(answer, lookup_world)
+    await lookup_world.stamp()
+    monkeypatch.setattr("api.freshness.POLL_INTERVAL_S", 3600.0)
+    lookup_world.freshness.hurry()
     assert await soon(answer) == UNAUTHORIZED
 
 

@@ -54,6 +54,16 @@ def test_a_change_writes_only_the_views_that_it_touches() -> None:
         assert {view.job for view in world.written.values()} == jobs, what
 
 
+def test_a_grant_whose_zero_becomes_false_is_written_again() -> None:
+    """Both are equal in Python; the view has the grant as it was sent."""
+    world = World(*HIERARCHY, builders.member(1, group_id=3), builders.project(8, 3))
+    world.take(builders.agent(5, 8), builders.started(9, 7))
+    for value in (0, False):
+        world.take(configured(5, [{"id": 7, "later": value}], []))
+        assert {view.job for view in world.written.values()} == {9}
+        assert world.body()["allowed_agents"][0]["configuration"]["later"] is value
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(EVENTS, max_size=20), st.integers(0, 2**32))
 def test_a_change_touches_every_view_that_it_changes_and_what_it_revokes_is_urgent(

@@ -1,7 +1,9 @@
 """A fact in the checkpoint: short, and readable from older versions."""
 
+import pytest
+
 from projector.domain.fact_keys import Key
-from projector.domain.facts import decode_fact, encode_fact
+from projector.domain.facts import decode_fact, encode_fact, is_same_json
 from tests import builders
 from tests.builders import NOW
 from tests.unit.domain.world import World
@@ -23,3 +25,12 @@ def test_a_fact_says_no_more_than_it_must() -> None:
     world.take(builders.group(12))
     (fact,) = [fact for name, fact in world.projection.facts.items() if name == key]
     assert (fact.last_removal, fact.sequence, fact.sequenced_at) == (1, 2, 1)
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, False), (1, True), (1, 1.0), ([0], [False])])
+def test_values_that_python_alone_takes_for_equal_are_not_the_same_json(
+    one: object, other: object
+) -> None:
+    assert one == other
+    assert not is_same_json(one, other)
+    assert is_same_json({"x": one}, {"x": one})

@@ -361,6 +361,101 @@ async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> No
     await store.stamp(1)
 
 
+async def test_a_repeated_script_writes_its_views_as_the_first_time(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """redis-py sends it again if the answer was lost: the same version is no newer one."""
+    store = await claimed(redis)
+    await store.write_views([view()])
+    version = Version(store.version.epoch, store._written)
+    await redis.delete(schema.token_record_key(digest("b")))
+    await store._write_chunk([view(), view("b")], version, None)
+    await store._write_chunk([view(), view("b")], version, None)
+    assert (record := await stored(redis, "b")) is not None
+    assert record.version == version
+
+
+async def test_the_first_views_of_a_claim_are_ahead_of_the_checkpoint_before_it(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    former = await claimed(redis)
+    for _ in range(3):
+        await former.checkpoint(OFFSETS, {}, 0)
+    store = await claimed(redis, "next")
+    assert not store.is_ahead
+    await store.write_views([view()])
+    assert store.is_ahead
+    assert (record := await stored(redis)) is not None
+    assert record.version == Version(store.version.epoch, 4)
+
+
+async def test_an_owner_with_an_older_claim_of_its_own_name_is_overtaken(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """One worker may own a partition twice; a call of the first time may come late."""
+    old, new = await claimed(redis), await claimed(redis)
+    with pytest.raises(WriteRefusedError, match="claim"):
+        await old.stamp(1)
+    await new.stamp(2)
+    assert await redis.hget(HASH, "stamp") == b"2"
+
+
+async def test_of_two_claims_with_one_epoch_the_owner_in_redis_has_the_partition(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """Redis was emptied and its clock went back: an epoch may come twice."""
+    store = await claimed(redis)
+    await redis.hset(HASH, "owner", "other")
+    with pytest.raises(WriteRefusedError, match="claim"):
+        await store.stamp(1)
+    assert await store.is_claimed_by_another()
+
+
+async def test_a_claim_drops_a_checkpoint_that_cannot_be_read(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """Its revision would else refuse every checkpoint of the new owner."""
+    store = await claimed(redis)
+    for _ in range(3):
+        await store.checkpoint(OFFSETS, {}, 0)
+    await redis.hset(HASH, "offset:membership", "x")
+    successor = PartitionStore(redis, RedisServers(), 3, "next")
+    assert await successor.claim(4) == Checkpoint(0, {}, 0)
+    await successor.checkpoint(OFFSETS, {}, 0)
+    assert await redis.hget(HASH, "revision") == b"1"
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+async def test_a_claim_rises_above_the_newest_of_several_views_that_refused_it(
+    redis: fakeredis.FakeAsyncRedis, order: tuple[int, int]
+) -> None:
+    store = await claimed(redis)
+    for token, ahead in zip("ab", order, strict=True):
+        version = Version(store.version.epoch + 10_000_000 * ahead, 1)
+        record = ViewRecord(200, 3, version, b"{}")
+        await redis.set(schema.token_record_key(digest(token)), record.encode())
+    newest = store.version.epoch + 20_000_000
+    with pytest.raises(WriteRefusedError):
+        await store.write_views([view("a"), view("b")])
+    await store.claim(4)
+    assert store.version.epoch == newest + 1
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+async def test_one_refusal_among_the_servers_of_a_cluster_is_enough(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    store = await claimed(redis)
+    newest = str(Version(store.version.epoch + 1, 1)).encode()
+
+    async def run_script(*_: object) -> list[tuple[int, Any]]:
+        return [(at, (newest if at == refused else b"", [])) for at in range(2)]
+
+    monkeypatch.setattr("projector.clients.redis_batch.run_script", run_script)
+    with pytest.raises(WriteRefusedError, match="are newer"):
+        await store.write_views([view("a"), view("b")])
+
+
 # other values of a token's key than this owner's last view
 
 
@@ -525,3 +620,51 @@ async def test_a_moment_counts_only_once_every_server_was_seen_after_it(
     with pytest.raises(RedisConnectionError):
         await store.now()
     assert asked == [redis]
+
+
+async def test_a_failover_during_a_claim_is_noticed(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new server may lack the claim and the facts that were read."""
+    server = RedisServers()
+    store = PartitionStore(redis, server, 3, "me")
+    read = store._read_state
+
+    async def failed_over() -> Any:
+        server.changes += 1
+        return await read()
+
+    monkeypatch.setattr(store, "_read_state", failed_over)
+    await store.claim(4)
+    with pytest.raises(WriteRefusedError, match="failed over"):
+        await store.checkpoint(OFFSETS, {}, 0)
+
+
+async def test_a_comparison_behind_a_failover_is_refused(redis: fakeredis.FakeAsyncRedis) -> None:
+    """All that the other server lacks would count as drift."""
+    server = RedisServers()
+    store = PartitionStore(redis, server, 3, "me")
+    await store.claim(4)
+    server.changes += 1
+    with pytest.raises(WriteRefusedError, match="failed over"):
+        await store.drifted([view()])
+
+
+async def test_time_is_read_before_every_server_is_asked(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover between the two would else be older than the time, and not noticed."""
+    store = await claimed(redis)
+    asked: list[str] = []
+
+    async def server_time(*_: object) -> int:
+        asked.append("time")
+        return 1
+
+    async def barrier(_: object) -> None:
+        asked.append("barrier")
+
+    monkeypatch.setattr("projector.clients.redis_batch.server_time", server_time)
+    monkeypatch.setattr("projector.clients.redis_batch.barrier", barrier)
+    assert await store.now() == 1
+    assert asked == ["time", "barrier"]

@@ -141,3 +141,23 @@ async def test_a_broker_that_does_not_answer_costs_one_probe(
     await until(lambda: noted)
     running.cancel()
     assert servers.asked[:2] == ["T0", "T0"]
+
+
+async def test_events_applied_while_the_broker_answers_do_not_make_a_topic_truncated(
+    servers: Servers, probes: FreshnessProbes
+) -> None:
+    applied = dict(NOTHING)
+    answer = servers.ends
+
+    async def ends(partition: int) -> Offsets:
+        found = await answer(partition)
+        applied[Topic.MEMBERSHIP] = 5
+        return found
+
+    servers.ends = ends  # type: ignore[method-assign,assignment]
+    noted: list[Probe | None] = []
+    probing = asyncio.create_task(probes.run(lambda: applied, lambda: noted.append(probes.latest)))
+    await until(lambda: noted)
+    probing.cancel()
+    assert noted[0] is not None
+    assert noted[0].truncated == ()

@@ -244,3 +244,30 @@ async def test_what_an_owner_leaves_in_its_queue_is_acknowledged(setup: Setup) -
         owner.stop()
         setup.deliver(owner, *setup.kafka.add(*COMPANY, *(builders.started(9, 7),) * 600))
     await until(lambda: len(setup.acked) == len(COMPANY) + 600)
+
+
+async def test_an_owner_in_alarm_leaves_the_partition_to_a_newer_claim(setup: Setup) -> None:
+    setup.timing = QUICK._replace(history_pause_s=0.5)
+    setup.kafka.begins = setup.kafka.begins | {Topic.MEMBERSHIP: 2}
+    owner = setup.new_owner()
+    task = asyncio.create_task(owner.run())
+    await until(lambda: owner.loss)
+    await PartitionStore(setup.redis, setup.server, PARTITION, "other").claim(1)
+    await asyncio.wait_for(task, 5)
+    assert await setup.field("owner") == b"other"
+
+
+async def test_a_stamp_has_the_time_of_the_probe_that_is_reached(setup: Setup) -> None:
+    """A later probe has seen an event in Kafka that is not applied yet."""
+    owner = setup.new_owner()
+    await owner._recovery.claim()
+    await owner._probes._ask(owner._next_offsets())
+    setup.kafka.add(*COMPANY)
+    await asyncio.sleep(0.005)
+    await owner._probes._ask(owner._next_offsets())
+    reached, waiting = owner._probes._waiting
+    assert reached.t0 < waiting.t0
+    owner._applier.advance(waiting.t0)
+    await owner._stamp()
+    assert await setup.field("stamp") == b"%d" % reached.t0
+    assert owner._applier.applied_until == reached.t0

@@ -10,6 +10,7 @@ from projector.errors import WriteRefusedError
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets
 from projector.store import schema
+from projector.store.partition_store import PartitionStore
 from tests import builders
 from tests.builders import digest
 from tests.unit.worker.owned_partition import (
@@ -20,6 +21,7 @@ from tests.unit.worker.owned_partition import (
     Writes,
     differs,
     gets,
+    has_ended,
     is_claimed_above,
     is_stamped_above,
     running,
@@ -273,3 +275,36 @@ async def test_a_heal_that_lacks_events_keeps_the_partition_stale(setup: Setup) 
         await until(lambda: owner.loss)
         assert "job-lifecycle begins at offset 5" in str(owner.loss)
         assert await setup.field("stamp") is None
+
+
+@pytest.mark.parametrize("source", ["checkpoint", "memory"])
+async def test_a_claim_writes_its_views_for_the_time_of_the_claim(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """The former owner's stamp still counts: a membership that has expired must not."""
+    clock = [builders.NOW]
+
+    async def now(_store: PartitionStore) -> int:
+        return clock[0]
+
+    monkeypatch.setattr(PartitionStore, "now", now)
+    until_then = builders.member(2, project_id=7, expires_at="2027-01-15T08:00:10Z")
+    setup.kafka.add(*COMPANY, until_then, builders.started(9, 7, 2))
+    owner = setup.new_owner()
+    await owner._recovery.claim()
+    assert await setup.agents() == [5]
+    clock[0] = builders.NOW + 10_000
+    await (owner if source == "memory" else setup.new_owner("next"))._recovery.claim()
+    assert await setup.agents() == []
+
+
+async def test_a_claim_ends_the_tokens_that_its_initial_facts_name_as_unknown(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = setup.new_owner()
+    record = schema.ViewRecord(200, PARTITION, schema.Version(1, 1), b"{}")
+    await setup.redis.set(schema.token_record_key(digest("unknown")), record.encode())
+    facts = owner._recovery._initial_facts
+    monkeypatch.setattr(facts, "unknown_tokens", lambda _: [digest("unknown")])
+    await owner._recovery.claim()
+    assert await has_ended(setup, "unknown")

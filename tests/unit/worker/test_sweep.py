@@ -17,6 +17,7 @@ from tests.unit.worker.owned_partition import (
     COMPANY,
     PARTITION,
     Setup,
+    Writes,
     gets,
     has_ended,
     is_claimed_above,
@@ -84,6 +85,21 @@ async def test_every_live_record_is_named_and_nothing_else() -> None:
     assert set(named) == {(n % 3, digest(str(n))) for n in range(1200)}
 
 
+@pytest.mark.parametrize(
+    ("status", "is_suspect"), [(200, True), (403, True), (503, True), (401, False)]
+)
+async def test_a_record_of_every_status_that_is_not_the_end_may_be_an_orphan(
+    status: int, is_suspect: bool
+) -> None:
+    """Its 403 or 503 would never become the 401 of a token that no job has."""
+    named: list[tuple[int, str]] = []
+    async with fakeredis.FakeAsyncRedis() as redis:
+        record = ViewRecord(status, 2, Version(7, 1), b"{}")
+        await redis.set(schema.token_record_key(digest("a")), record.encode())
+        await OrphanScan(redis, 0.0, lambda *found: named.append(found))._scan()
+    assert named == ([(2, digest("a"))] if is_suspect else [])
+
+
 async def test_a_walk_outlasts_an_outage() -> None:
     server = fakeredis.FakeServer()
     async with fakeredis.FakeAsyncRedis(server=server) as redis:
@@ -149,3 +165,50 @@ async def test_before_its_first_claim_an_owner_suspects_no_record(setup: Setup) 
     owner = setup.new_owner()
     owner.check_orphan(digest("token-9"))
     assert owner._sweep._schedule.take_suspects() == []
+
+
+async def test_an_owner_suspects_no_token_of_its_own_jobs(setup: Setup) -> None:
+    """The scan passes every live record: these would leave no room for orphans."""
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    owner = setup.new_owner()
+    await owner._recovery.claim()
+    for token in ("token-9", "orphan"):
+        owner.check_orphan(digest(token))
+    assert owner._sweep._schedule.take_suspects() == [digest("orphan")]
+
+
+async def test_a_suspect_whose_job_has_started_meanwhile_is_left_alone(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY)
+    owner = setup.new_owner()
+    await owner._recovery.claim()
+    owner.check_orphan(digest("token-9"))
+    for record in setup.kafka.add(builders.started(9, 7)):
+        await owner._applier.take(record)
+    await owner._writer.write_all()
+    await owner._sweep.run_portion()
+    assert await setup.agents() == [5]
+
+
+async def test_a_record_that_has_expired_is_not_missed(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    owner = setup.new_owner()
+    await owner._recovery.claim()
+    writes = Writes(setup, owner)
+    (view,) = owner._applier.projection.all_views(owner._applier.now)
+    await setup.redis.delete(schema.token_record_key(view.digest))
+    owner._applier.advance(view.expires_at)
+    owner._sweep.tick()
+    await owner._sweep.run_portion()
+    assert writes.order == []
+
+
+async def test_a_token_that_is_forgotten_before_its_turn_is_passed_over(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    owner = setup.new_owner()
+    await owner._recovery.claim()
+    owner._sweep.tick()
+    schedule = owner._sweep._schedule
+    assert schedule.take(lambda: ["forgotten", digest("token-9")]) == [digest("token-9")]
+    owner._sweep.tick()
+    await owner._sweep.run_portion()
+    assert schedule._round == []
