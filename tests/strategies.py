@@ -5,6 +5,7 @@ Shares no code with the readers of events.
 
 import copy
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any
 
 import hypothesis.strategies as st
@@ -43,12 +44,20 @@ def optional(shape: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 def fields(needed: dict[str, Any], **more: Any) -> st.SearchStrategy[dict[str, Any]]:
     """An object with these fields, perhaps those in `more`, and perhaps unknown ones."""
     known = {*needed, *more, *ACCESS, "group_id", "project_id"}
-    strangers = extras.map(lambda found: {k: v for k, v in found.items() if k not in known})
+    strangers = extras.map(lambda found: {k: v for k, v in found.items() if is_new(k, known)})
     shapes = st.fixed_dictionaries(needed, optional=more)
     return st.builds(lambda own, other: other | own, shapes, strangers)
 
 
-ACCESS = {"default_namespace", "defaultNamespace", "access_as", "accessAs", "id"}
+def is_new(name: str, known: set[str]) -> bool:
+    """Return whether a name is unlike all known ones, which it might be meant to be."""
+    return not get_close_matches(name.lower(), known, 1, 0.7)
+
+
+ACCESS = {
+    "id", "default_namespace", "access_as", "environments", "protected_branches_only",
+    "resource_management",
+}  # fmt: skip
 objects = st.dictionaries(texts, texts, max_size=2)
 impersonated = fields(
     {"username": texts},
@@ -60,12 +69,10 @@ impersonated = fields(
 )
 identities = st.one_of(
     st.fixed_dictionaries({"agent": objects}, optional={"ci_job": st.none()}),
-    st.fixed_dictionaries({"ciJob": objects}, optional={"impersonate": st.none()}),
+    st.fixed_dictionaries({"ci_job": objects}, optional={"impersonate": st.none()}),
     st.fixed_dictionaries({"impersonate": impersonated}, optional={"agent": st.none()}),
 )
-configurations = fields({}, default_namespace=optional(texts), access_as=optional(identities)) | (
-    fields({}, defaultNamespace=optional(texts), accessAs=optional(identities))
-)
+configurations = fields({}, default_namespace=optional(texts), access_as=optional(identities))
 entries = st.builds(lambda id_, rest: {"id": id_} | rest, ids | texts, configurations)
 lists = optional(st.lists(entries, max_size=3))
 files = fields({}, ci_access=optional(fields({}, projects=lists, groups=lists)))
@@ -148,8 +155,12 @@ WRONG: list[Any] = [
     {"tokens": 1},
     {"agent": {}}, {"agent": {}, "ci_job": 5}, {"agent": {}, "ci_job": {}},
     {"agent": {}, "ciJob": None},
-    {"ci_job": None, "ciJob": {}}, {"impersonate": {}}, {"impersonate": {"username": ""}},
+    {"ci_job": None, "ciJob": {}}, {"ciJob": {}}, {"impersonate": {}},
+    {"impersonate": {"username": ""}},
     {"impersonate": {"username": "a", "extra": [{"key": "k", "val": []}]}},
+    {"impersonate": {"username": "a", "extra": [{"key": "k", "val": [""], "Key": 1}]}},
+    {"impersonate": {"username": "a", "groups": [""]}},
+    {"impersonate": {"username": "a", "GROUPS": ["a"]}},
     [{"id": 0}], [{"id": "a"}], [{"id": 1, "access_as": {}}], [{"id": 1,
     "access_as": {"x": 1}}],
     [{"id": 1, "default_namespace": 5}], [{"id": 1, "default_namespace": "a",
@@ -159,7 +170,8 @@ WRONG: list[Any] = [
 NAMES = st.sampled_from(
     ["token", "Job-Token", "CI_JOB_TOKEN", "tokens", "group_id", "project_id", "accessAs",
     "access_as",
-     "default_namespace", "time", "sequence", "ciJob", TOKEN, "x"]
+     "default_namespace", "time", "sequence", "ciJob", "CI-JOB", "Environments",
+     "protectedBranchesOnly", "protected-branches-only", TOKEN, "x"]
 )  # fmt: skip
 
 

@@ -90,7 +90,13 @@ def with_configuration(**configuration: Any) -> dict[str, Any]:
         {name: part for name, part in ANSWER.items() if name != "pipeline"},
         with_configuration(id=7),
         with_configuration(access_as={}),
-        with_configuration(accessAs={}),
+        with_configuration(accessAs={"ci_job": {}}),
+        with_configuration(access_as={"ciJob": {}}),
+        with_configuration(protectedBranchesOnly=True),
+        with_configuration(access_as={"impersonate": {"username": "a", "groups": [""]}}),
+        with_configuration(
+            access_as={"impersonate": {"username": "a", "extra": [{"key": "k", "val": [""]}]}}
+        ),
         with_configuration(access_as={"ci_user": {}}),
         with_configuration(access_as={"agent": {}, "ci_job": {}}),
         with_configuration(access_as={"ci_job": {}, "ciJob": None}),

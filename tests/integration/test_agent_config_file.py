@@ -55,5 +55,11 @@ def test_a_file_grants_and_shares_with_the_instance_for_as_long_as_it_says_so(
     eventually(lambda: configurations() == both, "shared with the instance")
     code, output = fed(deployment, FILE + "  groups: 7\n")
     assert (code, output) == (2, "-:5: `ci_access.groups` must be a list\nnothing was sent\n")
+    code, output = fed(deployment, FILE + "      protected_branch_only: true\n")
+    assert (code, output) == (
+        2,
+        "-:5: `protected_branch_only` in an entry of `ci_access.projects` is unknown; "
+        "did you mean `protected_branches_only`?\nnothing was sent\n",
+    )
     assert fed(deployment, "ci_access:\n")[0] == 0
     eventually(lambda: configurations() == [[], []], "no longer granted or shared")

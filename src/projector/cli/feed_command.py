@@ -51,6 +51,14 @@ def feed(  # noqa: PLR0913  one for each option
             metavar="ID", help="The top-level group, or user namespace.", min=1, max=MAX_ID
         ),
     ] = None,
+    allow_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unknown",
+            help="With --agent-config: send fields that a newer KAS may read.",
+            show_default=False,
+        ),
+    ] = False,
 ) -> None:
     """Check every line of FILE, then send all events and wait until Kafka has them.
 
@@ -70,9 +78,13 @@ def feed(  # noqa: PLR0913  one for each option
     about: dict[str, Any] = {
         "--agent": agent, "--name": name, "--project": project, "--partitionkey": partitionkey,
     }  # fmt: skip
-    path = _one_source(file, agent_config, about)
+    path = _one_source(file, agent_config, about | {"--allow-unknown": allow_unknown or None})
     settings = load_settings()
-    with open_input(path) if agent_config is None else _agent_events(path, about) as source:
+    with (
+        open_input(path)
+        if agent_config is None
+        else _agent_events(path, about, allow_unknown=allow_unknown)
+    ) as source:
         count, bad = event_file.check_lines(source)
         if bad:
             refuse_lines(path, bad)
@@ -91,7 +103,7 @@ def feed(  # noqa: PLR0913  one for each option
 def _one_source(file: str | None, agent_config: str | None, about: dict[str, Any]) -> str:
     """Return FILE or the agent's file; end the command unless exactly one is given, completely."""
     given = [option for option, value in about.items() if value is not None]
-    missing = [option for option in about if option not in given]
+    missing = [option for option in about if option not in (*given, "--allow-unknown")]
     if file is not None and agent_config is not None:
         fail(WRONG, "give FILE or --agent-config, not both")
     if agent_config is None and given:
@@ -104,14 +116,14 @@ def _one_source(file: str | None, agent_config: str | None, about: dict[str, Any
 
 
 @contextmanager
-def _agent_events(path: str, about: dict[str, Any]) -> Iterator[BinaryIO]:
+def _agent_events(path: str, about: dict[str, Any], *, allow_unknown: bool) -> Iterator[BinaryIO]:
     """Open the events that an agent's file leads to, one a line."""
     agent_id, name, project, partitionkey = about.values()
     agent = agent_config_file.ConfiguredAgent(agent_id, name, project, str(partitionkey))
     with open_input(path) as source:
         content = source.read(agent_config_file.MAX_BYTES + 1)
     try:
-        access = agent_config_file.read_agent_config(content)
+        access = agent_config_file.read_agent_config(content, allow_unknown=allow_unknown)
     except agent_config_file.BadAgentFile as error:
         refuse_lines(path, error.faults)
     for line, note in access.notes:

@@ -4,7 +4,7 @@ The schemas describe the events that `projector feed` accepts. A worker also app
 that have readable ids and are otherwise invalid. `UNSAID` lists the rules that no schema expresses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from typing import Any, Final
 
@@ -85,6 +85,8 @@ def definitions(prefix: str) -> dict[str, Schema]:
     """Return the schema of every part of events, by its name."""
     shapes = {name: shape for name, shape in _structs(prefix).items() if name != "Envelope"}
     _add_membership(shapes)
+    for kind in (ci_access.Impersonate, ci_access.Extra):
+        shapes[kind.__name__]["propertyNames"] = _spelt_right(kind.__struct_fields__)
     for field in ("projects", "groups"):
         shapes["CiAccess"]["properties"][field] = _or_null(
             {"type": "array", "items": {"$ref": f"{prefix}Entry"}}
@@ -194,20 +196,18 @@ def _entry(prefix: str) -> Schema:
 
 
 def _configuration(prefix: str) -> Schema:
-    namespace, access = ((name, ci_access.other_spelling(name)) for name in ci_access.FIELDS)
-    identity = _or_null({"$ref": f"{prefix}AccessAs"})
     return {
         "description": "An agent's configuration, as far as KAS must be able to read it.",
         "type": "object",
-        "properties": dict.fromkeys(namespace, _or_null({"type": "string"}))
-        | dict.fromkeys(access, identity),
-        "allOf": [_not_both(namespace), _not_both(access)],
+        "properties": {
+            "default_namespace": _or_null({"type": "string"}),
+            "access_as": _or_null({"$ref": f"{prefix}AccessAs"}),
+        },
+        "propertyNames": _spelt_right(ci_access.FIELDS),
     }
 
 
 def _access_as(prefix: str) -> Schema:
-    pairs = [(name, ci_access.other_spelling(name)) for name in ci_access.IDENTITIES]
-    spellings = {spelling: pair[0] for pair in pairs for spelling in pair}
     shapes = {name: {"type": "object"} for name in ci_access.IDENTITIES}
     shapes["impersonate"] = {"$ref": f"{prefix}{ci_access.Impersonate.__name__}"}
     return {
@@ -216,12 +216,18 @@ def _access_as(prefix: str) -> Schema:
         "oneOf": [
             {
                 "required": [own],
-                "properties": {s: shapes[name] if s == own else _NULL for s in spellings},
+                "properties": {name: shapes[name] if name == own else _NULL for name in shapes},
             }
-            for own, name in spellings.items()
+            for own in shapes
         ],
-        "allOf": [_not_both(pair) for pair in pairs if len(set(pair)) > 1],
+        "propertyNames": _spelt_right(ci_access.IDENTITIES),
     }
+
+
+def _spelt_right(known: Iterable[str]) -> Schema:
+    """Refuse known names in another case or with other separators, which KAS does not read."""
+    spellings = "|".join(_any_case(ci_access.spellings(name)) for name in known)
+    return {"anyOf": [{"enum": list(known)}, {"not": {"pattern": f"^({spellings})$"}}]}
 
 
 def _tokenless(prefix: str) -> Schema:
@@ -247,10 +253,6 @@ def _given(shape: Schema) -> Schema:
     """Return the schema without null and default: the header is present or left out."""
     given = next((one for one in shape.get("anyOf", []) if one != _NULL), shape)
     return {name: part for name, part in given.items() if name != "default"}
-
-
-def _not_both(names: tuple[str, str]) -> Schema:
-    return {"not": {"required": list(names)}}
 
 
 def _any_case(name: str) -> str:

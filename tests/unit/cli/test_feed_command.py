@@ -159,10 +159,25 @@ def test_feed_names_a_bad_line_of_an_agents_file_and_sends_nothing(
 
 def test_feed_sends_no_agents_file_that_holds_a_token(tmp_path: Path, kafka: Kafka) -> None:
     file = agents_file(tmp_path, f"ci_access: {{projects: [{{id: a, x: {TOKEN}}}]}}")
-    result = run("feed", "--agent-config", file, *ABOUT)
+    result = run("feed", "--agent-config", file, *ABOUT, "--allow-unknown")
     assert result.exit_code == WRONG
     assert result.stderr.startswith(f"{file}: the field `x` holds a job token")
     assert kafka.sent == []
+
+
+def test_feed_refuses_a_field_that_kas_does_not_know_unless_it_may_be_newer(
+    tmp_path: Path, kafka: Kafka
+) -> None:
+    file = agents_file(tmp_path, "ci_access:\n  groups:\n    - id: a\n      zzz: 1\n")
+    result = run("feed", "--agent-config", file, *ABOUT)
+    assert result.exit_code == WRONG
+    assert result.stderr.startswith(f"{file}:4: `zzz` in an entry of `ci_access.groups` is unknown")
+    assert "--allow-unknown" in result.stderr
+    assert kafka.sent == []
+    assert run("feed", "--agent-config", file, *ABOUT, "--allow-unknown").exit_code == 0
+    assert json.loads(kafka.sent[1])["data"]["config"]["ci_access"]["groups"] == [
+        {"id": "a", "zzz": 1}
+    ]
 
 
 def test_feed_says_which_entries_of_an_agents_file_are_too_many(
@@ -181,6 +196,8 @@ def test_feed_says_which_entries_of_an_agents_file_are_too_many(
         (["-", "--agent-config", "-", *ABOUT], "not both"),
         (["--agent-config", "-"], "also needs --agent, --name, --project, --partitionkey"),
         (["--agent-config", "-", *ABOUT[:-2]], "also needs --partitionkey"),
+        (["--agent-config", "-", *ABOUT[:-2], "--allow-unknown"], "also needs --partitionkey"),
+        (["-", "--allow-unknown"], "--allow-unknown: only with --agent-config"),
         (["-", *ABOUT[:4]], "--agent, --name: only with --agent-config"),
         (["--agent-config", "nowhere.yaml", *ABOUT], "nowhere.yaml: No such file"),
         (["--agent-config", "-", "--agent", "0"], "Invalid value for '--agent'"),

@@ -72,7 +72,7 @@ def test_the_schema_refuses_what_the_decoder_refuses_and_nothing_else(
 
 
 ACCESS = {"impersonate": {"username": "a", "groups": ["b"], "extra": [{"key": "c", "val": ["d"]}]}}
-ENTRIES = [{"id": 7, "access_as": ACCESS}, {"id": "a/b", "defaultNamespace": "c"}, {"id": 8}]
+ENTRIES = [{"id": 7, "access_as": ACCESS}, {"id": "a/b", "default_namespace": "c"}, {"id": 8}]
 # Of every type an event with everything that is looked at.
 FULL = {
     event["type"]: event | {"time": "2027-01-31", "sequence": "7"}

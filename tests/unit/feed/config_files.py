@@ -7,14 +7,15 @@ import pytest
 from projector.feed.agent_config_file import BadAgentFile, SharedAccess, read_agent_config
 
 
-def shared(source: str) -> SharedAccess:
-    return read_agent_config(source.encode())
+def shared(source: str, *, allow_unknown: bool = False) -> SharedAccess:
+    return read_agent_config(source.encode(), allow_unknown=allow_unknown)
 
 
 def entry(source: str) -> Any:
-    """Return the entry with these fields."""
+    """Return the entry with these fields, which may be unknown ones."""
     indented = "".join(f"\n      {line}" for line in source.splitlines())
-    [only] = shared(f"ci_access:\n  projects:\n    - id: a{indented}").projects
+    source = f"ci_access:\n  projects:\n    - id: a{indented}"
+    [only] = shared(source, allow_unknown=True).projects
     return only
 
 

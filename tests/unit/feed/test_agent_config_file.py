@@ -9,6 +9,7 @@ from projector.events.ci_access import MAX_ENTRIES
 from projector.feed import event_file
 from projector.feed.agent_config_file import (
     MAX_BYTES,
+    BadAgentFile,
     ConfiguredAgent,
     agent_events,
     read_agent_config,
@@ -115,12 +116,77 @@ def test_a_file_may_share_nothing(source: str) -> None:
         ("a: &a {}\n<<: *a\n<<: *a", 3, "`<<` is given twice"),
         ("<<: [1]", 1, "what `<<` names must be a mapping"),
         ("ci_access: {}\nci_access: {}", 2, "`ci_access` is given twice"),
+        ("ci_access:\n  instance: {id: 7}", 2, "`id` in `ci_access.instance` is unknown"),
     ],
 )
 def test_a_fault_is_named_by_its_line(source: str | bytes, line: int, says: str) -> None:
     [(where, reason)] = faults(source)
     assert where == line
     assert says in reason
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("protected_branch_only", "protected_branches_only"),
+        ("protected-branches-only", "protected_branches_only"),
+        ("protectedBranchesOnly", "protected_branches_only"),
+        ("protected_branches", "protected_branches_only"),
+        ("environment", "environments"),
+        ("enviroments", "environments"),
+        ("Environments", "environments"),
+        ("accessAs", "access_as"),
+        ("defaultNamespace", "default_namespace"),
+        ("namespace", "default_namespace"),
+        ("ID", "id"),
+    ],
+)
+def test_a_misspelt_field_of_an_entry_is_refused_by_its_line(name: str, meant: str) -> None:
+    source = f"ci_access:\n  groups:\n    - id: acme\n      {name}:\n        - x"
+    [(line, reason)] = faults(source)
+    part = "an entry of `ci_access.groups`"
+    assert (line, reason) == (4, f"`{name}` in {part} is unknown; did you mean `{meant}`?")
+
+
+@pytest.mark.parametrize(
+    ("access", "name", "part"),
+    [
+        ("ciJob: {}", "ciJob", "`access_as`"),
+        ("agent: {}\n  ci_user: {}", "ci_user", "`access_as`"),
+        ("agent: {as: root}", "as", "`agent`"),
+        ("impersonate: {username: a, group: [b]}", "group", "`impersonate`"),
+        ("impersonate: {username: a, extra: [{key: a, val: [b], vals: []}]}", "vals", "`extra`"),
+    ],
+)
+def test_an_unknown_field_inside_access_as_is_refused(access: str, name: str, part: str) -> None:
+    indented = access.replace("\n", "\n      ")
+    [(_, reason)] = faults(
+        f"ci_access:\n  groups:\n    - id: a\n      access_as:\n        {indented}"
+    )
+    assert reason.startswith(f"`{name}` in {part} in ")
+
+
+def test_a_merged_field_that_is_unknown_is_named_where_it_is_written() -> None:
+    source = "a: &a\n  enviroments: [x]\nci_access:\n  groups: [{id: a, <<: *a}]"
+    assert [line for line, _ in faults(source)] == [2]
+
+
+def test_a_field_of_a_newer_kas_can_be_allowed_but_not_a_misspelt_one() -> None:
+    source = "ci_access:\n  groups:\n    - {id: a, newer: 1}\n    - {id: b, enviroments: [x]}"
+    assert [line for line, _ in faults(source)] == [3, 4]
+    with pytest.raises(BadAgentFile) as caught:
+        shared(source, allow_unknown=True)
+    assert [line for line, _ in caught.value.faults] == [4]
+    assert shared(source.replace("enviroments", "older"), allow_unknown=True).groups == [
+        {"id": "a", "newer": 1}, {"id": "b", "older": ["x"]},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fields", ["resource_management: {enabled: true}", "environments: [a]", "access_as:"]
+)
+def test_a_field_that_kas_reads_is_kept(fields: str) -> None:
+    assert shared(f"ci_access: {{groups: [{{id: a, {fields}}}]}}").notes == []
 
 
 def test_all_faults_are_named_at_once() -> None:
@@ -161,12 +227,57 @@ def test_more_entries_than_count_are_left_out_and_noted() -> None:
             "ci_access:\n  groups:\n    - id: a\n      environments: production",
             [(4, "an entry of `ci_access.groups` allows no job: `environments` is not a list")],
         ),
+        (
+            "ci_access:\n  groups:\n    - id: a\n      environments: [1]",
+            [
+                (
+                    4,
+                    "an entry of `ci_access.groups` allows no job: "
+                    "`environments` must be texts that are not empty",
+                )
+            ],
+        ),
+        (
+            "a: {ci_access: {groups: [{id: a}]}}\nci_access: {groups: [{id: a}]}",
+            [(1, "`ci_access` inside another block is not read; move it out of that block")],
+        ),
+        (
+            "ci_access:\n  groups: [{id: a}]\n  ci_access: {}",
+            [(3, "`ci_access` inside another block is not read; move it out of that block")],
+        ),
+        ("a: &a {ci_access: {groups: [{id: a}]}}\n<<: *a", []),
         ("ci_access:\n  groups: [{id: a, environments: }]", []),
         ("user_access: {}\nci_access: {instance: {}}", []),
     ],
 )
 def test_what_is_probably_not_meant_is_noted(source: str, notes: list[tuple[int, str]]) -> None:
     assert shared(source).notes == notes
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("acme/shop/", "begins or ends with `/`"),
+        ("/acme/shop", "begins or ends with `/`"),
+        ("https://gitlab.example.com/acme/shop", "an address"),
+        ("acme/shop.git", "ends in `.git`"),
+        ("acme//shop", "not a path"),
+        ("acme/my shop", "not a path"),
+        ("' acme/shop'", "not a path"),
+        ("'acme/shop\n\n'", "not a path"),
+        ("acme/*", "not a path"),
+    ],
+)
+def test_a_path_that_nothing_can_have_is_noted(target: str, says: str) -> None:
+    [(line, note)] = shared(f"ci_access:\n  projects:\n    - id: {target}").notes
+    assert line == 3
+    assert note.startswith("an entry of `ci_access.projects` allows no job: ")
+    assert says in note
+
+
+@pytest.mark.parametrize("target", ["acme/shop", "Acme/my-shop_2/v1.0", "_a", "7", "a/b.gitx"])
+def test_a_path_that_something_can_have_is_not(target: str) -> None:
+    assert shared(f"ci_access:\n  projects:\n    - id: {target}").notes == []
 
 
 def test_no_fault_repeats_a_token() -> None:
