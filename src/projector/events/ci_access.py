@@ -60,6 +60,8 @@ _SEPARATORS: Final = "-_. "
 _NO_SEPARATORS: Final = str.maketrans("", "", _SEPARATORS)
 # Short names differ by few letters without being slips: `ci_user` is not `ci_job`.
 _LENGTHS_FOR_A_SLIP: Final = (8, 12)
+# Longer names are not slips. Names come from events, and the cache keeps them: at most 64 KB.
+_MAX_SLIP_LENGTH: Final = 64
 
 
 class Grant(NamedTuple):
@@ -134,7 +136,8 @@ def _misspelt_impersonation(identity: Entry) -> str | None:
 
 def _misspelt(message: Mapping[str, Any], known: Collection[str]) -> str | None:
     for name in message:
-        if name not in known and (meant := intended_field(name, tuple(known))):
+        is_slip = name not in known and len(name) <= _MAX_SLIP_LENGTH
+        if is_slip and (meant := intended_field(name, tuple(known))):
             return f"`{name}` is not read; write `{meant}`"
     return None
 

@@ -136,3 +136,11 @@ def test_a_report_stays_readable_however_many_there_are() -> None:
 
 def test_what_lies_beyond_the_limit_is_not_even_reported() -> None:
     assert configured([{"id": 7}] * 500 + [{"id": 0}]) is None
+
+
+def test_a_very_long_name_is_not_kept_in_memory() -> None:
+    ci_access.intended_field.cache_clear()
+    long = "protected_branches_onl" + "-" * 100_000 + "y"
+    assert ci_access.unreadable_reason({long: True}) is None
+    assert ci_access.intended_field.cache_info().currsize == 0
+    assert ci_access.unreadable_reason({"protected_branches_onl-y": True})
