@@ -55,6 +55,11 @@ class Browser:
     def text(self, selector: str) -> str:
         return " ".join(self.texts(selector))
 
+    def attribute(self, selector: str, name: str) -> str:
+        """Read it in one step: the page may replace the element between two."""
+        script = "return document.querySelector(arguments[0])?.getAttribute(arguments[1]) ?? ''"
+        return str(self.driver.execute_script(script, selector, name))
+
     def until(self, holds: Callable[[], bool], what: str, timeout: float = 20) -> None:
         eventually(holds, f"{what}; text of the page: {self.find('body').text}", timeout)
 

@@ -105,7 +105,7 @@ def test_every_partition_is_shown_with_its_state_in_words(page: Browser) -> None
     page.until_text("#totals", "Live tokens2")
     page.until_text("#letters tbody", "membership 0:")
     # The owners' activity: the removal of a member is a revocation.
-    page.until(lambda: "1" in page.find("#revocations svg").get_attribute("aria-label"), "a curve")  # type: ignore[operator]
+    page.until(lambda: "1" in page.attribute("#revocations svg", "aria-label"), "a curve")
     page.screenshot("light")
     page.prefer(prefers_color_scheme="dark")
     page.screenshot("dark")
