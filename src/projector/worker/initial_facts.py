@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 class InitialFacts(Protocol):
-    """Where a new owner takes its facts from; every method may be called again after an outage."""
+    """The source of a new owner's facts; every method may be called again after an outage."""
 
     async def load(
         self, applier: EventApplier, checkpoint: Checkpoint, beginnings: Offsets

@@ -11,7 +11,7 @@ BEHIND: Final = 100
 
 
 class PartitionProgress:
-    """How far the three topics of one partition are applied.
+    """The offsets up to which the three topics of one partition are applied.
 
     `next` has the offset of the next event to apply of each topic, `reading` the offsets up to
     which Kafka is being read at the moment.
