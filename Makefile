@@ -7,7 +7,7 @@ END_TO_END := tests/integration/test_end_to_end.py tests/integration/test_compat
 # More than there are cores: most tests wait for a broker most of the time.
 PROCESSES ?= 4
 
-.PHONY: help setup run test test-all browser faults bench bench-smoke bench-setup format lint types schemas reference lock kafka clean
+.PHONY: help setup run test test-all browser faults model bench bench-smoke bench-setup format lint types schemas reference lock kafka clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -37,6 +37,9 @@ browser: setup ## the operators' page in a headless Chromium, where chromium and
 
 faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; some ten minutes
 	$(BIN)/pytest tests/faults
+
+model: setup ## the model of the promises, in every interleaving, where spin and gcc are installed
+	$(BIN)/pytest tests/integration/test_model.py
 
 bench: bench-setup ## how fast, beside what the parts can do; a quarter of an hour; writes benchmarks/report
 	$(BIN)/python -m benchmarks run
