@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import metrics
 from api.freshness import Freshness
+from api.http_semantics import HttpSemantics
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED
 from api.lookup_request import parse_request
@@ -48,6 +49,7 @@ RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         "description": "The answer could be too old; see `reason` and try again",
     },
 }
+_STEPS: Final = PATH.strip("/").split("/")
 NO_STORE: Final = {"cache-control": "no-store"}
 SECURITY_SCHEMES: Final = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "used before the other two"},
@@ -65,7 +67,9 @@ class LookupFirst:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "GET":
+        if scope["type"] != "http" or not is_lookup_path(scope["path"]):
+            await self._app(scope, receive, send)
+        elif scope["method"] == "GET":
             reply = await self._lookup.answer(
                 parse_request(scope["headers"], scope["query_string"])
             )
@@ -74,7 +78,12 @@ class LookupFirst:
             )
             await send({"type": "http.response.body", "body": reply.body})
         else:
-            await self._app(scope, receive, send)
+            await self._app({**scope, "path": PATH}, receive, send)
+
+
+def is_lookup_path(path: str) -> bool:
+    """Whether GitLab takes the path for that of a lookup: it ignores further slashes."""
+    return path == PATH or [*filter(None, path.split("/"))] == _STEPS
 
 
 def create_api() -> ASGIApp:
@@ -121,7 +130,7 @@ def create_api() -> ASGIApp:
     if settings.ops_secret:
         access = TokenAccess(settings.ops_secret.get_secret_value())
         app.routes.extend(create_routes(access, operators))
-    return tracing.traced(LookupFirst(app, lookup), PATH)
+    return tracing.traced(HttpSemantics(LookupFirst(app, lookup)), PATH)
 
 
 def documented_routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRouter:

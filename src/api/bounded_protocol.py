@@ -14,10 +14,13 @@ log = structlog.get_logger()
 
 # The longest token, percent-encoded three times, and the headers that proxies add.
 MAX_HEAD_BYTES: Final = 64 * 1024
+TOO_LARGE: Final = "The headers, or a body in chunks, are larger than 64 KiB."
 # Until a request has arrived, or the first one of a new connection; against slow clients.
 REQUEST_TIMEOUT_S: Final = 10.0
 # Files that a process has open besides its clients: Redis, logs, code.
 OTHER_FILES: Final = 100
+# The end of a request's line and headers, and of a body in chunks.
+_END: Final = b"\r\n\r\n"
 
 
 def allow_connections(most: int) -> None:
@@ -37,14 +40,21 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     """Refuses requests that are too large, too slow, or on too many connections at once.
 
     httptools has no bounds. uvicorn times only the pauses between requests, and answers 503 beyond
-    `limit_concurrency` but keeps such connections.
+    `limit_concurrency` but keeps such connections. It parses all requests that come at once. Here
+    each waits as bytes for the answer to the one before: parsed, it takes far more memory.
     """
 
     refused = 0
-    _in_head = True
+    # Received, not parsed yet: requests that wait, or what may begin the end of a head.
+    _unparsed = b""
+    # The client has sent everything.
+    _ended = False
+    # Of the request that is parsed: its line and headers, and a body in chunks.
     _head_bytes = 0
-    _chunk_bytes = 0
-    _incomplete = True
+    # What is missing of a body whose length is known.
+    _body_left = 0
+    # A complete request is not answered yet.
+    _answering = False
     _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -65,34 +75,66 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Pass bytes to the parser, or refuse headers that are too large."""
-        self._chunk_bytes = len(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response("The request's headers are too large.")
-                return
-        super().data_received(data)
+        """Parse up to the end of a request; keep what follows until that is answered."""
+        if self._unparsed:
+            data = self._unparsed + data
+        start = 0
+        while not self._answering and (end := self._end_of_part(data, start)) > start:
+            self._parse(data[start:end])
+            start = end
+        self._unparsed = data[start:]
+        if self._answering:
+            if self._unparsed:
+                self.flow.pause_reading()
         # uvicorn closes idle connections, but not if bytes came that are not a request.
-        if self._timer is None and (self._incomplete or self._is_idle):
+        elif self._timer is None:
             self._start_timer()
 
-    def on_message_begin(self) -> None:
-        """Count the request's headers from here; it begins within the present chunk."""
-        self._in_head, self._head_bytes = True, self._chunk_bytes
-        self._incomplete = True
-        super().on_message_begin()
+    def _end_of_part(self, data: bytes, start: int) -> int:
+        """Return where to stop, so that no part holds bytes of two requests."""
+        if self._body_left:
+            return min(len(data), start + self._body_left)
+        end = data.find(_END, start)
+        return end + len(_END) if end >= 0 else max(start, len(data) - len(_END) + 1)
+
+    def _parse(self, part: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self._body_left:
+            self._body_left -= len(part)
+        else:
+            self._head_bytes += len(part)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.send_400_response(TOO_LARGE)
+                return
+        super().data_received(part)
+
+    def eof_received(self) -> bool:
+        """Keep the connection of a client that has sent everything, if it waits for an answer."""
+        self._ended = True
+        return self._answering
 
     def on_headers_complete(self) -> None:
-        """Stop counting: a body may follow, which is not read."""
-        self._in_head = False
+        """Begin the request; its body is counted by its length, or else with the headers."""
+        self._body_left = sum(int(length) for n, length in self.headers if n == b"content-length")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Stop the timer: the request is complete."""
-        self._incomplete = False
-        self._stop_timer()
+        self._answering = not self.cycle.response_complete
+        self._head_bytes = self._body_left = 0
+        if self._timer:
+            self._stop_timer()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on with what came meanwhile; end the connection if the client has sent everything."""
+        self._answering = False
+        super().on_response_complete()
+        if (self._unparsed or self._ended) and not self.transport.is_closing():
+            self.data_received(b"")
+            if self._ended and not self._answering:
+                self.transport.close()
 
     @property
     def _is_idle(self) -> bool:

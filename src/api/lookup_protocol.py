@@ -1,7 +1,7 @@
 """Lookups answered between the HTTP parser and the socket; ASGI would cost more CPU than a lookup.
 
 Any other request goes through uvicorn to the application, which answers lookups alike. A lookup
-under way is the protocol's `cycle`. So uvicorn queues the requests after it, times the pauses, and
+under way is the protocol's `cycle`. So the requests after it wait, and uvicorn times the pauses and
 closes connections, as for any other request.
 """
 
@@ -56,23 +56,23 @@ class LookupProtocol(BoundedHttpToolsProtocol):
         if self._lookup is None or not self._is_plain_lookup():
             super().on_headers_complete()
             return
-        self._in_head = False
         cycle = self._looking_up
         self.cycle = cycle  # type: ignore[assignment]
         cycle.response_complete = False
-        cycle.keep_alive = (
-            self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        # HTTP/1.0 would have to ask for it, and uvicorn does not grant it.
+        cycle.keep_alive = self.parser.should_keep_alive() and (
+            b"connection" not in self._names or self.parser.get_http_version() != "1.0"
         )
         self._lookup.ask(parse_request(self.headers, self.url[len(_WITH_QUERY) :]), self._answer)
 
     def _is_plain_lookup(self) -> bool:
         url = self.url
+        self._names = [name for name, _ in self.headers]
         return (
             (url == _PATH or (url.startswith(_WITH_QUERY) and _is_plain(url)))
             and self.parser.get_method() == b"GET"
-            and self._is_idle
             and not self.flow.write_paused
-            and self._unusual.isdisjoint([name for name, _ in self.headers])
+            and self._unusual.isdisjoint(self._names)
         )
 
     def _answer(self, reply: Reply) -> None:

@@ -65,11 +65,14 @@ class Clients:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
-    async def send(self, data: bytes) -> asyncio.StreamReader:
+    async def send(self, data: bytes, *, everything: bool = False) -> asyncio.StreamReader:
+        """Send data; with `everything` also that no more will come."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         self._stack.callback(writer.close)
         writer.write(data)
         await writer.drain()
+        if everything:
+            writer.write_eof()
         return reader
 
     async def status(self, data: bytes) -> bytes:
@@ -144,6 +147,20 @@ async def test_pipelined_requests_wait_for_each_other_and_nobody_for_them(client
     await clients.until(b"503", lookup("one-more"))
     # Only one of the 500 waits; otherwise the others would not have found room.
     assert not await answered([reader, *others])
+
+
+async def test_a_client_that_has_sent_everything_gets_its_answers(
+    deployment: Deployment, clients: Clients
+) -> None:
+    (log,) = deployment.folder.glob("api-*.log")
+    before = log.read_text()
+    health = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    for sent in (lookup(KNOWN), lookup(KNOWN) * 3, lookup(KNOWN) * 1000, health + lookup(KNOWN)):
+        requests = sent.count(b"HTTP/1.1")
+        reader = await clients.send(sent, everything=True)
+        async with asyncio.timeout(30):
+            assert (await reader.read()).count(b"HTTP/1.1 200 OK") == requests
+    assert log.read_text() == before
 
 
 async def test_connections_beyond_the_bound_are_closed_and_those_within_are_served(

@@ -7,7 +7,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
+from api.http_semantics import HttpSemantics
 from api.ops.auth import LoopbackAccess, TokenAccess, is_loopback
 from api.ops.data import BackgroundSource
 from api.ops.routes import create_routes
@@ -25,7 +27,7 @@ def exposure_obstacle(settings: Settings, host: str) -> str | None:
     )
 
 
-def create_ops(settings: Settings) -> Starlette:
+def create_ops(settings: Settings) -> ASGIApp:
     """Create the ASGI application: the page and `/health/live`."""
     source = BackgroundSource(settings)
     token = settings.ops_secret
@@ -37,7 +39,8 @@ def create_ops(settings: Settings) -> Starlette:
         await source.close()
 
     live = Route("/health/live", _live)
-    return Starlette(routes=[live, *create_routes(access, source)], lifespan=lifespan)
+    routes = [live, *create_routes(access, source)]
+    return HttpSemantics(Starlette(routes=routes, lifespan=lifespan))
 
 
 async def _live(_request: Request) -> JSONResponse:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import TypeAdapter
 
@@ -70,14 +71,25 @@ async def test_the_settings_bound_the_age(api_world: ApiWorld) -> None:
     assert "the bound is 10 s" in reply.json()["reason"]
 
 
-@pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "PATCH", "DELETE"])
-async def test_any_method_but_get_is_405(api_world: ApiWorld, method: str) -> None:
+@pytest.mark.parametrize("method", ["OPTIONS", "POST", "PUT", "PATCH", "DELETE"])
+async def test_any_method_but_get_and_head_is_405(api_world: ApiWorld, method: str) -> None:
     reply = await api_world.http.request(method, PATH, headers={"Job-Token": TOKEN})
     assert reply.status_code == 405
 
 
+@pytest.mark.parametrize(
+    "path", [f"/{PATH}", f"{PATH}/", f"{PATH}//", "///".join(PATH.split("/")), f"//{PATH}/"]
+)
+async def test_further_slashes_in_the_path_do_not_matter(api_world: ApiWorld, path: str) -> None:
+    """GitLab's router drops them; nginx passes them on."""
+    await api_world.ready(200)
+    reply = await api_world.http.get(httpx.URL(f"http://t{path}"), headers={"Job-Token": TOKEN})
+    assert (reply.status_code, reply.content) == (200, BODY)
+    assert (await api_world.http.post(f"http://t{path}")).status_code == 405
+
+
 async def test_any_other_path_is_404(api_world: ApiWorld) -> None:
-    for path in ("/", PATH + "x", "/api/v4/job"):
+    for path in ("/", PATH + "x", "/api/v4/job", "/x" + PATH, PATH.replace("/v4", "v4")):
         assert (await api_world.http.get(path)).status_code == 404
 
 

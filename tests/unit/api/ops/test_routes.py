@@ -71,6 +71,18 @@ async def test_the_page_only_reads(
             assert (await http.request(method, path, headers=BEARER)).status_code == 405
 
 
+async def test_by_itself_the_page_keeps_to_http_as_the_api_does(redis: FakeAsyncRedis) -> None:
+    async with own() as http:
+        for path in ("/health/live", "/nothing", "/ops/", "/ops/access", "/ops/nothing"):
+            get, head = await http.get(path), await http.head(path)
+            assert (head.status_code, dict(head.headers)) == (get.status_code, dict(get.headers))
+            assert get.headers.get_list("cache-control") == ["no-store"]
+        for path in ("/health/live", "/ops/", "/ops/access"):
+            reply = await http.post(path)
+            assert (reply.status_code, reply.headers["allow"]) == (405, "GET, HEAD"), path
+            assert reply.headers.get_list("cache-control") == ["no-store"]
+
+
 async def test_the_page_sends_redis_nothing_but_reads(
     redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
