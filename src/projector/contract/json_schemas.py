@@ -21,7 +21,7 @@ from projector.events.model import (
     EventType,
     Instant,
 )
-from projector.events.redaction import PREFIX, SECRET_FIELDS, TOKEN
+from projector.events.redaction import SECRET_FIELDS, TOKEN
 
 Schema = dict[str, Any]
 
@@ -235,7 +235,7 @@ def _tokenless(prefix: str) -> Schema:
     itself = {"$ref": f"{prefix}Tokenless"}
     return {
         "description": "No job token anywhere; send `token_sha256`.",
-        "not": {"type": "string", "pattern": f"^{PREFIX}|{TOKEN}"},
+        "not": {"type": "string", "pattern": TOKEN},
         "propertyNames": {"not": {"pattern": f"^({fields})$|{TOKEN}"}},
         "additionalProperties": itself,
         "items": itself,

@@ -222,8 +222,19 @@ def test_an_event_with_a_token_is_refused_without_repeating_it(message: Any) -> 
 
 
 def test_a_token_behind_json_escapes_is_found() -> None:
-    value = json.dumps(group(3, subject="X")).replace("X", "\\u0067lcbt-abc").encode()
+    value = json.dumps(group(3, subject="X")).replace("X", f"\\u0067{TOKEN[1:]}").encode()
     assert "holds a job token" in reason(value)
+
+
+def test_names_that_contain_the_prefix_of_tokens_are_taken() -> None:
+    """The job in such an environment would get a 401."""
+    environment = {
+        "name": "review/glcbt-migration-branch-2026",
+        "slug": "review-1",
+        "tier": "other",
+    }
+    assert decode_event(record(group(3, path="glcbt-tools/p"))).warning is None
+    assert decode_event(record(started(9, 7, environment=environment))).warning is None
 
 
 def test_a_token_in_a_header_is_refused() -> None:
