@@ -6,11 +6,12 @@ neither its dead letter nor its reason repeats the token.
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
+
+from projector.events.lenient_json import bounded_integer
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
@@ -30,6 +31,20 @@ TOKEN: Final = (
     "|[Ee][Yy][Jj][A-Za-z0-9_.-]{16})"
 )
 _TOKEN: Final = re.compile(TOKEN)
+_SHORTEST: Final = len("glcbt-") + 20
+# Names of headers that hold no token, so most records need no look at theirs.
+HARMLESS_HEADERS: Final = frozenset(
+    (
+        "content-type",
+        "ce_specversion",
+        "ce_id",
+        "ce_source",
+        "ce_type",
+        "ce_partitionkey",
+        "ce_time",
+    )
+)
+_USUAL_HEADER: Final = ("content-type", b"application/cloudevents+json")
 # For all that is kept of a record: every text that may be a token, or the beginning of one.
 _NAME: Final = "glcbt"
 _ESCAPED: Final = "".join(f"(?:{c}|%(?:25)*{ord(c):x})" for c in _NAME)
@@ -50,10 +65,16 @@ def redact_text(sentence: str) -> str:
 
 def secret_in(value: bytes | None, headers: Headers) -> str | None:
     """Name the field or header of a record that holds a token, without the token; or None."""
-    for name, content in headers:
-        is_suspicious = content is not None and _NAME_BYTES in content.lower()
+    for header in headers:
+        if header == _USUAL_HEADER:
+            continue
+        name, content = header
+        is_short = content is None or len(content) < _SHORTEST
+        if is_short and name in HARMLESS_HEADERS:
+            continue
         # Bytes that are not UTF-8 are replaced; the characters of a token stay as they are.
-        leaf = (content or b"").decode(errors="replace") if is_suspicious else None
+        is_suspicious = content and not is_short and _NAME_BYTES in content.lower()
+        leaf = content.decode(errors="replace") if content and is_suspicious else None
         if _holds_token(name.removeprefix("ce_"), leaf):
             return f"the header {redact_text(name)}"
     if value is None or not _is_suspicious(value):
@@ -146,12 +167,7 @@ def _is_suspicious(value: bytes) -> bool:
 def _parse(value: bytes) -> Any:
     """Parse leniently: a token must be found in all that any reader of JSON accepts."""
     readable = value.decode(errors="replace")
-    return json.loads(readable, object_pairs_hook=_merged, parse_int=_integer, strict=False)
-
-
-def _integer(digits: str) -> int | str:
-    """Keep long numbers as text: Python refuses to parse them, which takes quadratic time."""
-    return int(digits) if len(digits) < sys.int_info.str_digits_check_threshold else digits
+    return json.loads(readable, object_pairs_hook=_merged, parse_int=bounded_integer, strict=False)
 
 
 def _merged(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
