@@ -13,8 +13,8 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from projector.events.cloudevents import known_type
-from projector.events.model import MAX_EVENT_BYTES, BadEvent, KafkaRecord
+from projector.events.header_attributes import is_binary
+from projector.events.model import MAX_EVENT_BYTES, BadEvent, KafkaRecord, known_type
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -147,7 +147,7 @@ def _context_of(record: KafkaRecord) -> TraceContext:
     value, headers = record.value or b"", {name: content or b"" for name, content in record.headers}
     if not (_MARK in value or "traceparent" in headers or "ce_traceparent" in headers):
         return TraceContext()
-    if "ce_specversion" in headers:
+    if is_binary(record.headers):
         own = TraceContext(
             *(_text(headers.get(f"ce_{name}")) for name in TraceContext.__struct_fields__)
         )

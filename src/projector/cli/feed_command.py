@@ -14,7 +14,7 @@ from projector.cli.terminal import (
     progress_bar,
     refuse_lines,
     run_command,
-    warn,
+    warn_about_lines,
 )
 from projector.events.model import MAX_ID
 from projector.feed import agent_config_file, event_file, producer
@@ -59,12 +59,17 @@ def feed(  # noqa: PLR0913  one for each option
             show_default=False,
         ),
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Send nothing if there is a warning.", show_default=False),
+    ] = False,
 ) -> None:
     """Check every line of FILE, then send all events and wait until Kafka has them.
 
     A bad line is named by its number and the reason, never by its content, and nothing is sent.
-    With --agent-config, give --agent, --name, --project and --partitionkey too: the events that
-    the agent's file means are sent.
+    An event that a worker applies without its wrong part, such as one entry of an agent's
+    configuration, is sent with a warning. With --agent-config, give --agent, --name, --project and
+    --partitionkey too: the events that the agent's file means are sent.
 
     Exits with 0 when Kafka has acknowledged everything; with 2 when any line is bad or there is
     none (then nothing was sent); with 3 when Kafka cannot be reached.
@@ -83,11 +88,12 @@ def feed(  # noqa: PLR0913  one for each option
     with (
         open_input(path)
         if agent_config is None
-        else _agent_events(path, about, allow_unknown=allow_unknown)
+        else _agent_events(path, about, allow_unknown=allow_unknown, strict=strict)
     ) as source:
-        count, bad = event_file.check_lines(source)
-        if bad:
-            refuse_lines(path, bad)
+        count, bad, doubtful = event_file.check_lines(source)
+        if bad or (strict and doubtful):
+            refuse_lines(path, sorted(bad + doubtful if strict else bad))
+        warn_about_lines(path, doubtful)
         if not count:
             # In a pipe, the command that should have written events has perhaps failed.
             fail(WRONG, f"{path}: there is no event in it; nothing was sent")
@@ -116,7 +122,9 @@ def _one_source(file: str | None, agent_config: str | None, about: dict[str, Any
 
 
 @contextmanager
-def _agent_events(path: str, about: dict[str, Any], *, allow_unknown: bool) -> Iterator[BinaryIO]:
+def _agent_events(
+    path: str, about: dict[str, Any], *, allow_unknown: bool, strict: bool
+) -> Iterator[BinaryIO]:
     """Open the events that an agent's file leads to, one a line."""
     agent_id, name, project, partitionkey = about.values()
     agent = agent_config_file.ConfiguredAgent(agent_id, name, project, str(partitionkey))
@@ -126,8 +134,9 @@ def _agent_events(path: str, about: dict[str, Any], *, allow_unknown: bool) -> I
         access = agent_config_file.read_agent_config(content, allow_unknown=allow_unknown)
     except agent_config_file.BadAgentFile as error:
         refuse_lines(path, error.faults)
-    for line, note in access.notes:
-        warn(f"{path}:{line}: {note}")
+    if strict and access.notes:
+        refuse_lines(path, access.notes)
+    warn_about_lines(path, access.notes)
     events, reasons = agent_config_file.agent_event_file(agent, access)
     if reasons:
         fail(WRONG, *(f"{path}: {reason}" for reason in reasons), "nothing was sent")

@@ -143,7 +143,17 @@ def refuse_lines(
     file: str, bad: Sequence[tuple[int, str]], consequence: str = "nothing was sent"
 ) -> NoReturn:
     """End the command for these lines of the file; print the consequence last."""
-    shown = [f"{file}:{number}: {reason}" for number, reason in bad[:MAX_BAD_LINES_SHOWN]]
-    if len(bad) > len(shown):
-        shown.append(f"... and {len(bad) - len(shown)} more bad lines")
-    fail(WRONG, *shown, consequence)
+    fail(WRONG, *_named_lines(file, bad, "bad lines"), consequence)
+
+
+def warn_about_lines(file: str, doubtful: Sequence[tuple[int, str]]) -> None:
+    """Print what is wrong with these lines of the file, which are used all the same."""
+    for sentence in _named_lines(file, doubtful, "warnings"):
+        warn(sentence)
+
+
+def _named_lines(file: str, lines: Sequence[tuple[int, str]], kind: str) -> list[str]:
+    shown = [f"{file}:{number}: {reason}" for number, reason in lines[:MAX_BAD_LINES_SHOWN]]
+    if len(lines) > len(shown):
+        shown.append(f"... and {len(lines) - len(shown)} more {kind}")
+    return shown

@@ -199,7 +199,7 @@ def _binary_example(example: dict[str, Any]) -> dict[str, Any]:
 
 
 def _key() -> dict[str, Any]:
-    pattern = json_schemas.structured("group.set", _PREFIX)["properties"]["partitionkey"]["pattern"]
+    pattern = json_schemas.attributes("group.set", _PREFIX)["ce_partitionkey"]["pattern"]
     about = f"The event's `partitionkey`: an id up to {MAX_ID}, as digits."
     return _kafka(key={"type": "string", "pattern": pattern, "description": about})
 

@@ -21,7 +21,7 @@ from projector.events.model import (
     EventType,
     Instant,
 )
-from projector.events.redaction import PREFIX, SECRET_FIELDS, TOKEN
+from projector.events.redaction import SECRET_FIELDS, TOKEN
 
 Schema = dict[str, Any]
 
@@ -33,6 +33,7 @@ UNSAID: Final = (
     "A day must exist: the 30th of February and the year 0000 are refused.",
     f"Of each list in `ci_access` only the first {ci_access.MAX_ENTRIES} entries are read.",
     "A token is also found in a field that is given twice.",
+    "An event without `partitionkey` has it as its record's key.",
 )
 
 _NULL: Final[Schema] = {"type": "null"}
@@ -62,6 +63,7 @@ def structured(name: str, prefix: str) -> Schema:
     own: Schema = {
         "type": {**_TEXT, "pattern": _type(name), "description": _TYPE.format(name=name)},
         "data": {"$ref": prefix + kind.data.__name__},
+        "partitionkey": {**envelope["properties"]["partitionkey"], "description": _PARTITIONKEY},
     }
     properties = {field: shape for field, shape in envelope["properties"].items() if shape}
     return {
@@ -143,6 +145,7 @@ def _tidy(node: Any) -> Any:
 # from the code behind the classes
 
 
+_PARTITIONKEY: Final = "The id of the root namespace; may be left out if the record's key is it."
 _TYPE: Final = "`{name}`, with or without a reverse-DNS prefix that ends in a dot"
 
 
@@ -235,7 +238,7 @@ def _tokenless(prefix: str) -> Schema:
     itself = {"$ref": f"{prefix}Tokenless"}
     return {
         "description": "No job token anywhere; send `token_sha256`.",
-        "not": {"type": "string", "pattern": f"^{PREFIX}|{TOKEN}"},
+        "not": {"type": "string", "pattern": TOKEN},
         "propertyNames": {"not": {"pattern": f"^({fields})$|{TOKEN}"}},
         "additionalProperties": itself,
         "items": itself,
@@ -251,8 +254,9 @@ def _or_null(shape: Schema) -> Schema:
 
 def _given(shape: Schema) -> Schema:
     """Return the schema without null and default: the header is present or left out."""
-    given = next((one for one in shape.get("anyOf", []) if one != _NULL), shape)
-    return {name: part for name, part in given.items() if name != "default"}
+    given = next((one for one in shape.get("anyOf", []) if one != _NULL), {})
+    whole = {**shape, **given}
+    return {name: part for name, part in whole.items() if name not in ("default", "anyOf")}
 
 
 def _any_case(name: str) -> str:

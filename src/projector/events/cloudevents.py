@@ -1,18 +1,20 @@
 """Decoder from Kafka records to checked events: CloudEvents 1.0, structured or binary."""
 
 import re
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from projector.events import ci_access, redaction, replay_header
+from projector.events import ci_access, lenient_json, redaction, replay_header
+from projector.events.header_attributes import all_attributes, is_binary, read_attributes
 from projector.events.model import (
     APPLIED,
     EVENT_TYPES,
     MAX_EVENT_BYTES,
     MAX_NESTING,
     PATTERNS,
+    ROOT_PATTERN,
     AgentConfigured,
     AgentFile,
     BadEvent,
@@ -28,50 +30,26 @@ from projector.events.model import (
     RootNamespace,
     Sequence,
     Text,
+    known_type,
 )
-
-E = TypeVar("E", bound=Struct)
+from projector.events.revocations import read_revocation, readings
 
 
 class Envelope(Struct, frozen=True):
-    """The CloudEvents attributes of an event."""
+    """The CloudEvents attributes of an event; the record's key may replace `partitionkey`."""
 
     specversion: Literal["1.0"]
     id: Text
     source: Text
     type: Text
-    partitionkey: RootNamespace
+    partitionkey: RootNamespace | None = None
     time: Instant | None = None
     sequence: Sequence | None = None
     data: msgspec.Raw | UnsetType = UNSET
 
 
-class _Named(Struct, frozen=True):
-    """The fields that identify an event's entity."""
-
-    type: Text
-    data: msgspec.Raw
-
-
 class _Numbered(Struct, frozen=True):
     id: Id
-
-
-class _BareRevocation(Struct, frozen=True):
-    """The fields without which a revocation cannot be applied; errors in others do not stop it."""
-
-    type: Text
-    partitionkey: RootNamespace
-    data: msgspec.Raw
-
-
-class _Revocation(_BareRevocation, frozen=True):
-    """A revocation that has a sequence, valid or not."""
-
-    sequence: Any = None
-
-
-_REVOCATIONS: Final[tuple[type[_BareRevocation], ...]] = (_Revocation, _BareRevocation)
 
 
 def _from_wire(kind: type, value: object) -> object:
@@ -81,14 +59,17 @@ def _from_wire(kind: type, value: object) -> object:
 
 
 _TOO_DEEP: Final = f"the event is nested deeper than {MAX_NESTING} levels"
+_TAKEN_AS_BINARY: Final = (
+    "the value is read as `data`, because of the header `ce_specversion`; if it is the whole "
+    "event, set content-type to application/cloudevents+json"
+)
+_AS_HEADER: Final = re.compile(r"`\$\.(\w+)`")
 _MISSING: Final = re.compile(r"Object missing required field `(\w+)`(?: - at `\$([^`]*)`)?")
 _DATA: Final = {
     name: msgspec.json.Decoder(kind.data, dec_hook=_from_wire) for name, kind in EVENT_TYPES.items()
 }
-_SHAPES: Final[tuple[type[Struct], ...]] = (Envelope, _Named, *_REVOCATIONS)
-_ENVELOPE: Final[dict[type[Struct], msgspec.json.Decoder[Any]]] = {
-    shape: msgspec.json.Decoder(shape, dec_hook=_from_wire) for shape in _SHAPES
-}
+_ENVELOPE: Final = msgspec.json.Decoder(Envelope, dec_hook=_from_wire)
+_ROOT: Final = re.compile(ROOT_PATTERN.encode())
 # The errors of reading JSON.
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 # Data with a configuration, of which parts may not count.
@@ -104,21 +85,23 @@ def decode_event(record: KafkaRecord) -> Event:
     try:
         return _decode_strictly(record)
     except BadEvent as error:
-        if revocation := _decode_revocation(record, str(error)):
-            return revocation
-        raise
+        found = read_revocation(record)
+        if found is None:
+            raise
+        name, root, data, sequence = found
+        return Event(name, root, data, None, sequence, APPLIED + str(error), _replays(record))
 
 
 def subject(record: KafkaRecord) -> str | None:
     """Name the entity that the record is about; None if its type or ids cannot be read."""
+    named = ((name, reading.data) for reading in readings(record) for name in reading.types())
+    name, data = next(named, ("", None))
+    entity, _, change = name.rpartition(".")
     try:
-        envelope = _envelope(record, _Named)
-        entity, _, change = known_type(envelope.type).rpartition(".")
-        data = bytes(envelope.data)
         if entity == "member":
-            return _membership(msgspec.json.decode(data, type=MemberRemoved))
-        number = msgspec.json.decode(data, type=_Numbered).id
-    except (ValueError, RecursionError):
+            return _membership(msgspec.convert(data, MemberRemoved))
+        number = msgspec.convert(data, _Numbered).id
+    except (msgspec.ValidationError, UnicodeEncodeError):
         return None
     if change == "configured":
         return f"the configuration of agent {number}"
@@ -139,11 +122,15 @@ def _decode_strictly(record: KafkaRecord) -> Event:
         raise BadEvent(f"the event has {len(record.value)} bytes; at most {MAX_EVENT_BYTES} fit")
     if location := redaction.secret_in(record.value, record.headers):
         raise BadEvent(f"{location} holds a job token; send `token_sha256`, never the token itself")
+    binary = is_binary(record.headers)
     try:
-        envelope = _envelope(record, Envelope)
+        envelope = _from_headers(record) if binary else _ENVELOPE.decode(record.value)
     except _UNREADABLE as error:
-        raise _refusal(error, "event") from None
+        raise _envelope_refusal(error, record, binary) from None
+    if not binary and record.value.count(b'"type"') > 1:
+        _refuse_two_types(record.value)
     name = known_type(envelope.type)
+    root = envelope.partitionkey or _root_in_key(record, binary)
     if envelope.data is UNSET:
         raise BadEvent("the event has no `data`; it must be a JSON object")
     raw = bytes(envelope.data)
@@ -151,10 +138,10 @@ def _decode_strictly(record: KafkaRecord) -> Event:
     try:
         data = _DATA[name].decode(raw)
     except _UNREADABLE as error:
-        raise _refusal(error, "data") from None
+        raise _data_refusal(error, raw, binary) from None
     return Event(
         name,
-        envelope.partitionkey,
+        root,
         data,
         envelope.time,
         None if envelope.sequence is None else int(envelope.sequence),
@@ -184,29 +171,6 @@ def _warning(data: Data) -> str | None:
     return APPLIED + redaction.redact_text("; ".join(shown))
 
 
-def _decode_revocation(record: KafkaRecord, reason: str) -> Event | None:
-    for shape in _REVOCATIONS:
-        try:
-            envelope = _envelope(record, shape)
-            name = known_type(envelope.type)
-            data = _DATA[name].decode(bytes(envelope.data))
-        except (ValueError, RecursionError):
-            continue
-        if EVENT_TYPES[name].revokes:
-            sequence = _sequence(getattr(envelope, "sequence", None))
-            warning = APPLIED + reason
-            replays = _replays(record)
-            return Event(name, envelope.partitionkey, data, None, sequence, warning, replays)
-    return None
-
-
-def _sequence(text: object) -> int | None:
-    try:
-        return int(msgspec.convert(text, Sequence))
-    except msgspec.ValidationError:
-        return None
-
-
 def _replays(record: KafkaRecord) -> ReplayPosition | None:
     try:
         return replay_header.decode_position(record)
@@ -214,74 +178,69 @@ def _replays(record: KafkaRecord) -> ReplayPosition | None:
         return None
 
 
-def _envelope(record: KafkaRecord, shape: type[E]) -> E:
-    """Read the attributes from the headers in binary mode, else from the value."""
-    if _is_binary(record.headers):
-        return msgspec.convert(_attributes(record, shape), shape, dec_hook=_from_wire)
-    envelope: E = _ENVELOPE[shape].decode(record.value or b"")
-    return envelope
-
-
-def _is_binary(headers: redaction.Headers) -> bool:
-    contents = dict(headers)
-    if "ce_specversion" not in contents:
-        return False
-    return not (contents.get("content-type") or b"").startswith(b"application/cloudevents")
-
-
-def _attributes(record: KafkaRecord, shape: type[Struct]) -> dict[str, Any]:
-    headers = {name: content or b"" for name, content in record.headers}
-    attributes: dict[str, Any] = {
-        name.removeprefix("ce_"): _attribute(name, content)
-        for name, content in headers.items()
-        if name.startswith("ce_") and name.removeprefix("ce_") in shape.__struct_fields__
-    }
+def _from_headers(record: KafkaRecord) -> Envelope:
+    attributes: dict[str, Any] = read_attributes(record.headers)
     attributes["data"] = msgspec.Raw(record.value or b"null")
-    return attributes
+    return msgspec.convert(attributes, Envelope, dec_hook=_from_wire)
 
 
-def _attribute(name: str, content: bytes) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise BadEvent(f"the header {name} is not UTF-8") from None
+def _root_in_key(record: KafkaRecord, binary: bool) -> str:
+    """Return the record's key as the namespace: SDKs of CloudEvents write it there alone."""
+    key = record.key
+    if key is not None and _ROOT.fullmatch(key):
+        return key.decode()
+    where = "the header `ce_partitionkey`" if binary else "`event.partitionkey`"
+    reason = "the record has no key" if key is None else "the record's key is not a namespace's id"
+    raise BadEvent(f"{where} is missing, and {reason}")
+
+
+def _refuse_two_types(value: bytes) -> None:
+    event = lenient_json.read_object(value) or lenient_json.Fields([])
+    if any(name == "type" and content != event["type"] for name, content in event.pairs):
+        raise BadEvent("`event.type` is there more than once, with different contents")
 
 
 def _refuse_deep(raw: bytes) -> None:
-    if raw.count(b"{") + raw.count(b"[") <= MAX_NESTING:
+    # What is opened must be closed, so short data is not deep.
+    if len(raw) <= 2 * MAX_NESTING or raw.count(b"{") + raw.count(b"[") <= MAX_NESTING:
         return
     try:
         tree = msgspec.json.decode(raw)
     except _UNREADABLE as error:
-        raise _refusal(error, "event") from None
+        raise _refusal(error, raw, "data") from None
     if redaction.nesting(tree) > MAX_NESTING:
         raise BadEvent(_TOO_DEEP)
 
 
-def _refusal(error: Exception, where: str) -> BadEvent:
+def _envelope_refusal(error: Exception, record: KafkaRecord, binary: bool) -> BadEvent:
+    """Return the reason why the attributes cannot be read, with where they are looked for."""
+    if binary:
+        return BadEvent(_AS_HEADER.sub(r"the header `ce_\1`", _in_words(str(error))))
+    refusal = _refusal(error, record.value or b"", "event")
+    attributes = {name for name, _ in all_attributes(record.headers)}
+    if "type" not in attributes:
+        return refusal
+    why = "of the content-type" if "specversion" in attributes else "`ce_specversion` is missing"
+    return BadEvent(f"the value is read as the whole event, because {why}: {refusal}")
+
+
+def _data_refusal(error: Exception, raw: bytes, binary: bool) -> BadEvent:
+    refusal = _refusal(error, raw, "data")
+    if binary and "specversion" in (lenient_json.read_object(raw) or ()):
+        return BadEvent(f"{refusal}; {_TAKEN_AS_BINARY}")
+    return refusal
+
+
+def _refusal(error: Exception, value: bytes, where: str) -> BadEvent:
     """Turn an error of msgspec into a reason for the event's sender."""
     if isinstance(error, msgspec.ValidationError):
         return BadEvent(_in_words(str(error)).replace("`$", f"`{where}"))
     if isinstance(error, RecursionError):
         return BadEvent(_TOO_DEEP)
-    return BadEvent(f"the value is not JSON: {error}")
+    return BadEvent(f"the value is not JSON: {lenient_json.fault(value, where) or error}")
 
 
 def _in_words(message: str) -> str:
     for pattern, words in PATTERNS.items():
         message = message.replace(f"matching regex {pattern!r}", words)
     return _MISSING.sub(lambda match: f"`${match[2] or ''}.{match[1]}` is missing", message)
-
-
-def known_type(name: str) -> str:
-    """Return the type without a reverse-DNS prefix: `job.started` for `com.example.job.started`.
-
-    Raises `BadEvent` for a type that is not in `EVENT_TYPES`.
-    """
-    if name in EVENT_TYPES:
-        return name
-    short = ".".join(name.split(".")[-2:])
-    if short not in EVENT_TYPES:
-        given = redaction.redact_text(name)[:100]
-        raise BadEvent(f"unknown type {given!r}; known are {', '.join(EVENT_TYPES)}")
-    return short

@@ -101,16 +101,16 @@ Text = Annotated[str, Meta(min_length=1)]
 # Bounded because it becomes part of a key in Redis.
 MembershipSource = Annotated[str, Meta(min_length=1, max_length=255)]
 _DIGEST: Final = r"^[0-9a-fA-F]{64}\Z"
-_ROOT: Final = r"^[1-9][0-9]{0,18}\Z"
+ROOT_PATTERN: Final = r"^[1-9][0-9]{0,18}\Z"
 _SEQUENCE: Final = r"^[0-9]{1,40}\Z"
 # The patterns in words, for messages.
 PATTERNS: Final = {
     _DIGEST: "of 64 hex digits",
-    _ROOT: "of 1 to 19 digits without a leading zero",
+    ROOT_PATTERN: "of 1 to 19 digits without a leading zero",
     _SEQUENCE: "of 1 to 40 digits",
 }
 Digest = Annotated[str, Meta(pattern=_DIGEST)]
-RootNamespace = Annotated[str, Meta(pattern=_ROOT)]
+RootNamespace = Annotated[str, Meta(pattern=ROOT_PATTERN)]
 # Forty digits hold any 128-bit number; int() of unbounded digits would cost quadratic time.
 Sequence = Annotated[str, Meta(pattern=_SEQUENCE)]
 
@@ -318,6 +318,20 @@ EVENT_TYPES: Final[dict[str, EventType]] = {
     "job.canceling": EventType(Topic.JOB_LIFECYCLE, JobCanceling),
     "job.finished": EventType(Topic.JOB_LIFECYCLE, JobFinished, revokes=True),
 }
+
+
+def known_type(name: str) -> str:
+    """Return the type without a reverse-DNS prefix: `job.started` for `com.example.job.started`.
+
+    Raises `BadEvent` for a type that is not in `EVENT_TYPES`.
+    """
+    if name in EVENT_TYPES:
+        return name
+    short = ".".join(name.split(".")[-2:])
+    if short not in EVENT_TYPES:
+        given = redaction.redact_text(name)[:100]
+        raise BadEvent(f"unknown type {given!r}; known are {', '.join(EVENT_TYPES)}")
+    return short
 
 
 class Event(Struct, frozen=True):

@@ -6,36 +6,75 @@ neither its dead letter nor its reason repeats the token.
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
+
+from projector.events.lenient_json import bounded_integer
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
 REDACTED: Final = "[redacted]"
 
 SECRET_FIELDS: Final = ("token", "job_token", "ci_job_token")
-PREFIX: Final = "glcbt-"
-# Tokens have at least 20 characters after the prefix; a path like acme/glcbt-tools is not one.
-TOKEN: Final = PREFIX + "[A-Za-z0-9_.-]{16,}"
+# GitLab's tokens: `glcbt-`, perhaps the partition in hex and `_`, then 20 characters; or a JWT.
+# Without a partition a longer text is a name, such as glcbt-migration-branch-2026. Also found in
+# capitals, and with `-` and `_` as percent escapes, of which `%` may be escaped in turn (%252D).
+# For `secret_in` and the JSON Schemas: no look-around, which not every language has.
+_DASH: Final = "(-|%(25)*2[Dd])"
+_CHARACTER: Final = "([A-Za-z0-9_-]|%(25)*(2[Dd]|5[Ff]))"
+TOKEN: Final = (
+    f"[Gg][Ll][Cc][Bb][Tt]{_DASH}("
+    f"[0-9A-Fa-f]{{1,8}}(_|%(25)*5[Ff]){_CHARACTER}{{20}}"
+    f"|{_CHARACTER}{{20}}([^A-Za-z0-9_-]|$)"
+    "|[Ee][Yy][Jj][A-Za-z0-9_.-]{16})"
+)
 _TOKEN: Final = re.compile(TOKEN)
-_PREFIX: Final = PREFIX.encode()
+_SHORTEST: Final = len("glcbt-") + 20
+# Names of headers that hold no token, so most records need no look at theirs.
+HARMLESS_HEADERS: Final = frozenset(
+    (
+        "content-type",
+        "ce_specversion",
+        "ce_id",
+        "ce_source",
+        "ce_type",
+        "ce_partitionkey",
+        "ce_time",
+    )
+)
+_USUAL_HEADER: Final = ("content-type", b"application/cloudevents+json")
+# For all that is kept of a record: every text that may be a token, or the beginning of one.
+_NAME: Final = "glcbt"
+_ESCAPED: Final = "".join(f"(?:{c}|%(?:25)*{ord(c):x})" for c in _NAME)
+_ESCAPED_NAME: Final = re.compile(_ESCAPED, re.ASCII | re.IGNORECASE)
+_KEPT: Final = re.compile(
+    f"{_ESCAPED}(?:-|%(?:25)*2d)[A-Za-z0-9_.%-]{{16,}}", re.ASCII | re.IGNORECASE
+)
+_NAME_BYTES: Final = _NAME.encode()
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 
 def redact_text(sentence: str) -> str:
     """Redact tokens, and escape characters that UTF-8 cannot encode."""
     # JSON may hold halves of surrogate pairs, which UTF-8 cannot encode.
-    return _TOKEN.sub(REDACTED, sentence.encode(errors="backslashreplace").decode())
+    readable = sentence.encode(errors="backslashreplace").decode()
+    return _KEPT.sub(REDACTED, readable) if _may_hold_token(readable) else readable
 
 
 def secret_in(value: bytes | None, headers: Headers) -> str | None:
     """Name the field or header of a record that holds a token, without the token; or None."""
-    for name, content in headers:
-        # Bytes that are not UTF-8 are replaced; the prefix stays as it is.
-        leaf = content.decode(errors="replace") if content and _PREFIX in content else None
+    for header in headers:
+        if header == _USUAL_HEADER:
+            continue
+        name, content = header
+        is_short = content is None or len(content) < _SHORTEST
+        if is_short and name in HARMLESS_HEADERS:
+            continue
+        # Bytes that are not UTF-8 are replaced; the characters of a token stay as they are.
+        is_suspicious = content and not is_short and _NAME_BYTES in content.lower()
+        leaf = content.decode(errors="replace") if content and is_suspicious else None
         if _holds_token(name.removeprefix("ce_"), leaf):
             return f"the header {redact_text(name)}"
     if value is None or not _is_suspicious(value):
@@ -90,17 +129,31 @@ def _redact_bytes(name: str, original: bytes | None) -> bytes | None:
     redacted = _redact_leaf(name.removeprefix("ce_"), original.decode(errors="replace"))
     if redacted == REDACTED:
         return REDACTED.encode()
-    if b"glcbt" not in original.replace(b"\0", b""):
+    if not _may_hold_token(_without_nuls(original)):
         return original
+    if b"\0" in original:
+        return REDACTED.encode()
     try:
-        return REDACTED.encode() if b"\0" in original else redact_text(original.decode()).encode()
+        return redact_text(original.decode()).encode()
     except UnicodeDecodeError:
         return REDACTED.encode()
 
 
 def _may_need_redaction(original: bytes) -> bool:
     """Also true for other encodings (NULs between the letters), and for a token as digest."""
-    return _is_suspicious(original.replace(b"\0", b"")) or b"token_sha256" in original
+    readable = _without_nuls(original)
+    is_encoded = _is_suspicious(readable.encode("latin-1")) or _may_hold_token(readable)
+    return is_encoded or b"token_sha256" in original
+
+
+def _without_nuls(original: bytes) -> str:
+    """Return the ASCII characters of bytes in any of Unicode's encodings, and others as well."""
+    return original.replace(b"\0", b"").decode("latin-1")
+
+
+def _may_hold_token(text: str) -> bool:
+    """Test cheaply; the first letters may be percent escapes."""
+    return _NAME in text.lower() or ("%" in text and _ESCAPED_NAME.search(text) is not None)
 
 
 def _is_suspicious(value: bytes) -> bool:
@@ -108,18 +161,13 @@ def _is_suspicious(value: bytes) -> bool:
     lowered = value.lower()
     if b"\\" in lowered and b"\\u" in lowered:
         return True
-    return b"glcbt" in lowered or b'token"' in lowered
+    return _NAME_BYTES in lowered or b'token"' in lowered
 
 
 def _parse(value: bytes) -> Any:
     """Parse leniently: a token must be found in all that any reader of JSON accepts."""
     readable = value.decode(errors="replace")
-    return json.loads(readable, object_pairs_hook=_merged, parse_int=_integer, strict=False)
-
-
-def _integer(digits: str) -> int | str:
-    """Keep long numbers as text: Python refuses to parse them, which takes quadratic time."""
-    return int(digits) if len(digits) < sys.int_info.str_digits_check_threshold else digits
+    return json.loads(readable, object_pairs_hook=_merged, parse_int=bounded_integer, strict=False)
 
 
 def _merged(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -130,29 +178,26 @@ def _merged(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _is_secret(name: str, leaf: object) -> bool:
-    if name.lower().replace("-", "_") in SECRET_FIELDS:
-        return True
-    return isinstance(leaf, str) and leaf.startswith(PREFIX)
+def _is_secret(name: str) -> bool:
+    return name.lower().replace("-", "_") in SECRET_FIELDS
 
 
 def _holds_token(name: str, leaf: object) -> bool:
-    if _is_secret(name, leaf) or _has_token(name):
-        return True
-    return isinstance(leaf, str) and _has_token(leaf)
+    texts = (name, leaf) if isinstance(leaf, str) else (name,)
+    return _is_secret(name) or any(map(_has_token, texts))
 
 
-def _has_token(sentence: str) -> bool:
-    return PREFIX in sentence and _TOKEN.search(sentence) is not None
+def _has_token(text: str) -> bool:
+    return _NAME in text.lower() and _TOKEN.search(text) is not None
 
 
 def _redact_leaf(name: str, leaf: str) -> str:
     is_wrong_digest = name == "token_sha256" and not _DIGEST.fullmatch(leaf)
-    return REDACTED if is_wrong_digest or _is_secret(name, leaf) else redact_text(leaf)
+    return REDACTED if is_wrong_digest or _is_secret(name) else redact_text(leaf)
 
 
 def _redact_tree(node: Any, name: str = "") -> Any:
-    if _is_secret(name, node):
+    if _is_secret(name):
         return REDACTED
     if isinstance(node, dict):
         return {redact_text(key): _redact_tree(child, key) for key, child in node.items()}

@@ -111,9 +111,9 @@ def read_agent_config(source: bytes, *, allow_unknown: bool = False) -> SharedAc
 def agent_event_file(agent: ConfiguredAgent, access: SharedAccess) -> tuple[BinaryIO, list[str]]:
     """Return the events as a file of lines, and why any of them cannot be sent."""
     events = io.BytesIO(b"\n".join(agent_events(agent, access)))
-    _, bad = check_lines(events)
+    _, bad, doubtful = check_lines(events)
     events.seek(0)
-    return events, [line.reason for line in bad]
+    return events, [line.reason for line in (*bad, *doubtful)]
 
 
 def agent_events(agent: ConfiguredAgent, access: SharedAccess) -> Iterator[bytes]:

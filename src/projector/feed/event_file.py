@@ -3,15 +3,24 @@
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from projector.events import redaction
 from projector.events.cloudevents import decode_event
 from projector.events.model import APPLIED, BadEvent, Event, KafkaRecord, Topic
 
 
 class BadLine(NamedTuple):
-    """The number of an invalid line and the reason. The line is not kept: it may hold a token."""
+    """The number of a line and what is wrong. The line is not kept: it may hold a token."""
 
     number: int
     reason: str
+
+
+class Findings(NamedTuple):
+    """How many events a file has, its bad lines, and those of which a worker applies the rest."""
+
+    count: int
+    bad: list[BadLine]
+    doubtful: list[BadLine]
 
 
 def numbered_lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -22,8 +31,14 @@ def numbered_lines(source: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_line(line: bytes) -> Event:
-    """Decode the event on a line; raises `BadEvent` as `decode_strictly` does."""
-    return decode_strictly(KafkaRecord(Topic.MEMBERSHIP, 0, 0, 0, None, line))
+    """Decode the event on a line as a worker would.
+
+    Raises `BadEvent`; also for a token in a revocation, since tokens never travel.
+    """
+    event = decode_event(_record(line))
+    if event.warning and (location := redaction.secret_in(line, ())):
+        raise BadEvent(f"{location} holds a job token; send `token_sha256`, never the token itself")
+    return event
 
 
 def decode_strictly(record: KafkaRecord) -> Event:
@@ -34,13 +49,20 @@ def decode_strictly(record: KafkaRecord) -> Event:
     return event
 
 
-def check_lines(source: BinaryIO) -> tuple[int, list[BadLine]]:
-    """Count the events, and return every line that is not a valid one."""
-    count, bad = 0, []
+def check_lines(source: BinaryIO) -> Findings:
+    """Check every line, and return what is wrong."""
+    count, bad, doubtful = 0, [], []
     for number, line in numbered_lines(source):
         count += 1
         try:
-            parse_line(line)
+            warning = parse_line(line).warning
         except BadEvent as error:
             bad.append(BadLine(number, str(error)))
-    return count, bad
+        else:
+            if warning:
+                doubtful.append(BadLine(number, warning.removeprefix(APPLIED)))
+    return Findings(count, bad, doubtful)
+
+
+def _record(line: bytes) -> KafkaRecord:
+    return KafkaRecord(Topic.MEMBERSHIP, 0, 0, 0, None, line)

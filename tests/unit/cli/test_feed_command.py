@@ -7,7 +7,7 @@ import pytest
 
 from projector.cli.terminal import MAX_BAD_LINES_SHOWN, OUTAGE, WRONG
 from projector.errors import OperatorError
-from tests.builders import group, removed
+from tests.builders import configured, group, removed
 from tests.unit.cli.conftest import Kafka
 from tests.unit.cli.runner import NOT_LISTENING, process, run, written
 
@@ -68,6 +68,39 @@ def test_feed_never_shows_a_token(tmp_path: Path, kafka: Kafka) -> None:
     assert result.exit_code == WRONG
     assert "glcbt" not in result.output
     assert kafka.sent == []
+
+
+HOLLOW = json.dumps(configured(5, projects=[{"id": 7}, {"id": 8, "access_as": {}}])) + "\n"
+
+
+def test_feed_sends_what_a_worker_applies_and_names_the_entry_left_out(
+    tmp_path: Path, kafka: Kafka
+) -> None:
+    result = run("feed", file := written(tmp_path, GOOD, HOLLOW, GOOD))
+    assert (result.exit_code, result.stdout) == (0, "3 events acknowledged by Kafka\n")
+    [warning] = result.stderr.splitlines()
+    assert warning.startswith(f"{file}:2: `ci_access.projects[1]` does not count: `access_as`")
+    assert kafka.sent == [line.strip().encode() for line in (GOOD, HOLLOW, GOOD)]
+
+
+def test_a_strict_feed_refuses_what_a_worker_would_leave_out(tmp_path: Path, kafka: Kafka) -> None:
+    result = run("feed", "--strict", file := written(tmp_path, "{\n", HOLLOW, "{\n"))
+    assert result.exit_code == WRONG
+    assert [line.removeprefix(file)[:3] for line in result.stderr.splitlines()[:3]] == [
+        ":1:", ":2:", ":3:",
+    ]  # fmt: skip
+    assert result.stderr.splitlines()[3:] == ["nothing was sent"]
+    assert run("feed", "--strict", written(tmp_path, HOLLOW)).exit_code == WRONG
+    assert kafka.sent == []
+    assert run("feed", "--strict", written(tmp_path, GOOD)).exit_code == 0
+
+
+def test_feed_shows_so_many_warnings_and_counts_the_rest(tmp_path: Path, kafka: Kafka) -> None:
+    result = run("feed", written(tmp_path, HOLLOW * (MAX_BAD_LINES_SHOWN + 7)))
+    assert result.exit_code == 0
+    said = result.stderr.splitlines()
+    assert len(said) == MAX_BAD_LINES_SHOWN + 1
+    assert said[-1] == "... and 7 more warnings"
 
 
 def test_feed_shows_so_many_bad_lines_and_counts_the_rest(tmp_path: Path, kafka: Kafka) -> None:
@@ -187,6 +220,16 @@ def test_feed_says_which_entries_of_an_agents_file_are_too_many(
     result = run("feed", "--agent-config", file, *ABOUT)
     assert result.exit_code == 0
     assert f"{file}:503: `ci_access.groups`: only the first 500 of 501" in result.stderr
+
+
+def test_a_strict_feed_refuses_an_agents_file_with_a_warning(tmp_path: Path, kafka: Kafka) -> None:
+    file = agents_file(tmp_path, "ci_access:\n  groups:\n    - id: a\n      environments: [1]\n")
+    assert run("feed", "--agent-config", file, *ABOUT).exit_code == 0
+    kafka.sent.clear()
+    result = run("feed", "--agent-config", file, *ABOUT, "--strict")
+    assert result.exit_code == WRONG
+    assert result.stderr.startswith(f"{file}:4: an entry of `ci_access.groups` allows no job")
+    assert kafka.sent == []
 
 
 @pytest.mark.parametrize(

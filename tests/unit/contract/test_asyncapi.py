@@ -63,8 +63,11 @@ def test_a_binary_message_is_told_by_headers_what_a_structured_one_says_itself()
                 builders.record(value, headers=headers, topic=EVENT_TYPES[name].topic)
             )
             assert (event.type, event.warning) == (name, None)
-            missing = {k: v for k, v in example["headers"].items() if k != "ce_partitionkey"}
-            assert not in_document(MESSAGES[f"{name}.binary"]["headers"]).is_valid(missing)
+            for header in ("ce_type", "ce_partitionkey"):
+                missing = {k: v for k, v in example["headers"].items() if k != header}
+                is_valid = in_document(MESSAGES[f"{name}.binary"]["headers"]).is_valid(missing)
+                # The record's key is the partitionkey, too.
+                assert is_valid == (header == "ce_partitionkey")
 
 
 def test_a_dead_letter_has_the_headers_that_the_document_names() -> None:

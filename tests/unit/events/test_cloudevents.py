@@ -222,8 +222,19 @@ def test_an_event_with_a_token_is_refused_without_repeating_it(message: Any) -> 
 
 
 def test_a_token_behind_json_escapes_is_found() -> None:
-    value = json.dumps(group(3, subject="X")).replace("X", "\\u0067lcbt-abc").encode()
+    value = json.dumps(group(3, subject="X")).replace("X", f"\\u0067{TOKEN[1:]}").encode()
     assert "holds a job token" in reason(value)
+
+
+def test_names_that_contain_the_prefix_of_tokens_are_taken() -> None:
+    """The job in such an environment would get a 401."""
+    environment = {
+        "name": "review/glcbt-migration-branch-2026",
+        "slug": "review-1",
+        "tier": "other",
+    }
+    assert decode_event(record(group(3, path="glcbt-tools/p"))).warning is None
+    assert decode_event(record(started(9, 7, environment=environment))).warning is None
 
 
 def test_a_token_in_a_header_is_refused() -> None:
@@ -307,7 +318,8 @@ def test_what_is_expected_is_said_in_words(message: dict[str, Any], says: str) -
 )
 def test_a_missing_field_is_named_with_where_it_belongs(message: Any, says: str) -> None:
     assert reason(message) == says
-    assert reason(binary(message)._replace(offset=0).value, headers=binary(message).headers) == says
+    in_headers = says.replace("`event.source`", "the header `ce_source`")
+    assert reason(binary(message).value, headers=binary(message).headers) == in_headers
 
 
 def test_via_has_room_for_255_characters() -> None:
@@ -321,3 +333,56 @@ def test_a_complaint_says_that_the_event_is_applied_all_the_same() -> None:
         event("instance-agent.set", INSTANCE | {"configuration": {"access_as": {}}}),
     ):
         assert (decode_event(record(message)).warning or "").startswith("applied all the same: ")
+
+
+# the record's key as the partitionkey
+
+
+def without_partitionkey(message: dict[str, Any]) -> dict[str, Any]:
+    return {name: content for name, content in message.items() if name != "partitionkey"}
+
+
+@pytest.mark.parametrize("message", VALID, ids=lambda message: message["type"])
+def test_the_key_of_a_record_is_the_partitionkey_that_it_lacks(message: dict[str, Any]) -> None:
+    """SDKs of CloudEvents move the attribute into the key."""
+    known = decode_event(record(message))
+    rest = without_partitionkey(message)
+    for lacking in (record(rest), record(rest | {"partitionkey": None}), binary(rest)):
+        assert lacking.key == b"3"
+        assert decode_event(lacking) == known
+
+
+def test_the_partitionkey_of_an_event_counts_whatever_the_key_is() -> None:
+    assert decode_event(record(group(7, root="7"))).root == "7"
+    assert decode_event(binary(group(7, root="7"))).root == "7"
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        (None, "the record has no key"),
+        (b"", "the record's key is not a namespace's id"),
+        (b"03", "the record's key is not a namespace's id"),
+        (b"order-7", "the record's key is not a namespace's id"),
+        (b"3\n", "the record's key is not a namespace's id"),
+        (b"\xff", "the record's key is not a namespace's id"),
+        ("٣".encode(), "the record's key is not a namespace's id"),
+    ],
+)
+def test_without_either_an_event_is_refused(key: bytes | None, says: str) -> None:
+    rest = without_partitionkey(group(3))
+    for lacking, where in (
+        (record(rest), "`event.partitionkey`"),
+        (binary(rest), "the header `ce_partitionkey`"),
+    ):
+        with pytest.raises(BadEvent) as refused:
+            decode_event(lacking._replace(key=key))
+        assert str(refused.value) == f"{where} is missing, and {says}"
+
+
+def test_a_reason_about_the_mode_names_the_headers() -> None:
+    headers = binary(group(12, 3)).headers
+    value = json.dumps(group(12, 3)["data"]).encode()
+    said = reason(value, headers=headers[1:])
+    assert said.startswith("the value is read as the whole event, because `ce_specversion` is mis")
+    assert "set content-type" in reason(json.dumps(group(12, 3)).encode(), headers=headers)

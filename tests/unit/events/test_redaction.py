@@ -21,6 +21,20 @@ many = settings(max_examples=150, deadline=None)
 tokens = st.from_regex(r"glcbt-[0-9a-f]{1,3}_[A-Za-z0-9_\-]{20}", fullmatch=True) | st.from_regex(
     r"glcbt-eyJ[A-Za-z0-9_\-]{20,60}\.[A-Za-z0-9_\-]{10,60}\.[A-Za-z0-9_\-]{5,30}", fullmatch=True
 )
+
+
+@st.composite
+def escapes(draw: st.DrawFn) -> str:
+    """Draw a token in which some letters, or only `-` and `_`, are percent escapes."""
+    token = draw(tokens)
+    escaped = set(token) if draw(st.booleans()) else set("-_")
+    letters = st.sets(st.sampled_from(sorted(escaped & set(token))), min_size=1)
+    percent = "%" + "25" * draw(st.integers(0, 2))
+    chosen = draw(letters)
+    return "".join(f"{percent}{ord(c):02x}" if c in chosen else c for c in token)
+
+
+disguised = tokens.map(str.upper) | escapes() | escapes().map(str.upper)
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 sentences = st.tuples(words, words)
 scalars = st.none() | st.booleans() | st.integers() | words
@@ -198,6 +212,26 @@ def test_a_token_in_a_sentence_is_not_kept(token: str, around: tuple[str, str]) 
     assert token not in redaction.redact_text(token.join(around))
 
 
+@many
+@given(disguised, sentences)
+def test_a_token_in_capitals_or_percent_escapes_is_not_kept(
+    token: str, around: tuple[str, str]
+) -> None:
+    text = token.join(around)
+    original = text.encode()
+    event = json.dumps({"data": {"url": text, text: 1}}).encode()
+    assert token not in redaction.redact_text(text)
+    assert original not in (redaction.redact_value(event), redaction.redact_value(original))
+    for kept in (
+        redaction.redact_value(event),
+        redaction.redact_value(original),
+        redaction.redact_key(original),
+        redaction.redact_headers((("url", original),))[0][1],
+        redaction.redact_headers(((text, b"1"),))[0][0].encode(),
+    ):
+        assert not shows(kept, token)
+
+
 # what is harmless
 
 
@@ -225,6 +259,7 @@ def test_a_harmless_event_keeps_its_exact_bytes(
         b'{"a": 1.0, "b": 1e2 }',
         b'{"token_sha256": "' + DIGEST.upper().encode() + b'"}',
         b'{"path": "acme/glcbt-tools", "name": "caf\\u00e9"}',
+        b'{"path": "glcbt-tools/p", "name": "100%"}',
         b'{"tokens": "a", "token_count": 1, "no_token": "b"}',
         b'{"a": 1, "a": 2}',
     ],
@@ -277,13 +312,13 @@ def test_nothing_is_found_in_a_harmless_event(tree: Any) -> None:
     [
         (b'{"data": {"job_token": 1}}', (), "the field `job_token`"),
         (b'{"data": {"Job-Token": {}}}', (), "the field `Job-Token`"),
-        (b'{"data": [{"a": "glcbt-x"}]}', (), "the field `a`"),
-        (b'{"data": ["glcbt-x"]}', (), "the field `data`"),
-        (b'{"a": "glcbt-x", "a": 1}', (), "the field `a`"),
-        (b'{"a": "\\u0067lcbt-x"}', (), "the field `a`"),
+        ({"data": [{"a": TOKEN}]}, (), "the field `a`"),
+        ({"data": [TOKEN]}, (), "the field `data`"),
+        (f'{{"a": "{TOKEN}", "a": 1}}'.encode(), (), "the field `a`"),
+        (f'{{"a": "\\u0067{TOKEN[1:]}"}}'.encode(), (), "the field `a`"),
         (b"{}", (("ce_token", b"x"),), "the header ce_token"),
-        (b"{}", (("trace", b"glcbt-x"),), "the header trace"),
-        (None, (("trace", b"glcbt-x"),), "the header trace"),
+        (b"{}", (("trace", TOKEN.encode()),), "the header trace"),
+        (None, (("trace", TOKEN.encode()),), "the header trace"),
         (None, (), None),
         (b'not JSON, token"', (), None),
         (b'{"data": {"token_sha256": "glcb"}}', (), None),
@@ -291,9 +326,48 @@ def test_nothing_is_found_in_a_harmless_event(tree: Any) -> None:
     ],
 )
 def test_the_place_of_a_token_is_named(
-    value: bytes | None, headers: tuple[tuple[str, bytes], ...], place: str | None
+    value: Any, headers: tuple[tuple[str, bytes], ...], place: str | None
 ) -> None:
-    assert redaction.secret_in(value, headers) == place
+    event = json.dumps(value).encode() if isinstance(value, dict) else value
+    assert redaction.secret_in(event, headers) == place
+
+
+NAMES = [
+    "glcbt-tools/p",
+    "review/glcbt-migration-branch-2026",
+    "glcbt-",
+    "GLCBT-X",
+    "acme/glcbt-tools.and.many-other-things/shop",
+    "glcbt-64",
+    "a%glcbt-b",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_only_contains_the_prefix_is_not_a_token(name: str) -> None:
+    assert redaction.secret_in(json.dumps({"path": name, name: 1}).encode(), ()) is None
+    assert redaction.secret_in(b"{}", (("ce_subject", name.encode()), (name, b"1"))) is None
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        TOKEN,
+        TOKEN.upper(),
+        f"glcbt-{'a' * 20}",
+        f"(glcbt-{'a' * 20})",
+        f"glcbt-{'a' * 20}.",
+        f"x{TOKEN}x",
+        "glcbt-eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJnaWQ6Ly8ifQ.c2lnbmF0dXJl-_",
+        "glcbt%2D64%5Fabcdefghijklmnopqrst",
+        "glcbt%252d64_abcdefghijklmnopqrst",
+    ],
+)
+def test_a_token_of_every_shape_is_found(token: str) -> None:
+    assert (
+        redaction.secret_in(json.dumps({"path": f"a/{token}"}).encode(), ()) == "the field `path`"
+    )
+    assert redaction.secret_in(None, (("url", token.encode()),)) == "the header url"
 
 
 @pytest.mark.parametrize("other", [b"1" * 5000, b'"\xff"'], ids=["long number", "no UTF-8"])
@@ -301,7 +375,7 @@ def test_a_token_is_found_beside_what_one_json_reader_takes_and_another_does_not
     other: bytes,
 ) -> None:
     """The event's own decoder skips both in fields that it does not know, and accepts the event."""
-    assert redaction.secret_in(b'{"note": "glcbt-x", "other": ' + other + b"}", ())
+    assert redaction.secret_in(f'{{"note": "{TOKEN}", "other": '.encode() + other + b"}", ())
 
 
 @pytest.mark.parametrize(
@@ -321,6 +395,6 @@ def test_a_token_is_found_in_the_midst_of_names_and_contents(
 
 def test_a_reason_can_be_written_whatever_it_quotes() -> None:
     """JSON may name a field by half a surrogate pair; no encoding has it."""
-    place = redaction.secret_in(b'{"\\ud800": "glcbt-1"}', ())
+    place = redaction.secret_in(f'{{"\\ud800": "{TOKEN}"}}'.encode(), ())
     assert place is not None
     assert place.encode() == b"the field `\\ud800`"

@@ -7,15 +7,21 @@ from typing import Any
 import pytest
 
 from projector.events.model import MAX_EVENT_BYTES, BadEvent
-from projector.feed.event_file import BadLine, check_lines, numbered_lines, parse_line
-from tests.builders import event, group, removed, started
+from projector.feed.event_file import BadLine, Findings, check_lines, numbered_lines, parse_line
+from tests.builders import configured, event, group, removed, shared, started
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 GOOD = json.dumps(group(3)).encode()
 
 
-def checked(*source: bytes) -> tuple[int, list[BadLine]]:
+def findings(*source: bytes) -> Findings:
     return check_lines(io.BytesIO(b"\n".join(source)))
+
+
+def checked(*source: bytes) -> tuple[int, list[BadLine]]:
+    count, bad, doubtful = findings(*source)
+    assert doubtful == []
+    return count, bad
 
 
 def refusal(message: dict[str, Any]) -> str:
@@ -49,7 +55,7 @@ def test_blank_lines_are_no_events_but_count_as_lines() -> None:
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n"])
 def test_a_line_may_end_in_any_way(end: bytes) -> None:
-    assert check_lines(io.BytesIO(GOOD + end)) == (1, [])
+    assert check_lines(io.BytesIO(GOOD + end)) == (1, [], [])
 
 
 def test_a_line_of_more_than_one_mebibyte_is_bad() -> None:
@@ -79,8 +85,28 @@ def test_a_token_is_refused_even_in_a_revocation(message: dict[str, Any]) -> Non
         ({"sequence": "soon"}, "`event.sequence`"),
     ],
 )
-def test_a_mistake_is_refused_even_in_a_revocation(attributes: dict[str, Any], says: str) -> None:
-    assert says in refusal(removed("job", 9, **attributes))
+def test_a_mistake_in_a_revocation_is_doubtful(attributes: dict[str, Any], says: str) -> None:
+    """A worker applies it, so a whole file of events must not wait for it to be mended."""
+    line = json.dumps(removed("job", 9, **attributes)).encode()
+    count, bad, [doubtful] = findings(GOOD, line, GOOD)
+    assert (count, bad, doubtful.number) == (3, [], 2)
+    assert says in doubtful.reason
+
+
+def test_an_entry_that_a_worker_leaves_out_is_doubtful_and_named() -> None:
+    entries = [{"id": 7}, {"id": 8, "access_as": {}}]
+    messages = [configured(5, groups=entries), shared(5, 3, {"access_as": {}})]
+    count, bad, doubtful = findings(GOOD, *(json.dumps(each).encode() for each in messages))
+    assert (count, bad) == (3, [])
+    assert [line.number for line in doubtful] == [2, 3]
+    assert doubtful[0].reason.startswith("`ci_access.groups[1]` does not count: `access_as` must")
+    assert doubtful[1].reason.startswith("the agent does not count: `access_as` must name")
+    assert parse_line(json.dumps(messages[0]).encode()).warning
+
+
+def test_a_line_without_a_partitionkey_is_bad_because_it_has_no_key() -> None:
+    lacking = {name: content for name, content in group(3).items() if name != "partitionkey"}
+    assert refusal(lacking) == "`event.partitionkey` is missing, and the record has no key"
 
 
 def token_places() -> list[dict[str, Any]]:

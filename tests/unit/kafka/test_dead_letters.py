@@ -73,7 +73,7 @@ def test_a_header_without_content_is_no_reason_to_stop() -> None:
     headers = (("content-type", None), ("ce_subject", None), ("trace", None))
     assert tuple(letter(headers=headers)[2][FINDINGS:]) == headers
     assert decode_event(record(group(3))._replace(headers=headers)).data
-    with pytest.raises(BadEvent, match=r"`event\.id` is missing"):
+    with pytest.raises(BadEvent, match=r"the header `ce_id` is missing"):
         decode_event(record(b"{}")._replace(headers=(*headers, ("ce_specversion", b"1.0"))))
 
 
