@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 LOOPBACK: Final = "127.0.0.1"
+MAX_PORT: Final = 65535
 
 
 def free_port(host: str = LOOPBACK) -> int:
@@ -27,6 +28,9 @@ def is_listening(port: int) -> bool:
 
 def port_obstacle(port: int, host: str = LOOPBACK) -> str | None:
     """Return why a server cannot listen on the port, or None."""
+    # The system's resolver would take 99999 for 34463, its lowest 16 bits.
+    if not 0 <= port <= MAX_PORT:
+        return f"port {port} does not exist: ports are 1 to {MAX_PORT}"
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:

@@ -23,6 +23,12 @@ def test_an_address_of_another_machine_is_an_obstacle() -> None:
     assert "on port 80 of 192.0.2.1" in (port_obstacle(80, "192.0.2.1") or "")
 
 
+@pytest.mark.parametrize("port", [-1, 65536, 99999])
+def test_a_port_that_no_machine_has_is_an_obstacle(port: int) -> None:
+    """The resolver takes 99999 for 34463, and a server would listen there."""
+    assert port_obstacle(port) == f"port {port} does not exist: ports are 1 to 65535"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_cancels_the_work_and_waits_for_it(number: signal.Signals) -> None:
     ended = []
