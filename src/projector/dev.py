@@ -26,9 +26,6 @@ from projector.store import schema
 log = structlog.get_logger()
 
 HOST: Final = LOOPBACK
-# Seconds. The embedded broker ignores members that leave, so a restarted worker waits this long for
-# its partitions. Brokers accept no shorter sessions.
-SESSION_TIMEOUT: Final = "6"
 START_S: Final = 20.0
 STOP_S: Final = 8.0
 RESTART_S: Final = 1.0
@@ -89,7 +86,6 @@ async def _run(settings: Settings, port: int) -> None:
         env = os.environ | {
             variable_name("kafka"): connected.kafka,
             variable_name("redis_url"): connected.redis_url,
-            variable_name("session_timeout"): SESSION_TIMEOUT,
             variable_name("log_level"): log_level(settings),
         }
         projector = [sys.executable, "-m", "projector"]

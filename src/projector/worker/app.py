@@ -39,11 +39,15 @@ NewOwner = Callable[[int], Owner]
 
 # A frozen broker can hang Faust's shutdown for minutes; checkpoints make a hard exit safe.
 HARD_EXIT_S: Final = 15.0
+# From the end of a session until the next stamp: a heartbeat of the group's other members, which is
+# 1 s, and a claim of some hundred thousand facts.
+CLAIM_S: Final = 3.0
 
 
 async def run_worker(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raise the error that makes work impossible."""
     _check_web_port(settings)
+    _warn_of_late_claims(settings)
     tracing.start("projector-worker")
     await until_signalled(_work(settings))
     log.info("worker stopped")
@@ -80,6 +84,17 @@ def _check_web_port(settings: Settings) -> None:
     if (port or host != LOOPBACK) and (found := port_obstacle(port, host)):
         names = " and ".join(variable_name(name) for name in ("worker_web_host", "worker_web_port"))
         raise WebPortError(f"{found}; {names} choose another, with the port 0 a free one")
+
+
+def _warn_of_late_claims(settings: Settings) -> None:
+    """Warn if the partitions of a worker that crashes grow stale before another claims them."""
+    if settings.session_timeout + CLAIM_S > settings.max_staleness:
+        log.warning(
+            "after a crash lookups will get 503", session_timeout=settings.session_timeout,
+            claim=CLAIM_S, max_staleness=settings.max_staleness,
+            advice=f"{variable_name('session_timeout')} and {CLAIM_S:g} s should fit "
+            f"{variable_name('max_staleness')}; docs/operations.md has the price of each",
+        )  # fmt: skip
 
 
 @retry_outages
