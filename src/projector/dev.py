@@ -221,16 +221,16 @@ async def _supervised(children: list[ChildProcess]) -> AsyncIterator[list[asynci
 async def _print_ready(settings: Settings, port: int) -> None:
     url = f"http://{HOST}:{port}"
     _show("starting a worker and the API, some five seconds")
-    while not await asyncio.to_thread(_is_ready, port):  # noqa: ASYNC110
+    while not await asyncio.to_thread(_is_fresh, port):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     print(f"ready api={url} kafka={settings.kafka} redis={settings.redis_place}", flush=True)  # noqa: T201
 
 
-def _is_ready(port: int) -> bool:
+def _is_fresh(port: int) -> bool:
     # Not urllib, which would use a proxy that the environment names.
     api = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
-        api.request("GET", "/health/ready")
+        api.request("GET", "/health/fresh")
         return api.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

@@ -40,7 +40,7 @@ def test_worker_and_api_wait_for_redis_and_kafka(tmp_path: Path, broker: str) ->
                 eventually(lambda: is_listening(kafka_port), "the broker listening")
                 eventually(lambda: "projector topics" in worker.log(), "the worker misses topics")
                 assert deployment.command("topics").returncode == 0
-                deployment.until_ready()
+                deployment.until_fresh()
                 deployment.feed(builders.group(3), builders.project(7, 3), builders.started(9, 7))
                 deployment.until("token-9", 200)
 
