@@ -4,8 +4,10 @@ import asyncio
 import errno
 import signal
 import socket
-from collections.abc import Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Coroutine
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 LOOPBACK: Final = "127.0.0.1"
 MAX_PORT: Final = 65535
@@ -58,3 +60,18 @@ async def until_signalled(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         if not stopped.is_set():
             raise
+
+
+async def refuse_stray_cancellation(work: Awaitable[T]) -> T:
+    """Await `work`; raise an error if it ends as cancelled although this task is not.
+
+    A library may raise the cancellation of a task of its own. asyncio takes that for an end that
+    was asked for, and whatever depends on `work` would stop silently.
+    """
+    try:
+        return await work
+    except asyncio.CancelledError as stray:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError("a library cancelled this task; please report it") from stray

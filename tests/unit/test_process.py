@@ -7,7 +7,14 @@ import socket
 
 import pytest
 
-from projector.process import LOOPBACK, free_port, is_listening, port_obstacle, until_signalled
+from projector.process import (
+    LOOPBACK,
+    free_port,
+    is_listening,
+    port_obstacle,
+    refuse_stray_cancellation,
+    until_signalled,
+)
 
 
 def test_a_port_is_free_until_a_server_listens_on_it() -> None:
@@ -60,3 +67,27 @@ async def test_work_that_is_cancelled_without_a_signal_is_cancelled() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await until_signalled(work())
+
+
+async def cancelled_by_a_library() -> None:
+    raise asyncio.CancelledError
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_an_error() -> None:
+    """A task group takes a cancelled child for one that was asked to end, and goes on without."""
+    with pytest.raises(RuntimeError, match="a library cancelled this task"):
+        await refuse_stray_cancellation(cancelled_by_a_library())
+
+
+async def test_a_cancellation_that_was_asked_for_is_one() -> None:
+    working = asyncio.create_task(refuse_stray_cancellation(asyncio.sleep(60)))
+    await asyncio.sleep(0)
+    working.cancel()
+    await asyncio.wait({working})
+    assert working.cancelled()
+
+
+async def test_a_timeout_is_a_timeout() -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await refuse_stray_cancellation(asyncio.sleep(60))

@@ -24,7 +24,12 @@ from projector.events.model import Topic
 from projector.kafka import topics
 from projector.kafka.dead_letters import DeadLetterProducer
 from projector.kafka.range_reader import RangeReader
-from projector.process import LOOPBACK, port_obstacle, until_signalled
+from projector.process import (
+    LOOPBACK,
+    port_obstacle,
+    refuse_stray_cancellation,
+    until_signalled,
+)
 from projector.store.partition_count import agree_on_partitions
 from projector.store.partition_store import PartitionStore
 from projector.worker.faust_app import create_app
@@ -59,8 +64,8 @@ async def _work(settings: Settings) -> None:
         owners = OwnerGroup(new_owner, timing)
         scan = OrphanScan(redis, settings.sweep_interval, owners.check_orphan)
         background = {
-            asyncio.create_task(_watch(settings, policy.partitions)),
-            asyncio.create_task(scan.run()),
+            asyncio.create_task(refuse_stray_cancellation(work))
+            for work in (_watch(settings, policy.partitions), scan.run())
         }
         try:
             async with _delivering(settings, owners, policy.partitions) as app:

@@ -19,6 +19,7 @@ from projector.errors import HistoryLostError, WriteRefusedError
 from projector.events.model import Topic
 from projector.kafka.dead_letters import DeadLetterProducer
 from projector.kafka.range_reader import RangeReader
+from projector.process import refuse_stray_cancellation
 from projector.store.partition_store import PartitionStore
 from projector.store.schema import Version
 from projector.worker.dead_letter_outbox import DeadLetterOutbox
@@ -116,9 +117,12 @@ class Owner:
         publish_interval_s = self._timing.publish_interval_s
         async with asyncio.TaskGroup() as tasks:
             background = [
-                tasks.create_task(self._probes.run(self._next_offsets, self._note_probe)),
-                tasks.create_task(self._outbox.run()),
-                tasks.create_task(self._instruments.publish(self._store, publish_interval_s)),
+                tasks.create_task(refuse_stray_cancellation(work))
+                for work in (
+                    self._probes.run(self._next_offsets, self._note_probe),
+                    self._outbox.run(),
+                    self._instruments.publish(self._store, publish_interval_s),
+                )
             ]
             try:
                 await self._own_until_stopped()
