@@ -34,6 +34,7 @@ UVICORN = "uvicorn.protocols.http.httptools_impl"
 # By its module and its place in there: what would be lost without it.
 NAMES = {
     f"{FAUST}:AIOKafkaConsumerThread._create_worker_consumer": "the bound on Faust's fetch wait",
+    f"{FAUST}:AIOKafkaConsumerThread.verify_event_path": "no untrue alarm after a quiet hour",
     f"{FAUST}:Consumer._new_consumer_thread": "the bound on Faust's fetch wait",
     "aiokafka:AIOKafkaConsumer._fetch_max_wait_ms": "the bound on Faust's fetch wait",
     "aiokafka:AIOKafkaConsumer._client": "closing a consumer whose stop was cancelled",

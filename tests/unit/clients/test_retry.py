@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from projector.clients import retry
-from projector.clients.retry import OUTAGES, retry_outages, wait_until_fresh
+from projector.clients.retry import OUTAGES, retry_outages, wait_until_ready
 from projector.errors import AccessError, MissingTopicsError, OperatorError
 
 
@@ -154,7 +154,7 @@ async def test_any_other_error_is_raised_at_once_also_after_a_retry(pauses: list
 
 async def test_a_call_that_succeeds_prepares_no_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would cost 27 µs, and most calls are shorter."""
-    monkeypatch.setattr(retry, "_Call", lambda *_: pytest.fail("prepared"))
+    monkeypatch.setattr(retry, "Call", lambda *_: pytest.fail("prepared"))
 
     @retry_outages
     async def work() -> str:
@@ -187,7 +187,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_server_is_waited_for_and_a_reason_is_logged_ever_more_rarely() -> None:
     away, missing = RedisConnectionError("away"), MissingTopicsError("create them")
     with capture_logs() as said:
-        answer = await wait_until_fresh("Kafka", "k:1", Reach(missing, *[away] * 7))
+        answer = await wait_until_ready("Kafka", "k:1", Reach(missing, *[away] * 7))
     assert answer == "answer"
     assert [line["reason"] for line in said] == ["create them", "away", "away", "away"]
     assert (said[0]["server"], said[0]["place"]) == ("Kafka", "k:1")
@@ -195,4 +195,4 @@ async def test_a_server_is_waited_for_and_a_reason_is_logged_ever_more_rarely() 
 
 async def test_a_server_that_refuses_this_client_is_not_waited_for() -> None:
     with pytest.raises(AccessError, match=r"^Redis at r:1 does not know this user and password"):
-        await wait_until_fresh("Redis", "r:1", Reach(AuthenticationError("no")))
+        await wait_until_ready("Redis", "r:1", Reach(AuthenticationError("no")))
