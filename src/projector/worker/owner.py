@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from projector import metrics
-from projector.clients.retry import OUTAGES, retry_outages
+from projector.clients.retry import OUTAGES, Call, retry_outages
 from projector.domain.projection import Policy
 from projector.errors import HistoryLostError, WriteRefusedError
 from projector.events.model import Topic
@@ -78,6 +78,7 @@ class Owner:
         self._probes = FreshnessProbes(partition, store, reader, self._queue, timing)
         schedule = SweepSchedule(policy.sweep_interval, timing.probe_interval_s)
         self._sweep = ViewSweep(schedule, store, self._applier, self._writer)
+        self._stamps = Call(partition)
 
     @property
     def version(self) -> Version:
@@ -129,6 +130,7 @@ class Owner:
             finally:
                 # Also after an error: the group itself would cancel them only once.
                 await cancel_until_done(background)
+                self._stamps.end(gave_up=True)
 
     async def _own_until_stopped(self) -> None:
         while not self._stopped.is_set():
@@ -234,8 +236,10 @@ class Owner:
             self._applier.applied_until = probe.t0
             await self._store.stamp(probe.t0)
             self._instruments.record_stamp(probe.asked_at)
+            self._stamps.end()
         except OUTAGES as error:
             log.debug("no stamp", partition=self.partition, reason=repr(error))
+            self._stamps.fail(error, self._timing.probe_timeout_s)
 
 
 async def cancel_until_done(tasks: list[asyncio.Task[None]]) -> None:
