@@ -80,7 +80,7 @@ class Watch:
         progress.until_delivered(
             deployment.redis, lambda: producing.send(deployment.kafka, deployment.prefix, jobless)
         )
-        deployment.until_ready()
+        deployment.until_fresh()
 
     def rounds(self, rounds: int, rate: float, seconds: float) -> list[Round]:
         """Measure the product and plain Kafka in turn, at `rate` events a second."""

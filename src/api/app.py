@@ -156,14 +156,13 @@ def documented_routes(lookup: Lookup, freshness: Freshness, max_staleness: float
 
     @router.get("/health/ready", tags=["health"], responses={503: {"description": "Not ready"}})
     async def ready() -> JSONResponse:
-        """Whether every partition is fresh; lookups of fresh partitions work all the same."""
-        ages = freshness.ages()
-        stale = [p for p, age in enumerate(ages) if age is None or age > max_staleness]
-        if freshness.reachable and ages and not stale:
-            return JSONResponse({"status": "ready", "partitions": len(ages)}, headers=NO_STORE)
-        reason = _not_ready(freshness, len(ages), len(stale))
-        body = {"status": "not ready", "reason": reason, "stale_partitions": stale}
-        return JSONResponse(body, 503, NO_STORE)
+        """Whether this process can answer lookups of at least one partition. For load balancers."""
+        return _health(freshness, max_staleness, "ready", fresh_needed=1)
+
+    @router.get("/health/fresh", tags=["health"], responses={503: {"description": "Not fresh"}})
+    async def fresh() -> JSONResponse:
+        """Whether every partition is fresh. For alerts and deployments, not for load balancers."""
+        return _health(freshness, max_staleness, "fresh", fresh_needed=len(freshness.ages()))
 
     async def exposition() -> bytes:
         metrics.flush()
@@ -181,7 +180,20 @@ def documented_routes(lookup: Lookup, freshness: Freshness, max_staleness: float
     return router
 
 
-def _not_ready(freshness: Freshness, partitions: int, stale: int) -> str:
+def _health(
+    freshness: Freshness, max_staleness: float, state: str, *, fresh_needed: int
+) -> JSONResponse:
+    """Return 200 if Redis answers and so many partitions are fresh, else 503 with the reason."""
+    ages = freshness.ages()
+    stale = [p for p, age in enumerate(ages) if age is None or age > max_staleness]
+    body = {"status": state, "partitions": len(ages), "stale_partitions": stale}
+    if freshness.reachable and ages and len(ages) - len(stale) >= fresh_needed:
+        return JSONResponse(body, headers=NO_STORE)
+    reason = _obstacle(freshness, len(ages), len(stale))
+    return JSONResponse({**body, "status": f"not {state}", "reason": reason}, 503, NO_STORE)
+
+
+def _obstacle(freshness: Freshness, partitions: int, stale: int) -> str:
     if not freshness.reachable:
         return "Redis is not reachable"
     if freshness.fault:

@@ -26,9 +26,6 @@ from projector.store import schema
 log = structlog.get_logger()
 
 HOST: Final = LOOPBACK
-# Seconds. The embedded broker ignores members that leave, so a restarted worker waits this long for
-# its partitions. Brokers accept no shorter sessions.
-SESSION_TIMEOUT: Final = "6"
 START_S: Final = 20.0
 STOP_S: Final = 8.0
 RESTART_S: Final = 1.0
@@ -89,7 +86,6 @@ async def _run(settings: Settings, port: int) -> None:
         env = os.environ | {
             variable_name("kafka"): connected.kafka,
             variable_name("redis_url"): connected.redis_url,
-            variable_name("session_timeout"): SESSION_TIMEOUT,
             variable_name("log_level"): log_level(settings),
         }
         projector = [sys.executable, "-m", "projector"]
@@ -225,16 +221,16 @@ async def _supervised(children: list[ChildProcess]) -> AsyncIterator[list[asynci
 async def _print_ready(settings: Settings, port: int) -> None:
     url = f"http://{HOST}:{port}"
     _show("starting a worker and the API, some five seconds")
-    while not await asyncio.to_thread(_is_ready, port):  # noqa: ASYNC110
+    while not await asyncio.to_thread(_is_fresh, port):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     print(f"ready api={url} kafka={settings.kafka} redis={settings.redis_place}", flush=True)  # noqa: T201
 
 
-def _is_ready(port: int) -> bool:
+def _is_fresh(port: int) -> bool:
     # Not urllib, which would use a proxy that the environment names.
     api = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
-        api.request("GET", "/health/ready")
+        api.request("GET", "/health/fresh")
         return api.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

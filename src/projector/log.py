@@ -10,6 +10,9 @@ import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from projector.events import redaction
+from projector.log_repeats import RepeatFilter
+
+log = structlog.get_logger()
 
 
 def escape_control_chars(text: str) -> str:
@@ -18,7 +21,10 @@ def escape_control_chars(text: str) -> str:
 
 
 def configure(level: str) -> None:
-    """Write the logs of structlog and of the standard library to stderr in one format."""
+    """Write the logs of structlog and of the standard library to stderr in one format.
+
+    Repeated messages of other libraries are counted, except at the level `debug`.
+    """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -43,9 +49,24 @@ def configure(level: str) -> None:
             ],
         )
     )
+    for former in logging.getLogger().handlers:
+        _close_filters(former)
+    if level.lower() != "debug":
+        handler.addFilter(RepeatFilter(_report_repeats))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("projector").setLevel(level.upper())
     logging.getLogger("api").setLevel(level.upper())
+
+
+def _close_filters(handler: logging.Handler) -> None:
+    for each in handler.filters:
+        if isinstance(each, RepeatFilter):
+            each.close()
+
+
+def _report_repeats(seconds: float, lines: int, messages: str) -> None:
+    log.warning("other libraries repeat themselves", seconds=seconds, lines=lines,
+                messages=messages)  # fmt: skip
 
 
 def _rendering(*, on_terminal: bool) -> list[Processor]:

@@ -4,10 +4,13 @@ import asyncio
 import errno
 import signal
 import socket
-from collections.abc import Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Coroutine
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
 
 LOOPBACK: Final = "127.0.0.1"
+MAX_PORT: Final = 65535
 
 
 def free_port(host: str = LOOPBACK) -> int:
@@ -27,6 +30,9 @@ def is_listening(port: int) -> bool:
 
 def port_obstacle(port: int, host: str = LOOPBACK) -> str | None:
     """Return why a server cannot listen on the port, or None."""
+    # The system's resolver would take 99999 for 34463, its lowest 16 bits.
+    if not 0 <= port <= MAX_PORT:
+        return f"port {port} does not exist: ports are 1 to {MAX_PORT}"
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -54,3 +60,18 @@ async def until_signalled(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         if not stopped.is_set():
             raise
+
+
+async def refuse_stray_cancellation(work: Awaitable[T]) -> T:
+    """Await `work`; raise an error if it ends as cancelled although this task is not.
+
+    A library may raise the cancellation of a task of its own. asyncio takes that for an end that
+    was asked for, and whatever depends on `work` would stop silently.
+    """
+    try:
+        return await work
+    except asyncio.CancelledError as stray:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError("a library cancelled this task; please report it") from stray

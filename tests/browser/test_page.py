@@ -241,7 +241,7 @@ def stopped(product: Product) -> Iterator[None]:
     product.worker.signal(signal.SIGSTOP)
     yield
     product.worker.signal(signal.SIGCONT)
-    product.deployment.until_ready()
+    product.deployment.until_fresh()
 
 
 def test_a_stuck_partition_shows_within_ten_seconds(page: Browser, stopped: None) -> None:

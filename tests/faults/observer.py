@@ -31,7 +31,7 @@ class Lookup(NamedTuple):
 
 
 class Health(NamedTuple):
-    """One answer of /health/ready; status 0 without an answer."""
+    """One answer of /health/fresh; status 0 without an answer."""
 
     at: float
     status: int
@@ -149,7 +149,7 @@ class Observer:
             await connection.close()
 
     async def _health(self, connection: Connection) -> Health:
-        response = await connection.get("/health/ready")
+        response = await connection.get("/health/fresh")
         if response is None:
             return Health(time.monotonic(), 0, ())
         stale = json.loads(response.body).get("stale_partitions", ())
@@ -169,7 +169,7 @@ class Observer:
         connection = self.new_connection()
         try:
             unknown = await connection.get(PATH, "Authorization: Bearer never-started")
-            ready = await connection.get("/health/ready")
+            ready = await connection.get("/health/fresh")
         finally:
             await connection.close()
         return (unknown and unknown.status) == 401 and (ready and ready.status) == 200

@@ -244,8 +244,8 @@ class Scenario:
         )
 
     def until_stale(self) -> None:
-        """Wait until /health/ready returns 503."""
-        self.until(lambda: self.observer.health[-1].status == 503, "/health/ready is 503")
+        """Wait until /health/fresh returns 503."""
+        self.until(lambda: self.observer.health[-1].status == 503, "/health/fresh is 503")
 
     def claims(self) -> int:
         """Count the claims of partitions so far."""
@@ -287,7 +287,7 @@ class Scenario:
         )  # fmt: skip
 
     def fresh_again(self) -> float:
-        """Return the seconds from the fault until /health/ready stayed 200."""
+        """Return the seconds from the fault until /health/fresh stayed 200."""
         bad = [h.at for h in self.observer.health if h.status != 200 and h.at > self._fault_began]
         if not bad:
             return 0.0

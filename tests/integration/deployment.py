@@ -82,11 +82,11 @@ class Deployment:
         assert self.command("topics").returncode == 0
         worker = self.start("worker")
         self.start_api()
-        self.until_ready()
+        self.until_fresh()
         return worker
 
-    def until_ready(self) -> None:
-        eventually(lambda: self.get("/health/ready").status == 200, "every partition fresh")
+    def until_fresh(self) -> None:
+        eventually(lambda: self.get("/health/fresh").status == 200, "every partition fresh")
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> Answer:
         try:

@@ -104,7 +104,7 @@ def test_a_restarted_worker_goes_on_where_it_was(deployment: Deployment) -> None
     deployment.feed(builders.removed("agent", 5), builders.started(10, 123213, token="second"))
     worker.start()
     deployment.until("second", 200)
-    deployment.until_ready()
+    deployment.until_fresh()
     assert deployment.look_up(TOKEN).body["allowed_agents"] == []
     facts = sum(
         int(deployment.redis.hget(f"allowed-agents:partition:{{{p}}}", "facts") or 0)
@@ -150,7 +150,7 @@ def test_two_workers_share_the_partitions(deployment: Deployment) -> None:
         return {deployment.redis.hget(key, "owner") for key in keys}
 
     eventually(lambda: len(owners()) == 2, "both own partitions")
-    deployment.until_ready()
+    deployment.until_fresh()
     deployment.feed(*(builders.group(n, root=str(n)) for n in range(1, 40)))
     jobs = [builders.started(n, n, token=f"t{n}", root=str(n)) for n in range(1, 40)]
     deployment.feed(*(builders.project(n, n, root=str(n)) for n in range(1, 40)), *jobs)

@@ -98,7 +98,7 @@ def test_each_role_can_do_its_work_and_nothing_else(deployment: Deployment) -> N
     assert run(deployment, "admin", "topics")[0] == 0
     worker = deployment.start("worker", PROJECTOR_KAFKA_USERNAME="worker")
     deployment.start_api()
-    deployment.until_ready()
+    deployment.until_fresh()
     deployment.env["PROJECTOR_KAFKA_USERNAME"] = "feeder"
     deployment.feed(builders.group(3), builders.project(7, 3), builders.started(9, 7))
     deployment.until("token-9", 200)

@@ -127,10 +127,11 @@ def test_partitions_with_a_leader_stay_fresh(cluster: TwoBrokers, elsewhere: int
     deployment.until("token-12", 401, "the same, by the new worker if there is one")
     assert deployment.look_up("token-9").status == 200
     assert deployment.look_up("token-10").status == 503
-    assert deployment.get("/health/ready").status == 503
+    assert deployment.get("/health/fresh").status == 503
+    assert deployment.get("/health/ready").status == 200, "a load balancer keeps this API"
 
     cluster.second.start()
-    deployment.until_ready()
+    deployment.until_fresh()
     deployment.until("token-10", 200)
     for job, root in ((9, here), (10, there)):
         deployment.feed(builders.removed("job", job, root=root))

@@ -1,6 +1,8 @@
 """Servers that are missing at the start: processes name them, wait, and go on by themselves."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +10,7 @@ from projector.process import is_listening
 from tests import builders
 from tests.integration import servers
 from tests.integration.conftest import BROKERS, apache_or_skip
-from tests.integration.deployment import Deployment
+from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.ports import free_port
 from tests.integration.servers import eventually, running
 
@@ -40,7 +42,7 @@ def test_worker_and_api_wait_for_redis_and_kafka(tmp_path: Path, broker: str) ->
                 eventually(lambda: is_listening(kafka_port), "the broker listening")
                 eventually(lambda: "projector topics" in worker.log(), "the worker misses topics")
                 assert deployment.command("topics").returncode == 0
-                deployment.until_ready()
+                deployment.until_fresh()
                 deployment.feed(builders.group(3), builders.project(7, 3), builders.started(9, 7))
                 deployment.until("token-9", 200)
 
@@ -49,3 +51,37 @@ def test_worker_and_api_wait_for_redis_and_kafka(tmp_path: Path, broker: str) ->
                 redis.start()
                 eventually(lambda: is_listening(redis_port), "Valkey listening, empty")
                 deployment.until("token-9", 200, "the views back in an empty Redis")
+
+
+@pytest.mark.usefixtures("real_processes")
+def test_an_outage_is_a_few_lines_of_a_worker_that_has_nothing_to_do(tmp_path: Path) -> None:
+    """aiokafka wrote 150 to 190 lines a second; while Redis was away there was not one."""
+    apache_or_skip("apache")
+    kafka_port, redis_port = free_port(), free_port()
+    with (
+        running(servers.valkey(tmp_path, redis_port)) as redis,
+        running(servers.apache_kafka(tmp_path, kafka_port)) as broker,
+        Deployment(f"127.0.0.1:{kafka_port}", redis_port, "few.", tmp_path) as deployment,
+    ):
+        eventually(lambda: is_listening(kafka_port) and is_listening(redis_port), "listening")
+        worker = deployment.start_all()
+        before = len(worker.log())
+
+        def logged(event: str) -> list[dict[str, Any]]:
+            lines = worker.log()[before:].split("\n")[:-1]
+            return [line for line in map(json.loads, lines) if line["event"] == event]
+
+        broker.kill()
+        eventually(lambda: logged("outage goes on"), "an outage that goes on", 40)
+        eventually(lambda: logged("other libraries repeat themselves"), "their sum", 40)
+        assert len(worker.log()[before:].split("\n")) < 60
+        assert [line["server"] for line in logged("outage")] == ["Kafka"]
+        assert logged("outage goes on")[0]["partitions"] == PARTITIONS
+        assert logged("other libraries repeat themselves")[0]["lines"] > 100
+        broker.start()
+        eventually(lambda: logged("outage over"), "the end of the outage", 60)
+        deployment.until_fresh()
+        redis.kill()
+        eventually(lambda: logged("outage")[-1]["server"] == "Redis", "Redis is away")
+        redis.start()
+        eventually(lambda: logged("outage over")[-1]["server"] == "Redis", "Redis is back")

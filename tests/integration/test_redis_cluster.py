@@ -115,7 +115,7 @@ def test_a_server_that_comes_back_empty_is_filled_and_nobody_is_told_401(
     eventually(lambda: comes_to(503), "503 while it is away")
     lost.start()
     eventually(lambda: comes_to(200), "filled")
-    deployment.until_ready()
+    deployment.until_fresh()
     assert seen <= {200, 503}
     assert deployment.agents(token) == [5]
 
@@ -260,7 +260,7 @@ def test_the_product_runs_with_the_rights_that_are_given(
     assert deployment.command("topics").returncode == 0
     deployment.start("worker", **credentials("worker"))
     deployment.start_api(**credentials("api"))
-    deployment.until_ready()
+    deployment.until_fresh()
     deployment.feed(*COMPANY, started(9, "token-9"))
     deployment.until_agents("token-9", 5)
     deployment.until("unknown", 401)

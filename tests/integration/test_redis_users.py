@@ -134,7 +134,7 @@ def test_the_product_runs_as_these_users(port: int, kafka: str, tmp_path: Path) 
         worker = deployment.start("worker", **as_worker, PROJECTOR_SWEEP_INTERVAL="1")
         ops = "an-operators-token"
         api = deployment.start_api(**credentials("api"), PROJECTOR_OPS_TOKEN=ops)
-        deployment.until_ready()
+        deployment.until_fresh()
         deployment.feed(builders.group(3), builders.project(7, 3), builders.started(9, 7))
         deployment.until("token-9", 200)
         assert deployment.look_up("unknown").status == 401

@@ -7,14 +7,18 @@ import pty
 import select
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from projector.process import is_listening
 from tests import builders
+from tests.integration import servers
+from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.ports import free_port
-from tests.integration.servers import eventually
+from tests.integration.servers import eventually, running
 
 COMPANY = [
     builders.group(3), builders.project(7, 3), builders.member(1, group_id=3), builders.agent(5, 7),
@@ -140,3 +144,48 @@ def test_without_kafka_there_is_what_redis_says(deployment: Deployment) -> None:
     assert (found["totals"]["fresh"], found["totals"]["lag"]) == (PARTITIONS, None)
     assert found["dead_letters"] is None
     assert f"Kafka at {nobody} cannot be reached" in found["kafka"]
+
+
+@pytest.mark.usefixtures("real_processes")
+def test_a_watch_says_since_when_kafka_is_away_and_goes_on_by_itself(tmp_path: Path) -> None:
+    """It showed `lag 0` for ever: its source had ended with the outage, silently."""
+    apache_or_skip("apache")
+    kafka, redis = free_port(), free_port()
+    with (
+        running(servers.valkey(tmp_path, redis)),
+        running(servers.apache_kafka(tmp_path, kafka)) as broker,
+        Deployment(f"127.0.0.1:{kafka}", redis, "watch.", tmp_path) as deployment,
+    ):
+        eventually(lambda: is_listening(kafka) and is_listening(redis), "both listening")
+        worker = deployment.start_all()
+        as_json = deployment.start("status", "--watch", "--json")
+        as_lines = deployment.start("status", "--watch")
+        eventually(lambda: known(as_json.log()), "the lag is shown")
+        broker.kill()
+        eventually(lambda: not known(as_json.log()), "the lag is not shown any more")
+        reason = last(as_json.log())["kafka"]
+        assert f"Kafka at 127.0.0.1:{kafka}" in reason
+        assert "(since 20" in reason
+        eventually(lambda: "no lag, no dead letters: Kafka at" in as_lines.log(), "a line says so")
+        broker.start()
+        eventually(lambda: known(as_json.log()), "the lag is shown again", 60)
+        eventually(lambda: "are known again" in as_lines.log(), "a line says so")
+        deployment.until_fresh()
+        worker.signal(signal.SIGSTOP)
+        deployment.feed(*COMPANY)
+        eventually(lambda: (last(as_json.log())["totals"]["lag"] or 0) > 0, "it is no old lag")
+        worker.signal(signal.SIGCONT)
+        for watch in (as_json, as_lines):
+            watch.signal(signal.SIGINT)
+            assert watch.process.wait(20) in (0, 1)
+
+
+def last(log: str) -> Any:
+    """Return the last whole JSON object that the watch has printed; an empty one before."""
+    lines = log.split("\n")[:-1]
+    return json.loads(lines[-1]) if lines else {}
+
+
+def known(log: str) -> bool:
+    found = last(log)
+    return "kafka" in found and found["kafka"] is None and found["totals"]["lag"] is not None

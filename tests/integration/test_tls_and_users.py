@@ -97,7 +97,7 @@ def runs_end_to_end(deployment: Deployment) -> str:
     assert outputs[0].returncode == 0, outputs[0].stderr
     worker = deployment.start("worker", **as_user("worker"))
     api = deployment.start_api(**as_user("api"))
-    deployment.until_ready()
+    deployment.until_fresh()
     deployment.feed(builders.group(3), builders.project(7, 3), builders.started(9, 7))
     deployment.until("token-9", 200)
     assert deployment.look_up("unknown").status == 401

@@ -73,7 +73,7 @@ def test_an_event_and_a_lookup_are_followed_to_where_they_end(
     assert deployment.command("topics").returncode == 0
     deployment.start("worker", **otel)
     deployment.start_api(**otel)
-    deployment.until_ready()
+    deployment.until_fresh()
     deployment.feed(builders.group(3), builders.project(7, 3), builders.member(1, group_id=3))
     deployment.feed(builders.group(4, 3, traceparent=context(UNSAMPLED, sampled=False)))
     deployment.feed(builders.started(9, 7, token=TOKEN, traceparent=context(FED)))
@@ -98,7 +98,7 @@ def test_a_collector_that_is_away_holds_nothing_up(deployment: Deployment) -> No
     assert deployment.command("topics").returncode == 0
     worker = deployment.start("worker", **otel)
     deployment.start_api(**otel)
-    deployment.until_ready()
+    deployment.until_fresh()
     deployment.feed(builders.group(3), builders.project(7, 3), builders.member(1, group_id=3))
     deployment.feed(builders.started(9, 7, token=TOKEN, traceparent=context(FED)))
     deployment.until(TOKEN, 200)

@@ -101,7 +101,7 @@ def test_no_record_holds_up_those_behind_it(deployment: Deployment) -> None:
     deployment.redis.flushall()
     deployment.start("worker")
     deployment.until("token-9", 403, "the same for a worker that reads everything again")
-    deployment.until_ready()
+    deployment.until_fresh()
     assert_applied(deployment)
 
 

@@ -16,6 +16,7 @@ from tests.faults import fault_injection, mutations
 from tests.faults.mutations import MUTATIONS
 from tests.unit.worker.owned_partition import COMPANY, QUICK, Setup, gets, is_claimed_above, until
 
+FAULTS = Path(__file__).parents[1] / "faults"
 Story = Callable[[Setup], Any]
 
 
@@ -160,3 +161,11 @@ async def test_a_worker_would_be_stopped_at_the_view_of_a_token(
     async with setup.owning():
         assert len(stops) == 2
     assert not trigger.exists()
+
+
+def test_the_observer_waits_for_every_partition_and_not_for_a_ready_api() -> None:
+    """`/health/ready` is 200 with one fresh partition: a fault would end too early."""
+    for path in (FAULTS / "observer.py", FAULTS / "scenario.py"):
+        text = path.read_text()
+        assert "/health/fresh" in text
+        assert "/health/ready" not in text

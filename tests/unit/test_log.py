@@ -90,11 +90,11 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     # `projector status` silences it in the same process.
     logging.getLogger("aiokafka").setLevel(logging.NOTSET)
 
-    def configure(*, terminal: bool = False) -> io.StringIO:
+    def configure(*, terminal: bool = False, level: str = "info") -> io.StringIO:
         stream = io.StringIO()
         monkeypatch.setattr(stream, "isatty", lambda: terminal)
         monkeypatch.setattr(sys, "stderr", stream)
-        logs.configure("info")
+        logs.configure(level)
         return stream
 
     yield configure

@@ -34,8 +34,10 @@ UVICORN = "uvicorn.protocols.http.httptools_impl"
 # By its module and its place in there: what would be lost without it.
 NAMES = {
     f"{FAUST}:AIOKafkaConsumerThread._create_worker_consumer": "the bound on Faust's fetch wait",
+    f"{FAUST}:AIOKafkaConsumerThread.verify_event_path": "no untrue alarm after a quiet hour",
     f"{FAUST}:Consumer._new_consumer_thread": "the bound on Faust's fetch wait",
     "aiokafka:AIOKafkaConsumer._fetch_max_wait_ms": "the bound on Faust's fetch wait",
+    "aiokafka:AIOKafkaConsumer._client": "closing a consumer whose stop was cancelled",
     "faust.transport.utils:DefaultSchedulingStrategy.iterate": "skipping what is applied already",
     f"{FETCHER}:Fetcher._proc_fetch_request.MemoryRecords": "reading past a damaged record",
     "prometheus_client:Histogram._buckets": "adding many values to a histogram at once",

@@ -7,7 +7,14 @@ import socket
 
 import pytest
 
-from projector.process import LOOPBACK, free_port, is_listening, port_obstacle, until_signalled
+from projector.process import (
+    LOOPBACK,
+    free_port,
+    is_listening,
+    port_obstacle,
+    refuse_stray_cancellation,
+    until_signalled,
+)
 
 
 def test_a_port_is_free_until_a_server_listens_on_it() -> None:
@@ -21,6 +28,12 @@ def test_a_port_is_free_until_a_server_listens_on_it() -> None:
 
 def test_an_address_of_another_machine_is_an_obstacle() -> None:
     assert "on port 80 of 192.0.2.1" in (port_obstacle(80, "192.0.2.1") or "")
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 99999])
+def test_a_port_that_no_machine_has_is_an_obstacle(port: int) -> None:
+    """The resolver takes 99999 for 34463, and a server would listen there."""
+    assert port_obstacle(port) == f"port {port} does not exist: ports are 1 to 65535"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -54,3 +67,27 @@ async def test_work_that_is_cancelled_without_a_signal_is_cancelled() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await until_signalled(work())
+
+
+async def cancelled_by_a_library() -> None:
+    raise asyncio.CancelledError
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_an_error() -> None:
+    """A task group takes a cancelled child for one that was asked to end, and goes on without."""
+    with pytest.raises(RuntimeError, match="a library cancelled this task"):
+        await refuse_stray_cancellation(cancelled_by_a_library())
+
+
+async def test_a_cancellation_that_was_asked_for_is_one() -> None:
+    working = asyncio.create_task(refuse_stray_cancellation(asyncio.sleep(60)))
+    await asyncio.sleep(0)
+    working.cancel()
+    await asyncio.wait({working})
+    assert working.cancelled()
+
+
+async def test_a_timeout_is_a_timeout() -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await refuse_stray_cancellation(asyncio.sleep(60))

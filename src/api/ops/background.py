@@ -6,6 +6,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
+from projector.process import refuse_stray_cancellation
+
 T = TypeVar("T")
 
 # The share of one core that a repeated computation may take, however long it is.
@@ -53,7 +55,7 @@ class BackgroundLoop:
 
 async def _within(work: Awaitable[T], seconds: float) -> T:
     async with asyncio.timeout(seconds):
-        return await work
+        return await refuse_stray_cancellation(work)
 
 
 class CachedCall(Generic[T]):

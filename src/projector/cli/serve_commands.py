@@ -12,9 +12,11 @@ import typer
 from projector.cli.terminal import WRONG, fail, load_settings, run_command
 from projector.config.settings import Settings
 from projector.errors import OperatorError
-from projector.process import free_port, port_obstacle
+from projector.process import MAX_PORT, free_port, port_obstacle
 
 log = structlog.get_logger()
+
+Port = Annotated[int, typer.Option(help="Port to listen on; 0: a free one.", min=0, max=MAX_PORT)]
 
 
 def worker() -> None:
@@ -37,7 +39,7 @@ def worker() -> None:
 
 def api(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.")] = 8000,
+    port: Port = 8000,
     workers: Annotated[int, typer.Option(help="Processes; one per core is plenty.", min=1)] = 1,
 ) -> None:
     """Answer lookups over HTTP. Reads Redis, writes nothing, needs no Kafka.
@@ -61,7 +63,7 @@ def api(
 
 def ops(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.")] = 8001,
+    port: Port = 8001,
 ) -> None:
     """Serve the operators' page alone, at /ops/. Reads Redis and Kafka, writes nothing.
 
@@ -115,9 +117,7 @@ def _serve(application: Any, settings: Settings, host: str, port: int, **more: A
 
 
 def dev(
-    port: Annotated[
-        int, typer.Option(help="Port of the API; 0: a free one.", min=0, max=65535)
-    ] = 8000,
+    port: Port = 8000,
 ) -> None:
     """Run everything here: embedded Kafka and Redis (memory only), a worker and the API.
 

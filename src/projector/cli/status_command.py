@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Final
 
@@ -20,6 +21,7 @@ from projector.cli.terminal import as_json, connected, load_settings, run_comman
 from projector.clients.access_errors import redis_reason
 from projector.config.settings import Settings
 from projector.errors import OperatorError
+from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
 from projector.operators.kafka_lag import EndOffsetPoller
 from projector.operators.status import Status, read_status
@@ -81,27 +83,29 @@ async def _watch(settings: Settings, json: bool) -> Status | None:
 
     async def refresh() -> None:
         nonlocal latest
+        answered = time.time()
         with _screen(json) as show:
             async with _clients(settings) as (redis, kafka):
                 while True:
-                    latest = await _read_and_show(settings, redis, kafka, show)
+                    found = await _read_or_reason(settings, redis, kafka)
+                    if isinstance(found, str):
+                        latest = None
+                        show(f"{found} (since {to_rfc3339(round(answered * 1000))})")
+                    else:
+                        latest, answered = found, time.time()
+                        show(found)
                     await asyncio.sleep(REFRESH_S)
 
     await until_signalled(refresh())
     return latest
 
 
-async def _read_and_show(
-    settings: Settings, redis: Redis, kafka: EndOffsetPoller, show: Show
-) -> Status | None:
+async def _read_or_reason(settings: Settings, redis: Redis, kafka: EndOffsetPoller) -> Status | str:
     try:
-        found = await _read(settings, redis, kafka)
+        return await _read(settings, redis, kafka)
     except (RedisError, OperatorError) as error:
         reason = redis_reason(error) or f"cannot be read: {error}"
-        show(f"Redis at {settings.redis_place} {reason}")
-        return None
-    show(found)
-    return found
+        return f"Redis at {settings.redis_place} {reason}"
 
 
 async def _read(settings: Settings, redis: Redis, kafka: EndOffsetPoller) -> Status:

@@ -64,7 +64,11 @@ def table(status: Status, height: int) -> Group:
 
 
 def changes(before: Status | None, now: Status) -> Iterator[str]:
-    """Write a line for each partition whose state or owner differs from `before`."""
+    """Write a line for each partition whose state or owner changed, and for Kafka's silence."""
+    if now.kafka and not (before and before.kafka):
+        yield escape_control_chars(f"{to_rfc3339(now.at)} no lag, no dead letters: {now.kafka}")
+    if before and before.kafka and not now.kafka:
+        yield f"{to_rfc3339(now.at)} lag and dead letters are known again"
     known = {p.partition: (p.state, p.owner) for p in before.partitions} if before else {}
     for partition in now.partitions:
         if known.get(partition.partition) != (partition.state, partition.owner):

@@ -55,4 +55,21 @@ async def open_consumer(
         await asyncio.sleep(0)
         yield consumer
     finally:
-        await consumer.stop()
+        await stop_consumer(consumer)
+
+
+async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Disconnect the consumer, also where aiokafka raises its own tasks' cancellation.
+
+    It cancels a fetch under way and awaits it. The caller's task would end as cancelled, silently,
+    with the connections still open.
+    """
+    stopping = asyncio.create_task(consumer.stop())
+    try:
+        await asyncio.wait({stopping})
+    finally:
+        stopping.cancel()
+    if stopping.cancelled():
+        await consumer._client.close()
+    else:
+        stopping.result()

@@ -50,10 +50,10 @@ class _Outage:
         self._server = server
         self._began = asyncio.get_running_loop().time()
         self._log_after = 0.0
-        self._failing: set[_Call] = set()
+        self._failing: set[Call] = set()
         self._partitions: set[int] = set()
 
-    def add(self, call: "_Call", reason: str) -> None:
+    def add(self, call: "Call", reason: str) -> None:
         """Note that a call has failed, perhaps once more."""
         self._failing.add(call)
         if call.partition is not None:
@@ -67,7 +67,7 @@ class _Outage:
             else:
                 log.warning("outage goes on", **self._extent(lasted), reason=reason)
 
-    def remove(self, call: "_Call", *, gave_up: bool) -> None:
+    def remove(self, call: "Call", *, gave_up: bool) -> None:
         """Note that a call has succeeded or was cancelled."""
         self._failing.discard(call)
         if self._failing:
@@ -88,7 +88,7 @@ class _Outage:
 _outages: dict[str, _Outage] = {}
 
 
-class _Call:
+class Call:
     """A call that is retried, and the outage that it is in."""
 
     def __init__(self, partition: int | None) -> None:
@@ -96,9 +96,12 @@ class _Call:
         self._outage: _Outage | None = None
         self._settled: asyncio.TimerHandle | None = None
 
-    def fail(self, error: Exception, pause: float) -> None:
-        """Note a failed attempt; the next one follows after `pause` seconds."""
-        server = _server(error)
+    def fail(self, error: Exception, pause: float, server: str = "") -> None:
+        """Note a failed attempt; the next one follows after `pause` seconds.
+
+        `server` was asked; by default the one that the error names.
+        """
+        server = server or _server(error)
         outage = _outages.get(server) or _outages.setdefault(server, _Outage(server))
         if self._outage is not outage:
             self.end()
@@ -133,13 +136,13 @@ def retry_outages(method: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[An
         try:
             return await method(*args, **kwargs)
         except OUTAGES as error:
-            call = _Call(getattr(args[0], "partition", None) if args else None)
+            call = Call(getattr(args[0], "partition", None) if args else None)
             return await _retry(call, error, lambda: method(*args, **kwargs))
 
     return retrying
 
 
-async def _retry(call: _Call, error: Exception, attempt: Callable[[], Awaitable[T]]) -> T:
+async def _retry(call: Call, error: Exception, attempt: Callable[[], Awaitable[T]]) -> T:
     """Repeat `attempt`, which has failed with `error`, until it succeeds."""
     base = FIRST_PAUSE_S
     try:

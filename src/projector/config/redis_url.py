@@ -13,6 +13,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _SERVICE: Final = re.compile(r"/([A-Za-z0-9._-]+)(?:/([0-9]{0,9}))?")
 _ONE_SERVER: Final = ("redis", "rediss", "unix")
 _TOPOLOGIES: Final = ("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+_PORT: Final = "must have a port from 1 to 65535"
 _BEGINNING: Final = (
     "must begin with redis://, rediss:// or unix://, or with redis+sentinel://, "
     "rediss+sentinel://, redis+cluster:// or rediss+cluster://"
@@ -33,10 +34,13 @@ def refuse_wrong_url(url: str) -> None:
     """Raise `ValueError` with a reason that shows nothing of the URL."""
     try:
         parts = urlsplit(url)
-        if parts.scheme not in _TOPOLOGIES:
-            parts.port  # noqa: B018  raises
-    except ValueError:
+        port = None if parts.scheme in _TOPOLOGIES else parts.port
+    except ValueError as error:
+        if "out of range" in str(error):
+            raise ValueError(_PORT) from None
         raise ValueError("is not a URL; percent-encode special characters of a password") from None
+    if port == 0:
+        raise ValueError(_PORT)
     if parts.scheme not in _ONE_SERVER + _TOPOLOGIES:
         raise ValueError(_BEGINNING)
     if "@" in parts.path + parts.query + parts.fragment:

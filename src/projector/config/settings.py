@@ -87,7 +87,10 @@ class Settings(ConnectionSettings):
         default=600.0, description="how long one comparison of all views with Redis may take"
     )
     session_timeout: Seconds = Field(
-        default=10.0, ge=6, description="when Kafka gives a silent worker's partitions to another"
+        default=6.0,
+        ge=6,
+        description="when Kafka gives a silent worker's partitions to another; with 3 s for the "
+        "next claim it should fit `PROJECTOR_MAX_STALENESS`",
     )
     worker_web_host: str = Field(
         default="127.0.0.1",

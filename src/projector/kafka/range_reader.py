@@ -54,7 +54,7 @@ class RangeReader:
 
     async def stop(self) -> None:
         """Disconnect."""
-        await self._consumer.stop()
+        await kafka.stop_consumer(self._consumer)
 
     async def ends(self, partition: int) -> Offsets:
         """Ask the partition's leaders for the end offset of each topic."""

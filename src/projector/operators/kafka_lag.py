@@ -1,6 +1,9 @@
 """First and last offsets of the topics, for the lag of partitions."""
 
 import asyncio
+import contextlib
+import math
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, NoReturn
@@ -8,15 +11,19 @@ from typing import Final, NoReturn
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from projector.clients import kafka
-from projector.clients.retry import OUTAGES
 from projector.config.settings import Settings
 from projector.errors import OperatorError
 from projector.events.model import DEAD_LETTERS, Topic
+from projector.events.timestamps import to_rfc3339
 from projector.kafka import topics
 from projector.operators.status import Ends
 
 INTERVAL_S: Final = 1.0
 PATIENCE_S: Final = 5.0
+# A result is at most this old: a call may take `PATIENCE_S`.
+SILENCE_S: Final = 2 * INTERVAL_S + PATIENCE_S
+# A connection that brings nothing for so long is given up, whatever it waits for.
+GIVE_UP_S: Final = 20.0
 REQUEST_TIMEOUT_MS: Final = 2000
 # A fetch after the last letter returns nothing and waits this long.
 MAX_WAIT_MS: Final = 50
@@ -25,45 +32,78 @@ MAX_WAIT_MS: Final = 50
 class EndOffsetPoller:
     """Reads the topics' ends from Kafka every second, in a task of its own.
 
-    `ends` is the latest result; without one, `trouble` is a sentence with the reason.
+    `ends` is the latest result; without one, `trouble` is a sentence with the reason, and since
+    when. A result that is older than `SILENCE_S` counts as none.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._answered = asyncio.Event()
-        self.ends: Ends | None = None
-        self.trouble: str | None = f"Kafka at {settings.kafka} has not answered yet"
+        self._forget()
+
+    @property
+    def ends(self) -> Ends | None:
+        """The topics' ends as of a moment ago."""
+        is_recent = time.monotonic() - self._read_at <= SILENCE_S
+        return self._ends if self._trouble is None and is_recent else None
+
+    @property
+    def trouble(self) -> str | None:
+        """The reason why there is no result, and the time of the last one."""
+        if self.ends is not None:
+            return None
+        reason = self._trouble or f"Kafka at {self._settings.kafka} does not answer"
+        return f"{reason} (since {to_rfc3339(round(self._since * 1000))})"
 
     async def run(self) -> NoReturn:
-        """Poll until cancelled, also while Kafka does not answer."""
+        """Poll until cancelled; connect again after a failure, and where no answer comes."""
+        self._forget()
         while True:
+            began = time.monotonic()
+            polling = asyncio.create_task(self._poll())
             try:
-                await self._poll()
-            except OperatorError as error:
-                self._note(None, str(error))
-            except OUTAGES as error:
-                reason = str(error) or f"no answer within {PATIENCE_S:g} s"
-                self._note(None, f"Kafka at {self._settings.kafka} cannot be reached: {reason}")
+                while time.monotonic() - max(began, self._read_at) < GIVE_UP_S:
+                    await asyncio.wait({polling}, timeout=INTERVAL_S)
+                    if polling.done():
+                        self._note_failure(polling)
+                        break
+            finally:
+                polling.cancel()
             await asyncio.sleep(INTERVAL_S)
 
     async def first(self) -> None:
         """Wait for the first result or trouble, at most `PATIENCE_S`."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
                 await self._answered.wait()
-        except TimeoutError:
-            self.trouble = f"Kafka at {self._settings.kafka} does not answer"
 
     async def _poll(self) -> NoReturn:
         async with open_end_offsets(self._settings) as reader:
             while True:
                 async with asyncio.timeout(PATIENCE_S):
-                    self._note(await reader.read(), None)
+                    self._note_ends(await reader.read())
                 await asyncio.sleep(INTERVAL_S)
 
-    def _note(self, ends: Ends | None, trouble: str | None) -> None:
-        self.ends, self.trouble = ends, trouble
+    def _note_ends(self, ends: Ends) -> None:
+        self._ends, self._trouble = ends, None
+        self._since, self._read_at = time.time(), time.monotonic()
         self._answered.set()
+
+    def _note_failure(self, polling: "asyncio.Task[NoReturn]") -> None:
+        """Note why polling has ended; it never ends while all is well."""
+        error = None if polling.cancelled() else polling.exception()
+        if isinstance(error, OperatorError):
+            self._trouble = str(error)
+        else:
+            reason = str(error or "") or f"no answer within {PATIENCE_S:g} s"
+            self._trouble = f"Kafka at {self._settings.kafka} cannot be reached: {reason}"
+        self._answered.set()
+
+    def _forget(self) -> None:
+        """Begin without a result: one from before a pause would pass for a present one."""
+        self._ends: Ends | None = None
+        self._trouble: str | None = None
+        self._since, self._read_at = time.time(), -math.inf
 
 
 @asynccontextmanager

@@ -24,7 +24,12 @@ from projector.events.model import Topic
 from projector.kafka import topics
 from projector.kafka.dead_letters import DeadLetterProducer
 from projector.kafka.range_reader import RangeReader
-from projector.process import LOOPBACK, port_obstacle, until_signalled
+from projector.process import (
+    LOOPBACK,
+    port_obstacle,
+    refuse_stray_cancellation,
+    until_signalled,
+)
 from projector.store.partition_count import agree_on_partitions
 from projector.store.partition_store import PartitionStore
 from projector.worker.faust_app import create_app
@@ -39,11 +44,15 @@ NewOwner = Callable[[int], Owner]
 
 # A frozen broker can hang Faust's shutdown for minutes; checkpoints make a hard exit safe.
 HARD_EXIT_S: Final = 15.0
+# From the end of a session until the next stamp: a heartbeat of the group's other members, which is
+# 1 s, and a claim of some hundred thousand facts.
+CLAIM_S: Final = 3.0
 
 
 async def run_worker(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raise the error that makes work impossible."""
     _check_web_port(settings)
+    _warn_of_late_claims(settings)
     tracing.start("projector-worker")
     await until_signalled(_work(settings))
     log.info("worker stopped")
@@ -55,8 +64,8 @@ async def _work(settings: Settings) -> None:
         owners = OwnerGroup(new_owner, timing)
         scan = OrphanScan(redis, settings.sweep_interval, owners.check_orphan)
         background = {
-            asyncio.create_task(_watch(settings, policy.partitions)),
-            asyncio.create_task(scan.run()),
+            asyncio.create_task(refuse_stray_cancellation(work))
+            for work in (_watch(settings, policy.partitions), scan.run())
         }
         try:
             async with _delivering(settings, owners, policy.partitions) as app:
@@ -80,6 +89,17 @@ def _check_web_port(settings: Settings) -> None:
     if (port or host != LOOPBACK) and (found := port_obstacle(port, host)):
         names = " and ".join(variable_name(name) for name in ("worker_web_host", "worker_web_port"))
         raise WebPortError(f"{found}; {names} choose another, with the port 0 a free one")
+
+
+def _warn_of_late_claims(settings: Settings) -> None:
+    """Warn if the partitions of a worker that crashes grow stale before another claims them."""
+    if settings.session_timeout + CLAIM_S > settings.max_staleness:
+        log.warning(
+            "after a crash lookups will get 503", session_timeout=settings.session_timeout,
+            claim=CLAIM_S, max_staleness=settings.max_staleness,
+            advice=f"{variable_name('session_timeout')} and {CLAIM_S:g} s should fit "
+            f"{variable_name('max_staleness')}; docs/operations.md has the price of each",
+        )  # fmt: skip
 
 
 @retry_outages

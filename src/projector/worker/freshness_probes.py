@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, NoReturn
 
 import structlog
 
-from projector.clients.retry import OUTAGES
+from projector.clients.retry import OUTAGES, Call
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets, RangeReader
 from projector.store.partition_store import PartitionStore
@@ -59,6 +59,8 @@ class FreshnessProbes:
         self._queue = queue
         self._timing = timing
         self._waiting: deque[Probe] = deque()
+        self._call = Call(partition)
+        self._asked = ""
 
     @property
     def latest(self) -> Probe | None:
@@ -79,18 +81,31 @@ class FreshnessProbes:
 
     async def run(self, applied: Callable[[], Offsets], noted: Callable[[], None]) -> NoReturn:
         """Probe until cancelled; `applied` returns the next offsets, `noted` follows each probe."""
-        while True:
-            try:
-                async with asyncio.timeout(self._timing.probe_timeout_s):
-                    await self._ask(dict(applied()))
-                noted()
-            except OUTAGES as error:
-                log.debug("no probe", partition=self._partition, reason=repr(error))
-            await asyncio.sleep(self._timing.probe_interval_s)
+        try:
+            while True:
+                await self._probe(applied, noted)
+                await asyncio.sleep(self._timing.probe_interval_s)
+        finally:
+            self._call.end(gave_up=True)
+
+    async def _probe(self, applied: Callable[[], Offsets], noted: Callable[[], None]) -> None:
+        """Probe once; a failure is part of an outage, also while the worker has nothing to do."""
+        timeout_s = self._timing.probe_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ask(dict(applied()))
+        except OUTAGES as error:
+            log.debug("no probe", partition=self._partition, reason=repr(error))
+            self._call.fail(error, timeout_s, self._asked)
+        else:
+            self._call.end()
+            noted()
 
     async def _ask(self, applied: Offsets) -> None:
         asked_at = asyncio.get_running_loop().time()
+        self._asked = "Redis"
         t0 = await self._store.now()
+        self._asked = "Kafka"
         ends = await self._reader.ends(self._partition)
         # The end offsets of the embedded broker may be below what it has delivered.
         known = {topic: max(end, self._queue.arrived[topic]) for topic, end in ends.items()}

@@ -13,12 +13,13 @@ from typing import Final
 import structlog
 
 from projector import metrics
-from projector.clients.retry import OUTAGES, retry_outages
+from projector.clients.retry import OUTAGES, Call, retry_outages
 from projector.domain.projection import Policy
 from projector.errors import HistoryLostError, WriteRefusedError
 from projector.events.model import Topic
 from projector.kafka.dead_letters import DeadLetterProducer
 from projector.kafka.range_reader import RangeReader
+from projector.process import refuse_stray_cancellation
 from projector.store.partition_store import PartitionStore
 from projector.store.schema import Version
 from projector.worker.dead_letter_outbox import DeadLetterOutbox
@@ -77,6 +78,7 @@ class Owner:
         self._probes = FreshnessProbes(partition, store, reader, self._queue, timing)
         schedule = SweepSchedule(policy.sweep_interval, timing.probe_interval_s)
         self._sweep = ViewSweep(schedule, store, self._applier, self._writer)
+        self._stamps = Call(partition)
 
     @property
     def version(self) -> Version:
@@ -116,15 +118,19 @@ class Owner:
         publish_interval_s = self._timing.publish_interval_s
         async with asyncio.TaskGroup() as tasks:
             background = [
-                tasks.create_task(self._probes.run(self._next_offsets, self._note_probe)),
-                tasks.create_task(self._outbox.run()),
-                tasks.create_task(self._instruments.publish(self._store, publish_interval_s)),
+                tasks.create_task(refuse_stray_cancellation(work))
+                for work in (
+                    self._probes.run(self._next_offsets, self._note_probe),
+                    self._outbox.run(),
+                    self._instruments.publish(self._store, publish_interval_s),
+                )
             ]
             try:
                 await self._own_until_stopped()
             finally:
                 # Also after an error: the group itself would cancel them only once.
                 await cancel_until_done(background)
+                self._stamps.end(gave_up=True)
 
     async def _own_until_stopped(self) -> None:
         while not self._stopped.is_set():
@@ -230,8 +236,10 @@ class Owner:
             self._applier.applied_until = probe.t0
             await self._store.stamp(probe.t0)
             self._instruments.record_stamp(probe.asked_at)
+            self._stamps.end()
         except OUTAGES as error:
             log.debug("no stamp", partition=self.partition, reason=repr(error))
+            self._stamps.fail(error, self._timing.probe_timeout_s)
 
 
 async def cancel_until_done(tasks: list[asyncio.Task[None]]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from projector.events.model import KafkaRecord, Topic
+from projector.process import refuse_stray_cancellation
 from projector.worker.delivery_queue import Delivery
 from projector.worker.owner import Owner
 from projector.worker.timing import DEFAULT_TIMING, Timing
@@ -75,7 +76,7 @@ class OwnerGroup:
     async def _own(self, partition: int) -> None:
         while partition in self._assigned:
             self._owners[partition] = self._new_owner(partition)
-            await self._owners[partition].run()
+            await refuse_stray_cancellation(self._owners[partition].run())
             del self._owners[partition]
             log.info("released", partition=partition)
             if partition in self._assigned:

@@ -40,13 +40,20 @@ class ApiWorld:
                 schema.partition_key(partition), mapping={"stamp": now, "stamp_epoch": EPOCH}
             )
 
+    async def fresh(self, status: int) -> dict[str, Any]:
+        """The body of `/health/fresh` as soon as it has this status."""
+        return await self._health("/health/fresh", status)
+
     async def ready(self, status: int) -> dict[str, Any]:
         """The body of `/health/ready` as soon as it has this status."""
-        reply = await self.http.get("/health/ready")
+        return await self._health("/health/ready", status)
+
+    async def _health(self, path: str, status: int) -> dict[str, Any]:
+        reply = await self.http.get(path)
         patience = time.monotonic() + PATIENCE_S
         while reply.status_code != status and time.monotonic() < patience:
             await asyncio.sleep(0.005)
-            reply = await self.http.get("/health/ready")
+            reply = await self.http.get(path)
         assert reply.status_code == status
         return dict(reply.json())
 

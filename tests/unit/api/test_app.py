@@ -41,7 +41,7 @@ READING = {"GET", "MGET", "HMGET", "TIME"}
 async def test_a_live_token_is_answered_however_it_is_sent(
     api_world: ApiWorld, how: dict[str, Any]
 ) -> None:
-    await api_world.ready(200)
+    await api_world.fresh(200)
     reply = await api_world.http.get(PATH, **how)
     assert (reply.status_code, reply.content) == (200, BODY)
     assert reply.headers["content-type"] == "application/json"
@@ -56,7 +56,7 @@ async def test_without_a_token_the_answer_is_401(api_world: ApiWorld) -> None:
 
 
 async def test_a_miss_without_proof_is_503(api_world: ApiWorld) -> None:
-    await api_world.ready(200)
+    await api_world.fresh(200)
     reply = await api_world.http.get(PATH, headers={"Job-Token": "unknown"})
     assert reply.status_code == 503
     assert reply.headers["retry-after"] == "1"
@@ -64,9 +64,9 @@ async def test_a_miss_without_proof_is_503(api_world: ApiWorld) -> None:
 
 
 async def test_the_settings_bound_the_age(api_world: ApiWorld) -> None:
-    await api_world.ready(200)
+    await api_world.fresh(200)
     await api_world.stamp(1, age=60)
-    await api_world.ready(503)
+    await api_world.fresh(503)
     reply = await api_world.http.get(PATH, headers={"Job-Token": TOKEN})
     assert "the bound is 10 s" in reply.json()["reason"]
 
@@ -102,43 +102,83 @@ async def test_live_says_that_the_process_runs_whatever_redis_does(api_world: Ap
     assert (reply.status_code, reply.json()) == (200, {"status": "live"})
 
 
-async def test_ready_once_every_partition_is_fresh(api_world: ApiWorld) -> None:
-    assert await api_world.ready(200) == {"status": "ready", "partitions": PARTITIONS}
+async def test_fresh_once_every_partition_is_fresh(api_world: ApiWorld) -> None:
+    assert await api_world.fresh(200) == {
+        "status": "fresh",
+        "partitions": PARTITIONS,
+        "stale_partitions": [],
+    }
 
 
-async def test_not_ready_names_the_partitions_that_are_stale(api_world: ApiWorld) -> None:
-    await api_world.ready(200)
+async def test_one_stale_partition_takes_no_api_out_of_its_load_balancer(
+    api_world: ApiWorld,
+) -> None:
+    """Promise 5: lookups of the other partitions are answered."""
+    await api_world.fresh(200)
     await api_world.stamp(1, age=60)
+    await api_world.fresh(503)
+    assert await api_world.ready(200) == {
+        "status": "ready",
+        "partitions": PARTITIONS,
+        "stale_partitions": [1],
+    }
+
+
+async def test_not_ready_while_every_partition_is_stale(api_world: ApiWorld) -> None:
+    await api_world.ready(200)
+    await api_world.stamp(0, 1, age=60)
     assert await api_world.ready(503) == {
         "status": "not ready",
+        "partitions": PARTITIONS,
+        "stale_partitions": [0, 1],
+        "reason": "2 of 2 partitions are staler than the bound",
+    }
+
+
+async def test_neither_ready_nor_fresh_while_the_number_of_partitions_is_not_known(
+    api_world: ApiWorld,
+) -> None:
+    await api_world.ready(200)
+    await api_world.writer.delete(schema.PARTITIONS_KEY)
+    for body in (await api_world.ready(503), await api_world.fresh(503)):
+        assert body["partitions"] == 0
+
+
+async def test_not_fresh_names_the_partitions_that_are_stale(api_world: ApiWorld) -> None:
+    await api_world.fresh(200)
+    await api_world.stamp(1, age=60)
+    assert await api_world.fresh(503) == {
+        "status": "not fresh",
+        "partitions": PARTITIONS,
         "reason": "1 of 2 partitions are staler than the bound",
         "stale_partitions": [1],
     }
 
 
-async def test_not_ready_while_a_partition_was_never_stamped(api_world: ApiWorld) -> None:
-    await api_world.ready(200)
+async def test_not_fresh_while_a_partition_was_never_stamped(api_world: ApiWorld) -> None:
+    await api_world.fresh(200)
     await api_world.writer.delete(schema.partition_key(0))
-    assert await api_world.ready(503) == {
-        "status": "not ready",
+    assert await api_world.fresh(503) == {
+        "status": "not fresh",
+        "partitions": PARTITIONS,
         "reason": "1 of 2 partitions are staler than the bound",
         "stale_partitions": [0],
     }
 
 
-async def test_not_ready_while_the_number_of_partitions_is_not_known(api_world: ApiWorld) -> None:
-    await api_world.ready(200)
+async def test_not_fresh_while_the_number_of_partitions_is_not_known(api_world: ApiWorld) -> None:
+    await api_world.fresh(200)
     await api_world.writer.delete(schema.PARTITIONS_KEY)
     reason = "no worker has said yet how many partitions there are"
-    assert (await api_world.ready(503))["reason"] == reason
+    assert (await api_world.fresh(503))["reason"] == reason
 
 
 @pytest.mark.parametrize("kind", ["another type", "no number"])
-async def test_not_ready_says_why_the_number_of_partitions_cannot_be_read(
+async def test_not_fresh_says_why_the_number_of_partitions_cannot_be_read(
     api_world: ApiWorld, kind: str
 ) -> None:
     """Redis answers, so it is not unreachable."""
-    await api_world.ready(200)
+    await api_world.fresh(200)
     # At once, or a poll between the two would find no key.
     async with api_world.writer.pipeline() as pipe:
         pipe.delete(schema.PARTITIONS_KEY)
@@ -147,25 +187,29 @@ async def test_not_ready_says_why_the_number_of_partitions_cannot_be_read(
         else:
             pipe.set(schema.PARTITIONS_KEY, "abc")
         await pipe.execute()
-    assert (await api_world.ready(503))["reason"] == SENTENCE
+    assert (await api_world.fresh(503))["reason"] == SENTENCE
     assert "projector_api_redis_reachable 1.0" in (await api_world.http.get("/metrics")).text
     await api_world.writer.delete(schema.PARTITIONS_KEY)
     await api_world.writer.set(schema.PARTITIONS_KEY, PARTITIONS)
-    await api_world.ready(200)
+    await api_world.fresh(200)
 
 
-async def test_not_ready_while_redis_cannot_be_reached(api_world: ApiWorld) -> None:
-    """Contract: ready means fresh stamps and a Redis that answers."""
+async def test_neither_ready_nor_fresh_while_redis_cannot_be_reached(api_world: ApiWorld) -> None:
+    """Contract: both need fresh stamps and a Redis that answers."""
     await api_world.ready(200)
     api_world.server.connected = False
-    assert (await api_world.ready(503))["reason"] == "Redis is not reachable"
+    for body in (await api_world.ready(503), await api_world.fresh(503)):
+        assert body["reason"] == "Redis is not reachable"
 
 
+@pytest.mark.parametrize("path", ["/health/ready", "/health/fresh"])
 @pytest.mark.parametrize("connected", [True, False])
-async def test_nobody_keeps_an_answer_about_readiness(api_world: ApiWorld, connected: bool) -> None:
+async def test_nobody_keeps_an_answer_about_readiness(
+    api_world: ApiWorld, connected: bool, path: str
+) -> None:
     api_world.server.connected = connected
-    await api_world.ready(200 if connected else 503)
-    reply = await api_world.http.get("/health/ready")
+    await api_world.fresh(200 if connected else 503)
+    reply = await api_world.http.get(path)
     assert reply.headers["cache-control"] == "no-store"
 
 
@@ -281,10 +325,10 @@ async def test_the_documents_page_is_served(api_world: ApiWorld) -> None:
 
 
 async def use_everything(api_world: ApiWorld) -> None:
-    await api_world.ready(200)
+    await api_world.fresh(200)
     for token in (TOKEN, "unknown", ""):
         await api_world.http.get(PATH, headers={"Job-Token": token})
-    for path in ("/health/live", "/health/ready", "/openapi.json"):
+    for path in ("/health/live", "/health/ready", "/health/fresh", "/openapi.json"):
         await api_world.http.get(path)
 
 
@@ -295,7 +339,7 @@ async def test_the_api_sends_redis_nothing_but_reads(api_world: ApiWorld) -> Non
 
 
 async def test_a_lookup_is_one_read(api_world: ApiWorld) -> None:
-    await api_world.ready(200)
+    await api_world.fresh(200)
     api_world.commands.clear()
     await api_world.http.get(PATH, headers={"Job-Token": TOKEN})
     assert api_world.commands.count("MGET") == 1

@@ -43,9 +43,13 @@ def test_without_a_ca_file_the_systems_authorities_are_trusted(
 
 
 class Consumer:
-    """Takes the place of aiokafka's; `error` is raised by its start."""
+    """Takes the place of aiokafka's; `error` is raised by its start.
+
+    With `cancelled_fetch` it has a fetch under way when it is stopped.
+    """
 
     error: Exception | None = None
+    cancelled_fetch = False
 
     def __init__(self, **arguments: Any) -> None:
         self.arguments = arguments
@@ -59,6 +63,15 @@ class Consumer:
 
     async def stop(self) -> None:
         self.calls.append("stop")
+        if self.cancelled_fetch:
+            raise asyncio.CancelledError
+
+    @property
+    def _client(self) -> "Consumer":
+        return self
+
+    async def close(self) -> None:
+        self.calls.append("close")
 
 
 @pytest.fixture
@@ -103,3 +116,35 @@ async def test_a_consumer_that_cannot_connect_is_stopped_too(
         async with kafka.open_consumer(Settings(), "status", request_timeout_ms=7):
             pytest.fail("connected")
     assert consumers[0].calls == ["start", "stop"]
+
+
+async def test_a_fetch_that_is_cancelled_by_the_end_of_its_consumer_cancels_nothing_else(
+    consumers: list[Consumer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka raises its cancellation: the caller's task would end, and nothing would say so."""
+    monkeypatch.setattr(Consumer, "cancelled_fetch", True)
+
+    async def read() -> str:
+        async with kafka.open_consumer(Settings(), "status", request_timeout_ms=7):
+            raise KafkaConnectionError("no broker")
+
+    reading = asyncio.create_task(read())
+    await asyncio.wait({reading})
+    assert not reading.cancelled()
+    assert isinstance(reading.exception(), KafkaConnectionError)
+    assert consumers[0].calls[-2:] == ["stop", "close"], "no connection is left open"
+
+
+async def test_who_is_cancelled_while_a_consumer_stops_is_cancelled(
+    consumers: list[Consumer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_consumer: Consumer) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Consumer, "stop", hang)
+    consumer: Any = Consumer()
+    stopping = asyncio.create_task(kafka.stop_consumer(consumer))
+    await asyncio.sleep(0.01)
+    stopping.cancel()
+    await asyncio.wait({stopping}, timeout=5)
+    assert stopping.cancelled()

@@ -154,7 +154,7 @@ async def test_any_other_error_is_raised_at_once_also_after_a_retry(pauses: list
 
 async def test_a_call_that_succeeds_prepares_no_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would cost 27 µs, and most calls are shorter."""
-    monkeypatch.setattr(retry, "_Call", lambda *_: pytest.fail("prepared"))
+    monkeypatch.setattr(retry, "Call", lambda *_: pytest.fail("prepared"))
 
     @retry_outages
     async def work() -> str:

@@ -65,6 +65,12 @@ def test_every_host_needs_a_port(hosts: str) -> None:
         refuse_wrong_url(f"redis+cluster://:{SECRET}@{hosts}")
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "99999"])
+def test_one_server_needs_a_port_that_machines_have(port: str) -> None:
+    with pytest.raises(ValueError, match=r"^must have a port from 1 to 65535$"):
+        refuse_wrong_url(f"redis://:{SECRET}@h:{port}/0")
+
+
 def test_what_pydantic_says_about_a_url_is_not_passed_on() -> None:
     """Its errors hold their input, and a traceback would show the cause."""
     url = f"redis+cluster://:{SECRET}@h:x"

@@ -1,9 +1,12 @@
 """What Faust fetches once more is not delivered once more, and nothing else is left out."""
 
+import time
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.types import TP
 
 from projector.config.settings import Settings
@@ -55,3 +58,41 @@ async def test_the_worker_asks_the_owners_what_is_known(
 async def test_nothing_is_known_of_a_partition_that_nobody_owns() -> None:
     owners = OwnerGroup(lambda partition: pytest.fail("no owner"))
     assert owners.known_offset(Topic.MEMBERSHIP, 1) == 0
+
+
+QUIET = TP("x.membership", 3)
+QUIET_S = 22 * 60
+
+
+@pytest.fixture
+async def quiet(tmp_path: Path) -> Any:
+    """Faust's consumer thread when an event comes after a quiet time, not yet taken."""
+    owners = OwnerGroup(lambda partition: pytest.fail("no owner"))
+    app = create_app(Settings(topic_prefix="x."), owners, str(tmp_path))
+    thread, now = app.consumer._thread, time.monotonic()
+    state = SimpleNamespace(highwater=5, position=4, timestamp=now * 1000)
+    assignment = SimpleNamespace(active=True, state_value=lambda tp: state)
+    thread._consumer = SimpleNamespace(
+        _fetcher=SimpleNamespace(
+            _subscriptions=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+        )
+    )
+    thread.time_started = now - QUIET_S
+    thread.tp_last_committed_at[QUIET] = now - QUIET_S
+    app.monitor.stream_inbound_time[QUIET] = now
+    app.topics._acking_topics.add(QUIET.topic)
+    yield thread
+    thread._consumer = None
+    thread.thread_loop.close()
+
+
+def test_the_first_event_after_a_quiet_time_is_no_error(
+    quiet: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Faust logged "The commit handler background thread has stopped working (report as bug)"."""
+    now = time.monotonic()
+    AIOKafkaConsumerThread.verify_event_path(quiet, now, QUIET)
+    assert "Has not committed" in caplog.text, "Faust's own check logs one"
+    caplog.clear()
+    quiet.verify_event_path(now, QUIET)
+    assert caplog.text == ""

@@ -3,9 +3,11 @@
 import socket
 
 import pytest
+from structlog.testing import capture_logs
 
 from projector.config.settings import Settings
 from projector.errors import WebPortError
+from projector.worker import app
 from projector.worker.app import run_worker
 
 
@@ -21,3 +23,45 @@ async def test_a_web_port_in_use_is_named_before_anything_else() -> None:
         port = other.getsockname()[1]
         with pytest.raises(WebPortError, match=rf"port {port} is.*PROJECTOR_WORKER_WEB_PORT"):
             await run_worker(Settings(worker_web_port=port))
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has nothing to do."""
+
+    async def work(_settings: Settings) -> None:
+        pass
+
+    monkeypatch.setattr(app, "_work", work)
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize(
+    ("session_timeout", "max_staleness", "warned"),
+    [
+        (6, 10, False),
+        (7, 10, False),
+        (7.1, 10, True),
+        (10, 10, True),
+        (6, 8, True),
+        (10, 13, False),
+    ],
+)
+async def test_a_session_that_outlasts_the_staleness_bound_is_warned_of_once(
+    session_timeout: float, max_staleness: float, warned: bool
+) -> None:
+    """Or a crash gives 503 to valid tokens until the session has ended."""
+    settings = Settings(session_timeout=session_timeout, max_staleness=max_staleness)
+    with capture_logs() as logged:
+        await run_worker(settings)
+    warnings = [line for line in logged if line["log_level"] == "warning"]
+    assert [line["event"] for line in warnings] == (
+        ["after a crash lookups will get 503"] if warned else []
+    )
+
+
+@pytest.mark.usefixtures("idle")
+async def test_with_the_defaults_a_crash_is_outlasted() -> None:
+    with capture_logs() as logged:
+        await run_worker(Settings())
+    assert [line["event"] for line in logged] == ["worker stopped"]

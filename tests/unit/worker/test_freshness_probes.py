@@ -4,7 +4,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from structlog.testing import capture_logs
 
+from projector.clients import retry
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets
 from projector.worker import freshness_probes
@@ -23,13 +26,19 @@ class Servers:
         self.asked: list[str] = []
         self.time = 1000
         self.end = 0
+        self.redis_is_away = False
+        self.kafka_hangs = False
 
     async def now(self) -> int:
         self.asked.append("T0")
+        if self.redis_is_away:
+            raise RedisConnectionError("no Redis")
         return self.time
 
     async def ends(self, _partition: int) -> Offsets:
         self.asked.append("ends")
+        if self.kafka_hangs:
+            await asyncio.Event().wait()
         return dict.fromkeys(Topic, self.end)
 
 
@@ -161,3 +170,37 @@ async def test_events_applied_while_the_broker_answers_do_not_make_a_topic_trunc
     probing.cancel()
     assert noted[0] is not None
     assert noted[0].truncated == ()
+
+
+async def outage(servers: Servers, logged: list[Any], partitions: int) -> None:
+    """Probe so many partitions with nothing to do, until an outage has begun, gone on and ended."""
+    both: Any = servers
+    probing = [
+        asyncio.create_task(
+            FreshnessProbes(number, both, both, DeliveryQueue(), QUICK).run(
+                lambda: NOTHING, lambda: None
+            )
+        )
+        for number in range(partitions)
+    ]
+    await until(lambda: [line["event"] for line in logged].count("outage goes on") == 1)
+    servers.redis_is_away = servers.kafka_hangs = False
+    await until(lambda: "outage over" in [line["event"] for line in logged])
+    for task in probing:
+        task.cancel()
+    await asyncio.wait(probing)
+
+
+@pytest.mark.parametrize("server", ["Redis", "Kafka"])
+async def test_a_worker_with_nothing_to_do_says_which_server_is_away_and_for_how_many_partitions(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    """It said nothing while Redis was away, and of Kafka that 0 partitions were stopped."""
+    monkeypatch.setattr(retry, "LOG_AGAIN_S", 0.5)
+    servers.redis_is_away, servers.kafka_hangs = server == "Redis", server == "Kafka"
+    with capture_logs() as logged:
+        await outage(servers, logged, 3)
+    told = [line for line in logged if line["event"].startswith("outage")]
+    assert [line["event"] for line in told] == ["outage", "outage goes on", "outage over"]
+    assert {line["server"] for line in told} == {server}
+    assert [line["partitions"] for line in told[1:]] == [3, 3]

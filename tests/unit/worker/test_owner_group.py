@@ -97,3 +97,23 @@ async def test_who_is_alone_hands_nothing_over(setup: Setup) -> None:
     await setup.owners.stop()
     await settled()
     assert setup.running == []
+
+
+async def test_an_owner_that_a_library_cancels_ends_the_worker(setup: Setup) -> None:
+    """Or its partition would be without an owner, silently, until the worker ends."""
+
+    async def run(_owner: Owner) -> None:
+        raise asyncio.CancelledError
+
+    setup.made.clear()
+    new_owner = setup.new_owner
+
+    def cancelled_owner(partition: int) -> Owner:
+        owner = new_owner(partition)
+        owner.run = lambda: run(owner)  # type: ignore[method-assign]
+        return owner
+
+    setup.owners = OwnerGroup(cancelled_owner)  # type: ignore[arg-type]
+    setup.owners.assign(frozenset({1}))
+    with pytest.raises(RuntimeError, match="a library cancelled this task"):
+        await asyncio.wait_for(setup.owners.failed, 5)

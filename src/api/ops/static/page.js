@@ -343,6 +343,8 @@ function drawEvents(minutes, x, step) {
 
 // dead letters
 
+let lettersReadAt = null;
+
 async function pollLetters() {
   const mine = round;
   while (asking && mine === round) {
@@ -355,14 +357,19 @@ async function showLetters() {
   try {
     const found = await ask("data/dead-letters", 2 * TIMEOUT_MS + 2000);
     if (!asking) return;
-    if (found.error) setText(at("letters-note"), harmless(found.error));
-    else fillLetters(found.letters);
+    if (found.error) showLettersTrouble(harmless(found.error));
+    else fillLetters(found.letters, found.read_at);
   } catch (error) {
-    if (asking) setText(at("letters-note"), error instanceof Refused ? error.message : "Dead letters could not be read.");
+    if (asking) showLettersTrouble(error instanceof Refused ? error.message : "Dead letters could not be read.");
   }
 }
 
-function fillLetters(letters) {
+function showLettersTrouble(reason) {
+  setText(at("letters-note"), reason + (lettersReadAt ? ` What stands below is of ${moment(lettersReadAt)}.` : ""));
+}
+
+function fillLetters(letters, readAt) {
+  lettersReadAt = readAt;
   setText(at("letters-note"), letters.length ? "" : "None: no event was refused.");
   at("letters").hidden = !letters.length;
   const key = JSON.stringify(letters);

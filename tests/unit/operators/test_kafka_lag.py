@@ -1,0 +1,135 @@
+"""The poller of the topics' ends: it says since when Kafka is silent, and goes on by itself."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+
+from projector.config.settings import Settings
+from projector.errors import MissingTopicsError
+from projector.operators import kafka_lag
+from projector.operators.kafka_lag import EndOffsetPoller
+from projector.operators.status import Ends
+
+ENDS = Ends({}, {}, 3)
+
+
+class Source:
+    """Takes the place of Kafka; `answer` is called for each question."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.answer: Callable[[], Any] = self.ends
+
+    async def read(self) -> Ends:
+        found: Ends = await self.answer()
+        return found
+
+    async def ends(self) -> Ends:
+        return ENDS
+
+    async def fail(self) -> Ends:
+        raise KafkaConnectionError("no broker")
+
+    async def cancel(self) -> Ends:
+        """As aiokafka does when it stops with a fetch under way."""
+        raise asyncio.CancelledError
+
+    async def hang(self) -> Ends:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:  # a library loses it
+                if self.answer != self.hang:
+                    raise
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> Source:
+    source = Source()
+
+    @asynccontextmanager
+    async def opened(_settings: Settings) -> AsyncIterator[Source]:
+        source.opened += 1
+        yield source
+
+    monkeypatch.setattr(kafka_lag, "open_end_offsets", opened)
+    monkeypatch.setattr(kafka_lag, "INTERVAL_S", 0.01)
+    return source
+
+
+@asynccontextmanager
+async def polling() -> AsyncIterator[EndOffsetPoller]:
+    poller = EndOffsetPoller(Settings(kafka="k:1"))
+    running = asyncio.create_task(poller.run())
+    try:
+        yield poller
+        assert not running.done(), "it polls for as long as it is wanted"
+    finally:
+        running.cancel()
+        await asyncio.wait({running}, timeout=5)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("way", ["fail", "cancel"])
+async def test_a_source_that_ends_is_said_to_have_ended_and_is_asked_again(
+    source: Source, way: str
+) -> None:
+    """`status --watch` showed `lag 0` for ever: its task had ended as cancelled."""
+    async with polling() as poller:
+        await until(lambda: poller.ends == ENDS)
+        assert poller.trouble is None
+        source.answer = getattr(source, way)
+        await until(lambda: poller.ends is None)
+        trouble = poller.trouble or ""
+        assert trouble.startswith("Kafka at k:1 cannot be reached: ")
+        assert "(since 20" in trouble
+        source.answer = source.ends
+        await until(lambda: poller.ends == ENDS)
+        assert poller.trouble is None
+
+
+async def test_a_source_that_does_not_answer_is_not_shown_as_if_it_had(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_lag, "SILENCE_S", 0.05)
+    monkeypatch.setattr(kafka_lag, "GIVE_UP_S", 0.1)
+    async with polling() as poller:
+        await until(lambda: poller.ends == ENDS)
+        source.answer = source.hang
+        await until(lambda: poller.ends is None)
+        assert (poller.trouble or "").startswith("Kafka at k:1 does not answer (since 20")
+        await until(lambda: source.opened > 2)
+        assert poller.ends is None
+        source.answer = source.ends
+        await until(lambda: poller.ends == ENDS)
+
+
+async def test_what_is_wrong_with_the_topics_is_said_as_it_is(source: Source) -> None:
+    async def missing() -> Ends:
+        raise MissingTopicsError("create them")
+
+    source.answer = missing
+    async with polling() as poller:
+        await poller.first()
+        assert (poller.trouble or "").startswith("create them (since 20")
+
+
+async def test_after_a_pause_nothing_from_before_it_is_shown(source: Source) -> None:
+    async with polling() as poller:
+        await until(lambda: poller.ends == ENDS)
+    source.answer = source.hang
+    again = asyncio.create_task(poller.run())
+    await asyncio.sleep(0.02)
+    assert poller.ends is None
+    source.answer = source.ends
+    again.cancel()
+    await asyncio.wait({again}, timeout=5)
