@@ -7,7 +7,7 @@ END_TO_END := tests/integration/test_end_to_end.py tests/integration/test_compat
 # More than there are cores: most tests wait for a broker most of the time.
 PROCESSES ?= 4
 
-.PHONY: help setup run test test-all browser faults model bench bench-smoke bench-setup format lint types schemas reference lock kafka clean
+.PHONY: help setup run test test-all browser faults model bench bench-smoke bench-setup format lint types schemas reference lock kafka producers clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -29,7 +29,7 @@ run: setup ## the product with example events, on http://127.0.0.1:8000; PORT=0:
 test: setup kafka ## unit tests, and the product from end to end on both brokers; two minutes
 	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(END_TO_END) tests/unit tests/compat
 
-test-all: test ## that, and every command, TLS, users, Redis Cluster, Sentinel, ...; seven minutes
+test-all: test producers ## that, and every command, TLS, users, Redis Cluster, Sentinel, ...; seven minutes
 	$(BIN)/pytest -n $(PROCESSES) --dist worksteal tests/integration $(END_TO_END:%=--ignore=%)
 
 browser: setup ## the operators' page in a headless Chromium, where chromium and chromedriver are installed
@@ -53,6 +53,9 @@ bench-setup: setup kafka
 
 kafka: ## the jars of Apache Kafka for the tests, where Java and Maven are installed
 	@if command -v java >/dev/null && command -v mvn >/dev/null; then scripts/kafka fetch; fi
+
+producers: ## the clients of other producers for the tests, those in Node.js and Go where these are installed
+	@PYTHON=$(PYTHON) scripts/producers fetch
 
 format: setup ## format the code
 	$(BIN)/ruff format .

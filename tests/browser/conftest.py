@@ -1,7 +1,6 @@
 """Fixtures: the product on embedded servers, and a headless Chromium."""
 
 import itertools
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from projector.process import free_port, is_listening
+from tests.absence import skip_test
 from tests.browser.browser import BINARIES, Browser
 from tests.integration import servers
 from tests.integration.deployment import Deployment
@@ -28,9 +28,7 @@ def _chromium() -> None:
     if not missing:
         return
     reason = f"NO BROWSER TEST RUNS: {' and '.join(missing)} not installed"
-    if os.environ.get("REQUIRE_BROWSER"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    skip_test(reason)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Fixtures: one broker of each kind per session; topics, Redis and processes per test."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from projector.process import is_listening
+from tests.absence import skip_test
 from tests.integration import processes, servers
 from tests.integration.deployment import Deployment
 from tests.integration.ports import free_port
@@ -19,11 +19,9 @@ prefixes = itertools.count(1)
 
 
 def apache_or_skip(broker: str) -> None:
-    """Skip a test of Apache Kafka without Java; fail instead under REQUIRE_KAFKA, as in CI."""
+    """Skip a test of Apache Kafka without Java."""
     if broker == "apache" and (reason := servers.without_apache_kafka()):
-        if os.environ.get("REQUIRE_KAFKA"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        skip_test(reason)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -254,8 +254,8 @@ def _or_null(shape: Schema) -> Schema:
 
 def _given(shape: Schema) -> Schema:
     """Return the schema without null and default: the header is present or left out."""
-    given = next((one for one in shape.get("anyOf", []) if one != _NULL), {})
-    whole = {**shape, **given}
+    given: Schema = next((one for one in shape.get("anyOf", []) if one != _NULL), {})
+    whole = shape | given
     return {name: part for name, part in whole.items() if name not in ("default", "anyOf")}
 
 

@@ -18,7 +18,7 @@ class BadLine(NamedTuple):
 class Findings(NamedTuple):
     """How many events a file has, its bad lines, and those of which a worker applies the rest."""
 
-    count: int
+    events: int
     bad: list[BadLine]
     doubtful: list[BadLine]
 
@@ -51,9 +51,9 @@ def decode_strictly(record: KafkaRecord) -> Event:
 
 def check_lines(source: BinaryIO) -> Findings:
     """Check every line, and return what is wrong."""
-    count, bad, doubtful = 0, [], []
+    events, bad, doubtful = 0, [], []
     for number, line in numbered_lines(source):
-        count += 1
+        events += 1
         try:
             warning = parse_line(line).warning
         except BadEvent as error:
@@ -61,7 +61,7 @@ def check_lines(source: BinaryIO) -> Findings:
         else:
             if warning:
                 doubtful.append(BadLine(number, warning.removeprefix(APPLIED)))
-    return Findings(count, bad, doubtful)
+    return Findings(events, bad, doubtful)
 
 
 def _record(line: bytes) -> KafkaRecord:

@@ -14,7 +14,7 @@ from tests.builders import event, group, record, removed
 HALF = '"deploy \\ud83d"'
 END = removed("job", 9)
 TEXT = json.dumps(END)
-BINARY: Headers = (
+BINARY = (
     ("ce_specversion", b"1.0"),
     ("ce_id", b"1"),
     ("ce_source", b"/test"),
@@ -37,7 +37,7 @@ def with_field(name: str, content: str) -> str:
     return TEXT.replace('{"id": 9}', f'{{"id": 9, "{name}": {content}}}')
 
 
-UNREADABLE = {
+UNREADABLE: dict[str, tuple[bytes | str, str]] = {
     "half a surrogate pair at the end": (
         with_field("name", HALF), "`event.data.name` holds half of a surrogate pair"
     ),
