@@ -83,10 +83,10 @@ PROXIES: Final = {"nginx": nginx, "haproxy": haproxy}
 
 def program(name: str) -> str:
     """Find a proxy; skip the test without it."""
-    if found := shutil.which(name, path=SEARCHED):
-        return found
-    reason = f"NO TEST RUNS BEHIND {name.upper()}: {name} is not installed"
-    skip_test(reason)
+    found = shutil.which(name, path=SEARCHED)
+    if found is None:
+        skip_test(f"NO TEST RUNS BEHIND {name.upper()}: {name} is not installed")
+    return found
 
 
 def check(proxy: Proxy) -> subprocess.CompletedProcess[str]:
