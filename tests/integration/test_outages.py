@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from projector.process import is_listening
@@ -64,8 +65,17 @@ def test_an_outage_is_a_few_lines_of_a_worker_that_has_nothing_to_do(tmp_path: P
         Deployment(f"127.0.0.1:{kafka_port}", redis_port, "few.", tmp_path) as deployment,
     ):
         eventually(lambda: is_listening(kafka_port) and is_listening(redis_port), "listening")
+        page = free_port()
+        deployment.env["PROJECTOR_WORKER_WEB_PORT"] = str(page)
         worker = deployment.start_all()
         before = len(worker.log())
+
+        def heartbeat() -> float:
+            live = httpx.get(f"http://127.0.0.1:{page}/health/live", timeout=10)
+            assert live.status_code == 200, live.text
+            return float(live.json()["last_heartbeat_s"] or 0)
+
+        eventually(lambda: 0 < heartbeat() < 5, "a heartbeat")
 
         def logged(event: str) -> list[dict[str, Any]]:
             lines = worker.log()[before:].split("\n")[:-1]
@@ -75,6 +85,7 @@ def test_an_outage_is_a_few_lines_of_a_worker_that_has_nothing_to_do(tmp_path: P
         eventually(lambda: logged("outage goes on"), "an outage that goes on", 40)
         eventually(lambda: logged("other libraries repeat themselves"), "their sum", 40)
         assert len(worker.log()[before:].split("\n")) < 60
+        assert heartbeat() > 5, "and the worker is live without Kafka"
         assert [line["server"] for line in logged("outage")] == ["Kafka"]
         assert logged("outage goes on")[0]["partitions"] == PARTITIONS
         assert logged("other libraries repeat themselves")[0]["lines"] > 100

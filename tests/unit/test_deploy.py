@@ -198,3 +198,11 @@ def test_promtool_agrees(arguments: list[str]) -> None:
         [promtool, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_whole_product_on_one_machine_uses_no_kafka_of_the_shell() -> None:
+    """Example events, with tokens that everybody knows, must not reach a Kafka that is in use."""
+    for service in COMPOSE["services"].values():
+        if service.get("image") == "allowed-agents-projector":
+            assert service["environment"]["PROJECTOR_KAFKA"] == "kafka:19092"
+            assert service["environment"]["PROJECTOR_REDIS_URL"] == "redis://valkey:6379/0"

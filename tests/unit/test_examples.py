@@ -1,8 +1,12 @@
 """What the documents tell newcomers to feed: it is valid, and leaves the example world as it is."""
 
+import importlib.util
 import json
+import os
 import re
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +18,18 @@ TYPES = CONTRACT[CONTRACT.index("\n## Types") : CONTRACT.index("\n## Values")]
 BLOCKS = re.findall(r"```json\n(.*?)```", TYPES, re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.splitlines()]
 DEMO = (ROOT / "examples/events.ndjson").read_text().splitlines()
+
+
+def load_demo() -> Any:
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "examples/demo.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+demo = load_demo()
 
 
 def identity(line: str) -> tuple[str, int]:
@@ -36,3 +52,16 @@ def test_the_examples_of_a_file_belong_to_the_example_world() -> None:
     assert access.notes == []
     known = {json.loads(line)["data"].get("path") for line in DEMO}
     assert {entry["id"] for entry in access.projects + access.groups} <= known
+
+
+def test_the_demo_starts_nothing_with_the_settings_of_the_shell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`make run` fed its companies into the Kafka that PROJECTOR_KAFKA names."""
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(demo, "run", lambda port: started.append(dict(os.environ)) or 0)
+    monkeypatch.setattr(sys, "argv", ["demo.py", "0"])
+    monkeypatch.setenv("PROJECTOR_KAFKA", "production:9092")
+    monkeypatch.setenv("projector_redis_url", "redis://production/0")
+    assert demo.main() == 0
+    assert not [name for name in started[0] if name.upper().startswith("PROJECTOR_")]

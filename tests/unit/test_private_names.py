@@ -35,6 +35,9 @@ UVICORN = "uvicorn.protocols.http.httptools_impl"
 NAMES = {
     f"{FAUST}:AIOKafkaConsumerThread._create_worker_consumer": "the bound on Faust's fetch wait",
     f"{FAUST}:AIOKafkaConsumerThread.verify_event_path": "no untrue alarm after a quiet hour",
+    f"{FAUST}:Consumer._thread": "the health of a worker",
+    "aiokafka:AIOKafkaConsumer._coordinator": "the last heartbeat of a worker",
+    "aiokafka.consumer.group_coordinator:GroupCoordinator._do_heartbeat": "the last heartbeat",
     f"{FAUST}:Consumer._new_consumer_thread": "the bound on Faust's fetch wait",
     "aiokafka:AIOKafkaConsumer._fetch_max_wait_ms": "the bound on Faust's fetch wait",
     "aiokafka:AIOKafkaConsumer._client": "closing a consumer whose stop was cancelled",

@@ -22,6 +22,7 @@ from projector.operators.rebuild_run import (
     Loss,
     NotCompared,
     Options,
+    Output,
     ViewDifference,
 )
 from projector.operators.verify_run import DifferenceRow, Outcome
@@ -43,10 +44,10 @@ def rebuild_partitions(
 ) -> None:
     """Compute facts and views from the beginning of the topics, and put them in place.
 
-    Partitions follow one another. The command reads a partition while its worker goes on, and
-    compares it with the checkpoint and the views. Then it claims the partition, writes it, and
-    serves it until a worker claims it again. Lookups are answered all the time. Use the settings
-    that the workers have.
+    The command reads partitions while their workers go on, and compares them with the checkpoint
+    and the views, up to eight at once. Then, one after the other, it claims a partition, writes
+    it, and serves it until a worker claims it again. Lookups are answered all the time. Use the
+    settings that the workers have.
 
     Where Kafka has lost events (the alarm `history lost`), grants of these events may be missing,
     and users who were blocked count as active. The command refuses that without --accept-loss.
@@ -81,6 +82,7 @@ async def _rebuild(
     async with rebuild_run.connect_clients(settings) as clients:
         wanted = chosen(partitions, clients.policy.partitions)
         with progress_bar() as bar:
+            done = bar.add_task("partitions", total=len(wanted))
 
             @contextmanager
             def reading(partition: int, events: int) -> Iterator[Callable[[int], object]]:
@@ -88,7 +90,8 @@ async def _rebuild(
                 yield partial(bar.advance, task)
                 bar.remove_task(task)
 
-            return await rebuild_run.rebuild_partitions(clients, wanted, options, show, reading)
+            output = Output(show, reading, partial(bar.advance, done))
+            return await rebuild_run.rebuild_partitions(clients, wanted, options, output)
 
 
 def _show_as_json(finding: Finding) -> None:

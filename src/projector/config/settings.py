@@ -101,8 +101,8 @@ class Settings(ConnectionSettings):
         default=0,
         ge=0,
         le=65535,
-        description="port of the worker's own web page, with `/metrics` for Prometheus; 0: a free "
-        "one. Address and port are logged at the start",
+        description="port of the worker's own web page, with `/metrics` for Prometheus and "
+        "`/health/live`; 0: a free one. Address and port are logged at the start",
     )
     ops_token: SecretStr | None = Field(
         default=None,

@@ -6,6 +6,7 @@ brokers hold a fetch for 1.5 s. For that time busy partitions would get no event
 included.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -18,7 +19,26 @@ FETCH_WAIT_MS: Final = 100
 
 
 class ShortPollThread(AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Faust's thread, with a consumer whose fetches wait for at most `FETCH_WAIT_MS`."""
+    """Faust's thread, with a consumer whose fetches wait for at most `FETCH_WAIT_MS`.
+
+    `heartbeat_at` is the time (monotonic clock) of the last heartbeat that Kafka acknowledged.
+    """
+
+    heartbeat_at: float | None = None
+
+    async def on_start(self) -> None:
+        """Connect the consumer, and note its heartbeats from now on."""
+        await super().on_start()
+        coordinator = self._consumer._coordinator
+        beat = coordinator._do_heartbeat
+
+        async def noted() -> Any:
+            acknowledged = await beat()
+            if acknowledged:
+                self.heartbeat_at = time.monotonic()
+            return acknowledged
+
+        coordinator._do_heartbeat = noted
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)

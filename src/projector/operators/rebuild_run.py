@@ -1,8 +1,9 @@
-"""A rebuild of some partitions, one after the other: read, compare, put in place."""
+"""A rebuild of some partitions: read and compared together, put in place one after the other."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -25,10 +26,14 @@ from projector.operators.verify import Difference, Findings, Verifier
 from projector.store import partition_state
 from projector.store.partition_count import read_partition_count
 from projector.store.partition_state import PartitionState
+from projector.worker.owner import cancel_until_done
 
 # Workers with an alarm claim every 15 s, so one of a few attempts is between two of theirs.
 ATTEMPTS: Final = 3
 MAX_LOSSES_SHOWN: Final = 5
+# Partitions read and compared at once: each comparison waits a second for events on their way.
+# Bounds the memory, since each holds the facts of its partition twice.
+TOGETHER: Final = 8
 
 
 class Options(NamedTuple):
@@ -86,6 +91,14 @@ Report = Callable[[Finding], object]
 Reading = Callable[[int, int], AbstractContextManager[Callable[[int], object]]]
 
 
+class Output(NamedTuple):
+    """Takes what a rebuild finds; `advance` is called with 1 after each partition."""
+
+    report: Report
+    reading: Reading
+    advance: Callable[[int], object] = lambda _: None
+
+
 class Counts(Struct):
     """The losses, differing facts, differing views and compared tokens of a rebuild."""
 
@@ -123,10 +136,9 @@ async def rebuild_partitions(
     clients: RebuildClients,
     partitions: Iterable[int],
     options: Options,
-    report: Report,
-    reading: Reading,
+    output: Output,
 ) -> Counts:
-    """Rebuild the partitions; report every finding when it is made.
+    """Rebuild the partitions; report the findings of one after the other.
 
     Raises `RedisError`, `KafkaError`, and `RebuildLossError` before anything is read if Kafka has
     lost events and the loss is not accepted.
@@ -134,11 +146,34 @@ async def rebuild_partitions(
     states = {p: await partition_state.read_partition_state(clients.redis, p) for p in partitions}
     losses = {p: await rebuild.find_losses(clients.reader, p, states[p]) for p in states}
     _refuse_losses(losses, options)
-    counts = Counts()
-    for partition, state in states.items():
-        run = PartitionRun(clients, partition, state, counts, report)
-        await run.run(losses[partition], options, reading)
+    counts, slots = Counts(), asyncio.Semaphore(TOGETHER)
+
+    async def compare(partition: int) -> PartitionRun:
+        await slots.acquire()
+        run = PartitionRun(clients, partition, states[partition], counts)
+        await run.compare(losses[partition], output.reading)
+        return run
+
+    comparing = deque(asyncio.create_task(compare(partition)) for partition in states)
+    try:
+        while comparing:
+            await _finish(await comparing[0], options, output.report)
+            # The run is dropped with its task, and with it the facts of its partition.
+            comparing.popleft()
+            slots.release()
+            output.advance(1)
+    finally:
+        await cancel_until_done(comparing)
+        # Takes the errors of the others, or asyncio would log each.
+        await asyncio.gather(*comparing, return_exceptions=True)
     return counts
+
+
+async def _finish(run: "PartitionRun", options: Options, report: Report) -> None:
+    for finding in run.found:
+        report(finding)
+    if not options.dry_run:
+        report(await run.put_in_place(options))
 
 
 def _refuse_losses(losses: dict[int, list[str]], options: Options) -> None:
@@ -153,7 +188,7 @@ def _refuse_losses(losses: dict[int, list[str]], options: Options) -> None:
 
 
 class PartitionRun:
-    """The rebuild of one partition."""
+    """The rebuild of one partition; `found` are the findings of its comparison."""
 
     def __init__(
         self,
@@ -161,31 +196,37 @@ class PartitionRun:
         partition: int,
         state: PartitionState | None,
         counts: Counts,
-        report: Report,
     ) -> None:
         self._clients = clients
         self._partition = partition
         self._state = state
         self._counts = counts
-        self._report = report
+        self.found: list[Finding] = []
         self._rebuilt = Rebuilt(partition, clients.policy, clients.reader)
         self._verifier = Verifier(clients.redis, clients.policy.minimum_level)
         self._lost_jobs = 0
 
-    async def run(self, losses: list[str], options: Options, reading: Reading) -> None:
-        """Read the partition's topics, compare, and put in place what was rebuilt."""
-        for reason in losses:
-            self._report(Loss(partition=self._partition, reason=reason))
+    async def compare(self, losses: list[str], reading: Reading) -> None:
+        """Read the partition's topics, and compare them with the checkpoint and the views."""
+        self.found += [Loss(partition=self._partition, reason=reason) for reason in losses]
         self._counts.losses += len(losses)
         if self._state:
             rules = self._clients.policy.rules
             partition_state.refuse_other_rules(self._partition, self._state, rules)
-        try:
+        with self._naming_losses():
             await self._read(reading)
             await self._compare()
-            if not options.dry_run:
-                self._refuse_lost_jobs(options)
-                await self._put_in_place()
+
+    async def put_in_place(self, options: Options) -> InPlace:
+        """Claim the partition with the rebuilt facts, and serve it until a worker claims it."""
+        self._refuse_lost_jobs(options)
+        with self._naming_losses():
+            return await self._put_in_place()
+
+    @contextmanager
+    def _naming_losses(self) -> Iterator[None]:
+        try:
+            yield
         except HistoryLostError as loss:
             raise RebuildLossError(f"partition {self._partition}: {loss}") from None
 
@@ -215,7 +256,7 @@ class PartitionRun:
                 await asyncio.sleep(verify.PAUSE_S)
                 await self._look(looks)
         except SnapshotError as error:
-            self._report(NotCompared(partition=self._partition, reason=str(error)))
+            self.found.append(NotCompared(partition=self._partition, reason=str(error)))
             self._counts.facts += 1
             return
         self._report_facts(*looks[-2:])
@@ -251,7 +292,7 @@ class PartitionRun:
             if key in before and before[key].stored == change.stored:
                 self._counts.facts += 1
                 self._lost_jobs += rebuild.is_lost_job(change, self._rebuilt.beginnings)
-                self._report(
+                self.found.append(
                     FactDifference(
                         partition=self._partition, what=f"fact {_kind(change)}", key=key,
                         stored=change.stored, rebuilt=change.rebuilt,
@@ -262,21 +303,19 @@ class PartitionRun:
         rows = [ViewDifference(each, settled=True) for each in found.differences]
         rows += [ViewDifference(each, settled=False) for each in found.unsettled]
         rows.sort(key=lambda row: (not row.difference.grants_more, row.difference.job or 0))
-        for row in rows:
-            self._report(row)
+        self.found += rows
         self._counts.views += len(found.differences) + found.more
         self._counts.tokens += found.tokens
 
     # putting in place
 
-    async def _put_in_place(self) -> None:
+    async def _put_in_place(self) -> InPlace:
         for _ in range(ATTEMPTS):
             owner = rebuild_takeover.create_owner(self._rebuilt, self._clients)
             claimed = await rebuild_takeover.serve(owner, self._clients)
             if owner.is_serving:
                 facts = len(self._rebuilt.projection.facts)
-                self._report(InPlace(partition=self._partition, facts=facts, claimed=claimed))
-                return
+                return InPlace(partition=self._partition, facts=facts, claimed=claimed)
         raise RebuildFailedError(
             f"partition {self._partition} was claimed by workers again and again; stop the "
             "workers, or try again at a quiet hour"

@@ -16,6 +16,7 @@ from projector.kafka.faust_consumer import ShortPollConsumer
 from projector.kafka.range_reader import MAX_POLLED
 from projector.kafka.record_parser import Damage
 from projector.process import free_port
+from projector.worker.liveness import read_liveness
 from projector.worker.owner_group import OwnerGroup
 
 log = structlog.get_logger()
@@ -62,6 +63,7 @@ def create_app(settings: Settings, owners: OwnerGroup, folder: str) -> Any:
 
     app.on_partitions_assigned.connect(assign)
     app.page("/metrics")(_metrics)
+    app.page("/health/live")(_live)
     return app
 
 
@@ -78,6 +80,11 @@ def _credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredent
 
 async def _metrics(page: Any, _request: Any) -> Any:
     return page.text(generate_latest().decode(), content_type="text/plain")
+
+
+async def _live(page: Any, _request: Any) -> Any:
+    status, body = await read_liveness(page.app.consumer._thread)
+    return page.json(body, status=status, headers={"Cache-Control": "no-store"})
 
 
 def copartitioned(assigned: set[Any], settings: Settings) -> frozenset[int]:

@@ -6,9 +6,10 @@ the process.
 """
 
 import asyncio
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -242,7 +243,7 @@ class Owner:
             self._stamps.fail(error, self._timing.probe_timeout_s)
 
 
-async def cancel_until_done(tasks: list[asyncio.Task[None]]) -> None:
+async def cancel_until_done(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancel the tasks until all are done: libraries lose a cancellation now and then."""
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:

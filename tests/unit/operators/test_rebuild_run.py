@@ -1,8 +1,9 @@
 """A rebuild reports what differs, refuses what would be lost, and puts the rest in place."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,6 +18,7 @@ from projector.operators.rebuild_run import (
     Loss,
     NotCompared,
     Options,
+    Output,
     ViewDifference,
 )
 from projector.store import schema
@@ -50,7 +52,7 @@ class Run:
 
     async def __call__(self, options: Options) -> Counts:
         return await rebuild_run.rebuild_partitions(
-            clients(self.setup), [PARTITION], options, self.found.append, self._reading
+            clients(self.setup), [PARTITION], options, Output(self.found.append, self._reading)
         )
 
     @contextmanager
@@ -206,3 +208,75 @@ async def test_only_a_few_losses_are_listed(run: Run) -> None:
         rebuild_run._refuse_losses(losses, PUT_IN_PLACE)
     rebuild_run._refuse_losses(losses, DRY_RUN)
     rebuild_run._refuse_losses(losses, ACCEPT_LOSS)
+
+
+class SlowRun:
+    """Takes the place of a partition's rebuild; all comparisons are under way at once or wait."""
+
+    comparing = most = 0
+    log: ClassVar[list[str]] = []
+    broken: int | None = None
+
+    def __init__(self, _clients: Any, partition: int, _state: Any, _counts: Counts) -> None:
+        self.partition = partition
+        self.found = [Loss(partition=partition, reason="found")]
+
+    async def compare(self, _losses: list[str], _reading: Any) -> None:
+        SlowRun.comparing += 1
+        SlowRun.most = max(SlowRun.most, SlowRun.comparing)
+        # The first ones take the longest.
+        await asyncio.sleep(0.05 / (1 + self.partition))
+        SlowRun.comparing -= 1
+        if self.partition == self.broken:
+            raise RebuildLossError(f"partition {self.partition} is broken")
+
+    async def put_in_place(self, _options: Options) -> InPlace:
+        SlowRun.log.append(f"{self.partition} begins")
+        await asyncio.sleep(0.001)
+        SlowRun.log.append(f"{self.partition} ends")
+        return InPlace(partition=self.partition, facts=0, claimed=True)
+
+
+@pytest.fixture
+def slow_runs(monkeypatch: pytest.MonkeyPatch) -> type[SlowRun]:
+    async def nothing(*_: object) -> list[str]:
+        return []
+
+    monkeypatch.setattr(rebuild_run, "PartitionRun", SlowRun)
+    monkeypatch.setattr(rebuild_run.rebuild, "find_losses", nothing)
+    for name, value in {"comparing": 0, "most": 0, "log": [], "broken": None}.items():
+        monkeypatch.setattr(SlowRun, name, value)
+    return SlowRun
+
+
+async def test_partitions_are_compared_together_and_reported_in_their_order(
+    run: Run, slow_runs: type[SlowRun]
+) -> None:
+    """A dry run of 16 partitions waited a second for each, one after the other."""
+    done: list[int] = []
+    output = Output(run.found.append, run._reading, done.append)
+    await rebuild_run.rebuild_partitions(clients(run.setup), range(20), DRY_RUN, output)
+    assert slow_runs.most == rebuild_run.TOGETHER > 4
+    assert [found.partition for found in run.found] == list(range(20))  # type: ignore[union-attr]
+    assert done == [1] * 20
+    assert slow_runs.log == []
+
+
+async def test_partitions_are_put_in_place_one_after_the_other(
+    run: Run, slow_runs: type[SlowRun]
+) -> None:
+    """Each claim needs the whole process, or a worker claims again before it is written."""
+    output = Output(run.found.append, run._reading)
+    await rebuild_run.rebuild_partitions(clients(run.setup), range(12), PUT_IN_PLACE, output)
+    assert slow_runs.log == [f"{n} {what}" for n in range(12) for what in ("begins", "ends")]
+    assert slow_runs.most == rebuild_run.TOGETHER
+
+
+async def test_the_first_partition_that_fails_ends_the_rebuild(
+    run: Run, slow_runs: type[SlowRun]
+) -> None:
+    slow_runs.broken = 3
+    output = Output(run.found.append, run._reading)
+    with pytest.raises(RebuildLossError, match="partition 3 is broken"):
+        await rebuild_run.rebuild_partitions(clients(run.setup), range(12), PUT_IN_PLACE, output)
+    assert slow_runs.log[-1] == "2 ends"
