@@ -21,7 +21,7 @@ def fetch(redis: Redis | Cluster) -> Fetch:
 async def _get_each(cluster: Cluster, keys: Sequence[str]) -> Values:
     """Return the values, and the error of a server in the place of each of its values."""
     results = await cluster.execute_each([("GET", key) for key in keys])
-    return Values([each.value for each in results], [each.server for each in results])
+    return Values([each.value for each in results], [each.place for each in results])
 
 
 class Mget:

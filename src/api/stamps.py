@@ -44,7 +44,7 @@ def decode_stamp(sent: float, answer: CommandResult, before: Stamp | None) -> St
     if before and (before.time_ms, before.epoch) == (time_ms, epoch):
         fresh_at = min(fresh_at, before.fresh_at)
     counts = fresh_at > -math.inf
-    return Stamp(time_ms, epoch, fresh_at, sent if counts else -math.inf, answer.server)
+    return Stamp(time_ms, epoch, fresh_at, sent if counts else -math.inf, answer.place)
 
 
 def _is_readable(fields: Sequence[bytes | None]) -> bool:
@@ -70,8 +70,8 @@ def find_troubles(stamps: Sequence[CommandResult], others: Sequence[CommandResul
     for partition, answer in enumerate(stamps):
         if isinstance(answer.value, Exception):
             is_away = redis_batch.is_outage(answer.value)
-            found[answer.server if is_away else partition] = str(answer.value)
+            found[answer.place if is_away else partition] = str(answer.value)
         elif any(answer.value) and not _is_readable(answer.value):
             found[partition] = "the stamp is not a number"
     away = (each for each in others if redis_batch.is_outage(each.value))
-    return found | {each.server: str(each.value) for each in away}
+    return found | {each.place: str(each.value) for each in away}

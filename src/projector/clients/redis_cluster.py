@@ -28,12 +28,12 @@ REFRESH_PAUSE_S: Final = 0.5
 class CommandResult(NamedTuple):
     """A command's result or error, and TIME (ms) of its server after the command.
 
-    `server` is the address of that server in a cluster, or an empty string outside of one.
+    `place` is the address of a cluster's server, "" for a single one.
     """
 
     value: Any
     now: float
-    server: str = ""
+    place: str = ""
 
 
 class _Sent(NamedTuple):

@@ -43,7 +43,7 @@ class RedisServers:
         self._primaries: set[str] = set()
 
     def met(self, place: str) -> float:
-        """Return when this server was last met; `place` is its `CommandResult.server`."""
+        """Return when this server was last met; `place` is its address in a cluster, or ""."""
         return self._met.get(place, math.inf if self.cluster else -math.inf)
 
     def meet(self, place: str) -> None:

@@ -210,7 +210,7 @@ class Polled:
         for command, result in zip(commands, await self._execute(redis, commands), strict=True):
             server = "B" if schema.partition_key(1) in command else "A"
             lost = LostConnectionError("gone") if server in self.away else result.value
-            found.append(result._replace(value=lost, server=server))
+            found.append(result._replace(value=lost, place=server))
         return found
 
     async def stamp(self, partition: int, at: float) -> None:
