@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
-import time
+import math
 from typing import Final, NamedTuple
 
 import structlog
 from redis.asyncio import Redis
 
+from api.stamps import Stamp, Troubles, decode_stamp, find_troubles, is_damage, raise_common
 from projector.clients import access_errors, redis_batch
 from projector.clients.redis_cluster import CommandResult
 from projector.clients.redis_servers import RedisServers
+from projector.elapsed import elapsed
 from projector.errors import PartitionCountError
 from projector.store import schema
 from projector.store.partition_count import decode_partition_count
@@ -22,35 +24,34 @@ POLL_INTERVAL_S: Final = 0.25
 POLL_PAUSE_S: Final = 0.02
 
 
-class Stamp(NamedTuple):
-    """Every event of a partition up to `time_ms` (Redis TIME) is applied, under claim `epoch`."""
-
-    time_ms: float
-    epoch: int
-
-
 class Poll(NamedTuple):
-    """The stamps of all partitions, read at Redis TIME `now` (ms) of one server.
+    """The stamps of all partitions, read by a poll that was sent at `sent`.
 
-    The poll was sent at `sent` (seconds of this process's clock). With a `fault` there are no
-    stamps: it is a sentence about the number of partitions in Redis.
+    Their number was read by the one that was sent at `counted`. Both are seconds of `elapsed`. With
+    a `fault` there are no stamps: it is a sentence about that number.
     """
 
-    now: float
     sent: float
     stamps: tuple[Stamp | None, ...]
+    counted: float
+    troubles: Troubles
     fault: str | None = None
+
+
+NEVER: Final = Poll(-math.inf, (), -math.inf, {})
 
 
 class Freshness:
     """Holds the latest poll. Without one, or without a stamp, a partition counts as stale."""
 
-    def __init__(self, redis: Redis, server: RedisServers | None = None) -> None:
+    def __init__(self, redis: Redis, servers: RedisServers | None = None) -> None:
         self._redis = redis
-        self._server = server or RedisServers()
-        self._poll: Poll | None = None
+        self._servers = servers or RedisServers()
         self._polled = asyncio.Event()
         self._hurry = asyncio.Event()
+        # The latest stamp that each partition had.
+        self._seen: dict[int, Stamp] = {}
+        self.poll = NEVER
         self.reachable = True
 
     async def run(self, place: str) -> None:
@@ -60,12 +61,7 @@ class Freshness:
         """
         while True:
             try:
-                poll = await self._read()
-                if poll.fault and poll.fault != self.fault:
-                    _log_not_ready(place, poll.fault)
-                elif not poll.fault and (self.fault or not self.reachable):
-                    log.info("ready again", server="Redis", place=place)
-                self._poll, self.reachable = poll, True
+                self._take(await self._read(), place)
             except Exception as error:  # polling must go on after any error
                 if self.reachable:
                     _log_not_ready(place, access_errors.redis_reason(error) or str(error))
@@ -75,6 +71,16 @@ class Freshness:
             await asyncio.sleep(POLL_PAUSE_S)
             await self._wait(self._hurry, POLL_INTERVAL_S - POLL_PAUSE_S)
             self._hurry.clear()
+
+    def _take(self, poll: Poll, place: str) -> None:
+        if poll.fault and poll.fault != self.fault:
+            _log_not_ready(place, poll.fault)
+        elif not poll.fault and (self.fault or not self.reachable):
+            log.info("ready again", server="Redis", place=place)
+        _log_troubles(self.poll.troubles, poll.troubles)
+        self.poll, self.reachable = poll, True
+        if poll.sent <= self._servers.met_at:
+            self.hurry()
 
     def hurry(self) -> None:
         """Let the next poll begin at once."""
@@ -87,49 +93,51 @@ class Freshness:
     @property
     def fault(self) -> str | None:
         """The fault of the latest poll that Redis answered."""
-        return self._poll.fault if self._poll else None
+        return self.poll.fault
 
-    def age(self, partition: int) -> float | None:
-        """Return the seconds since the partition was last fresh; None if it never was."""
-        known = self.known(partition)
-        return known[0] if known else None
+    def known(self, poll: Poll, partition: int, server: str) -> tuple[float, int] | None:
+        """Return the partition's age, and the epoch of its stamp, for a view from `server`.
 
-    def known(self, partition: int) -> tuple[float, int] | None:
-        """Return the partition's age and the epoch of its stamp; None if it never was fresh."""
-        poll = self._poll
-        if poll is None or partition >= len(poll.stamps):
-            return None
-        stamp = poll.stamps[partition]
+        The view must have been read after `poll`: events between the two may have changed it.
+        None if no stamp counts. A server may lack what was written before it was met. Its own
+        stamps come with its views, so of those it is enough that they were read since.
+        """
+        stamp = poll.stamps[partition] if partition < len(poll.stamps) else None
         if stamp is None:
             return None
-        age = (poll.now - stamp.time_ms) / 1000 + (time.monotonic() - poll.sent)
-        return max(0.0, age), stamp.epoch
-
-    def stamp(self, partition: int) -> Stamp | None:
-        """Return the partition's stamp."""
-        return self._stamps[partition] if partition < len(self._stamps) else None
+        proven = stamp.sent if stamp.server == server else stamp.fresh_at
+        if proven <= self._servers.met(server):
+            if self.poll.sent <= self._servers.met_at:
+                self.hurry()
+            return None
+        return elapsed() - stamp.fresh_at, stamp.epoch
 
     def ages(self) -> list[float | None]:
-        """Return the age of each partition; empty while their number is not known."""
-        return [self.age(partition) for partition in range(len(self._stamps))]
+        """Return the seconds since each partition was fresh; empty without their number."""
+        return [self._age(partition, stamp) for partition, stamp in enumerate(self.poll.stamps)]
 
-    def covers(self, arrival: float, since: float, partition: int | None = None) -> bool:
+    def _age(self, partition: int, stamp: Stamp | None) -> float | None:
+        known = self.known(self.poll, partition, stamp.server) if stamp else None
+        return known[0] if known else None
+
+    def covers(
+        self, poll: Poll, arrival: float, since: float, partition: int | None, server: str
+    ) -> bool:
         """Whether the partition, or else every one, was stamped for a time after `arrival`.
 
-        Only a poll sent at or after `since` proves it. Both are seconds of this process's clock.
+        Only stamps that were read at or after `since` prove it. Both are seconds of `elapsed`.
+        The token's record is missing, or may change, on `server`; it was read after `poll`.
         """
-        if self._poll is None or not self._poll.stamps or self._poll.sent < since:
+        stamps = poll.stamps
+        if partition is not None:
+            stamps = stamps[partition : partition + 1]
+        elif poll.counted < since:
             return False
-        # A server that was emptied has no views; its owners cannot have noticed before `met_at`.
-        arrival = max(arrival, self._server.met_at)
-        # Redis took its time after `sent`, so this is at or after the arrival on Redis's clock.
-        latest = self._poll.now + (arrival - self._poll.sent) * 1000
-        stamps = self._poll.stamps if partition is None else [self.stamp(partition)]
-        return all(stamp is not None and stamp.time_ms > latest for stamp in stamps)
-
-    @property
-    def _stamps(self) -> tuple[Stamp | None, ...]:
-        return self._poll.stamps if self._poll else ()
+        # A server that was emptied has no views; its owners cannot have noticed before it was met.
+        after = max(arrival, self._servers.met(server))
+        return bool(stamps) and all(
+            stamp is not None and stamp.sent >= since and stamp.fresh_at > after for stamp in stamps
+        )
 
     @staticmethod
     async def _wait(event: asyncio.Event, seconds: float) -> None:
@@ -139,38 +147,54 @@ class Freshness:
                 await event.wait()
 
     async def _read(self) -> Poll:
-        sent = time.monotonic()
-        (found,) = await redis_batch.execute(self._redis, [("GET", schema.PARTITIONS_KEY)])
+        sent = elapsed()
         try:
-            count = decode_partition_count(found.value) or 0
+            count, counted = await self._count(sent)
         except PartitionCountError as error:
-            return Poll(found.now, sent, (), str(error))
+            return Poll(sent, (), -math.inf, self.poll.troubles, str(error))
         keys = [schema.partition_key(partition) for partition in range(count)]
         asked = [("HMGET", key, "stamp", "stamp_epoch") for key in keys]
-        answers = await redis_batch.execute(
-            self._redis, [*asked, *await redis_batch.barrier_commands(self._redis)]
-        )
-        for answer in answers:
-            if isinstance(answer.value, Exception):
-                raise answer.value
-        now = answers[0].now if answers else 0.0
-        stamps = tuple(_stamp(now, answer) for answer in answers[: len(keys)])
-        return Poll(now, sent, stamps)
+        # A server that holds no stamp has views: its failover must be noticed too.
+        others = await redis_batch.barrier_commands(self._redis)
+        answers = await redis_batch.try_execute(self._redis, [*asked, *others])
+        raise_common(answers[:count])
+        stamps = tuple(self._stamp(sent, *each) for each in enumerate(answers[:count]))
+        return Poll(sent, stamps, counted, find_troubles(answers[:count], answers[count:]))
+
+    async def _count(self, sent: float) -> tuple[int, float]:
+        """Return the number of partitions, and when the poll was sent that read it.
+
+        While the server that holds it is away, the former number counts.
+        """
+        (found,) = await redis_batch.try_execute(self._redis, [("GET", schema.PARTITIONS_KEY)])
+        if redis_batch.is_outage(found.value) and self.poll.stamps:
+            return len(self.poll.stamps), self.poll.counted
+        return decode_partition_count(found.value) or 0, sent
+
+    def _stamp(self, sent: float, partition: int, answer: CommandResult) -> Stamp | None:
+        """Return the partition's stamp; while its server is away, the former one grows old."""
+        if isinstance(answer.value, Exception):
+            former = self.poll.stamps[partition : partition + 1] or (None,)
+            return None if is_damage(answer.value) else former[0]
+        stamp = decode_stamp(sent, answer, self._seen.get(partition))
+        if stamp:
+            self._seen[partition] = stamp
+        return stamp
 
 
 def _log_not_ready(place: str, reason: str) -> None:
     log.warning("not ready, trying again", server="Redis", place=place, reason=reason)
 
 
-def _stamp(now: float, answer: CommandResult) -> Stamp | None:
-    """Return the stamp by the clock of `now`: in a cluster each server has its own.
-
-    None for a stamp from the future, after a failover to a server whose clock is behind, and for
-    one that is not a number; other partitions are not affected.
-    """
-    time_ms, epoch = answer.value
-    try:
-        stamp = Stamp(int(time_ms or b"") + now - answer.now, int(epoch or b""))
-    except ValueError:
-        return None
-    return stamp if stamp.time_ms <= now else None
+def _log_troubles(before: Troubles, now: Troubles) -> None:
+    """Log each trouble when it begins, and when it ends."""
+    for where in now.keys() - before.keys():
+        if isinstance(where, int):
+            log.warning("stamp unreadable", partition=where, reason=now[where])
+        else:
+            _log_not_ready(where, now[where])
+    for where in before.keys() - now.keys():
+        if isinstance(where, int):
+            log.info("stamp readable again", partition=where)
+        else:
+            log.info("ready again", server="Redis", place=where)

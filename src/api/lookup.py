@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-import time
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
@@ -12,10 +12,11 @@ import structlog
 from redis.exceptions import RedisError
 
 from api import metrics
-from api.freshness import Freshness
+from api.freshness import Freshness, Poll
 from api.lookup_request import LookupRequest
 from api.read_batcher import OverloadedError, ReadBatcher
 from projector.domain import views
+from projector.elapsed import elapsed
 from projector.store import schema
 from projector.store.schema import ViewRecord
 
@@ -90,48 +91,46 @@ class Lookup:
 
     def ask(self, request: LookupRequest, answer: Answer) -> None:
         """Call `answer` with the reply to one request: once, and not before this returns."""
-        arrival = time.monotonic()
+        arrival = elapsed()
+        poll = self._freshness.poll
         if request.token is None:
-            asked = _Asked("", None, arrival, answer)
+            asked = _Asked("", None, arrival, poll, answer)
             asyncio.get_running_loop().call_soon(self._answer, asked, UNAUTHORIZED)
         else:
             key = schema.token_record_key(hashlib.sha256(request.token).hexdigest())
-            asked = _Asked(key, request.max_age, arrival, answer)
+            asked = _Asked(key, request.max_age, arrival, poll, answer)
             self._reads.ask(key, partial(self._found, asked))
 
-    def _found(self, asked: "_Asked", stored: bytes | Exception | None) -> None:
+    def _found(self, asked: "_Asked", stored: bytes | Exception | None, server: str) -> None:
         """Answer from the record, or prove first that the token is unknown."""
         try:
             record = _record(stored)
             if record is None or record.is_provisional:
-                self._prove(asked, record)
+                self._prove(asked, record, server)
                 return
-            reply = self._from_record(record, asked.max_age)
+            reply = self._from_record(record, server, asked.poll, asked.max_age)
         except Exception as error:  # always reply: a client is waiting
             reply = _refusal(error)
         self._answer(asked, reply)
 
-    def _prove(self, asked: "_Asked", first: ViewRecord | None) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer_proven(asked, first))
+    def _prove(self, asked: "_Asked", record: ViewRecord | None, server: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer_proven(asked, record, server))
         self._proofs.add(task)
         task.add_done_callback(self._proofs.discard)
 
-    async def _answer_proven(self, asked: "_Asked", first: ViewRecord | None) -> None:
+    async def _answer_proven(self, asked: "_Asked", record: ViewRecord | None, server: str) -> None:
         try:
-            record = await self._proven(asked.key, asked.arrival, first)
-            reply = UNAUTHORIZED if record is None else self._from_record(record, asked.max_age)
+            reply = await self._proven(asked, record, server)
         except Exception as error:  # always reply: a client is waiting
             reply = _refusal(error)
         self._answer(asked, reply)
 
     def _answer(self, asked: "_Asked", reply: Reply) -> None:
-        metrics.record_lookup(reply.status, time.monotonic() - asked.arrival)
+        metrics.record_lookup(reply.status, elapsed() - asked.arrival)
         asked.answer(reply)
 
-    async def _proven(
-        self, key: str, arrival: float, first: ViewRecord | None
-    ) -> ViewRecord | None:
-        """Read the record once no event from before `arrival` can change it any more.
+    async def _proven(self, asked: "_Asked", record: ViewRecord | None, server: str) -> Reply:
+        """Answer once no event from before the arrival can change the record any more.
 
         The events of a job that just started, or of its project's return, may be on their way.
         """
@@ -140,33 +139,47 @@ class Lookup:
         self._waiting += 1
         metrics.MISSES_WAITING.inc()
         try:
-            deadline = arrival + self._miss_grace
-            partition = first.partition if first else None
-            await self._covered(arrival, since=arrival, deadline=deadline, partition=partition)
-            record = _record(await self._reads.get(key))
-            if record is None or record.is_provisional:
-                # Redis may have lost the record. Then its stamps are older, unless it was healed
-                # meanwhile, and then the record is back.
-                self._freshness.hurry()
-                partition = record.partition if record else None
-                await self._covered(
-                    arrival, since=time.monotonic(), deadline=deadline, partition=partition
-                )
-                record = _record(await self._reads.get(key))
-            return record
+            await self._covered(asked, asked.arrival, record, server)
+            return await self._read_until_proven(asked)
         finally:
             self._waiting -= 1
             metrics.MISSES_WAITING.dec()
 
-    async def _covered(
-        self, arrival: float, *, since: float, deadline: float, partition: int | None = None
-    ) -> None:
-        """Wait for a poll sent after `since` whose stamps are later than `arrival`.
+    async def _read_until_proven(self, asked: "_Asked") -> Reply:
+        """Read the record again until it is live, or proven to be missing or ended."""
+        since = math.inf
+        while True:
+            poll = self._freshness.poll
+            stored, server = await self._reads.get(asked.key)
+            record = _record(stored)
+            if record is not None and not record.is_provisional:
+                return self._from_record(record, server, poll, asked.max_age)
+            # The server may have been met during the read, so what was proven before is not enough.
+            if self._covers(poll, asked, since, record, server):
+                return UNAUTHORIZED
+            # Redis may have lost the record. Then its stamps are older, unless it was healed
+            # meanwhile, and then the record is back.
+            self._freshness.hurry()
+            since = elapsed()
+            await self._covered(asked, since, record, server)
 
-        Checks the stamp of one partition, or of all.
+    def _covers(
+        self, poll: Poll, asked: "_Asked", since: float, record: ViewRecord | None, server: str
+    ) -> bool:
+        """Whether stamps that were read at or after `since` are later than the arrival.
+
+        The stamp of the record's partition, or without a record those of all.
         """
-        while not self._freshness.covers(arrival, since, partition):
-            left = deadline - time.monotonic()
+        partition = record.partition if record else None
+        return self._freshness.covers(poll, asked.arrival, since, partition, server)
+
+    async def _covered(
+        self, asked: "_Asked", since: float, record: ViewRecord | None, server: str
+    ) -> None:
+        """Wait for a poll that covers the lookup; raises `UnprovenError` if none comes in time."""
+        deadline = asked.arrival + self._miss_grace
+        while not self._covers(self._freshness.poll, asked, since, record, server):
+            left = deadline - elapsed()
             if left <= 0:
                 raise UnprovenError(
                     self._freshness.fault
@@ -174,13 +187,14 @@ class Lookup:
                 )
             await self._freshness.next_poll(left)
 
-    def _from_record(self, record: ViewRecord, max_age: int | None) -> Reply:
+    def _from_record(
+        self, record: ViewRecord, server: str, poll: Poll, max_age: int | None
+    ) -> Reply:
+        """Answer from a record that was read from `server` after `poll`."""
         partition = record.partition
-        known = self._freshness.known(partition)
+        known = self._freshness.known(poll, partition, server)
         if known is None:
-            return unavailable(
-                self._freshness.fault or f"partition {partition} is not known to be fresh yet"
-            )
+            return unavailable(_unknown(poll, partition))
         age, epoch = known
         bound = min(self._max_staleness, max_age or self._max_staleness)
         if age > bound:
@@ -194,11 +208,16 @@ class Lookup:
 
 
 class _Asked(NamedTuple):
-    """A lookup under way: its key, allowed age in seconds, arrival, and the callback."""
+    """A lookup under way: its key, allowed age in seconds, arrival, and the callback.
+
+    `poll` is the latest one at the arrival. A later one may know of events that a view, which was
+    read before it, does not have.
+    """
 
     key: str
     max_age: int | None
     arrival: float
+    poll: Poll
     answer: Answer
 
 
@@ -214,6 +233,12 @@ def _sent(record: ViewRecord, age: float) -> Reply:
     epoch, revision = record.version
     head = _VERSION % (age, record.partition, epoch, revision)
     return reply(record.status, record.body, head + _RETRY if record.status == 503 else head)
+
+
+def _unknown(poll: Poll, partition: int) -> str:
+    if partition in poll.troubles:
+        return f"partition {partition} is not known to be fresh: its stamp cannot be read"
+    return poll.fault or f"partition {partition} is not known to be fresh yet"
 
 
 def _refusal(error: Exception) -> Reply:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -13,10 +13,19 @@ from api import metrics
 log = structlog.get_logger()
 
 Value = bytes | None
-# Called with the value of a read, or its error.
-OnValue = Callable[[Value | Exception], None]
-# Reads many keys with one call; an error is in the place of a value that alone failed.
-Fetch = Callable[[Sequence[str]], Awaitable[Sequence[Value | Exception]]]
+# Called with the value of a read, or its error, and with the server that it came from.
+OnValue = Callable[[Value | Exception, str], None]
+
+
+class Values(NamedTuple):
+    """The values of many keys, an error in the place of one that failed, and their servers."""
+
+    values: Sequence[Value | Exception]
+    servers: Sequence[str]
+
+
+# Reads many keys with one call.
+Fetch = Callable[[Sequence[str]], Awaitable[Values]]
 
 MAX_BATCHES: Final = 2
 MAX_BATCH: Final = 256
@@ -43,18 +52,21 @@ class ReadBatcher:
 
     def ask(self, key: str, on_value: OnValue) -> None:
         """Call `on_value` with the value or the error: once, and not before this returns."""
-        loop = asyncio.get_running_loop()
         if len(self._pending) >= MAX_PENDING:
-            loop.call_soon(on_value, OverloadedError(f"{MAX_PENDING} reads are waiting already"))
+            error = OverloadedError(f"{MAX_PENDING} reads are waiting already")
+            asyncio.get_running_loop().call_soon(on_value, error, "")
             return
         self._pending.append((key, on_value))
         # Reads that arrive before the reader begins are in its first batch.
         if len(self._pending) == 1:
             self._start()
 
-    async def get(self, key: str) -> Value:
-        """Return the key's value; raises `RedisError`, `OSError` or `OverloadedError`."""
-        result: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
+    async def get(self, key: str) -> tuple[Value, str]:
+        """Return the key's value and the server that it came from.
+
+        Raises `RedisError`, `OSError` or `OverloadedError`.
+        """
+        result: asyncio.Future[tuple[Value, str]] = asyncio.get_running_loop().create_future()
         self.ask(key, partial(_resolve, result))
         return await result
 
@@ -83,14 +95,14 @@ class ReadBatcher:
     async def _answer(self, batch: list[tuple[str, OnValue]]) -> None:
         metrics.record_read(len(batch))
         try:
-            values = await self._fetch([key for key, _ in batch])
+            found = await self._fetch([key for key, _ in batch])
         except asyncio.CancelledError:
-            _deliver(batch, [TimeoutError(f"no answer within {TIMEOUT_S:g} s")] * len(batch))
+            _deliver(batch, _failed(batch, TimeoutError(f"no answer within {TIMEOUT_S:g} s")))
             raise
         except Exception as error:  # always reply: a client waits for each read
-            _deliver(batch, [error] * len(batch))
+            _deliver(batch, _failed(batch, error))
         else:
-            _deliver(batch, values)
+            _deliver(batch, found)
 
     def _watch(self) -> None:
         """Check every 250 ms, while batches are read, whether one takes too long."""
@@ -107,19 +119,25 @@ class ReadBatcher:
             self._watch()
 
 
-def _deliver(batch: list[tuple[str, OnValue]], values: Sequence[Value | Exception]) -> None:
-    for (_, on_value), value in zip(batch, values, strict=True):
+def _failed(batch: list[tuple[str, OnValue]], error: Exception) -> Values:
+    return Values([error] * len(batch), [""] * len(batch))
+
+
+def _deliver(batch: list[tuple[str, OnValue]], found: Values) -> None:
+    for (_, on_value), value, server in zip(batch, found.values, found.servers, strict=True):
         try:
-            on_value(value)
+            on_value(value, server)
         except Exception as error:  # one failure must not keep the others waiting
             # The error's text may hold a secret, so only its type is logged.
             log.error("a lookup failed", error=type(error).__name__)  # noqa: TRY400
 
 
-def _resolve(result: asyncio.Future[Value], value: Value | Exception) -> None:
+def _resolve(
+    result: asyncio.Future[tuple[Value, str]], value: Value | Exception, server: str
+) -> None:
     if result.done():
         return
     if isinstance(value, Exception):
         result.set_exception(value)
     else:
-        result.set_result(value)
+        result.set_result((value, server))

@@ -9,14 +9,19 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as LostConnectionError
 
-from api.read_batcher import Fetch, Value
-from projector.clients import redis_batch
+from api.read_batcher import Fetch, Value, Values
 from projector.clients.redis_cluster import Cluster
 
 
 def fetch(redis: Redis | Cluster) -> Fetch:
     """Return the function that reads many keys with one call, for one server or a cluster."""
-    return partial(redis_batch.get_many, redis) if isinstance(redis, Cluster) else Mget(redis)
+    return partial(_get_each, redis) if isinstance(redis, Cluster) else Mget(redis)
+
+
+async def _get_each(cluster: Cluster, keys: Sequence[str]) -> Values:
+    """Return the values, and the error of a server in the place of each of its values."""
+    results = await cluster.execute_each([("GET", key) for key in keys])
+    return Values([each.value for each in results], [each.place for each in results])
 
 
 class Mget:
@@ -32,8 +37,11 @@ class Mget:
         self._timeout = self._pool.connection_kwargs.get("socket_timeout")
         self._kept: list[AbstractConnection] = []
 
-    async def __call__(self, keys: Sequence[str]) -> Sequence[Value]:
+    async def __call__(self, keys: Sequence[str]) -> Values:
         """Return the values in the order of the keys; raises `RedisError` or `OSError`."""
+        return Values(await self._read(keys), [""] * len(keys))
+
+    async def _read(self, keys: Sequence[str]) -> list[Value]:
         connection = await self._take()
         try:
             await connection.send_packed_command(_packed("MGET", *keys))

@@ -1,11 +1,14 @@
 """Mutations: each disables one mechanism of the product, to prove that the observer notices.
 
-Each function patches the classes of a worker's process, before it starts.
+Each function patches the classes of a worker's or an API's process, before it starts.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
+from api.freshness import Freshness, Poll
+from projector.clients.redis_servers import RedisServers
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets
 from projector.store import lua_scripts
@@ -80,6 +83,21 @@ def sweep_off() -> None:
     replace(ViewSweep, "run_portion", compare_nothing)
 
 
+def latest_poll() -> None:
+    """The API measures a view by the stamps that were polled last, also after it was read."""
+    known = Freshness.known
+
+    def by_latest(self: Freshness, _poll: Poll, *view: Any) -> Any:
+        return known(self, self.poll, *view)
+
+    replace(Freshness, "known", by_latest)
+
+
+def meetings_ignored() -> None:
+    """The API takes the views of any server for as fresh as the stamps of another."""
+    replace(RedisServers, "met", lambda _self, _place: -math.inf)
+
+
 def replace(place: Any, name: str, by: Any) -> None:
     """Replace an attribute; without it, the mutation would change nothing."""
     assert hasattr(place, name), f"{place} has no {name} any more: adapt the mutation"
@@ -98,4 +116,6 @@ MUTATIONS: Final[dict[str, Callable[..., None]]] = {
     "freshness off": freshness_off,
     "server change unnoticed": server_change_unnoticed,
     "sweep off": sweep_off,
+    "latest poll": latest_poll,
+    "meetings ignored": meetings_ignored,
 }

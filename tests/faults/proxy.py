@@ -1,12 +1,19 @@
-"""A TCP proxy that can freeze or change its target, as a failing network does."""
+"""A TCP proxy that can freeze, delay, or change its target, as a failing network does."""
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from tests.faults.background_loop import BackgroundLoop
 
 CHUNK: Final = 64 * 1024
+
+
+class Delay:
+    """The delay (seconds) of the next answer on one connection."""
+
+    seconds = 0.0
 
 
 class Proxy:
@@ -17,6 +24,8 @@ class Proxy:
         self._target = target
         self._port = port
         self._writers: set[asyncio.StreamWriter] = set()
+        self._delays: dict[bytes, float] = {}
+        self.delayed = 0
         background.run(self._start(), 10)
 
     def freeze(self) -> None:
@@ -26,6 +35,10 @@ class Proxy:
     def thaw(self) -> None:
         """Pass bytes on again, first those that were held back."""
         self._background.run(self._flow(True), 10)
+
+    def delay_answers(self, text: bytes, seconds: float) -> None:
+        """Delay the answers to requests that contain the text; 0 seconds ends that."""
+        self._delays[text] = seconds
 
     def switch(self, target: int) -> None:
         """Close every connection; connect new ones to another server."""
@@ -67,12 +80,32 @@ class Proxy:
             writer.close()
             return
         self._writers |= {writer, inner_writer}
-        await asyncio.gather(self._pump(reader, inner_writer), self._pump(inner_reader, writer))
+        delay = Delay()
+        await asyncio.gather(
+            self._pump(reader, inner_writer, lambda chunk: self._mark(delay, chunk)),
+            self._pump(inner_reader, writer, lambda _: self._wait(delay)),
+        )
         self._writers -= {writer, inner_writer}
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _mark(self, delay: Delay, request: bytes) -> None:
+        """Note the delay of the answer to this request."""
+        delays = (seconds for text, seconds in self._delays.items() if text in request)
+        delay.seconds = max(delays, default=0.0)
+
+    async def _wait(self, delay: Delay) -> None:
+        if delay.seconds:
+            self.delayed += 1
+            await asyncio.sleep(delay.seconds)
+
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        before: Callable[[bytes], Awaitable[None]],
+    ) -> None:
         with contextlib.suppress(OSError):
             while chunk := await reader.read(CHUNK):
+                await before(chunk)
                 await self._flowing.wait()
                 writer.write(chunk)
                 await writer.drain()

@@ -45,6 +45,13 @@ Faults = Sequence[Fault]
 HEALTHY: Final[Faults] = ()
 
 
+def injected(faults: Faults) -> dict[str, str]:
+    """Return the arguments of `Deployment.start` for a process with the faults inside."""
+    if not faults:
+        return {}
+    return {"module": fault_injection.__name__, **fault_injection.environment(*faults)}
+
+
 class RawRecord(NamedTuple):
     """A record of any content, sent to Kafka as it is."""
 
@@ -62,6 +69,8 @@ class Scenario:
         self.deployment = deployment
         self.fault = fault
         self.workers: list[Server] = []
+        # Faults inside the API.
+        self.api_faults: Faults = HEALTHY
         self.scripted = [ScriptedNamespace(root) for root in root_ids(1, SCRIPTED_FROM)]
         self._report = report
         self._seed = seed
@@ -108,16 +117,12 @@ class Scenario:
 
     def start_worker(self, *faults: Fault) -> Server:
         """Start another worker, with the faults inside."""
-        if faults:
-            env = fault_injection.environment(*faults)
-            worker = self.deployment.start("worker", module="tests.faults.fault_injection", **env)
-        else:
-            worker = self.deployment.start("worker")
+        worker = self.deployment.start("worker", **injected(faults))
         self.workers.append(worker)
         return worker
 
     def start_traffic(self) -> None:
-        self.deployment.start_api()
+        self.deployment.start_api(**injected(self.api_faults))
         namespaces = [RandomNamespace(root, self._seed) for root in root_ids(ROOTS_PER_PARTITION)]
         self.traffic = Traffic(
             self.deployment.kafka, self.deployment.prefix, self._seed, namespaces

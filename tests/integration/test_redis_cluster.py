@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from api.redis_mget import fetch
 from projector.clients import redis_batch, redis_client, redis_servers
 from projector.clients.redis_servers import RedisServers
 from projector.config.settings import Settings
@@ -155,6 +156,11 @@ def holder(three: RedisCluster, token: str) -> int:
     return three.holder(schema.token_record_key(builders.digest(token)))
 
 
+async def values_of(redis: Redis, keys: list[str]) -> list[Any]:
+    """Read the keys as an API does: the error in the place of each value that has one."""
+    return list((await fetch(redis)(keys)).values)
+
+
 async def test_a_slot_that_moves_is_followed_and_is_no_failover(
     kafka: str, three: RedisCluster
 ) -> None:
@@ -169,10 +175,10 @@ async def test_a_slot_that_moves_is_followed_and_is_no_failover(
     there.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[here])
     here.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[there])
     here.execute_command("MIGRATE", "127.0.0.1", three.port_of(there), key, 0, 1000)
-    assert await redis_batch.get_many(redis, [key]) == [b"1"], "the client follows ASK"
+    assert await values_of(redis, [key]) == [b"1"], "the client follows ASK"
     for each in (here, there):
         each.execute_command("CLUSTER SETSLOT", slot, "NODE", names[there])
-    assert await redis_batch.get_many(redis, [key]) == [b"1"], "the client follows MOVED"
+    assert await values_of(redis, [key]) == [b"1"], "the client follows MOVED"
     await redis_batch.barrier(redis)
     assert server.changes == 0
     await redis.aclose()
@@ -217,7 +223,7 @@ async def test_of_many_keys_only_those_of_a_server_that_is_away_fail(
     keys = [schema.job_token_key(number) for number in range(20)]
     await redis_batch.execute_writes(redis, [("SET", key, "1") for key in keys])
     three.servers[0].kill()
-    found = await redis_batch.get_many(redis, keys)
+    found = await values_of(redis, keys)
     for key, value in zip(keys, found, strict=True):
         assert isinstance(value, RedisError) if three.holder(key) == 0 else value == b"1"
     await redis.aclose()
@@ -234,9 +240,7 @@ async def test_scripts_that_a_server_has_lost_are_loaded_again(
         assert [first for first, _ in found] == list(range(20))
         for port in three.ports:
             client(port).script_flush()
-    assert await redis_batch.get_many(redis, keys) == [
-        f"x{number}".encode() for number in range(20)
-    ]
+    assert await values_of(redis, keys) == [f"x{number}".encode() for number in range(20)]
     await redis.aclose()
 
 

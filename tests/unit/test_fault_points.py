@@ -1,5 +1,6 @@
-"""What `make faults` patches in a worker is there, and runs: otherwise its suites prove nothing."""
+"""What `make faults` patches in a process is there, and runs: else its suites prove nothing."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 import pytest
 
 from projector.events.model import Topic
-from projector.store import lua_scripts
+from projector.store import lua_scripts, schema
 from projector.worker.owner_group import OwnerGroup
 from tests import builders
 from tests.builders import digest
 from tests.faults import fault_injection, mutations
 from tests.faults.mutations import MUTATIONS
+from tests.unit.api.lookup_world import PARTITIONS, LookupWorld
 from tests.unit.worker.owned_partition import COMPANY, QUICK, Setup, gets, is_claimed_above, until
 
 FAULTS = Path(__file__).parents[1] / "faults"
@@ -81,6 +83,25 @@ async def test_a_mutation_replaces_what_an_owner_calls(
     MUTATIONS[name]()
     await story(setup)
     assert set(calls) == {called}
+
+
+@pytest.mark.parametrize(
+    ("name", "called"), [("latest poll", "known"), ("meetings ignored", "met")]
+)
+async def test_a_mutation_replaces_what_a_lookup_calls(
+    calls: list[str], name: str, called: str
+) -> None:
+    MUTATIONS[name]()
+    world = LookupWorld()
+    polling = asyncio.create_task(world.freshness.run("redis://test"))
+    await world.redis.set(schema.PARTITIONS_KEY, PARTITIONS)
+    await world.put("known")
+    await world.stamp()
+    await world.polled()
+    assert (await world.ask()).status == 200
+    assert set(calls) == {called}
+    polling.cancel()
+    await world.redis.aclose()
 
 
 async def test_without_the_delivery_check_an_owner_misses_what_faust_skips(

@@ -20,7 +20,6 @@ from projector.clients.redis_cluster import Cluster, Command, CommandResult
 
 # `redis_client.create_redis` types both as Redis; methods that both have are alike.
 Client = Redis | Cluster
-Value = bytes | None
 Argument = bytes | str | int
 
 # Responses of a server that cannot execute the command now.
@@ -32,12 +31,17 @@ async def execute(redis: Client, commands: Sequence[Command]) -> list[CommandRes
 
     A command's own error, such as WRONGTYPE, is returned in place of its result.
     """
+    results = await try_execute(redis, commands)
+    for result in results:
+        if is_outage(result.value):
+            raise result.value
+    return results
+
+
+async def try_execute(redis: Client, commands: Sequence[Command]) -> list[CommandResult]:
+    """Execute like `execute`; in a cluster the results of a server that is away are its error."""
     if isinstance(redis, Cluster):
-        results = await redis.execute_each(commands)
-        for result in results:
-            if isinstance(result.value, Exception) and not _is_own(result.value):
-                raise result.value
-        return results
+        return await redis.execute_each(commands)
     async with redis.pipeline(transaction=False) as pipe:
         for command in commands:
             pipe.execute_command(*command)
@@ -50,8 +54,10 @@ async def execute(redis: Client, commands: Sequence[Command]) -> list[CommandRes
     return [CommandResult(value, now) for value in values]
 
 
-def _is_own(error: Exception) -> bool:
-    return isinstance(error, ResponseError) and not isinstance(error, _OUTAGES)
+def is_outage(value: object) -> bool:
+    """Whether the result of a command is the error of a server that cannot execute any."""
+    own = isinstance(value, ResponseError) and not isinstance(value, _OUTAGES)
+    return isinstance(value, Exception) and not own
 
 
 async def execute_writes(redis: Client, commands: Sequence[Command]) -> None:
@@ -59,13 +65,6 @@ async def execute_writes(redis: Client, commands: Sequence[Command]) -> None:
     for result in await execute(redis, commands):
         if isinstance(result.value, Exception):
             raise result.value
-
-
-async def get_many(redis: Client, keys: Sequence[str]) -> list[Value | Exception]:
-    """Get the values of the keys; in a cluster, the error in place of a failed server's values."""
-    if isinstance(redis, Cluster):
-        return [result.value for result in await redis.execute_each([("GET", k) for k in keys])]
-    return cast(list[Value | Exception], await redis.mget(keys))
 
 
 async def run_script(

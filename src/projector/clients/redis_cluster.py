@@ -26,10 +26,14 @@ REFRESH_PAUSE_S: Final = 0.5
 
 
 class CommandResult(NamedTuple):
-    """A command's result or error, and TIME (ms) of its server after the command."""
+    """A command's result or error, and TIME (ms) of its server after the command.
+
+    `place` is the address of a cluster's server, "" for a single one.
+    """
 
     value: Any
     now: float
+    place: str = ""
 
 
 class _Sent(NamedTuple):
@@ -222,12 +226,12 @@ async def _run(node: ClusterNode, batch: Sequence[_Sent]) -> list[CommandResult]
     try:
         await node.execute_pipeline([*commands, time])
     except (RedisError, OSError) as error:
-        return [CommandResult(error, 0.0)] * len(batch)
+        return [CommandResult(error, 0.0, node.name)] * len(batch)
     if isinstance(time.result, Exception):
-        return [CommandResult(time.result, 0.0)] * len(batch)
+        return [CommandResult(time.result, 0.0, node.name)] * len(batch)
     seconds, microseconds = time.result
     now = int(seconds) * 1000 + int(microseconds) / 1000
-    return [CommandResult(command.result, now) for command in own]
+    return [CommandResult(command.result, now, node.name) for command in own]
 
 
 @contextlib.contextmanager

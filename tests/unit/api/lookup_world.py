@@ -13,6 +13,7 @@ from api.lookup_request import LookupRequest
 from api.read_batcher import ReadBatcher
 from api.redis_mget import Mget
 from projector.clients import redis_batch
+from projector.clients.redis_servers import RedisServers
 from projector.store import schema
 from projector.store.schema import Version, ViewRecord
 
@@ -30,7 +31,8 @@ class LookupWorld:
         self.server = FakeServer()
         # With a timeout, Python 3.11 can lose the cancellation of whoever is sending.
         self.redis = FakeAsyncRedis(server=self.server, socket_timeout=None)
-        self.freshness = Freshness(self.redis)
+        self.servers = RedisServers()
+        self.freshness = Freshness(self.redis, self.servers)
         self.lookup = self.with_limits()
 
     def with_limits(
@@ -76,6 +78,10 @@ class LookupWorld:
 
     async def ask(self, token: str = "known", max_age: int | None = None) -> Reply:
         return await self.lookup.answer(LookupRequest(token.encode(), max_age))
+
+    def covers(self, arrival: float) -> bool:
+        """Whether every partition was stamped for a time after `arrival`, by a later poll."""
+        return self.freshness.covers(self.freshness.poll, arrival, arrival, None, "")
 
     async def polled(self, times: int = 2) -> None:
         """Wait until what is in Redis now has been read: the second poll from here began later."""

@@ -1,16 +1,18 @@
 """Freshness of partitions by two clocks: Redis TIME and this process's own."""
 
 import asyncio
-import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fakeredis import FakeAsyncRedis
+from redis.exceptions import ConnectionError as LostConnectionError
+from structlog.testing import capture_logs
 
 from api.freshness import Freshness
 from projector.clients import redis_batch
 from projector.clients.redis_servers import RedisServers
+from projector.elapsed import elapsed
 from projector.store import schema
 from tests.unit.api.lookup_world import PARTITIONS, PATIENCE_S, LookupWorld, owners
 
@@ -22,7 +24,12 @@ class Clock:
         self.own = own
         redis_clock = SimpleNamespace(time=lambda: redis)
         monkeypatch.setattr("fakeredis.commands_mixins.server_mixin.time", redis_clock)
-        monkeypatch.setattr("api.freshness.time", SimpleNamespace(monotonic=lambda: self.own))
+        monkeypatch.setattr("api.freshness.elapsed", lambda: self.own)
+
+
+def covers(freshness: Freshness, arrival: float, since: float, server: str = "") -> bool:
+    """Whether the latest poll proves that a token without a record is unknown."""
+    return freshness.covers(freshness.poll, arrival, since, None, server)
 
 
 async def test_no_stamp_proves_a_miss_on_a_server_that_was_met_after_it(
@@ -32,13 +39,13 @@ async def test_no_stamp_proves_a_miss_on_a_server_that_was_met_after_it(
     server = RedisServers()
     freshness = Freshness(lookup_world.redis, server)
     polling = asyncio.create_task(freshness.run("redis://test"))
-    arrival = time.monotonic()
+    arrival = elapsed()
     async with owners(lookup_world, *range(PARTITIONS)):
-        while not freshness.covers(arrival, arrival):
+        while not covers(freshness, arrival, arrival):
             await freshness.next_poll(PATIENCE_S)
-        server.met_at = time.monotonic()
-        assert not freshness.covers(arrival, arrival)
-        while not freshness.covers(arrival, arrival):
+        server.meet("")
+        assert not covers(freshness, arrival, arrival)
+        while not covers(freshness, arrival, arrival):
             await freshness.next_poll(PATIENCE_S)
     polling.cancel()
 
@@ -63,9 +70,8 @@ async def test_the_age_goes_on_with_the_own_clock_between_polls(
 ) -> None:
     clock = Clock(monkeypatch, redis=1000.0, own=50.0)
     freshness = await poll_once(997_000)
-    assert freshness.age(0) == 3.0
+    assert freshness.ages() == [3.0]
     clock.own += 4.5
-    assert freshness.age(0) == 7.5
     assert freshness.ages() == [7.5]
 
 
@@ -89,7 +95,7 @@ async def test_a_stamp_covers_a_request_only_if_it_is_later_in_every_case(
     In the last case the request came at 1000.000499 s at the latest, the stamp says 1000.000 s.
     """
     Clock(monkeypatch, redis=1000.000999, own=50.0)
-    assert (await poll_once(stamp)).covers(arrival, since=0.0) is covered
+    assert covers(await poll_once(stamp), arrival, since=0.0) is covered
 
 
 async def test_a_poll_from_before_it_was_asked_for_covers_nothing(
@@ -97,8 +103,8 @@ async def test_a_poll_from_before_it_was_asked_for_covers_nothing(
 ) -> None:
     Clock(monkeypatch, redis=1000.0, own=50.0)
     freshness = await poll_once(999_999)
-    assert freshness.covers(49.0, since=50.0)
-    assert not freshness.covers(49.0, since=50.001)
+    assert covers(freshness, 49.0, since=50.0)
+    assert not covers(freshness, 49.0, since=50.001)
 
 
 async def test_a_stamp_from_the_future_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +112,7 @@ async def test_a_stamp_from_the_future_is_none(monkeypatch: pytest.MonkeyPatch) 
     Clock(monkeypatch, redis=1000.0, own=50.0)
     freshness = await poll_once(1_000_001)
     assert freshness.ages() == [None]
-    assert not freshness.covers(49.0, since=0.0)
+    assert not covers(freshness, 49.0, since=0.0)
 
 
 async def test_whoever_hurries_need_not_wait_for_the_next_interval(
@@ -127,17 +133,17 @@ async def test_the_time_that_redis_takes_to_answer_counts_as_age(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock(monkeypatch, redis=1000.0, own=50.0)
-    execute = redis_batch.execute
+    execute = redis_batch.try_execute
 
     async def slow(*args: Any) -> Any:
         answers = await execute(*args)
         clock.own += 1.0
         return answers
 
-    monkeypatch.setattr("projector.clients.redis_batch.execute", slow)
+    monkeypatch.setattr("projector.clients.redis_batch.try_execute", slow)
     freshness = await poll_once(999_000)
-    assert freshness.age(0) == 1.0 + (clock.own - 50.0)
-    assert not freshness.covers(50.001, since=50.001)
+    assert freshness.ages() == [1.0 + (clock.own - 50.0)]
+    assert not covers(freshness, 50.001, since=50.001)
 
 
 @pytest.mark.parametrize("ahead_ms", [-5_000, 5_000])
@@ -146,13 +152,13 @@ async def test_a_stamp_is_measured_by_the_clock_of_its_own_server(
 ) -> None:
     """In a cluster the second partition is on another server, whose clock differs."""
     Clock(monkeypatch, redis=1000.0, own=50.0)
-    execute = redis_batch.execute
+    execute = redis_batch.try_execute
 
     async def of_two_servers(redis: Any, commands: Any) -> Any:
         first, *others = await execute(redis, commands)
         return [first, *(other._replace(now=other.now + ahead_ms) for other in others)]
 
-    monkeypatch.setattr("projector.clients.redis_batch.execute", of_two_servers)
+    monkeypatch.setattr("projector.clients.redis_batch.try_execute", of_two_servers)
     freshness = await poll_once(999_000, 998_000 + ahead_ms)
     assert freshness.ages() == [1.0, 2.0]
 
@@ -167,14 +173,222 @@ async def test_every_poll_reaches_every_server_of_a_cluster(
         return [("GET", "another server")]
 
     asked: list[Any] = []
-    execute = redis_batch.execute
+    execute = redis_batch.try_execute
 
     async def noted(redis: Any, commands: Any) -> Any:
         asked.extend(commands)
         return await execute(redis, commands)
 
     monkeypatch.setattr("projector.clients.redis_batch.barrier_commands", barrier_commands)
-    monkeypatch.setattr("projector.clients.redis_batch.execute", noted)
+    monkeypatch.setattr("projector.clients.redis_batch.try_execute", noted)
     freshness = await poll_once(999_000)
     assert freshness.ages() == [1.0]
     assert ("GET", "another server") in asked
+
+
+class Polled:
+    """A `Freshness` that polls when it is let, both clocks by hand, and stamps by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, partitions: int = 2) -> None:
+        self.redis_s = 1000.0
+        self.own = 50.0
+        self.away: set[str] = set()
+        self.servers = RedisServers()
+        self.redis = FakeAsyncRedis(socket_timeout=None)
+        self.freshness = Freshness(self.redis, self.servers)
+        self._partitions = partitions
+        self._execute = redis_batch.try_execute
+        redis_clock = SimpleNamespace(time=lambda: self.redis_s)
+        monkeypatch.setattr("fakeredis.commands_mixins.server_mixin.time", redis_clock)
+        monkeypatch.setattr("api.freshness.elapsed", lambda: self.own)
+        monkeypatch.setattr("projector.clients.redis_servers.elapsed", lambda: self.own)
+        monkeypatch.setattr("projector.clients.redis_batch.try_execute", self._on_two_servers)
+
+    async def _on_two_servers(self, redis: Any, commands: Any) -> Any:
+        """The partition 1 is on server B, all else on A."""
+        found = []
+        for command, result in zip(commands, await self._execute(redis, commands), strict=True):
+            server = "B" if schema.partition_key(1) in command else "A"
+            lost = LostConnectionError("gone") if server in self.away else result.value
+            found.append(result._replace(value=lost, place=server))
+        return found
+
+    async def stamp(self, partition: int, at: float) -> None:
+        await self.redis.hset(
+            schema.partition_key(partition), mapping={"stamp": round(at * 1000), "stamp_epoch": 7}
+        )
+
+    async def poll(self) -> None:
+        await self.redis.set(schema.PARTITIONS_KEY, self._partitions)
+        self.freshness._take(await self.freshness._read(), "redis://test")
+
+    def passes(self, seconds: float) -> None:
+        self.redis_s += seconds
+        self.own += seconds
+
+    def age(self, partition: int, server: str) -> float | None:
+        known = self.freshness.known(self.freshness.poll, partition, server)
+        return known[0] if known else None
+
+
+async def test_an_unchanged_stamp_grows_older_although_redis_clock_steps_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its worker sleeps. By the new clock the stamp would be one second old."""
+    world = Polled(monkeypatch)
+    for partition in (0, 1):
+        await world.stamp(partition, 999.0)
+    await world.poll()
+    world.passes(8.0)
+    await world.poll()
+    world.redis_s -= 8.0
+    world.passes(0.25)
+    for _ in range(2):
+        await world.poll()
+        assert world.freshness.ages() == [9.25, 9.25]
+    await world.stamp(0, world.redis_s)
+    await world.poll()
+    assert world.freshness.ages() == [0.0, 9.25]
+
+
+async def test_a_stamp_that_was_once_from_the_future_never_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Redis' clock stepped back by 8 s, and reaches the stamp's time again when it is 8 s old."""
+    world = Polled(monkeypatch, partitions=1)
+    await world.stamp(0, 1000.0)
+    await world.poll()
+    world.redis_s -= 8.0
+    world.passes(0.25)
+    for _ in range(2):
+        await world.poll()
+        assert world.freshness.ages() == [None]
+        assert not covers(world.freshness, 0.0, since=0.0, server="A")
+        world.passes(8.0)
+    await world.stamp(0, world.redis_s)
+    await world.poll()
+    assert world.freshness.ages() == [0.0]
+
+
+async def test_a_stamp_counts_for_views_of_another_server_only_if_it_is_later_than_its_meeting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """B fails over to a replica that lags. The stamp on A goes on, or stays where it was."""
+    world = Polled(monkeypatch)
+    await world.stamp(0, 999.0)
+    await world.poll()
+    assert (world.age(0, "A"), world.age(0, "B")) == (1.0, 1.0)
+    world.servers.meet("B")
+    world.passes(0.25)
+    await world.poll()
+    assert (world.age(0, "A"), world.age(0, "B")) == (1.25, None)
+    await world.stamp(0, 1000.0)
+    await world.poll()
+    assert (world.age(0, "A"), world.age(0, "B")) == (0.25, None)
+    await world.stamp(0, 1000.001)
+    await world.poll()
+    assert world.age(0, "B") == pytest.approx(0.249)
+
+
+async def test_a_stamp_counts_for_views_of_its_own_server_if_it_was_read_after_the_meeting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stamps and views come back from one dump, or from one stream of replication."""
+    world = Polled(monkeypatch)
+    await world.stamp(0, 999.0)
+    await world.poll()
+    world.passes(0.1)
+    world.servers.meet("A")
+    assert world.age(0, "A") is None
+    assert world.freshness.ages() == [None, None]
+    world.passes(0.1)
+    await world.poll()
+    assert world.age(0, "A") == pytest.approx(1.2)
+
+
+async def test_a_view_of_a_server_that_was_never_met_is_of_unknown_age(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Polled(monkeypatch)
+    world.servers.cluster = True
+    world.servers.meet("A")
+    world.passes(1.0)
+    await world.stamp(0, world.redis_s)
+    await world.poll()
+    assert (world.age(0, "A"), world.age(0, "B")) == (0.0, None)
+
+
+async def test_a_poll_during_which_a_server_was_met_is_followed_by_another_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Polled(monkeypatch)
+    await world.poll()
+    assert not world.freshness._hurry.is_set()
+    world.servers.meet("A")
+    await world.poll()
+    assert world.freshness._hurry.is_set()
+
+
+async def test_a_server_that_is_away_takes_only_the_stamps_that_it_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Polled(monkeypatch)
+    for partition in (0, 1):
+        await world.stamp(partition, 999.0)
+    await world.poll()
+    world.away = {"B"}
+    world.passes(2.0)
+    await world.stamp(0, world.redis_s)
+    await world.stamp(1, world.redis_s)
+    with capture_logs() as logged:
+        for _ in range(3):
+            await world.poll()
+        assert world.freshness.ages() == [0.0, 3.0]
+        assert not covers(world.freshness, 0.0, since=world.own, server="A")
+        poll = world.freshness.poll
+        assert world.freshness.covers(poll, 0.0, world.own, 0, "A")
+        assert not world.freshness.covers(poll, 0.0, world.own, 1, "A")
+        world.away = set()
+        await world.poll()
+    assert world.freshness.ages() == [0.0, 0.0]
+    assert covers(world.freshness, 0.0, since=world.own, server="A")
+    assert [(line["event"], line["place"]) for line in logged] == [
+        ("not ready, trying again", "B"), ("ready again", "B"),
+    ]  # fmt: skip
+
+
+async def test_while_the_server_of_the_number_of_partitions_is_away_the_former_number_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Polled(monkeypatch)
+    await world.stamp(1, 999.0)
+    await world.poll()
+    world.away = {"A"}
+    world.passes(1.0)
+    await world.stamp(1, world.redis_s)
+    await world.poll()
+    assert world.freshness.ages() == [None, 0.0]
+    poll = world.freshness.poll
+    assert world.freshness.covers(poll, 0.0, world.own, 1, "B")
+    assert not covers(world.freshness, 0.0, since=world.own, server="B")
+
+
+async def test_the_number_of_partitions_must_be_read_after_the_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A partition more may be where the token's event is."""
+    world = Polled(monkeypatch)
+    for partition in (0, 1):
+        await world.stamp(partition, 999.0)
+    await world.poll()
+    world.freshness.poll = world.freshness.poll._replace(counted=49.0)
+    assert covers(world.freshness, 0.0, since=49.0, server="A")
+    assert not covers(world.freshness, 0.0, since=49.5, server="A")
+
+
+async def test_a_poll_of_which_no_server_answers_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Polled(monkeypatch)
+    await world.poll()
+    world.away = {"A", "B"}
+    with pytest.raises(LostConnectionError):
+        await world.poll()

@@ -3,18 +3,18 @@
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 
 import pytest
 from structlog.testing import capture_logs
 
-from api.freshness import Freshness
+from api.freshness import NEVER, Freshness
 from api.lookup import UNAUTHORIZED, Reply
 from api.lookup_request import LookupRequest
-from api.read_batcher import OverloadedError, ReadBatcher
+from api.read_batcher import OverloadedError, ReadBatcher, Values
 from api.redis_mget import Mget
 from projector.clients import redis_batch
+from projector.elapsed import elapsed
 from projector.store import schema
 from projector.store.schema import Version, ViewRecord
 from tests.unit.api.lookup_world import (
@@ -176,7 +176,7 @@ async def test_the_bound_is_the_bound_and_nothing_is_added_to_it(
     status: int,
 ) -> None:  # fmt: skip
     await lookup_world.put("known")
-    monkeypatch.setattr(lookup_world.freshness, "known", lambda _: (age, EPOCH))
+    monkeypatch.setattr(lookup_world.freshness, "known", lambda *_: (age, EPOCH))
     assert (await lookup_world.ask(max_age=max_age)).status == status
 
 
@@ -266,20 +266,197 @@ async def test_before_the_first_poll_every_token_is_503_and_none_401(
         reason(await soon(lookup_world.ask(token)))
 
 
-@pytest.mark.parametrize("field", ["stamp", "stamp_epoch"])
+DAMAGE = {
+    "a stamp of letters": ("stamp", "soon"),
+    "an epoch of letters": ("stamp_epoch", "soon"),
+    "a stamp too long for a float": ("stamp", "9" * 400),
+    "another type": (),
+}
+
+
+async def damage(lookup_world: LookupWorld, kind: str) -> None:
+    key = schema.partition_key(0)
+    if DAMAGE[kind]:
+        field, value = DAMAGE[kind]
+        await lookup_world.redis.hset(key, field, value)
+    else:
+        await lookup_world.redis.set(key, "x")
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
 async def test_a_stamp_that_cannot_be_read_costs_its_own_partition_alone(
-    lookup_world: LookupWorld, field: str
+    lookup_world: LookupWorld, kind: str
 ) -> None:
     await lookup_world.put("known")
     await lookup_world.put("other", partition=1)
     await lookup_world.stamp()
-    await lookup_world.redis.hset(schema.partition_key(0), field, "soon")
+    await damage(lookup_world, kind)
     await lookup_world.polled()
-    assert "is not known to be fresh" in reason(await lookup_world.ask())
+    said = reason(await lookup_world.ask())
+    assert said == "partition 0 is not known to be fresh: its stamp cannot be read"
+    assert lookup_world.freshness.reachable
     assert (await lookup_world.ask("other")).status == 200
+    await lookup_world.redis.delete(schema.partition_key(0))
     await lookup_world.stamp(0)
     await lookup_world.polled()
     assert (await lookup_world.ask()).status == 200
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+async def test_a_stamp_that_cannot_be_read_proves_no_miss(
+    lookup_world: LookupWorld, kind: str
+) -> None:
+    lookup_world.with_limits(miss_grace=SHORT_GRACE_S)
+    await damage(lookup_world, kind)
+    async with owners(lookup_world, 1, 2):
+        assert "on their way" in reason(await soon(lookup_world.ask("unknown")))
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+async def test_a_stamp_that_cannot_be_read_is_logged_once_and_so_is_its_end(
+    lookup_world: LookupWorld, kind: str
+) -> None:
+    with capture_logs() as logged:
+        await damage(lookup_world, kind)
+        await lookup_world.polled(4)
+        await lookup_world.redis.delete(schema.partition_key(0))
+        await lookup_world.polled(4)
+    assert [(line["event"], line["partition"]) for line in logged] == [
+        ("stamp unreadable", 0), ("stamp readable again", 0),
+    ]  # fmt: skip
+
+
+async def test_a_redis_of_which_every_stamp_is_damaged_is_reachable(
+    lookup_world: LookupWorld,
+) -> None:
+    for partition in range(PARTITIONS):
+        await lookup_world.redis.set(schema.partition_key(partition), "x")
+    await lookup_world.polled()
+    assert lookup_world.freshness.reachable
+    assert lookup_world.freshness.ages() == [None] * PARTITIONS
+
+
+# stamps and views in the order of their reads
+
+
+class Slow:
+    """Reads at once, and delivers the values once `hold` is over."""
+
+    def __init__(self, world: LookupWorld) -> None:
+        self._mget = Mget(world.redis)
+        self.read = asyncio.Event()
+        self.deliver = asyncio.Event()
+
+    async def __call__(self, keys: Sequence[str]) -> Values:
+        found = await self._mget(keys)
+        self.read.set()
+        await self.deliver.wait()
+        return found
+
+
+@pytest.mark.parametrize(("max_age", "status"), [(None, 200), (4, 503)])
+async def test_a_view_is_measured_by_a_stamp_from_before_its_read(
+    lookup_world: LookupWorld, max_age: int | None, status: int
+) -> None:
+    """Its answer travels while the owner revokes, stamps, and the stamp is polled."""
+    await lookup_world.put("known")
+    await lookup_world.stamp(age=5)
+    await lookup_world.polled()
+    slow = Slow(lookup_world)
+    lookup_world.with_limits(reads=ReadBatcher(slow))
+    answer = asyncio.create_task(lookup_world.ask(max_age=max_age))
+    await slow.read.wait()
+    await lookup_world.put("known", body=b"revoked")
+    await lookup_world.stamp()
+    await lookup_world.polled()
+    slow.deliver.set()
+    reply = await soon(answer)
+    assert reply.status == status
+    if status == 200:
+        assert (reply.body, header(reply, b"age")) == (BODY, b"5")
+
+
+async def test_a_view_that_appears_during_a_proof_is_measured_by_a_stamp_from_before_its_read(
+    lookup_world: LookupWorld,
+) -> None:
+    slow = Slow(lookup_world)
+    slow.deliver.set()
+    lookup_world.with_limits(reads=ReadBatcher(slow))
+    answer = asyncio.create_task(lookup_world.ask("late"))
+    assert await still_waits(answer, lookup_world)
+    slow.deliver.clear()
+    slow.read.clear()
+    await lookup_world.put("late")
+    await lookup_world.stamp()
+    await slow.read.wait()
+    before = lookup_world.freshness.poll
+    await lookup_world.redis.delete(*map(schema.partition_key, range(PARTITIONS)))
+    await lookup_world.polled()
+    assert lookup_world.freshness.poll.stamps != before.stamps
+    slow.deliver.set()
+    assert (await soon(answer)).status == 200
+
+
+async def test_a_view_read_before_the_first_poll_is_503(lookup_world: LookupWorld) -> None:
+    await lookup_world.put("known")
+    lookup_world.freshness.poll, polled = NEVER, lookup_world.freshness.poll
+    answer = asyncio.create_task(lookup_world.ask())
+    await asyncio.sleep(0)
+    lookup_world.freshness.poll = polled
+    assert "not known to be fresh yet" in reason(await soon(answer))
+
+
+async def test_a_view_from_a_server_met_after_the_poll_is_503_until_the_next_one(
+    lookup_world: LookupWorld,
+) -> None:
+    """Redis came back from an old dump: its views are old, and so will its stamps be."""
+    await lookup_world.put("known")
+    lookup_world.servers.meet("")
+    assert "not known to be fresh yet" in reason(await lookup_world.ask())
+    await lookup_world.polled()
+    assert (await lookup_world.ask()).status == 200
+
+
+async def test_a_miss_on_a_server_met_during_the_last_read_needs_another_proof(
+    lookup_world: LookupWorld,
+) -> None:
+    """It came back from an old dump, between the poll that proved the miss and the read."""
+    reads = 0
+    mget = Mget(lookup_world.redis)
+
+    async def lost_at_the_last_read(keys: Sequence[str]) -> Values:
+        nonlocal reads
+        reads += 1
+        if reads == 3:
+            lookup_world.servers.meet("")
+            await lookup_world.put("known")
+            return Values([None], [""])
+        return await mget(keys)
+
+    lookup = lookup_world.with_limits(reads=ReadBatcher(lost_at_the_last_read))
+    async with owners(lookup_world):
+        reply = await soon(lookup.answer(LookupRequest(b"known", None)))
+    assert (reads, reply.status) == (4, 200)
+
+
+async def test_a_removed_projects_token_that_is_lost_at_the_last_read_needs_the_whole_proof(
+    lookup_world: LookupWorld,
+) -> None:
+    await lookup_world.put("known", 401, PROVISIONAL)
+    reads = 0
+    mget = Mget(lookup_world.redis)
+
+    async def lost_at_the_last_read(keys: Sequence[str]) -> Values:
+        nonlocal reads
+        reads += 1
+        return Values([None], [""]) if reads > 2 else await mget(keys)
+
+    lookup = lookup_world.with_limits(
+        miss_grace=SHORT_GRACE_S, reads=ReadBatcher(lost_at_the_last_read)
+    )
+    async with owners(lookup_world, 0):
+        said = reason(await soon(lookup.answer(LookupRequest(b"known", None))))
+    assert "on their way" in said
 
 
 # Redis away
@@ -314,11 +491,11 @@ class Scripted:
     def __init__(self, *answers: bytes | Exception | None) -> None:
         self._answers = iter(answers)
 
-    async def __call__(self, _keys: Sequence[str]) -> list[bytes | None]:
+    async def __call__(self, _keys: Sequence[str]) -> Values:
         answer = next(self._answers)
         if isinstance(answer, Exception):
             raise answer
-        return [answer]
+        return Values([answer], [""])
 
 
 @pytest.mark.parametrize(
@@ -410,13 +587,13 @@ async def test_a_token_that_appears_from_before_the_claim_is_503(lookup_world: L
 async def test_a_miss_in_a_redis_that_was_emptied_proves_nothing(lookup_world: LookupWorld) -> None:
     """The token is gone with everything else; that the stamps are too shows a moment later."""
 
-    async def emptied(_keys: Sequence[str]) -> list[bytes | None]:
-        if lookup_world.freshness.covers(arrival, arrival):
+    async def emptied(_keys: Sequence[str]) -> Values:
+        if lookup_world.covers(arrival):
             await lookup_world.redis.flushall()
-        return [None]
+        return Values([None], [""])
 
     lookup = lookup_world.with_limits(miss_grace=SHORT_GRACE_S, reads=ReadBatcher(emptied))
-    arrival = time.monotonic()
+    arrival = elapsed()
     answer = asyncio.create_task(lookup.answer(LookupRequest(b"known", None)))
     await lookup_world.polled()
     await lookup_world.stamp()
@@ -430,13 +607,13 @@ async def test_a_miss_in_a_redis_that_was_emptied_and_healed_at_once_is_no_401(
 
     emptied = False
 
-    async def healed(keys: Sequence[str]) -> list[bytes | None]:
+    async def healed(keys: Sequence[str]) -> Values:
         nonlocal emptied
-        if emptied or not lookup_world.freshness.covers(arrival, arrival):
-            return list(await mget(keys))
+        if emptied or not lookup_world.covers(arrival):
+            return await mget(keys)
         emptied = True
         await lookup_world.redis.flushall()
-        missed = list(await mget(keys))
+        missed = await mget(keys)
         await lookup_world.put("known")
         await lookup_world.redis.set(schema.PARTITIONS_KEY, PARTITIONS)
         await lookup_world.stamp()
@@ -444,7 +621,7 @@ async def test_a_miss_in_a_redis_that_was_emptied_and_healed_at_once_is_no_401(
 
     mget = Mget(lookup_world.redis)
     lookup = lookup_world.with_limits(reads=ReadBatcher(healed))
-    arrival = time.monotonic()
+    arrival = elapsed()
     answer = asyncio.create_task(lookup.answer(LookupRequest(b"known", None)))
     await lookup_world.polled()
     await lookup_world.stamp()
@@ -553,7 +730,7 @@ async def test_a_removed_projects_token_is_read_again_behind_the_proof(
     mget = Mget(lookup_world.redis)
     first = True
 
-    async def stale_once(keys: Sequence[str]) -> Sequence[bytes | None]:
+    async def stale_once(keys: Sequence[str]) -> Values:
         nonlocal first
         stored = await mget(keys)
         if first:

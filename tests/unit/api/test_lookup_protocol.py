@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import re
 import textwrap
-import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
@@ -19,10 +18,12 @@ from uvicorn.server import ServerState
 
 from api.app import LookupFirst
 from api.bounded_protocol import MAX_HEAD_BYTES
-from api.freshness import Freshness, Poll, Stamp
+from api.freshness import Freshness, Poll
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED, LookupCycle, LookupProtocol
-from api.read_batcher import ReadBatcher
+from api.read_batcher import ReadBatcher, Values
+from api.stamps import Stamp
+from projector.elapsed import elapsed
 from projector.store import schema
 from projector.store.schema import Version, ViewRecord
 from tests.builders import digest
@@ -42,8 +43,8 @@ class UvicornWorld:
         self.open.set()
         self.by_asgi = 0
         freshness = Freshness(cast(Redis, None))
-        now = time.time() * 1000
-        freshness._poll = Poll(now, time.monotonic(), (Stamp(round(now) - 5, EPOCH),))
+        sent = elapsed()
+        freshness.poll = Poll(sent, (Stamp(1, EPOCH, sent, sent),), sent, {})
         self.lookup = Lookup(
             ReadBatcher(self.fetch), freshness, max_staleness=60, miss_grace=0.01, max_waiting=10
         )
@@ -55,11 +56,11 @@ class UvicornWorld:
             for status, body in BODIES.items()
         }
 
-    async def fetch(self, keys: Sequence[str]) -> list[bytes | None]:
+    async def fetch(self, keys: Sequence[str]) -> Values:
         self.asked += keys
         if schema.token_record_key(digest(SLOW)) in keys:
             await self.open.wait()
-        return [self.records.get(key) for key in keys]
+        return Values([self.records.get(key) for key in keys], [""] * len(keys))
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.by_asgi += scope["type"] == "http"

@@ -7,7 +7,7 @@ import pytest
 from redis.exceptions import ConnectionError as LostConnectionError
 
 from api import read_batcher
-from api.read_batcher import MAX_BATCH, MAX_BATCHES, OverloadedError, ReadBatcher
+from api.read_batcher import MAX_BATCH, MAX_BATCHES, OverloadedError, ReadBatcher, Values
 
 PATIENCE_S = 2.0
 
@@ -20,19 +20,26 @@ class Server:
         self.error: Exception | None = None
         self._open = asyncio.Event()
 
-    async def __call__(self, keys: Sequence[str]) -> list[bytes | None]:
+    async def __call__(self, keys: Sequence[str]) -> Values:
         self.asked.append(keys)
         await self._open.wait()
         if self.error:
             raise self.error
-        return [None if key == "missing" else key.upper().encode() for key in keys]
+        values = [None if key == "missing" else key.upper().encode() for key in keys]
+        return Values(values, [f"server of {key}" for key in keys])
 
     def release(self) -> None:
         self._open.set()
 
 
 def getting(some: ReadBatcher, keys: list[str]) -> list[asyncio.Task[bytes | None]]:
-    return [asyncio.create_task(some.get(key)) for key in keys]
+    return [asyncio.create_task(getting_one(some, key)) for key in keys]
+
+
+async def getting_one(some: ReadBatcher, key: str) -> bytes | None:
+    value, server = await some.get(key)
+    assert server == f"server of {key}"
+    return value
 
 
 async def settle() -> None:
@@ -168,7 +175,7 @@ async def test_beyond_the_bound_a_get_is_refused_and_later_ones_work(
     server.release()
     assert await ended(queued) == [b"A", b"B"]
     await ended(in_flight)
-    assert await some.get("c") == b"C"
+    assert await ended(getting(some, ["c"])) == [b"C"]
 
 
 async def test_a_batch_that_takes_too_long_is_given_up_and_the_next_one_read(
@@ -186,11 +193,15 @@ async def test_a_batch_that_takes_too_long_is_given_up_and_the_next_one_read(
 async def test_one_that_fails_to_take_its_value_hurts_nobody(
     some: ReadBatcher, server: Server
 ) -> None:
-    def careless(_: object) -> None:
+    told: list[object] = []
+
+    def take(value: object, _server: str) -> None:
+        told.append(value)
+
+    def careless(_value: object, _server: str) -> None:
         raise RuntimeError("broken")
 
-    told: list[object] = []
-    for key, tell in (("a", told.append), ("b", careless), ("c", told.append)):
+    for key, tell in (("a", take), ("b", careless), ("c", take)):
         some.ask(key, tell)
     server.release()
     await settle()
