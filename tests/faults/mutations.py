@@ -11,6 +11,7 @@ from projector.kafka.range_reader import Offsets
 from projector.store import lua_scripts
 from projector.store.partition_store import PartitionStore
 from projector.worker.event_applier import EventApplier
+from projector.worker.first_views import FirstViews
 from projector.worker.freshness_probes import FreshnessProbes, Probe
 from projector.worker.recovery import Recovery
 from projector.worker.sweep import ViewSweep
@@ -67,6 +68,11 @@ def freshness_off() -> None:
     replace(FreshnessProbes, "_ask", ask_redis_alone)
 
 
+def first_views_at_once() -> None:
+    """The owner writes a job's first view without asking what the other topics hold."""
+    replace(FirstViews, "hold", lambda _self: None)
+
+
 def server_change_unnoticed() -> None:
     """The owner does not notice that another Redis answers than the one that it wrote to."""
     replace(PartitionStore, "_refuse_changed_server", lambda _self: None)
@@ -96,6 +102,7 @@ MUTATIONS: Final[dict[str, Callable[..., None]]] = {
     "fencing off": fencing_off,
     "heal off": heal_off,
     "freshness off": freshness_off,
+    "first views at once": first_views_at_once,
     "server change unnoticed": server_change_unnoticed,
     "sweep off": sweep_off,
 }

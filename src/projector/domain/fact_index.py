@@ -69,6 +69,8 @@ class FactIndex:
         if key in self._facts and is_same_json(before, after):
             self._facts[key] = fact
             return
+        if isinstance(after, Job) and not after.finished and after.digest not in self._job_of_token:
+            self.dirty.mark_new(after.digest)
         priority = write_priority(before, after)
         linked = self._live_jobs.linked_projects(key)
         self.dirty.add(self._affected_jobs.tokens(key, before, after), priority)

@@ -86,15 +86,19 @@ class EventApplier:
 
     @retry_outages
     async def catch_up(self, ends: Offsets) -> None:
-        """Read and apply everything below `ends` straight from Kafka."""
+        """Read and apply everything below `ends` straight from Kafka, and nothing else.
+
+        A read may return more. A job that starts there may be newer than all that is read of the
+        other topics, and so its first view would not be complete.
+        """
         progress = self.progress
         progress.reading = ends
         async for read in self._reader.read(self.partition, dict(progress.next), ends):
             await self.outbox.room()
             for record in read.records:
-                if record.offset >= progress.next[record.topic]:
+                if progress.next[record.topic] <= record.offset < ends[record.topic]:
                     self._apply(record)
-            progress.next |= read.positions
+            progress.next |= {t: min(at, ends[t]) for t, at in read.positions.items()}
         progress.reading = {}
 
     def _apply(self, record: KafkaRecord) -> None:
