@@ -51,7 +51,7 @@ def heal_off() -> None:
     """After a refused write the owner claims and goes on, without writing what was there."""
 
     async def go_on(self: Any) -> None:
-        self._applier.advance(await self._store.now())
+        await self._applier.advance(await self._store.now())
         changes = take_changes(self._applier.projection, self._applier.now)
         await self._writer.write(lambda: changes.views)
         await self._writer.checkpoint(changes.facts | self._applier.outbox.take_changes())

@@ -56,8 +56,9 @@ class DirtyTokens:
         """
         added = dict.fromkeys(tokens)
         if priority is WritePriority.ENDS:
-            self._new.difference_update(added)
-            self._held.difference_update(added)
+            for waiting in (self._new, self._held):
+                if waiting:
+                    waiting.difference_update(added)
         elif self._held:
             for token in added.keys() & self._held:
                 del added[token]

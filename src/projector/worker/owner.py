@@ -69,7 +69,9 @@ class Owner:
         self._queue = DeliveryQueue(timing)
         self._outbox = DeadLetterOutbox(partition, reader, dead_letters)
         self._instruments = OwnerInstruments(partition, lambda: self._applier.sizes)
-        self._applier = EventApplier(partition, policy, reader, self._outbox, self._instruments)
+        self._applier = EventApplier(
+            partition, policy, reader, self._outbox, self._instruments, turn_s=timing.turn_s
+        )
         self._writer = ViewWriter(self._applier, store, self._instruments)
         self._first_views = FirstViews(self._applier, reader, self._queue)
         self._recovery = Recovery(
@@ -185,7 +187,7 @@ class Owner:
             for delivery in taken:
                 await self._applier.take(delivery.record)
             await self._read_stalled()
-            self._applier.advance(self._probes.latest_t0)
+            await self._applier.advance(self._probes.latest_t0)
             self._first_views.hold()
             arrivals = partial(self._take_arrivals, taken)
             await self._writer.flush(arrivals, self._first_views.release)

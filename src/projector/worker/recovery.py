@@ -96,10 +96,10 @@ class Recovery:
     async def _reconcile(self) -> None:
         """Rewrite every view: the former owner's last writes may be newer than its checkpoint."""
         applier = self._applier
-        applier.advance(await self._store.now())
+        await applier.advance(await self._store.now())
         unknown = self._initial_facts.unknown_tokens(applier)
         await self._writer.write_all([tombstone(digest, applier.now) for digest in unknown])
-        fields = self._initial_facts.changed_fields(applier)
+        fields = await self._initial_facts.changed_fields(applier)
         if fields is None:
             await self._replace_checkpoint()
         else:
@@ -107,13 +107,13 @@ class Recovery:
 
     async def _heal(self) -> None:
         """Write everything from memory, since Redis was emptied, went back, or was claimed."""
-        self._applier.advance(await self._store.now())
+        await self._applier.advance(await self._store.now())
         await self._writer.write_all()
         await self._replace_checkpoint()
 
     async def _replace_checkpoint(self) -> None:
         await self._store.forget_checkpoint()
-        await self._writer.checkpoint(self._applier.take_all_fields())
+        await self._writer.checkpoint(await self._applier.take_all_fields())
 
     def _report(self, source: str) -> None:
         metrics.CLAIMS.labels(facts=source).inc()

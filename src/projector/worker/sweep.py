@@ -101,7 +101,7 @@ class ViewSweep:
             self._report(drifted, orphans)
             ended = [tombstone(digest, now) for digest in orphans]
             await self._writer.write(lambda: drifted + ended)
-            await self._writer.checkpoint(self._applier.take_fields())
+            await self._writer.checkpoint(await self._applier.take_fields())
 
     def _is_due(self, digest: str) -> bool:
         """Whether the token should have a record: a first view may be held back."""

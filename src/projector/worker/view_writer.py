@@ -45,7 +45,7 @@ class ViewWriter:
         await release()
         written += await self._write_dirty(between_portions)
         self._instruments.record_written(written)
-        fields = self._applier.take_fields()
+        fields = await self._applier.take_fields()
         # Time alone may change a view, and then no field changes.
         if fields or self._store.is_ahead or not self._applier.progress.is_checkpointed:
             await self.checkpoint(fields)
