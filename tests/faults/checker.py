@@ -16,6 +16,7 @@ class Verdict(NamedTuple):
     over_grants: list[str]
     false_401s: list[str]
     wrong: list[str]
+    short: list[str]
 
     def assert_clean(self) -> None:
         """Fail with the first wrong answers of each kind."""
@@ -44,7 +45,12 @@ def check_answers(
         for lookup in lookups
         if lookup.status == 401 and expected[lookup.token.root].is_false_401(lookup)
     ]
-    return Verdict(over_grants, false_401s, list(_wrong(expected, answers)))
+    short = [
+        sentence
+        for lookup in lookups
+        for sentence in expected[lookup.token.root].short_answers(lookup)
+    ]
+    return Verdict(over_grants, false_401s, list(_wrong(expected, answers)), short)
 
 
 def _wrong(expected: Mapping[str, ExpectedAnswers], answers: Mapping[str, Any]) -> Iterator[str]:

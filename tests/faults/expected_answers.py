@@ -24,16 +24,22 @@ EPOCH: Final = time.time() - time.monotonic()
 # Allowance (seconds) beyond the bound for clocks that are read at different times.
 TOLERANCE_S: Final = 1.0
 
+EXPIRY: Final = "expiry"
+
 Pair = tuple[int, int]
 
 
 @dataclass
 class Span:
-    """The time from `opened` until `closed` in which a condition held, ended `by` an event."""
+    """The time from `opened` until `closed` in which a condition held, ended `by` an event.
+
+    That event was sent at `ending`.
+    """
 
     opened: float
     closed: float = math.inf
     by: str = ""
+    ending: float = math.inf
 
 
 @dataclass
@@ -48,12 +54,22 @@ class Spans:
         if holds and not is_open:
             self.spans.append(Span(change.sent))
         elif is_open and not holds:
-            self.spans[-1].closed = change.acked
+            self.spans[-1].closed, self.spans[-1].ending = change.acked, change.sent
             self.spans[-1].by = describe(change.event)
 
     def overlaps(self, earliest: float, latest: float) -> bool:
         """Return whether the condition held at any time between the two."""
         return any(span.opened <= latest and span.closed >= earliest for span in self.spans)
+
+    def hold_throughout(self, earliest: float, latest: float) -> bool:
+        """Return whether the condition held from before the one until after the other.
+
+        What ends by its own expiry counts as not: servers read the clock at other moments.
+        """
+        return any(
+            span.opened < earliest and latest < span.ending and not span.by.startswith(EXPIRY)
+            for span in self.spans
+        )
 
     def last_end(self, before: float) -> Span | None:
         """Return the last span that had ended by then."""
@@ -64,6 +80,7 @@ class TokenLife(NamedTuple):
     """A token: its job.started, when it was alive, and the span in which 401 is wrong."""
 
     start: Event
+    sent: float
     alive: Spans
     no_401_from: float
     no_401_until: float
@@ -78,7 +95,7 @@ def describe(event: Event) -> str:
 def _expiry(moment: int) -> SentEvent:
     """Return a change without event just after `moment` (ms), for what expires then."""
     at = (moment + 1) / 1000 - EPOCH
-    return SentEvent({"type": "expiry", "data": {}}, at, at)
+    return SentEvent({"type": EXPIRY, "data": {}}, at, at)
 
 
 def wall_ms(at: float) -> int:
@@ -122,7 +139,7 @@ class ExpectedAnswers:
 
     def _apply(self, change: SentEvent) -> None:
         event = change.event
-        if event["type"] != "expiry":
+        if event["type"] != EXPIRY:
             self._oracle.take(event)
         if event["type"] == "job.started":
             self._start(change)
@@ -140,7 +157,7 @@ class ExpectedAnswers:
             until = milliseconds(data["expires_at"]) / 1000 - EPOCH
             if self._is_removed(data["project_id"]):
                 until = 0.0
-            life = TokenLife(change.event, Spans(), change.acked, until)
+            life = TokenLife(change.event, change.sent, Spans(), change.acked, until)
             self.lives[data["token_sha256"]] = life
 
     def _is_removed(self, project: int) -> bool:
@@ -201,6 +218,25 @@ class ExpectedAnswers:
             for what, spans in reasons.items():
                 if not spans.overlaps(earliest, latest):
                     yield _sentence(lookup, agent, what, spans)
+
+    def short_answers(self, lookup: Lookup) -> Iterator[str]:
+        """Yield a sentence for each agent that the answer lacks.
+
+        A list has at least all that Kafka had acknowledged when the job's start was sent, unless
+        an event has taken it away since.
+        """
+        life = self.lives.get(lookup.token.digest)
+        if lookup.status != 200 or life is None:
+            return
+        project, user = life.start["data"]["project_id"], life.start["data"]["user"]["id"]
+        since = life.sent, lookup.received
+        if not self.user_spans[project, user].hold_throughout(*since):
+            return
+        for (agent, of_project), spans in self.agent_spans.items():
+            lacks = of_project == project and agent not in lookup.agents
+            if lacks and spans.hold_throughout(*since):
+                job, root = lookup.token.job, lookup.token.root
+                yield f"job {job} (root {root}) lacks agent {agent}, which was there before it"
 
     def is_false_401(self, lookup: Lookup) -> bool:
         """Return whether the token was valid for the whole request, in any order of the topics."""

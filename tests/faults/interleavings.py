@@ -8,13 +8,18 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from tests.faults.namespaces import ScriptedNamespace
+from tests import builders
+from tests.faults.namespaces import ScriptedNamespace, Token
 from tests.faults.proxy import Proxy
 from tests.faults.scenario import Scenario
 from tests.integration.deployment import PARTITIONS
 from tests.integration.servers import Server
+
+ROUNDS: Final = 6
+ROUND_S: Final = 1.0
+EARLY_S: Final = 0.3
 
 
 @dataclass
@@ -102,6 +107,29 @@ def lose_a_view(scenario: Scenario, trigger: Path, redis: ReplicatedRedis) -> No
     worker.signal(signal.SIGCONT)
     scenario.run_past_the_bound()
     scenario.resume_traffic()
+
+
+def start_jobs_behind_agents(scenario: Scenario) -> None:
+    """Add agents, wait for Kafka's acknowledgement, then start a job; its token is watched."""
+    scenario.start_scripted()
+    scenario.begin_fault()
+    acknowledged: dict[Token, float] = {}
+    for number in range(1, ROUNDS + 1):
+        scenario.observer.watched = []
+        for scripted in scenario.scripted:
+            agent, token = scripted.agent + 10 * number, scripted.another_token(number)
+            scenario.observer.watched.append(token)
+            scenario.send(builders.agent(agent, scripted.number, root=scripted.root))
+            acknowledged[token] = scenario.send(scripted.started(token), token).acked
+        scenario.run_for(ROUND_S)
+    passed = [
+        lookup.sent - acknowledged[lookup.token]
+        for lookup in scenario.observer.lookups
+        if lookup.token in acknowledged
+    ]
+    early = sum(0 < seconds < EARLY_S for seconds in passed)
+    assert early >= len(acknowledged) // 2, f"{early} lookups before the agents were applied"
+    scenario.add_proof(f"{early} lookups of {len(acknowledged)} new jobs at once")
 
 
 def is_stopped(server: Server) -> bool:

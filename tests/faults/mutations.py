@@ -14,6 +14,7 @@ from projector.kafka.range_reader import Offsets
 from projector.store import lua_scripts
 from projector.store.partition_store import PartitionStore
 from projector.worker.event_applier import EventApplier
+from projector.worker.first_views import FirstViews
 from projector.worker.freshness_probes import FreshnessProbes, Probe
 from projector.worker.recovery import Recovery
 from projector.worker.sweep import ViewSweep
@@ -53,7 +54,7 @@ def heal_off() -> None:
     """After a refused write the owner claims and goes on, without writing what was there."""
 
     async def go_on(self: Any) -> None:
-        self._applier.advance(await self._store.now())
+        await self._applier.advance(await self._store.now())
         changes = take_changes(self._applier.projection, self._applier.now)
         await self._writer.write(lambda: changes.views)
         await self._writer.checkpoint(changes.facts | self._applier.outbox.take_changes())
@@ -68,6 +69,11 @@ def freshness_off() -> None:
         self._waiting.append(Probe(await self._store.now(), dict.fromkeys(Topic, 0), 0.0))
 
     replace(FreshnessProbes, "_ask", ask_redis_alone)
+
+
+def first_views_at_once() -> None:
+    """The owner writes a job's first view without asking what the other topics hold."""
+    replace(FirstViews, "hold", lambda _self: None)
 
 
 def server_change_unnoticed() -> None:
@@ -114,6 +120,7 @@ MUTATIONS: Final[dict[str, Callable[..., None]]] = {
     "fencing off": fencing_off,
     "heal off": heal_off,
     "freshness off": freshness_off,
+    "first views at once": first_views_at_once,
     "server change unnoticed": server_change_unnoticed,
     "sweep off": sweep_off,
     "latest poll": latest_poll,

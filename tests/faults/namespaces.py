@@ -244,8 +244,8 @@ class ScriptedNamespace(NamedTuple):
     def token(self) -> Token:
         return Token(f"scripted-{self.root}", self.number * 10_000 + 9, self.root)
 
-    def another_token(self) -> Token:
-        return Token(f"scripted-again-{self.root}", self.token.job + 1, self.root)
+    def another_token(self, number: int = 1) -> Token:
+        return Token(f"scripted-again-{number}-{self.root}", self.token.job + number, self.root)
 
     def started(self, token: Token) -> Event:
         return builders.started(

@@ -4,12 +4,16 @@ from typing import NamedTuple
 
 HEADERS = (
     "fault", "events", "lookups", "over-grants", "false 401s", "wrong at the end",
-    "fresh again (s)", "proof",
+    "short", "fresh again (s)", "proof",
 )  # fmt: skip
 
 
 class Row(NamedTuple):
-    """One scenario. `wrong` counts tokens whose final answer differs from the oracle's."""
+    """One scenario.
+
+    `wrong` counts tokens whose final answer differs from the oracle's, `short` answers that lack
+    an agent from before the job's start.
+    """
 
     fault: str
     events: int
@@ -17,6 +21,7 @@ class Row(NamedTuple):
     over_grants: int
     false_401s: int
     wrong: int
+    short: int
     fresh_again: float
     proof: str
 

@@ -285,9 +285,9 @@ class Scenario:
         return all(statuses[status] >= least for status, least in MIN_ANSWERS.items())
 
     def _add_row(self, verdict: Verdict, lookups: int) -> None:
-        over_grants, false_401s, wrong = (len(found) for found in verdict)
+        over_grants, false_401s, wrong, short = (len(found) for found in verdict)
         self._report.rows.append(
-            Row(self.fault, self.traffic.count, lookups, over_grants, false_401s, wrong,
+            Row(self.fault, self.traffic.count, lookups, over_grants, false_401s, wrong, short,
                 self.fresh_again(), ", ".join(self._proofs))
         )  # fmt: skip
 

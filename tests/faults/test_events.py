@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from tests import builders
 from tests.faults import poison_records
 from tests.faults.conftest import SEED, NewScenario
+from tests.faults.interleavings import start_jobs_behind_agents
 from tests.faults.namespaces import Event, RandomNamespace
 from tests.faults.scenario import HEALTHY, RawRecord, Scenario
 from tests.integration.deployment import PARTITIONS
@@ -18,6 +19,10 @@ CHUNK = 150
 DISTURBED = [("disturb delivery", {"seed": SEED + n, "share": 0.05}) for n in range(2)]
 DISTURBED_EVENTS = 1500
 GAP = '"event": "gap"'
+AGENT_EVENTS = '"type": "agent.'
+# Shorter than the grace of unknown tokens, which wait for the agents too.
+AGENTS_LATE_S = 0.4
+HELD_AGENTS = ("hold delivery", {"text": AGENT_EVENTS, "seconds": AGENTS_LATE_S})
 
 
 def test_delivery_disturbed(new_scenario: NewScenario) -> None:
@@ -127,4 +132,12 @@ def test_project_set_again_on_its_way(new_scenario: NewScenario) -> None:
     assert {lookup.status for lookup in early} - {200}, "no lookup before project.set was applied"
     scenario.add_proof(f"project.set comes {LATE_S} s late")
     scenario.resume_traffic()
+    scenario.finish().assert_clean()
+
+
+def test_agents_late_and_jobs_not(new_scenario: NewScenario) -> None:
+    """A job's first answer has all agents that Kafka had acknowledged before its start."""
+    scenario = new_scenario("agent-config late, job.started not")
+    scenario.start([HELD_AGENTS])
+    start_jobs_behind_agents(scenario)
     scenario.finish().assert_clean()

@@ -13,10 +13,11 @@ from tests.faults.interleavings import (
     flush_everything,
     lose_a_view,
     revoke_while_cut_off,
+    start_jobs_behind_agents,
     wake_zombie,
 )
 from tests.faults.scenario import Fault, Faults
-from tests.faults.test_events import DISTURBED, DISTURBED_EVENTS
+from tests.faults.test_events import DISTURBED, DISTURBED_EVENTS, HELD_AGENTS
 
 SWEEP_OFF: Final[Fault] = ("sweep off", {})
 
@@ -63,6 +64,13 @@ def test_freshness_off(new_scenario: NewScenario, broker: Broker) -> None:
     revoke_while_cut_off(scenario, broker.proxy)
     broker.proxy.thaw()
     assert scenario.finish().over_grants
+
+
+def test_first_views_at_once(new_scenario: NewScenario) -> None:
+    scenario = new_scenario("MUTATION first views at once, agent-config late")
+    scenario.start([("first views at once", {}), HELD_AGENTS])
+    start_jobs_behind_agents(scenario)
+    assert scenario.finish().short
 
 
 def test_server_change_unnoticed(

@@ -52,3 +52,29 @@ def test_a_membership_that_ended_while_kafka_was_slow_has_counted() -> None:
 def test_a_user_who_never_was_a_member_is_an_over_grant() -> None:
     events = history([*WORLD[:2], *WORLD[3:], STARTED], time.monotonic() - 60)
     assert over_grants(events, 0.1) == ["job 9 (root 3) got agent 5; its user: was never allowed"]
+
+
+def short_answers(events: History, agents: tuple[int, ...]) -> list[str]:
+    """Check an answer with these agents, a second after the last event."""
+    at = events.events[-1].sent + 1
+    return list(ExpectedAnswers(events).short_answers(Lookup(TOKEN, at, at, 200, agents)))
+
+
+def test_an_agent_from_before_the_jobs_start_is_in_every_answer() -> None:
+    events = history([*WORLD, STARTED], time.monotonic() - 60)
+    assert short_answers(events, (5,)) == []
+    assert short_answers(events, ()) == ["job 9 (root 3) lacks agent 5, which was there before it"]
+
+
+def test_an_agent_from_after_the_jobs_start_or_removed_since_need_not_be_in_the_answer() -> None:
+    start = time.monotonic() - 60
+    for later in ([*WORLD, STARTED, builders.removed("agent", 5)],
+                  [*WORLD, STARTED, builders.user(1, "blocked")],
+                  [*WORLD[:3], WORLD[4], STARTED, WORLD[3]]):  # fmt: skip
+        assert short_answers(history(later, start), ()) == []
+
+
+def test_a_membership_that_expires_by_itself_demands_nothing() -> None:
+    brief = builders.member(1, "developer", project_id=7, expires_at=instant(-57))
+    events = history([*WORLD[:2], brief, *WORLD[3:], STARTED], time.monotonic() - 60)
+    assert short_answers(events, ()) == []

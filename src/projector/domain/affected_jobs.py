@@ -49,7 +49,14 @@ class AffectedJobs:
             return [data.digest]
         if isinstance(data, EndedToken):
             return [fact_keys.name_of(key)]
-        return (cast(Job, self._facts[job].data).digest for job in self.jobs(key, data, other))
+        return self._digests(self.jobs(key, data, other))
+
+    def tokens_in(self, scope: Key) -> Iterator[str]:
+        """Return the digests of the tokens of all live jobs in a project, or below a group."""
+        return self._digests(self._live_jobs.in_scope(scope))
+
+    def _digests(self, jobs: Iterable[Key]) -> Iterator[str]:
+        return (cast(Job, self._facts[job].data).digest for job in jobs)
 
     def jobs(self, key: Key, data: Entity | None, other: Entity | None) -> Iterable[Key]:
         """Return the live jobs whose view may differ with `other` in place of `data`."""
@@ -90,7 +97,7 @@ class AffectedJobs:
         own = self._live_jobs.in_scope(fact_keys.project_key(root, data.project))
         return chain(own, self._granted(root, fact_keys.id_of(key)))
 
-    def _granted(self, root: fact_keys.Root, agent: int) -> Iterator[Key]:
+    def _granted(self, root: fact_keys.Root, agent: int) -> Iterable[Key]:
         """The live jobs that the agent's configuration grants it to."""
         key = fact_keys.configuration_key(root, agent)
         fact = self._facts.get(key)
@@ -98,15 +105,17 @@ class AffectedJobs:
 
     def _of_configuration(
         self, key: Key, data: Entity | None, other: Entity | None
-    ) -> Iterator[Key]:
-        """The live jobs in every scope whose grant is not the same in `other`."""
+    ) -> Iterable[Key]:
+        return self._live_jobs.in_scopes(self._changed_scopes(key, data, other))
+
+    def _changed_scopes(self, key: Key, data: Entity | None, other: Entity | None) -> Iterator[Key]:
+        """Yield every scope whose grant is not the same in `other`."""
         if not isinstance(data, Configuration):
             return
         kept = dict(granted_targets(key, other)) if isinstance(other, Configuration) else {}
         for target, grant in dict(granted_targets(key, data)).items():
             if not is_same_json(grant, kept.get(target)):
-                for scope in self._grants.scopes_of(target):
-                    yield from self._live_jobs.in_scope(scope)
+                yield from self._grants.scopes_of(target)
 
     def _of_member(self, scope: Key, user: int) -> Iterator[Key]:
         """The live jobs of the user in the project, or below the group, of a membership."""

@@ -1,6 +1,7 @@
 """All facts of one partition, with look-ups."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from typing import Final, TypeVar, cast
 
 from projector.domain import fact_keys, group_chain
@@ -28,6 +29,8 @@ from projector.events.ci_access import Grant
 
 T = TypeVar("T", bound=Entity)
 
+# Tokens that are marked in one step, of some 0.5 ms.
+STEP: Final = 1000
 # The kinds that decide a user's role, and those that decide which agents a project has.
 ROLE_KINDS: Final = ("member", "user")
 SCOPE_KINDS: Final = ("group", "project", "agent", "configuration", "instance-agent")
@@ -63,24 +66,73 @@ class FactIndex:
 
     # changes
 
-    def put(self, key: Key, fact: AnyFact) -> None:
-        """Store `fact` as the newest state of `key`, and mark the tokens that it affects."""
+    def put(self, key: Key, fact: AnyFact) -> Iterable[None]:
+        """Store `fact` as the newest state of `key`, and mark the tokens that it affects.
+
+        The caller takes the returned steps. It may do other work between them, but change no fact
+        and compute no view.
+        """
         before, after = self._data(key), fact.data
         if key in self._facts and is_same_json(before, after):
             self._facts[key] = fact
-            return
+            return ()
+        if isinstance(after, Job | EndedToken) or isinstance(before, Job):
+            self._put_token(key, before, fact)
+            return ()
+        return self._put_in_steps(key, before, fact)
+
+    def _put_token(self, key: Key, before: Entity | None, fact: AnyFact) -> None:
+        """Store a job or an ended token, which affects no other job."""
+        after = fact.data
+        if isinstance(after, Job):
+            if after.digest not in self._job_of_token and not after.finished:
+                self.dirty.mark_new(after.digest)
+            if _job_key_fields(before) != _job_key_fields(after):
+                self.dirty.mark_job_key(after.digest)
+        tokens = chain(
+            self._affected_jobs.tokens(key, before, after),
+            self._affected_jobs.tokens(key, after, before),
+        )
+        self.dirty.add(tokens, write_priority(before, after))
+        self._store(key, before, fact)
+
+    def _put_in_steps(self, key: Key, before: Entity | None, fact: AnyFact) -> Iterator[None]:
+        after = fact.data
         priority = write_priority(before, after)
         linked = self._live_jobs.linked_projects(key)
-        self.dirty.add(self._affected_jobs.tokens(key, before, after), priority)
-        self._live_jobs.unlink(linked)
+        yield from self._mark(self._affected_jobs.tokens(key, before, after), priority)
+        for project in linked:
+            self._live_jobs.unlink([project])
+            yield
+        self._store(key, before, fact)
+        for project in linked:
+            self._live_jobs.link([project])
+            yield
+        yield from self._mark(self._affected_jobs.tokens(key, after, before), priority)
+
+    def _store(self, key: Key, before: Entity | None, fact: AnyFact) -> None:
         self._unindex(key, before)
         self._facts[key] = fact
-        self._index(key, after)
-        self._live_jobs.link(linked)
-        self.dirty.add(self._affected_jobs.tokens(key, after, before), priority)
-        if isinstance(after, Job) and _job_key_fields(before) != _job_key_fields(after):
-            self.dirty.mark_job_key(after.digest)
+        self._index(key, fact.data)
         self._raise_version(key)
+
+    def _mark(self, tokens: Iterable[str], priority: WritePriority) -> Iterator[None]:
+        """Mark the tokens, in steps of `STEP`."""
+        remaining = iter(tokens)
+        while step := list(islice(remaining, STEP)):
+            self.dirty.add(step, priority)
+            if len(step) == STEP:
+                yield
+
+    def end_membership(self, key: Key, fact: AnyFact) -> None:
+        """Store that a membership ended with its group or project; see `mark_scope`."""
+        self._memberships.discard(key)
+        self._facts[key] = fact
+        self._raise_version(key)
+
+    def mark_scope(self, scope: Key) -> Iterator[None]:
+        """Mark the tokens of all jobs in a project, or below a group, in steps."""
+        yield from self._mark(self._affected_jobs.tokens_in(scope), WritePriority.MAY_REVOKE)
 
     def drop(self, key: Key) -> None:
         """Delete a fact that no view depends on any more."""
@@ -93,10 +145,10 @@ class FactIndex:
         if job := self.job(key):
             self._live_jobs.discard(key, job)
 
-    def mark_affected(self, key: Key) -> None:
-        """Mark the tokens that depend on a fact whose effect time alone has changed."""
+    def mark_affected(self, key: Key) -> Iterator[None]:
+        """Mark the tokens that depend on a fact whose effect time alone has changed, in steps."""
         tokens = self._affected_jobs.tokens(key, self._data(key), None)
-        self.dirty.add(tokens, WritePriority.MAY_REVOKE)
+        yield from self._mark(tokens, WritePriority.MAY_REVOKE)
 
     # a checkpoint
 
@@ -144,6 +196,10 @@ class FactIndex:
     def get(self, key: Key) -> AnyFact | None:
         """Return the fact under `key`, also of a removed entity."""
         return self._facts.get(key)
+
+    def known_fact(self, key: Key) -> AnyFact:
+        """Return the fact under `key`; KeyError without one."""
+        return self._facts[key]
 
     def is_removed(self, key: Key) -> bool:
         """Return whether the entity was known and is removed."""
@@ -213,8 +269,8 @@ class FactIndex:
         keys = self._memberships.of(scope, user)
         return [(key, cast(Member, self._facts[key].data)) for key in keys]
 
-    def membership_keys(self, scope: Key) -> list[Key]:
-        """Return the keys of all memberships in exactly this group or project."""
+    def membership_keys(self, scope: Key) -> Iterator[Key]:
+        """Yield the keys of all memberships in exactly this group or project."""
         return self._memberships.within(scope)
 
     def chain(self, root: Root, group: int | None) -> tuple[list[int], bool]:

@@ -54,12 +54,16 @@ class LiveJobIndex:
         """Return the live jobs that run for the user."""
         return self._jobs_of_user.get(user, ())
 
-    def in_scope(self, scope: Key) -> Collection[Key]:
-        """Return the live jobs in a project, or in all projects below a group."""
-        if scope in self._jobs_of_project:
-            return self._jobs_of_project[scope]
-        projects = self._busy_projects.get(scope, ())
-        return [job for project in projects for job in self._jobs_of_project[project]]
+    def in_scope(self, scope: Key) -> Iterator[Key]:
+        """Yield the live jobs in a project, or in all projects below a group."""
+        return self.in_scopes((scope,))
+
+    def in_scopes(self, scopes: Iterable[Key]) -> Iterator[Key]:
+        """Yield the live jobs in any of the projects or groups, each once."""
+        found: set[Key] = set()
+        for scope in scopes:
+            found.update([scope] if self.is_busy(scope) else self._busy_projects.get(scope, ()))
+        return chain.from_iterable(self._jobs_of_project[project] for project in found)
 
     def is_busy(self, project: Key) -> bool:
         """Return whether the project has live jobs."""

@@ -1,6 +1,6 @@
 """Keys of memberships by scope and user."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from projector.domain import fact_keys
 from projector.domain.fact_keys import Key
@@ -50,9 +50,11 @@ class MembershipIndex:
         """Return the user's memberships in exactly this group or project."""
         return _keys(self._scopes.get(scope, {}).get(user))
 
-    def within(self, scope: Key) -> list[Key]:
-        """Return all memberships in exactly this group or project."""
-        return [key for held in self._scopes.get(scope, {}).values() for key in _keys(held)]
+    def within(self, scope: Key) -> Iterator[Key]:
+        """Yield all memberships in exactly this group or project; each may be removed meanwhile."""
+        users = self._scopes.get(scope, {})
+        for user in list(users):
+            yield from _keys(users.get(user))
 
 
 def _keys(held: Held | None) -> Collection[Key]:

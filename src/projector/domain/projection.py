@@ -19,7 +19,7 @@ from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact, encode_fact
 from projector.domain.responses import encode_response
 from projector.domain.timers import Timers
-from projector.domain.transitions import changes
+from projector.domain.transitions import Change, Emptied, changes, ended_memberships
 from projector.domain.views import View
 from projector.events import cloudevents
 from projector.events.late_events import refuse_late
@@ -74,6 +74,8 @@ class Projection:
         self.facts = FactIndex()
         # The event of the record applied last; None if it was refused.
         self.latest: Event | None = None
+        # What is wrong with the record applied last.
+        self.fault: str | None = None
         self._partition = partition
         self._policy = policy
         self._timers: Timers[Key] = Timers()
@@ -101,37 +103,86 @@ class Projection:
 
     def take_fields(self) -> dict[Key, bytes | None]:
         """Return the checkpoint's fields that changed since the last call (None: delete)."""
-        fields = {key: self._encoded(key) for key in self._changed}
-        self._changed.clear()
+        fields: dict[Key, bytes | None] = {}
+        _take_all(self.take_fields_in_steps(fields))
         return fields
+
+    def take_fields_in_steps(self, fields: dict[Key, bytes | None]) -> Iterator[None]:
+        """Add the same to `fields`, in steps of one between which the caller may do other work."""
+        changed = list(self._changed)
+        self._changed.clear()
+        return self._add_fields(changed, fields)
+
+    def take_all_fields_in_steps(self, fields: dict[Key, bytes | None]) -> Iterator[None]:
+        """Add all fields, in steps; none of them counts as changed any more."""
+        self._changed.clear()
+        return self._add_fields([key for key, _ in self.facts.items()], fields)
+
+    def _add_fields(self, keys: Iterable[Key], fields: dict[Key, bytes | None]) -> Iterator[None]:
+        for key in keys:
+            fact = self.facts.get(key)
+            fields[key] = None if fact is None else encode_fact(fact)
+            yield
 
     # events
 
     def apply(self, record: KafkaRecord) -> str | None:
-        """Apply one record.
+        """Apply one record at once; return its `fault`."""
+        _take_all(self.apply_in_steps(record))
+        return self.fault
 
-        Returns what is wrong with the record, or None. A revocation whose ids could be read is
-        applied even if something else is wrong with it.
+    def apply_in_steps(self, record: KafkaRecord) -> Iterator[None]:
+        """Apply one record, in steps between which the caller may do other work.
+
+        Until the last step, no fact must be changed otherwise, and no view computed. Afterwards
+        `fault` is what is wrong with the record. A revocation whose ids could be read is applied
+        even if something else is wrong with it.
         """
-        self.latest = None
+        self.latest = self.fault = None
+        if (effect := self._effect(record)) is None:
+            return
+        event, new_states, emptied = effect
+        for key, fact in new_states:
+            for _ in self.facts.put(key, fact):
+                yield
+            self._note_changed(key, fact)
+        if emptied:
+            yield from self._empty(emptied)
+        self.latest = event
+        self.fault = event.warning or self._circle(event)
+
+    def _effect(self, record: KafkaRecord) -> tuple[Event, list[Change], Emptied | None] | None:
+        """Decode a record and find all that it changes; None if it has a fault."""
         try:
             event = cloudevents.decode_event(record)
             self._refuse_misplaced(event, record)
             event = refuse_late(event, record, self._policy.tombstone_retention_ms)
             new_states = list(changes(self.facts, event, record))
+            return event, new_states, ended_memberships(self.facts, event, record)
         except BadEvent as error:
-            return str(error)
+            self.fault = str(error)
         except Exception as error:
             # A defect of this program in one event must not stop all others, which revoke.
             log.exception(
                 "an event that this program cannot handle; please report it",
                 topic=record.topic, partition=record.partition, offset=record.offset,
             )  # fmt: skip
-            return f"internal error: {type(error).__name__}"
-        for change in new_states:
-            self._put(*change)
-        self.latest = event
-        return event.warning or self._circle(event)
+            self.fault = f"internal error: {type(error).__name__}"
+        return None
+
+    def _empty(self, emptied: Emptied) -> Iterator[None]:
+        """End the memberships of a removed group or project, in steps of one."""
+        is_marked = False
+        for key in self.facts.membership_keys(emptied.scope):
+            fact = emptied.after(self.facts.known_fact(key))
+            if fact is None:
+                continue
+            if not is_marked:
+                yield from self.facts.mark_scope(emptied.scope)
+                is_marked = True
+            self.facts.end_membership(key, fact)
+            self._note_changed(key, fact)
+            yield
 
     def _refuse_misplaced(self, event: Event, record: KafkaRecord) -> None:
         kind = event.kind
@@ -155,14 +206,9 @@ class Projection:
             return f"group {group.id} is above itself; until that is fixed, jobs below it get 503"
         return None
 
-    def _put(self, key: Key, fact: AnyFact) -> None:
-        self.facts.put(key, fact)
+    def _note_changed(self, key: Key, fact: AnyFact) -> None:
         self._changed.add(key)
         self._timers.set(key, self._next_due(fact))
-
-    def _encoded(self, key: Key) -> bytes | None:
-        fact = self.facts.get(key)
-        return None if fact is None else encode_fact(fact)
 
     # views
 
@@ -200,10 +246,16 @@ class Projection:
         that an older event may still need: a rebuild reads all events before it reads the clock,
         and would decide otherwise.
         """
+        _take_all(self.advance_in_steps(now, applied_until))
+
+    def advance_in_steps(self, now: int, applied_until: int | None = None) -> Iterator[None]:
+        """Do the same in steps between which the caller may do other work."""
+        until = now if applied_until is None else applied_until
         for key in self._timers.take_due(now):
             fact = self.facts.get(key)
             if fact is not None:
-                self._fall_due(key, fact, now, now if applied_until is None else applied_until)
+                yield from self._fall_due(key, fact, now, until)
+            yield
 
     def _next_due(self, fact: AnyFact) -> int | None:
         match fact.data:
@@ -220,9 +272,9 @@ class Projection:
     def _needed_until(self, fact: AnyFact) -> int:
         return needed_until(fact, self._policy.tombstone_retention_ms)
 
-    def _fall_due(self, key: Key, fact: AnyFact, now: int, applied_until: int) -> None:
+    def _fall_due(self, key: Key, fact: AnyFact, now: int, applied_until: int) -> Iterator[None]:
         if isinstance(fact.data, entities.Member):
-            self.facts.mark_affected(key)
+            yield from self.facts.mark_affected(key)
         elif self.facts.is_needed(key):
             self._timers.set(key, now + self._policy.tombstone_retention_ms)
         elif self._needed_until(fact) <= applied_until:
@@ -231,6 +283,11 @@ class Projection:
         else:
             self.facts.expire_job(key)
             self._timers.set(key, max(self._needed_until(fact), now + RETRY_DROP_MS))
+
+
+def _take_all(steps: Iterator[None]) -> None:
+    for _ in steps:
+        pass
 
 
 def _view(facts: FactIndex, evaluator: Evaluator, key: Key, digest: str) -> View:

@@ -29,11 +29,11 @@ class Change(NamedTuple):
 def changes(facts: FactIndex, event: Event, record: KafkaRecord) -> Iterator[Change]:
     """Yield the new states that an event leads to; none if newer events have been applied.
 
+    The memberships that go with a group or project are not among them: see `ended_memberships`.
     A replayed event has the position of its original. Raises `BadEvent` if it contradicts a fact.
     """
     root = event.root
-    if event.replays:
-        record = record._replace(offset=event.replays.offset)
+    record = _in_place(event, record)
     match event.data:
         case model.JobStarted() as started:
             yield from _start(facts, event, record, started)
@@ -49,6 +49,11 @@ def changes(facts: FactIndex, event: Event, record: KafkaRecord) -> Iterator[Cha
             yield from _replace_scope(facts, event, record, *state(event))
         case _:
             yield from _replace(facts, event, record, *state(event))
+
+
+def _in_place(event: Event, record: KafkaRecord) -> KafkaRecord:
+    """Return the record at the position that its event counts from."""
+    return record._replace(offset=event.replays.offset) if event.replays else record
 
 
 def state(event: Event) -> tuple[Key, Entity | None]:
@@ -184,8 +189,19 @@ def _replace_scope(
     after = _applied(event, record, before, data) or before
     if after and (after := _removed_at(after, removal)) != before:
         yield Change(key, after)
-    if removes:
-        yield from _memberships_removed(facts, record, scope=key)
+
+
+def ended_memberships(facts: FactIndex, event: Event, record: KafkaRecord) -> "Emptied | None":
+    """Return the group or project whose memberships an event takes away, if it is one that does.
+
+    To be asked before its `changes` are stored.
+    """
+    if not isinstance(event.data, model.GroupRemoved | model.ProjectRemoved):
+        return None
+    key, _ = state(event)
+    record = _in_place(event, record)
+    removes = _removes_memberships(event, record, facts.get(key))
+    return Emptied(key, record.offset, record.timestamp) if removes else None
 
 
 def _removes_memberships(event: Event, record: KafkaRecord, before: AnyFact | None) -> bool:
@@ -204,11 +220,18 @@ def _removed_at(fact: AnyFact, removal: int) -> AnyFact:
     return unmarked if unmarked.last_removal == removal else replace(fact, removal_offset=removal)
 
 
-def _memberships_removed(facts: FactIndex, record: KafkaRecord, scope: Key) -> Iterator[Change]:
-    for key in facts.membership_keys(scope):
-        before = facts.get(key)
-        if before and before.offset < record.offset:
-            yield Change(key, _keep_sequence(record.offset, record.timestamp, None, before))
+class Emptied(NamedTuple):
+    """A group or project without its memberships from before the removal at `offset`."""
+
+    scope: Key
+    offset: int
+    timestamp: int
+
+    def after(self, before: AnyFact) -> AnyFact | None:
+        """Return what is left of a membership; None if it is from after the removal."""
+        if before.offset >= self.offset:
+            return None
+        return _keep_sequence(self.offset, self.timestamp, None, before)
 
 
 def _replace_member(

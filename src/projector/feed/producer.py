@@ -1,6 +1,7 @@
 """Producer that sends checked events to Kafka and waits until all are acknowledged."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import BinaryIO, Final, NamedTuple
@@ -60,7 +61,8 @@ async def send_events(source: BinaryIO, settings: Settings, sent: Callable[[], o
 async def sending(settings: Settings) -> AsyncIterator[Send]:
     """Open a producer for the block; at its end Kafka has acknowledged every message.
 
-    Raises `KafkaError`.
+    An event about a job leaves once Kafka has acknowledged what came before it in the other topics
+    of its partition. So the job's first answer has all of that. Raises `KafkaError`.
     """
     producer = AIOKafkaProducer(
         **kafka.client_arguments(settings),
@@ -69,17 +71,24 @@ async def sending(settings: Settings) -> AsyncIterator[Send]:
         max_request_size=MAX_REQUEST_BYTES,
     )
     waiting: set[asyncio.Future[object]] = set()
+    before_jobs: defaultdict[int, list[asyncio.Future[object]]] = defaultdict(list)
 
     async def acknowledged() -> None:
         await asyncio.gather(*waiting)
         waiting.clear()
+        before_jobs.clear()
 
     async def put(message: Message) -> None:
         if len(waiting) > MAX_UNACKNOWLEDGED:
             await acknowledged()
         topic, partition, root, value, headers = message
+        if topic is Topic.JOB_LIFECYCLE:
+            await asyncio.gather(*before_jobs.pop(partition, ()))
         name, key = settings.topic(topic), root.encode()
-        waiting.add(await producer.send(name, value, key, partition=partition, headers=[*headers]))
+        sent = await producer.send(name, value, key, partition=partition, headers=[*headers])
+        waiting.add(sent)
+        if topic is not Topic.JOB_LIFECYCLE:
+            before_jobs[partition].append(sent)
 
     try:
         await producer.start()

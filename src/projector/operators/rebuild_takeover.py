@@ -109,12 +109,12 @@ class RebuiltFacts:
             if digest and not applier.projection.facts.job_of_token(digest):
                 yield digest
 
-    def changed_fields(self, applier: EventApplier) -> dict[Key, bytes | None] | None:
+    async def changed_fields(self, applier: EventApplier) -> dict[Key, bytes | None] | None:
         """Return the fields that differ from the checkpoint's; None if not all can be written.
 
         So a worker that claims meanwhile never finds a checkpoint without its facts.
         """
-        return _difference(self._stored, applier.take_all_fields())
+        return _difference(self._stored, await applier.take_all_fields())
 
 
 def _difference(

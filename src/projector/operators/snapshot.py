@@ -156,7 +156,8 @@ def _index(
     for _ in chain(index.load(older), index.settle()):
         pass
     for key, raw in newer.items():
-        index.put(key, facts.decode_fact(key, raw))
+        for _ in index.put(key, facts.decode_fact(key, raw)):
+            pass
     in_doubt = frozenset(index.dirty)
     index.dirty.clear()
     return index, in_doubt

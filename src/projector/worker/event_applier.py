@@ -17,6 +17,7 @@ from projector.kafka.range_reader import Offsets, RangeReader
 from projector.worker.dead_letter_outbox import DeadLetterOutbox
 from projector.worker.instrumentation import OwnerInstruments, Sizes
 from projector.worker.progress import PartitionProgress
+from projector.worker.turns import in_turns
 
 log = structlog.get_logger()
 
@@ -29,13 +30,15 @@ class EventApplier:
     events from before `applied_until` are applied. Both are Redis TIME in ms.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  one for each part that it brings together
         self,
         partition: int,
         policy: Policy,
         reader: RangeReader,
         outbox: DeadLetterOutbox,
         instruments: OwnerInstruments,
+        *,
+        turn_s: float,
     ) -> None:
         self.partition = partition
         self.projection = Projection(partition, policy)
@@ -47,6 +50,7 @@ class EventApplier:
         self._policy = policy
         self._reader = reader
         self._instruments = instruments
+        self._turn_s = turn_s
 
     @property
     def sizes(self) -> Sizes:
@@ -71,7 +75,7 @@ class EventApplier:
             await self.catch_up({record.topic: record.offset})
         if record.offset == self.progress.next[record.topic]:
             await self.outbox.room()
-            self._apply(record)
+            await self._apply(record)
             self.progress.next[record.topic] = record.offset + 1
         else:
             self._instruments.record_repeated(record)
@@ -86,20 +90,27 @@ class EventApplier:
 
     @retry_outages
     async def catch_up(self, ends: Offsets) -> None:
-        """Read and apply everything below `ends` straight from Kafka."""
+        """Read and apply everything below `ends` straight from Kafka, and nothing else.
+
+        A read may return more. A job that starts there may be newer than all that is read of the
+        other topics, and so its first view would not be complete.
+        """
         progress = self.progress
         progress.reading = ends
         async for read in self._reader.read(self.partition, dict(progress.next), ends):
             await self.outbox.room()
             for record in read.records:
-                if record.offset >= progress.next[record.topic]:
-                    self._apply(record)
-            progress.next |= read.positions
+                if progress.next[record.topic] <= record.offset < ends[record.topic]:
+                    await self._apply(record)
+            # A read that finds all in its buffer never waits.
+            await asyncio.sleep(0)
+            progress.next |= {t: min(at, ends[t]) for t, at in read.positions.items()}
         progress.reading = {}
 
-    def _apply(self, record: KafkaRecord) -> None:
-        reason = self.projection.apply(record)
-        event = self.projection.latest
+    async def _apply(self, record: KafkaRecord) -> None:
+        """Apply one record, in turns: some change 100,000 facts or views."""
+        await in_turns(self.projection.apply_in_steps(record), self._turn_s)
+        reason, event = self.projection.fault, self.projection.latest
         self._instruments.record_applied(record, event, good=reason is None, live=self.is_complete)
         if reason:
             log.warning("bad event", topic=record.topic, partition=record.partition,
@@ -108,21 +119,25 @@ class EventApplier:
 
     # time
 
-    def advance(self, now: int) -> None:
-        """Run the timers that are due at `now` (ms); time never goes back."""
+    async def advance(self, now: int) -> None:
+        """Run the timers that are due at `now` (ms), in turns; time never goes back."""
         self.now = max(self.now, now)
-        self.projection.advance(self.now, self.applied_until)
+        await in_turns(self.projection.advance_in_steps(self.now, self.applied_until), self._turn_s)
 
     # the checkpoint
 
-    def take_fields(self) -> dict[Key, bytes | None]:
-        """Return the fields that have changed since the last call (None: delete)."""
-        return self.projection.take_fields() | self.outbox.take_changes()
+    async def take_fields(self) -> dict[Key, bytes | None]:
+        """Return the fields that have changed since the last call (None: delete), in turns."""
+        fields: dict[Key, bytes | None] = {}
+        await in_turns(self.projection.take_fields_in_steps(fields), self._turn_s)
+        return fields | self.outbox.take_changes()
 
-    def take_all_fields(self) -> dict[Key, bytes | None]:
-        """Return every field; none of them counts as changed any more."""
-        self.take_fields()
-        return {**self.projection.fields(), **self.outbox.fields()}
+    async def take_all_fields(self) -> dict[Key, bytes | None]:
+        """Return every field, in turns; none of them counts as changed any more."""
+        fields: dict[Key, bytes | None] = {}
+        await in_turns(self.projection.take_all_fields_in_steps(fields), self._turn_s)
+        self.outbox.take_changes()
+        return fields | self.outbox.fields()
 
     @property
     def field_count(self) -> int:

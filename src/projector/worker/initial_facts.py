@@ -1,7 +1,6 @@
 """Facts that a new owner begins with: those of the checkpoint, or none where it is unusable."""
 
-import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import aclosing
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from projector.kafka.range_reader import Offsets, refuse_lost_history
 from projector.store.partition_store import Checkpoint, PartitionStore
 from projector.worker import dead_letter_outbox
 from projector.worker.event_applier import EventApplier
+from projector.worker.turns import in_turns
 
 log = structlog.get_logger()
 
@@ -31,7 +31,7 @@ class InitialFacts(Protocol):
     def unknown_tokens(self, applier: EventApplier) -> Iterable[str]:
         """Return the tokens in Redis that must end, since no fact in memory has them."""
 
-    def changed_fields(self, applier: EventApplier) -> dict[Key, bytes | None] | None:
+    async def changed_fields(self, applier: EventApplier) -> dict[Key, bytes | None] | None:
         """Return the fields of the checkpoint to write; None if it must be replaced as a whole."""
 
 
@@ -73,16 +73,6 @@ class CheckpointFacts:
         """Return no token: the sweep finds orphans."""
         return ()
 
-    def changed_fields(self, applier: EventApplier) -> dict[Key, bytes | None]:
+    async def changed_fields(self, applier: EventApplier) -> dict[Key, bytes | None]:
         """Return the fields that have changed since the checkpoint."""
-        return applier.take_fields()
-
-
-async def in_turns(steps: Iterator[None], turn_s: float) -> None:
-    """Take the steps, and yield to other tasks whenever they took longer than `turn_s`."""
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    for _ in steps:
-        if clock() - began > turn_s:
-            await asyncio.sleep(0)
-            began = clock()
+        return await applier.take_fields()

@@ -26,6 +26,7 @@ from projector.store.schema import Version
 from projector.worker.dead_letter_outbox import DeadLetterOutbox
 from projector.worker.delivery_queue import Delivery, DeliveryQueue
 from projector.worker.event_applier import EventApplier
+from projector.worker.first_views import FirstViews
 from projector.worker.freshness_probes import FreshnessProbes
 from projector.worker.initial_facts import CheckpointFacts, InitialFacts
 from projector.worker.instrumentation import OwnerInstruments
@@ -70,8 +71,11 @@ class Owner:
         self._queue = DeliveryQueue(timing)
         self._outbox = DeadLetterOutbox(partition, reader, dead_letters)
         self._instruments = OwnerInstruments(partition, lambda: self._applier.sizes)
-        self._applier = EventApplier(partition, policy, reader, self._outbox, self._instruments)
+        self._applier = EventApplier(
+            partition, policy, reader, self._outbox, self._instruments, turn_s=timing.turn_s
+        )
         self._writer = ViewWriter(self._applier, store, self._instruments)
+        self._first_views = FirstViews(self._applier, reader, self._queue)
         self._recovery = Recovery(
             policy=policy, store=store, reader=reader, applier=self._applier, writer=self._writer,
             initial_facts=initial_facts or CheckpointFacts(store, timing.turn_s),
@@ -123,6 +127,7 @@ class Owner:
                 for work in (
                     self._probes.run(self._next_offsets, self._note_probe),
                     self._outbox.run(),
+                    self._first_views.run(self._wake.set),
                     self._instruments.publish(self._store, publish_interval_s),
                 )
             ]
@@ -166,6 +171,7 @@ class Owner:
 
     async def _own(self) -> None:
         await self._recovery.claim()
+        self._first_views.begin()
         self._instruments.record_claim()
         while not self._stopped.is_set():
             await self._wake.wait()
@@ -188,8 +194,10 @@ class Owner:
             for delivery in taken:
                 await self._applier.take(delivery.record)
             await self._read_stalled()
-            self._applier.advance(self._probes.latest_t0)
-            await self._writer.flush(partial(self._take_arrivals, taken))
+            await self._applier.advance(self._probes.latest_t0)
+            self._first_views.hold()
+            arrivals = partial(self._take_arrivals, taken)
+            await self._writer.flush(arrivals, self._first_views.release)
         finally:
             # Also of a batch that was refused: the next claim reads it from Kafka, and an event
             # without its ack would hold back Faust's commits for good.
@@ -217,6 +225,7 @@ class Owner:
             taken += arrived
             for delivery in arrived:
                 await self._applier.take(delivery.record)
+            self._first_views.hold()
 
     # freshness
 
@@ -229,7 +238,7 @@ class Owner:
 
     async def _stamp(self) -> None:
         """Stamp the partition with the T0 of the latest probe that is reached."""
-        probe = self._probes.take_reached(self._applier.now, self._next_offsets())
+        probe = self._probes.take_reached(self._applier.now, self._first_views.served_offsets)
         if probe is None:
             return
         try:

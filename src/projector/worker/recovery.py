@@ -16,6 +16,7 @@ from projector.events.model import Topic
 from projector.kafka.range_reader import RangeReader, refuse_lost_history
 from projector.store.partition_store import PartitionStore
 from projector.worker.event_applier import EventApplier
+from projector.worker.first_views import OTHER_TOPICS
 from projector.worker.freshness_probes import truncated_topics
 from projector.worker.initial_facts import InitialFacts
 from projector.worker.view_writer import ViewWriter
@@ -66,10 +67,16 @@ class Recovery:
         self._report("memory" if from_memory else "checkpoint")
 
     async def _catch_up(self) -> None:
-        """Apply everything that Kafka has: T0 first, then the end offsets."""
+        """Apply everything that Kafka has: T0 first, then the end offsets.
+
+        Those of the other topics are asked once more, so that all jobs that start have complete
+        views: one answer need not be of one moment.
+        """
         t0 = await self._store.now()
         ends = await self._reader.ends(self.partition)
         await self.refuse_recreated(truncated_topics(self._applier.progress.next, ends))
+        later = await self._reader.ends(self.partition)
+        ends |= {topic: max(ends[topic], later[topic]) for topic in OTHER_TOPICS}
         await self._applier.catch_up(ends)
         self._applier.applied_until = t0
 
@@ -89,10 +96,10 @@ class Recovery:
     async def _reconcile(self) -> None:
         """Rewrite every view: the former owner's last writes may be newer than its checkpoint."""
         applier = self._applier
-        applier.advance(await self._store.now())
+        await applier.advance(await self._store.now())
         unknown = self._initial_facts.unknown_tokens(applier)
         await self._writer.write_all([tombstone(digest, applier.now) for digest in unknown])
-        fields = self._initial_facts.changed_fields(applier)
+        fields = await self._initial_facts.changed_fields(applier)
         if fields is None:
             await self._replace_checkpoint()
         else:
@@ -100,13 +107,13 @@ class Recovery:
 
     async def _heal(self) -> None:
         """Write everything from memory, since Redis was emptied, went back, or was claimed."""
-        self._applier.advance(await self._store.now())
+        await self._applier.advance(await self._store.now())
         await self._writer.write_all()
         await self._replace_checkpoint()
 
     async def _replace_checkpoint(self) -> None:
         await self._store.forget_checkpoint()
-        await self._writer.checkpoint(self._applier.take_all_fields())
+        await self._writer.checkpoint(await self._applier.take_all_fields())
 
     def _report(self, source: str) -> None:
         metrics.CLAIMS.labels(facts=source).inc()

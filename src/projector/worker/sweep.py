@@ -93,7 +93,7 @@ class ViewSweep:
     async def run_portion(self) -> None:
         """Compare the next few views, write those that differ, and end orphans."""
         now, projection = self._applier.now, self._applier.projection
-        digests = filter(self._has_fact, self._schedule.take(projection.facts.tokens))
+        digests = filter(self._is_due, self._schedule.take(projection.facts.tokens))
         views = [projection.view(digest, now) for digest in digests]
         orphans = [d for d in self._schedule.take_suspects() if not self._has_fact(d)]
         drifted = await self._drifted([view for view in views if view.expires_at > now])
@@ -101,7 +101,11 @@ class ViewSweep:
             self._report(drifted, orphans)
             ended = [tombstone(digest, now) for digest in orphans]
             await self._writer.write(lambda: drifted + ended)
-            await self._writer.checkpoint(self._applier.take_fields())
+            await self._writer.checkpoint(await self._applier.take_fields())
+
+    def _is_due(self, digest: str) -> bool:
+        """Whether the token should have a record: a first view may be held back."""
+        return self._has_fact(digest) and not self._applier.projection.facts.dirty.is_held(digest)
 
     def _has_fact(self, digest: str) -> bool:
         return self._applier.projection.facts.job_of_token(digest) is not None

@@ -32,19 +32,32 @@ class ViewWriter:
         self._store = store
         self._instruments = instruments
 
-    async def flush(self, between_portions: Callable[[], Awaitable[None]]) -> None:
-        """Write all dirty views, and only then the checkpoint that makes them valid."""
+    async def flush(
+        self,
+        between_portions: Callable[[], Awaitable[None]],
+        release: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Write all dirty views, and only then the checkpoint that makes them valid.
+
+        Then `release` may add views that were held back, which are written too.
+        """
+        written = await self._write_dirty(between_portions)
+        await release()
+        written += await self._write_dirty(between_portions)
+        self._instruments.record_written(written)
+        fields = await self._applier.take_fields()
+        # Time alone may change a view, and then no field changes.
+        if fields or self._store.is_ahead or not self._applier.progress.is_checkpointed:
+            await self.checkpoint(fields)
+
+    async def _write_dirty(self, between_portions: Callable[[], Awaitable[None]]) -> Counter[int]:
         written: Counter[int] = Counter()
         while (batch := self._applier.projection.take_dirty(VIEWS_PER_PORTION)).tokens:
             # Computed while they are written: the facts do not change until Redis has them all.
             views = partial(self._applier.projection.views, batch.tokens, self._applier.now)
             written += await self._write(views, batch.named)
             await between_portions()
-        self._instruments.record_written(written)
-        fields = self._applier.take_fields()
-        # Time alone may change a view, and then no field changes.
-        if fields or self._store.is_ahead or not self._applier.progress.is_checkpointed:
-            await self.checkpoint(fields)
+        return written
 
     async def write_all(self, more: Sequence[View] = ()) -> None:
         """Write every view of the partition, then `more`."""

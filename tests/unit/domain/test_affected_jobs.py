@@ -139,7 +139,7 @@ def filled(projects: int) -> World:
     )
     facts = world.projection.facts
     for key, entity in _bystanders(projects):
-        facts.put(key, Fact(0, NOW, None, entity))
+        _ = list(facts.put(key, Fact(0, NOW, None, entity)))
     world.take(
         builders.member(1, group_id=1),
         builders.project(PROJECT, GROUP), builders.project(OTHER, 3),

@@ -59,3 +59,36 @@ def test_nothing_is_left_of_what_is_cleared() -> None:
     assert not found
     found.add(["started"], WritePriority.ENDS)
     assert found.take(1) == (["started"], set())
+
+
+def test_a_new_token_that_is_held_back_is_taken_once_it_is_released() -> None:
+    found = waiting()
+    found.mark_job_key("started")
+    found.mark_new("started")
+    assert found.hold_new() == ["started"]
+    found.add(["started", "granted"], WritePriority.MAY_REVOKE)
+    assert found.is_held("started")
+    assert "started" not in found.take(9).tokens
+    found.release(["started"])
+    assert not found.is_held("started")
+    assert found.take(9) == (["started"], {"started"})
+    found.release(["started"])
+    assert not found
+
+
+def test_a_token_that_ends_is_not_held_back() -> None:
+    found = waiting()
+    found.mark_new("started")
+    found.mark_new("finished")
+    found.add(["finished"], WritePriority.ENDS)
+    assert found.hold_new() == ["started"]
+    found.add(["started"], WritePriority.ENDS)
+    assert set(found.take(2).tokens) == {"started", "finished"}
+
+
+def test_a_token_that_was_taken_is_not_new_any_more() -> None:
+    found = waiting()
+    found.mark_job_key("started")
+    found.mark_new("started")
+    found.take(9)
+    assert found.hold_new() == []

@@ -103,7 +103,9 @@ def test_a_checkpoint_loads_in_any_order_as_if_put_one_by_one(
         loaded, put = new_projection(), new_projection()
         builders.restore(loaded, *_parts(fields, dice))
         for key in dice.sample(list(fields), len(fields)):
-            put._put(key, decode_fact(key, fields[key]))
+            fact = decode_fact(key, fields[key])
+            _ = list(put.facts.put(key, fact))
+            put._note_changed(key, fact)
         assert not loaded.facts.dirty
         _assert_alike(loaded, put)
         for each in (loaded, put):

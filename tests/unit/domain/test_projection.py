@@ -1,15 +1,18 @@
 """A projection: records that are applied or refused, and what time alone changes."""
 
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from projector.domain import fact_index
 from projector.domain.fact_keys import Key
 from projector.events import replay_header
 from projector.events.model import KafkaRecord, Topic
 from projector.events.partitioning import partition_of
 from tests import builders
-from tests.builders import NOW, digest
+from tests.builders import NOW, Message, digest
 from tests.unit.domain.world import (
     COMPANY,
     DAY,
@@ -294,3 +297,95 @@ def test_a_job_is_named_where_its_token_or_its_expiry_is_new() -> None:
         batch = world.projection.take_dirty(9)
         assert batch.tokens
         assert batch.named == ({digest(token)} if token else set()), message
+
+
+# turns: no single step may hold up the other partitions of a worker
+
+MANY = 300
+# Tokens that one step may mark here, and memberships that it may end.
+MOST_TOKENS, MOST_MEMBERS = 50, 1
+
+
+@pytest.fixture
+def crowd(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
+    """A group with many members and projects, and a job for each; steps are small."""
+    monkeypatch.setattr(fact_index, "STEP", MOST_TOKENS)
+    numbers = range(1, MANY + 1)
+    return [
+        builders.group(3), builders.group(12, 3), builders.group(13, 3), builders.group(14, 12),
+        builders.agent(5, 10_001), builders.configured(5, groups=[{"id": 12}]),
+        *(builders.project(10_000 + n, 14) for n in numbers),
+        *(builders.member(n, group_id=12) for n in numbers),
+        *(builders.started(n, 10_000 + n, n) for n in numbers),
+        *(builders.started(MANY + n, 10_001, 1) for n in numbers),
+    ]  # fmt: skip
+
+
+def largest_steps(steps: Iterator[None], *sizes: Callable[[], int]) -> list[int]:
+    """Take the steps; return the largest change of each size within one step."""
+    before, largest = [size() for size in sizes], [0] * len(sizes)
+    while True:
+        is_last = next(steps, steps) is steps
+        after = [size() for size in sizes]
+        largest = [max(m, abs(b - a)) for m, a, b in zip(largest, before, after, strict=True)]
+        before = after
+        if is_last:
+            return largest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        builders.removed("group", 12), builders.group(14, 13), builders.user(1, "blocked"),
+        builders.member(1, "guest", group_id=3), builders.shared(77, 10_001),
+        builders.configured(5, groups=[{"id": 3}, {"id": 14}]), builders.agent(5, 10_002),
+        builders.removed("agent", 5), builders.removed("project", 10_001),
+    ],
+    ids=lambda change: change["type"],
+)  # fmt: skip
+def test_no_step_of_an_event_is_large(crowd: list[Message], change: Message) -> None:
+    world = World(*crowd)
+    facts, others = world.projection.facts, builders.take_changes(world.projection, NOW)
+    assert not others.facts
+    scope = Key("3/group/12")
+    tokens, members = largest_steps(
+        world.projection.apply_in_steps(world.feed(change)),
+        lambda: len(list(facts.dirty)),
+        lambda: len(list(facts.membership_keys(scope))),
+    )
+    assert len(list(facts.dirty)) >= MANY
+    assert tokens <= MOST_TOKENS
+    assert members <= MOST_MEMBERS
+
+
+def test_no_step_of_the_clock_or_of_a_checkpoint_is_large(crowd: list[Message]) -> None:
+    world = World(*crowd)
+    projection, facts = world.projection, world.projection.facts
+    soon = "2027-01-15T08:00:10Z"
+    for user in range(1, MANY + 1):
+        projection.apply(world.feed(builders.member(user, group_id=3, expires_at=soon)))
+    projection.apply(world.feed(builders.removed("group", 12)))
+    fields: dict[Key, bytes | None] = {}
+    assert largest_steps(projection.take_fields_in_steps(fields), lambda: len(fields)) == [1]
+    assert len(fields) > 2 * MANY
+    projection.take_dirty(sys.maxsize)
+    steps = projection.advance_in_steps(NOW + 10_000)
+    (tokens,) = largest_steps(steps, lambda: len(list(facts.dirty)))
+    assert tokens <= MOST_TOKENS
+    steps = projection.advance_in_steps(NOW + RETENTION)
+    before = len(facts)
+    assert largest_steps(steps, lambda: len(facts)) == [1]
+    assert before - len(facts) >= MANY
+    every: dict[Key, bytes | None] = {}
+    assert largest_steps(projection.take_all_fields_in_steps(every), lambda: len(every)) == [1]
+    assert every == projection.fields()
+
+
+def test_the_members_of_a_removed_group_cost_their_jobs_one_mark() -> None:
+    """Of a removal that a later event undid, only their jobs show the effect."""
+    world = ReplayWorld(*COMPANY, *(builders.member(user, group_id=12) for user in range(1, 9)))
+    removal = world.broken(builders.removed("group", 12))
+    world.take(builders.group(12, 3))
+    assert world.agents() == [5]
+    world.replay(removal)
+    assert world.agents() == []

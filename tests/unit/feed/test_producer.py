@@ -1,13 +1,17 @@
-"""The partitions that events must reach."""
+"""The partitions that events must reach, and the order in which they leave."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
+from projector.config.settings import Settings
+from projector.events.model import Topic
 from projector.events.partitioning import partition_of
+from projector.feed import producer
 from projector.feed.event_file import parse_line
-from projector.feed.producer import target_partitions
+from projector.feed.producer import Message, target_partitions
 from tests.builders import agent, event, group, removed, started, user
 
 INSTANCE = {"id": 5, "name": "shared", "project_id": 3, "configuration": {}}
@@ -28,3 +32,49 @@ def test_an_event_goes_to_the_partition_of_its_root_namespace(root: str) -> None
 )
 def test_what_belongs_to_no_root_namespace_goes_to_every_partition(message: Any) -> None:
     assert list(target_partitions(parse_line(json.dumps(message).encode()), 16)) == list(range(16))
+
+
+class Broker:
+    """An AIOKafkaProducer whose messages are acknowledged by `acknowledge` only."""
+
+    def __init__(self, **_: Any) -> None:
+        self.sent: list[tuple[str, int]] = []
+        self.unacknowledged: list[asyncio.Future[object]] = []
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def send(self, topic: str, *_: Any, partition: int, **__: Any) -> asyncio.Future[object]:
+        self.sent.append((topic, partition))
+        self.unacknowledged.append(asyncio.get_running_loop().create_future())
+        return self.unacknowledged[-1]
+
+    def acknowledge(self) -> None:
+        for message in self.unacknowledged:
+            message.set_result(None)
+        self.unacknowledged.clear()
+
+
+def message(topic: Topic, partition: int = 0) -> Message:
+    return Message(topic, partition, "3", b"{}")
+
+
+async def test_a_job_leaves_after_the_acknowledgement_of_what_its_answer_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then its first answer has all of that: each of the topics keeps its own order only."""
+    broker = Broker()
+    monkeypatch.setattr(producer, "AIOKafkaProducer", lambda **_: broker)
+    async with producer.sending(Settings(kafka="127.0.0.1:1")) as put:
+        for topic in (Topic.MEMBERSHIP, Topic.AGENT_CONFIG):
+            await put(message(topic))
+        job = asyncio.ensure_future(put(message(Topic.JOB_LIFECYCLE)))
+        await put(message(Topic.JOB_LIFECYCLE, 1))
+        await asyncio.sleep(0.01)
+        assert ("job-lifecycle", 0) not in broker.sent
+        broker.acknowledge()
+        await job
+        await put(message(Topic.JOB_LIFECYCLE))
+        assert broker.sent[-2:] == [("job-lifecycle", 0)] * 2
+        broker.acknowledge()

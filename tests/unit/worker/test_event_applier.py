@@ -1,11 +1,12 @@
 """Every event is applied once and in order, even if Faust skips, repeats or stalls."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
+from projector.domain.fact_keys import Key
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka.range_reader import ReadProgress
 from projector.worker import (
@@ -16,6 +17,7 @@ from tests.unit.worker.owned_partition import (
     COMPANY,
     QUICK,
     Setup,
+    Writes,
     gets,
     until,
 )
@@ -111,13 +113,13 @@ async def test_a_read_that_begins_too_early_applies_no_event_again(
         setup.deliver(owner, *setup.kafka.add(*COMPANY))
         await until(lambda: len(setup.acked) == len(COMPANY))
         applied: list[int] = []
-        apply = owner._applier.projection.apply
+        apply = owner._applier.projection.apply_in_steps
 
-        def noted(record: KafkaRecord) -> str | None:
+        def noted(record: KafkaRecord) -> Iterator[None]:
             applied.append(record.offset)
             return apply(record)
 
-        monkeypatch.setattr(owner._applier.projection, "apply", noted)
+        monkeypatch.setattr(owner._applier.projection, "apply_in_steps", noted)
         setup.kafka.read = lambda partition, _, ends: read(  # type: ignore[method-assign,assignment]
             partition, dict.fromkeys(Topic, 0), ends
         )
@@ -125,3 +127,31 @@ async def test_a_read_that_begins_too_early_applies_no_event_again(
         setup.deliver(owner, records[1])
         await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 5))
         assert applied == [3, 4]
+
+
+async def test_a_large_event_leaves_others_the_loop_and_shows_no_half_of_itself(
+    setup: Setup,
+) -> None:
+    """Other partitions are stamped meanwhile; this one's events and views wait for its end."""
+    setup.timing = QUICK._replace(turn_s=-1.0)
+    members = [builders.member(user, project_id=7) for user in range(1, 60)]
+    setup.kafka.add(*COMPANY, *members, builders.started(9, 7, 2))
+    async with setup.owning() as owner:
+        writes, facts = Writes(setup, owner), owner._applier.projection.facts
+        seen: list[tuple[int, int]] = []
+
+        async def other_partition() -> None:
+            while True:
+                left = len(list(facts.membership_keys(Key("3/project/7"))))
+                seen.append((left, len(writes.order)))
+                await asyncio.sleep(0)
+
+        beside = asyncio.create_task(other_partition())
+        changes = [builders.removed("project", 7), builders.project(7, 3)]
+        setup.deliver(owner, *setup.kafka.add(*changes))
+        await until(lambda: gets(setup, "token-9", []))
+        beside.cancel()
+        unfinished = {left for left, _ in seen if 0 < left < len(members)}
+        assert len(unfinished) > len(members) // 2
+        assert {written for left, written in seen if left} == {0}
+        assert [jobs for jobs in writes.order if jobs != "checkpoint"] == [[9]]

@@ -1,16 +1,11 @@
 """A new owner begins with the checkpoint, if it is whole."""
 
-import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from projector.events.model import Topic
 from projector.store import schema
-from projector.worker import (
-    initial_facts,
-)
 from tests import builders
 from tests.unit.worker.owned_partition import COMPANY, PARTITION, Setup, running
 
@@ -64,25 +59,6 @@ async def test_where_a_fact_is_missing_everything_is_read_again(setup: Setup) ->
     async with setup.owning("another"):
         assert await setup.agents() == [5]
     assert [starts for starts, _ in setup.kafka.reads] == [dict.fromkeys(Topic, 0)]
-
-
-async def test_others_have_the_loop_between_the_steps_of_a_long_claim() -> None:
-    order: list[str] = []
-
-    def steps() -> Iterator[None]:
-        for _ in range(3):
-            order.append("step")
-            yield
-
-    async def other() -> None:
-        while True:
-            order.append("other")
-            await asyncio.sleep(0)
-
-    beside = asyncio.create_task(other())
-    await initial_facts.in_turns(steps(), turn_s=-1.0)
-    beside.cancel()
-    assert order == ["step", "other"] * 3
 
 
 async def test_a_damaged_partition_hash_is_read_again_from_kafka(setup: Setup) -> None:

@@ -267,7 +267,7 @@ async def test_a_stamp_has_the_time_of_the_probe_that_is_reached(setup: Setup) -
     await owner._probes._ask(owner._next_offsets())
     reached, waiting = owner._probes._waiting
     assert reached.t0 < waiting.t0
-    owner._applier.advance(waiting.t0)
+    await owner._applier.advance(waiting.t0)
     await owner._stamp()
     assert await setup.field("stamp") == b"%d" % reached.t0
     assert owner._applier.applied_until == reached.t0

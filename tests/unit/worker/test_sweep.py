@@ -196,7 +196,7 @@ async def test_a_record_that_has_expired_is_not_missed(setup: Setup) -> None:
     writes = Writes(setup, owner)
     (view,) = owner._applier.projection.all_views(owner._applier.now)
     await setup.redis.delete(schema.token_record_key(view.digest))
-    owner._applier.advance(view.expires_at)
+    await owner._applier.advance(view.expires_at)
     owner._sweep.tick()
     await owner._sweep.run_portion()
     assert writes.order == []
