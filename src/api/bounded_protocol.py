@@ -109,7 +109,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
                 return
         super().data_received(part)
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]
         """Keep the connection of a client that has sent everything, if it waits for an answer."""
         self._ended = True
         return self._answering

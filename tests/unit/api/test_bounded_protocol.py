@@ -282,3 +282,11 @@ async def test_what_is_no_request_does_not_take_the_answer_of_the_one_before(por
     assert statuses(await everything(port, SLOW + SMALL + b"no HTTP\r\n\r\n" + SMALL)) == [
         200, 200, 400,
     ]  # fmt: skip
+
+
+async def test_nothing_is_parsed_after_what_is_no_request(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each further refusal would be a line in the log."""
+    assert statuses(await everything(port, b"no HTTP\r\n\r\n" * 100)) == [400]
+    assert [record.name for record in caplog.records] == ["uvicorn.error"]

@@ -402,6 +402,16 @@ async def test_a_client_that_is_gone_gets_no_answer_and_is_not_counted(
     assert not wired.timeout_keep_alive_task
 
 
+async def test_nothing_is_begun_after_the_last_answer(
+    world: UvicornWorld, wired: LookupProtocol
+) -> None:
+    """Its timer would keep the connection in memory."""
+    wired.data_received(get("token-200", "Connection: close") + get("token-403"))
+    await eventually(lambda: cast(Wire, wired.transport).closing)
+    assert len(world.asked) == 1
+    assert wired._timer is None
+
+
 async def test_an_idle_connection_is_ended_after_a_while(world: UvicornWorld) -> None:
     async with serving(world, timeout_keep_alive=0) as server, connected(server) as client:
         client.writer.write(get("token-200"))
