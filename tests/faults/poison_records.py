@@ -41,7 +41,7 @@ def _small(root: str, dice: Random) -> tuple[bytes | None, Headers]:
         (as_json(good | {"data": {"id": _odd_id(dice), "parent_id": None, "path": "p"}}), ()),
         (as_json(good | {"data": {"id": 1, "parent_id": "x", "path": ["p"]}}), ()),
         (as_json(good | {"data": good["data"] | {"token": "a-secret"}}), ()),
-        (as_json(good | {"data": good["data"] | {"path": "glcbt-64_not-a-real-one"}}), ()),
+        (as_json(good | {"data": good["data"] | {"path": "glcbt-64_not-a-real-token-123"}}), ()),
         (as_json(builders.member(1, "emperor", group_id=1, root=root)), ()),
         (as_json(builders.member(1, group_id=1, expires_at="tomorrow", root=root)), ()),
         (b"{}", [("ce_specversion", b"1.0"), ("ce_type", b"\xff\xff")]),

@@ -3,6 +3,7 @@
 import codecs
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any, Final
@@ -11,7 +12,11 @@ from typing import Any, Final
 MAX_QUOTED: Final = 2
 # Serializers of schema registries write a NUL and four bytes before the value.
 _SCHEMA_BYTES: Final = 5
-_SURROGATES: Final = ("\ud800", "\udfff")
+# A whole escape, or a backslash that begins none, as in a path of Windows.
+_BACKSLASH: Final = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})?')
+_HALF: Final = re.compile("[\ud800-\udfff]")
+# Characters of a place, and of a name in one. Names are not cut: a part of a token would show.
+MAX_PLACE: Final = 60
 
 
 class Fields(dict[str, Any]):
@@ -37,18 +42,18 @@ def read_object(value: bytes) -> Fields | None:
     """Return the object in the value, if there is one to be read.
 
     Takes every encoding of Unicode, a byte order mark, the id of a schema before the object, bytes
-    after it, `NaN`, halves of surrogate pairs, and an object that was encoded as JSON twice.
+    after it, `NaN`, halves of surrogate pairs, backslashes that escape nothing, and an object that
+    was encoded as JSON twice.
     """
-    texts = [
-        value.decode(encoding, "replace") for encoding in (json.detect_encoding(value), "utf-8")
-    ]
+    encodings = dict.fromkeys((json.detect_encoding(value), "utf-8"))
+    texts = [value.decode(encoding, "replace") for encoding in encodings]
     if value.startswith(b"\0"):
         texts.append(value[_SCHEMA_BYTES:].decode(errors="replace"))
     return next((found for found in map(_object_in, texts) if found is not None), None)
 
 
 def _object_in(text: str, quoted: int = MAX_QUOTED) -> Fields | None:
-    text = text.lstrip("\ufeff \t\r\n")
+    text = _BACKSLASH.sub(lambda escape: _escaped(escape[0]), text.lstrip("\ufeff \t\r\n"))
     try:
         tree, _ = _LENIENT.raw_decode(text)
     except (ValueError, RecursionError):
@@ -56,6 +61,10 @@ def _object_in(text: str, quoted: int = MAX_QUOTED) -> Fields | None:
     if isinstance(tree, str) and quoted > 1:
         return _object_in(tree, quoted - 1)
     return tree if isinstance(tree, Fields) else None
+
+
+def _escaped(escape: str) -> str:
+    return escape if len(escape) > 1 else escape * 2
 
 
 def fault(value: bytes, root: str) -> str | None:
@@ -75,7 +84,10 @@ def fault(value: bytes, root: str) -> str | None:
         return _encoding_fault(value) or str(error)
     except RecursionError:
         return None
-    return next(_unwritable(tree, root), None)
+    if isinstance(tree, dict | list):
+        return next(_unwritable(tree, root), None)
+    reason = _wrong(tree)
+    return reason and f"`{root}` {reason}"
 
 
 def _encoding_fault(value: bytes) -> str | None:
@@ -86,20 +98,30 @@ def _encoding_fault(value: bytes) -> str | None:
 
 def _unwritable(tree: Any, root: str) -> Iterator[str]:
     """Yield where the value has texts or numbers that JSON does not have."""
-    pending: list[tuple[str, Any]] = [(root, tree)]
+    pending = [(root, tree)]
     while pending:
         place, node = pending.pop()
-        if isinstance(node, dict):
-            pending += [(f"{place}.{name}", child) for name, child in node.items()]
-            pending += [(place, name) for name in node]
-        elif isinstance(node, list):
-            pending += [(f"{place}[{index}]", child) for index, child in enumerate(node)]
-        elif isinstance(node, str) and _has_half_pair(node):
-            yield f"`{place}` holds half of a surrogate pair, which is not a character"
-        elif isinstance(node, float) and not math.isfinite(node):
-            yield f"`{place}` is NaN or infinite, which JSON does not have"
+        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(child, dict | list):
+                pending.append((_within(place, name), child))
+            elif reason := _wrong(child):
+                yield f"`{_within(place, name)}` {reason}"
+            if reason := _wrong(name):
+                yield f"a name in `{place}` {reason}"
 
 
-def _has_half_pair(text: str) -> bool:
-    first, last = _SURROGATES
-    return any(first <= character <= last for character in text)
+def _wrong(leaf: object) -> str | None:
+    if isinstance(leaf, str) and _HALF.search(leaf):
+        return "holds half of a surrogate pair, which is not a character"
+    if isinstance(leaf, float) and not math.isfinite(leaf):
+        return "is NaN or infinite, which JSON does not have"
+    return None
+
+
+def _within(place: str, name: str | int) -> str:
+    """Return the place of a child; all below a long one share it, or they would fill the memory."""
+    if len(place) > MAX_PLACE:
+        return place
+    if isinstance(name, int):
+        return f"{place}[{name}]"
+    return f"{place}.{name if len(name) <= MAX_PLACE else '...'}"

@@ -38,10 +38,22 @@ def test_what_is_not_one_object_is_not_read(value: bytes) -> None:
     assert read_object(value) is None
 
 
+def test_backslashes_that_escape_nothing_are_kept() -> None:
+    assert read_object(rb'{"a": "C:\users\dev\\n\u00fc\""}') == {"a": 'C:\\users\\dev\\nü"'}
+
+
 def test_all_fields_of_a_repeated_name_are_kept() -> None:
     found = read_object(b'{"a": 1, "a": 2}')
     assert isinstance(found, Fields)
     assert (found, found.pairs) == ({"a": 2}, [("a", 1), ("a", 2)])
+
+
+def test_a_place_stays_short_however_deep_and_long_its_names_are() -> None:
+    name = b'{"' + b"x" * 1000 + b'":'
+    value = name * 500 + b"[" + b"1," * 200_000 + b"NaN]" + b"}" * 500
+    assert len(fault(value, "event") or "") < 300
+    assert "event.b.b.b" in (fault(b'{"b":' * 500 + b"NaN" + b"}" * 500, "event") or "")
+    assert (fault(b"NaN", "event") or "").startswith("`event` is NaN")
 
 
 @pytest.mark.parametrize("value", [b'{"a":' * 100_000, b'{"a": ' + b"1" * 100_000 + b"}"])

@@ -46,7 +46,7 @@ UNREADABLE: dict[str, tuple[bytes | str, str]] = {
         "`event.subject` holds half of a surrogate pair",
     ),
     "half a pair in a list": (with_field("a", f"[1, {HALF}]"), "`event.data.a[1]` holds half"),
-    "half a pair in a name": (with_field("\\udc00", "1"), "`event.data` holds half"),
+    "half a pair in a name": (with_field("\\udc00", "1"), "a name in `event.data` holds half"),
     "NaN": (with_field("duration", "NaN"), "`event.data.duration` is NaN or infinite"),
     "Infinity": (with_field("duration", "-Infinity"), "`event.data.duration` is NaN or infinite"),
     "a byte order mark": (b"\xef\xbb\xbf" + TEXT.encode(), "begins with a byte order mark"),
@@ -57,6 +57,7 @@ UNREADABLE: dict[str, tuple[bytes | str, str]] = {
     "a second object": (TEXT + TEXT, "Extra data"),
     "the id of a schema before it": (b"\0\0\0\0\x07" + TEXT.encode(), "Expecting value: line 1"),
     "a line break in a text": (with_field("name", '"a\nb"'), "Invalid control character at"),
+    "a backslash": (with_field("name", r'"C:\users\dev"'), "Invalid \\uXXXX escape"),
     "JSON in JSON": (json.dumps(TEXT), "Expected `object`, got `str`"),
     "data in a text": (json.dumps(END | {"data": '{"id": 9}'}), "Expected `object`, got `str`"),
     "data in base64": (
