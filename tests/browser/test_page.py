@@ -260,6 +260,11 @@ def test_a_page_without_its_server_says_how_old_it_is(product: Product, browser:
     browser.open(f"http://127.0.0.1:{port}/ops/")
     give(browser, OPS_TOKEN)
     browser.until_text("#summary", "fresh")
+    browser.until(
+        lambda: bool(browser.text("#letters-note")) or browser.find("#letters").is_displayed(),
+        "the dead letters",
+    )
     other.kill()
     browser.until_text("#summary", "Freshness is not known")
     browser.until_text("#banner", "What stands below is")
+    browser.until_text("#letters-note", "What stands below is of 20")

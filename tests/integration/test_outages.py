@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from projector.events.partitioning import partition_of
 from projector.process import is_listening
 from tests import builders
 from tests.integration import servers
@@ -82,17 +83,50 @@ def test_an_outage_is_a_few_lines_of_a_worker_that_has_nothing_to_do(tmp_path: P
             return [line for line in map(json.loads, lines) if line["event"] == event]
 
         broker.kill()
-        eventually(lambda: logged("outage goes on"), "an outage that goes on", 40)
-        eventually(lambda: logged("other libraries repeat themselves"), "their sum", 40)
+        eventually(lambda: logged("outage goes on") != [], "an outage that goes on", 40)
+        eventually(lambda: logged("other libraries repeat themselves") != [], "their sum", 40)
         assert len(worker.log()[before:].split("\n")) < 60
         assert heartbeat() > 5, "and the worker is live without Kafka"
         assert [line["server"] for line in logged("outage")] == ["Kafka"]
         assert logged("outage goes on")[0]["partitions"] == PARTITIONS
         assert logged("other libraries repeat themselves")[0]["lines"] > 100
         broker.start()
-        eventually(lambda: logged("outage over"), "the end of the outage", 60)
+        eventually(lambda: logged("outage over") != [], "the end of the outage", 60)
         deployment.until_fresh()
         redis.kill()
         eventually(lambda: logged("outage")[-1]["server"] == "Redis", "Redis is away")
         redis.start()
         eventually(lambda: logged("outage over")[-1]["server"] == "Redis", "Redis is back")
+
+
+@pytest.mark.usefixtures("real_processes")
+def test_with_the_defaults_a_crash_refuses_no_valid_token(tmp_path: Path) -> None:
+    """The session timeout was as long as the staleness bound: four of six crashes gave 503."""
+    apache_or_skip("apache")
+    kafka_port, redis_port = free_port(), free_port()
+    with (
+        running(servers.valkey(tmp_path, redis_port)),
+        running(servers.apache_kafka(tmp_path, kafka_port)),
+        Deployment(f"127.0.0.1:{kafka_port}", redis_port, "crash.", tmp_path) as deployment,
+    ):
+        eventually(lambda: is_listening(kafka_port) and is_listening(redis_port), "listening")
+        del deployment.env["PROJECTOR_SESSION_TIMEOUT"]
+        worker = deployment.start_all()
+        root = {partition_of(str(number), PARTITIONS): number for number in range(1, 100)}
+        for number in root.values():
+            deployment.feed(
+                builders.group(number, root=str(number)),
+                builders.project(1000 + number, number, root=str(number)),
+                builders.started(number, 1000 + number, root=str(number)),
+            )
+        tokens = [f"token-{number}" for number in root.values()]
+        for token in tokens:
+            deployment.until(token, 200)
+        other = deployment.start("worker")
+        eventually(lambda: other.log().count('"claimed"') == PARTITIONS / 2, "half of them")
+        worker.kill()
+        refused = []
+        while other.log().count('"claimed"') < PARTITIONS:
+            refused += [t for t in tokens if deployment.look_up(t).status != 200]
+        deployment.until_fresh()
+        assert refused == []

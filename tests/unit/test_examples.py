@@ -59,7 +59,12 @@ def test_the_demo_starts_nothing_with_the_settings_of_the_shell(
 ) -> None:
     """`make run` fed its companies into the Kafka that PROJECTOR_KAFKA names."""
     started: list[dict[str, str]] = []
-    monkeypatch.setattr(demo, "run", lambda port: started.append(dict(os.environ)) or 0)
+
+    def run(_port: str) -> int:
+        started.append(dict(os.environ))
+        return 0
+
+    monkeypatch.setattr(demo, "run", run)
     monkeypatch.setattr(sys, "argv", ["demo.py", "0"])
     monkeypatch.setenv("PROJECTOR_KAFKA", "production:9092")
     monkeypatch.setenv("projector_redis_url", "redis://production/0")

@@ -78,9 +78,7 @@ def test_what_differs_in_more_than_numbers_is_written(reported: Reported) -> Non
 def test_another_error_under_the_same_message_is_written(reported: Reported) -> None:
     def failed(error: Exception) -> bool:
         info = (type(error), error, None)
-        return reported.filter.filter(
-            logging.LogRecord("mode", 40, "", 0, "crashed", (), info)  # type: ignore[arg-type]
-        )
+        return reported.filter.filter(logging.LogRecord("mode", 40, "", 0, "crashed", (), info))
 
     assert failed(ValueError("a"))
     assert failed(KeyError("a"))

@@ -34,6 +34,8 @@ LOG_AGAIN_S: Final = 10.0
 def _reason(error: BaseException | None) -> str:
     if reason := access_errors.redis_reason(error):
         return f"Redis {reason}"
+    if isinstance(error, TimeoutError) and not str(error):
+        return "no answer in time"
     return str(error) or repr(error)
 
 

@@ -39,7 +39,9 @@ class EndOffsetPoller:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._answered = asyncio.Event()
-        self._forget()
+        self._ends: Ends | None = None
+        self._trouble: str | None = None
+        self._since, self._read_at = time.time(), -math.inf
 
     @property
     def ends(self) -> Ends | None:
@@ -101,8 +103,7 @@ class EndOffsetPoller:
 
     def _forget(self) -> None:
         """Begin without a result: one from before a pause would pass for a present one."""
-        self._ends: Ends | None = None
-        self._trouble: str | None = None
+        self._ends = self._trouble = None
         self._since, self._read_at = time.time(), -math.inf
 
 

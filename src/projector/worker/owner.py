@@ -131,6 +131,9 @@ class Owner:
                     self._instruments.publish(self._store, publish_interval_s),
                 )
             ]
+            for task in background:
+                # The group cancels this task once after an error, and a library may lose that.
+                task.add_done_callback(lambda _: self.stop())
             try:
                 await self._own_until_stopped()
             finally:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -51,3 +52,16 @@ async def test_a_line_says_what_changed(world: StoredStatus) -> None:
     await world.stamp(1, 3)
     (line,) = changes(before, await world.read())
     assert "partition 1: late, age 3." in line
+
+
+async def test_a_watch_that_prints_changes_says_when_kafka_is_silent_and_when_it_answers_again(
+    world: StoredStatus,
+) -> None:
+    """The lag and the dead letters are missing meanwhile, and no partition changes."""
+    answers = await world.read()
+    silent = msgspec.structs.replace(answers, kafka="Kafka at k:1 does not answer (since then)")
+    (line,) = changes(answers, silent)
+    assert line.endswith("no lag, no dead letters: Kafka at k:1 does not answer (since then)")
+    assert list(changes(silent, silent)) == []
+    (line,) = changes(silent, answers)
+    assert line.endswith("lag and dead letters are known again")

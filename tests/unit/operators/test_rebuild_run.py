@@ -9,7 +9,7 @@ import pytest
 
 from projector.errors import DifferentRulesError, RebuildFailedError, RebuildLossError
 from projector.events.model import Topic
-from projector.operators import rebuild_run, rebuild_takeover, verify
+from projector.operators import rebuild, rebuild_run, rebuild_takeover, verify
 from projector.operators.rebuild_run import (
     Counts,
     FactDifference,
@@ -243,7 +243,7 @@ def slow_runs(monkeypatch: pytest.MonkeyPatch) -> type[SlowRun]:
         return []
 
     monkeypatch.setattr(rebuild_run, "PartitionRun", SlowRun)
-    monkeypatch.setattr(rebuild_run.rebuild, "find_losses", nothing)
+    monkeypatch.setattr(rebuild, "find_losses", nothing)
     for name, value in {"comparing": 0, "most": 0, "log": [], "broken": None}.items():
         monkeypatch.setattr(SlowRun, name, value)
     return SlowRun

@@ -204,3 +204,4 @@ async def test_a_worker_with_nothing_to_do_says_which_server_is_away_and_for_how
     assert [line["event"] for line in told] == ["outage", "outage goes on", "outage over"]
     assert {line["server"] for line in told} == {server}
     assert [line["partitions"] for line in told[1:]] == [3, 3]
+    assert told[0]["reason"] == ("no Redis" if server == "Redis" else "no answer in time")

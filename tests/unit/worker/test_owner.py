@@ -16,6 +16,7 @@ from projector.worker import (
     progress,
 )
 from projector.worker import owner as owner_module
+from projector.worker.freshness_probes import FreshnessProbes
 from tests import builders
 from tests.unit.worker.owned_partition import (
     COMPANY,
@@ -271,3 +272,20 @@ async def test_a_stamp_has_the_time_of_the_probe_that_is_reached(setup: Setup) -
     await owner._stamp()
     assert await setup.field("stamp") == b"%d" % reached.t0
     assert owner._applier.applied_until == reached.t0
+
+
+async def test_an_owner_whose_probes_are_cancelled_by_a_library_ends_with_an_error(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task group goes on without a cancelled child: the partition would stay stale, silently."""
+
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(FreshnessProbes, "run", cancelled)
+    owning = asyncio.create_task(setup.new_owner().run())
+    await asyncio.wait({owning}, timeout=5)
+    with pytest.raises(ExceptionGroup) as raised:
+        owning.result()
+    (error,) = raised.value.exceptions
+    assert "a library cancelled this task" in str(error)

@@ -11,6 +11,7 @@ from fakeredis import FakeAsyncRedis
 from api import metrics
 from api.lookup import PATH
 from api.ops import data as page_data
+from api.ops.background import BackgroundLoop
 from projector import errors
 from projector.config.settings import Settings
 from projector.operators import explain
@@ -179,3 +180,13 @@ async def test_lookups_are_answered_while_an_explanation_is_computed(
             assert reply.status_code in (200, 503)
         assert not explaining.done()
         assert (await explaining).status_code == 404
+
+
+async def test_a_library_that_cancels_the_reading_of_the_data_cancels_no_request() -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    background = BackgroundLoop()
+    with pytest.raises(RuntimeError, match="a library cancelled this task"):
+        await background.run(cancelled(), 5)
+    await background.close(asyncio.sleep(0), 5)
