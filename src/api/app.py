@@ -21,8 +21,7 @@ from api.ops.auth import TokenAccess
 from api.ops.background import CachedCall
 from api.ops.data import BackgroundSource
 from api.ops.routes import create_routes
-from api.read_batcher import ReadBatcher
-from api.redis_mget import fetch
+from api.redis_mget import create_reads
 from projector import log, tracing
 from projector.clients import redis_client, redis_servers
 from projector.config.settings import Settings
@@ -95,7 +94,7 @@ def create_api() -> ASGIApp:
     redis = redis_client.create_redis(settings, server)
     freshness = Freshness(redis, server)
     lookup = Lookup(
-        ReadBatcher(fetch(redis)),
+        create_reads(redis),
         freshness,
         max_staleness=settings.max_staleness,
         miss_grace=settings.miss_grace,

@@ -105,20 +105,23 @@ class Freshness:
         stamp = poll.stamps[partition] if partition < len(poll.stamps) else None
         if stamp is None:
             return None
-        proven = stamp.sent if stamp.server == server else stamp.fresh_at
-        if proven <= self._servers.met(server):
+        if not self._counts(stamp, server):
             if self.poll.sent <= self._servers.met_at:
                 self.hurry()
             return None
         return elapsed() - stamp.fresh_at, stamp.epoch
 
+    def _counts(self, stamp: Stamp, server: str) -> bool:
+        proven = stamp.sent if stamp.server == server else stamp.fresh_at
+        return proven > self._servers.met(server)
+
     def ages(self) -> list[float | None]:
         """Return the seconds since each partition was fresh; empty without their number."""
-        return [self._age(partition, stamp) for partition, stamp in enumerate(self.poll.stamps)]
-
-    def _age(self, partition: int, stamp: Stamp | None) -> float | None:
-        known = self.known(self.poll, partition, stamp.server) if stamp else None
-        return known[0] if known else None
+        stamps, now = self.poll.stamps, elapsed()
+        return [
+            now - stamp.fresh_at if stamp and self._counts(stamp, stamp.server) else None
+            for stamp in stamps
+        ]
 
     def covers(
         self, poll: Poll, arrival: float, since: float, partition: int | None, server: str
@@ -126,7 +129,7 @@ class Freshness:
         """Whether the partition, or else every one, was stamped for a time after `arrival`.
 
         Only stamps that were read at or after `since` prove it. Both are seconds of `elapsed`.
-        The token's record is missing, or may change, on `server`; it was read after `poll`.
+        The token's record is missing, or may change, on `server`.
         """
         stamps = poll.stamps
         if partition is not None:

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from api import metrics
 from api.freshness import Freshness, Poll
 from api.lookup_request import LookupRequest
-from api.read_batcher import OverloadedError, ReadBatcher
+from api.read_batcher import OverloadedError, Reads
 from projector.domain import views
 from projector.elapsed import elapsed
 from projector.store import schema
@@ -72,7 +72,7 @@ class Lookup:
     """Answers lookups from views whose partition is fresh enough."""
 
     def __init__(
-        self, reads: ReadBatcher, freshness: Freshness, *, max_staleness: float, miss_grace: float,
+        self, reads: Reads, freshness: Freshness, *, max_staleness: float, miss_grace: float,
         max_waiting: int,
     ) -> None:  # fmt: skip
         self._reads = reads

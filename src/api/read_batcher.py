@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
@@ -40,7 +42,24 @@ class OverloadedError(Exception):
     """More reads wait than `MAX_PENDING`."""
 
 
-class ReadBatcher:
+class Reads(ABC):
+    """Reads keys from Redis."""
+
+    @abstractmethod
+    def ask(self, key: str, on_value: OnValue) -> None:
+        """Call `on_value` with the value or the error: once, and not before this returns."""
+
+    async def get(self, key: str) -> tuple[Value, str]:
+        """Return the key's value and the server that it came from.
+
+        Raises `RedisError`, `OSError` or `OverloadedError`.
+        """
+        result: asyncio.Future[tuple[Value, str]] = asyncio.get_running_loop().create_future()
+        self.ask(key, partial(_resolve, result))
+        return await result
+
+
+class ReadBatcher(Reads):
     """Reads keys from Redis, many at a time."""
 
     def __init__(self, fetch: Fetch) -> None:
@@ -60,15 +79,6 @@ class ReadBatcher:
         # Reads that arrive before the reader begins are in its first batch.
         if len(self._pending) == 1:
             self._start()
-
-    async def get(self, key: str) -> tuple[Value, str]:
-        """Return the key's value and the server that it came from.
-
-        Raises `RedisError`, `OSError` or `OverloadedError`.
-        """
-        result: asyncio.Future[tuple[Value, str]] = asyncio.get_running_loop().create_future()
-        self.ask(key, partial(_resolve, result))
-        return await result
 
     def _start(self) -> None:
         if len(self._readers) < MAX_BATCHES:
@@ -117,6 +127,18 @@ class ReadBatcher:
                 task.cancel()
         if self._readers:
             self._watch()
+
+
+class SplitReads(Reads):
+    """Reads from the servers of a cluster, from each by itself: one may be slow or silent."""
+
+    def __init__(self, fetch: Fetch, server_of: Callable[[str], str]) -> None:
+        self._server_of = server_of
+        self._each: defaultdict[str, ReadBatcher] = defaultdict(partial(ReadBatcher, fetch))
+
+    def ask(self, key: str, on_value: OnValue) -> None:
+        """Call `on_value` with the value or the error: once, and not before this returns."""
+        self._each[self._server_of(key)].ask(key, on_value)
 
 
 def _failed(batch: list[tuple[str, OnValue]], error: Exception) -> Values:

@@ -9,13 +9,15 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as LostConnectionError
 
-from api.read_batcher import Fetch, Value, Values
+from api.read_batcher import ReadBatcher, Reads, SplitReads, Value, Values
 from projector.clients.redis_cluster import Cluster
 
 
-def fetch(redis: Redis | Cluster) -> Fetch:
-    """Return the function that reads many keys with one call, for one server or a cluster."""
-    return partial(_get_each, redis) if isinstance(redis, Cluster) else Mget(redis)
+def create_reads(redis: Redis | Cluster) -> Reads:
+    """Create the reads of one server or of a cluster."""
+    if isinstance(redis, Cluster):
+        return SplitReads(partial(_get_each, redis), redis.place_of)
+    return ReadBatcher(Mget(redis))
 
 
 async def _get_each(cluster: Cluster, keys: Sequence[str]) -> Values:

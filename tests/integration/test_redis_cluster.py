@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from api.redis_mget import fetch
+from api.redis_mget import create_reads
 from projector.clients import redis_batch, redis_client, redis_servers
 from projector.clients.redis_servers import RedisServers
 from projector.config.settings import Settings
@@ -146,6 +148,43 @@ def test_a_revocation_that_a_failover_lost_holds_again(
         deployment.until("unknown", 401)
 
 
+@pytest.mark.parametrize("away", [signal.SIGKILL, signal.SIGSTOP], ids=["gone", "silent"])
+def test_a_server_that_is_away_takes_only_its_own_partitions_and_views(
+    three: RedisCluster, deployment: Deployment, away: signal.Signals
+) -> None:
+    """One that holds no slot of the partition, and not the token's."""
+    for port in three.ports:
+        client(port).config_set("cluster-require-full-coverage", "no")
+    lost = three.holder(schema.partition_key((ROOT_PARTITION + 1) % PARTITIONS))
+    assert lost != three.holder(schema.partition_key(ROOT_PARTITION))
+    here = next(t for t in map("token-{}".format, count()) if holder(three, t) != lost)
+    there = next(t for t in map("token-{}".format, count()) if holder(three, t) == lost)
+    deployment.start_all()
+    deployment.feed(*COMPANY, started(9, here), started(10, there))
+    for token in (here, there):
+        deployment.until_agents(token, 5)
+    three.servers[lost].signal(away)
+    with ThreadPoolExecutor(2) as threads:
+        lost_lookups = threads.submit(statuses, deployment, there)
+        assert statuses(deployment, here) == {200}
+        assert lost_lookups.result() == {503}
+    assert deployment.look_up("unknown").status == 503
+    assert "Redis" not in str(deployment.get("/health/ready").body)
+
+
+def statuses(deployment: Deployment, token: str) -> set[int]:
+    """Look the token up for less than the bound; no worker stamps while a server is away."""
+    found = set()
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        asked = time.monotonic()
+        status = deployment.look_up(token).status
+        found.add(status)
+        assert status == 503 or time.monotonic() - asked < 1
+        time.sleep(0.02)
+    return found
+
+
 def elsewhere(three: RedisCluster) -> str:
     """Choose a token on another server than the hash of its partition."""
     partition = three.holder(schema.partition_key(ROOT_PARTITION))
@@ -158,7 +197,9 @@ def holder(three: RedisCluster, token: str) -> int:
 
 async def values_of(redis: Redis, keys: list[str]) -> list[Any]:
     """Read the keys as an API does: the error in the place of each value that has one."""
-    return list((await fetch(redis)(keys)).values)
+    reads = create_reads(redis)
+    found = await asyncio.gather(*map(reads.get, keys), return_exceptions=True)
+    return [each if isinstance(each, BaseException) else each[0] for each in found]
 
 
 async def test_a_slot_that_moves_is_followed_and_is_no_failover(

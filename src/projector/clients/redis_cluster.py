@@ -150,6 +150,13 @@ class Cluster(RedisCluster):
         node = self.get_node(asking.host, asking.port) if asking else None
         return node or self.get_node_from_key(key)  # type: ignore[return-value]
 
+    def place_of(self, key: str) -> str:
+        """Return the address of the server that holds the key, "" if it is not known."""
+        with contextlib.suppress(RedisClusterException):
+            if node := self.get_node_from_key(key):
+                return node.name
+        return ""
+
     async def _follow_slots(self, node: ClusterNode, values: list[Any]) -> None:
         """Update the slots from the errors of one server, and leave a server that is away."""
         for moved in (each for each in values if isinstance(each, MovedError)):

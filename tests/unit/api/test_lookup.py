@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -738,6 +739,7 @@ async def test_a_removed_projects_token_is_read_again_behind_the_proof(
             await lookup_world.put("known", 200)
         return stored
 
-    lookup_world.lookup._reads._fetch = stale_once
+    reads: Any = lookup_world.lookup._reads
+    reads._fetch = stale_once
     async with owners(lookup_world):
         assert (await soon(asked)).status == 200

@@ -7,7 +7,14 @@ import pytest
 from redis.exceptions import ConnectionError as LostConnectionError
 
 from api import read_batcher
-from api.read_batcher import MAX_BATCH, MAX_BATCHES, OverloadedError, ReadBatcher, Values
+from api.read_batcher import (
+    MAX_BATCH,
+    MAX_BATCHES,
+    OverloadedError,
+    ReadBatcher,
+    SplitReads,
+    Values,
+)
 
 PATIENCE_S = 2.0
 
@@ -207,3 +214,20 @@ async def test_one_that_fails_to_take_its_value_hurts_nobody(
     await settle()
     assert server.asked == [["a", "b", "c"]]
     assert told == [b"A", b"C"]
+
+
+async def test_a_silent_server_of_a_cluster_delays_its_own_reads_alone(server: Server) -> None:
+    async def fetch(keys: Sequence[str]) -> Values:
+        if keys[0].startswith("silent"):
+            return await server(keys)
+        return Values([b"here"] * len(keys), ["quick"] * len(keys))
+
+    reads = SplitReads(fetch, lambda key: key.split()[0])
+    silent = [asyncio.create_task(reads.get(f"silent {i}")) for i in range(3)]
+    await settle()
+    async with asyncio.timeout(PATIENCE_S):
+        assert await reads.get("quick 1") == (b"here", "quick")
+    assert not any(task.done() for task in silent)
+    server.release()
+    async with asyncio.timeout(PATIENCE_S):
+        assert (await asyncio.gather(*silent))[2] == (b"SILENT 2", "server of silent 2")
