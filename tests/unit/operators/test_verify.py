@@ -6,6 +6,7 @@ import pytest
 
 from projector import errors
 from projector.clients.redis_servers import RedisServers
+from projector.domain.decision import ViewRules
 from projector.errors import DifferentRulesError
 from projector.operators import snapshot, verify
 from projector.operators.verify import Findings, Verifier
@@ -68,7 +69,7 @@ async def test_more_differences_than_fit_are_counted(
 async def test_a_command_with_another_minimum_role_than_the_workers_is_refused(
     owned: OwnedPartition,
 ) -> None:
-    verifier = Verifier(owned.redis, 0)
+    verifier = Verifier(owned.redis, ViewRules(0))
     with pytest.raises(
         DifferentRulesError, match=r"PROJECTOR_MINIMUM_ROLE.*developer there, none here"
     ):
