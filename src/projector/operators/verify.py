@@ -246,12 +246,21 @@ def _matches(job_key: StoredValue, view: View) -> bool:
 
 
 def _is_in_doubt(difference: Difference, look: Snapshot) -> bool:
-    """Whether the record may be newer than the facts that it was compared with."""
+    """Whether the record may be newer than the facts, or held back until these are complete."""
     record = difference.stored.record
+    if difference.stored.is_absent and _started_since_stamp(look, difference.digest):
+        return True
     newer = record is not None and record.partition == look.partition and (
         record.version > look.state.version
     )  # fmt: skip
     return newer or difference.digest in look.in_doubt
+
+
+def _started_since_stamp(look: Snapshot, digest: str) -> bool:
+    """Whether the token's job is newer than the stamp: its owner may hold its first view back."""
+    key = look.facts.job_of_token(digest)
+    fact = look.facts.get(key) if key else None
+    return fact is not None and (look.state.stamp or 0) < fact.timestamp <= look.now
 
 
 def _pages(digests: Iterable[str]) -> Iterator[list[str]]:

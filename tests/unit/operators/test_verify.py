@@ -1,5 +1,6 @@
 """Every difference between views and facts is found, and none that is only on its way."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from projector.store.partition_store import PartitionStore
 from tests import builders
 from tests.builders import digest
 from tests.unit.operators.stored_views import NINE, agents, found
-from tests.unit.operators.worlds import HOME, OwnedPartition
+from tests.unit.operators.worlds import FOREVER, HOME, OwnedPartition
 
 
 async def test_nothing_is_compared_between_a_claim_and_its_first_stamp(
@@ -55,6 +56,20 @@ async def test_a_difference_that_settles_is_none(
     monkeypatch.setattr(snapshot, "read_snapshot", then_the_owner_goes_on)
     assert (await found(owned)).differences == []
     assert looks == 2
+
+
+async def test_a_first_view_that_its_owner_holds_back_is_not_settled(
+    owned: OwnedPartition,
+) -> None:
+    """A repair would write it from facts that lack what Kafka had before the job."""
+    await owned.redis.delete(schema.token_record_key(digest("token-8")))
+    stamp = await owned.redis.hget(schema.partition_key(HOME), "stamp")
+    await asyncio.sleep(0.01)
+    await owned.apply(builders.started(10, 7, expires_at=FOREVER), views=False)
+    await owned.redis.hset(schema.partition_key(HOME), "stamp", stamp)
+    findings = await found(owned)
+    assert [each.job for each in findings.differences] == [8]
+    assert [each.job for each in findings.unsettled] == [10]
 
 
 async def test_more_differences_than_fit_are_counted(
