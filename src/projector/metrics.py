@@ -18,6 +18,11 @@ EVENTS: Final = Counter(
 VIEW_WRITES: Final = Counter(
     "projector_view_writes", "Views that Redis has acknowledged, by their status.", ["status"]
 )
+TOO_LARGE_VIEWS: Final = Counter(
+    "projector_too_large_views",
+    "Views that are a 503, as their list of agents takes more than PROJECTOR_MAX_VIEW_BYTES. The "
+    "sweep counts each again.",
+)
 EVENT_TO_VIEW: Final = Histogram(
     "projector_event_to_view_seconds",
     "From a record's timestamp in Kafka until Redis has acknowledged its views. What a new owner "

@@ -21,6 +21,7 @@ from projector.cli.terminal import (
     run_command,
     with_redis,
 )
+from projector.domain.decision import ViewRules
 from projector.events.model import MAX_ID
 from projector.events.partitioning import MAX_PARTITIONS
 from projector.operators import inspect
@@ -131,9 +132,9 @@ def agent(
     projector inspect agent 5 --json | jq .jobs_total
     """
     settings = load_settings()
-    level = settings.minimum_level
+    rules = ViewRules(settings.minimum_level, settings.max_view_bytes)
     found = run_command(
-        settings, with_redis(settings, lambda redis: inspect.inspect_agent(redis, level, number))
+        settings, with_redis(settings, lambda redis: inspect.inspect_agent(redis, rules, number))
     )
     known = bool(found.facts)
     answer = f"Agent {number}" if known else f"Nothing is known about agent {number}"

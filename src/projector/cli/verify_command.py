@@ -19,6 +19,7 @@ from projector.cli.terminal import (
     run_command,
 )
 from projector.config.settings import Settings
+from projector.domain.decision import ViewRules
 from projector.log import escape_control_chars
 from projector.operators.verify import Verifier, live_tokens
 from projector.operators.verify_run import (
@@ -68,12 +69,13 @@ def verify(
 
 
 async def _verify(settings: Settings, partitions: list[int] | None, repair: bool) -> VerifyRun:
+    rules = ViewRules(settings.minimum_level, settings.max_view_bytes)
     async with connected(settings) as redis:
         count = await require_partition_count(redis)
         wanted = chosen(partitions, count)
         with progress_bar() as bar:
             task = bar.add_task("comparing", total=None)
-            verifier = Verifier(redis, settings.minimum_level, lambda n: bar.advance(task, n))
+            verifier = Verifier(redis, rules, lambda n: bar.advance(task, n))
             run = VerifyRun(redis, verifier, await live_tokens(redis, wanted), repair=repair)
             for partition in wanted:
                 bar.update(task, description=f"partition {partition}")

@@ -14,7 +14,7 @@ from projector.config.connection_settings import ConnectionSettings
 from projector.config.credentials import File
 from projector.config.env import PREFIX, variable_name
 from projector.errors import SettingsError
-from projector.events.model import ROLES
+from projector.events.model import MAX_VIEW_BYTES, ROLES
 from projector.events.partitioning import MAX_PARTITIONS
 
 _TOPIC_PREFIX: Final = re.compile(r"[a-zA-Z0-9._-]{0,200}")
@@ -77,6 +77,12 @@ class Settings(ConnectionSettings):
     minimum_role: Role = Field(
         default="developer",
         description="the role a job's user needs; `none`: GitLab's own behaviour",
+    )
+    max_view_bytes: int = Field(
+        default=MAX_VIEW_BYTES,
+        ge=1024,
+        description="bytes that a token's list of agents may take; beyond it its answer is 503. "
+        "Every live token repeats its list, in Redis too",
     )
     tombstone_retention: Seconds = Field(
         default=7 * 24 * 3600.0,

@@ -9,6 +9,22 @@ from msgspec import Raw, Struct, field
 from projector.domain.authorizations import AgentAuthorization
 from projector.domain.entities import Member, User
 from projector.domain.fact_keys import Key
+from projector.events.model import MAX_VIEW_BYTES
+
+
+class ViewRules(NamedTuple):
+    """The settings that decide about views: the level a user needs, and the bytes of a list.
+
+    Named as in the partition's hash, so that commands compare them.
+    """
+
+    minimum_level: int
+    max_view_bytes: int = MAX_VIEW_BYTES
+
+    @property
+    def by_name(self) -> dict[str, int]:
+        """Each setting by its name."""
+        return {"minimum_level": self.minimum_level, "max_view_bytes": self.max_view_bytes}
 
 
 class Rule(StrEnum):
@@ -22,6 +38,7 @@ class Rule(StrEnum):
     GROUP_UNKNOWN = "group_unknown"
     GROUPS_IN_CIRCLE = "groups_in_circle"
     USER_NOT_ACTIVE = "user_not_active"
+    VIEW_TOO_LARGE = "view_too_large"
     ROLE = "role"
     ENVIRONMENTS = "environments"
     PROTECTED_BRANCHES_ONLY = "protected_branches_only"
@@ -91,7 +108,10 @@ class UserRole(SharedPart, frozen=True):
 
 
 class AgentAccess(SharedPart, frozen=True):
-    """The agents of a project for all jobs that no filter distinguishes."""
+    """The agents of a project for all jobs that no filter distinguishes.
+
+    Without `json` the list of those that are allowed is too large.
+    """
 
     candidates: tuple[Candidate, ...] = ()
 

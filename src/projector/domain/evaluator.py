@@ -19,13 +19,16 @@ from projector.domain.decision import (
     ProjectScope,
     Rule,
     UserRole,
+    ViewRules,
 )
 from projector.domain.entities import Job, User
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
+from projector.domain.responses import encode_agents
 
-# Shared parts that an evaluator caches; about 2 KB each.
+# Shared parts that an evaluator caches; about 2 KB each. A larger list of agents counts as several.
 MAX_CACHED: Final = 20_000
+PART_BYTES: Final = 2048
 
 # All of a job and its user that an `AgentAccess` depends on, within one project.
 AccessKey = tuple[FilterContext, int, Rule | None]
@@ -35,13 +38,16 @@ class Evaluator:
     """Evaluates the rules as of `now` (milliseconds), caching what several tokens share.
 
     A change of a fact of `fact_index.SCOPE_KINDS` empties the cache. A change of `ROLE_KINDS`, or
-    of the time, drops the roles only.
+    of the time, drops the roles only. `too_large` counts the decisions since it was last set to 0
+    that refused a list as too large; the latest was about `large_project`.
     """
 
-    def __init__(self, facts: FactIndex, minimum_level: int, now: int) -> None:
+    def __init__(self, facts: FactIndex, rules: ViewRules, now: int) -> None:
         self.now = now
+        self.too_large = 0
+        self.large_project = 0
         self._facts = facts
-        self._minimum_level = minimum_level
+        self._rules = rules
         self._scopes: dict[tuple[Root, int], ProjectScope] = {}
         self._roles: dict[tuple[Root, int, int], UserRole] = {}
         self._cached = 0
@@ -78,7 +84,18 @@ class Evaluator:
         role = self._roles.get(role_key) or self._find_role(root, scope, job.user)
         access_key = (authorization_filter.filter_context(job), role.level, role.block)
         access = scope.access.get(access_key) or self._find_access(scope, access_key)
+        if access.json is None:
+            return self._refuse_large(scope)
         return Decision(role.status, role.block, "", scope, role, access)
+
+    def _refuse_large(self, scope: ProjectScope) -> Decision:
+        self.too_large += 1
+        self.large_project = scope.project
+        reason = (
+            f"the agents of project {scope.project} take more than {self._rules.max_view_bytes} "
+            "bytes; grant it fewer, or with smaller configurations"
+        )
+        return Decision(HTTPStatus.SERVICE_UNAVAILABLE, Rule.VIEW_TOO_LARGE, reason, scope)
 
     def _drop_outdated(self) -> None:
         facts = self._facts
@@ -87,11 +104,11 @@ class Evaluator:
         self._roles = {}
         self._scope_version, self._role_version = facts.scope_version, facts.role_version
 
-    def _count_part(self) -> None:
-        """Count a part that is to be cached; empty a full cache before."""
+    def _count_part(self, size: int = 0) -> None:
+        """Count a part of `size` bytes that is to be cached; empty a full cache before."""
         if self._cached >= MAX_CACHED:
             self._scopes, self._roles, self._cached = {}, {}, 0
-        self._cached += 1
+        self._cached += 1 + size // PART_BYTES
 
     def _find_scope(self, root: Root, project: int) -> ProjectScope:
         self._count_part()
@@ -106,22 +123,21 @@ class Evaluator:
         return role
 
     def _find_access(self, scope: ProjectScope, key: AccessKey) -> AgentAccess:
-        self._count_part()
         context, level, block = key
-        access = scope.access[key] = AgentAccess(
-            tuple(
-                Candidate(
-                    found, block or refusing_rule(found[0], context, level, self._minimum_level)
-                )
-                for found in scope.authorizations
-            )
+        needed = self._rules.minimum_level
+        candidates = tuple(
+            Candidate(found, block or refusing_rule(found[0], context, level, needed))
+            for found in scope.authorizations
         )
+        json = encode_agents(candidates, self._rules.max_view_bytes)
+        self._count_part(len(json) if json else 0)
+        access = scope.access[key] = AgentAccess(candidates, json=json)
         return access
 
 
-def decide(facts: FactIndex, key: Key, digest: str, minimum_level: int, now: int) -> Decision:
+def decide(facts: FactIndex, key: Key, digest: str, rules: ViewRules, now: int) -> Decision:
     """Decide once about a token of the started job `key`, as of `now` (milliseconds)."""
-    return Evaluator(facts, minimum_level, now).decide(key, digest)
+    return Evaluator(facts, rules, now).decide(key, digest)
 
 
 def refusing_rule(

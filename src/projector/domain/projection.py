@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from projector.domain import entities, fact_keys
+from projector.domain.decision import ViewRules
 from projector.domain.dirty_tokens import DirtyBatch
 from projector.domain.entities import EndedToken, Job
 from projector.domain.evaluator import Evaluator
@@ -23,7 +24,7 @@ from projector.domain.transitions import Change, Emptied, changes, ended_members
 from projector.domain.views import View
 from projector.events import cloudevents
 from projector.events.late_events import refuse_late
-from projector.events.model import BadEvent, Event, GroupSet, KafkaRecord
+from projector.events.model import MAX_VIEW_BYTES, BadEvent, Event, GroupSet, KafkaRecord
 from projector.events.partitioning import partition_of
 
 log = structlog.get_logger()
@@ -43,14 +44,17 @@ class Policy(NamedTuple):
     minimum_level: int
     tombstone_retention_ms: int
     sweep_interval: float = 600.0
+    max_view_bytes: int = MAX_VIEW_BYTES
+
+    @property
+    def view_rules(self) -> ViewRules:
+        """The settings that decide about views."""
+        return ViewRules(self.minimum_level, self.max_view_bytes)
 
     @property
     def rules(self) -> dict[str, int]:
         """The settings that decide about views and facts; a claim stores them in Redis."""
-        return {
-            "minimum_level": self.minimum_level,
-            "tombstone_retention": self.tombstone_retention_ms,
-        }
+        return self.view_rules.by_name | {"tombstone_retention": self.tombstone_retention_ms}
 
 
 def needed_until(fact: AnyFact, tombstone_retention_ms: int) -> int:
@@ -59,12 +63,12 @@ def needed_until(fact: AnyFact, tombstone_retention_ms: int) -> int:
     return max(expires_at, fact.timestamp + tombstone_retention_ms)
 
 
-def compute_view(facts: FactIndex, digest: str, minimum_level: int, now: int) -> View:
+def compute_view(facts: FactIndex, digest: str, rules: ViewRules, now: int) -> View:
     """Compute the view of one token at `now` (milliseconds); KeyError if no job had the token."""
     key = facts.job_of_token(digest)
     if key is None:
         raise KeyError(digest)
-    return _view(facts, Evaluator(facts, minimum_level, now), key, digest)
+    return _view(facts, Evaluator(facts, rules, now), key, digest)
 
 
 class Projection:
@@ -80,7 +84,7 @@ class Projection:
         self._policy = policy
         self._timers: Timers[Key] = Timers()
         self._changed: set[Key] = set()
-        self._evaluator = Evaluator(self.facts, policy.minimum_level, 0)
+        self._evaluator = Evaluator(self.facts, policy.view_rules, 0)
 
     # the checkpoint
 
@@ -236,6 +240,11 @@ class Projection:
         for view in self.views([digest], now):
             return view
         raise KeyError(digest)
+
+    def take_too_large(self) -> tuple[int, int]:
+        """Return how many views were refused as too large since the last call, and a project."""
+        count, self._evaluator.too_large = self._evaluator.too_large, 0
+        return count, self._evaluator.large_project
 
     # time
 

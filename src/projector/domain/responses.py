@@ -1,15 +1,16 @@
 """HTTP bodies of decisions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Raw
 
+from projector.domain.authorizations import AgentAuthorization
 from projector.domain.decision import (
     FINAL_RULES,
-    AgentAccess,
+    Candidate,
     Decision,
     ProjectScope,
     SharedPart,
@@ -53,6 +54,28 @@ def encode_response(number: int, job: Job, decision: Decision) -> bytes:
     return msgspec.json.encode(_refusal(decision))
 
 
+def encode_agents(candidates: Iterable[Candidate], most: int) -> Raw | None:
+    """Encode the list of the agents that are allowed; None if it takes more than `most` bytes."""
+    agents: list[bytes] = []
+    size = len("[]")
+    for found in candidates:
+        if found.refused_by:
+            continue
+        agents.append(msgspec.json.encode(_allowed_agent(found.effective)))
+        size += len(agents[-1]) + (len(agents) > 1)
+        if size > most:
+            return None
+    return Raw(b"[" + b",".join(agents) + b"]")
+
+
+def _allowed_agent(authorization: AgentAuthorization) -> AllowedAgent:
+    return {
+        "id": authorization.agent,
+        "config_project": {"id": authorization.config_project},
+        "configuration": authorization.configuration,
+    }
+
+
 def _refusal(decision: Decision) -> Refusal:
     user = decision.role.user
     match decision.status:
@@ -67,7 +90,7 @@ def _document(number: int, job: Job, decision: Decision) -> dict[str, Any]:
     """Return `views.AllowedAgents`; the parts that tokens share are JSON already."""
     scope, role, access, user = decision.scope, decision.role, decision.access, decision.role.user
     document: dict[str, Any] = {
-        "allowed_agents": access.json or _encode(access, _allowed_agents),
+        "allowed_agents": access.json,
         "job": {"id": number},
         "pipeline": {"id": job.pipeline},
         "project": scope.json or _encode(scope, _project),
@@ -87,18 +110,6 @@ def _encode(part: P, shape: Callable[[P], object]) -> Raw:
     raw = Raw(msgspec.json.encode(shape(part)))
     msgspec.structs.force_setattr(part, "json", raw)
     return raw
-
-
-def _allowed_agents(access: AgentAccess) -> list[AllowedAgent]:
-    allowed = (found.effective for found in access.candidates if not found.refused_by)
-    return [
-        {
-            "id": authorization.agent,
-            "config_project": {"id": authorization.config_project},
-            "configuration": authorization.configuration,
-        }
-        for authorization in allowed
-    ]
 
 
 def _project(scope: ProjectScope) -> ProjectPart:

@@ -14,6 +14,8 @@ from msgspec import Meta, Struct
 from projector.events import redaction
 
 MAX_EVENT_BYTES: Final = 1024 * 1024
+# The list of agents in one answer, unless set otherwise. 4,000 agents with 200 bytes each fit.
+MAX_VIEW_BYTES: Final = 1024 * 1024
 MAX_NESTING: Final = 64
 # Characters. A reason may quote the event, and goes into logs and headers.
 MAX_REASON: Final = 1000

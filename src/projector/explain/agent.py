@@ -93,7 +93,7 @@ def _explained(
 def _lost(
     context: ExplanationContext, job: Job, authorization: AgentAuthorization
 ) -> ExplainedAuthorization:
-    level, needed = context.decision.level, context.question.minimum_level
+    level, needed = context.decision.level, context.question.rules.minimum_level
     filtered = authorization_filter.filter_context(job)
     rule = evaluator.refusing_rule(authorization, filtered, level, needed)
     sentence = _sentence(context, job, authorization, rule)
@@ -110,7 +110,7 @@ def _sentence(
         path = group.path if group else None
         return messages.authorization_sentence(authorization, rule, job, path)
     if rule == Rule.ROLE:
-        level, needed = context.decision.level, context.question.minimum_level
+        level, needed = context.decision.level, context.question.rules.minimum_level
         return messages.role_sentence(job, context.user, level, needed)
     return context.reason or ""
 

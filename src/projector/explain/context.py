@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from projector.domain import entities, evaluator, fact_keys
-from projector.domain.decision import Decision, Rule
+from projector.domain.decision import Decision, Rule, ViewRules
 from projector.domain.entities import User
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
@@ -25,7 +25,7 @@ class Question(NamedTuple):
     """
 
     key: Key
-    minimum_level: int
+    rules: ViewRules
     now: int
     agent: int | None = None
     digest: str | None = None
@@ -56,7 +56,7 @@ class ExplanationContext:
         if self.job is None and not self.is_ended:
             return Decision(HTTPStatus.UNAUTHORIZED, Rule.JOB_FINISHED)
         asked = self.question
-        return evaluator.decide(self.facts, asked.key, self.digest, asked.minimum_level, asked.now)
+        return evaluator.decide(self.facts, asked.key, self.digest, asked.rules, asked.now)
 
     @property
     def user(self) -> User | None:

@@ -126,7 +126,7 @@ def _user(context: ExplanationContext, job: Job) -> ExplainedUser:
 
 
 def _role(context: ExplanationContext) -> ExplainedRole | None:
-    decision, needed = context.decision, context.question.minimum_level
+    decision, needed = context.decision, context.question.rules.minimum_level
     if decision.status not in (200, 403):
         return None
     # Memberships in force first, then by level; equal ones stay by scope, the nearest first.

@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 from projector.clients import redis_batch
 from projector.config.settings import Settings
 from projector.domain import entities, facts, projection
+from projector.domain.decision import ViewRules
 from projector.domain.fact_keys import Key
 from projector.errors import SnapshotError, TooManyFactsError, UnknownJobError
 from projector.events.timestamps import to_rfc3339
@@ -216,11 +217,15 @@ def _explanation(
             f"the token has a record, but no fact of partition {found.partition} justifies it; "
             "wait for the worker's sweep, or run `projector verify --repair`"
         )
-    question = Question(key, settings.minimum_level, found.now, agent, location.digest)
+    question = Question(key, _rules(settings), found.now, agent, location.digest)
     try:
         return job_explanation.explain_job(found.facts, found.partition, question)
     except KeyError:
         raise UnknownJobError(f"the facts of {key} have expired") from None
+
+
+def _rules(settings: Settings) -> ViewRules:
+    return ViewRules(settings.minimum_level, settings.max_view_bytes)
 
 
 def _agrees(
@@ -229,9 +234,7 @@ def _agrees(
     """Whether the record follows from the facts. An expired token has no record."""
     if location.digest is None or found.facts.job_of_token(location.digest) is None:
         return stored is None
-    expected = projection.compute_view(
-        found.facts, location.digest, settings.minimum_level, found.now
-    )
+    expected = projection.compute_view(found.facts, location.digest, _rules(settings), found.now)
     if stored is None:
         return expected.expires_at <= found.now
     return (stored.record.status, stored.record.body) == (expected.status, expected.body)
@@ -255,6 +258,7 @@ def _notes(settings: Settings, partition: int, age: float | None, agrees: bool) 
     if not agrees:
         notes.append(
             "the stored view differs from this explanation: see `projector verify`, and whether "
-            "PROJECTOR_MINIMUM_ROLE is the same here as at the workers"
+            "PROJECTOR_MINIMUM_ROLE and PROJECTOR_MAX_VIEW_BYTES are the same here as at the "
+            "workers"
         )
     return notes

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from projector.clients import redis_batch
 from projector.domain import entities, evaluator, fact_keys, facts
+from projector.domain.decision import ViewRules
 from projector.domain.entities import Job
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
@@ -151,7 +152,7 @@ async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
     )
 
 
-async def inspect_agent(redis: Redis, minimum_level: int, number: int) -> InspectedAgent:
+async def inspect_agent(redis: Redis, rules: ViewRules, number: int) -> InspectedAgent:
     """Read an agent, and find the live jobs that may use it."""
     everywhere = list(range(await require_partition_count(redis)))
     suffix = f"/{number}"
@@ -164,7 +165,7 @@ async def inspect_agent(redis: Redis, minimum_level: int, number: int) -> Inspec
     jobs: list[int] = []
     for each in sorted({fact.partition for fact in known if fact.data is not None}):
         found = await snapshot.read_snapshot(redis, each)
-        jobs += await asyncio.to_thread(_jobs_of_agent, found, minimum_level, number)
+        jobs += await asyncio.to_thread(_jobs_of_agent, found, rules, number)
     return InspectedAgent(number, known, jobs[:MAX_JOBS], len(jobs))
 
 
@@ -220,18 +221,17 @@ def _inspected(number: int, key: Key, fact: AnyFact) -> InspectedFact:
     return InspectedFact(number, key, event, fact.sequence, data)
 
 
-def _jobs_of_agent(found: Snapshot, minimum_level: int, agent: int) -> list[int]:
+def _jobs_of_agent(found: Snapshot, rules: ViewRules, agent: int) -> list[int]:
     """List the ids of the live jobs that may use the agent, ascending."""
     return sorted(
         fact_keys.id_of(key)
         for digest in found.facts.tokens()
-        if (key := found.facts.job_of_token(digest))
-        and _may_use(found, key, digest, minimum_level, agent)
+        if (key := found.facts.job_of_token(digest)) and _may_use(found, key, digest, rules, agent)
     )
 
 
-def _may_use(found: Snapshot, key: Key, digest: str, minimum_level: int, agent: int) -> bool:
-    decision = evaluator.decide(found.facts, key, digest, minimum_level, found.now)
+def _may_use(found: Snapshot, key: Key, digest: str, rules: ViewRules, agent: int) -> bool:
+    decision = evaluator.decide(found.facts, key, digest, rules, found.now)
     return any(c.effective.agent == agent and not c.refused_by for c in decision.candidates)
 
 

@@ -121,7 +121,11 @@ async def connect_clients(settings: Settings) -> AsyncIterator[RebuildClients]:
             settings, count, await read_partition_count(redis) or count
         )
         policy = Policy(
-            count, settings.minimum_level, settings.tombstone_retention_ms, settings.sweep_interval
+            count,
+            settings.minimum_level,
+            settings.tombstone_retention_ms,
+            settings.sweep_interval,
+            settings.max_view_bytes,
         )
         await reader.start()
         await dead_letters.start()
@@ -203,7 +207,7 @@ class PartitionRun:
         self._counts = counts
         self.found: list[Finding] = []
         self._rebuilt = Rebuilt(partition, clients.policy, clients.reader)
-        self._verifier = Verifier(clients.redis, clients.policy.minimum_level)
+        self._verifier = Verifier(clients.redis, clients.policy.view_rules)
         self._lost_jobs = 0
 
     async def compare(self, losses: list[str], reading: Reading) -> None:

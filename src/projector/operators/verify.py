@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
 
+from projector.domain.decision import ViewRules
 from projector.domain.projection import compute_view
 from projector.domain.views import View
 from projector.errors import SnapshotError
@@ -98,13 +99,13 @@ async def live_tokens(redis: Redis, partitions: Iterable[int]) -> LiveTokens:
 
 
 class Verifier:
-    """Compares by the rules with `minimum_level`; calls `advance` with the tokens of each page."""
+    """Compares by the `rules`; calls `advance` with the tokens of each page."""
 
     def __init__(
-        self, redis: Redis, minimum_level: int, advance: Callable[[int], object] = lambda _: None
+        self, redis: Redis, rules: ViewRules, advance: Callable[[int], object] = lambda _: None
     ) -> None:
         self._redis = redis
-        self._level = minimum_level
+        self._rules = rules
         self._advance = advance
 
     async def verify(self, partition: int, live: LiveTokens) -> Findings:
@@ -127,8 +128,7 @@ class Verifier:
         except SnapshotError:
             await asyncio.sleep(PAUSE_S)
             found = await snapshot.read_snapshot(self._redis, partition)
-        rules = {"minimum_level": self._level}
-        partition_state.refuse_other_rules(partition, found.state, rules)
+        partition_state.refuse_other_rules(partition, found.state, self._rules.by_name)
         return found
 
     async def settled_look(self, partition: int) -> Snapshot:
@@ -178,7 +178,7 @@ class Verifier:
             self._advance(len(page))
 
     async def _compare_page(self, look: Snapshot, digests: list[str]) -> list[Difference]:
-        expected = [_expected_view(look, digest, self._level) for digest in digests]
+        expected = [_expected_view(look, digest, self._rules) for digest in digests]
         records = await self._read_records(digests)
         current = {view.job for view in expected if view and view.is_current}
         job_keys = await view_diff.read_values(
@@ -215,9 +215,9 @@ class Verifier:
         return found
 
 
-def _expected_view(look: Snapshot, digest: str, minimum_level: int) -> View | None:
+def _expected_view(look: Snapshot, digest: str, rules: ViewRules) -> View | None:
     has_job = look.facts.job_of_token(digest) is not None
-    return compute_view(look.facts, digest, minimum_level, look.now) if has_job else None
+    return compute_view(look.facts, digest, rules, look.now) if has_job else None
 
 
 def _mismatches(
@@ -246,12 +246,21 @@ def _matches(job_key: StoredValue, view: View) -> bool:
 
 
 def _is_in_doubt(difference: Difference, look: Snapshot) -> bool:
-    """Whether the record may be newer than the facts that it was compared with."""
+    """Whether the record may be newer than the facts, or held back until these are complete."""
     record = difference.stored.record
+    if difference.stored.is_absent and _started_since_stamp(look, difference.digest):
+        return True
     newer = record is not None and record.partition == look.partition and (
         record.version > look.state.version
     )  # fmt: skip
     return newer or difference.digest in look.in_doubt
+
+
+def _started_since_stamp(look: Snapshot, digest: str) -> bool:
+    """Whether the token's job is newer than the stamp: its owner may hold its first view back."""
+    key = look.facts.job_of_token(digest)
+    fact = look.facts.get(key) if key else None
+    return fact is not None and (look.state.stamp or 0) < fact.timestamp <= look.now
 
 
 def _pages(digests: Iterable[str]) -> Iterator[list[str]]:

@@ -14,6 +14,7 @@ from projector.store.schema import Version
 # The settings that views depend on: fields of the hash with their variables.
 RULES: Final = {
     "minimum_level": "PROJECTOR_MINIMUM_ROLE",
+    "max_view_bytes": "PROJECTOR_MAX_VIEW_BYTES",
     "tombstone_retention": "PROJECTOR_TOMBSTONE_RETENTION",
 }
 
@@ -80,7 +81,7 @@ def refuse_other_rules(partition: int, state: PartitionState, rules: Mapping[str
 def _readable(rule: str, value: int) -> str:
     if rule == "minimum_level":
         return next((role for role, level in ROLES.items() if level == value), "none")
-    return f"{value / 1000:g} s"
+    return f"{value} bytes" if rule == "max_view_bytes" else f"{value / 1000:g} s"
 
 
 async def read_partition_state(redis: Redis, partition: int) -> PartitionState | None:

@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 # A script with 1,000 keys blocks Redis for some 7 ms; lookups must not wait that long.
 VIEWS_PER_CALL: Final = 100
+# One MGET blocks Redis for less than that.
+VIEWS_PER_READ: Final = 500
 # While Redis runs one call, the next is computed and sent. More calls gain nothing.
 CALLS_IN_FLIGHT: Final = 2
 FIELDS_PER_CALL: Final = 1000
@@ -206,14 +208,15 @@ class PartitionStore:
             self._report_foreign(chunk[first:], foreign)
         self._refuse_newer(max(newest for _, (newest, _) in results))
 
-    async def drifted(self, expected: list[View]) -> list[View]:
+    async def drifted(self, expected: Iterable[View]) -> list[View]:
         """Return the views whose records in Redis differ, in content or expiry."""
-        if not expected:
-            return []
-        stored = await view_diff.read_values(self._redis, _token_keys(expected))
-        self._refuse_changed_server()
-        pairs = zip(expected, stored, strict=True)
-        return [view for view, value in pairs if self._has_drifted(view, value)]
+        found: list[View] = []
+        for chunk in _chunks(expected, VIEWS_PER_READ, lambda view: len(view.body)):
+            stored = await view_diff.read_values(self._redis, _token_keys(chunk))
+            self._refuse_changed_server()
+            pairs = zip(chunk, stored, strict=True)
+            found += [view for view, value in pairs if self._has_drifted(view, value)]
+        return found
 
     def _has_drifted(self, view: View, stored: StoredValue) -> bool:
         found = view_diff.mismatches(view, self._partition, stored)

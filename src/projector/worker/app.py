@@ -148,6 +148,7 @@ async def _policy(settings: Settings, redis: Redis) -> Policy:
         settings.minimum_level,
         settings.tombstone_retention_ms,
         settings.sweep_interval,
+        settings.max_view_bytes,
     )
 
 

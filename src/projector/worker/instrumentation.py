@@ -23,6 +23,9 @@ log = structlog.get_logger()
 # After a long pause one batch may be larger; a sample of its latencies is enough.
 MAX_MEASURED: Final = 100_000
 
+# Seconds. Each event or sweep finds the same lists too large again.
+REPORT_LARGE_AGAIN_S: Final = 60.0
+
 # To find a label's child costs more than to count.
 _APPLIED: Final = {t: metrics.EVENTS.labels(topic=t, outcome="applied") for t in Topic}
 _REFUSED: Final = {t: metrics.EVENTS.labels(topic=t, outcome="refused") for t in Topic}
@@ -46,6 +49,7 @@ class OwnerInstruments:
         self._spans = EventSpans()
         self._claimed = False
         self._fresh_at = time.monotonic()
+        self._report_large_at = 0.0
         self._stamped = asyncio.Event()
         # Records by topic and whether they were good, not yet added to the counters.
         self._taken: Counter[tuple[Topic, bool]] = Counter()
@@ -101,6 +105,19 @@ class OwnerInstruments:
         if self._events:
             metrics.BATCH_EVENTS.observe(len(self._events))
             self._observe_latencies(time.time() * 1000)
+
+    def record_too_large(self, count: int, project: int) -> None:
+        """Count views that are refused as too large; log it once a minute, with one project."""
+        if not count:
+            return
+        metrics.TOO_LARGE_VIEWS.inc(count)
+        if time.monotonic() >= self._report_large_at:
+            self._report_large_at = time.monotonic() + REPORT_LARGE_AGAIN_S
+            log.warning(
+                "lists of agents are too large, their tokens get 503", partition=self._partition,
+                views=count, project=project, setting="PROJECTOR_MAX_VIEW_BYTES",
+                advice="see `projector explain` for a job of the project",
+            )  # fmt: skip
 
     def _count_taken(self) -> None:
         """Count once a batch: to count each record costs more than to decode it."""

@@ -94,9 +94,11 @@ class ViewSweep:
         """Compare the next few views, write those that differ, and end orphans."""
         now, projection = self._applier.now, self._applier.projection
         digests = filter(self._is_due, self._schedule.take(projection.facts.tokens))
-        views = [projection.view(digest, now) for digest in digests]
+        due = list(digests)
         orphans = [d for d in self._schedule.take_suspects() if not self._has_fact(d)]
-        drifted = await self._drifted([view for view in views if view.expires_at > now])
+        drifted = await self._drifted(
+            lambda: (view for view in projection.views(due, now) if view.expires_at > now)
+        )
         if drifted or orphans:
             self._report(drifted, orphans)
             ended = [tombstone(digest, now) for digest in orphans]
@@ -111,8 +113,9 @@ class ViewSweep:
         return self._applier.projection.facts.job_of_token(digest) is not None
 
     @retry_outages
-    async def _drifted(self, views: list[View]) -> list[View]:
-        return await self._store.drifted(views)
+    async def _drifted(self, views: Callable[[], Iterable[View]]) -> list[View]:
+        # One at a time: all at once may take half a gigabyte.
+        return await self._store.drifted(views())
 
     def _report(self, drifted: list[View], orphans: list[str]) -> None:
         metrics.DRIFT_REPAIRED.labels(what="view").inc(len(drifted))

@@ -45,6 +45,7 @@ class ViewWriter:
         await release()
         written += await self._write_dirty(between_portions)
         self._instruments.record_written(written)
+        self._instruments.record_too_large(*self._applier.projection.take_too_large())
         fields = await self._applier.take_fields()
         # Time alone may change a view, and then no field changes.
         if fields or self._store.is_ahead or not self._applier.progress.is_checkpointed:

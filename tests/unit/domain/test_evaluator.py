@@ -1,11 +1,17 @@
 """The rules: roles, memberships, groups, projects, time."""
 
+from collections.abc import Iterator
+
+import orjson
 import pytest
 
-from projector.domain import evaluator
+from projector.domain import evaluator, responses
+from projector.domain.authorizations import AgentAuthorization, AuthorizationSource
+from projector.domain.decision import Candidate
+from projector.domain.projection import Policy, Projection
 from tests import builders
 from tests.builders import digest
-from tests.unit.domain.world import HIERARCHY, World
+from tests.unit.domain.world import HIERARCHY, RETENTION, World
 
 
 @pytest.mark.parametrize(
@@ -93,3 +99,74 @@ def test_what_views_share_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch)
     world.take(*(builders.started(n, n) for n in range(1, 30)))
     assert all(world.agents(f"token-{n}") == [5] for n in range(1, 30))
     assert len(world.projection._evaluator._scopes) <= 9
+
+
+# large lists
+
+
+def bounded(most: int, agents: int) -> World:
+    """A world whose lists take `most` bytes, and a job that may use so many equal agents."""
+    world = World()
+    world.projection = Projection(0, Policy(1, 30, RETENTION, max_view_bytes=most))
+    world.take(
+        *HIERARCHY, builders.member(1, group_id=3), builders.started(9, 7),
+        *(builders.agent(number, 7) for number in range(10, 10 + agents)),
+    )  # fmt: skip
+    return world
+
+
+def test_a_list_that_takes_more_than_its_bound_is_a_503_with_the_reason() -> None:
+    """It is never cut short, and never goes to Redis."""
+    taken = len(orjson.dumps(bounded(10_000, 20).body()["allowed_agents"]))
+    assert len(bounded(taken, 20).agents()) == 20
+    world = bounded(taken - 1, 20)
+    assert world.status() == 503
+    assert world.body() == {
+        "message": "503 Service Unavailable",
+        "reason": f"the agents of project 7 take more than {taken - 1} bytes; grant it fewer, or "
+        "with smaller configurations",
+    }
+    assert world.projection.take_too_large() == (1, 7)
+    assert world.projection.take_too_large() == (0, 7)
+    world.take(builders.removed("agent", 10))
+    assert len(world.agents()) == 19
+
+
+def test_agents_that_the_job_may_not_use_take_no_room() -> None:
+    world = bounded(100, 20)
+    assert world.status() == 503
+    world.take(builders.member(1, "guest", group_id=3))
+    assert world.agents() == []
+    world.take(builders.user(1, "blocked"))
+    assert world.status() == 403
+
+
+def test_a_list_is_encoded_no_further_than_its_bound() -> None:
+    """A refused list costs as much as the largest that is not."""
+    taken: list[int] = []
+
+    def candidates() -> Iterator[Candidate]:
+        for number in range(1000):
+            taken.append(number)
+            source = AuthorizationSource.OWN_PROJECT
+            yield Candidate([AgentAuthorization(number, source, 7, {"note": "x" * 100})], None)
+
+    assert responses.encode_agents(candidates(), 1000) is None
+    assert len(taken) < 10
+
+
+def test_large_lists_do_not_fill_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluator, "MAX_CACHED", 50)
+    configured = builders.configured(5, groups=[{"id": 12, "note": "x" * 20_000}])
+    world = World(
+        *HIERARCHY, builders.member(1, group_id=3), builders.agent(5, 7), configured,
+        *(builders.project(number, 12) for number in range(20, 60)),
+        *(builders.started(number, number) for number in range(20, 60)),
+    )  # fmt: skip
+    assert world.agents("token-59") == [5]
+    held = sum(
+        len(access.json or b"")
+        for scope in world.projection._evaluator._scopes.values()
+        for access in scope.access.values()
+    )
+    assert 0 < held <= (50 + 1) * evaluator.PART_BYTES

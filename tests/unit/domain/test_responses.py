@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from projector.domain import evaluator, fact_keys, responses
+from projector.domain.decision import ViewRules
 from projector.domain.projection import Projection, compute_view
 from projector.events.model import ROLES
 from tests import builders
@@ -80,7 +81,7 @@ def test_views_that_share_their_parts_are_those_computed_one_by_one(
             now += dice.choice([1000, 6000])
             projection.advance(now)
         for token, view in views_of(projection, now).items():
-            assert view == compute_view(projection.facts, token, 30, now)
+            assert view == compute_view(projection.facts, token, ViewRules(30), now)
             if view.status == 200:
                 assert view.body == plainly(projection, token, now)
 
@@ -89,7 +90,7 @@ def plainly(projection: Projection, token: str, now: int) -> bytes:
     """The body as one encoding of one document, without shared parts."""
     facts, key = projection.facts, projection.facts.job_of_token(token)
     assert key is not None
-    job, decision = facts.job(key), evaluator.decide(facts, key, token, 30, now)
+    job, decision = facts.job(key), evaluator.decide(facts, key, token, ViewRules(30), now)
     assert job is not None
     user, levels = facts.user(job.user), {n: ROLES[n] for n in responses.NAMED_ROLES}
     effective = [c.effective for c in decision.candidates if not c.refused_by]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector.domain.decision import Rule
+from projector.domain.decision import Rule, ViewRules
 from projector.domain.projection import Projection, compute_view
 from projector.explain.context import Question
 from projector.explain.job import explain_job
@@ -41,8 +41,8 @@ def check(projection: Projection, token: str, now: int) -> None:
     facts = projection.facts
     key = facts.job_of_token(token)
     assert key is not None
-    view = compute_view(facts, token, 30, now)
-    found = explain_job(facts, 0, Question(key, 30, now, digest=token))
+    view = compute_view(facts, token, ViewRules(30), now)
+    found = explain_job(facts, 0, Question(key, ViewRules(30), now, digest=token))
     assert found.status == view.status
     assert (found.rule is None) == (found.reason is None) == (view.status == 200)
     document = orjson.loads(view.body) if view.status == 200 else {"allowed_agents": []}
@@ -55,7 +55,7 @@ def check(projection: Projection, token: str, now: int) -> None:
         agree_about_job(found, document)
     listed = {agent.id: agent for agent in found.agents}
     for number in AGENTS:
-        asked = explain_job(facts, 0, Question(key, 30, now, number, token)).agent
+        asked = explain_job(facts, 0, Question(key, ViewRules(30), now, number, token)).agent
         assert asked is not None
         assert asked.sentence
         if number in listed:

@@ -9,6 +9,14 @@ from tests import builders
 from tests.builders import Message
 from tests.unit.explain.world import COMPANY, IN_PRODUCTION, STARTED, World
 
+TOO_LARGE: list[Message] = [
+    message
+    for agent in range(20, 32)
+    for message in (
+        builders.agent(agent, 8),
+        builders.configured(agent, groups=[{"id": 12, "note": "x" * 100_000}]),
+    )
+]
 EXAMPLES: list[tuple[str, list[Message], str | None, str]] = [
     ("own", [STARTED], None, "Job 9 may use agent 5: it is configured in project 7, the job's own"),
     (
@@ -72,6 +80,13 @@ EXAMPLES: list[tuple[str, list[Message], str | None, str]] = [
         [STARTED, builders.group(3, 12)],
         "groups_in_circle",
         "Job 9 may not use agent 5: the groups above project 7 run in a circle, or are too many",
+    ),
+    (
+        "too large",
+        [STARTED, *TOO_LARGE],
+        "view_too_large",
+        "Job 9 may not use agent 5: the agents of project 7 take more than 1048576 bytes; grant it "
+        "fewer, or with smaller configurations",
     ),
 ]
 

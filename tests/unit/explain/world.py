@@ -1,5 +1,6 @@
 """A company with the jobs and agents that explanations are about."""
 
+from projector.domain.decision import ViewRules
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection
 from projector.explain.context import Question
@@ -51,7 +52,7 @@ class World:
         self, agent: int | None = None, job: int = 9, now: int = NOW, token: str | None = None
     ) -> Explanation:
         key = Key(f"3/job/{job}")
-        question = Question(key, self.level, now, agent, token and digest(token))
+        question = Question(key, ViewRules(self.level), now, agent, token and digest(token))
         return explain_job(self.projection.facts, 0, question)
 
     def agent(self, number: int) -> ExplainedAgent:

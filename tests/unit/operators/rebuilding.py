@@ -3,6 +3,7 @@
 from typing import Any
 
 from projector.clients.redis_servers import RedisServers
+from projector.domain.decision import ViewRules
 from projector.domain.projection import Policy
 from projector.operators import rebuild, rebuild_takeover
 from projector.operators.rebuild import Rebuilt
@@ -57,6 +58,6 @@ async def corrupt(setup: Setup, old: bytes = b'"level":30', new: bytes = b'"leve
 
 
 async def changed(setup: Setup, facts: Rebuilt) -> list[str]:
-    look = await Verifier(setup.redis, 30).look(PARTITION)
+    look = await Verifier(setup.redis, ViewRules(30)).look(PARTITION)
     ours = facts.projection.facts
     return [c.key for c in rebuild.changed_facts(look.facts, ours, look.now, 10**9)]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from projector.domain.decision import ViewRules
 from projector.operators import verify
 from projector.operators.verify import Difference, Findings, Verifier
 from projector.operators.view_repair import ViewRepairer
@@ -21,7 +22,7 @@ NINE = schema.token_record_key(digest("token-9"))
 
 
 async def found(owned: OwnedPartition, partition: int = HOME) -> Findings:
-    verifier = Verifier(owned.redis, LEVEL)
+    verifier = Verifier(owned.redis, ViewRules(LEVEL))
     live = await verify.live_tokens(owned.redis, [HOME, OTHER])
     return await verifier.verify(partition, live)
 
@@ -43,4 +44,4 @@ async def damage(owned: OwnedPartition, old: bytes, new: bytes, key: str = NINE)
 
 
 def repairer(owned: OwnedPartition) -> ViewRepairer:
-    return ViewRepairer(owned.redis, Verifier(owned.redis, LEVEL))
+    return ViewRepairer(owned.redis, Verifier(owned.redis, ViewRules(LEVEL)))

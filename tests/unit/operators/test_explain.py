@@ -9,6 +9,7 @@ import fakeredis
 import pytest
 
 from projector.config.settings import Settings
+from projector.domain.decision import ViewRules
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection, compute_view
 from projector.errors import (
@@ -210,7 +211,7 @@ async def test_a_key_without_a_number_of_partitions_is_not_a_missing_one(
         ask(world, 12),
         inspect.inspect_job(world.redis, 12),
         inspect.inspect_partition(world.redis, 0),
-        inspect.inspect_agent(world.redis, 30, 5),
+        inspect.inspect_agent(world.redis, ViewRules(30), 5),
     ):
         with pytest.raises(PartitionCountError, match="is not a number from 1 to 10000; delete it"):
             await asking
@@ -282,7 +283,7 @@ async def test_it_reads_with_no_more_than_what_the_user_of_the_api_may_do(
     assert used <= allowed["api"]
     await inspect.inspect_job(world.redis, 9)
     await inspect.inspect_partition(world.redis, 0)
-    await inspect.inspect_agent(world.redis, 30, 5)
+    await inspect.inspect_agent(world.redis, ViewRules(30), 5)
     assert used <= allowed["operator"]
 
 
@@ -312,7 +313,7 @@ def test_the_expected_view_is_the_rules_own() -> None:
     for message in (*COMPANY, STARTED):
         projection.apply(feed(message))
     token = digest("token-9")
-    assert compute_view(projection.facts, token, 30, builders.NOW) == projection.view(
+    assert compute_view(projection.facts, token, ViewRules(30), builders.NOW) == projection.view(
         token, builders.NOW
     )
     assert projection.facts.job_of_token(token) == Key("3/job/9")

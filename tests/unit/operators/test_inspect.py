@@ -2,6 +2,7 @@
 
 import pytest
 
+from projector.domain.decision import ViewRules
 from projector.errors import NoSuchPartitionError, NotReadyError, SnapshotError
 from projector.operators import inspect
 from projector.store import schema
@@ -53,6 +54,6 @@ async def test_a_field_that_cannot_be_read_is_named(world: World) -> None:
 async def test_of_many_jobs_some_are_named_and_all_are_counted(world: World) -> None:
     jobs = range(10, 10 + inspect.MAX_JOBS)
     await world.apply(*(builders.started(job, 7, expires_at=FOREVER) for job in jobs))
-    found = await inspect.inspect_agent(world.redis, LEVEL, 5)
+    found = await inspect.inspect_agent(world.redis, ViewRules(LEVEL), 5)
     assert (found.jobs[0], len(found.jobs)) == (9, inspect.MAX_JOBS)
     assert found.jobs_total == inspect.MAX_JOBS + 1

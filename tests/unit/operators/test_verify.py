@@ -1,11 +1,13 @@
 """Every difference between views and facts is found, and none that is only on its way."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from projector import errors
 from projector.clients.redis_servers import RedisServers
+from projector.domain.decision import ViewRules
 from projector.errors import DifferentRulesError
 from projector.operators import snapshot, verify
 from projector.operators.verify import Findings, Verifier
@@ -14,7 +16,7 @@ from projector.store.partition_store import PartitionStore
 from tests import builders
 from tests.builders import digest
 from tests.unit.operators.stored_views import NINE, agents, found
-from tests.unit.operators.worlds import HOME, OwnedPartition
+from tests.unit.operators.worlds import FOREVER, HOME, OwnedPartition
 
 
 async def test_nothing_is_compared_between_a_claim_and_its_first_stamp(
@@ -56,6 +58,20 @@ async def test_a_difference_that_settles_is_none(
     assert looks == 2
 
 
+async def test_a_first_view_that_its_owner_holds_back_is_not_settled(
+    owned: OwnedPartition,
+) -> None:
+    """A repair would write it from facts that lack what Kafka had before the job."""
+    await owned.redis.delete(schema.token_record_key(digest("token-8")))
+    stamp = await owned.redis.hget(schema.partition_key(HOME), "stamp")
+    await asyncio.sleep(0.01)
+    await owned.apply(builders.started(10, 7, expires_at=FOREVER), views=False)
+    await owned.redis.hset(schema.partition_key(HOME), "stamp", stamp)
+    findings = await found(owned)
+    assert [each.job for each in findings.differences] == [8]
+    assert [each.job for each in findings.unsettled] == [10]
+
+
 async def test_more_differences_than_fit_are_counted(
     owned: OwnedPartition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,7 +84,7 @@ async def test_more_differences_than_fit_are_counted(
 async def test_a_command_with_another_minimum_role_than_the_workers_is_refused(
     owned: OwnedPartition,
 ) -> None:
-    verifier = Verifier(owned.redis, 0)
+    verifier = Verifier(owned.redis, ViewRules(0))
     with pytest.raises(
         DifferentRulesError, match=r"PROJECTOR_MINIMUM_ROLE.*developer there, none here"
     ):

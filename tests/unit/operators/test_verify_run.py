@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from projector.domain.decision import ViewRules
 from projector.errors import SnapshotError
 from projector.operators import verify
 from projector.operators.verify import Verifier
@@ -17,7 +18,7 @@ from tests.unit.operators.worlds import HOME, LEVEL, OTHER, OwnedPartition
 
 async def start(owned: OwnedPartition, *, repair: bool = False) -> VerifyRun:
     live = await verify.live_tokens(owned.redis, [HOME])
-    return VerifyRun(owned.redis, Verifier(owned.redis, LEVEL), live, repair=repair)
+    return VerifyRun(owned.redis, Verifier(owned.redis, ViewRules(LEVEL)), live, repair=repair)
 
 
 async def test_tokens_are_counted_and_equal_ones_are_no_rows(owned: OwnedPartition) -> None:

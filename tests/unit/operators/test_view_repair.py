@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from projector.domain.decision import ViewRules
 from projector.errors import PartitionCountError
 from projector.operators import verify
 from projector.operators.verify import Verifier
@@ -106,7 +107,7 @@ async def test_what_is_no_record_and_belongs_to_nobody_is_deleted(owned: OwnedPa
     await owned.redis.set(schema.token_record_key(nobodys), b"x")
     await owned.redis.set(schema.token_record_key("no digest"), b"x")
     await owned.redis.set(NINE, b"x")
-    verifier = Verifier(owned.redis, LEVEL)
+    verifier = Verifier(owned.redis, ViewRules(LEVEL))
     live = await verify.live_tokens(owned.redis, [HOME])
     await verifier.verify(HOME, live)
     (difference,) = await verifier.unreadable(live.unreadable)

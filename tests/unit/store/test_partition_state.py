@@ -60,6 +60,10 @@ def test_other_rules_are_named_by_their_variables_and_in_their_units() -> None:
         refuse_other_rules(3, state, {"minimum_level": 0})
     with pytest.raises(DifferentRulesError, match=r"RETENTION .*: 1\.5 s there, 2 s here"):
         refuse_other_rules(3, state, {"tombstone_retention": 2000})
+    bounded = PartitionState.decode(FIELDS | {b"max_view_bytes": b"2048"})
+    assert bounded is not None
+    with pytest.raises(DifferentRulesError, match=r"MAX_VIEW_BYTES .*: 2048 bytes there, 4096 b"):
+        refuse_other_rules(3, bounded, {"max_view_bytes": 4096})
 
 
 def test_a_rule_that_an_older_worker_did_not_store_is_not_compared() -> None:

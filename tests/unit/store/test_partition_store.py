@@ -1,7 +1,7 @@
 """The fencing of every write: an overtaken owner changes nothing, a repeated call harms nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -15,7 +15,7 @@ from projector.domain.fact_keys import Key
 from projector.domain.views import View
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.model import Topic
-from projector.store import partition_state, schema
+from projector.store import partition_state, schema, view_diff
 from projector.store import partition_store as store_module
 from projector.store.partition_store import Checkpoint, PartitionStore
 from projector.store.schema import Version, ViewRecord
@@ -559,6 +559,30 @@ async def test_a_record_that_differs_is_drift(redis: fakeredis.FakeAsyncRedis) -
     await store.write_views(expected)
     assert await store.drifted(expected) == []
     assert await store.drifted([]) == []
+
+
+async def test_large_views_are_compared_a_few_at_a_time(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500 of a megabyte would else be in memory at once."""
+    monkeypatch.setattr(store_module, "BYTES_PER_CALL", 100)
+    store, made, read = await claimed(redis), 0, view_diff.read_values
+    ahead: list[int] = []
+
+    async def noted(redis: Any, keys: list[str]) -> Any:
+        ahead.append(made - len(keys) * len(ahead))
+        return await read(redis, keys)
+
+    def views() -> Iterator[View]:
+        nonlocal made
+        for number in range(20):
+            made += 1
+            yield view(str(number), body=b"x" * 50)
+
+    monkeypatch.setattr(view_diff, "read_values", noted)
+    assert len(await store.drifted(views())) == 20
+    assert len(ahead) == 10
+    assert max(ahead) <= 3
 
 
 # another server

@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 
 from projector.clients.redis_servers import RedisServers
 from projector.domain.projection import Policy
-from projector.events.model import EVENT_TYPES, KafkaRecord, Topic
+from projector.events.model import EVENT_TYPES, MAX_VIEW_BYTES, KafkaRecord, Topic
 from projector.kafka.dead_letters import DeadLetter
 from projector.kafka.range_reader import Offsets, ReadProgress
 from projector.store import schema
@@ -103,11 +103,13 @@ class Setup:
         self.server = RedisServers()
         self.acked: list[tuple[Topic, int]] = []
         self.timing = QUICK
+        self.max_view_bytes = MAX_VIEW_BYTES
 
     def new_owner(self, name: str = "me") -> Owner:
         store = PartitionStore(self.redis, self.server, PARTITION, name)
         kafka: Any = self.kafka
-        return Owner(PARTITION, Policy(1, 30, 10**9), store, kafka, kafka, timing=self.timing)
+        policy = Policy(1, 30, 10**9, max_view_bytes=self.max_view_bytes)
+        return Owner(PARTITION, policy, store, kafka, kafka, timing=self.timing)
 
     @asynccontextmanager
     async def owning(self, name: str = "me") -> AsyncIterator[Owner]:
@@ -137,6 +139,10 @@ class Setup:
             return None
         body = orjson.loads(schema.ViewRecord.decode(raw).body)
         return [agent["id"] for agent in body.get("allowed_agents", [])]
+
+    async def status(self, token: str = "token-9") -> int:
+        raw: Any = await self.redis.get(schema.token_record_key(digest(token)))
+        return schema.ViewRecord.decode(raw).status
 
     async def has_applied(self, topic: Topic, offset: int) -> bool:
         return int(await self.field(f"offset:{topic}") or 0) >= offset

@@ -11,10 +11,12 @@ from projector.events.model import KafkaRecord, Topic
 from projector.kafka.range_reader import Offsets, ReadProgress
 from projector.store import schema
 from projector.worker import first_views
+from projector.worker.first_views import FirstViews
 from tests import builders
 from tests.builders import digest
 from tests.unit.worker.owned_partition import (
     COMPANY,
+    PARTITION,
     PROBES_S,
     QUICK,
     Kafka,
@@ -47,6 +49,30 @@ async def test_a_first_view_waits_for_what_the_other_topics_held(setup: Setup) -
         assert not await has_record(setup)
         assert await setup.field("stamp") == before
         setup.deliver(owner, *late)
+        await until(lambda: gets(setup, "token-9", [5, 6]))
+        await until(lambda: differs(setup, before))
+
+
+async def test_no_stamp_passes_a_view_that_waits_for_more_than_the_probe_saw(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent came after the probe and before the question: the token must not look unknown."""
+    ends = setup.kafka.ends
+
+    async def later(_: FirstViews) -> Offsets:
+        return await ends(PARTITION) | {Topic.AGENT_CONFIG: 2}
+
+    monkeypatch.setattr(FirstViews, "_ends", later)
+    setup.kafka.add(*COMPANY)
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
+        await until(lambda: setup.has_applied(Topic.JOB_LIFECYCLE, 1))
+        await asyncio.sleep(PROBES_S)
+        before = await setup.field("stamp")
+        await asyncio.sleep(PROBES_S)
+        assert not await has_record(setup)
+        assert await setup.field("stamp") == before
+        setup.deliver(owner, *setup.kafka.add(builders.agent(6, 7)))
         await until(lambda: gets(setup, "token-9", [5, 6]))
         await until(lambda: differs(setup, before))
 

@@ -4,7 +4,9 @@ import asyncio
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from redis.exceptions import ConnectionError as RedisConnectionError
+from structlog.testing import capture_logs
 
 from projector.events.model import Topic
 from projector.store import schema
@@ -102,3 +104,30 @@ async def test_an_event_that_changes_nothing_moves_the_checkpoint_on(setup: Setu
         setup.deliver(owner, *setup.kafka.add(builders.group(3, path="old", sequence="4")))
         await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 2))
         assert await setup.redis.hgetall(schema.facts_key(PARTITION)) == before
+
+
+async def test_lists_that_are_too_large_are_counted_and_reported_once_a_minute(
+    setup: Setup,
+) -> None:
+    """Not once for each token: one event may refuse 100,000."""
+    name = "projector_too_large_views_total"
+    before = REGISTRY.get_sample_value(name) or 0
+    setup.kafka.add(*COMPANY, *(builders.started(job, 7) for job in range(9, 19)))
+    setup.max_view_bytes = 1024
+    large = builders.configured(5, projects=[{"id": 7, "note": "x" * 1000}])
+    with capture_logs() as logs:
+        async with setup.owning() as owner:
+            for message, status in (
+                (large, 503), (builders.configured(5, projects=[]), 200), (large, 503),
+            ):  # fmt: skip
+                setup.deliver(owner, *setup.kafka.add(message))
+                await until(lambda status=status: has_status(setup, status))  # type: ignore[misc]
+            assert await setup.status("token-18") == 503
+    # The sweep counts them as well.
+    assert (REGISTRY.get_sample_value(name) or 0) >= before + 20
+    reported = [entry for entry in logs if "too large" in entry["event"]]
+    assert [(entry["log_level"], entry["project"]) for entry in reported] == [("warning", 7)]
+
+
+async def has_status(setup: Setup, status: int) -> bool:
+    return await setup.status() == status
