@@ -1,10 +1,11 @@
-"""Restarts and failovers of Redis servers, noticed by their `run_id`."""
+"""Restarts, failovers and clocks of Redis servers, noticed by what the servers answer."""
 
 import math
 import re
 import time
 from collections import defaultdict
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 from weakref import WeakSet
 
 import structlog
@@ -12,23 +13,36 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from projector import metrics
 from projector.clients import redis_batch
-from projector.clients.redis_cluster import Cluster
+from projector.clients.redis_cluster import Cluster, CommandResult
+from projector.clients.trusted_clock import (
+    HOLD_S,
+    TOLERANCE_MS,
+    ClockError,
+    TrustedClock,
+    Verdict,
+)
+from projector.elapsed import elapsed
 from projector.errors import EvictionError
 
 log = structlog.get_logger()
 
 _RUN_ID: Final = re.compile(rb"run_id:(\w+)")
+_REPLICATION_ID: Final = re.compile(rb"master_replid:(\w+)")
 _ROLE: Final = re.compile(rb"role:(\w+)")
 
 
 class RedisServers:
     """The Redis server that answers, or the servers of a cluster.
 
-    `changes` counts restarts and failovers: after one, acknowledged writes may be lost. Every new
-    connection asks for the `run_id`. If another server answers, older connections are closed,
-    because the former server may return old values. `met_at` is the last time (seconds of this
-    process's clock) that an unknown server answered; a key that it lacked before proves nothing.
+    `changes` counts restarts and failovers, after which acknowledged writes may be lost, and the
+    ends of clock jumps, by which keys may have expired too early. A server is known by its
+    `run_id`, which a restart changes, and its replication id, which a promotion changes. Every new
+    connection asks for both, and so does every `note`, since a proxy may keep connections over a
+    failover. If another server answers, older connections are closed, because the former server
+    may return old values. `met_at` is the last time (seconds of this process's clock) that an
+    unknown server answered; a key that it lacked before proves nothing.
     """
 
     def __init__(self) -> None:
@@ -36,47 +50,104 @@ class RedisServers:
         self.met_at = -math.inf
         self.pool: ConnectionPool | None = None
         self.cluster = False
-        self._run_ids: dict[str, bytes] = {}
+        # By the address of a cluster's server; one server has the address "".
+        self._identities: dict[str, str] = {}
+        self._clocks: dict[str, TrustedClock] = {}
         self._connections: dict[str, WeakSet[AbstractConnection]] = defaultdict(WeakSet)
         self._primaries: set[str] = set()
 
     async def on_connect(self, connection: AbstractConnection) -> None:
-        """Set a connection up as redis-py does, then compare the server's `run_id`."""
-        await connection.on_connect()
-        place = _place(connection) if self.cluster else ""
-        run_id = await _info_field(connection, "server", _RUN_ID)
-        known = self._run_ids.get(place, b"")
-        if known != run_id:
-            self.met_at = time.monotonic()
-        if known not in (b"", run_id):
-            # No command reads from the replicas of a cluster.
-            if not self.cluster or place in self._primaries:
-                self._count_change()
-            await self._leave_older(place)
-        self._run_ids[place] = run_id
-        self._connections[place].add(connection)
+        """Set a connection up as redis-py does, then compare the server's identity."""
+        await self._connect(connection)
 
     async def on_connect_primary(self, connection: AbstractConnection) -> None:
         """Set a connection up, and refuse a replica.
 
         Sentinels may learn of a failover later than the servers.
         """
-        await self.on_connect(connection)
-        if await _info_field(connection, "replication", _ROLE) == b"slave":
+        if await self._connect(connection) == "slave":
             raise RedisConnectionError("this is a replica now, and the sentinels name no other yet")
+
+    async def _connect(self, connection: AbstractConnection) -> str:
+        """Set a connection up, meet its server, and return the server's role."""
+        await connection.on_connect()
+        place = _place(connection) if self.cluster else ""
+        server, replication = [await _info(connection, s) for s in ("server", "replication")]
+        identity = f"{_field(server, _RUN_ID)} {_field(replication, _REPLICATION_ID)}"
+        await self._compare(place, identity)
+        self._connections[place].add(connection)
+        return _field(replication, _ROLE)
 
     def on_slots_refreshed(self, cluster: Cluster) -> None:
         """Count a new primary as a failover, because it may lack recent writes."""
         primaries = {node.name for node in cluster.get_primaries()}
-        if primaries - self._primaries:
+        if new := primaries - self._primaries:
             self.met_at = time.monotonic()
+            for place in new:
+                self._identities.pop(place, None)
             if self._primaries:
-                self._count_change()
+                self._count_other_server()
         self._primaries = primaries
 
-    def _count_change(self) -> None:
+    def identity(self, place: str) -> str:
+        """Return the identity of the server there, as scripts compute it; "" if unknown."""
+        return self._identities.get(place, "")
+
+    def expected_time(self, place: str) -> float | None:
+        """Return the believed TIME (ms) of the server there; None if it is not known."""
+        clock = self._clocks.get(place)
+        return clock.expected(elapsed()) if clock else None
+
+    async def note(self, answers: Sequence[CommandResult], sent: float) -> None:
+        """Note the servers and clocks in answers to `redis_batch.identity_commands`.
+
+        `sent` is when they were asked, by `elapsed`. Raises `ClockError` if a clock is not
+        believed; the same call notices when it is again. Late answers are no readings of clocks:
+        the process may have slept, and any step would fit in.
+        """
+        received = elapsed()
+        infos: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        for answer in answers:
+            infos[answer.place].update(answer.value if isinstance(answer.value, dict) else {})
+        for place, info in infos.items():
+            if "run_id" in info and "master_replid" in info:
+                await self._compare(place, f"{info['run_id']} {info['master_replid']}")
+        if received - sent > TOLERANCE_MS / 1000:
+            return
+        times = {answer.place: answer.now for answer in answers}
+        believed = [self._note_time(place, now, sent, received) for place, now in times.items()]
+        if not all(believed):
+            raise ClockError(f"its clock jumped, and is not believed before {HOLD_S:g} s")
+
+    def _note_time(self, place: str, reading: float, sent: float, received: float) -> bool:
+        clock = self._clocks.setdefault(place, TrustedClock(time.time() * 1000, received))
+        ahead = round(clock.distance(reading, received) / 1000, 1)
+        verdict = clock.note(reading, sent, received)
+        if verdict is Verdict.JUMPED:
+            metrics.CLOCK_JUMPS.inc()
+            log.error("Redis' clock jumped, partitions stay stale", server=place, ahead_s=ahead,
+                      believed_after_s=HOLD_S)  # fmt: skip
+        if verdict.ends_jump:
+            self.changes += 1
+            log.warning("Redis' clock is believed again", server=place, jump=verdict.value)
+        return verdict.is_believed
+
+    async def _compare(self, place: str, identity: str) -> None:
+        """Compare the server that answers at this place with the one before."""
+        known = self._identities.get(place, "")
+        self._identities[place] = identity
+        if known == identity:
+            return
+        self.met_at = time.monotonic()
+        if known:
+            # No command reads from the replicas of a cluster.
+            if not self.cluster or place in self._primaries:
+                self._count_other_server()
+            await self._leave_older(place)
+
+    def _count_other_server(self) -> None:
         self.changes += 1
-        log.warning("Redis was restarted or failed over")
+        log.warning("another Redis server answers")
 
     async def _leave_older(self, place: str) -> None:
         """Close idle connections; those in use are closed when their users return them."""
@@ -86,12 +157,15 @@ class RedisServers:
             await self.pool.disconnect(inuse_connections=False)
 
 
-async def _info_field(
-    connection: AbstractConnection, section: str, field: re.Pattern[bytes]
-) -> bytes:
+async def _info(connection: AbstractConnection, section: str) -> bytes:
     await connection.send_command("INFO", section)
-    found = field.search(await connection.read_response())
-    return found.group(1) if found else b""
+    answer: bytes = await connection.read_response()
+    return answer
+
+
+def _field(info: bytes, field: re.Pattern[bytes]) -> str:
+    found = field.search(info)
+    return found.group(1).decode() if found else ""
 
 
 def _place(connection: AbstractConnection) -> str:

@@ -4,7 +4,7 @@ Records come from Faust or, where Faust skips or stalls, straight from Kafka.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import structlog
 
@@ -26,7 +26,8 @@ class EventApplier:
 
     `is_complete` once the first claim has written all views and the checkpoint. From then on the
     facts depend on Kafka alone, and survive the loss of Redis. Timers have run up to `now`. All
-    events from before `applied_until` are applied. Both are Redis TIME in ms.
+    events from before `applied_until` are applied. Both are Redis TIME in ms. `newest` is the
+    highest timestamp of a record (ms of the brokers' clocks) since this owner began.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class EventApplier:
         self.is_complete = False
         self.now = 0
         self.applied_until = 0
+        self.newest = 0
         self._policy = policy
         self._reader = reader
         self._instruments = instruments
@@ -99,6 +101,7 @@ class EventApplier:
 
     def _apply(self, record: KafkaRecord) -> None:
         reason = self.projection.apply(record)
+        self.newest = max(self.newest, record.timestamp)
         event = self.projection.latest
         self._instruments.record_applied(record, event, good=reason is None, live=self.is_complete)
         if reason:
@@ -109,9 +112,18 @@ class EventApplier:
     # time
 
     def advance(self, now: int) -> None:
-        """Run the timers that are due at `now` (ms); time never goes back."""
+        """Run the timers that are due at `now` (ms); a lower time changes nothing.
+
+        Facts are dropped only where Kafka's clocks agree with Redis': a late event is late by
+        Kafka's, and one wrong clock must not end what no other event brings back.
+        """
         self.now = max(self.now, now)
-        self.projection.advance(self.now, self.applied_until)
+        self.projection.advance(self.now, min(self.applied_until, self.newest))
+
+    def take_back(self, now: int) -> Iterator[None]:
+        """Set the time back to `now` (ms), and judge every fact again, in steps."""
+        self.now = self.applied_until = now
+        return self.projection.judge_again()
 
     # the checkpoint
 

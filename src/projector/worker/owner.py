@@ -73,6 +73,7 @@ class Owner:
         self._recovery = Recovery(
             policy=policy, store=store, reader=reader, applier=self._applier, writer=self._writer,
             initial_facts=initial_facts or CheckpointFacts(store, timing.turn_s),
+            turn_s=timing.turn_s,
         )  # fmt: skip
         self._probes = FreshnessProbes(partition, store, reader, self._queue, timing)
         schedule = SweepSchedule(policy.sweep_interval, timing.probe_interval_s)
@@ -158,7 +159,10 @@ class Owner:
                 await self._stopped.wait()
 
     async def _own(self) -> None:
+        # They have the time of before, which may have gone back.
+        self._probes.forget()
         await self._recovery.claim()
+        self._probes.forget()
         self._instruments.record_claim()
         while not self._stopped.is_set():
             await self._wake.wait()

@@ -17,7 +17,7 @@ from projector.kafka.range_reader import RangeReader, refuse_lost_history
 from projector.store.partition_store import PartitionStore
 from projector.worker.event_applier import EventApplier
 from projector.worker.freshness_probes import truncated_topics
-from projector.worker.initial_facts import InitialFacts
+from projector.worker.initial_facts import InitialFacts, in_turns
 from projector.worker.view_writer import ViewWriter
 
 log = structlog.get_logger()
@@ -35,6 +35,7 @@ class Recovery:
         applier: EventApplier,
         writer: ViewWriter,
         initial_facts: InitialFacts,
+        turn_s: float,
     ) -> None:
         self.partition = applier.partition
         self._policy = policy
@@ -43,6 +44,7 @@ class Recovery:
         self._applier = applier
         self._writer = writer
         self._initial_facts = initial_facts
+        self._turn_s = turn_s
 
     @retry_outages
     async def claim(self) -> None:
@@ -68,6 +70,8 @@ class Recovery:
     async def _catch_up(self) -> None:
         """Apply everything that Kafka has: T0 first, then the end offsets."""
         t0 = await self._store.now()
+        # The facts may have come from two servers.
+        self._store.refuse_changed_server()
         ends = await self._reader.ends(self.partition)
         await self.refuse_recreated(truncated_topics(self._applier.progress.next, ends))
         await self._applier.catch_up(ends)
@@ -89,7 +93,7 @@ class Recovery:
     async def _reconcile(self) -> None:
         """Rewrite every view: the former owner's last writes may be newer than its checkpoint."""
         applier = self._applier
-        applier.advance(await self._store.now())
+        await self._advance()
         unknown = self._initial_facts.unknown_tokens(applier)
         await self._writer.write_all([tombstone(digest, applier.now) for digest in unknown])
         fields = self._initial_facts.changed_fields(applier)
@@ -99,10 +103,20 @@ class Recovery:
             await self._writer.checkpoint(fields)
 
     async def _heal(self) -> None:
-        """Write everything from memory, since Redis was emptied, went back, or was claimed."""
-        self._applier.advance(await self._store.now())
+        """Write everything from memory, since Redis was emptied, went back, or was claimed.
+
+        After a jump of its clock too, by which it has expired keys too early.
+        """
+        await self._advance()
         await self._writer.write_all()
         await self._replace_checkpoint()
+
+    async def _advance(self) -> None:
+        """Run the timers that are due; if time went back, judge everything again before."""
+        now = await self._store.now()
+        if now < self._applier.now:
+            await in_turns(self._applier.take_back(now), self._turn_s)
+        self._applier.advance(now)
 
     async def _replace_checkpoint(self) -> None:
         await self._store.forget_checkpoint()
