@@ -99,25 +99,29 @@ class RedisServers:
         return clock.expected(elapsed()) if clock else None
 
     async def note(self, answers: Sequence[CommandResult], sent: float) -> None:
-        """Note the servers and clocks in answers to `redis_batch.identity_commands`.
+        """Note the servers and clocks in answers to `redis_batch.identify`.
 
         `sent` is when they were asked, by `elapsed`. Raises `ClockError` if a clock is not
         believed; the same call notices when it is again. Late answers are no readings of clocks:
         the process may have slept, and any step would fit in.
         """
         received = elapsed()
-        infos: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-        for answer in answers:
-            infos[answer.place].update(answer.value if isinstance(answer.value, dict) else {})
-        for place, info in infos.items():
-            if "run_id" in info and "master_replid" in info:
-                await self._compare(place, f"{info['run_id']} {info['master_replid']}")
+        await self.note_servers(answers)
         if received - sent > TOLERANCE_MS / 1000:
             return
         times = {answer.place: answer.now for answer in answers}
         believed = [self._note_time(place, now, sent, received) for place, now in times.items()]
         if not all(believed):
             raise ClockError(f"its clock jumped, and is not believed before {HOLD_S:g} s")
+
+    async def note_servers(self, answers: Sequence[CommandResult]) -> None:
+        """Note the servers alone; answers without an identity are left out."""
+        infos: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        for answer in answers:
+            infos[answer.place].update(answer.value if isinstance(answer.value, dict) else {})
+        for place, info in infos.items():
+            if "run_id" in info and "master_replid" in info:
+                await self._compare(place, f"{info['run_id']} {info['master_replid']}")
 
     def _note_time(self, place: str, reading: float, sent: float, received: float) -> bool:
         clock = self._clocks.setdefault(place, TrustedClock(time.time() * 1000, received))
