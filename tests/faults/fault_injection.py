@@ -17,7 +17,6 @@ from random import Random
 from typing import Any, Final
 
 from projector.cli import main as cli
-from projector.clients import trusted_clock
 from projector.store.partition_store import PartitionStore
 from projector.worker.owner_group import OwnerGroup
 from tests.faults.mutations import MUTATIONS
@@ -158,17 +157,11 @@ def hold_delivery(text: str, seconds: float) -> None:
     patch(OwnerGroup, "enqueue", holding)
 
 
-def believe_clocks_after(seconds: float) -> None:
-    """Believe a jump of Redis' clock sooner, so that a scenario does not take half a minute."""
-    trusted_clock.HOLD_S = seconds  # type: ignore[misc]
-
-
 FAULTS: Final[dict[str, Callable[..., None]]] = {
     "kill": kill,
     "stop": stop,
     "disturb delivery": disturb_delivery,
     "hold delivery": hold_delivery,
-    "believe clocks after": believe_clocks_after,
 }
 
 
