@@ -157,9 +157,11 @@ class Freshness:
             return Poll(sent, (), -math.inf, self.poll.troubles, str(error))
         keys = [schema.partition_key(partition) for partition in range(count)]
         asked = [("HMGET", key, "stamp", "stamp_epoch") for key in keys]
-        # A server that holds no stamp has views: its failover must be noticed too.
-        others = await redis_batch.barrier_commands(self._redis)
-        answers = await redis_batch.try_execute(self._redis, [*asked, *others])
+        # A proxy may keep connections over a failover, so each poll asks every server who it is,
+        # also one that holds views alone. After the stamps: a server met here may be theirs.
+        identities = await redis_batch.identity_commands(self._redis)
+        answers = await redis_batch.try_execute(self._redis, [*asked, *identities])
+        await self._servers.note_servers(answers[count:])
         raise_common(answers[:count])
         stamps = tuple(self._stamp(sent, *each) for each in enumerate(answers[:count]))
         return Poll(sent, stamps, counted, find_troubles(answers[:count], answers[count:]))

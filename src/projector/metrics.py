@@ -61,6 +61,9 @@ CLAIMS: Final = Counter(
 REFUSED_WRITES: Final = Counter(
     "projector_refused_writes", "Writes refused since Redis held another claim or revision."
 )
+CLOCK_JUMPS: Final = Counter(
+    "projector_clock_jumps", "Jumps of a Redis server's clock, not believed until they have stood."
+)
 DRIFT_REPAIRED: Final = Counter(
     "projector_drift_repaired", "Records that the sweep found wrong and rewrote.", ["what"]
 )

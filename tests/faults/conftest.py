@@ -3,7 +3,7 @@
 import itertools
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +13,9 @@ import redis as client
 
 from projector.process import free_port, is_listening
 from tests.faults.background_loop import BackgroundLoop
+from tests.faults.fake_clock import FakeClock
 from tests.faults.interleavings import ReplicatedRedis
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import KeepingProxy, Proxy
 from tests.faults.report import Report
 from tests.faults.scenario import Scenario
 from tests.integration import servers
@@ -44,6 +45,13 @@ class Redis(NamedTuple):
 
     server: Server
     port: int
+
+
+class FakedRedis(NamedTuple):
+    """A Valkey and its clock, which may jump."""
+
+    redis: Redis
+    clock: FakeClock
 
 
 NewRedis = Callable[..., Redis]
@@ -121,11 +129,12 @@ def new_redis(tmp_path: Path) -> Iterator[NewRedis]:
     """Return a function that starts an empty Redis with further options."""
     with ExitStack() as stack:
 
-        def start(*options: str) -> Redis:
+        def start(*options: str, env: Mapping[str, str] | None = None) -> Redis:
             port = free_port()
             folder = tmp_path / f"redis-{port}"
             folder.mkdir()
-            server = stack.enter_context(running(servers.valkey(folder, port, *DISKLESS, *options)))
+            valkey = servers.valkey(folder, port, *DISKLESS, *options, env=env)
+            server = stack.enter_context(running(valkey))
             eventually(lambda: is_listening(port), "Valkey listening")
             return Redis(server, port)
 
@@ -147,6 +156,24 @@ def replicated_redis(new_redis: NewRedis, network: BackgroundLoop) -> Iterator[R
         eventually(lambda: new.info("replication")["master_link_status"] == "up", "replication")
         yield ReplicatedRedis(old, new, port, lambda: proxy.switch(replica.port))
     proxy.close()
+
+
+@pytest.fixture
+def kept_redis(new_redis: NewRedis, network: BackgroundLoop) -> Iterator[ReplicatedRedis]:
+    """Yield a primary and its replica behind a proxy that keeps its clients' connections."""
+    primary, replica = new_redis(), new_redis()
+    proxy = KeepingProxy(network, free_port(), primary.port)
+    with client.Redis(port=primary.port) as old, client.Redis(port=replica.port) as new:
+        new.replicaof("127.0.0.1", primary.port)
+        eventually(lambda: new.info("replication")["master_link_status"] == "up", "replication")
+        yield ReplicatedRedis(old, new, proxy.port, lambda: proxy.switch_keeping(replica.port))
+    proxy.close()
+
+
+@pytest.fixture
+def faked_redis(new_redis: NewRedis, tmp_path: Path) -> FakedRedis:
+    clock = FakeClock(tmp_path)
+    return FakedRedis(new_redis(env=clock.env), clock)
 
 
 @pytest.fixture

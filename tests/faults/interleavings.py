@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests import builders
+from tests.faults.fake_clock import FakeClock
 from tests.faults.namespaces import ScriptedNamespace, Token
 from tests.faults.proxy import Proxy
 from tests.faults.scenario import Scenario
@@ -130,6 +131,36 @@ def start_jobs_behind_agents(scenario: Scenario) -> None:
     early = sum(0 < seconds < EARLY_S for seconds in passed)
     assert early >= len(acknowledged) // 2, f"{early} lookups before the agents were applied"
     scenario.add_proof(f"{early} lookups of {len(acknowledged)} new jobs at once")
+
+
+def jump_for(scenario: Scenario, clock: FakeClock, ahead_s: int, seconds: float) -> None:
+    """Let Redis' clock be wrong for a while; then jobs start that it had not seen."""
+    scenario.start_scripted()
+    redis = scenario.deployment.redis
+    scenario.begin_fault()
+    clock.set(ahead_s)
+    scenario.run_for(seconds)
+    left = redis.dbsize()
+    clock.set(0)
+    for scripted in scenario.scripted:
+        started = scripted.another_token()
+        scenario.send(scripted.started(started), started)
+        scenario.observer.watched.append(started)
+    scenario.add_proof(f"{left} keys left")
+
+
+def spoil_keys(scenario: Scenario) -> None:
+    """Overwrite the keys that all answers depend on, one after the other; wait for each."""
+    redis = scenario.deployment.redis
+    scenario.begin_fault()
+    for key in ("partition:{0}", "facts:{1}", "partitions"):
+        with redis.pipeline(transaction=True) as pipe:
+            pipe.delete(f"allowed-agents:{key}").set(f"allowed-agents:{key}", "x").execute()
+        scenario.run_for(1)
+        scenario.until_fresh()
+    redis.delete("allowed-agents:partitions")
+    scenario.run_for(1)
+    scenario.add_proof("4 keys")
 
 
 def is_stopped(server: Server) -> bool:

@@ -5,10 +5,12 @@ Each function patches the classes of a worker's or an API's process, before it s
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from api.freshness import Freshness, Poll
 from projector.clients.redis_servers import RedisServers
+from projector.clients.trusted_clock import ClockError
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets
 from projector.store import lua_scripts
@@ -44,7 +46,7 @@ def fencing_off() -> None:
         replace(
             lua_scripts, name, swapped(getattr(lua_scripts, name), lua_scripts._CLAIMED, unclaimed)
         )
-    risen = "math.max(stored + 1, now, ARGV[2] + 1)"
+    risen = "math.max(stored + 1, tonumber(ARGV[3]), ARGV[2] + 1)"
     replace(lua_scripts, "CLAIM", swapped(lua_scripts.CLAIM, risen, "1"))
     compared = "version and version > ARGV[2]"
     replace(lua_scripts, "WRITE_VIEWS", swapped(lua_scripts.WRITE_VIEWS, compared, "false"))
@@ -78,7 +80,33 @@ def first_views_at_once() -> None:
 
 def server_change_unnoticed() -> None:
     """The owner does not notice that another Redis answers than the one that it wrote to."""
-    replace(PartitionStore, "_refuse_changed_server", lambda _self: None)
+    replace(PartitionStore, "refuse_changed_server", lambda _self: None)
+    replace(RedisServers, "identity", lambda _self, _place: "")
+
+
+def server_known_by_its_connection() -> None:
+    """The owner learns of another Redis from new connections alone."""
+    note = RedisServers.note
+
+    async def note_clocks_alone(self: Any, answers: Any, sent: float) -> None:
+        await note(self, [answer._replace(value=None) for answer in answers], sent)
+
+    replace(RedisServers, "note", note_clocks_alone)
+    replace(RedisServers, "identity", lambda _self, _place: "")
+
+
+def every_clock_reading_believed() -> None:
+    """The owner believes each TIME that Redis answers, and heals after no jump of it."""
+    note = RedisServers.note
+
+    async def note_servers_alone(self: Any, answers: Any, sent: float) -> None:
+        with suppress(ClockError):
+            changes = self.changes
+            await note(self, answers, sent)
+        self.changes = changes
+
+    replace(RedisServers, "note", note_servers_alone)
+    replace(RedisServers, "expected_time", lambda _self, _place: None)
 
 
 def sweep_off() -> None:
@@ -122,6 +150,8 @@ MUTATIONS: Final[dict[str, Callable[..., None]]] = {
     "freshness off": freshness_off,
     "first views at once": first_views_at_once,
     "server change unnoticed": server_change_unnoticed,
+    "server known by its connection": server_known_by_its_connection,
+    "every clock reading believed": every_clock_reading_believed,
     "sweep off": sweep_off,
     "latest poll": latest_poll,
     "meetings ignored": meetings_ignored,

@@ -112,3 +112,53 @@ class Proxy:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+class KeepingProxy(Proxy):
+    """A proxy of Redis whose clients keep their connections when its target changes.
+
+    With the next request of a client it replaces the connection behind, as the proxies of managed
+    servers do. A reply that is on its way then is lost, and its client closes the connection.
+    """
+
+    def __init__(self, background: BackgroundLoop, port: int, target: int) -> None:
+        self.port = port
+        self._generation = 0
+        super().__init__(background, port, target)
+
+    def switch_keeping(self, target: int) -> None:
+        """Pass all further requests on to another server; no client notices."""
+        self._background.run(self._switch_keeping(target), 10)
+
+    async def _switch_keeping(self, target: int) -> None:
+        self._target, self._generation = target, self._generation + 1
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        inner: asyncio.StreamWriter | None = None
+        replies: asyncio.Task[None] | None = None
+        generation = -1
+        with contextlib.suppress(OSError):
+            while request := await reader.read(CHUNK):
+                await self._flowing.wait()
+                if inner is None or generation != self._generation:
+                    if inner and replies:
+                        replies.cancel()
+                        inner.close()
+                    generation = self._generation
+                    inner_reader, inner = await asyncio.open_connection("127.0.0.1", self._target)
+                    replies = asyncio.create_task(self._reply(inner_reader, writer))
+                inner.write(request)
+                await inner.drain()
+        if inner and replies:
+            inner.close()
+            replies.cancel()
+        writer.close()
+        self._writers.discard(writer)
+
+    async def _reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await reader.read(CHUNK):
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()

@@ -7,16 +7,18 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from tests.faults.conftest import Broker, NewScenario
+from tests.faults.conftest import Broker, FakedRedis, NewScenario
 from tests.faults.interleavings import (
     ReplicatedRedis,
     flush_everything,
+    jump_for,
     lose_a_view,
     revoke_while_cut_off,
     start_jobs_behind_agents,
     wake_zombie,
 )
 from tests.faults.scenario import Fault, Faults
+from tests.faults.test_clocks import HOURS_S
 from tests.faults.test_events import DISTURBED, DISTURBED_EVENTS, HELD_AGENTS
 
 SWEEP_OFF: Final[Fault] = ("sweep off", {})
@@ -83,4 +85,30 @@ def test_server_change_unnoticed(
     lose_a_view(scenario, trigger, replicated_redis)
     verdict = scenario.finish()
     assert verdict.over_grants
+    assert verdict.wrong
+
+
+def test_server_known_by_its_connection(
+    new_scenario: NewScenario, kept_redis: ReplicatedRedis, tmp_path: Path
+) -> None:
+    scenario = new_scenario("MUTATION server known by its connection", kept_redis.port)
+    trigger = tmp_path / "stop"
+    stop = ("stop", {"trigger": str(trigger), "phase": "after views"})
+    scenario.start([("server known by its connection", {}), SWEEP_OFF, stop])
+    lose_a_view(scenario, trigger, kept_redis)
+    verdict = scenario.finish()
+    assert verdict.over_grants
+    assert verdict.wrong
+
+
+def test_every_clock_reading_believed(new_scenario: NewScenario, faked_redis: FakedRedis) -> None:
+    scenario = new_scenario("MUTATION every clock reading believed", faked_redis.redis.port)
+    mutated: Faults = [("every clock reading believed", {}), SWEEP_OFF]
+    scenario.start(mutated, mutated)
+    # After the jump hardly a token is valid.
+    scenario.until(scenario._has_seen_enough, "enough answers of before")
+    jump_for(scenario, faked_redis.clock, HOURS_S, 5.0)
+    scenario.run_past_the_bound()
+    verdict = scenario.finish()
+    assert verdict.false_401s
     assert verdict.wrong

@@ -104,6 +104,18 @@ def test_failed_over_to_a_replica_without_one_view(
     scenario.finish().assert_clean()
 
 
+def test_failed_over_behind_kept_connections(
+    new_scenario: NewScenario, kept_redis: ReplicatedRedis, tmp_path: Path
+) -> None:
+    scenario = new_scenario("Redis failover, connections kept", kept_redis.port)
+    trigger = tmp_path / "stop"
+    scenario.start([("stop", {"trigger": str(trigger), "phase": "after views"})])
+    lose_a_view(scenario, trigger, kept_redis)
+    scenario.until_fresh()
+    prove_heals(scenario)
+    scenario.finish().assert_clean()
+
+
 def restart(scenario: Scenario, redis: Redis) -> None:
     """Kill Redis and start it again with what is on disk."""
     before = run_id(scenario.deployment.redis)

@@ -97,7 +97,7 @@ class RedisCluster:
 
     _options = (
         "--cluster-enabled", "yes", "--cluster-node-timeout", "1000",
-        "--repl-diskless-sync-delay", "0",
+        "--repl-diskless-sync-delay", "0", "--enable-debug-command", "yes",
     )  # fmt: skip
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:

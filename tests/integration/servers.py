@@ -95,9 +95,10 @@ def apache_kafka(
     return Server([str(SCRIPT), command, *ports, *properties], folder / f"{command}.log")
 
 
-def valkey(folder: Path, port: int, *options: str) -> Server:
+def valkey(folder: Path, port: int, *options: str, env: Mapping[str, str] | None = None) -> Server:
     """Start a Valkey; `options` override the defaults, which keep nothing on disk."""
-    return Server([*redis_command(port, str(folder)), *options], folder / "valkey.log")
+    argv = [*redis_command(port, str(folder)), *options]
+    return Server(argv, folder / "valkey.log", os.environ | dict(env or {}))
 
 
 def projector(

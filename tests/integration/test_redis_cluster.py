@@ -257,6 +257,19 @@ async def test_a_server_that_restarted_counts_as_a_change(kafka: str, three: Red
     await redis.aclose()
 
 
+async def test_another_history_on_the_same_connection_counts_as_a_change(
+    kafka: str, three: RedisCluster
+) -> None:
+    redis, server = connected(three)
+    await redis_batch.barrier(redis)
+    assert server.changes == 0
+    # As after a promotion.
+    client(three.ports[1]).execute_command("DEBUG CHANGE-REPL-ID")
+    await redis_batch.barrier(redis)
+    assert server.changes == 1
+    await redis.aclose()
+
+
 async def test_of_many_keys_only_those_of_a_server_that_is_away_fail(
     kafka: str, three: RedisCluster
 ) -> None:

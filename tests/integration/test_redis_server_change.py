@@ -1,17 +1,24 @@
 """Changes of the Redis server: another server may lack acknowledged writes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis as redis_sync
 
 from projector.clients import redis_client, redis_servers
 from projector.clients.redis_servers import RedisServers
 from projector.config.settings import Settings
-from projector.errors import EvictionError
+from projector.errors import EvictionError, WriteRefusedError
+from projector.events.model import Topic
 from projector.process import is_listening
+from projector.store import schema
+from projector.store.partition_store import PartitionStore
+from tests.faults.background_loop import BackgroundLoop
+from tests.faults.proxy import KeepingProxy
 from tests.integration import servers
 from tests.integration.ports import free_port
 
@@ -83,6 +90,69 @@ async def test_connections_to_a_former_server_are_given_up(
         assert server.changes == 1
         found = await asyncio.gather(*(redis.info("server") for _ in range(3)))
         assert {info["tcp_port"] for info in found} == {both.ports[1]}
+
+
+async def test_a_failover_behind_kept_connections_is_noticed(tmp_path: Path) -> None:
+    """The proxy of a managed Redis may keep its clients' connections over a failover."""
+    with ExitStack() as stack:
+        ports = [free_port(), free_port()]
+        for port in ports:
+            (folder := tmp_path / str(port)).mkdir()
+            stack.enter_context(servers.running(servers.valkey(folder, port)))
+        servers.eventually(lambda: all(map(is_listening, ports)), "both listening")
+        proxy = stack.enter_context(keeping_proxy(ports[0]))
+        server = RedisServers()
+        url = f"redis://127.0.0.1:{proxy.port}/0"
+        async with redis_client.create_redis(Settings(redis_url=url), server) as redis:
+            store = PartitionStore(redis, server, 0, "me")
+            await store.claim(1)
+            await store.checkpoint(dict.fromkeys(Topic, 0), {}, 0)
+            await copy_hash(ports, schema.partition_key(0))
+            await asyncio.to_thread(proxy.switch_keeping, ports[1])
+            # In the script itself: this stamp belongs to a probe from before the failover.
+            with pytest.raises(WriteRefusedError, match="server"):
+                await store.stamp(1)
+            assert server.changes == 0
+            await store.now()
+            assert server.changes == 1
+            with pytest.raises(WriteRefusedError, match="failed over"):
+                await store.stamp(2)
+
+
+async def test_a_server_that_was_a_replica_meanwhile_counts_as_another(
+    failover: tuple[Failover, str],
+) -> None:
+    """It has the writes of the other server since, not its own; its `run_id` is the same."""
+    both, url = failover
+    server = RedisServers()
+    async with redis_client.create_redis(Settings(redis_url=url), server) as redis:
+        store = PartitionStore(redis, server, 0, "me")
+        await store.now()
+        await redis.replicaof("127.0.0.1", both.ports[1])
+        await asyncio.to_thread(servers.eventually, lambda: is_synced(both.ports[0]), "a copy")
+        await redis.replicaof("NO", "ONE")
+        await store.now()
+        assert server.changes == 1
+
+
+def is_synced(port: int) -> bool:
+    with redis_sync.Redis(port=port) as client:
+        found: Any = client.info("replication")
+        return bool(found.get("master_link_status") == "up")
+
+
+async def copy_hash(ports: list[int], key: str) -> None:
+    """Copy a hash from the first server to the second, as replication does."""
+    with redis_sync.Redis(port=ports[0]) as old, redis_sync.Redis(port=ports[1]) as new:
+        new.hset(key, mapping=old.hgetall(key))
+
+
+@contextmanager
+def keeping_proxy(target: int) -> Iterator[KeepingProxy]:
+    with BackgroundLoop() as background:
+        proxy = KeepingProxy(background, free_port(), target)
+        yield proxy
+        proxy.close()
 
 
 async def test_a_primary_that_became_a_replica_is_left(failover: tuple[Failover, str]) -> None:

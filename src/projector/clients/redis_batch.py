@@ -16,6 +16,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from projector.clients import redis_cluster
 from projector.clients.redis_cluster import Cluster, Command, CommandResult
 
 # `redis_client.create_redis` types both as Redis; methods that both have are alike.
@@ -29,6 +30,7 @@ _OUTAGES: Final = (ClusterDownError, TryAgainError)
 async def execute(redis: Client, commands: Sequence[Command]) -> list[CommandResult]:
     """Execute the commands in one round trip to each server; the key must be argument 1.
 
+    INFO takes a key as its last argument, which only chooses the server of a cluster.
     A command's own error, such as WRONGTYPE, is returned in place of its result.
     """
     results = await try_execute(redis, commands)
@@ -44,7 +46,7 @@ async def try_execute(redis: Client, commands: Sequence[Command]) -> list[Comman
         return await redis.execute_each(commands)
     async with redis.pipeline(transaction=False) as pipe:
         for command in commands:
-            pipe.execute_command(*command)
+            pipe.execute_command(*redis_cluster.words(command))
         pipe.time()
         *values, time = await pipe.execute(raise_on_error=False)
     if isinstance(time, Exception):
@@ -109,18 +111,29 @@ async def server_time(redis: Client, key: str) -> int:
     return int(result.now)
 
 
-async def barrier(redis: Client) -> None:
-    """Ping every primary of a cluster, so that restarts and failovers are noticed.
+async def identify(redis: Client, key: str) -> list[CommandResult]:
+    """Ask the key's server for its identity and, last, its TIME, in one round trip."""
+    # PTTL follows a slot that has moved; INFO is answered by any server.
+    return await execute(redis, [("PTTL", key), *redis_cluster.identity_questions(key)])
 
-    Not needed for one server: every command notices them.
-    """
+
+def place_of(redis: Client, key: str) -> str:
+    """Return the address of the cluster's server that holds the key, "" of a single server."""
+    node = redis.get_node_from_key(key) if isinstance(redis, Cluster) else None
+    return node.name if node else ""
+
+
+async def barrier(redis: Client) -> None:
+    """Ask every primary of a cluster who it is, so that restarts and failovers are noticed."""
     if isinstance(redis, Cluster):
         await redis.barrier()
 
 
-async def barrier_commands(redis: Client) -> list[Command]:
-    """Return the commands that make a batch reach every primary of a cluster."""
-    return await redis.barrier_commands() if isinstance(redis, Cluster) else []
+async def identity_commands(redis: Client) -> list[Command]:
+    """Return the commands that bring the identity of the server, or of each that holds slots."""
+    if isinstance(redis, Cluster):
+        return await redis.identity_commands()
+    return list(redis_cluster.identity_questions(""))
 
 
 async def scan_pages(redis: Client, match: str, count: int) -> AsyncIterator[list[bytes]]:

@@ -136,7 +136,7 @@ def _cluster(
     if settings.redis_tls:
         options |= {"connection_class": TlsConnection, "tls": settings.redis_tls}
     arguments = arguments | topology.identity | {"retry": Retry(NoBackoff(), 1)}
-    return Cluster(topology.hosts, arguments, options, server.on_slots_refreshed)
+    return Cluster(topology.hosts, arguments, options, server.on_slots_refreshed, server.note)
 
 
 def _identity(settings: Settings) -> dict[str, str]:

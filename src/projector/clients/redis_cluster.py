@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +16,8 @@ from redis.event import (
 )
 from redis.exceptions import AskError, MovedError, RedisClusterException, RedisError, TryAgainError
 from redis.maint_notifications import MaintNotificationsConfig
+
+from projector.elapsed import elapsed
 
 Command = Sequence[bytes | str | int]
 
@@ -56,11 +58,13 @@ class Cluster(RedisCluster):
         arguments: Mapping[str, Any],
         connection_options: Mapping[str, Any],
         on_slots_refreshed: Callable[["Cluster"], None],
+        on_barrier: Callable[[list[CommandResult], float], Awaitable[None]],
     ) -> None:
         """Create a client with redis-py's `arguments`.
 
         `connection_options` are those that redis-py's cluster does not take as arguments.
-        `on_slots_refreshed` is called each time that other servers may hold the slots.
+        `on_slots_refreshed` is called each time that other servers may hold the slots, `on_barrier`
+        with every server's answers to the barrier's commands and the time before them.
         """
         events = EventDispatcher()
         super().__init__(
@@ -71,6 +75,7 @@ class Cluster(RedisCluster):
         )
         self._set_connection_options(**connection_options)
         self._on_slots_refreshed = on_slots_refreshed
+        self._on_barrier = on_barrier
         events.register_listeners(
             {AsyncAfterSlotsCacheRefreshEvent: [_Listener(self._note_refresh)]}
         )
@@ -106,8 +111,9 @@ class Cluster(RedisCluster):
     async def execute_each(self, commands: Sequence[Command]) -> list[CommandResult]:
         """Execute the commands in one round trip to each server.
 
-        The key must be argument 1, of EVALSHA argument 3. Errors are returned in place of results,
-        also those of an unavailable server.
+        The key must be argument 1, of EVALSHA argument 3. INFO takes a key as its last argument,
+        which only chooses the server. Errors are returned in place of results, also those of an
+        unavailable server.
         """
         await self.initialize()
         results = [CommandResult(None, 0.0)] * len(commands)
@@ -146,7 +152,7 @@ class Cluster(RedisCluster):
             await self._follow_slots(node, [result.value for result in own])
 
     def _node(self, command: Command, asking: AskError | None) -> ClusterNode:
-        key: Any = command[3] if command[0] == "EVALSHA" else command[1]
+        key: Any = command[_KEY_AT.get(command[0], 1)]
         node = self.get_node(asking.host, asking.port) if asking else None
         return node or self.get_node_from_key(key)  # type: ignore[return-value]
 
@@ -176,18 +182,25 @@ class Cluster(RedisCluster):
                 await self.nodes_manager.initialize(last_failed_node_name=suspect.name)
 
     async def barrier(self) -> None:
-        """Ping every server that holds slots, so that restarts and failovers are noticed.
+        """Ask every server that holds slots who it is, so that failovers are noticed.
 
-        Concurrent calls share their pings. Raises `RedisError`.
+        Concurrent calls share their questions. Raises `RedisError`.
         """
-        called = asyncio.get_running_loop().time()
+        called = elapsed()
         async with self._barrier_lock:
             if self._last_barrier < called:
-                began = asyncio.get_running_loop().time()
-                for result in await self.execute_each(await self.barrier_commands()):
-                    if isinstance(result.value, Exception):
-                        raise result.value
+                began = elapsed()
+                answers = await self.execute_each(await self.identity_commands())
+                for answer in answers:
+                    if isinstance(answer.value, Exception):
+                        raise answer.value
+                await self._on_barrier(answers, began)
                 self._last_barrier = began
+
+    async def identity_commands(self) -> list[Command]:
+        """Return the commands that bring the identity of each server that holds slots."""
+        keys = [command[1] for command in await self.barrier_commands()]
+        return [each for key in keys for each in (("PTTL", key), *identity_questions(key))]
 
     async def barrier_commands(self) -> list[Command]:
         """Return one harmless command for each server that holds slots."""
@@ -206,6 +219,16 @@ class Cluster(RedisCluster):
         return self._barrier_commands
 
 
+def identity_questions(key: bytes | str | int) -> tuple[Command, ...]:
+    """Return the commands that ask the key's server for its identity."""
+    return ("INFO", "server", key), ("INFO", "replication", key)
+
+
+def words(command: Command) -> Command:
+    """Return the command as a server takes it: INFO without the key that chose the server."""
+    return command[:-1] if command[0] == "INFO" else command
+
+
 class _Listener(AsyncEventListenerInterface):
     def __init__(self, call: Callable[[], Any]) -> None:
         self._call = call
@@ -214,6 +237,8 @@ class _Listener(AsyncEventListenerInterface):
         await self._call()
 
 
+# The place of the key in commands that do not have it first.
+_KEY_AT: Final[dict[Any, int]] = {"EVALSHA": 3, "INFO": -1}
 _AWAY: Final = (redis_errors.ConnectionError, redis_errors.TimeoutError)
 
 
@@ -225,7 +250,7 @@ def _may_try_again(value: Any, attempt: int) -> bool:
 
 
 async def _run(node: ClusterNode, batch: Sequence[_Sent]) -> list[CommandResult]:
-    own = [PipelineCommand(sent.position, *sent.command) for sent in batch]
+    own = [PipelineCommand(sent.position, *words(sent.command)) for sent in batch]
     time = PipelineCommand(0, "TIME")
     commands: list[PipelineCommand] = []
     for sent, command in zip(batch, own, strict=True):

@@ -1,9 +1,11 @@
-"""Restarts and failovers of Redis servers, noticed by their `run_id`."""
+"""Restarts, failovers and clocks of Redis servers, noticed by what the servers answer."""
 
 import math
 import re
+import time
 from collections import defaultdict
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 from weakref import WeakSet
 
 import structlog
@@ -11,25 +13,38 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from projector import metrics
 from projector.clients import redis_batch
-from projector.clients.redis_cluster import Cluster
+from projector.clients.redis_cluster import Cluster, CommandResult
+from projector.clients.trusted_clock import (
+    HOLD_S,
+    TOLERANCE_MS,
+    ClockError,
+    TrustedClock,
+    Verdict,
+)
 from projector.elapsed import elapsed
 from projector.errors import EvictionError
 
 log = structlog.get_logger()
 
 _RUN_ID: Final = re.compile(rb"run_id:(\w+)")
+_REPLICATION_ID: Final = re.compile(rb"master_replid:(\w+)")
+ANONYMOUS: Final = " "  # the identity of a server that reports none
 _ROLE: Final = re.compile(rb"role:(\w+)")
 
 
 class RedisServers:
     """The Redis server that answers, or the servers of a cluster.
 
-    `changes` counts restarts and failovers: after one, acknowledged writes may be lost. Every new
-    connection asks for the `run_id`. If another server answers, older connections are closed,
-    because the former server may return old values. `met_at` is the last time (seconds of
-    `elapsed`) that a server was met: that it answered for the first time, after a restart, or as a
-    new primary of a cluster. It may lack what was written before.
+    `changes` counts restarts and failovers, after which acknowledged writes may be lost, and the
+    ends of clock jumps, by which keys may have expired too early. A server is known by its
+    `run_id`, which a restart changes, and its replication id, which a promotion changes. Every new
+    connection asks for both, and so does every `note`, since a proxy may keep connections over a
+    failover. If another server answers, older connections are closed, because the former server
+    may return old values. `met_at` is the last time (seconds of `elapsed`) that a server was met:
+    that it answered for the first time, after a restart, or as a new primary of a cluster. It may
+    lack what was written before.
     """
 
     def __init__(self) -> None:
@@ -37,8 +52,10 @@ class RedisServers:
         self.met_at = -math.inf
         self.pool: ConnectionPool | None = None
         self.cluster = False
+        # By the address of a cluster's server; one server has the address "".
         self._met: dict[str, float] = {}
-        self._run_ids: dict[str, bytes] = {}
+        self._identities: dict[str, str] = {}
+        self._clocks: dict[str, TrustedClock] = {}
         self._connections: dict[str, WeakSet[AbstractConnection]] = defaultdict(WeakSet)
         self._primaries: set[str] = set()
 
@@ -51,31 +68,27 @@ class RedisServers:
         self.met_at = self._met[place] = elapsed()
 
     async def on_connect(self, connection: AbstractConnection) -> None:
-        """Set a connection up as redis-py does, then compare the server's `run_id`."""
-        await connection.on_connect()
-        place = _place(connection) if self.cluster else ""
-        run_id = await _info_field(connection, "server", _RUN_ID)
-        known = self._run_ids.get(place, b"")
-        # A server without a `run_id` may be another one at each connection.
-        if known != run_id or not run_id:
-            self.meet(place)
-        self._run_ids[place] = run_id
-        older = list(self._connections[place])
-        self._connections[place].add(connection)
-        if known not in (b"", run_id):
-            # No command reads from the replicas of a cluster.
-            if not self.cluster or place in self._primaries:
-                self._count_change()
-            await self._leave(older)
+        """Set a connection up as redis-py does, then compare the server's identity."""
+        await self._connect(connection)
 
     async def on_connect_primary(self, connection: AbstractConnection) -> None:
         """Set a connection up, and refuse a replica.
 
         Sentinels may learn of a failover later than the servers.
         """
-        await self.on_connect(connection)
-        if await _info_field(connection, "replication", _ROLE) == b"slave":
+        if await self._connect(connection) == "slave":
             raise RedisConnectionError("this is a replica now, and the sentinels name no other yet")
+
+    async def _connect(self, connection: AbstractConnection) -> str:
+        """Set a connection up, meet its server, and return the server's role."""
+        await connection.on_connect()
+        place = _place(connection) if self.cluster else ""
+        server, replication = [await _info(connection, s) for s in ("server", "replication")]
+        older = list(self._connections[place])
+        self._connections[place].add(connection)
+        identity = f"{_field(server, _RUN_ID)} {_field(replication, _REPLICATION_ID)}"
+        await self._compare(place, identity, older)
+        return _field(replication, _ROLE)
 
     def on_slots_refreshed(self, cluster: Cluster) -> None:
         """Count a new primary as a failover, because it may lack recent writes."""
@@ -83,13 +96,79 @@ class RedisServers:
         new = primaries - self._primaries
         for place in new:
             self.meet(place)
+            self._identities.pop(place, None)
         if new and self._primaries:
-            self._count_change()
+            self._count_other_server()
         self._primaries = primaries
 
-    def _count_change(self) -> None:
+    def identity(self, place: str) -> str:
+        """Return the identity of the server there, as scripts compute it; "" if unknown."""
+        return self._identities.get(place, "")
+
+    def expected_time(self, place: str) -> float | None:
+        """Return the believed TIME (ms) of the server there; None if it is not known."""
+        clock = self._clocks.get(place)
+        return clock.expected(elapsed()) if clock else None
+
+    async def note(self, answers: Sequence[CommandResult], sent: float) -> None:
+        """Note the servers and clocks in answers to `redis_batch.identify`.
+
+        `sent` is when they were asked, by `elapsed`. Raises `ClockError` if a clock is not
+        believed; the same call notices when it is again. Late answers are no readings of clocks:
+        the process may have slept, and any step would fit in.
+        """
+        received = elapsed()
+        await self.note_servers(answers)
+        if received - sent > TOLERANCE_MS / 1000:
+            return
+        times = {answer.place: answer.now for answer in answers}
+        believed = [self._note_time(place, now, sent, received) for place, now in times.items()]
+        if not all(believed):
+            raise ClockError(f"its clock jumped, and is not believed before {HOLD_S:g} s")
+
+    async def note_servers(self, answers: Sequence[CommandResult]) -> None:
+        """Note the servers alone; answers without an identity are left out."""
+        infos: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        for answer in answers:
+            infos[answer.place].update(answer.value if isinstance(answer.value, dict) else {})
+        for place, info in infos.items():
+            if "run_id" in info and "master_replid" in info:
+                identity = f"{info['run_id']} {info['master_replid']}"
+                await self._compare(place, identity, list(self._connections[place]))
+
+    def _note_time(self, place: str, reading: float, sent: float, received: float) -> bool:
+        clock = self._clocks.setdefault(place, TrustedClock(time.time() * 1000, received))
+        ahead = round(clock.distance(reading, received) / 1000, 1)
+        verdict = clock.note(reading, sent, received)
+        if verdict is Verdict.JUMPED:
+            metrics.CLOCK_JUMPS.inc()
+            log.error("Redis' clock jumped, partitions stay stale", server=place, ahead_s=ahead,
+                      believed_after_s=HOLD_S)  # fmt: skip
+        if verdict.ends_jump:
+            self.changes += 1
+            log.warning("Redis' clock is believed again", server=place, jump=verdict.value)
+        return verdict.is_believed
+
+    async def _compare(self, place: str, identity: str, older: list[AbstractConnection]) -> None:
+        """Compare the server that answers at this place with the one before.
+
+        If it is another one, the `older` connections are closed.
+        """
+        known = self._identities.get(place, "")
+        self._identities[place] = identity
+        # A server without an identity may be another one at each connection.
+        if known == identity != ANONYMOUS:
+            return
+        self.meet(place)
+        if known not in ("", identity):
+            # No command reads from the replicas of a cluster.
+            if not self.cluster or place in self._primaries:
+                self._count_other_server()
+            await self._leave(older)
+
+    def _count_other_server(self) -> None:
         self.changes += 1
-        log.warning("Redis was restarted or failed over")
+        log.warning("another Redis server answers")
 
     async def _leave(self, older: list[AbstractConnection]) -> None:
         """Close idle connections; those in use are closed when their users return them."""
@@ -99,12 +178,15 @@ class RedisServers:
             await self.pool.disconnect(inuse_connections=False)
 
 
-async def _info_field(
-    connection: AbstractConnection, section: str, field: re.Pattern[bytes]
-) -> bytes:
+async def _info(connection: AbstractConnection, section: str) -> bytes:
     await connection.send_command("INFO", section)
-    found = field.search(await connection.read_response())
-    return found.group(1) if found else b""
+    answer: bytes = await connection.read_response()
+    return answer
+
+
+def _field(info: bytes, field: re.Pattern[bytes]) -> str:
+    found = field.search(info)
+    return found.group(1).decode() if found else ""
 
 
 def _place(connection: AbstractConnection) -> str:

@@ -145,6 +145,12 @@ class FactIndex:
         if job := self.job(key):
             self._live_jobs.discard(key, job)
 
+    def revive_job(self, key: Key) -> None:
+        """Add a job that has not finished to the live jobs again, since time went back."""
+        job = self.job(key)
+        if job and not job.finished:
+            self._live_jobs.add(key, job)
+
     def mark_affected(self, key: Key) -> Iterator[None]:
         """Mark the tokens that depend on a fact whose effect time alone has changed, in steps."""
         tokens = self._affected_jobs.tokens(key, self._data(key), None)

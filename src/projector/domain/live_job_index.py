@@ -33,13 +33,13 @@ class LiveJobIndex:
         return chain.from_iterable(self._jobs_of_project.values())
 
     def add(self, key: Key, job: Job) -> None:
-        """Add a job; its project becomes busy with the first."""
+        """Add a job, if it is not there yet; its project becomes busy with the first."""
         project = project_key(root_of(key), job.project)
         if project not in self._jobs_of_project:
             self.link([project])
         self._jobs_of_user[job.user].add(key)
+        self._count += key not in self._jobs_of_project[project]
         self._jobs_of_project[project].add(key)
-        self._count += 1
 
     def discard(self, key: Key, job: Job) -> None:
         """Remove a job, if it is live; its project ceases to be busy with the last."""

@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 # Delay before a fact is examined again that only events not yet applied may still need.
 RETRY_DROP_MS: Final = 1000
+# Where events are rare, `applied_until` stays behind for long, and facts pile up.
+MAX_RETRY_DROP_MS: Final = 3_600_000
 
 
 class Policy(NamedTuple):
@@ -266,6 +268,16 @@ class Projection:
                 yield from self._fall_due(key, fact, now, until)
             yield
 
+    def judge_again(self) -> Iterator[None]:
+        """Undo, in steps of one fact, what `advance` did by a time that was wrong.
+
+        Call `advance` with the right time after it. Marks no view as outdated.
+        """
+        for key, fact in list(self.facts.items()):
+            self._timers.set(key, self._next_due(fact))
+            self.facts.revive_job(key)
+            yield
+
     def _next_due(self, fact: AnyFact) -> int | None:
         match fact.data:
             case None:
@@ -291,7 +303,9 @@ class Projection:
             self._changed.add(key)
         else:
             self.facts.expire_job(key)
-            self._timers.set(key, max(self._needed_until(fact), now + RETRY_DROP_MS))
+            needed_until = self._needed_until(fact)
+            behind = min(max(RETRY_DROP_MS, needed_until - applied_until), MAX_RETRY_DROP_MS)
+            self._timers.set(key, max(needed_until, now + behind))
 
 
 def _take_all(steps: Iterator[None]) -> None:

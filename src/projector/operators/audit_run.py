@@ -1,5 +1,6 @@
 """A run of `projector audit`: partitions compared, repairs fed, a row for each finding."""
 
+import time
 from collections import Counter
 from typing import Any, BinaryIO, Final, NamedTuple, Self
 
@@ -189,7 +190,9 @@ async def refuse_unsafe_repair(settings: Settings, redis: Redis, request: AuditR
         raise OperatorError(
             f"the export was taken at {to_rfc3339(taken)}, which is yet to come; correct --taken"
         )
-    if taken - skew_ms < now - settings.tombstone_retention_ms:
+    # By the later of two clocks: a wrong one must not let an old export bring anything back.
+    latest = max(now, int(time.time() * 1000))
+    if taken - skew_ms < latest - settings.tombstone_retention_ms:
         raise OperatorError(
             f"the export was taken at {to_rfc3339(taken)}; removals are remembered for "
             f"{settings.tombstone_retention:g} s (PROJECTOR_TOMBSTONE_RETENTION), and what was "

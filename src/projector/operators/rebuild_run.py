@@ -1,6 +1,7 @@
 """A rebuild of some partitions: read and compared together, put in place one after the other."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
@@ -284,9 +285,9 @@ class PartitionRun:
         ends = {topic: end for topic, end in offsets.items() if topic in rebuilt.reported}
         await rebuilt.read(ends, lambda _: None)
         retention_ms = self._clients.policy.tombstone_retention_ms
-        changes = rebuild.changed_facts(
-            look.facts, rebuilt.projection.facts, look.now, retention_ms
-        )
+        # By the earlier of two clocks: by a wrong one, lost jobs would count as expired.
+        now = min(look.now, int(time.time() * 1000))
+        changes = rebuild.changed_facts(look.facts, rebuilt.projection.facts, now, retention_ms)
         looks.append({change.key: change for change in changes})
         return look
 

@@ -7,17 +7,33 @@ hash are named here and in docs/redis.md.
 
 from typing import Final
 
-# KEYS: partition hash. ARGV: owner, the newest epoch that refused a view of this owner, then the
-# rules of the owner: (field, value)...
-# The clock keeps the epoch rising even after FLUSHALL has deleted the stored one.
+# KEYS: partition hash. ARGV: owner, the newest epoch that refused a view of this owner, the
+# believed TIME in ms, then the rules of the owner: (field, value)...
+# The time keeps the epoch rising even after FLUSHALL has deleted the stored one. It is not TIME at
+# this moment: a clock that jumps by centuries would use up the epochs. A key of another type is no
+# claim, and is written anew.
 CLAIM: Final = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local stored = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') or 0
-local epoch = math.max(stored + 1, now, ARGV[2] + 1)
+local held = redis.pcall('HGET', KEYS[1], 'epoch')
+if type(held) == 'table' and string.find(tostring(held.err), 'WRONGTYPE', 1, true) then
+  redis.call('UNLINK', KEYS[1])
+end
+local stored = type(held) == 'string' and tonumber(held) or 0
+local epoch = math.max(stored + 1, tonumber(ARGV[3]), ARGV[2] + 1)
 local text = string.format('%.0f', epoch)
-redis.call('HSET', KEYS[1], 'epoch', text, 'owner', ARGV[1], unpack(ARGV, 3))
+redis.call('HSET', KEYS[1], 'epoch', text, 'owner', ARGV[1], unpack(ARGV, 4))
 return text
+"""
+
+# KEYS: the key of the number of partitions. ARGV: the number, the highest one. Returns 1 if it
+# wrote: the key was missing, or held anything else than such a number. Another number stays.
+KEEP_COUNT: Final = """
+local held = redis.pcall('GET', KEYS[1])
+if type(held) == 'string' and #held <= #ARGV[2] and string.match(held, '^[0-9]+$') then
+  local number = tonumber(held)
+  if number > 0 and number <= tonumber(ARGV[2]) then return 0 end
+end
+redis.call('SET', KEYS[1], ARGV[1])
+return 1
 """
 
 # KEYS: token records. ARGV: partition (4 digits), version, then (record, expiry in ms) per key.
@@ -64,21 +80,24 @@ end
 return 1
 """
 
-# The beginning of the scripts below. KEYS[1]: partition hash. ARGV: epoch, owner, revision.
+# The beginning of the scripts below. KEYS[1]: partition hash. ARGV: epoch, owner, revision. A key
+# of another type holds no claim: the owner claims again, and so writes it anew.
 _CLAIMED: Final = """
-local held = redis.call('HMGET', KEYS[1], 'epoch', 'owner', 'revision')
+local held = redis.pcall('HMGET', KEYS[1], 'epoch', 'owner', 'revision')
 if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then return 'claim' end
 local revision = held[3] or '0'
 """
 
 # KEYS: partition hash, facts hash. ARGV: epoch, owner, previous revision, new revision, number of
 # facts then (-1 while more steps of the same checkpoint follow), number of offsets,
-# (topic, offset)..., number of facts set, (field, fact)..., fields deleted...
+# (topic, offset)..., number of facts set, (field, fact)..., fields deleted... A facts hash of
+# another type is refused, here and with a stamp: then the owner writes all facts.
 CHECKPOINT: Final = (
     _CLAIMED
     + """
 if revision == ARGV[4] then return 'ok' end
 if revision ~= ARGV[3] then return 'revision' end
+if type(redis.pcall('HLEN', KEYS[2])) == 'table' then return 'facts' end
 local at = 7
 for _ = 1, ARGV[6] do
   redis.call('HSET', KEYS[1], 'offset:' .. ARGV[at], ARGV[at + 1])
@@ -106,11 +125,24 @@ return 'ok'
 """
 )
 
-# KEYS: partition hash. ARGV: epoch, owner, revision, T0 in ms.
+# KEYS: partition hash, facts hash. ARGV: epoch, owner, revision, T0 in ms, the identity of the
+# server that has the owner's views, the believed TIME in ms, the tolerance in ms. An empty identity
+# or time is not compared. A failover or a jump may come after the probe, so it is not enough there.
 STAMP: Final = (
     _CLAIMED
     + """
 if revision ~= ARGV[3] then return 'revision' end
+if ARGV[5] ~= '' then
+  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+  local log = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
+  if ARGV[5] ~= run .. ' ' .. log then return 'server' end
+end
+if type(redis.pcall('HLEN', KEYS[2])) == 'table' then return 'facts' end
+if ARGV[6] ~= '' then
+  local time = redis.call('TIME')
+  local ahead = time[1] * 1000 + time[2] / 1000 - ARGV[6]
+  if math.abs(ahead) > tonumber(ARGV[7]) then return 'clock' end
+end
 redis.call('HSET', KEYS[1], 'stamp', ARGV[4], 'stamp_epoch', ARGV[1])
 return 'ok'
 """

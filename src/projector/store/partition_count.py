@@ -2,12 +2,15 @@
 
 from typing import Any, Final
 
+import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from projector.errors import NotReadyError, PartitionCountError
 from projector.events.partitioning import MAX_PARTITIONS
-from projector.store import schema
+from projector.store import lua_scripts, schema
+
+log = structlog.get_logger()
 
 _MAX_DIGITS: Final = len(str(MAX_PARTITIONS))
 
@@ -57,3 +60,13 @@ async def agree_on_partitions(redis: Redis, expected: int) -> int:
     """Store `expected` if the key is missing; return the number that is stored then."""
     await redis.set(schema.PARTITIONS_KEY, expected, nx=True)
     return await read_partition_count(redis) or expected
+
+
+async def restore_partition_count(redis: Redis, count: int) -> None:
+    """Write the number where it is missing or malformed; another number stays.
+
+    For workers that have agreed on it: without the number no API answers.
+    """
+    keep = redis.register_script(lua_scripts.KEEP_COUNT)
+    if await keep(keys=[schema.PARTITIONS_KEY], args=[count, MAX_PARTITIONS]):
+        log.warning("the number of partitions was written anew", partitions=count)

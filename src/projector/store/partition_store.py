@@ -18,17 +18,20 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from projector import metrics
 from projector.clients import redis_batch
 from projector.clients.redis_batch import Argument
 from projector.clients.redis_servers import RedisServers
+from projector.clients.trusted_clock import TOLERANCE_MS, ClockError
 from projector.domain.fact_keys import Key
 from projector.domain.views import View
+from projector.elapsed import elapsed
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.model import Topic
 from projector.store import lua_scripts, partition_state, schema, view_diff
-from projector.store.partition_count import agree_on_partitions
+from projector.store.partition_count import restore_partition_count
 from projector.store.partition_state import PartitionState
 from projector.store.schema import Version
 from projector.store.view_diff import Mismatch, StoredValue
@@ -48,6 +51,8 @@ INCOMPLETE: Final = -1
 FIRST_EXPIRY: Final = 1
 # Survives a hand-over; expires soon after the last owner is gone.
 ACTIVITY_KEPT_S: Final = 300
+# A long step of another partition may make one answer late; a claim must not begin again for it.
+READINGS: Final = 3
 _key: Final = cast(Callable[[bytes], Key], bytes.decode)
 
 log = structlog.get_logger()
@@ -105,9 +110,11 @@ class PartitionStore:
 
         `rules` are the settings that the views depend on. Commands that compute views compare them.
         """
+        # Meets the server, so that a failover before the claim is none after it.
+        now = await self.now()
         self._server_changes = self._server.changes
-        await agree_on_partitions(self._redis, partitions)
-        args: list[Argument] = [self.owner, self._refused_by, *_flat((rules or {}).items())]
+        await restore_partition_count(self._redis, partitions)
+        args: list[Argument] = [self.owner, self._refused_by, now, *_flat((rules or {}).items())]
         self._epoch = int(await self._claim(keys=[self._hash], args=args))
         state = await self._read_state()
         if state is None:
@@ -128,20 +135,25 @@ class PartitionStore:
 
     async def is_claimed_by_another(self) -> bool:
         """Whether a newer claim holds the partition; false if the claim is only missing."""
-        epoch, owner = await self._redis.hmget(self._hash, ["epoch", "owner"])
-        return int(epoch or 0) >= self._epoch and owner != self.owner.encode()
+        try:
+            epoch, owner = await self._redis.hmget(self._hash, ["epoch", "owner"])
+            return int(epoch or 0) >= self._epoch and owner != self.owner.encode()
+        except (ResponseError, ValueError) as error:
+            if not _is_malformed(error):
+                raise
+            return False
 
     async def load(self) -> AsyncGenerator[dict[Key, bytes], None]:
         """Yield the checkpoint's facts in parts; parts may repeat facts.
 
         Redis reads the next part while the caller uses this one. Raises `ValueError` for a fact
-        whose key is not UTF-8.
+        whose key is not UTF-8, and `IncompleteCheckpointError` if the key is not a hash.
         """
         reading: asyncio.Task[Any] | None = self._start_read(0)
         try:
             while reading:
-                cursor, fields = await reading
-                self._refuse_changed_server()
+                cursor, fields = await self._part(reading)
+                self.refuse_changed_server()
                 reading = self._start_read(cursor) if cursor else None
                 # Lets the request leave before the caller uses the part. Twice, because redis-py
                 # sends in a task of its own on Python 3.11.
@@ -150,6 +162,14 @@ class PartitionStore:
                 yield dict(zip(map(_key, fields), fields.values(), strict=True))
         finally:
             await _cancel(reading)
+
+    async def _part(self, reading: asyncio.Task[Any]) -> Any:
+        try:
+            return await reading
+        except ResponseError as error:
+            if _is_malformed(error):
+                raise IncompleteCheckpointError(f"{self._facts} is not a hash") from None
+            raise
 
     def _start_read(self, cursor: int) -> asyncio.Task[Any]:
         scan: Any = self._redis.hscan(self._facts, cursor, count=FIELDS_PER_CALL)
@@ -213,7 +233,7 @@ class PartitionStore:
         found: list[View] = []
         for chunk in _chunks(expected, VIEWS_PER_READ, lambda view: len(view.body)):
             stored = await view_diff.read_values(self._redis, _token_keys(chunk))
-            self._refuse_changed_server()
+            self.refuse_changed_server()
             pairs = zip(chunk, stored, strict=True)
             found += [view for view, value in pairs if self._has_drifted(view, value)]
         return found
@@ -236,7 +256,7 @@ class PartitionStore:
         for step in steps:
             await self._checkpoint_step({}, step, INCOMPLETE)
         await self._checkpoint_step(offsets, last, total)
-        self._refuse_changed_server()
+        self.refuse_changed_server()
 
     async def _checkpoint_step(
         self, offsets: Mapping[Topic, int], facts: list[tuple[Key, bytes | None]], total: int
@@ -250,11 +270,21 @@ class PartitionStore:
         self._revision = revision
 
     async def stamp(self, timestamp_ms: int, /) -> None:
-        """Declare the partition fresh as of this time (milliseconds of Redis TIME)."""
+        """Declare the partition fresh as of this time (milliseconds of Redis TIME).
+
+        Raises `ClockError` if TIME is not what it must be by this process's own clock.
+        """
         # In a cluster other servers hold the views; a restart of theirs does not fail the stamp.
-        self._refuse_changed_server()
+        self.refuse_changed_server()
+        place = redis_batch.place_of(self._redis, self._hash)
+        expected = self._server.expected_time(place)
         args: list[Argument] = [self._epoch, self.owner, self._revision, timestamp_ms]
-        self._check(await self._stamp(keys=[self._hash], args=args))
+        args += [self._server.identity(place), "" if expected is None else round(expected)]
+        args.append(round(TOLERANCE_MS))
+        outcome = await self._stamp(keys=[self._hash, self._facts], args=args)
+        if outcome == b"clock":
+            raise ClockError("its clock has jumped since the probe")
+        self._check(outcome)
 
     async def publish(self, activity: bytes) -> None:
         """Publish this owner's activity for operators; not fenced, because no answer needs it."""
@@ -262,10 +292,18 @@ class PartitionStore:
         await self._redis.set(key, activity, ex=ACTIVITY_KEPT_S)
 
     async def now(self) -> int:
-        """Return Redis TIME in milliseconds; restarts and failovers before it are noticed."""
-        now = await redis_batch.server_time(self._redis, self._hash)
-        await redis_batch.barrier(self._redis)
-        return now
+        """Return Redis TIME in milliseconds; restarts and failovers before it are noticed.
+
+        Raises `ClockError` while a server's clock is not believed.
+        """
+        for _ in range(READINGS):
+            sent = elapsed()
+            answers = await redis_batch.identify(self._redis, self._hash)
+            if elapsed() - sent <= TOLERANCE_MS / 1000:
+                await self._server.note(answers, sent)
+                await redis_batch.barrier(self._redis)
+                return int(answers[0].now)
+        raise ClockError("it answers too late to compare clocks")
 
     async def _write_jobs(self, started: list[View]) -> None:
         sets: list[tuple[Argument, ...]] = [
@@ -289,11 +327,11 @@ class PartitionStore:
                 f"views of partition {self._partition} are newer: {newest.decode()}"
             )
 
-    def _refuse_changed_server(self) -> None:
+    def refuse_changed_server(self) -> None:
         """Raise `WriteRefusedError` after a restart or failover: earlier writes may be lost."""
         if self._server.changes != self._server_changes:
             raise WriteRefusedError(
-                f"partition {self._partition}: Redis was restarted or failed over"
+                f"partition {self._partition}: Redis failed over, or restarted, or its clock jumped"
             )
 
     def _report_foreign(self, chunk: list[View], positions: list[int]) -> None:
@@ -303,6 +341,11 @@ class PartitionStore:
                 "a job's token belongs to a job of another partition; the first one keeps it",
                 partition=self._partition, job=chunk[position - 1].job,
             )  # fmt: skip
+
+
+def _is_malformed(error: Exception) -> bool:
+    """Whether a key is of another type than it must be, or holds another text than a number."""
+    return isinstance(error, ValueError) or str(error).startswith("WRONGTYPE")
 
 
 async def _cancel(task: asyncio.Task[Any] | None) -> None:

@@ -6,7 +6,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from uuid import uuid4
 
 import structlog
@@ -30,7 +30,7 @@ from projector.process import (
     refuse_stray_cancellation,
     until_signalled,
 )
-from projector.store.partition_count import agree_on_partitions
+from projector.store.partition_count import agree_on_partitions, restore_partition_count
 from projector.store.partition_store import PartitionStore
 from projector.worker.faust_app import create_app
 from projector.worker.owner import Owner
@@ -65,7 +65,11 @@ async def _work(settings: Settings) -> None:
         scan = OrphanScan(redis, settings.sweep_interval, owners.check_orphan)
         background = {
             asyncio.create_task(refuse_stray_cancellation(work))
-            for work in (_watch(settings, policy.partitions), scan.run())
+            for work in (
+                _watch(settings, policy.partitions),
+                scan.run(),
+                _keep_partition_count(redis, policy.partitions, timing),
+            )
         }
         try:
             async with _delivering(settings, owners, policy.partitions) as app:
@@ -109,6 +113,14 @@ async def _watch(settings: Settings, partitions: int) -> None:
     except AccessError as refused:
         # Kafka let this worker in at its start. The right may come back, so it is an outage.
         raise KafkaError(str(refused)) from None
+
+
+async def _keep_partition_count(redis: Redis, partitions: int, timing: Timing) -> NoReturn:
+    """Restore the number of partitions in Redis until cancelled: without it no API answers."""
+    restore = retry_outages(restore_partition_count)
+    while True:
+        await restore(redis, partitions)
+        await asyncio.sleep(timing.restore_count_s)
 
 
 @asynccontextmanager

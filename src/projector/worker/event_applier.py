@@ -27,7 +27,8 @@ class EventApplier:
 
     `is_complete` once the first claim has written all views and the checkpoint. From then on the
     facts depend on Kafka alone, and survive the loss of Redis. Timers have run up to `now`. All
-    events from before `applied_until` are applied. Both are Redis TIME in ms.
+    events from before `applied_until` are applied. Both are Redis TIME in ms. `newest` is the
+    highest timestamp of a record (ms of the brokers' clocks) since this owner began.
     """
 
     def __init__(  # noqa: PLR0913  one for each part that it brings together
@@ -47,6 +48,7 @@ class EventApplier:
         self.is_complete = False
         self.now = 0
         self.applied_until = 0
+        self.newest = 0
         self._policy = policy
         self._reader = reader
         self._instruments = instruments
@@ -110,6 +112,7 @@ class EventApplier:
     async def _apply(self, record: KafkaRecord) -> None:
         """Apply one record, in turns: some change 100,000 facts or views."""
         await in_turns(self.projection.apply_in_steps(record), self._turn_s)
+        self.newest = max(self.newest, record.timestamp)
         reason, event = self.projection.fault, self.projection.latest
         self._instruments.record_applied(record, event, good=reason is None, live=self.is_complete)
         if reason:
@@ -120,9 +123,19 @@ class EventApplier:
     # time
 
     async def advance(self, now: int) -> None:
-        """Run the timers that are due at `now` (ms), in turns; time never goes back."""
+        """Run the timers that are due at `now` (ms), in turns; a lower time changes nothing.
+
+        Facts are dropped only where Kafka's clocks agree with Redis': a late event is late by
+        Kafka's, and one wrong clock must not end what no other event brings back.
+        """
         self.now = max(self.now, now)
-        await in_turns(self.projection.advance_in_steps(self.now, self.applied_until), self._turn_s)
+        applied_until = min(self.applied_until, self.newest)
+        await in_turns(self.projection.advance_in_steps(self.now, applied_until), self._turn_s)
+
+    async def take_back(self, now: int) -> None:
+        """Set the time back to `now` (ms), and judge every fact again, in turns."""
+        self.now = self.applied_until = now
+        await in_turns(self.projection.judge_again(), self._turn_s)
 
     # the checkpoint
 

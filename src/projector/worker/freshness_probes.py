@@ -72,6 +72,10 @@ class FreshnessProbes:
         """The highest T0 in ms, 0 without a probe; after a failover it need not be the newest's."""
         return max((probe.t0 for probe in self._waiting), default=0)
 
+    def forget(self) -> None:
+        """Drop every probe."""
+        self._waiting.clear()
+
     def take_reached(self, now: int, applied: Offsets) -> Probe | None:
         """Take out the probes that are reached, and return the last of them."""
         reached = None

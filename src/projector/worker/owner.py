@@ -173,8 +173,11 @@ class Owner:
                 await self._stopped.wait()
 
     async def _own(self) -> None:
+        # They have the time of before, which may have gone back.
+        self._probes.forget()
         await self._recovery.claim()
         self._first_views.begin()
+        self._probes.forget()
         self._instruments.record_claim()
         while not self._stopped.is_set():
             await self._wake.wait()

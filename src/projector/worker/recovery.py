@@ -73,6 +73,8 @@ class Recovery:
         views: one answer need not be of one moment.
         """
         t0 = await self._store.now()
+        # The facts may have come from two servers.
+        self._store.refuse_changed_server()
         ends = await self._reader.ends(self.partition)
         await self.refuse_recreated(truncated_topics(self._applier.progress.next, ends))
         later = await self._reader.ends(self.partition)
@@ -96,7 +98,7 @@ class Recovery:
     async def _reconcile(self) -> None:
         """Rewrite every view: the former owner's last writes may be newer than its checkpoint."""
         applier = self._applier
-        await applier.advance(await self._store.now())
+        await self._advance()
         unknown = self._initial_facts.unknown_tokens(applier)
         await self._writer.write_all([tombstone(digest, applier.now) for digest in unknown])
         fields = await self._initial_facts.changed_fields(applier)
@@ -106,10 +108,20 @@ class Recovery:
             await self._writer.checkpoint(fields)
 
     async def _heal(self) -> None:
-        """Write everything from memory, since Redis was emptied, went back, or was claimed."""
-        await self._applier.advance(await self._store.now())
+        """Write everything from memory, since Redis was emptied, went back, or was claimed.
+
+        After a jump of its clock too, by which it has expired keys too early.
+        """
+        await self._advance()
         await self._writer.write_all()
         await self._replace_checkpoint()
+
+    async def _advance(self) -> None:
+        """Run the timers that are due; if time went back, judge everything again before."""
+        now = await self._store.now()
+        if now < self._applier.now:
+            await self._applier.take_back(now)
+        await self._applier.advance(now)
 
     async def _replace_checkpoint(self) -> None:
         await self._store.forget_checkpoint()

@@ -25,6 +25,8 @@ class Timing(NamedTuple):
     history_pause_s: float = 10.0
     # Activity is for operators, and must not cost Redis more than a stamp does.
     publish_interval_s: float = 5.0
+    # An API without the number of partitions answers no lookup.
+    restore_count_s: float = 1.0
     # The worker that took the claim may be shutting down.
     claim_again_s: float = 5.0
     # Other workers learn of a rebalance at their next heartbeat, then load their new partitions.

@@ -89,6 +89,38 @@ def test_any_interleaving_batching_and_repetition_ends_in_the_views_from_scratch
         assert written.answers(later) == Oracle(events, NOW).views(later)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.booleans(), st.lists(EVENTS, max_size=30), st.integers(0, 2**32))
+def test_time_that_went_too_far_and_back_changes_nothing(
+    with_base: bool, drawn: list[Message], seed: int
+) -> None:
+    """A wrong clock was believed for a while; the events behind it meet the same live jobs."""
+    dice = Random(seed)
+    messages = (BASE if with_base else []) + drawn
+    records = list(schedule(numbered(messages), dice))
+    at = dice.randint(0, len(records))
+    right, wrong, redis = new_projection(), new_projection(), Redis()
+    for record in records[:at]:
+        right.apply(record)
+        wrong.apply(record)
+    right.advance(NOW)
+    wrong.advance(NOW + 10**10, applied_until=NOW)
+    redis.write(wrong, NOW + 10**10)
+    for _ in wrong.judge_again():
+        pass
+    wrong.advance(NOW)
+    redis.views = {view.digest: view for view in wrong.all_views(NOW)}
+    for now, later in ((NOW, records[at:]), (NOW + 10_000, [])):
+        for record in later:
+            right.apply(record)
+            wrong.apply(record)
+        right.advance(now)
+        wrong.advance(now)
+        redis.write(wrong, now)
+        assert wrong.facts.live_tokens == right.facts.live_tokens
+        assert redis.answers(now) == {v.digest: answer(v) for v in right.all_views(now)}
+
+
 def entity_of(message: Message) -> tuple[Any, ...]:
     """What the event is about; events of one thing share their sequence."""
     data, root = message["data"], message["partitionkey"]

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from projector.clients import redis_batch
 from projector.config.settings import Settings
-from projector.errors import ChangedPartitionsError, DifferentRulesError
+from projector.errors import ChangedPartitionsError, DifferentRulesError, OperatorError
 from projector.events.model import DEAD_LETTERS, Topic
 from projector.kafka import topics
 from projector.operators import audit
@@ -94,3 +95,26 @@ async def test_a_repair_of_another_kafka_than_the_workers_is_refused(
     now = await world.home.store.now()
     with pytest.raises(ChangedPartitionsError):
         await refuse_unsafe_repair(SETTINGS, world.redis, request(*COMPANY, taken=now))
+
+
+async def test_an_old_export_is_refused_though_the_clock_of_redis_is_behind(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was removed since could come back."""
+    now = await world.home.store.now()
+
+    async def check_topics(settings: Settings) -> dict[str, int]:
+        return {**dict.fromkeys(Topic, PARTITIONS), DEAD_LETTERS: 1}
+
+    async def refuse_nothing(settings: Settings) -> None:
+        return None
+
+    async def behind(*_: object) -> int:
+        return now - 2 * SETTINGS.tombstone_retention_ms
+
+    monkeypatch.setattr(topics, "check_topics", check_topics)
+    monkeypatch.setattr(topics, "refuse_producers_time", refuse_nothing)
+    monkeypatch.setattr(redis_batch, "server_time", behind)
+    old = request(*COMPANY, taken=now - 2 * SETTINGS.tombstone_retention_ms)
+    with pytest.raises(OperatorError, match="what was removed since could come back"):
+        await refuse_unsafe_repair(SETTINGS, world.redis, old)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from projector.clients import redis_batch
 from projector.errors import DifferentRulesError, RebuildFailedError, RebuildLossError
 from projector.events.model import Topic
 from projector.operators import rebuild, rebuild_run, rebuild_takeover, verify
@@ -155,6 +156,20 @@ async def test_a_running_job_without_its_start_is_refused_unless_accepted(run: R
     await run(ACCEPT_LOSS)
     raw: Any = await run.setup.redis.get(schema.token_record_key(digest("token-9")))
     assert schema.ViewRecord.decode(raw).status == 401
+
+
+async def test_a_lost_job_is_not_expired_by_a_wrong_clock_of_redis(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await owned(run.setup, builders.started(10, 7))
+    run.setup.kafka.begins = {**run.setup.kafka.begins, Topic.JOB_LIFECYCLE: 1}
+
+    async def ahead(*_: object) -> int:
+        return 2 * builders.NOW
+
+    monkeypatch.setattr(redis_batch, "server_time", ahead)
+    with pytest.raises(RebuildLossError, match="no longer has the start of 1 jobs"):
+        await run(PUT_IN_PLACE)
 
 
 async def test_other_rules_than_the_workers_are_refused(run: Run) -> None:

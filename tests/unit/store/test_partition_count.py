@@ -13,6 +13,7 @@ from projector.store.partition_count import (
     agree_on_partitions,
     read_partition_count,
     require_partition_count,
+    restore_partition_count,
 )
 
 SENTENCE = (
@@ -69,6 +70,25 @@ async def test_anything_else_is_one_sentence_that_says_what_to_do(
     assert isinstance(raised.value, OperatorError)
     # A server waits for what may still appear; this does not go away by itself.
     assert not isinstance(raised.value, NotReadyError)
+
+
+@pytest.mark.parametrize("stored", [*MALFORMED, None, "missing"], ids=ascii)
+async def test_a_live_worker_writes_it_again(
+    redis: fakeredis.FakeAsyncRedis, stored: str | None
+) -> None:
+    if stored is None:
+        await redis.rpush(schema.PARTITIONS_KEY, "4")
+    elif stored != "missing":
+        await redis.set(schema.PARTITIONS_KEY, stored)
+    await restore_partition_count(redis, 16)
+    assert await read_partition_count(redis) == 16
+
+
+@pytest.mark.parametrize("stored", [1, 16, MAX_PARTITIONS])
+async def test_another_number_is_left_alone(redis: fakeredis.FakeAsyncRedis, stored: int) -> None:
+    await redis.set(schema.PARTITIONS_KEY, stored)
+    await restore_partition_count(redis, 4)
+    assert await read_partition_count(redis) == stored
 
 
 def test_another_error_of_redis_stays_what_it_is() -> None:

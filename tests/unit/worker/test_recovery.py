@@ -228,7 +228,8 @@ async def test_a_claim_asks_redis_time_before_the_end_offsets(setup: Setup) -> N
     owner._store.now = asked_now  # type: ignore[method-assign]
     setup.kafka.ends = asked_ends  # type: ignore[method-assign]
     await owner._recovery.claim()
-    assert asked[:2] == ["T0", "ends"]
+    # The claim reads the time too, before it.
+    assert asked[:3] == ["T0", "T0", "ends"]
     assert owner._applier.applied_until > 0
 
 
@@ -308,3 +309,39 @@ async def test_a_claim_ends_the_tokens_that_its_initial_facts_name_as_unknown(
     monkeypatch.setattr(facts, "unknown_tokens", lambda _: [digest("unknown")])
     await owner._recovery.claim()
     assert await has_ended(setup, "unknown")
+
+
+@pytest.mark.parametrize("key", [schema.partition_key(PARTITION), schema.facts_key(PARTITION)])
+@pytest.mark.parametrize("kind", ["string", "list"])
+async def test_a_key_of_another_type_is_written_anew(setup: Setup, key: str, kind: str) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    async with setup.owning() as owner:
+        epoch = owner.version.epoch
+        await setup.redis.delete(key)
+        await (setup.redis.set(key, "x") if kind == "string" else setup.redis.rpush(key, "x"))
+        for each in (schema.partition_key(PARTITION), schema.facts_key(PARTITION)):
+            await until(lambda each=each: is_hash(setup, each))  # type: ignore[misc]
+        await until(lambda: is_stamped_above(setup, epoch))
+        setup.deliver(owner, *setup.kafka.add(builders.removed("job", 9)))
+        await until(lambda: has_ended(setup, "token-9"))
+
+
+@pytest.mark.parametrize("key", [schema.partition_key(PARTITION), schema.facts_key(PARTITION)])
+async def test_a_new_owner_reads_everything_where_a_key_is_of_another_type(
+    setup: Setup, key: str
+) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    async with setup.owning("first"):
+        pass
+    await setup.redis.delete(key, schema.token_record_key(builders.digest("token-9")))
+    await setup.redis.set(key, "x")
+    owner = setup.new_owner("next")
+    task = asyncio.create_task(owner.run())
+    await until(lambda: gets(setup, "token-9", [5]))
+    await until(lambda: is_hash(setup, schema.facts_key(PARTITION)))
+    owner.stop()
+    await asyncio.wait_for(task, 5)
+
+
+async def is_hash(setup: Setup, key: str) -> bool:
+    return bool(await setup.redis.type(key) == b"hash")
