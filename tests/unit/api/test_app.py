@@ -26,7 +26,7 @@ from tests.unit.api.api_world import (
 )
 from tests.unit.store.test_partition_count import SENTENCE
 
-READING = {"GET", "MGET", "HMGET", "TIME"}
+READING = {"GET", "MGET", "HMGET", "INFO", "TIME"}
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ async def test_every_poll_reaches_every_server_of_a_cluster(
     """One that holds no stamp has views: its failover must not pass unnoticed."""
     Clock(monkeypatch, redis=1000.0, own=50.0)
 
-    async def barrier_commands(_redis: Any) -> list[Any]:
+    async def identity_commands(_redis: Any) -> list[Any]:
         return [("GET", "another server")]
 
     asked: list[Any] = []
@@ -179,7 +179,7 @@ async def test_every_poll_reaches_every_server_of_a_cluster(
         asked.extend(commands)
         return await execute(redis, commands)
 
-    monkeypatch.setattr("projector.clients.redis_batch.barrier_commands", barrier_commands)
+    monkeypatch.setattr("projector.clients.redis_batch.identity_commands", identity_commands)
     monkeypatch.setattr("projector.clients.redis_batch.try_execute", noted)
     freshness = await poll_once(999_000)
     assert freshness.ages() == [1.0]
