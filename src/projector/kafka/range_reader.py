@@ -17,6 +17,8 @@ from projector.config.settings import Settings
 from projector.errors import HistoryLostError, RangeError
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka import tolerant_batches
+from projector.kafka.broker_connections import BrokerConnections
+from projector.kafka.broker_protocol import PartitionLeader, ask_leaders
 from projector.kafka.record_parser import Damage
 
 Offsets = dict[Topic, int]
@@ -47,6 +49,7 @@ class RangeReader:
         self._consumer = kafka.create_consumer(
             settings, CLIENT_NAME, request_timeout_ms=REQUEST_TIMEOUT_MS
         )
+        self._brokers = BrokerConnections(settings, request_timeout_ms=REQUEST_TIMEOUT_MS)
 
     async def start(self) -> None:
         """Connect; raises `KafkaError` if no broker can be reached."""
@@ -55,6 +58,16 @@ class RangeReader:
     async def stop(self) -> None:
         """Disconnect."""
         await self._consumer.stop()
+        await self._brokers.close()
+
+    async def leaders(self, partition: int) -> dict[Topic, PartitionLeader]:
+        """Ask one broker for the leader, its epoch and the topic id of each topic's partition."""
+        names = {self._settings.topic(topic): topic for topic in Topic}
+        answer = await ask_leaders(await self._brokers.to_any(), names)
+        self._brokers.learn(answer.addresses)
+        found = ((names[tp.topic], leader) for tp, leader in answer.leaders.items()
+                 if tp.partition == partition)  # fmt: skip
+        return dict(found)
 
     async def ends(self, partition: int) -> Offsets:
         """Ask the partition's leaders for the end offset of each topic."""
