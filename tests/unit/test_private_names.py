@@ -36,6 +36,7 @@ NAMES = {
     f"{FAUST}:AIOKafkaConsumerThread._create_worker_consumer": "the bound on Faust's fetch wait",
     f"{FAUST}:Consumer._new_consumer_thread": "the bound on Faust's fetch wait",
     "aiokafka:AIOKafkaConsumer._fetch_max_wait_ms": "the bound on Faust's fetch wait",
+    "aiokafka:AIOKafkaConsumer._isolation_level": "leaving out what a transaction aborted",
     "faust.transport.utils:DefaultSchedulingStrategy.iterate": "skipping what is applied already",
     f"{FETCHER}:Fetcher._proc_fetch_request.MemoryRecords": "reading past a damaged record",
     "prometheus_client:Histogram._buckets": "adding many values to a histogram at once",

@@ -13,8 +13,9 @@ from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
 from projector.domain.projection import Policy, Projection, needed_until
-from projector.events.model import Topic
+from projector.events.model import KafkaRecord, Topic
 from projector.kafka.range_reader import Offsets, RangeReader
+from projector.kafka.record_parser import Marker
 from projector.store.partition_state import PartitionState
 from projector.worker.dead_letter_outbox import LetterRef
 
@@ -57,14 +58,17 @@ class Rebuilt:
         async for progress in self._reader.read(self.partition, dict(self.next), ends):
             for record in progress.records:
                 if self.next[record.topic] <= record.offset < ends.get(record.topic, 0):
-                    self._note(record.topic, record.offset, self.projection.apply(record))
+                    self._apply(record)
             for topic, position in progress.positions.items():
                 self.next[topic] = max(self.next[topic], min(position, ends[topic]))
             advance(len(progress.records))
 
-    def _note(self, topic: Topic, offset: int, reason: str | None) -> None:
-        if reason and offset >= self.reported.get(topic, 0):
-            self.unreported.append(LetterRef(topic, offset, reason))
+    def _apply(self, record: KafkaRecord) -> None:
+        if isinstance(record.fault, Marker):
+            return
+        reason = self.projection.apply(record)
+        if reason and record.offset >= self.reported.get(record.topic, 0):
+            self.unreported.append(LetterRef(record.topic, record.offset, reason))
 
 
 async def find_losses(

@@ -14,6 +14,7 @@ from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka.range_reader import Offsets, RangeReader
+from projector.kafka.record_parser import Marker
 from projector.worker.dead_letter_outbox import DeadLetterOutbox
 from projector.worker.instrumentation import OwnerInstruments, Sizes
 from projector.worker.progress import PartitionProgress
@@ -78,11 +79,25 @@ class EventApplier:
 
     async def read_stalled(self, ends: Mapping[Topic, int], stall_s: float) -> None:
         """Read what Kafka has below `ends` and Faust has not delivered for `stall_s`."""
-        for topic in self.progress.stalled(ends, asyncio.get_running_loop().time(), stall_s):
-            metrics.STALLS_READ.inc()
-            log.info("delivery stalled", partition=self.partition, topic=topic,
-                     expected=self.progress.next[topic], end=ends[topic])  # fmt: skip
-            await self.catch_up({topic: ends[topic]})
+        stalled = self.progress.stalled(ends, asyncio.get_running_loop().time(), stall_s)
+        opened = await self._open_transactions() if stalled else {}
+        for topic in stalled:
+            expected, end = (
+                self.progress.next[topic],
+                min(ends[topic], opened.get(topic, ends[topic])),
+            )
+            if expected < end:
+                metrics.STALLS_READ.inc()
+                log.info("delivery stalled", partition=self.partition, topic=topic,
+                         expected=expected, end=end)  # fmt: skip
+                await self.catch_up({topic: end})
+            elif self.progress.note_open(topic):
+                log.warning("an open transaction holds up the partition", topic=topic,
+                            partition=self.partition, offset=expected)  # fmt: skip
+
+    @retry_outages
+    async def _open_transactions(self) -> Offsets:
+        return await self._reader.open_transactions(self.partition)
 
     @retry_outages
     async def catch_up(self, ends: Offsets) -> None:
@@ -98,6 +113,8 @@ class EventApplier:
         progress.reading = {}
 
     def _apply(self, record: KafkaRecord) -> None:
+        if isinstance(record.fault, Marker):
+            return
         reason = self.projection.apply(record)
         event = self.projection.latest
         self._instruments.record_applied(record, event, good=reason is None, live=self.is_complete)

@@ -71,7 +71,9 @@ class Recovery:
         ends = await self._reader.ends(self.partition)
         await self.refuse_recreated(truncated_topics(self._applier.progress.next, ends))
         await self._applier.catch_up(ends)
-        self._applier.applied_until = t0
+        # An open transaction ends the reading early.
+        if self._applier.progress.has_reached(ends):
+            self._applier.applied_until = t0
 
     async def refuse_recreated(self, truncated: tuple[Topic, ...]) -> None:
         """Raise `HistoryLostError` if one of these topics really ends below its next offset.

@@ -45,6 +45,8 @@ class Kafka:
         self.down = False
         self.takes_letters = True
         self.begins = dict.fromkeys(Topic, 0)
+        # Where a transaction is open.
+        self.opens: Offsets = {}
         # By how much its end offsets are too low, as those of the embedded broker.
         self.hides = 0
 
@@ -66,6 +68,10 @@ class Kafka:
         self._answer()
         return {topic: max(0, len(r) - self.hides) for topic, r in self.records.items()}
 
+    async def open_transactions(self, partition: int) -> Offsets:
+        self._answer()
+        return self.opens
+
     async def has_reached(self, partition: int, topic: Topic, offset: int) -> bool:
         return len(self.records[topic]) >= offset
 
@@ -81,6 +87,7 @@ class Kafka:
         if wanted:
             self.reads.append((dict(starts), wanted))
         for topic, end in wanted.items():
+            end = max(starts[topic], min(end, self.opens.get(topic, end)))  # noqa: PLW2901
             yield ReadProgress(self.records[topic][starts[topic] : end], {topic: end})
 
     async def send(self, letters: list[DeadLetter]) -> None:
