@@ -12,6 +12,7 @@ from projector.store import lua_scripts
 from projector.store.partition_store import PartitionStore
 from projector.worker.event_applier import EventApplier
 from projector.worker.freshness_probes import FreshnessProbes, Probe
+from projector.worker.known_logs import KnownLogs
 from projector.worker.recovery import Recovery
 from projector.worker.sweep import ViewSweep
 from tests.builders import take_changes
@@ -67,6 +68,15 @@ def freshness_off() -> None:
     replace(FreshnessProbes, "_ask", ask_redis_alone)
 
 
+def log_identity_off() -> None:
+    """The owner takes any log that is long enough for the one whose events it has applied."""
+
+    async def take_any(*_: Any) -> None: ...
+
+    replace(KnownLogs, "check", take_any)
+    replace(KnownLogs, "check_changed", take_any)
+
+
 def server_change_unnoticed() -> None:
     """The owner does not notice that another Redis answers than the one that it wrote to."""
     replace(PartitionStore, "_refuse_changed_server", lambda _self: None)
@@ -96,6 +106,7 @@ MUTATIONS: Final[dict[str, Callable[..., None]]] = {
     "fencing off": fencing_off,
     "heal off": heal_off,
     "freshness off": freshness_off,
+    "log identity off": log_identity_off,
     "server change unnoticed": server_change_unnoticed,
     "sweep off": sweep_off,
 }

@@ -7,7 +7,7 @@ from typing import Final
 
 from tests.faults.conftest import SEED, NewScenario
 from tests.faults.report import Report
-from tests.faults.scenario import BOUND_S, HEALTHY, SEND_S, Scenario
+from tests.faults.scenario import HEALTHY, SEND_S, Scenario
 from tests.faults.transactions import (
     TransactionalProducer,
     Transactions,
@@ -15,7 +15,7 @@ from tests.faults.transactions import (
     look_up_unknown,
 )
 
-MEASURED_S: Final = 8.0
+MEASURED_S: Final = 6.0
 # How much slower a 401 may be beside transactions, as a share and in seconds: two cores are busy.
 SLOWER: Final = 1.3
 SLACK_S: Final = 0.05
@@ -50,8 +50,6 @@ def test_transactions(new_scenario: NewScenario, report: Report) -> None:
     )
     assert beside.share_refused <= quiet.share_refused + 0.01
     assert beside.p50 <= quiet.p50 * SLOWER + SLACK_S
-    # Beyond the bound, an agent of an aborted grant is an over-grant.
-    scenario.run_past_the_bound()
     scenario.finish().assert_clean()
 
 
@@ -68,7 +66,6 @@ def test_open_transaction(new_scenario: NewScenario) -> None:
         began = len(scenario.observer.health)
         scenario.send(victim.revoked())
         scenario.run_past_the_bound()
-        scenario.run_for(BOUND_S)
         stale = {p for health in scenario.observer.health[began:] for p in health.stale}
         assert stale == {victim.partition}
         assert scenario.logged("an open transaction holds up the partition")

@@ -119,6 +119,26 @@ class RangeReader:
             except OffsetOutOfRangeError as error:
                 raise HistoryLostError(f"Kafka no longer has the offsets {error}") from None
 
+    async def records_at(
+        self, partition: int, offsets: Mapping[Topic, int]
+    ) -> dict[Topic, KafkaRecord | None]:
+        """Read the record at one offset of each topic; None where the log has none there.
+
+        Topics whose record retention has deleted are left out. Raises as `read` does.
+        """
+        beginnings = await self.beginnings(partition)
+        wanted = {topic: at for topic, at in offsets.items() if at >= beginnings[topic]}
+        ends = {topic: at + 1 for topic, at in wanted.items()}
+        found: dict[Topic, KafkaRecord | None] = dict.fromkeys(wanted)
+        reached: Offsets = {}
+        async for progress in self.read(partition, wanted, ends):
+            at_offset = (r for r in progress.records if r.offset == wanted[r.topic])
+            found |= {record.topic: record for record in at_offset}
+            reached |= progress.positions
+        if unread := [topic for topic, end in ends.items() if reached.get(topic, 0) < end]:
+            raise RangeError(f"no answer about the records {wanted} of {', '.join(unread)}")
+        return found
+
     async def has_reached(self, partition: int, topic: Topic, offset: int) -> bool:
         """Whether the topic goes up to `offset`; false if it was recreated.
 

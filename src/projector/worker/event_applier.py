@@ -17,13 +17,14 @@ from projector.kafka.range_reader import Offsets, RangeReader
 from projector.kafka.record_parser import Marker
 from projector.worker.dead_letter_outbox import DeadLetterOutbox
 from projector.worker.instrumentation import OwnerInstruments, Sizes
+from projector.worker.known_logs import KnownLogs
 from projector.worker.progress import PartitionProgress
 
 log = structlog.get_logger()
 
 
 class EventApplier:
-    """One partition in memory: its facts, progress and waiting dead letters.
+    """One partition in memory: its facts, progress, known logs and waiting dead letters.
 
     `is_complete` once the first claim has written all views and the checkpoint. From then on the
     facts depend on Kafka alone, and survive the loss of Redis. Timers have run up to `now`. All
@@ -41,6 +42,7 @@ class EventApplier:
         self.partition = partition
         self.projection = Projection(partition, policy)
         self.progress = PartitionProgress()
+        self.logs = KnownLogs(partition, reader)
         self.outbox = outbox
         self.is_complete = False
         self.now = 0
@@ -56,8 +58,9 @@ class EventApplier:
         return Sizes(facts.live_tokens, len(facts), len(self.outbox))
 
     def reset(self) -> None:
-        """Drop all facts and waiting dead letters."""
+        """Drop all facts, the identities of logs and waiting dead letters."""
         self.projection = Projection(self.partition, self._policy)
+        self.logs.restore({})
         self.outbox.restore({})
 
     # records
@@ -113,6 +116,7 @@ class EventApplier:
         progress.reading = {}
 
     def _apply(self, record: KafkaRecord) -> None:
+        self.logs.note(record)
         if isinstance(record.fault, Marker):
             return
         reason = self.projection.apply(record)

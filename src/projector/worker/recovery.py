@@ -69,7 +69,9 @@ class Recovery:
         """Apply everything that Kafka has: T0 first, then the end offsets."""
         t0 = await self._store.now()
         ends = await self._reader.ends(self.partition)
-        await self.refuse_recreated(truncated_topics(self._applier.progress.next, ends))
+        applied = self._applier.progress.next
+        await self.refuse_recreated(truncated_topics(applied, ends))
+        await self._applier.logs.check(applied)
         await self._applier.catch_up(ends)
         # An open transaction ends the reading early.
         if self._applier.progress.has_reached(ends):
