@@ -85,18 +85,18 @@ class EventApplier:
         stalled = self.progress.stalled(ends, asyncio.get_running_loop().time(), stall_s)
         opened = await self._open_transactions() if stalled else {}
         for topic in stalled:
-            expected, end = (
-                self.progress.next[topic],
-                min(ends[topic], opened.get(topic, ends[topic])),
-            )
-            if expected < end:
-                metrics.STALLS_READ.inc()
-                log.info("delivery stalled", partition=self.partition, topic=topic,
-                         expected=expected, end=end)  # fmt: skip
-                await self.catch_up({topic: end})
-            elif self.progress.note_open(topic):
-                log.warning("an open transaction holds up the partition", topic=topic,
-                            partition=self.partition, offset=expected)  # fmt: skip
+            await self._read_up_to(topic, min(ends[topic], opened.get(topic, ends[topic])))
+
+    async def _read_up_to(self, topic: Topic, end: int) -> None:
+        expected = self.progress.next[topic]
+        if expected < end:
+            metrics.STALLS_READ.inc()
+            log.info("delivery stalled", partition=self.partition, topic=topic,
+                     expected=expected, end=end)  # fmt: skip
+            await self.catch_up({topic: end})
+        elif self.progress.note_open(topic):
+            log.warning("an open transaction holds up the partition", topic=topic,
+                        partition=self.partition, offset=expected)  # fmt: skip
 
     @retry_outages
     async def _open_transactions(self) -> Offsets:
