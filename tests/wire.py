@@ -53,19 +53,29 @@ def batch(
     broker_time: int | None = None,
     count: int | None = None,
     last_delta: int | None = None,
+    producer: int | None = None,
+    control: bool = False,
 ) -> bytes:
     """A batch of format v2; `packed` are the records as compressed with `codec`.
 
     `broker_time` is the time at which the broker appended it, where the topic asks for that.
+    It belongs to a transaction of this `producer`; a `control` batch ends that.
     """
     number = len(records) if count is None else count
     attributes = CODECS[codec] | (8 if broker_time else 0)
+    attributes |= (0 if producer is None else 0x10) | (0x20 if control else 0)
     covered = struct.pack(
         ">hiqqqhii", attributes, number - 1 if last_delta is None else last_delta, timestamp,
-        broker_time or timestamp, -1, -1, -1, number,
+        broker_time or timestamp, -1 if producer is None else producer, -1, -1, number,
     ) + (b"".join(records) if packed is None else packed)  # fmt: skip
     head = struct.pack(">ibI", -1, 2, calc_crc32c(covered))
     return struct.pack(">qi", 0, len(head) + len(covered)) + head + covered
+
+
+def transaction_end(producer: int, *, commit: bool) -> bytes:
+    """The batch that a broker writes when a transaction ends."""
+    marker = record(struct.pack(">hi", 0, 0), key=struct.pack(">hh", 0, int(commit)))
+    return batch(marker, producer=producer, control=True)
 
 
 async def produce(kafka: str, topic: str, partition: int, data: bytes) -> tuple[int, int, str]:

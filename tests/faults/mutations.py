@@ -18,6 +18,7 @@ from projector.store.partition_store import PartitionStore
 from projector.worker.event_applier import EventApplier
 from projector.worker.first_views import FirstViews
 from projector.worker.freshness_probes import FreshnessProbes, Probe
+from projector.worker.known_logs import KnownLogs
 from projector.worker.recovery import Recovery
 from projector.worker.sweep import ViewSweep
 from tests.builders import take_changes
@@ -76,6 +77,15 @@ def freshness_off() -> None:
 def first_views_at_once() -> None:
     """The owner writes a job's first view without asking what the other topics hold."""
     replace(FirstViews, "hold", lambda _self: None)
+
+
+def log_identity_off() -> None:
+    """The owner takes any log that is long enough for the one whose events it has applied."""
+
+    async def take_any(*_: Any) -> None: ...
+
+    replace(KnownLogs, "check", take_any)
+    replace(KnownLogs, "check_changed", take_any)
 
 
 def server_change_unnoticed() -> None:
@@ -149,6 +159,7 @@ MUTATIONS: Final[dict[str, Callable[..., None]]] = {
     "heal off": heal_off,
     "freshness off": freshness_off,
     "first views at once": first_views_at_once,
+    "log identity off": log_identity_off,
     "server change unnoticed": server_change_unnoticed,
     "server known by its connection": server_known_by_its_connection,
     "every clock reading believed": every_clock_reading_believed,

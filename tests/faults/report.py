@@ -1,6 +1,6 @@
 """The table that a run prints at its end."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 HEADERS = (
     "fault", "events", "lookups", "over-grants", "false 401s", "wrong at the end",
@@ -48,12 +48,18 @@ class Latency(NamedTuple):
         )
 
 
+class Figures(Protocol):
+    """What a scenario measured."""
+
+    def line(self) -> str: ...
+
+
 class Report:
     """Rows that the scenarios add, for the summary of pytest."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        self.latencies: list[Latency] = []
+        self.latencies: list[Figures] = []
 
     def lines(self) -> list[str]:
         """Format the table and the latencies."""

@@ -1,6 +1,7 @@
 """One scenario: the product under traffic, a fault, and the check of all answers."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -280,6 +281,14 @@ class Scenario:
         self._add_row(verdict, len(lookups))
         return verdict
 
+    def judge(self) -> Verdict:
+        """Check the answers so far, and add a row; for a partition that must stay stale."""
+        lookups = list(self.observer.lookups)
+        expected = expected_by_root(self.traffic.histories.values())
+        verdict = check_answers(expected, lookups, {}, BOUND_S)._replace(wrong=[])
+        self._add_row(verdict, len(lookups))
+        return verdict
+
     def _has_seen_enough(self) -> bool:
         statuses = self.observer.statuses()
         return all(statuses[status] >= least for status, least in MIN_ANSWERS.items())
@@ -297,4 +306,4 @@ class Scenario:
         if not bad:
             return 0.0
         back = [h.at for h in self.observer.health if h.status == 200 and h.at > bad[-1]]
-        return min(back, default=time.monotonic()) - self._fault_began
+        return min(back, default=math.inf) - self._fault_began

@@ -41,6 +41,7 @@ NAMES = {
     f"{FAUST}:Consumer._new_consumer_thread": "the bound on Faust's fetch wait",
     "aiokafka:AIOKafkaConsumer._fetch_max_wait_ms": "the bound on Faust's fetch wait",
     "aiokafka:AIOKafkaConsumer._client": "closing a consumer whose stop was cancelled",
+    "aiokafka:AIOKafkaConsumer._isolation_level": "leaving out what a transaction aborted",
     "faust.transport.utils:DefaultSchedulingStrategy.iterate": "skipping what is applied already",
     f"{FETCHER}:Fetcher._proc_fetch_request.MemoryRecords": "reading past a damaged record",
     "prometheus_client:Histogram._buckets": "adding many values to a histogram at once",

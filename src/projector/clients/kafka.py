@@ -3,11 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final, Literal
 
 from aiokafka import AIOKafkaConsumer
 
 from projector.config.settings import Settings
+
+Isolation = Literal["read_committed", "read_uncommitted"]
+
+# Records of a transaction count once it is committed; those of an aborted one never do.
+COMMITTED: Final[Isolation] = "read_committed"
+# The end offsets then include open transactions, whose commit may already be acknowledged.
+UNCOMMITTED: Final[Isolation] = "read_uncommitted"
 
 
 def client_arguments(settings: Settings) -> dict[str, Any]:
@@ -26,7 +33,12 @@ def client_arguments(settings: Settings) -> dict[str, Any]:
 
 
 def create_consumer(
-    settings: Settings, name: str, *, request_timeout_ms: int, **options: int
+    settings: Settings,
+    name: str,
+    *,
+    request_timeout_ms: int,
+    isolation_level: Isolation = COMMITTED,
+    **options: int,
 ) -> AIOKafkaConsumer:
     """Create a consumer without a group, which commits nothing and moves no group's offsets.
 
@@ -39,16 +51,28 @@ def create_consumer(
         enable_auto_commit=False,
         auto_offset_reset="none",
         request_timeout_ms=request_timeout_ms,
+        isolation_level=isolation_level,
         **options,
     )
 
 
 @asynccontextmanager
 async def open_consumer(
-    settings: Settings, name: str, *, request_timeout_ms: int, **options: int
+    settings: Settings,
+    name: str,
+    *,
+    request_timeout_ms: int,
+    isolation_level: Isolation = COMMITTED,
+    **options: int,
 ) -> AsyncIterator[AIOKafkaConsumer]:
     """Connect such a consumer, and disconnect it at the end; raises `KafkaError`."""
-    consumer = create_consumer(settings, name, request_timeout_ms=request_timeout_ms, **options)
+    consumer = create_consumer(
+        settings,
+        name,
+        request_timeout_ms=request_timeout_ms,
+        isolation_level=isolation_level,
+        **options,
+    )
     try:
         await consumer.start()
         # A consumer that is stopped before its tasks have begun raises their cancellation.

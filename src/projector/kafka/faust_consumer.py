@@ -1,9 +1,9 @@
-"""Faust's consumer with a short fetch wait, and a scheduler that skips applied records.
+"""Faust's consumer of committed records, and a scheduler that skips applied records.
 
 aiokafka has one fetch at a time to a broker. The fetch omits partitions whose records the worker
 has not taken yet. So while a worker is busy, a fetch may contain only idle partitions. Faust lets
 brokers hold a fetch for 1.5 s. For that time busy partitions would get no events, revocations
-included.
+included. So the fetch wait is short here.
 """
 
 import time
@@ -14,12 +14,14 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.transport.utils import DefaultSchedulingStrategy
 from faust.types import TP
 
+from projector.clients import kafka
+
 # An idle worker then fetches from each broker ten times a second, less often than it probes.
 FETCH_WAIT_MS: Final = 100
 
 
 class ShortPollThread(AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Faust's thread, with a consumer whose fetches wait for at most `FETCH_WAIT_MS`.
+    """Faust's thread, whose consumer waits at most `FETCH_WAIT_MS` and reads what is committed.
 
     `heartbeat_at` is the time (monotonic clock) of the last heartbeat that Kafka acknowledged.
     """
@@ -42,8 +44,11 @@ class ShortPollThread(AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        # Faust has no setting for it. Reading it first fails at once if aiokafka drops it.
+        # Faust has no setting for either. Reading it first fails at once if aiokafka drops it.
         consumer._fetch_max_wait_ms = min(consumer._fetch_max_wait_ms, FETCH_WAIT_MS)
+        # Faust reads what is committed only if it also writes transactions.
+        if consumer._isolation_level != kafka.COMMITTED:
+            consumer._isolation_level = kafka.COMMITTED
         return consumer
 
     def verify_event_path(self, now: float, tp: TP) -> None:

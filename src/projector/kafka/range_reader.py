@@ -17,6 +17,8 @@ from projector.config.settings import Settings
 from projector.errors import HistoryLostError, RangeError
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka import tolerant_batches
+from projector.kafka.broker_connections import BrokerConnections
+from projector.kafka.broker_protocol import PartitionLeader, ask_leaders
 from projector.kafka.record_parser import Damage
 
 Offsets = dict[Topic, int]
@@ -26,6 +28,9 @@ REQUEST_TIMEOUT_MS: Final = 2000
 POLL_MS: Final = 500
 # A read without progress for this many polls fails; its caller tries again.
 EMPTY_POLLS: Final = 20
+# Without progress for so many polls, a read returns early if a transaction is open: that may last
+# for minutes.
+OPEN_POLLS: Final = 2
 # Bounds the memory of unpacked records, here and in Faust.
 MAX_POLLED: Final = 500
 
@@ -45,8 +50,10 @@ class RangeReader:
         tolerant_batches.install_tolerant_batches()
         self._settings = settings
         self._consumer = kafka.create_consumer(
-            settings, CLIENT_NAME, request_timeout_ms=REQUEST_TIMEOUT_MS
-        )
+            settings, CLIENT_NAME, request_timeout_ms=REQUEST_TIMEOUT_MS,
+            isolation_level=kafka.UNCOMMITTED,
+        )  # fmt: skip
+        self._brokers = BrokerConnections(settings, request_timeout_ms=REQUEST_TIMEOUT_MS)
 
     async def start(self) -> None:
         """Connect; raises `KafkaError` if no broker can be reached."""
@@ -55,23 +62,48 @@ class RangeReader:
     async def stop(self) -> None:
         """Disconnect."""
         await kafka.stop_consumer(self._consumer)
+        await self._brokers.close()
+
+    async def leaders(self, partition: int) -> dict[Topic, PartitionLeader]:
+        """Ask one broker for the leader, its epoch and the topic id of each topic's partition."""
+        names = {self._settings.topic(topic): topic for topic in Topic}
+        answer = await ask_leaders(await self._brokers.to_any(), names)
+        self._brokers.learn(answer.addresses)
+        found = ((names[tp.topic], leader) for tp, leader in answer.leaders.items()
+                 if tp.partition == partition)  # fmt: skip
+        return dict(found)
 
     async def ends(self, partition: int) -> Offsets:
-        """Ask the partition's leaders for the end offset of each topic."""
+        """Ask the partition's leaders for the end offset of each topic.
+
+        An open transaction is below the end: its commit may be acknowledged before its marker is
+        written, and other producers' acknowledged events may be behind it.
+        """
         return self._by_topic(await self._consumer.end_offsets(self._partitions(partition)))
 
     async def beginnings(self, partition: int) -> Offsets:
         """Ask for the offset of the first record that each topic still has."""
         return self._by_topic(await self._consumer.beginning_offsets(self._partitions(partition)))
 
+    async def open_transactions(self, partition: int) -> Offsets:
+        """Return the offset of the first open transaction of each topic that has one.
+
+        Nothing from there on can be read before that transaction has ended.
+        """
+        # In this order, or a record that comes in between would look like an open transaction.
+        ends = await self.ends(partition)
+        async with self._open_consumer() as consumer:
+            stable = self._by_topic(await consumer.end_offsets(self._partitions(partition)))
+        return {topic: offset for topic, offset in stable.items() if offset < ends[topic]}
+
     async def read(
         self, partition: int, starts: Mapping[Topic, int], ends: Mapping[Topic, int]
     ) -> AsyncIterator[ReadProgress]:
         """Read each topic from `starts` until its position has reached `ends`.
 
-        Positions decide, not records, because transaction markers take offsets without a record.
-        Raises `KafkaError`, `RangeError`, and `HistoryLostError` if a topic no longer has its
-        start.
+        Positions decide, not records, because aborted transactions take offsets without a record.
+        An open transaction ends the read early. Raises `KafkaError`, `RangeError`, and
+        `HistoryLostError` if a topic no longer has its start.
         """
         wanted = [topic for topic in Topic if starts.get(topic, 0) < ends.get(topic, 0)]
         if not wanted:
@@ -82,10 +114,30 @@ class RangeReader:
             for tp, topic in topics.items():
                 consumer.seek(tp, starts[topic])
             try:
-                async for progress in self._polls(consumer, topics, ends):
+                async for progress in self._polls(consumer, topics, starts, ends):
                     yield progress
             except OffsetOutOfRangeError as error:
                 raise HistoryLostError(f"Kafka no longer has the offsets {error}") from None
+
+    async def records_at(
+        self, partition: int, offsets: Mapping[Topic, int]
+    ) -> dict[Topic, KafkaRecord | None]:
+        """Read the record at one offset of each topic; None where the log has none there.
+
+        Topics whose record retention has deleted are left out. Raises as `read` does.
+        """
+        beginnings = await self.beginnings(partition)
+        wanted = {topic: at for topic, at in offsets.items() if at >= beginnings[topic]}
+        ends = {topic: at + 1 for topic, at in wanted.items()}
+        found: dict[Topic, KafkaRecord | None] = dict.fromkeys(wanted)
+        reached: Offsets = {}
+        async for progress in self.read(partition, wanted, ends):
+            at_offset = (r for r in progress.records if r.offset == wanted[r.topic])
+            found |= {record.topic: record for record in at_offset}
+            reached |= progress.positions
+        if unread := [topic for topic, end in ends.items() if reached.get(topic, 0) < end]:
+            raise RangeError(f"no answer about the records {wanted} of {', '.join(unread)}")
+        return found
 
     async def has_reached(self, partition: int, topic: Topic, offset: int) -> bool:
         """Whether the topic goes up to `offset`; false if it was recreated.
@@ -110,9 +162,10 @@ class RangeReader:
         self,
         consumer: AIOKafkaConsumer,
         topics: Mapping[TopicPartition, Topic],
+        starts: Mapping[Topic, int],
         ends: Mapping[Topic, int],
     ) -> AsyncIterator[ReadProgress]:
-        positions = dict.fromkeys(topics.values(), -1)
+        positions = {topic: starts.get(topic, 0) for topic in topics.values()}
         idle = 0
         while any(position < ends[topic] for topic, position in positions.items()):
             polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_POLLED)
@@ -122,6 +175,10 @@ class RangeReader:
             records = [to_kafka_record(r, topics[tp]) for tp, rs in polled.items() for r in rs]
             yield ReadProgress(records, dict(positions))
             idle = 0 if records or positions != before else idle + 1
+            unread = [tp for tp, topic in topics.items() if positions[topic] < ends[topic]]
+            if idle >= OPEN_POLLS and all(_is_open_at(consumer, tp, positions[topics[tp]])
+                                          for tp in unread):  # fmt: skip
+                return
             if idle > EMPTY_POLLS:
                 raise RangeError(f"no progress at {positions} on the way to {dict(ends)}")
 
@@ -139,6 +196,12 @@ class RangeReader:
     def _by_topic(self, offsets: Mapping[TopicPartition, int]) -> Offsets:
         names = {self._settings.topic(topic): topic for topic in Topic}
         return {names[tp.topic]: offset for tp, offset in offsets.items()}
+
+
+def _is_open_at(consumer: AIOKafkaConsumer, tp: TopicPartition, position: int) -> bool:
+    """Whether the last fetch found an open transaction at the position."""
+    stable, end = consumer.last_stable_offset(tp), consumer.highwater(tp)
+    return stable is not None and end is not None and stable <= position < end
 
 
 def refuse_lost_history(stored: Mapping[Topic, int], beginnings: Mapping[Topic, int]) -> None:

@@ -41,6 +41,12 @@ class Damage(Fault):
     __slots__ = ()
 
 
+class Marker(Fault):
+    """The end of a transaction, which takes an offset of its partition and is not an event."""
+
+    __slots__ = ()
+
+
 class RawRecord(NamedTuple):
     """A record with the attributes that aiokafka's consumers read."""
 

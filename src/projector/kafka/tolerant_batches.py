@@ -1,8 +1,11 @@
-"""Record batches that let aiokafka step over records it cannot parse.
+"""Record batches that let aiokafka step over records it cannot parse, and show transactions' ends.
 
 Brokers store records that aiokafka refuses while it parses their batch. No consumer gets past such
 a batch, neither Faust's nor the range reader's. Here such a record, or a batch that cannot be
 unpacked, is returned as a record with a `Fault`, and reading continues after it.
+
+The end of a transaction takes an offset. aiokafka skips it, so an owner could not distinguish it
+from an event that is late. Here it is a record with a `Marker`.
 """
 
 import struct
@@ -27,6 +30,7 @@ from projector.kafka.record_parser import (
     BatchHeader,
     Damage,
     Fault,
+    Marker,
 )
 
 
@@ -65,17 +69,32 @@ class TolerantBatches:
         self._data = data
         self._start = 0
         self._strict = MemoryRecords(data)
-        self.has_next = self._strict.has_next
+        # aiokafka's own control batch, which follows the one with its markers.
+        self._control: Any = None
         self.size_in_bytes = self._strict.size_in_bytes
 
+    def has_next(self) -> bool:
+        """Whether there is another complete batch."""
+        return self._control is not None or bool(self._strict.has_next())
+
     def next_batch(self) -> Any:
-        """Return the next batch; aiokafka's own if its format is older than v2."""
+        """Return the next batch; aiokafka's own if its format is older than v2.
+
+        A control batch is preceded by an ordinary one, at the same offsets, with its markers.
+        """
+        if self._control is not None:
+            control, self._control = self._control, None
+            return control
         strict = self._strict.next_batch()
         start, length = self._start, PREFIX.unpack_from(self._data, self._start)[1]
         self._start = start + PREFIX.size + length
         if self._data[start + MAGIC_AT] < 2:
             return strict
-        return Batch(strict, self._data[start : self._start])
+        batch = Batch(strict, self._data[start : self._start])
+        if batch.is_control_batch:
+            self._control = strict
+            return Markers(batch)
+        return batch
 
 
 class Batch:
@@ -84,8 +103,11 @@ class Batch:
     def __init__(self, strict: Any, data: bytes) -> None:
         self._strict = strict
         self._data = data
-        self.is_control_batch = strict.is_control_batch
+        self._is_damaged = not strict.validate_crc()
         self.next_offset = strict.next_offset
+        # Or damage would be skipped with what an aborted transaction wrote.
+        self.is_control_batch = strict.is_control_batch and not self._is_damaged
+        self.producer_id = None if self._is_damaged else strict.producer_id
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._strict, name)
@@ -112,10 +134,15 @@ class Batch:
             pass
         yield from record_parser.parse_batch(self._data, offset)
 
+    def markers(self) -> Iterator[Any]:
+        """Yield the records of a control batch, each with a `Marker`."""
+        for record in record_parser.parse_batch(self._data, self._strict.base_offset):
+            yield record.with_fault(Marker("the end of a transaction"))
+
     def _fault(self) -> Fault | None:
         """Unpack the batch; return why it cannot be read as a whole, or None."""
         batch = f"the batch of offsets {self._strict.base_offset} to {self.next_offset - 1}"
-        if not self._strict.validate_crc():
+        if self._is_damaged:
             return Damage(f"{batch} is damaged on the broker: its checksum is wrong")
         try:
             if self._strict.compression_type:
@@ -132,3 +159,21 @@ class Batch:
         struct.pack_into(">h", data, ATTRIBUTES_AT, batch.attributes & ~CODEC)
         self._data = bytes(data)
         self._strict = MemoryRecords(self._data).next_batch()
+
+
+class Markers:
+    """The markers of a control batch, as a batch of records that belongs to no transaction."""
+
+    is_control_batch = False
+    producer_id = None
+
+    def __init__(self, control: Batch) -> None:
+        self._control = control
+        self.next_offset = control.next_offset
+
+    def validate_crc(self) -> bool:
+        """Return True: a damaged batch does not count as a control batch."""
+        return True
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._control.markers()

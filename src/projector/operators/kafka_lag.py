@@ -112,8 +112,10 @@ async def open_end_offsets(settings: Settings) -> AsyncIterator["EndOffsetReader
     """Open a reader of the topics' ends; raises `KafkaError`, and as `check_topics` does."""
     partitions = await topics.check_topics(settings)
     async with kafka.open_consumer(
-        settings, "status", request_timeout_ms=REQUEST_TIMEOUT_MS, fetch_max_wait_ms=MAX_WAIT_MS
-    ) as consumer:
+        settings, "status", request_timeout_ms=REQUEST_TIMEOUT_MS, fetch_max_wait_ms=MAX_WAIT_MS,
+        # The events of an open transaction are part of the lag: they keep their partition stale.
+        isolation_level=kafka.UNCOMMITTED,
+    ) as consumer:  # fmt: skip
         yield EndOffsetReader(settings, consumer, partitions)
 
 

@@ -13,10 +13,14 @@ from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
 from projector.domain.projection import Policy, Projection, needed_until
-from projector.events.model import Topic
+from projector.events.log_identity import LogIdentity
+from projector.events.model import KafkaRecord, Topic
+from projector.kafka.log_check import find_other_logs, id_of
 from projector.kafka.range_reader import Offsets, RangeReader
+from projector.kafka.record_parser import Marker
 from projector.store.partition_state import PartitionState
 from projector.worker.dead_letter_outbox import LetterRef
+from projector.worker.known_logs import KnownLogs
 
 
 class FactChange(NamedTuple):
@@ -41,10 +45,13 @@ class Rebuilt:
         self.next: Offsets = {}
         self.reported: Offsets = {}
         self.unreported: list[LetterRef] = []
+        self.logs = KnownLogs(partition, reader)
         self._reader = reader
 
     async def begin(self, reported: Offsets) -> None:
         """Find where the topics begin; raises `KafkaError`."""
+        leaders = await self._reader.leaders(self.partition)
+        self.logs.restore({t: LogIdentity(id_of(leader)) for t, leader in leaders.items()})
         self.beginnings = await self._reader.beginnings(self.partition)
         self.next = dict(self.beginnings)
         self.reported = reported
@@ -57,14 +64,18 @@ class Rebuilt:
         async for progress in self._reader.read(self.partition, dict(self.next), ends):
             for record in progress.records:
                 if self.next[record.topic] <= record.offset < ends.get(record.topic, 0):
-                    self._note(record.topic, record.offset, self.projection.apply(record))
+                    self._apply(record)
             for topic, position in progress.positions.items():
                 self.next[topic] = max(self.next[topic], min(position, ends[topic]))
             advance(len(progress.records))
 
-    def _note(self, topic: Topic, offset: int, reason: str | None) -> None:
-        if reason and offset >= self.reported.get(topic, 0):
-            self.unreported.append(LetterRef(topic, offset, reason))
+    def _apply(self, record: KafkaRecord) -> None:
+        self.logs.note(record)
+        if isinstance(record.fault, Marker):
+            return
+        reason = self.projection.apply(record)
+        if reason and record.offset >= self.reported.get(record.topic, 0):
+            self.unreported.append(LetterRef(record.topic, record.offset, reason))
 
 
 async def find_losses(
@@ -74,7 +85,8 @@ async def find_losses(
 
     Job-lifecycle may begin anywhere: no token is older than its retention.
     """
-    beginnings, ends = await reader.beginnings(partition), await reader.ends(partition)
+    beginnings = await reader.beginnings(partition)
+    others = await _find_other_logs(reader, partition, state, await reader.ends(partition))
     applied = state.offsets if state else {}
     found = []
     for topic in Topic:
@@ -83,16 +95,26 @@ async def find_losses(
             found.append(f"{topic} begins at offset {begins}: what was only before it is gone")
         elif begins > ended and ended:
             found.append(f"{topic} begins at offset {begins}: events from {ended} on are gone")
-        if await is_recreated(reader, partition, topic, ends[topic], ended):
-            found.append(f"{topic} was recreated: it ends before offset {ended}, which was applied")
+        if topic in others:
+            found.append(others[topic])
     return found
 
 
-async def is_recreated(
-    reader: RangeReader, partition: int, topic: Topic, end: int, applied: int
-) -> bool:
-    """Whether the topic ends below what was applied of it; raises `KafkaError`."""
-    return end < applied and not await reader.has_reached(partition, topic, applied)
+async def _find_other_logs(
+    reader: RangeReader, partition: int, state: PartitionState | None, ends: Offsets
+) -> dict[Topic, str]:
+    """Return a sentence for each topic whose log is not the one that was applied."""
+    if state is None:
+        return {}
+    found: dict[Topic, str] = {}
+    for topic, applied in state.offsets.items():
+        if ends[topic] < applied and not await reader.has_reached(partition, topic, applied):
+            found[topic] = (
+                f"{topic} was recreated: it ends before offset {applied}, which was applied"
+            )
+    known = {topic: log for topic, log in state.logs.items() if topic not in found}
+    leaders = await reader.leaders(partition)
+    return found | await find_other_logs(reader, partition, known, state.offsets, leaders)
 
 
 async def find_ends(
@@ -104,10 +126,9 @@ async def find_ends(
     that was recreated, the topic is read to its end, and no letter was reported.
     """
     ends = await reader.ends(partition)
-    reported: Offsets = {}
-    for topic, applied in (state.offsets if state else {}).items():
-        if not await is_recreated(reader, partition, topic, ends[topic], applied):
-            reported[topic] = applied
+    others = await _find_other_logs(reader, partition, state, ends)
+    applied = state.offsets if state else {}
+    reported = {topic: offset for topic, offset in applied.items() if topic not in others}
     return ends | reported, reported
 
 

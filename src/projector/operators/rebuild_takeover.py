@@ -81,6 +81,7 @@ class RebuiltFacts:
             await self._read_on(checkpoint)
             applier.projection = self._rebuilt.projection
             applier.progress.next = dict(self._rebuilt.next)
+            applier.logs.restore(self._rebuilt.logs.identities())
         applier.outbox.restore(self._waiting_letters() | applier.outbox.fields())
 
     async def _read_on(self, checkpoint: Checkpoint) -> None:

@@ -89,9 +89,9 @@ local revision = held[3] or '0'
 """
 
 # KEYS: partition hash, facts hash. ARGV: epoch, owner, previous revision, new revision, number of
-# facts then (-1 while more steps of the same checkpoint follow), number of offsets,
-# (topic, offset)..., number of facts set, (field, fact)..., fields deleted... A facts hash of
-# another type is refused, here and with a stamp: then the owner writes all facts.
+# facts then (-1 while more steps of the same checkpoint follow), number of further
+# fields of the hash, (field, value)..., number of facts set, (field, fact)..., fields deleted...
+# A facts hash of another type is refused, here and with a stamp: then the owner writes all facts.
 CHECKPOINT: Final = (
     _CLAIMED
     + """
@@ -100,7 +100,7 @@ if revision ~= ARGV[3] then return 'revision' end
 if type(redis.pcall('HLEN', KEYS[2])) == 'table' then return 'facts' end
 local at = 7
 for _ = 1, ARGV[6] do
-  redis.call('HSET', KEYS[1], 'offset:' .. ARGV[at], ARGV[at + 1])
+  redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
   at = at + 2
 end
 local sets = tonumber(ARGV[at])
@@ -115,7 +115,7 @@ return 'ok'
 """
 )
 
-# KEYS: partition hash, facts hash. ARGV: epoch, owner, the fields of the offsets.
+# KEYS: partition hash, facts hash. ARGV: epoch, owner, the fields of the offsets and logs.
 FORGET: Final = (
     _CLAIMED
     + """

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple, Self
 from redis.asyncio import Redis
 
 from projector.errors import DifferentRulesError
+from projector.events.log_identity import LogIdentity
 from projector.events.model import ROLES, Topic
 from projector.store import schema
 from projector.store.schema import Version
@@ -18,9 +19,12 @@ RULES: Final = {
     "tombstone_retention": "PROJECTOR_TOMBSTONE_RETENTION",
 }
 
+_OFFSETS: Final = tuple(f"offset:{topic}" for topic in Topic)
+# The fields that say up to where, and in which log, the events are applied.
+PLACES: Final = (*_OFFSETS, *(f"log:{topic}" for topic in Topic))
 # The fields of a checkpoint and of a stamp.
-CHECKPOINT: Final = ("revision", "facts", "stamp", "stamp_epoch", *(f"offset:{t}" for t in Topic))
-NUMBERS: Final = ("epoch", *CHECKPOINT, *RULES)
+CHECKPOINT: Final = ("revision", "facts", "stamp", "stamp_epoch", *PLACES)
+NUMBERS: Final = ("epoch", "revision", "facts", "stamp", "stamp_epoch", *_OFFSETS, *RULES)
 
 
 class PartitionState(NamedTuple):
@@ -30,7 +34,7 @@ class PartitionState(NamedTuple):
     topic. `facts` is the number of facts of the checkpoint: negative while the owner writes it in
     steps, None without one. The partition is fresh as of `stamp` (ms of Redis TIME), under
     `stamp_epoch`. `rules` are the settings of the worker that claimed it, named as in
-    `Policy.rules`; older workers did not store them.
+    `Policy.rules`, `logs` the logs that the offsets belong to; older workers did not store either.
     """
 
     owner: str
@@ -40,6 +44,7 @@ class PartitionState(NamedTuple):
     stamp: int | None
     stamp_epoch: int | None
     rules: Mapping[str, int] = MappingProxyType({})
+    logs: Mapping[Topic, LogIdentity] = MappingProxyType({})
 
     @property
     def has_checkpoint(self) -> bool:
@@ -48,7 +53,7 @@ class PartitionState(NamedTuple):
 
     @classmethod
     def decode(cls, fields: Mapping[bytes, bytes]) -> Self | None:
-        """Decode the hash's fields; None if there are none, `ValueError` for a malformed number.
+        """Decode the hash's fields; None if there are none, `ValueError` for a malformed one.
 
         Fields of other versions of the product are ignored.
         """
@@ -64,7 +69,20 @@ class PartitionState(NamedTuple):
             numbers.get("stamp"),
             numbers.get("stamp_epoch"),
             {name: numbers[name] for name in RULES if name in numbers},
+            {
+                topic: LogIdentity.decode(stored[f"log:{topic}"].decode())
+                for topic in Topic
+                if f"log:{topic}" in stored
+            },
         )
+
+
+def encode_places(
+    offsets: Mapping[Topic, int], logs: Mapping[Topic, LogIdentity]
+) -> dict[str, int | str]:
+    """Encode the fields of a checkpoint's offsets and logs."""
+    numbers: dict[str, int | str] = {f"offset:{topic}": at for topic, at in offsets.items()}
+    return numbers | {f"log:{topic}": log.encode() for topic, log in logs.items()}
 
 
 def refuse_other_rules(partition: int, state: PartitionState, rules: Mapping[str, int]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import structlog
@@ -29,6 +30,7 @@ from projector.domain.fact_keys import Key
 from projector.domain.views import View
 from projector.elapsed import elapsed
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
+from projector.events.log_identity import LogIdentity
 from projector.events.model import Topic
 from projector.store import lua_scripts, partition_state, schema, view_diff
 from projector.store.partition_count import restore_partition_count
@@ -61,12 +63,14 @@ log = structlog.get_logger()
 class Checkpoint(NamedTuple):
     """The last owner's state: its revision, the next offset of each topic, the number of facts.
 
-    Without a checkpoint `offsets` is empty.
+    `logs` are those that the offsets belong to; older workers did not store them. Without a
+    checkpoint `offsets` is empty.
     """
 
     revision: int
     offsets: dict[Topic, int]
     facts: int
+    logs: Mapping[Topic, LogIdentity] = MappingProxyType({})
 
 
 class PartitionStore:
@@ -121,7 +125,7 @@ class PartitionStore:
             self._revision = 0
             return Checkpoint(0, {}, 0)
         self._revision = state.version.revision
-        return Checkpoint(self._revision, state.offsets, state.facts or 0)
+        return Checkpoint(self._revision, state.offsets, state.facts or 0, state.logs)
 
     async def _read_state(self) -> PartitionState | None:
         """Read the state; drop a malformed checkpoint, which would stop every worker."""
@@ -184,7 +188,7 @@ class PartitionStore:
 
     async def forget_checkpoint(self) -> None:
         """Delete an unusable checkpoint; the owner then reads all events from Kafka."""
-        args: list[Argument] = [self._epoch, self.owner, *(f"offset:{t}" for t in Topic)]
+        args: list[Argument] = [self._epoch, self.owner, *partition_state.PLACES]
         self._check(await self._forget(keys=[self._hash, self._facts], args=args))
 
     async def write_views(
@@ -243,29 +247,34 @@ class PartitionStore:
         return bool(found) and found != [Mismatch.FOREIGN]
 
     async def checkpoint(
-        self, offsets: Mapping[Topic, int], facts: Mapping[Key, bytes | None], total: int
+        self,
+        offsets: Mapping[Topic, int],
+        facts: Mapping[Key, bytes | None],
+        total: int,
+        logs: Mapping[Topic, LogIdentity] = MappingProxyType({}),
     ) -> None:
         """Write changed facts and the next offsets, and so make all views written so far valid.
 
-        `total` is the number of all facts then. Many facts are written in several steps. Until the
-        last step the checkpoint counts as incomplete, because its facts are ahead of its offsets.
+        `total` is the number of all facts then, `logs` are those that the offsets belong to.
+        Many facts are written in several steps. Until the last step the checkpoint counts as
+        incomplete, because its facts are ahead of its offsets.
         Raises `WriteRefusedError` if the claim or the revision in Redis is not this owner's last.
         """
         chunks = _chunks(facts.items(), FIELDS_PER_CALL, lambda f: len(f[0]) + len(f[1] or b""))
         *steps, last = list(chunks) or [[]]
         for step in steps:
             await self._checkpoint_step({}, step, INCOMPLETE)
-        await self._checkpoint_step(offsets, last, total)
+        await self._checkpoint_step(partition_state.encode_places(offsets, logs), last, total)
         self.refuse_changed_server()
 
     async def _checkpoint_step(
-        self, offsets: Mapping[Topic, int], facts: list[tuple[Key, bytes | None]], total: int
+        self, places: Mapping[str, Argument], facts: list[tuple[Key, bytes | None]], total: int
     ) -> None:
         sets = [(key, value) for key, value in facts if value is not None]
         deletes = [key for key, value in facts if value is None]
         revision = max(self._revision + 1, self._written)
         args: list[Argument] = [self._epoch, self.owner, self._revision, revision]
-        args += [total, len(offsets), *_flat(offsets.items()), len(sets), *_flat(sets), *deletes]
+        args += [total, len(places), *_flat(places.items()), len(sets), *_flat(sets), *deletes]
         self._check(await self._checkpoint(keys=[self._hash, self._facts], args=args))
         self._revision = revision
 

@@ -14,8 +14,10 @@ from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy, Projection
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka.range_reader import Offsets, RangeReader
+from projector.kafka.record_parser import Marker
 from projector.worker.dead_letter_outbox import DeadLetterOutbox
 from projector.worker.instrumentation import OwnerInstruments, Sizes
+from projector.worker.known_logs import KnownLogs
 from projector.worker.progress import PartitionProgress
 from projector.worker.turns import in_turns
 
@@ -23,7 +25,7 @@ log = structlog.get_logger()
 
 
 class EventApplier:
-    """One partition in memory: its facts, progress and waiting dead letters.
+    """One partition in memory: its facts, progress, known logs and waiting dead letters.
 
     `is_complete` once the first claim has written all views and the checkpoint. From then on the
     facts depend on Kafka alone, and survive the loss of Redis. Timers have run up to `now`. All
@@ -44,6 +46,7 @@ class EventApplier:
         self.partition = partition
         self.projection = Projection(partition, policy)
         self.progress = PartitionProgress()
+        self.logs = KnownLogs(partition, reader)
         self.outbox = outbox
         self.is_complete = False
         self.now = 0
@@ -61,8 +64,9 @@ class EventApplier:
         return Sizes(facts.live_tokens, len(facts), len(self.outbox))
 
     def reset(self) -> None:
-        """Drop all facts and waiting dead letters."""
+        """Drop all facts, the identities of logs and waiting dead letters."""
         self.projection = Projection(self.partition, self._policy)
+        self.logs.restore({})
         self.outbox.restore({})
 
     # records
@@ -84,11 +88,25 @@ class EventApplier:
 
     async def read_stalled(self, ends: Mapping[Topic, int], stall_s: float) -> None:
         """Read what Kafka has below `ends` and Faust has not delivered for `stall_s`."""
-        for topic in self.progress.stalled(ends, asyncio.get_running_loop().time(), stall_s):
+        stalled = self.progress.stalled(ends, asyncio.get_running_loop().time(), stall_s)
+        opened = await self._open_transactions() if stalled else {}
+        for topic in stalled:
+            await self._read_up_to(topic, min(ends[topic], opened.get(topic, ends[topic])))
+
+    async def _read_up_to(self, topic: Topic, end: int) -> None:
+        expected = self.progress.next[topic]
+        if expected < end:
             metrics.STALLS_READ.inc()
             log.info("delivery stalled", partition=self.partition, topic=topic,
-                     expected=self.progress.next[topic], end=ends[topic])  # fmt: skip
-            await self.catch_up({topic: ends[topic]})
+                     expected=expected, end=end)  # fmt: skip
+            await self.catch_up({topic: end})
+        elif self.progress.note_open(topic):
+            log.warning("an open transaction holds up the partition", topic=topic,
+                        partition=self.partition, offset=expected)  # fmt: skip
+
+    @retry_outages
+    async def _open_transactions(self) -> Offsets:
+        return await self._reader.open_transactions(self.partition)
 
     @retry_outages
     async def catch_up(self, ends: Offsets) -> None:
@@ -111,6 +129,9 @@ class EventApplier:
 
     async def _apply(self, record: KafkaRecord) -> None:
         """Apply one record, in turns: some change 100,000 facts or views."""
+        self.logs.note(record)
+        if isinstance(record.fault, Marker):
+            return
         await in_turns(self.projection.apply_in_steps(record), self._turn_s)
         self.newest = max(self.newest, record.timestamp)
         reason, event = self.projection.fault, self.projection.latest

@@ -15,6 +15,7 @@ from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets, RangeReader
 from projector.store.partition_store import PartitionStore
 from projector.worker.delivery_queue import DeliveryQueue
+from projector.worker.known_logs import Leaders
 from projector.worker.timing import DEFAULT_TIMING, Timing
 
 log = structlog.get_logger()
@@ -29,13 +30,14 @@ class Probe(NamedTuple):
 
     `t0` is Redis TIME in ms, read before `ends`. `asked_at` is the same moment in seconds of the
     loop's clock. `truncated` are the topics that ended below their next offset, as the broker
-    answered.
+    answered; `leaders` are those that a broker named in between, with their epochs and topic ids.
     """
 
     t0: int
     ends: Offsets
     asked_at: float
     truncated: tuple[Topic, ...] = ()
+    leaders: Leaders | None = None
 
     def is_reached(self, now: int, applied: Offsets) -> bool:
         """Whether all timers due by T0 have run, and all events below its ends are applied."""
@@ -110,11 +112,13 @@ class FreshnessProbes:
         self._asked = "Redis"
         t0 = await self._store.now()
         self._asked = "Kafka"
+        leaders = await self._reader.leaders(self._partition)
         ends = await self._reader.ends(self._partition)
         # The end offsets of the embedded broker may be below what it has delivered.
         known = {topic: max(end, self._queue.arrived[topic]) for topic, end in ends.items()}
         if len(self._waiting) < MAX_PROBES:
-            self._waiting.append(Probe(t0, known, asked_at, truncated_topics(applied, ends)))
+            truncated = truncated_topics(applied, ends)
+            self._waiting.append(Probe(t0, known, asked_at, truncated, leaders))
 
 
 def truncated_topics(applied: Offsets, ends: Offsets) -> tuple[Topic, ...]:

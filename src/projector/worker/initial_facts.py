@@ -23,7 +23,7 @@ class InitialFacts(Protocol):
     async def load(
         self, applier: EventApplier, checkpoint: Checkpoint, beginnings: Offsets
     ) -> None:
-        """Put facts, next offsets and waiting dead letters into memory.
+        """Put facts, next offsets, known logs and waiting dead letters into memory.
 
         `beginnings` are the first offsets that Kafka has. Raises `HistoryLostError`.
         """
@@ -67,6 +67,7 @@ class CheckpointFacts:
                 await in_turns(applier.projection.load(fields), self._turn_s)
         await in_turns(applier.projection.settle(), self._turn_s)
         self._store.refuse_incomplete(checkpoint, len(applier.projection.facts) + len(letters))
+        applier.logs.restore(checkpoint.logs)
         applier.outbox.restore(letters)
 
     def unknown_tokens(self, _applier: EventApplier) -> Iterable[str]:

@@ -27,7 +27,7 @@ from projector.worker.dead_letter_outbox import DeadLetterOutbox
 from projector.worker.delivery_queue import Delivery, DeliveryQueue
 from projector.worker.event_applier import EventApplier
 from projector.worker.first_views import FirstViews
-from projector.worker.freshness_probes import FreshnessProbes
+from projector.worker.freshness_probes import FreshnessProbes, Probe
 from projector.worker.initial_facts import CheckpointFacts, InitialFacts
 from projector.worker.instrumentation import OwnerInstruments
 from projector.worker.recovery import Recovery
@@ -193,6 +193,9 @@ class Owner:
 
     async def _step(self) -> None:
         """Take a batch, apply it, write, acknowledge, stamp, sweep; in this order."""
+        # Before more is applied, which may be of another log. Without an answer no stamp follows.
+        with suppress(*OUTAGES):
+            await self._check_logs(self._probes.latest)
         taken = await self._queue.take(behind=self._is_behind())
         if self._queue:
             self._wake.set()
@@ -211,6 +214,11 @@ class Owner:
                 delivery.ack()
         await self._stamp()
         await self._sweep.run_portion()
+
+    async def _check_logs(self, probe: Probe | None) -> None:
+        if probe and probe.leaders is not None:
+            async with asyncio.timeout(self._timing.probe_timeout_s):
+                await self._applier.logs.check_changed(self._next_offsets(), probe.leaders)
 
     def _is_behind(self) -> bool:
         probe = self._probes.latest
@@ -249,6 +257,7 @@ class Owner:
             return
         try:
             await self._recovery.refuse_recreated(probe.truncated)
+            await self._check_logs(probe)
             self._applier.applied_until = probe.t0
             await self._store.stamp(probe.t0)
             self._instruments.record_stamp(probe.asked_at)

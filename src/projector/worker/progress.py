@@ -25,10 +25,16 @@ class PartitionProgress:
         self._confirmed: Offsets = {}
         # The offset that each topic waits for, and since when (seconds of the loop's clock).
         self._awaited: dict[Topic, tuple[int, float]] = {}
+        # The next offsets at which a transaction was open.
+        self._open: Offsets = {}
 
     def known_offset(self, topic: Topic) -> int:
         """Return the offset below which all is applied, or is being read from Kafka."""
         return max(self.next.get(topic, 0), self.reading.get(topic, 0))
+
+    def has_reached(self, ends: Mapping[Topic, int]) -> bool:
+        """Whether everything below `ends` is applied."""
+        return all(self.next[topic] >= end for topic, end in ends.items())
 
     def is_behind(self, ends: Mapping[Topic, int]) -> bool:
         """Whether Kafka, up to `ends`, has many events that are not applied."""
@@ -38,10 +44,19 @@ class PartitionProgress:
     def stalled(self, ends: Mapping[Topic, int], now: float, stall_s: float) -> list[Topic]:
         """Return the topics whose next event, below `ends`, has been missing for `stall_s`.
 
-        `now` is in seconds of the loop's clock. Every event that is applied starts the wait again.
+        `now` is in seconds of the loop's clock. Every event that is applied starts the wait again,
+        and so does being returned.
         """
         waits = {topic: self._waits_since(topic, ends[topic], now) for topic in Topic}
-        return [topic for topic, since in waits.items() if now - since > stall_s]
+        found = [topic for topic, since in waits.items() if now - since > stall_s]
+        self._awaited |= {topic: (self.next[topic], now) for topic in found}
+        return found
+
+    def note_open(self, topic: Topic) -> bool:
+        """Note that a transaction is open at the next offset; whether that is new."""
+        is_new = self._open.get(topic) != self.next[topic]
+        self._open[topic] = self.next[topic]
+        return is_new
 
     def _waits_since(self, topic: Topic, end: int, now: float) -> float:
         expected = self.next[topic]

@@ -76,11 +76,15 @@ class Recovery:
         # The facts may have come from two servers.
         self._store.refuse_changed_server()
         ends = await self._reader.ends(self.partition)
-        await self.refuse_recreated(truncated_topics(self._applier.progress.next, ends))
+        applied = self._applier.progress.next
+        await self.refuse_recreated(truncated_topics(applied, ends))
+        await self._applier.logs.check(applied)
         later = await self._reader.ends(self.partition)
         ends |= {topic: max(ends[topic], later[topic]) for topic in OTHER_TOPICS}
         await self._applier.catch_up(ends)
-        self._applier.applied_until = t0
+        # An open transaction ends the reading early.
+        if self._applier.progress.has_reached(ends):
+            self._applier.applied_until = t0
 
     async def refuse_recreated(self, truncated: tuple[Topic, ...]) -> None:
         """Raise `HistoryLostError` if one of these topics really ends below its next offset.

@@ -81,5 +81,7 @@ class ViewWriter:
     async def checkpoint(self, fields: dict[Key, bytes | None]) -> None:
         """Write next offsets and changed fields, which makes all views so far valid."""
         progress = self._applier.progress
-        await self._store.checkpoint(progress.next, fields, self._applier.field_count)
+        await self._store.checkpoint(
+            progress.next, fields, self._applier.field_count, self._applier.logs.identities()
+        )
         progress.note_checkpoint()

@@ -95,6 +95,7 @@ async def test_a_consumer_without_a_group_moves_no_offsets(consumers: list[Consu
         assert consumer.arguments == kafka.client_arguments(settings) | {
             "client_id": "x.projector-status", "group_id": None, "enable_auto_commit": False,
             "auto_offset_reset": "none", "request_timeout_ms": 7, "fetch_max_wait_ms": 5,
+            "isolation_level": "read_committed",
         }  # fmt: skip
         assert consumers == [consumer]
 

@@ -11,7 +11,7 @@ from faust.types import TP
 
 from projector.config.settings import Settings
 from projector.events.model import Topic
-from projector.kafka.faust_consumer import skip_applied
+from projector.kafka.faust_consumer import ShortPollThread, skip_applied
 from projector.worker.faust_app import create_app
 from projector.worker.owner_group import OwnerGroup
 
@@ -53,6 +53,23 @@ async def test_the_worker_asks_the_owners_what_is_known(
     found = app.conf.ConsumerScheduler().iterate({place: [Fetched(1), Fetched(2)]})
     assert list(found) == [(place, Fetched(2))]
     assert asked == [(Topic.AGENT_CONFIG, 4)]
+
+
+class Created:
+    _fetch_max_wait_ms = 1500
+    _isolation_level = "read_uncommitted"
+
+
+def test_fausts_consumer_waits_shortly_and_reads_what_is_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An aborted grant that is applied is an over-grant."""
+    monkeypatch.setattr(
+        AIOKafkaConsumerThread, "_create_worker_consumer", lambda _self, _transport: Created()
+    )
+    thread = ShortPollThread.__new__(ShortPollThread)
+    created = thread._create_worker_consumer(None)
+    assert (created._fetch_max_wait_ms, created._isolation_level) == (100, "read_committed")
 
 
 async def test_nothing_is_known_of_a_partition_that_nobody_owns() -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from projector import errors
 from projector.kafka import record_parser, tolerant_batches
-from projector.kafka.record_parser import MAX_HEADERS
+from projector.kafka.record_parser import MAX_HEADERS, Damage, Marker
 from projector.kafka.tolerant_batches import TolerantBatches, split_fault
-from tests.wire import NOW, batch, record
+from tests.wire import NOW, batch, record, transaction_end
 
 VALUE = b'{"a":1}'
 
@@ -25,10 +25,18 @@ def placed(data: bytes, offset: int) -> bytes:
     return struct.pack(">q", offset) + data[8:]
 
 
-def read(*parts: bytes, first: int = 0, reader: type[Any] = TolerantBatches) -> list[Any]:
-    """What a consumer gets, and the offset that it would fetch next as the last element."""
+def read(
+    *parts: bytes,
+    first: int = 0,
+    reader: type[Any] = TolerantBatches,
+    aborted: list[tuple[int, int]] | None = None,
+) -> list[Any]:
+    """What a consumer gets, and the offset that it would fetch next as the last element.
+
+    It reads what is committed; `aborted` are transactions by producer and first offset.
+    """
     records = fetcher.PartitionRecords(
-        TopicPartition("t", 0), reader(b"".join(parts)), None, first, None, None, True, 0
+        TopicPartition("t", 0), reader(b"".join(parts)), aborted, first, None, None, True, 1
     )
     return [*records, records.next_fetch_offset]
 
@@ -111,6 +119,56 @@ def test_nothing_in_a_batch_raises_or_leaves_it(noise: bytes, count: int, compre
     assert offsets == sorted(set(offsets))
     assert all(0 <= offset <= last for offset in offsets)
     assert following == last + 1
+
+
+def is_marker(found: Any) -> bool:
+    return isinstance(split_fault(found.headers)[1], Marker)
+
+
+def test_the_end_of_a_transaction_is_a_marker_at_its_own_offset() -> None:
+    """Or an owner would wait for an event there, and unknown tokens with it."""
+    written = batch(record(VALUE), producer=7)
+    *found, following = read(
+        written, placed(transaction_end(7, commit=True), 1), placed(ordinary(1), 2)
+    )
+    assert [r.offset for r in found] == [0, 1, 2]
+    assert [is_marker(r) for r in found] == [False, True, False]
+    assert (found[1].key, found[1].timestamp) == (struct.pack(">hh", 0, 1), NOW)
+    assert following == 3
+
+
+def test_a_fetch_may_begin_or_end_at_a_marker() -> None:
+    end = placed(transaction_end(7, commit=True), 4)
+    *found, following = read(end, first=4)
+    assert ([r.offset for r in found], following) == ([4], 5)
+
+
+def test_what_was_aborted_is_skipped_and_what_the_same_producer_commits_later_is_not() -> None:
+    aborted, committed = batch(record(b"aborted"), producer=7), batch(record(VALUE), producer=7)
+    *found, following = read(
+        aborted,
+        placed(transaction_end(7, commit=False), 1),
+        placed(committed, 2),
+        placed(transaction_end(7, commit=True), 3),
+        aborted=[(7, 0)],
+    )
+    assert [(r.offset, is_marker(r)) for r in found] == [(1, True), (2, False), (3, True)]
+    assert following == 4
+
+
+@pytest.mark.parametrize("part", ["record", "marker"])
+def test_damage_is_not_skipped_with_an_aborted_transaction(part: str) -> None:
+    """Its header may be what is damaged."""
+    parts = {
+        "record": batch(record(VALUE), producer=7),
+        "marker": placed(transaction_end(7, commit=False), 1),
+    }
+    parts[part] = parts[part][:-2] + b"\xff" + parts[part][-1:]
+    *found, following = read(*parts.values(), aborted=[(7, 0)])
+    assert [r.offset for r in found if isinstance(split_fault(r.headers)[1], Damage)] == [
+        list(parts).index(part)
+    ]
+    assert following == 2
 
 
 def test_another_aiokafka_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:

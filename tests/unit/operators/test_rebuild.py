@@ -1,19 +1,21 @@
 """Facts rebuilt from the topics are those of the owner, and losses are found."""
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from projector.domain import fact_keys
 from projector.domain.fact_index import FactIndex
 from projector.domain.projection import Policy, Projection
-from projector.events.model import Topic
+from projector.events.model import KafkaRecord, Topic
+from projector.kafka.record_parser import Marker
 from projector.operators import rebuild
 from projector.operators.rebuild import FactChange, Rebuilt
 from projector.store import partition_state
 from tests import builders
 from tests.unit.operators.rebuilding import POLICY, changed, owned, rebuilt
-from tests.unit.worker.owned_partition import PARTITION, Setup
+from tests.unit.worker.owned_partition import PARTITION, Setup, until
 
 
 async def test_what_is_rebuilt_is_what_the_owner_made(setup: Setup) -> None:
@@ -48,6 +50,35 @@ async def test_a_topic_that_was_cut_or_recreated_is_a_loss(setup: Setup) -> None
     assert await losses(setup) == [
         "agent-config was recreated: it ends before offset 1, which was applied"
     ]
+
+
+def refill(setup: Setup) -> None:
+    """Fill membership anew, beyond what was applied."""
+    setup.kafka.records[Topic.MEMBERSHIP].clear()
+    setup.kafka.add(*(builders.group(number) for number in range(4, 12)))
+
+
+async def test_a_topic_filled_anew_is_a_loss_and_is_read_to_its_end(setup: Setup) -> None:
+    await owned(setup)
+    refill(setup)
+    (found,) = await losses(setup)
+    assert found.startswith("membership is another log: its record at offset 2 is not the one")
+    assert (await rebuilt(setup)).next[Topic.MEMBERSHIP] == 8
+    setup.kafka.topic_ids[Topic.MEMBERSHIP] = uuid4()
+    (found,) = await losses(setup)
+    assert found.startswith("membership was recreated: its id is")
+
+
+async def test_the_end_of_a_transaction_is_no_event_of_a_rebuild(setup: Setup) -> None:
+    await owned(setup)
+    marker = KafkaRecord(Topic.MEMBERSHIP, PARTITION, 3, builders.NOW, b"", b"", (), Marker("end"))
+    setup.kafka.records[Topic.MEMBERSHIP].append(marker)
+    async with setup.owning("next"):
+        await until(lambda: setup.has_applied(Topic.MEMBERSHIP, 4))
+    facts = await rebuilt(setup)
+    assert facts.next[Topic.MEMBERSHIP] == 4
+    facts.reported = {}
+    assert (await changed(setup, facts), facts.unreported) == ([], [])
 
 
 def facts_of(*messages: dict[str, Any]) -> FactIndex:

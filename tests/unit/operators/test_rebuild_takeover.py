@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -24,7 +25,7 @@ from tests.unit.operators.rebuilding import (
     rebuilt,
     serve,
 )
-from tests.unit.worker.owned_partition import COMPANY, PARTITION, Setup, until
+from tests.unit.worker.owned_partition import COMPANY, PARTITION, Setup, differs, until
 
 
 async def test_a_wrong_a_missing_and_an_extra_fact_are_found_and_replaced(setup: Setup) -> None:
@@ -215,6 +216,28 @@ async def test_a_topic_that_is_recreated_while_it_is_rebuilt_ends_the_command(
         await asyncio.wait_for(serve(setup, facts), 5)
 
 
+async def test_a_worker_goes_on_in_a_log_that_a_rebuild_has_accepted(setup: Setup) -> None:
+    await owned(setup)
+    setup.kafka.records[Topic.MEMBERSHIP].clear()
+    setup.kafka.add(*COMPANY[:3], *(builders.group(number) for number in range(4, 9)))
+    setup.kafka.topic_ids[Topic.MEMBERSHIP] = uuid4()
+    await put_in_place(setup)
+    async with setup.owning("worker") as owner:
+        before = await setup.field("stamp")
+        await until(lambda: differs(setup, before))
+        assert owner.loss is None
+        assert await setup.agents() == [5]
+
+
+async def test_a_log_replaced_while_it_is_rebuilt_is_an_alarm(setup: Setup) -> None:
+    await owned(setup)
+    facts = await rebuilt(setup)
+    setup.kafka.records[Topic.MEMBERSHIP].clear()
+    setup.kafka.add(*(builders.group(number) for number in range(4, 12)))
+    with pytest.raises(HistoryLostError, match="membership is another log"):
+        await serve(setup, facts)
+
+
 async def test_only_the_fields_that_differ_are_written(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,9 +246,9 @@ async def test_only_the_fields_that_differ_are_written(
     facts, written = await rebuilt(setup), list[list[str]]()
     checkpoint = PartitionStore.checkpoint
 
-    async def noted(self: PartitionStore, offsets: Any, fields: Any, total: int) -> None:
+    async def noted(self: PartitionStore, offsets: Any, fields: Any, *more: Any) -> None:
         written.append(list(fields))
-        await checkpoint(self, offsets, fields, total)
+        await checkpoint(self, offsets, fields, *more)
 
     monkeypatch.setattr(PartitionStore, "checkpoint", noted)
     await serve(setup, facts)

@@ -3,6 +3,7 @@
 import pytest
 
 from projector.errors import DifferentRulesError
+from projector.events.log_identity import LogIdentity, RecordMark
 from projector.events.model import Topic
 from projector.store.partition_state import PartitionState, refuse_other_rules
 from projector.store.schema import Version
@@ -10,14 +11,16 @@ from projector.store.schema import Version
 FIELDS = {
     b"owner": b"me", b"epoch": b"7", b"revision": b"3", b"facts": b"5", b"stamp": b"100",
     b"stamp_epoch": b"7", b"offset:membership": b"4", b"minimum_level": b"30",
+    b"log:membership": b"an-id 3 90 00ff",
 }  # fmt: skip
 
 
 def test_every_field_is_decoded() -> None:
     state = PartitionState.decode(FIELDS)
     assert state == PartitionState(
-        "me", Version(7, 3), {Topic.MEMBERSHIP: 4}, 5, 100, 7, {"minimum_level": 30}
-    )
+        "me", Version(7, 3), {Topic.MEMBERSHIP: 4}, 5, 100, 7, {"minimum_level": 30},
+        {Topic.MEMBERSHIP: LogIdentity("an-id", RecordMark(3, 90, "00ff"))},
+    )  # fmt: skip
     assert state.has_checkpoint
 
 
@@ -46,7 +49,7 @@ def test_fields_of_other_versions_are_ignored() -> None:
 @pytest.mark.parametrize("name", [name for name in FIELDS if name != b"owner"], ids=ascii)
 def test_a_malformed_number_is_an_error(name: bytes) -> None:
     with pytest.raises(ValueError, match="invalid literal"):
-        PartitionState.decode(FIELDS | {name: b"x"})
+        PartitionState.decode(FIELDS | {name: b"- x x x" if b"log" in name else b"x"})
 
 
 def test_other_rules_are_named_by_their_variables_and_in_their_units() -> None:

@@ -17,6 +17,7 @@ from projector.clients.trusted_clock import ClockError
 from projector.domain.fact_keys import Key
 from projector.domain.views import View
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
+from projector.events.log_identity import LogIdentity, RecordMark
 from projector.events.model import Topic
 from projector.store import partition_state, schema, view_diff
 from projector.store import partition_store as store_module
@@ -312,6 +313,21 @@ async def test_large_facts_go_in_steps_that_take_no_seconds(
     assert store.version.revision == 3
 
 
+async def test_a_checkpoint_names_the_logs_of_its_offsets_until_it_is_forgotten(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    logs = {Topic.MEMBERSHIP: LogIdentity("an-id", RecordMark(6, 90, "00ff"))}
+    store = await claimed(redis)
+    await store.checkpoint(OFFSETS, {}, 0, logs)
+    assert await redis.hget(HASH, "log:membership") == b"an-id 6 90 00ff"
+    successor = await claimed(redis, "next")
+    state = await partition_state.read_partition_state(redis, 3)
+    assert state is not None
+    assert state.logs == logs
+    await successor.forget_checkpoint()
+    assert not await redis.hexists(HASH, "log:membership")
+
+
 async def test_a_checkpoint_cut_short_between_its_steps_is_not_used(
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,7 +347,7 @@ async def test_a_checkpoint_cut_short_between_its_steps_is_not_used(
     with pytest.raises(IncompleteCheckpointError):
         await loaded(successor, held)
     await successor.forget_checkpoint()
-    assert (await successor.claim(4))[1:] == ({}, 0)
+    assert (await successor.claim(4))[1:] == ({}, 0, {})
     assert not await redis.exists(FACTS)
     with pytest.raises(WriteRefusedError):
         await store.forget_checkpoint()

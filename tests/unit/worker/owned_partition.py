@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 import fakeredis
 import orjson
@@ -12,6 +13,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
 from projector.clients.redis_servers import RedisServers
 from projector.domain.projection import Policy
 from projector.events.model import EVENT_TYPES, MAX_VIEW_BYTES, KafkaRecord, Topic
+from projector.kafka.broker_protocol import PartitionLeader
 from projector.kafka.dead_letters import DeadLetter
 from projector.kafka.range_reader import Offsets, ReadProgress
 from projector.store import schema
@@ -41,10 +43,17 @@ class Kafka:
     def __init__(self) -> None:
         self.records: dict[Topic, list[KafkaRecord]] = {topic: [] for topic in Topic}
         self.letters: list[DeadLetter] = []
+        self.looks: list[dict[Topic, int]] = []
         self.reads: list[tuple[dict[Topic, int], dict[Topic, int]]] = []
         self.down = False
         self.takes_letters = True
         self.begins = dict.fromkeys(Topic, 0)
+        self.topic_ids: dict[Topic, UUID | None] = {
+            topic: uuid5(NAMESPACE_OID, topic) for topic in Topic
+        }
+        self.epochs = dict.fromkeys(Topic, 0)
+        # Where a transaction is open.
+        self.opens: Offsets = {}
         # By how much its end offsets are too low, as those of the embedded broker.
         self.hides = 0
 
@@ -66,6 +75,25 @@ class Kafka:
         self._answer()
         return {topic: max(0, len(r) - self.hides) for topic, r in self.records.items()}
 
+    async def leaders(self, partition: int) -> dict[Topic, PartitionLeader]:
+        self._answer()
+        return {
+            topic: PartitionLeader(1, self.epochs[topic], (1,), self.topic_ids[topic])
+            for topic in Topic
+        }
+
+    async def records_at(
+        self, partition: int, offsets: Mapping[Topic, int]
+    ) -> dict[Topic, KafkaRecord | None]:
+        self._answer()
+        self.looks.append(dict(offsets))
+        kept = {topic: at for topic, at in offsets.items() if at >= self.begins[topic]}
+        return {topic: dict(enumerate(self.records[topic])).get(at) for topic, at in kept.items()}
+
+    async def open_transactions(self, partition: int) -> Offsets:
+        self._answer()
+        return self.opens
+
     async def has_reached(self, partition: int, topic: Topic, offset: int) -> bool:
         return len(self.records[topic]) >= offset
 
@@ -81,6 +109,7 @@ class Kafka:
         if wanted:
             self.reads.append((dict(starts), wanted))
         for topic, end in wanted.items():
+            end = max(starts[topic], min(end, self.opens.get(topic, end)))  # noqa: PLW2901
             yield ReadProgress(self.records[topic][starts[topic] : end], {topic: end})
 
     async def send(self, letters: list[DeadLetter]) -> None:

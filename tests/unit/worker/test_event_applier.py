@@ -9,15 +9,19 @@ import pytest
 from projector.domain.fact_keys import Key
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka.range_reader import ReadProgress
+from projector.kafka.record_parser import Marker
 from projector.worker import (
     delivery_queue,
 )
 from tests import builders
 from tests.unit.worker.owned_partition import (
     COMPANY,
+    PARTITION,
+    PROBES_S,
     QUICK,
     Setup,
     Writes,
+    differs,
     gets,
     until,
 )
@@ -71,6 +75,51 @@ async def test_what_never_comes_is_read_from_kafka(
     async with setup.owning():
         setup.kafka.add(*COMPANY, builders.started(9, 7))
         await until(setup.agents)
+
+
+def marker(setup: Setup, topic: Topic) -> KafkaRecord:
+    """The end of a transaction, as the topic's next record."""
+    offset = len(setup.kafka.records[topic])
+    fault = Marker("the end of a transaction")
+    record = KafkaRecord(topic, PARTITION, offset, builders.NOW, b"\0\0\0\1", b"", (), fault)
+    setup.kafka.records[topic].append(record)
+    return record
+
+
+@pytest.mark.parametrize("way", ["delivered", "read from Kafka"])
+async def test_the_end_of_a_transaction_is_passed_and_is_no_event(setup: Setup, way: str) -> None:
+    setup.kafka.add(*COMPANY)
+    if way == "read from Kafka":
+        marker(setup, Topic.JOB_LIFECYCLE)
+    async with setup.owning() as owner:
+        if way == "delivered":
+            setup.deliver(owner, marker(setup, Topic.JOB_LIFECYCLE))
+        await until(lambda: setup.has_applied(Topic.JOB_LIFECYCLE, 1))
+        before = await setup.field("stamp")
+        await until(lambda: differs(setup, before))
+        assert len(owner._applier.outbox) == 0
+    assert setup.kafka.letters == []
+
+
+async def test_an_open_transaction_keeps_its_partition_stale_and_blocks_no_other_topic(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is behind it may be acknowledged, and cannot be read yet."""
+    setup.timing = QUICK._replace(stall_s=0.02)
+    setup.kafka.add(*COMPANY)
+    async with setup.owning() as owner:
+        setup.kafka.opens = {Topic.MEMBERSHIP: 3}
+        setup.kafka.add(builders.member(1, "guest", group_id=3))
+        await until(lambda: "an open transaction holds up" in capsys.readouterr().out)
+        before = await setup.field("stamp")
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
+        await until(lambda: gets(setup, "token-9", [5]))
+        await asyncio.sleep(PROBES_S)
+        assert await setup.field("stamp") == before
+        assert "an open transaction holds up" not in capsys.readouterr().out
+        setup.kafka.opens = {}
+        await until(lambda: gets(setup, "token-9", []))
+        await until(lambda: differs(setup, before))
 
 
 async def test_a_full_queue_drops_nothing_for_good(

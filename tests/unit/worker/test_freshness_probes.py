@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from projector.clients import retry
 from projector.events.model import Topic
+from projector.kafka.broker_protocol import PartitionLeader
 from projector.kafka.range_reader import Offsets
 from projector.worker import freshness_probes
 from projector.worker.delivery_queue import Delivery, DeliveryQueue
@@ -34,6 +35,10 @@ class Servers:
         if self.redis_is_away:
             raise RedisConnectionError("no Redis")
         return self.time
+
+    async def leaders(self, _partition: int) -> dict[Topic, PartitionLeader]:
+        self.asked.append("leaders")
+        return {}
 
     async def ends(self, _partition: int) -> Offsets:
         self.asked.append("ends")
@@ -63,7 +68,7 @@ async def test_redis_time_is_asked_before_the_end_offsets(
 ) -> None:
     """An event between the two answers must not be older than the stamp and yet not applied."""
     await probes._ask(NOTHING)
-    assert servers.asked == ["T0", "ends"]
+    assert servers.asked == ["T0", "leaders", "ends"]
 
 
 async def test_a_probe_is_reached_by_time_and_all_offsets(
@@ -149,7 +154,7 @@ async def test_a_broker_that_does_not_answer_costs_one_probe(
     running = asyncio.create_task(probes.run(lambda: NOTHING, lambda: noted.append(probes.latest)))
     await until(lambda: noted)
     running.cancel()
-    assert servers.asked[:2] == ["T0", "T0"]
+    assert servers.asked[:4] == ["T0", "leaders", "T0", "leaders"]
 
 
 async def test_events_applied_while_the_broker_answers_do_not_make_a_topic_truncated(

@@ -46,6 +46,24 @@ def test_a_topic_stalls_once_its_next_event_is_missing_for_too_long() -> None:
     assert progress.stalled(ends(jobs=1), now=12.1, stall_s=2.0) == [J]
 
 
+def test_a_stall_is_found_again_only_after_another_wait() -> None:
+    """An open transaction cannot be read past, and each look at it costs a connection."""
+    progress = at()
+    progress.stalled(ends(jobs=1), now=10.0, stall_s=2.0)
+    assert progress.stalled(ends(jobs=1), now=12.1, stall_s=2.0) == [J]
+    assert progress.stalled(ends(jobs=1), now=12.2, stall_s=2.0) == []
+    assert progress.stalled(ends(jobs=1), now=14.2, stall_s=2.0) == [J]
+
+
+def test_an_open_transaction_is_new_once_at_each_offset() -> None:
+    progress = at()
+    assert [progress.note_open(J), progress.note_open(J), progress.note_open(M)] == [
+        True, False, True,
+    ]  # fmt: skip
+    progress.next[J] += 1
+    assert progress.note_open(J)
+
+
 def test_a_topic_that_moves_on_does_not_stall() -> None:
     progress = at()
     for moment in range(10):

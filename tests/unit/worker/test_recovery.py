@@ -233,6 +233,17 @@ async def test_a_claim_asks_redis_time_before_the_end_offsets(setup: Setup) -> N
     assert owner._applier.applied_until > 0
 
 
+async def test_a_claim_before_an_open_transaction_forgets_nothing(setup: Setup) -> None:
+    """An event within or behind the transaction may still need what is due to be forgotten."""
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    setup.kafka.opens = {Topic.JOB_LIFECYCLE: 0}
+    owner = setup.new_owner()
+    await owner._recovery.claim()
+    assert owner._applier.applied_until == 0
+    assert await setup.field(f"offset:{Topic.MEMBERSHIP}") == b"3"
+    assert await setup.field(f"offset:{Topic.JOB_LIFECYCLE}") == b"0"
+
+
 async def test_an_interrupted_first_claim_begins_with_the_checkpoint_again(setup: Setup) -> None:
     """Until the first claim is through, facts in memory may lack events."""
     setup.kafka.add(*COMPANY, builders.started(9, 7))

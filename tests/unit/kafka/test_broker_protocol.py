@@ -1,0 +1,92 @@
+"""One Metadata question: the version that a broker has, and what it says of leaders."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import IncompatibleBrokerVersion
+
+from projector.kafka.broker_protocol import (
+    NO_BROKER,
+    NO_EPOCH,
+    Address,
+    PartitionLeader,
+    ask_leaders,
+)
+
+METADATA = 3
+TOPIC_ID = UUID(int=7)
+# A topic's partitions: error, number, leader, epoch, replicas, in sync, offline.
+PARTITIONS: list[Any] = [(0, 0, 2, 5, [1, 2, 3], [2, 3], [1]), (5, 1, -1, 6, [1, 2], [], [1, 2])]
+REFUSED = 29
+
+
+class Broker:
+    """A connection to a broker that has the versions up to `newest` of Metadata."""
+
+    def __init__(self, oldest: int, newest: int) -> None:
+        self._versions = {METADATA: (oldest, newest)}
+        self.asked: Any = None
+
+    async def send(self, request: Any) -> Any:
+        self.asked = request.prepare(self._versions)
+        self.asked.encode()
+        answer = self.asked.RESPONSE_TYPE
+        return answer.decode(answer(**self._fields(self.asked.API_VERSION)).encode())
+
+    def _fields(self, version: int) -> dict[str, Any]:
+        tags: tuple[Any, ...] = ({},) if version >= 10 else ()
+        older = {1: (0, 1, 2, 4, 5), 4: (0, 1, 2, 4, 5)}.get(version, range(7))
+        found = [(*(each[i] for i in older), *tags) for each in PARTITIONS]
+        identity = (TOPIC_ID,) if version >= 10 else ()
+        operations = (0,) if version >= 10 else ()
+        brokers = [(2, "kafka-2.example", 9092, None, *tags)]
+        topics = [
+            (0, "membership", *identity, False, found, *operations, *tags),
+            (REFUSED, "agent-config", *identity, False, [], *operations, *tags),
+            (0, "not-wanted", *identity, False, found, *operations, *tags),
+        ]
+        fields = {"brokers": brokers, "controller_id": 2, "topics": topics}
+        if version >= 4:
+            fields |= {"throttle_time_ms": 0, "cluster_id": None}
+        return fields | ({"authorized_operations": 0, "tags": {}} if tags else {})
+
+
+@pytest.mark.parametrize(
+    ("newest", "version", "epoch", "topic_id"),
+    [
+        (3, 1, NO_EPOCH, None), (5, 4, NO_EPOCH, None), (6, 4, NO_EPOCH, None),
+        (9, 7, 5, None), (10, 10, 5, TOPIC_ID), (13, 10, 5, TOPIC_ID),
+    ],
+)  # fmt: skip
+async def test_a_broker_is_asked_in_the_newest_version_that_it_has(
+    newest: int, version: int, epoch: int, topic_id: UUID | None
+) -> None:
+    broker: Any = Broker(0, newest)
+    answer = await ask_leaders(broker, ["membership", "agent-config"])
+    assert version == broker.asked.API_VERSION
+    assert answer.addresses == {2: Address("kafka-2.example", 9092)}
+    assert set(answer.leaders) == {TopicPartition("membership", p) for p in (0, 1)}
+    leader = answer.leaders[TopicPartition("membership", 0)]
+    assert leader == PartitionLeader(2, epoch, (1, 2, 3), topic_id)
+    assert answer.leaders[TopicPartition("membership", 1)].leader == NO_BROKER
+
+
+@pytest.mark.parametrize("newest", [4, 9, 13])
+async def test_the_question_creates_no_topic(newest: int) -> None:
+    broker: Any = Broker(0, newest)
+    await ask_leaders(broker, ["membership"])
+    assert broker.asked.may_create is False
+
+
+async def test_an_old_broker_is_asked_for_all_topics_since_a_name_might_create_one() -> None:
+    broker: Any = Broker(0, 3)
+    await ask_leaders(broker, ["membership"])
+    assert broker.asked.topics is None
+
+
+async def test_a_broker_without_a_version_in_common_is_an_error_of_kafka() -> None:
+    broker: Any = Broker(11, 99)
+    with pytest.raises(IncompatibleBrokerVersion):
+        await ask_leaders(broker, ["membership"])
