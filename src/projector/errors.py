@@ -129,6 +129,10 @@ class RangeError(TemporaryError):
     """A range of a topic could not be read."""
 
 
+class NoAgreementError(TemporaryError):
+    """Too few replicas of a partition name the same leader."""
+
+
 class UnansweredError(TemporaryError):
     """Kafka does not return dead letters that it has."""
 

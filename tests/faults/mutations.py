@@ -6,8 +6,12 @@ Each function patches the classes of a worker's process, before it starts.
 from collections.abc import Callable
 from typing import Any, Final
 
+from aiokafka import AIOKafkaConsumer
+
+from projector.clients import kafka
 from projector.events.model import Topic
-from projector.kafka.range_reader import Offsets
+from projector.kafka.client_metadata import ClientMetadata
+from projector.kafka.range_reader import Offsets, RangeReader
 from projector.store import lua_scripts
 from projector.store.partition_store import PartitionStore
 from projector.worker.event_applier import EventApplier
@@ -67,6 +71,20 @@ def freshness_off() -> None:
     replace(FreshnessProbes, "_ask", ask_redis_alone)
 
 
+def one_witness() -> None:
+    """The owner believes the leader that a client has known from before, and asks no other."""
+    consumers: dict[RangeReader, AIOKafkaConsumer] = {}
+
+    async def ask_the_known_leader(self: Any, partition: int) -> Offsets:
+        if self not in consumers:
+            consumers[self] = kafka.create_consumer(self._settings, "m", request_timeout_ms=2000)
+            await consumers[self].start()
+        return self._by_topic(await consumers[self].end_offsets(self._partitions(partition)))
+
+    replace(RangeReader, "ends", ask_the_known_leader)
+    replace(ClientMetadata, "correct", lambda *_: None)
+
+
 def server_change_unnoticed() -> None:
     """The owner does not notice that another Redis answers than the one that it wrote to."""
     replace(PartitionStore, "_refuse_changed_server", lambda _self: None)
@@ -96,6 +114,7 @@ MUTATIONS: Final[dict[str, Callable[..., None]]] = {
     "fencing off": fencing_off,
     "heal off": heal_off,
     "freshness off": freshness_off,
+    "one witness": one_witness,
     "server change unnoticed": server_change_unnoticed,
     "sweep off": sweep_off,
 }

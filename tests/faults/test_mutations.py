@@ -7,11 +7,13 @@ import signal
 from pathlib import Path
 from typing import Final
 
+from tests.faults.brokers import Brokers
 from tests.faults.conftest import Broker, NewScenario
 from tests.faults.interleavings import (
     ReplicatedRedis,
     flush_everything,
     lose_a_view,
+    revoke_behind_a_deposed_leader,
     revoke_while_cut_off,
     wake_zombie,
 )
@@ -63,6 +65,16 @@ def test_freshness_off(new_scenario: NewScenario, broker: Broker) -> None:
     revoke_while_cut_off(scenario, broker.proxy)
     broker.proxy.thaw()
     assert scenario.finish().over_grants
+
+
+def test_one_witness(new_scenario: NewScenario, brokers: Brokers) -> None:
+    scenario = new_scenario("MUTATION one witness, leader deposed", kafka=brokers.address)
+    scenario.start([("one witness", {})])
+    revoke_behind_a_deposed_leader(scenario, brokers)
+    brokers.mend()
+    verdict = scenario.finish()
+    assert verdict.over_grants
+    assert verdict.false_401s
 
 
 def test_server_change_unnoticed(

@@ -15,10 +15,14 @@ from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.errors import ChangedPartitionsError, MissingTopicsError, UnusableTopicsError
 from projector.events.model import DEAD_LETTERS, Topic
+from projector.kafka.broker_protocol import MINIMUM
 
 _DAYS_MS: Final = 24 * 3600 * 1000
 _MIB: Final = 1024 * 1024
 MAX_DEFAULT_COPIES: Final = 3
+# With so many copies a write can have two and one broker may be away, for writes and for witnesses.
+ENOUGH_COPIES: Final = 3
+MINIMUM_IN_SYNC: Final = 2
 WATCH_INTERVAL_S: Final = 1.0
 # Kafka acknowledges a new topic before every broker knows it; a busy one takes a second or two.
 KNOWN_S: Final = 10.0
@@ -141,12 +145,13 @@ async def _create(
         return
     brokers = (await admin.describe_cluster())["brokers"]
     copies = settings.replication_factor or min(MAX_DEFAULT_COPIES, len(brokers))
+    in_sync = {MINIMUM: str(MINIMUM_IN_SYNC)} if copies >= ENOUGH_COPIES else {}
     topics = [
         NewTopic(
             settings.topic(name),
             num_partitions=1 if name == DEAD_LETTERS else count,
             replication_factor=copies,
-            topic_configs={"cleanup.policy": CLEANUP, **CONFIGS[name]},
+            topic_configs={"cleanup.policy": CLEANUP, **CONFIGS[name], **in_sync},
         )
         for name in names
     ]

@@ -51,7 +51,7 @@ async def run_worker(settings: Settings) -> None:
 
 async def _work(settings: Settings) -> None:
     timing = Timing()
-    async with _connected(settings, timing) as (policy, redis, new_owner):
+    async with _connected(settings, timing) as (policy, redis, reader, new_owner):
         owners = OwnerGroup(new_owner, timing)
         scan = OrphanScan(redis, settings.sweep_interval, owners.check_orphan)
         background = {
@@ -59,7 +59,7 @@ async def _work(settings: Settings) -> None:
             asyncio.create_task(scan.run()),
         }
         try:
-            async with _delivering(settings, owners, policy.partitions) as app:
+            async with _delivering(settings, owners, reader, policy.partitions) as app:
                 await _until_broken(app, {owners.failed, *background})
         finally:
             for task in background:
@@ -94,7 +94,7 @@ async def _watch(settings: Settings, partitions: int) -> None:
 @asynccontextmanager
 async def _connected(
     settings: Settings, timing: Timing
-) -> AsyncIterator[tuple[Policy, Redis, NewOwner]]:
+) -> AsyncIterator[tuple[Policy, Redis, RangeReader, NewOwner]]:
     """Wait for Redis and Kafka, and connect all that an owner works with."""
     server = redis_servers.RedisServers()
     redis = redis_client.create_redis(settings, server)
@@ -109,7 +109,7 @@ async def _connected(
             store = PartitionStore(redis, server, partition, identity)
             return Owner(partition, policy, store, reader, dead_letters, timing=timing)
 
-        yield policy, redis, new_owner
+        yield policy, redis, reader, new_owner
     finally:
         await dead_letters.stop()
         await reader.stop()
@@ -133,10 +133,10 @@ async def _policy(settings: Settings, redis: Redis) -> Policy:
 
 @asynccontextmanager
 async def _delivering(
-    settings: Settings, owners: OwnerGroup, partitions: int
+    settings: Settings, owners: OwnerGroup, reader: RangeReader, partitions: int
 ) -> AsyncIterator[Any]:
     with tempfile.TemporaryDirectory(prefix="projector-") as folder:
-        app = create_app(settings, owners, folder)
+        app = create_app(settings, owners, folder, reader.follow)
         try:
             await app.start()
             log.info(

@@ -1,5 +1,6 @@
 """One Metadata question: the version that a broker has, and what it says of leaders."""
 
+from io import BytesIO
 from typing import Any
 from uuid import UUID
 
@@ -33,7 +34,7 @@ class Broker:
         self.asked = request.prepare(self._versions)
         self.asked.encode()
         answer = self.asked.RESPONSE_TYPE
-        return answer.decode(answer(**self._fields(self.asked.API_VERSION)).encode())
+        return answer.decode(BytesIO(answer(**self._fields(self.asked.API_VERSION)).encode()))
 
     def _fields(self, version: int) -> dict[str, Any]:
         tags: tuple[Any, ...] = ({},) if version >= 10 else ()
@@ -45,7 +46,6 @@ class Broker:
         topics = [
             (0, "membership", *identity, False, found, *operations, *tags),
             (REFUSED, "agent-config", *identity, False, [], *operations, *tags),
-            (0, "not-wanted", *identity, False, found, *operations, *tags),
         ]
         fields = {"brokers": brokers, "controller_id": 2, "topics": topics}
         if version >= 4:
@@ -69,7 +69,7 @@ async def test_a_broker_is_asked_in_the_newest_version_that_it_has(
     assert answer.addresses == {2: Address("kafka-2.example", 9092)}
     assert set(answer.leaders) == {TopicPartition("membership", p) for p in (0, 1)}
     leader = answer.leaders[TopicPartition("membership", 0)]
-    assert leader == PartitionLeader(2, epoch, (1, 2, 3), topic_id)
+    assert leader == PartitionLeader(2, epoch, frozenset({1, 2, 3}), topic_id)
     assert answer.leaders[TopicPartition("membership", 1)].leader == NO_BROKER
 
 
@@ -77,7 +77,7 @@ async def test_a_broker_is_asked_in_the_newest_version_that_it_has(
 async def test_the_question_creates_no_topic(newest: int) -> None:
     broker: Any = Broker(0, newest)
     await ask_leaders(broker, ["membership"])
-    assert broker.asked.may_create is False
+    assert broker.asked.allow_auto_topic_creation is False
 
 
 async def test_an_old_broker_is_asked_for_all_topics_since_a_name_might_create_one() -> None:
