@@ -22,6 +22,7 @@ ProjectorError
         DevError
     TemporaryError                an outage: workers retry, commands exit with status 3
         RangeError
+        NoAgreementError
         UnansweredError
     HistoryLostError              inside a process; an owner handles the first three
     WriteRefusedError

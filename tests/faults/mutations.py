@@ -79,7 +79,8 @@ def one_witness() -> None:
         if self not in consumers:
             consumers[self] = kafka.create_consumer(self._settings, "m", request_timeout_ms=2000)
             await consumers[self].start()
-        return self._by_topic(await consumers[self].end_offsets(self._partitions(partition)))
+        found = await consumers[self].end_offsets(self._partitions(partition))
+        return self._by_topic(found)  # type: ignore[no-any-return]
 
     replace(RangeReader, "ends", ask_the_known_leader)
     replace(ClientMetadata, "correct", lambda *_: None)

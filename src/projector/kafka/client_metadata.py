@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection
@@ -19,8 +18,6 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from projector.kafka.broker_connections import FAILURES, BrokerConnections
 from projector.kafka.broker_protocol import Leaders
-
-log = structlog.get_logger()
 
 # aiokafka may ask the wrong broker again at any time, and is then corrected after this time.
 INTERVAL_S: Final = 0.5
@@ -62,7 +59,6 @@ class ClientMetadata:
                     # The loop of a consumer that has ended is closed.
                     with suppress(RuntimeError):
                         place.loop.call_soon_threadsafe(client.cluster.update_metadata, metadata)
-                    log.debug("metadata of a client corrected", broker=broker)
                     return
 
 

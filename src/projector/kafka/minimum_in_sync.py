@@ -34,8 +34,7 @@ class MinimumInSync:
         """Read the numbers; keep the last ones if no broker answers."""
         try:
             found = await self._brokers.ask_any(self._ask)
-        except FAILURES as error:
-            log.debug("min.insync.replicas not read", reason=repr(error))
+        except FAILURES:
             return
         if lost := self._known.keys() - found.keys():
             log.warning("min.insync.replicas is hidden, so all replicas must agree on a leader",

@@ -1,7 +1,7 @@
 """The topics in Kafka: their creation, and the checks before their use."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn
 
@@ -173,6 +173,43 @@ def _check_counts(settings: Settings, existing: Mapping[str, int]) -> None:
         )
 
 
+async def find_risks(settings: Settings) -> list[str]:
+    """Return a sentence for each configuration that endangers answers, with what to do.
+
+    Raises `UnusableTopicsError`, `AccessError` and `KafkaError`.
+    """
+    async with _admin(settings) as admin:
+        described = {topic["topic"]: topic for topic in await admin.describe_topics()}
+        return [
+            risk
+            async for name, entries in _configurations(admin, settings)
+            for risk in _risks(name, entries, _copies(described.get(name)))
+        ]
+
+
+def _copies(described: Mapping[str, Any] | None) -> int:
+    partitions = described["partitions"] if described else ()
+    return max((len(partition["replicas"]) for partition in partitions), default=0)
+
+
+def _risks(name: str, entries: list[Any], copies: int) -> Iterator[str]:
+    if copies >= ENOUGH_COPIES and _value(entries, MINIMUM) == "1":
+        yield (
+            f"the topic {name} has {copies} copies and {MINIMUM}=1, so every copy must confirm its "
+            "leader: while one broker is away, lookups get 503, and Kafka may lose what it "
+            f"acknowledged. Set {MINIMUM}={MINIMUM_IN_SYNC}"
+        )
+    if _has_producers_time(entries):
+        yield (
+            f"the topic {name} has its producers' time: with a wrong clock, tokens are dead from "
+            "the start, and Kafka deletes events early. Set message.timestamp.type=LogAppendTime"
+        )
+
+
+def _has_producers_time(entries: list[Any]) -> bool:
+    return _value(entries, "message.timestamp.type") not in ("", "LogAppendTime")
+
+
 async def refuse_producers_time(settings: Settings) -> None:
     """Raise `UnusableTopicsError` if a topic's timestamps are its producers'.
 
@@ -180,7 +217,7 @@ async def refuse_producers_time(settings: Settings) -> None:
     """
     async with _admin(settings) as admin:
         async for name, entries in _configurations(admin, settings):
-            if _value(entries, "message.timestamp.type") not in ("", "LogAppendTime"):
+            if _has_producers_time(entries):
                 raise UnusableTopicsError(
                     f"the topic {name} has its producers' time, which does not show what is newer. "
                     "Set message.timestamp.type=LogAppendTime"

@@ -1,6 +1,7 @@
 """The worker process: clients, owners and the Faust app, wired together until a signal."""
 
 import asyncio
+import functools
 import os
 import socket
 import tempfile
@@ -104,6 +105,7 @@ async def _connected(
     try:
         await wait_until_ready("Kafka", settings.kafka, reader.start)
         await wait_until_ready("Kafka", settings.kafka, dead_letters.start)
+        await _report_risks(settings)
 
         def new_owner(partition: int) -> Owner:
             store = PartitionStore(redis, server, partition, identity)
@@ -129,6 +131,12 @@ async def _policy(settings: Settings, redis: Redis) -> Policy:
         settings.tombstone_retention_ms,
         settings.sweep_interval,
     )
+
+
+async def _report_risks(settings: Settings) -> None:
+    find = functools.partial(topics.find_risks, settings)
+    for risk in await wait_until_ready("Kafka", settings.kafka, find):
+        log.warning("topic at risk", reason=risk)
 
 
 @asynccontextmanager
