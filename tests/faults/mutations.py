@@ -6,8 +6,6 @@ Each function patches the classes of a worker's process, before it starts.
 from collections.abc import Callable
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer
-
 from projector.clients import kafka
 from projector.events.model import Topic
 from projector.kafka.client_metadata import ClientMetadata
@@ -73,15 +71,18 @@ def freshness_off() -> None:
 
 def one_witness() -> None:
     """The owner believes the leader that a client has known from before, and asks no other."""
-    consumers: dict[RangeReader, AIOKafkaConsumer] = {}
+    start = RangeReader.start
+
+    async def start_a_client(self: Any) -> None:
+        await start(self)
+        self.client = kafka.create_consumer(self._settings, "mutation", request_timeout_ms=2000)
+        await self.client.start()
 
     async def ask_the_known_leader(self: Any, partition: int) -> Offsets:
-        if self not in consumers:
-            consumers[self] = kafka.create_consumer(self._settings, "m", request_timeout_ms=2000)
-            await consumers[self].start()
-        found = await consumers[self].end_offsets(self._partitions(partition))
+        found = await self.client.end_offsets(self._partitions(partition))
         return self._by_topic(found)  # type: ignore[no-any-return]
 
+    replace(RangeReader, "start", start_a_client)
     replace(RangeReader, "ends", ask_the_known_leader)
     replace(ClientMetadata, "correct", lambda *_: None)
 

@@ -64,7 +64,8 @@ class BrokerConnections:
             for each in asked:
                 each.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
-        raise KafkaConnectionError(f"no broker answers at {', '.join(map(str, sorted(places)))}")
+        named = ", ".join(f"{place.host}:{place.port}" for place in sorted(places))
+        raise KafkaConnectionError(f"no broker answers at {named}")
 
     async def close(self) -> None:
         """Close every connection."""
@@ -72,7 +73,7 @@ class BrokerConnections:
         for opening in opened:
             opening.cancel()
         for connection in await asyncio.gather(*opened, return_exceptions=True):
-            if isinstance(connection, AIOKafkaConnection):
+            if not isinstance(connection, BaseException):
                 connection.close(reason=CloseReason.SHUTDOWN)
 
     async def _ask_at(self, address: Address, question: Question[T]) -> T:

@@ -199,6 +199,11 @@ def _risks(name: str, entries: list[Any], copies: int) -> Iterator[str]:
             "leader: while one broker is away, lookups get 503, and Kafka may lose what it "
             f"acknowledged. Set {MINIMUM}={MINIMUM_IN_SYNC}"
         )
+    if copies > 1 and not _value(entries, MINIMUM):
+        yield (
+            f"Kafka does not show {MINIMUM} of the topic {name}, so all of its {copies} copies "
+            "must confirm their leader: while one broker is away, lookups get 503"
+        )
     if _has_producers_time(entries):
         yield (
             f"the topic {name} has its producers' time: with a wrong clock, tokens are dead from "

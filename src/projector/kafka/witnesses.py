@@ -7,9 +7,9 @@ offsets are asked afterwards, of that leader at that epoch: it refuses if it doe
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.conn import AIOKafkaConnection
@@ -34,7 +34,17 @@ REQUEST_TIMEOUT_MS: Final = 2000
 # A broker is asked no sooner than this after the last question, so that one serves many owners.
 SPACING_S: Final = 0.01
 
+# A broker that has no copy any more is not asked again, and its last answer is soon wrong.
+RECENT_S: Final = 5.0
+
 Answer = BrokerAnswer | Exception
+
+
+class _Known(NamedTuple):
+    """What a broker named at a time of the loop's clock."""
+
+    at: float
+    leaders: Leaders
 
 
 def agreed_leader(named: Mapping[int, PartitionLeader], minimum: int) -> PartitionLeader | None:
@@ -62,8 +72,8 @@ class Witnesses:
         self._clients = ClientMetadata(self._brokers)
         self._disputes = Disputes()
         self._witnesses: dict[int, _Witness] = {}
-        # The latest answer of each broker that answers.
-        self._answers: dict[int, Leaders] = {}
+        # The latest answer of each broker that answers, and its time.
+        self._answers: dict[int, _Known] = {}
         self._background: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -135,7 +145,7 @@ class Witnesses:
 
     async def _replicas(self, partitions: Collection[TopicPartition]) -> frozenset[int]:
         """Return the brokers that any broker names as replicas of the partitions."""
-        known: Sequence[Leaders] = list(self._answers.values())
+        known = list(self._recent_answers().values())
         if not all(any(tp in leaders for leaders in known) for tp in partitions):
             answer = await self._brokers.ask_any(self._ask_leaders)
             self._brokers.learn(answer.addresses)
@@ -157,9 +167,14 @@ class Witnesses:
             self._answers.pop(broker, None)
             return error
         self._brokers.learn(answer.addresses)
-        self._answers[broker] = answer.leaders
-        self._disputes.note(self._answers)
+        self._answers[broker] = _Known(asyncio.get_running_loop().time(), answer.leaders)
+        self._disputes.note(self._recent_answers())
         return answer
+
+    def _recent_answers(self) -> dict[int, Leaders]:
+        """Return the answers that are no older than `RECENT_S`, by the broker's id."""
+        begin = asyncio.get_running_loop().time() - RECENT_S
+        return {b: known.leaders for b, known in self._answers.items() if known.at >= begin}
 
     async def _ask_leaders(self, connection: AIOKafkaConnection) -> BrokerAnswer:
         return await ask_leaders(connection, self._topics)

@@ -61,6 +61,7 @@ async def test_of_three_copies_two_must_have_a_write(brokers: int, minimum: str 
         (3, {"min_insync_replicas": "1"}, 3),
         (2, {"min_insync_replicas": "1"}, 0),
         (1, {"min_insync_replicas": "1"}, 0),
+        (1, {"min_insync_replicas": ""}, 0),
         (3, {"message_timestamp_type": "CreateTime"}, 3),
         (3, {"message_timestamp_type": "CreateTime", "min_insync_replicas": "1"}, 6),
     ],
@@ -75,3 +76,12 @@ async def test_each_risk_is_named_with_the_topic_and_the_cure(
         if found:
             assert any(f"Set {name.replace('_', '.')}=" in risk for risk in risks)
     assert all(risk.startswith("the topic ") for risk in risks)
+
+
+async def test_a_cluster_that_does_not_show_the_minimum_is_a_risk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(monkeypatch, Admin(3, 2, min_insync_replicas=""))
+    risks = await topics.find_risks(Settings())
+    assert len(risks) == 3
+    assert all("all of its 2 copies must confirm their leader" in risk for risk in risks)

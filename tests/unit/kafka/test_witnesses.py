@@ -336,3 +336,19 @@ async def test_a_client_that_names_a_deposed_leader_gets_a_witness_metadata_at_o
         await asyncio.sleep(0.02)
     assert [len(each.cluster.updates) for each in (wrong, right, new)] == [1, 0, 0]
     assert wrong.cluster.updates[0].leaders == {TP: NEW}
+
+
+async def test_the_last_answer_of_a_broker_that_has_no_copy_any_more_is_soon_forgotten(
+    cluster: Cluster, witnesses: Witnesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would be a dispute for ever, once the leader moves again."""
+    cluster.knows(b1=OLD, b2=OLD, b3=OLD)
+    await witnesses.agree([TP])
+    monkeypatch.setattr("projector.kafka.witnesses.RECENT_S", 0.02)
+    await asyncio.sleep(0.03)
+    moved = leader(4, 9, (2, 4, 5))
+    cluster.knows(b2=moved, b4=moved, b5=moved)
+    del cluster.named[1]
+    assert await witnesses.agree([TP]) == {TP: moved}
+    assert set(witnesses._recent_answers()) <= {2, 4, 5}
+    assert metrics.DISPUTED_LEADERS._value.get() == 0
