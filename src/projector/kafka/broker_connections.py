@@ -39,6 +39,17 @@ class BrokerConnections:
         """Take over the addresses of brokers that are new, or were not found where they were."""
         self._addresses = {**addresses, **self._addresses}
 
+    def is_at_its_address(self, broker: int, addresses: Mapping[int, Address]) -> bool:
+        """Whether the broker itself, by the addresses that it names, is where it was asked.
+
+        After a move another broker may listen there, and its word would count twice.
+        """
+        asked_at = self._addresses.get(broker)
+        if [number for number, place in addresses.items() if place == asked_at] == [broker]:
+            return True
+        self._addresses.pop(broker, None)
+        return False
+
     async def ask(self, broker: int, question: Question[T]) -> T:
         """Ask one broker; raises `KafkaError`, `OSError` and `TimeoutError`."""
         address = self._addresses.get(broker)

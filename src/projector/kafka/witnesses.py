@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import StaleMetadata
 
 from projector.config.settings import Settings
 from projector.errors import NoAgreementError
@@ -163,6 +164,8 @@ class Witnesses:
         """Ask one broker for all leaders, and keep its answer."""
         try:
             answer = await self._brokers.ask(broker, self._ask_leaders)
+            if not self._brokers.is_at_its_address(broker, answer.addresses):
+                raise StaleMetadata(f"broker {broker} is no longer where it was")
         except FAILURES as error:
             self._answers.pop(broker, None)
             return error

@@ -130,6 +130,25 @@ async def test_the_address_of_a_broker_that_has_moved_is_learned_once_the_old_on
     assert await brokers.ask(1, place) == MOVED
 
 
+@pytest.mark.parametrize(
+    ("named", "is_there"),
+    [
+        ({1: FIRST, 2: SECOND}, True),
+        ({1: MOVED, 2: SECOND}, False),
+        ({1: MOVED, 2: FIRST}, False),
+        ({1: FIRST, 2: FIRST}, False),
+        ({2: SECOND}, False),
+    ],
+)
+async def test_a_broker_is_known_by_its_own_address(
+    brokers: BrokerConnections, named: dict[int, Address], is_there: bool
+) -> None:
+    """An address may go to another broker, whose word would count twice."""
+    assert brokers.is_at_its_address(1, named) is is_there
+    brokers.learn({1: MOVED})
+    assert await brokers.ask(1, place) == (FIRST if is_there else MOVED)
+
+
 async def test_without_any_broker_the_error_names_their_addresses(
     network: Network, brokers: BrokerConnections
 ) -> None:

@@ -107,6 +107,8 @@ class Cluster:
         self.answering: dict[int, asyncio.Event] = {}
         self.down: set[int] = set()
         self.refuses: set[int] = set()
+        # Brokers at whose former address another one listens.
+        self.moved: set[int] = set()
 
     def knows(self, **named: PartitionLeader | dict[TopicPartition, PartitionLeader]) -> None:
         """Set what each broker, `b1` and so on, names as the leader."""
@@ -134,6 +136,9 @@ class Cluster:
 
     def learn(self, addresses: Mapping[int, Address]) -> None:
         assert all(isinstance(address, Address) for address in addresses.values())
+
+    def is_at_its_address(self, broker: int, addresses: Mapping[int, Address]) -> bool:
+        return broker in addresses and broker not in self.moved
 
     async def close(self) -> None:
         pass
@@ -240,6 +245,15 @@ async def test_owners_share_a_question_that_begins_after_they_ask(
     assert all(found == {TP: OLD} for found in await asyncio.gather(*first))
     assert all(found == {TP: NEW} for found in await asyncio.gather(*later))
     assert len(cluster.asked) <= 6
+
+
+async def test_another_broker_at_the_address_of_a_witness_is_no_second_witness(
+    cluster: Cluster, witnesses: Witnesses
+) -> None:
+    cluster.knows(b1=OLD, b2=OLD, b3=NEW)
+    cluster.moved = {2}
+    with pytest.raises(NoAgreementError):
+        await witnesses.agree([TP])
 
 
 async def test_a_partition_that_has_moved_to_other_brokers_is_found_again(
