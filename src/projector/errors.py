@@ -22,6 +22,7 @@ ProjectorError
         DevError
     TemporaryError                an outage: workers retry, commands exit with status 3
         RangeError
+        NoAgreementError
         UnansweredError
     HistoryLostError              inside a process; an owner handles the first three
     WriteRefusedError
@@ -128,6 +129,10 @@ class TemporaryError(ProjectorError):
 
 class RangeError(TemporaryError):
     """A range of a topic could not be read."""
+
+
+class NoAgreementError(TemporaryError):
+    """Too few replicas of a partition name the same leader."""
 
 
 class UnansweredError(TemporaryError):

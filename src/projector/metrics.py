@@ -49,6 +49,9 @@ STALENESS: Final = Gauge(
     "Since the time as of which this worker last stamped the partition fresh, or since it began.",
     ["partition"],
 )
+DISPUTED_LEADERS: Final = Gauge(
+    "projector_disputed_leaders", "Partitions of topics whose leader brokers name differently."
+)
 GAPS_READ: Final = Counter(
     "projector_gaps_read", "Ranges that Faust skipped and that were read straight from Kafka."
 )

@@ -13,6 +13,7 @@ import redis as client
 
 from projector.process import free_port, is_listening
 from tests.faults.background_loop import BackgroundLoop
+from tests.faults.brokers import Brokers
 from tests.faults.fake_clock import FakeClock
 from tests.faults.interleavings import ReplicatedRedis
 from tests.faults.proxy import KeepingProxy, Proxy
@@ -122,6 +123,22 @@ def broker(session_broker: Broker) -> Iterator[Broker]:
     else:
         session_broker.server.start()
     eventually(lambda: is_listening(session_broker.port), "broker listening again")
+
+
+@pytest.fixture(scope="session")
+def session_brokers(
+    network: BackgroundLoop, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Brokers]:
+    apache_or_skip("apache")
+    with ExitStack() as stack:
+        yield Brokers(tmp_path_factory.mktemp("brokers"), network, stack)
+
+
+@pytest.fixture
+def brokers(session_brokers: Brokers) -> Iterator[Brokers]:
+    """Yield three brokers of the session; afterwards make them run and reach each other again."""
+    yield session_brokers
+    session_brokers.mend()
 
 
 @pytest.fixture

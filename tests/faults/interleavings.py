@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from aiokafka import TopicPartition
+
+from projector.events.model import Topic
 from tests import builders
+from tests.faults.brokers import NUMBERS, Brokers, led_by
 from tests.faults.fake_clock import FakeClock
 from tests.faults.namespaces import ScriptedNamespace, Token
 from tests.faults.proxy import Proxy
-from tests.faults.scenario import Scenario
+from tests.faults.scenario import BOUND_S, Scenario
 from tests.integration.deployment import PARTITIONS
 from tests.integration.servers import Server
 
@@ -82,6 +86,35 @@ def revoke_while_cut_off(scenario: Scenario, proxy: Proxy) -> None:
     scenario.run_past_the_bound()
     scenario.run_past_the_bound()
     scenario.add_proof("revoked while cut off")
+
+
+def revoke_behind_a_deposed_leader(scenario: Scenario, brokers: Brokers) -> int:
+    """Depose a leader that does not learn of it, then revoke agents and start jobs.
+
+    Returns the number of its broker. Workers and traffic reach it as before.
+    """
+    scenario.start_scripted()
+    membership, *others = [scenario.deployment.prefix + topic for topic in Topic]
+    before = brokers.leaders(NUMBERS[0], [membership, *others])
+    deposed = before[TopicPartition(membership, scenario.scripted[0].partition)].leader
+    led = led_by(deposed, before)
+    witness = next(number for number in NUMBERS if number != deposed)
+    scenario.begin_fault()
+    brokers.cut_off(deposed)
+    scenario.until(
+        lambda: not led_by(deposed, brokers.leaders(witness, [membership, *others])), "a new leader"
+    )
+    scenario.send_around(brokers.others(deposed), deposed)
+    for scripted in scenario.scripted:
+        scenario.send(scripted.revoked())
+        scenario.observer.watched.append(token := scripted.another_token())
+        scenario.send(scripted.started(token), token)
+    # Beyond the bound, an answer that still lists the agent is an over-grant.
+    scenario.run_past_the_bound()
+    scenario.run_for(BOUND_S)
+    assert led_by(deposed, brokers.leaders(deposed, [membership, *others])) == led
+    scenario.add_proof(f"broker {deposed} still takes itself for the leader of {len(led)} logs")
+    return deposed
 
 
 def lose_a_view(scenario: Scenario, trigger: Path, redis: ReplicatedRedis) -> None:

@@ -9,10 +9,12 @@ from contextlib import suppress
 from typing import Any, Final
 
 from api.freshness import Freshness, Poll
+from projector.clients import kafka
 from projector.clients.redis_servers import RedisServers
 from projector.clients.trusted_clock import ClockError
 from projector.events.model import Topic
-from projector.kafka.range_reader import Offsets
+from projector.kafka.client_metadata import ClientMetadata
+from projector.kafka.range_reader import Offsets, RangeReader
 from projector.store import lua_scripts
 from projector.store.partition_store import PartitionStore
 from projector.worker.event_applier import EventApplier
@@ -88,6 +90,24 @@ def log_identity_off() -> None:
     replace(KnownLogs, "check_changed", take_any)
 
 
+def one_witness() -> None:
+    """The owner believes the leader that a client has known from before, and asks no other."""
+    start = RangeReader.start
+
+    async def start_a_client(self: Any) -> None:
+        await start(self)
+        self.client = kafka.create_consumer(self._settings, "mutation", request_timeout_ms=2000)
+        await self.client.start()
+
+    async def ask_the_known_leader(self: Any, partition: int) -> Offsets:
+        found = await self.client.end_offsets(self._partitions(partition))
+        return self._by_topic(found)  # type: ignore[no-any-return]
+
+    replace(RangeReader, "start", start_a_client)
+    replace(RangeReader, "ends", ask_the_known_leader)
+    replace(ClientMetadata, "correct", lambda *_: None)
+
+
 def server_change_unnoticed() -> None:
     """The owner does not notice that another Redis answers than the one that it wrote to."""
     replace(PartitionStore, "refuse_changed_server", lambda _self: None)
@@ -160,6 +180,7 @@ MUTATIONS: Final[dict[str, Callable[..., None]]] = {
     "freshness off": freshness_off,
     "first views at once": first_views_at_once,
     "log identity off": log_identity_off,
+    "one witness": one_witness,
     "server change unnoticed": server_change_unnoticed,
     "server known by its connection": server_known_by_its_connection,
     "every clock reading believed": every_clock_reading_believed,

@@ -253,6 +253,9 @@ class ScriptedNamespace(NamedTuple):
             expires_at=instant(TOKEN_LIFE_S), root=self.root,
         )  # fmt: skip
 
+    def finished(self, token: Token) -> Event:
+        return builders.event("job.finished", {"id": token.job}, self.root)
+
     def foundation(self) -> list[Event]:
         return [
             builders.group(self.number, root=self.root),

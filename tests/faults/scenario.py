@@ -153,6 +153,10 @@ class Scenario:
         """Send one event of a scripted namespace; return once Kafka has it."""
         return self.background.run(self.traffic.send(event, token), SEND_S)
 
+    def send_around(self, brokers: str, deposed: int) -> None:
+        """Send from now on through these brokers, to leaders other than the deposed one."""
+        self.background.run(self.traffic.send_around(brokers, deposed), SEND_S)
+
     def start_scripted(self) -> None:
         """Set up the scripted namespaces; from now on their tokens are looked up."""
         for scripted in self.scripted:

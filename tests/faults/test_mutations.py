@@ -7,12 +7,14 @@ import signal
 from pathlib import Path
 from typing import Final
 
+from tests.faults.brokers import Brokers
 from tests.faults.conftest import Broker, FakedRedis, NewScenario
 from tests.faults.interleavings import (
     ReplicatedRedis,
     flush_everything,
     jump_for,
     lose_a_view,
+    revoke_behind_a_deposed_leader,
     revoke_while_cut_off,
     start_jobs_behind_agents,
     wake_zombie,
@@ -73,6 +75,16 @@ def test_first_views_at_once(new_scenario: NewScenario) -> None:
     scenario.start([("first views at once", {}), HELD_AGENTS])
     start_jobs_behind_agents(scenario)
     assert scenario.finish().short
+
+
+def test_one_witness(new_scenario: NewScenario, brokers: Brokers) -> None:
+    scenario = new_scenario("MUTATION one witness, leader deposed", kafka=brokers.address)
+    scenario.start([("one witness", {})])
+    revoke_behind_a_deposed_leader(scenario, brokers)
+    brokers.mend()
+    verdict = scenario.finish()
+    assert verdict.over_grants
+    assert verdict.false_401s
 
 
 def test_server_change_unnoticed(

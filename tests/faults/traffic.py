@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from projector.events.model import EVENT_TYPES
+from projector.events.model import EVENT_TYPES, Topic
 from projector.events.partitioning import partition_of
 from tests.faults.namespaces import Event, RandomNamespace, Token
 from tests.integration.deployment import PARTITIONS
@@ -80,9 +80,23 @@ class Traffic:
 
     async def start(self) -> None:
         """Connect to Kafka and begin to send."""
-        self._producer = self._new_producer()
-        await self._producer.start()
+        self._producers = [await self._new_producer(self._brokers)]
         await self.resume()
+
+    async def send_around(self, brokers: str, deposed: int) -> None:
+        """Send from now on through these brokers, to leaders other than the deposed one.
+
+        What the deposed leader has not acknowledged stays with the former producer.
+        """
+        while True:
+            producer = await self._new_producer(brokers)
+            for topic in Topic:
+                await producer.partitions_for(self._prefix + topic)
+            if not producer.client.cluster.partitions_for_broker(deposed):
+                self._producers.append(producer)
+                return
+            # The deposed leader itself was asked for the leaders.
+            await producer.stop()
 
     async def pause(self) -> None:
         """Stop sending, after each namespace has finished its current event."""
@@ -99,17 +113,20 @@ class Traffic:
         for sender in self._senders:
             sender.cancel()
         await asyncio.gather(*self._senders, return_exceptions=True)
-        await self._producer.stop()
+        for producer in self._producers:
+            await producer.stop()
 
-    def _new_producer(self) -> AIOKafkaProducer:
-        return AIOKafkaProducer(
-            bootstrap_servers=self._brokers,
+    async def _new_producer(self, brokers: str) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=brokers,
             acks="all",
             enable_idempotence=True,
             request_timeout_ms=GIVE_UP_MS,
             retry_backoff_ms=50,
             max_request_size=4 * 1024 * 1024,
         )
+        await producer.start()
+        return producer
 
     async def _send_events(self, namespace: RandomNamespace) -> None:
         while not self._pausing:
@@ -149,7 +166,7 @@ class Traffic:
         name = self._prefix + topic
         while True:
             try:
-                await self._producer.send_and_wait(
+                await self._producers[-1].send_and_wait(
                     name, value, key, partition, headers=list(headers)
                 )
             except KafkaError:

@@ -70,4 +70,4 @@ def test_an_aborted_grant_is_never_applied(deployment: Deployment) -> None:
     send(deployment, [GRANT, FINISHED], commit=True)
     deployment.until_agents("token-10", 5, 8)
     deployment.until("token-9", 401)
-    eventually(lambda: deployment.get("/health/ready").status == 200, "every partition fresh")
+    eventually(lambda: deployment.get("/health/fresh").status == 200, "every partition fresh")

@@ -4,8 +4,9 @@ import typer
 
 from projector.cli.terminal import load_settings, run_command, warn
 from projector.config.env import variable_name
+from projector.config.settings import Settings
 from projector.events.model import Topic
-from projector.kafka.topics import create_topics
+from projector.kafka.topics import create_topics, find_risks
 
 
 def topics() -> None:
@@ -18,12 +19,18 @@ def topics() -> None:
     PROJECTOR_PARTITIONS=64 projector topics
     """
     settings = load_settings()
-    found = run_command(settings, create_topics(settings))
+    found, risks = run_command(settings, _create(settings))
     for name, count in found.items():
         typer.echo(f"{settings.topic(name)}: {count} partition{'' if count == 1 else 's'}")
+    for risk in risks:
+        warn(risk)
     if "partitions" in settings.model_fields_set and settings.partitions != found[Topic.MEMBERSHIP]:
         warn(
             f"{variable_name('partitions')} is {settings.partitions} and changes nothing: the "
             f"existing topics have {found[Topic.MEMBERSHIP]} partitions. For another number, set "
             f"another {variable_name('topic_prefix')}, and feed all events to the new topics"
         )
+
+
+async def _create(settings: Settings) -> tuple[dict[str, int], list[str]]:
+    return await create_topics(settings), await find_risks(settings)

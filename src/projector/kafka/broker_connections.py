@@ -5,20 +5,22 @@ hold up the others.
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Final, TypeVar
 
-import structlog
-from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.conn import AIOKafkaConnection, CloseReason, create_conn
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.kafka.broker_protocol import Address
 
-log = structlog.get_logger()
-
 CLIENT_NAME: Final = "witness"
+FAILURES: Final = (KafkaError, OSError, TimeoutError)
+
+T = TypeVar("T")
+Question = Callable[[AIOKafkaConnection], Awaitable[T]]
 
 
 class BrokerConnections:
@@ -31,56 +33,85 @@ class BrokerConnections:
         self._arguments["request_timeout_ms"] = request_timeout_ms
         self._first = [_address(broker) for broker in settings.brokers]
         self._addresses: dict[int, Address] = {}
-        self._open: dict[Address, asyncio.Task[AIOKafkaConnection]] = {}
-
-    @property
-    def brokers(self) -> frozenset[int]:
-        """The ids of the brokers whose addresses are known."""
-        return frozenset(self._addresses)
+        self._opened: dict[Address, asyncio.Task[AIOKafkaConnection]] = {}
 
     def learn(self, addresses: Mapping[int, Address]) -> None:
-        """Take over the addresses that a broker has named."""
-        self._addresses |= addresses
+        """Take over the addresses of brokers that are new, or were not found where they were."""
+        self._addresses = {**addresses, **self._addresses}
 
-    async def to(self, broker: int) -> AIOKafkaConnection:
-        """Return the connection to this broker; raises `KafkaError`, `OSError`, `TimeoutError`."""
-        if broker not in self._addresses:
+    def is_at_its_address(self, broker: int, addresses: Mapping[int, Address]) -> bool:
+        """Whether the broker itself, by the addresses that it names, is where it was asked.
+
+        After a move another broker may listen there, and its word would count twice.
+        """
+        asked_at = self._addresses.get(broker)
+        if [number for number, place in addresses.items() if place == asked_at] == [broker]:
+            return True
+        self._addresses.pop(broker, None)
+        return False
+
+    async def ask(self, broker: int, question: Question[T]) -> T:
+        """Ask one broker; raises `KafkaError`, `OSError` and `TimeoutError`."""
+        address = self._addresses.get(broker)
+        if address is None:
             raise KafkaConnectionError(f"the address of broker {broker} is not known")
-        return await self._connection(self._addresses[broker])
+        try:
+            await self._connection(address)
+        except FAILURES:
+            # Other brokers may name another one, of a broker that has moved.
+            self._addresses.pop(broker, None)
+            raise
+        return await self._ask_at(address, question)
 
-    async def to_any(self) -> AIOKafkaConnection:
-        """Return a connection to the first broker that answers; raises `KafkaError`."""
-        reasons = []
-        for address in [*self._addresses.values(), *self._first]:
-            try:
-                return await self._connection(address)
-            except (KafkaError, OSError, TimeoutError) as error:
-                reasons.append(f"{address.host}:{address.port}: {error!r}")
-        raise KafkaConnectionError(f"no broker answers: {'; '.join(reasons)}")
+    async def ask_any(self, question: Question[T]) -> T:
+        """Ask all known brokers; return the first answer. Raises `KafkaConnectionError`."""
+        places = {*self._addresses.values(), *self._first}
+        asked = {asyncio.create_task(self._ask_at(place, question)) for place in places}
+        try:
+            for first in asyncio.as_completed(asked):
+                with suppress(*FAILURES):
+                    return await first
+        finally:
+            for each in asked:
+                each.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        named = ", ".join(f"{place.host}:{place.port}" for place in sorted(places))
+        raise KafkaConnectionError(f"no broker answers at {named}")
 
     async def close(self) -> None:
         """Close every connection."""
-        opened, self._open = list(self._open.values()), {}
+        opened, self._opened = list(self._opened.values()), {}
         for opening in opened:
             opening.cancel()
-            if opening.done() and not opening.cancelled() and not opening.exception():
-                opening.result().close()
-        await asyncio.gather(*opened, return_exceptions=True)
+        for connection in await asyncio.gather(*opened, return_exceptions=True):
+            if not isinstance(connection, BaseException):
+                connection.close(reason=CloseReason.SHUTDOWN)
+
+    async def _ask_at(self, address: Address, question: Question[T]) -> T:
+        connection = await self._connection(address)
+        try:
+            return await question(connection)
+        except TimeoutError:
+            # Answers come in order, so the next one would wait behind this one.
+            connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
+            raise
 
     async def _connection(self, address: Address) -> AIOKafkaConnection:
-        """Connect once, however many questions wait for it."""
-        opening = self._open.get(address)
+        """Return the connection; open one, however many questions wait for it."""
+        opening = self._opened.get(address)
         if opening is None or _is_over(opening):
-            opening = asyncio.create_task(
-                create_conn(address.host, address.port, **self._arguments)
-            )
-            self._open[address] = opening
-        # One question that is given up must not take the connection from the others.
+            opening = asyncio.create_task(_open(address, self._arguments))
+            self._opened[address] = opening
+        # A question that is given up must not take the connection from the others.
         return await asyncio.shield(opening)
 
 
+async def _open(address: Address, arguments: Mapping[str, object]) -> AIOKafkaConnection:
+    return await create_conn(address.host, address.port, **arguments)
+
+
 def _is_over(opening: asyncio.Task[AIOKafkaConnection]) -> bool:
-    """Whether this connection could not be opened, or is closed."""
+    """Whether the connection could not be opened, or is closed."""
     if not opening.done():
         return False
     return opening.cancelled() or bool(opening.exception()) or not opening.result().connected()

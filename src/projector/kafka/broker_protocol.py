@@ -1,17 +1,20 @@
-"""Questions to one broker: leaders of partitions with their epochs, and offsets of that epoch.
+"""Questions to one broker: leaders of partitions with their epochs, and offsets at that epoch.
 
 aiokafka's own requests ask for no leader epoch and no topic id. The versions here do, as far as the
 broker has them.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from io import BytesIO
+from itertools import groupby
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from aiokafka import TopicPartition
 from aiokafka.conn import AIOKafkaConnection
-from aiokafka.errors import IncompatibleBrokerVersion
-from aiokafka.protocol import metadata
+from aiokafka.errors import IncompatibleBrokerVersion, NotLeaderForPartitionError, for_code
+from aiokafka.protocol import admin, metadata, offset
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
@@ -19,8 +22,10 @@ from aiokafka.protocol.types import (
     Boolean,
     CompactArray,
     CompactString,
+    Int8,
     Int16,
     Int32,
+    Int64,
     Schema,
     String,
     TaggedFields,
@@ -29,7 +34,15 @@ from aiokafka.protocol.types import (
 NO_BROKER: Final = -1
 # Of a broker that reports no epoch.
 NO_EPOCH: Final = -1
+# The two ends of a log, as ListOffsets has them.
+LATEST: Final = -1
+EARLIEST: Final = -2
+MINIMUM: Final = "min.insync.replicas"
 _METADATA: Final = 3
+_LIST_OFFSETS: Final = 2
+_TOPIC_RESOURCE: Final = 2
+# The broker does not lead at this epoch: it has gone on to a higher one, or knows only a lower one.
+_OTHER_EPOCH: Final = (74, 75)
 
 
 class PartitionLeader(NamedTuple):
@@ -41,8 +54,11 @@ class PartitionLeader(NamedTuple):
 
     leader: int
     epoch: int
-    replicas: tuple[int, ...]
+    replicas: frozenset[int]
     topic_id: UUID | None = None
+
+
+Leaders = Mapping[TopicPartition, PartitionLeader]
 
 
 class Address(NamedTuple):
@@ -56,7 +72,7 @@ class BrokerAnswer(NamedTuple):
     """The brokers and the leaders that one broker knows."""
 
     addresses: Mapping[int, Address]
-    leaders: Mapping[TopicPartition, PartitionLeader]
+    leaders: Leaders
 
 
 async def ask_leaders(connection: AIOKafkaConnection, topics: Iterable[str]) -> BrokerAnswer:
@@ -65,25 +81,46 @@ async def ask_leaders(connection: AIOKafkaConnection, topics: Iterable[str]) -> 
     Topics that the broker does not know, or does not show to this user, are left out.
     Raises `KafkaError` and `TimeoutError`.
     """
-    wanted = list(topics)
-    response = await _send(connection, _LeadersRequest(wanted))
-    addresses = {node: Address(host, port) for node, host, port, *_ in response.brokers}
-    return BrokerAnswer(addresses, _leaders(response, frozenset(wanted)))
+    answer: BrokerAnswer = await _send(connection, _LeadersRequest(list(topics)))
+    return answer
 
 
-def _leaders(response: Any, wanted: frozenset[str]) -> dict[TopicPartition, PartitionLeader]:
-    leaders = {}
-    for topic in response.topics:
-        code, name = topic[:2]
-        if code or name not in wanted:
-            continue
-        topic_id, partitions = response.split_topic(topic)
-        for _, partition, leader, *rest in partitions:
-            epoch, replicas = response.split_partition(rest)
-            leaders[TopicPartition(name, partition)] = PartitionLeader(
-                leader, epoch, tuple(replicas), topic_id
-            )
-    return leaders
+async def ask_offsets(
+    connection: AIOKafkaConnection, leaders: Leaders, end: int
+) -> dict[TopicPartition, int]:
+    """Ask a leader for one end of its partitions, `LATEST` or `EARLIEST`.
+
+    It refuses if it leads at another epoch than this. Raises `KafkaError` and `TimeoutError`.
+    """
+    response = await _send(connection, _OffsetsRequest(leaders, end))
+    offsets = {}
+    for topic, partitions in response.topics:
+        for partition, code, _timestamp, found, *_ in partitions:
+            if code in _OTHER_EPOCH:
+                raise NotLeaderForPartitionError(f"{topic} {partition}: another leader epoch")
+            if code:
+                raise for_code(code)(f"{topic} {partition}")
+            offsets[TopicPartition(topic, partition)] = found
+    return offsets
+
+
+async def ask_minimum_in_sync(
+    connection: AIOKafkaConnection, topics: Iterable[str]
+) -> dict[str, int]:
+    """Ask one broker for the topics' `min.insync.replicas`.
+
+    Topics whose configuration the broker does not show are left out.
+    Raises `KafkaError` and `TimeoutError`.
+    """
+    # All of the configuration: the embedded broker hangs up on a question for one name.
+    resources = [(_TOPIC_RESOURCE, topic, None) for topic in topics]
+    response = await _send(connection, admin.DescribeConfigsRequest(resources))
+    return {
+        topic: int(value)
+        for code, _message, _type, topic, entries in response.resources
+        for name, value, *_ in entries or ()
+        if not code and name == MINIMUM and (value or "").isdecimal()
+    }
 
 
 async def _send(connection: AIOKafkaConnection, request: Request[Any]) -> Any:
@@ -109,29 +146,50 @@ class _Uuid(AbstractType[UUID | None]):  # type: ignore[misc]
 # Metadata, versions by what they add: 4 creates no topic, 7 has leader epochs, 10 has topic ids.
 
 
-class _OldLeaders:
-    """The parts of an answer without epochs and topic ids."""
+class _LeadersResponse(Response):  # type: ignore[misc]
+    """An answer that is decoded once for all brokers and questions to which it is the same."""
 
-    @staticmethod
-    def split_topic(topic: Any) -> tuple[UUID | None, Any]:
-        return None, topic[3]
-
-    @staticmethod
-    def split_partition(rest: Any) -> tuple[int, Any]:
-        return NO_EPOCH, rest[0]
-
-
-class _LeadersResponseV1(_OldLeaders, metadata.MetadataResponse_v1):  # type: ignore[misc]
-    pass
+    @classmethod
+    def decode(cls, data: BytesIO) -> BrokerAnswer:
+        """Decode the brokers; take the rest from the cache, unless a leader has changed."""
+        at = cls.SCHEMA.names.index("topics")
+        head = dict(
+            zip(cls.SCHEMA.names, (f.decode(data) for f in cls.SCHEMA.fields[:at]), strict=False)
+        )
+        addresses = {node: Address(host, port) for node, host, port, *_ in head["brokers"]}
+        return BrokerAnswer(addresses, _decode_leaders(cls.SCHEMA.fields[at], data.read()))
 
 
-class _LeadersResponseV4(_OldLeaders, metadata.MetadataResponse_v4):  # type: ignore[misc]
-    pass
+@lru_cache(maxsize=16)
+def _decode_leaders(topics: Any, raw: bytes) -> Leaders:
+    """Decode the topics of an answer; of 64 partitions each that takes 2 ms."""
+    leaders = {}
+    for topic in _named(topics, topics.decode(BytesIO(raw))):
+        partitions = topics.array_of.fields[topics.array_of.names.index("partitions")]
+        for each in _named(partitions, () if topic["error_code"] else topic["partitions"]):
+            leaders[TopicPartition(topic["topic"], each["partition"])] = PartitionLeader(
+                each["leader"], each.get("leader_epoch", NO_EPOCH),
+                frozenset(each["replicas"]), topic.get("topic_id"),
+            )  # fmt: skip
+    return leaders
 
 
-class _LeadersResponseV7(Response):  # type: ignore[misc]
-    API_KEY = _METADATA
-    API_VERSION = 7
+def _named(array: Any, items: Iterable[Any]) -> Iterable[dict[str, Any]]:
+    return (dict(zip(array.array_of.names, item, strict=True)) for item in items)
+
+
+class _LeadersResponseV1(_LeadersResponse):
+    API_KEY, API_VERSION = _METADATA, 1
+    SCHEMA = metadata.MetadataResponse_v1.SCHEMA
+
+
+class _LeadersResponseV4(_LeadersResponse):
+    API_KEY, API_VERSION = _METADATA, 4
+    SCHEMA = metadata.MetadataResponse_v4.SCHEMA
+
+
+class _LeadersResponseV7(_LeadersResponse):
+    API_KEY, API_VERSION = _METADATA, 7
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
         (
@@ -144,7 +202,7 @@ class _LeadersResponseV7(Response):  # type: ignore[misc]
             "topics",
             Array(
                 ("error_code", Int16),
-                ("name", String()),
+                ("topic", String()),
                 ("is_internal", Boolean),
                 (
                     "partitions",
@@ -162,18 +220,9 @@ class _LeadersResponseV7(Response):  # type: ignore[misc]
         ),
     )
 
-    @staticmethod
-    def split_topic(topic: Any) -> tuple[UUID | None, Any]:
-        return None, topic[3]
 
-    @staticmethod
-    def split_partition(rest: Any) -> tuple[int, Any]:
-        return rest[0], rest[1]
-
-
-class _LeadersResponseV10(Response):  # type: ignore[misc]
-    API_KEY = _METADATA
-    API_VERSION = 10
+class _LeadersResponseV10(_LeadersResponse):
+    API_KEY, API_VERSION = _METADATA, 10
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
         (
@@ -192,7 +241,7 @@ class _LeadersResponseV10(Response):  # type: ignore[misc]
             "topics",
             CompactArray(
                 ("error_code", Int16),
-                ("name", CompactString()),
+                ("topic", CompactString()),
                 ("topic_id", _Uuid),
                 ("is_internal", Boolean),
                 (
@@ -216,47 +265,35 @@ class _LeadersResponseV10(Response):  # type: ignore[misc]
         ("tags", TaggedFields),
     )
 
-    @staticmethod
-    def split_topic(topic: Any) -> tuple[UUID | None, Any]:
-        return topic[2], topic[4]
-
-    @staticmethod
-    def split_partition(rest: Any) -> tuple[int, Any]:
-        return rest[0], rest[1]
-
 
 class _LeadersRequestV1(RequestStruct):  # type: ignore[misc]
-    API_KEY = _METADATA
-    API_VERSION = 1
+    API_KEY, API_VERSION = _METADATA, 1
     RESPONSE_TYPE = _LeadersResponseV1
-    SCHEMA = Schema(("topics", Array(String())))
+    SCHEMA = metadata.MetadataRequest_v1.SCHEMA
 
 
 class _LeadersRequestV4(RequestStruct):  # type: ignore[misc]
-    API_KEY = _METADATA
-    API_VERSION = 4
+    API_KEY, API_VERSION = _METADATA, 4
     RESPONSE_TYPE = _LeadersResponseV4
-    SCHEMA = Schema(("topics", Array(String())), ("may_create", Boolean))
+    SCHEMA = metadata.MetadataRequest_v4.SCHEMA
 
 
 class _LeadersRequestV7(RequestStruct):  # type: ignore[misc]
-    API_KEY = _METADATA
-    API_VERSION = 7
+    API_KEY, API_VERSION = _METADATA, 7
     RESPONSE_TYPE = _LeadersResponseV7
-    SCHEMA = _LeadersRequestV4.SCHEMA
+    SCHEMA = metadata.MetadataRequest_v4.SCHEMA
 
 
 class _LeadersRequestV10(RequestStruct):  # type: ignore[misc]
-    API_KEY = _METADATA
-    API_VERSION = 10
+    API_KEY, API_VERSION = _METADATA, 10
     FLEXIBLE_VERSION = True
     RESPONSE_TYPE = _LeadersResponseV10
     SCHEMA = Schema(
         (
             "topics",
-            CompactArray(("topic_id", _Uuid), ("name", CompactString()), ("tags", TaggedFields)),
+            CompactArray(("topic_id", _Uuid), ("topic", CompactString()), ("tags", TaggedFields)),
         ),
-        ("may_create", Boolean),
+        ("allow_auto_topic_creation", Boolean),
         ("cluster_operations", Boolean),
         ("topic_operations", Boolean),
         ("tags", TaggedFields),
@@ -280,3 +317,49 @@ class _LeadersRequest(
                 return request_struct_class(self._topics, False)
         topics: list[Any] = [(None, name, {}) for name in self._topics]
         return request_struct_class(topics, False, False, False, {})
+
+
+# ListOffsets: 4 has the leader epoch. aiokafka's class of that version has a wrong width.
+
+
+class _OffsetsRequestV4(RequestStruct):  # type: ignore[misc]
+    API_KEY, API_VERSION = _LIST_OFFSETS, 4
+    RESPONSE_TYPE = offset.OffsetResponse_v4
+    SCHEMA = Schema(
+        ("replica_id", Int32),
+        ("isolation_level", Int8),
+        (
+            "topics",
+            Array(
+                ("topic", String()),
+                (
+                    "partitions",
+                    Array(
+                        ("partition", Int32), ("current_leader_epoch", Int32), ("timestamp", Int64)
+                    ),
+                ),
+            ),
+        ),
+    )
+
+
+class _OffsetsRequest(
+    Request[offset.OffsetRequest_v1 | _OffsetsRequestV4]  # type: ignore[misc]
+):
+    API_KEY = _LIST_OFFSETS
+
+    def __init__(self, leaders: Leaders, end: int) -> None:
+        self._leaders = sorted(leaders.items())
+        self._end = end
+
+    def build(self, request_struct_class: type[Any]) -> Any:
+        has_epoch = request_struct_class.API_VERSION >= 4
+        topics = [
+            (topic, [
+                (tp.partition, leader.epoch, self._end) if has_epoch else (tp.partition, self._end)
+                for tp, leader in found
+            ])
+            for topic, found in groupby(self._leaders, key=lambda each: each[0].topic)
+        ]  # fmt: skip
+        level = (0,) if has_epoch else ()
+        return request_struct_class(-1, *level, topics)

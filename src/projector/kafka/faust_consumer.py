@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from aiokafka import AIOKafkaConsumer
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.transport.utils import DefaultSchedulingStrategy
 from faust.types import TP
@@ -65,6 +66,22 @@ class ShortPollConsumer(Consumer):  # type: ignore[misc]
 
     def _new_consumer_thread(self) -> ShortPollThread:
         return ShortPollThread(self, loop=self.loop, beacon=self.beacon)
+
+
+def followed_consumer(follow: Callable[[AIOKafkaConsumer], None]) -> type[ShortPollConsumer]:
+    """Create Faust's consumer class; `follow` gets aiokafka's consumer, in its thread."""
+
+    class FollowedThread(ShortPollThread):
+        def _create_worker_consumer(self, transport: Any) -> Any:
+            consumer = super()._create_worker_consumer(transport)
+            follow(consumer)
+            return consumer
+
+    class FollowedConsumer(ShortPollConsumer):
+        def _new_consumer_thread(self) -> ShortPollThread:
+            return FollowedThread(self, loop=self.loop, beacon=self.beacon)
+
+    return FollowedConsumer
 
 
 def skip_applied(next_offset: Callable[[TP], int]) -> type[DefaultSchedulingStrategy]:

@@ -6,7 +6,7 @@ offsets of the workers' group.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -17,9 +17,9 @@ from projector.config.settings import Settings
 from projector.errors import HistoryLostError, RangeError
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka import tolerant_batches
-from projector.kafka.broker_connections import BrokerConnections
-from projector.kafka.broker_protocol import PartitionLeader, ask_leaders
+from projector.kafka.broker_protocol import EARLIEST, LATEST, PartitionLeader
 from projector.kafka.record_parser import Damage
+from projector.kafka.witnesses import Witnesses
 
 Offsets = dict[Topic, int]
 
@@ -49,41 +49,44 @@ class RangeReader:
         # Before Faust creates its consumer, which then parses batches alike.
         tolerant_batches.install_tolerant_batches()
         self._settings = settings
-        self._consumer = kafka.create_consumer(
-            settings, CLIENT_NAME, request_timeout_ms=REQUEST_TIMEOUT_MS,
-            isolation_level=kafka.UNCOMMITTED,
-        )  # fmt: skip
-        self._brokers = BrokerConnections(settings, request_timeout_ms=REQUEST_TIMEOUT_MS)
+        self._witnesses = Witnesses(settings)
+        self._names = {settings.topic(topic): topic for topic in Topic}
 
     async def start(self) -> None:
         """Connect; raises `KafkaError` if no broker can be reached."""
-        await self._consumer.start()
+        await self._witnesses.start()
 
     async def stop(self) -> None:
         """Disconnect."""
-        await kafka.stop_consumer(self._consumer)
-        await self._brokers.close()
+        await self._witnesses.stop()
+
+    def follow(self, consumer: AIOKafkaConsumer) -> None:
+        """Correct what another consumer takes for leaders, from now on; call it in its loop."""
+        self._witnesses.follow(consumer)
 
     async def leaders(self, partition: int) -> dict[Topic, PartitionLeader]:
-        """Ask one broker for the leader, its epoch and the topic id of each topic's partition."""
-        names = {self._settings.topic(topic): topic for topic in Topic}
-        answer = await ask_leaders(await self._brokers.to_any(), names)
-        self._brokers.learn(answer.addresses)
-        found = ((names[tp.topic], leader) for tp, leader in answer.leaders.items()
-                 if tp.partition == partition)  # fmt: skip
-        return dict(found)
+        """Ask for the leader, its epoch and the topic id that enough replicas name."""
+        agreed = await self._witnesses.agree(self._partitions(partition))
+        return {self._names[tp.topic]: leader for tp, leader in agreed.items()}
 
-    async def ends(self, partition: int) -> Offsets:
-        """Ask the partition's leaders for the end offset of each topic.
+    async def ends(
+        self, partition: int, leaders: Mapping[Topic, PartitionLeader] | None = None
+    ) -> Offsets:
+        """Ask for the end offset of each topic, of the leaders that enough replicas name.
 
-        An open transaction is below the end: its commit may be acknowledged before its marker is
-        written, and other producers' acknowledged events may be behind it.
+        What was acknowledged before they were asked, or before this call without `leaders`, is
+        below the ends. So are open transactions: a commit may be acknowledged before its marker is
+        written, and acknowledged events of other producers may be behind it.
         """
-        return self._by_topic(await self._consumer.end_offsets(self._partitions(partition)))
+        if leaders is None:
+            leaders = await self.leaders(partition)
+        named = {self._topic_partition(topic, partition): at for topic, at in leaders.items()}
+        return self._by_topic(await self._witnesses.offsets(named, LATEST))
 
     async def beginnings(self, partition: int) -> Offsets:
         """Ask for the offset of the first record that each topic still has."""
-        return self._by_topic(await self._consumer.beginning_offsets(self._partitions(partition)))
+        named = await self._witnesses.agree(self._partitions(partition))
+        return self._by_topic(await self._witnesses.offsets(named, EARLIEST))
 
     async def open_transactions(self, partition: int) -> Offsets:
         """Return the offset of the first open transaction of each topic that has one.
@@ -179,13 +182,19 @@ class RangeReader:
             if idle >= OPEN_POLLS and all(_is_open_at(consumer, tp, positions[topics[tp]])
                                           for tp in unread):  # fmt: skip
                 return
+            if idle:
+                # Perhaps this consumer asks a leader that was deposed.
+                await self._witnesses.agree(topics)
             if idle > EMPTY_POLLS:
                 raise RangeError(f"no progress at {positions} on the way to {dict(ends)}")
 
-    def _open_consumer(self) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
-        return kafka.open_consumer(
+    @asynccontextmanager
+    async def _open_consumer(self) -> AsyncIterator[AIOKafkaConsumer]:
+        async with kafka.open_consumer(
             self._settings, CLIENT_NAME, request_timeout_ms=REQUEST_TIMEOUT_MS
-        )
+        ) as consumer:
+            self._witnesses.follow(consumer)
+            yield consumer
 
     def _topic_partition(self, topic: Topic, partition: int) -> TopicPartition:
         return TopicPartition(self._settings.topic(topic), partition)
@@ -194,8 +203,7 @@ class RangeReader:
         return [self._topic_partition(topic, partition) for topic in Topic]
 
     def _by_topic(self, offsets: Mapping[TopicPartition, int]) -> Offsets:
-        names = {self._settings.topic(topic): topic for topic in Topic}
-        return {names[tp.topic]: offset for tp, offset in offsets.items()}
+        return {self._names[tp.topic]: offset for tp, offset in offsets.items()}
 
 
 def _is_open_at(consumer: AIOKafkaConsumer, tp: TopicPartition, position: int) -> bool:

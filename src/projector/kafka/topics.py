@@ -1,7 +1,7 @@
 """The topics in Kafka: their creation, and the checks before their use."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn
 
@@ -15,10 +15,14 @@ from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.errors import ChangedPartitionsError, MissingTopicsError, UnusableTopicsError
 from projector.events.model import DEAD_LETTERS, Topic
+from projector.kafka.broker_protocol import MINIMUM
 
 _DAYS_MS: Final = 24 * 3600 * 1000
 _MIB: Final = 1024 * 1024
 MAX_DEFAULT_COPIES: Final = 3
+# With so many copies a write can have two and one broker may be away, for writes and for witnesses.
+ENOUGH_COPIES: Final = 3
+MINIMUM_IN_SYNC: Final = 2
 WATCH_INTERVAL_S: Final = 1.0
 # Kafka acknowledges a new topic before every broker knows it; a busy one takes a second or two.
 KNOWN_S: Final = 10.0
@@ -141,12 +145,13 @@ async def _create(
         return
     brokers = (await admin.describe_cluster())["brokers"]
     copies = settings.replication_factor or min(MAX_DEFAULT_COPIES, len(brokers))
+    in_sync = {MINIMUM: str(MINIMUM_IN_SYNC)} if copies >= ENOUGH_COPIES else {}
     topics = [
         NewTopic(
             settings.topic(name),
             num_partitions=1 if name == DEAD_LETTERS else count,
             replication_factor=copies,
-            topic_configs={"cleanup.policy": CLEANUP, **CONFIGS[name]},
+            topic_configs={"cleanup.policy": CLEANUP, **CONFIGS[name], **in_sync},
         )
         for name in names
     ]
@@ -168,6 +173,48 @@ def _check_counts(settings: Settings, existing: Mapping[str, int]) -> None:
         )
 
 
+async def find_risks(settings: Settings) -> list[str]:
+    """Return a sentence for each configuration that endangers answers, with what to do.
+
+    Raises `UnusableTopicsError`, `AccessError` and `KafkaError`.
+    """
+    async with _admin(settings) as admin:
+        described = {topic["topic"]: topic for topic in await admin.describe_topics()}
+        return [
+            risk
+            async for name, entries in _configurations(admin, settings)
+            for risk in _risks(name, entries, _copies(described.get(name)))
+        ]
+
+
+def _copies(described: Mapping[str, Any] | None) -> int:
+    partitions = described["partitions"] if described else ()
+    return max((len(partition["replicas"]) for partition in partitions), default=0)
+
+
+def _risks(name: str, entries: list[Any], copies: int) -> Iterator[str]:
+    if copies >= ENOUGH_COPIES and _value(entries, MINIMUM) == "1":
+        yield (
+            f"the topic {name} has {copies} copies and {MINIMUM}=1, so every copy must confirm its "
+            "leader: while one broker is away, lookups get 503, and Kafka may lose what it "
+            f"acknowledged. Set {MINIMUM}={MINIMUM_IN_SYNC}"
+        )
+    if copies > 1 and not _value(entries, MINIMUM):
+        yield (
+            f"Kafka does not show {MINIMUM} of the topic {name}, so all of its {copies} copies "
+            "must confirm their leader: while one broker is away, lookups get 503"
+        )
+    if _has_producers_time(entries):
+        yield (
+            f"the topic {name} has its producers' time: with a wrong clock, tokens are dead from "
+            "the start, and Kafka deletes events early. Set message.timestamp.type=LogAppendTime"
+        )
+
+
+def _has_producers_time(entries: list[Any]) -> bool:
+    return _value(entries, "message.timestamp.type") not in ("", "LogAppendTime")
+
+
 async def refuse_producers_time(settings: Settings) -> None:
     """Raise `UnusableTopicsError` if a topic's timestamps are its producers'.
 
@@ -175,7 +222,7 @@ async def refuse_producers_time(settings: Settings) -> None:
     """
     async with _admin(settings) as admin:
         async for name, entries in _configurations(admin, settings):
-            if _value(entries, "message.timestamp.type") not in ("", "LogAppendTime"):
+            if _has_producers_time(entries):
                 raise UnusableTopicsError(
                     f"the topic {name} has its producers' time, which does not show what is newer. "
                     "Set message.timestamp.type=LogAppendTime"

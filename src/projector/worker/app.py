@@ -1,6 +1,7 @@
 """The worker process: clients, owners and the Faust app, wired together until a signal."""
 
 import asyncio
+import functools
 import os
 import socket
 import tempfile
@@ -60,7 +61,7 @@ async def run_worker(settings: Settings) -> None:
 
 async def _work(settings: Settings) -> None:
     timing = Timing()
-    async with _connected(settings, timing) as (policy, redis, new_owner):
+    async with _connected(settings, timing) as (policy, redis, reader, new_owner):
         owners = OwnerGroup(new_owner, timing)
         scan = OrphanScan(redis, settings.sweep_interval, owners.check_orphan)
         background = {
@@ -72,7 +73,7 @@ async def _work(settings: Settings) -> None:
             )
         }
         try:
-            async with _delivering(settings, owners, policy.partitions) as app:
+            async with _delivering(settings, owners, reader, policy.partitions) as app:
                 await _until_broken(app, {owners.failed, *background})
         finally:
             for task in background:
@@ -126,7 +127,7 @@ async def _keep_partition_count(redis: Redis, partitions: int, timing: Timing) -
 @asynccontextmanager
 async def _connected(
     settings: Settings, timing: Timing
-) -> AsyncIterator[tuple[Policy, Redis, NewOwner]]:
+) -> AsyncIterator[tuple[Policy, Redis, RangeReader, NewOwner]]:
     """Wait for Redis and Kafka, and connect all that an owner works with."""
     server = redis_servers.RedisServers()
     redis = redis_client.create_redis(settings, server)
@@ -136,12 +137,13 @@ async def _connected(
     try:
         await wait_until_ready("Kafka", settings.kafka, reader.start)
         await wait_until_ready("Kafka", settings.kafka, dead_letters.start)
+        await _report_risks(settings)
 
         def new_owner(partition: int) -> Owner:
             store = PartitionStore(redis, server, partition, identity)
             return Owner(partition, policy, store, reader, dead_letters, timing=timing)
 
-        yield policy, redis, new_owner
+        yield policy, redis, reader, new_owner
     finally:
         await dead_letters.stop()
         await reader.stop()
@@ -164,12 +166,18 @@ async def _policy(settings: Settings, redis: Redis) -> Policy:
     )
 
 
+async def _report_risks(settings: Settings) -> None:
+    find = functools.partial(topics.find_risks, settings)
+    for risk in await wait_until_ready("Kafka", settings.kafka, find):
+        log.warning("topic at risk", reason=risk)
+
+
 @asynccontextmanager
 async def _delivering(
-    settings: Settings, owners: OwnerGroup, partitions: int
+    settings: Settings, owners: OwnerGroup, reader: RangeReader, partitions: int
 ) -> AsyncIterator[Any]:
     with tempfile.TemporaryDirectory(prefix="projector-") as folder:
-        app = create_app(settings, owners, folder)
+        app = create_app(settings, owners, folder, reader.follow)
         try:
             await app.start()
             log.info(

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import faust
 import structlog
+from aiokafka import AIOKafkaConsumer
 from prometheus_client import generate_latest
 
 from projector.clients import kafka
@@ -12,7 +13,6 @@ from projector.config.settings import Settings
 from projector.errors import NotCopartitionedError
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka import faust_consumer, tolerant_batches
-from projector.kafka.faust_consumer import ShortPollConsumer
 from projector.kafka.range_reader import MAX_POLLED
 from projector.kafka.record_parser import Damage
 from projector.process import free_port
@@ -25,8 +25,13 @@ log = structlog.get_logger()
 HEARTBEAT_S: Final = 1.0
 
 
-def create_app(settings: Settings, owners: OwnerGroup, folder: str) -> Any:
-    """Create the Faust app; it keeps its files in `folder`."""
+def create_app(
+    settings: Settings,
+    owners: OwnerGroup,
+    folder: str,
+    follow: Callable[[AIOKafkaConsumer], None] = lambda _: None,
+) -> Any:
+    """Create the Faust app; it keeps its files in `folder`, and `follow` gets its consumer."""
     app = faust.App(
         id=settings.topic("projector"),
         broker=[f"kafka://{broker}" for broker in settings.brokers],
@@ -49,7 +54,7 @@ def create_app(settings: Settings, owners: OwnerGroup, folder: str) -> Any:
         broker_max_poll_records=MAX_POLLED,
         ConsumerScheduler=faust_consumer.skip_applied(_known_offset(settings, owners)),
     )
-    app.transport.Consumer = ShortPollConsumer
+    app.transport.Consumer = faust_consumer.followed_consumer(follow)
     for topic in Topic:
         source = app.topic(
             settings.topic(topic), key_serializer="raw", value_serializer="raw", internal=False

@@ -113,7 +113,7 @@ class FreshnessProbes:
         t0 = await self._store.now()
         self._asked = "Kafka"
         leaders = await self._reader.leaders(self._partition)
-        ends = await self._reader.ends(self._partition)
+        ends = await self._reader.ends(self._partition, leaders)
         # The end offsets of the embedded broker may be below what it has delivered.
         known = {topic: max(end, self._queue.arrived[topic]) for topic, end in ends.items()}
         if len(self._waiting) < MAX_PROBES:

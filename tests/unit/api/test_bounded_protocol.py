@@ -289,4 +289,6 @@ async def test_nothing_is_parsed_after_what_is_no_request(
 ) -> None:
     """Each further refusal would be a line in the log."""
     assert statuses(await everything(port, b"no HTTP\r\n\r\n" * 100)) == [400]
-    assert [record.name for record in caplog.records] == ["uvicorn.error"]
+    # asyncio's debug mode reports slow steps of a busy machine.
+    names = [record.name for record in caplog.records if record.name != "asyncio"]
+    assert names == ["uvicorn.error"]

@@ -16,7 +16,11 @@ def four(monkeypatch: pytest.MonkeyPatch) -> None:
     async def create(settings: Settings) -> dict[str, int]:
         return {**dict.fromkeys(Topic, 4), DEAD_LETTERS: 1}
 
+    async def find(settings: Settings) -> list[str]:
+        return []
+
     monkeypatch.setattr(topics_command, "create_topics", create)
+    monkeypatch.setattr(topics_command, "find_risks", find)
 
 
 def test_without_kafka_topics_says_where_it_should_be() -> None:
@@ -44,3 +48,14 @@ def test_topics_says_that_another_number_of_partitions_changes_nothing(
     result = run("topics")
     assert result.exit_code == 0
     assert ("PROJECTOR_PARTITIONS is 64 and changes nothing" in result.stderr) is is_noted
+
+
+@pytest.mark.usefixtures("four")
+def test_topics_warns_of_each_risk_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def find(settings: Settings) -> list[str]:
+        return ["the topic membership is at risk", "so is agent-config"]
+
+    monkeypatch.setattr(topics_command, "find_risks", find)
+    result = run("topics")
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == ["the topic membership is at risk", "so is agent-config"]

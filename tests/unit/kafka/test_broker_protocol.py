@@ -1,18 +1,27 @@
-"""One Metadata question: the version that a broker has, and what it says of leaders."""
+"""Questions to one broker: the version that it has, and what it says of leaders and offsets."""
 
+from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import IncompatibleBrokerVersion
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    NotLeaderForPartitionError,
+    TopicAuthorizationFailedError,
+)
 
 from projector.kafka.broker_protocol import (
+    LATEST,
     NO_BROKER,
     NO_EPOCH,
     Address,
     PartitionLeader,
     ask_leaders,
+    ask_minimum_in_sync,
+    ask_offsets,
 )
 
 METADATA = 3
@@ -33,7 +42,7 @@ class Broker:
         self.asked = request.prepare(self._versions)
         self.asked.encode()
         answer = self.asked.RESPONSE_TYPE
-        return answer.decode(answer(**self._fields(self.asked.API_VERSION)).encode())
+        return answer.decode(BytesIO(answer(**self._fields(self.asked.API_VERSION)).encode()))
 
     def _fields(self, version: int) -> dict[str, Any]:
         tags: tuple[Any, ...] = ({},) if version >= 10 else ()
@@ -45,7 +54,6 @@ class Broker:
         topics = [
             (0, "membership", *identity, False, found, *operations, *tags),
             (REFUSED, "agent-config", *identity, False, [], *operations, *tags),
-            (0, "not-wanted", *identity, False, found, *operations, *tags),
         ]
         fields = {"brokers": brokers, "controller_id": 2, "topics": topics}
         if version >= 4:
@@ -69,7 +77,7 @@ async def test_a_broker_is_asked_in_the_newest_version_that_it_has(
     assert answer.addresses == {2: Address("kafka-2.example", 9092)}
     assert set(answer.leaders) == {TopicPartition("membership", p) for p in (0, 1)}
     leader = answer.leaders[TopicPartition("membership", 0)]
-    assert leader == PartitionLeader(2, epoch, (1, 2, 3), topic_id)
+    assert leader == PartitionLeader(2, epoch, frozenset({1, 2, 3}), topic_id)
     assert answer.leaders[TopicPartition("membership", 1)].leader == NO_BROKER
 
 
@@ -77,7 +85,7 @@ async def test_a_broker_is_asked_in_the_newest_version_that_it_has(
 async def test_the_question_creates_no_topic(newest: int) -> None:
     broker: Any = Broker(0, newest)
     await ask_leaders(broker, ["membership"])
-    assert broker.asked.may_create is False
+    assert broker.asked.allow_auto_topic_creation is False
 
 
 async def test_an_old_broker_is_asked_for_all_topics_since_a_name_might_create_one() -> None:
@@ -90,3 +98,66 @@ async def test_a_broker_without_a_version_in_common_is_an_error_of_kafka() -> No
     broker: Any = Broker(11, 99)
     with pytest.raises(IncompatibleBrokerVersion):
         await ask_leaders(broker, ["membership"])
+
+
+# offsets, and configuration
+
+TP = TopicPartition("membership", 0)
+LEADER = PartitionLeader(2, 5, frozenset({2}), None)
+
+
+class Leader:
+    """A connection to a leader with the versions up to `newest` of ListOffsets."""
+
+    def __init__(self, newest: int, code: int = 0) -> None:
+        self._newest = newest
+        self._code = code
+        self.asked: Any = None
+
+    async def send(self, request: Any) -> Any:
+        self.asked = request.prepare({2: (0, self._newest)})
+        answer = self.asked.RESPONSE_TYPE
+        epoch = (5,) if self.asked.API_VERSION >= 4 else ()
+        found = [("membership", [(0, self._code, -1, 42, *epoch)])]
+        fields = {"throttle_time_ms": 0, "topics": found} if epoch else {"topics": found}
+        decoded = type(self.asked).decode(BytesIO(self.asked.encode()))
+        assert decoded.encode() == self.asked.encode()
+        return answer.decode(BytesIO(answer(**fields).encode()))
+
+
+@pytest.mark.parametrize(("newest", "asked"), [(3, (0, -1)), (4, (0, 5, -1)), (10, (0, 5, -1))])
+async def test_a_leader_is_asked_at_its_epoch_where_the_broker_has_that(
+    newest: int, asked: tuple[int, ...]
+) -> None:
+    connection: Any = Leader(newest)
+    assert await ask_offsets(connection, {TP: LEADER}, LATEST) == {TP: 42}
+    assert connection.asked.topics == [("membership", [asked])]
+
+
+@pytest.mark.parametrize("code", [6, 74, 75])
+async def test_a_leader_of_another_epoch_is_not_the_leader(code: int) -> None:
+    connection: Any = Leader(4, code)
+    with pytest.raises(NotLeaderForPartitionError, match="membership 0"):
+        await ask_offsets(connection, {TP: LEADER}, LATEST)
+
+
+async def test_any_other_refusal_is_an_error_of_kafka() -> None:
+    connection: Any = Leader(4, 29)
+    with pytest.raises(TopicAuthorizationFailedError):
+        await ask_offsets(connection, {TP: LEADER}, LATEST)
+
+
+async def test_a_minimum_that_is_hidden_or_no_number_is_left_out() -> None:
+    name = "min.insync.replicas"
+    resources = [
+        (0, "", 2, "shown", [("cleanup.policy", "delete"), (name, "2")]),
+        (REFUSED, "", 2, "hidden", []), (0, "", 2, "missing", []), (0, "", 2, "odd", [(name, "x")]),
+    ]  # fmt: skip
+
+    class Configured:
+        async def send(self, request: Any) -> Any:
+            request.prepare({32: (0, 4)}).encode()
+            return SimpleNamespace(resources=resources)
+
+    connection: Any = Configured()
+    assert await ask_minimum_in_sync(connection, ["shown", "hidden"]) == {"shown": 2}

@@ -19,6 +19,7 @@ from projector.kafka.range_reader import Offsets, ReadProgress
 from projector.store import schema
 from projector.store.partition_store import PartitionStore
 from projector.worker.delivery_queue import Delivery
+from projector.worker.known_logs import Leaders
 from projector.worker.owner import Owner, cancel_until_done
 from projector.worker.timing import Timing
 from tests import builders
@@ -71,14 +72,14 @@ class Kafka:
             added.append(record)
         return added
 
-    async def ends(self, partition: int) -> Offsets:
+    async def ends(self, partition: int, leaders: Leaders | None = None) -> Offsets:
         self._answer()
         return {topic: max(0, len(r) - self.hides) for topic, r in self.records.items()}
 
     async def leaders(self, partition: int) -> dict[Topic, PartitionLeader]:
         self._answer()
         return {
-            topic: PartitionLeader(1, self.epochs[topic], (1,), self.topic_ids[topic])
+            topic: PartitionLeader(1, self.epochs[topic], frozenset({1}), self.topic_ids[topic])
             for topic in Topic
         }
 

@@ -10,10 +10,12 @@ from projector.domain.fact_keys import Key
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka.range_reader import ReadProgress
 from projector.kafka.record_parser import Marker
+from projector.store import schema
 from projector.worker import (
     delivery_queue,
 )
 from tests import builders
+from tests.builders import digest
 from tests.unit.worker.owned_partition import (
     COMPANY,
     PARTITION,
@@ -23,6 +25,7 @@ from tests.unit.worker.owned_partition import (
     Writes,
     differs,
     gets,
+    has_ended,
     until,
 )
 
@@ -104,18 +107,22 @@ async def test_the_end_of_a_transaction_is_passed_and_is_no_event(setup: Setup, 
 async def test_an_open_transaction_keeps_its_partition_stale_and_blocks_no_other_topic(
     setup: Setup, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is behind it may be acknowledged, and cannot be read yet."""
+    """What is behind it may be acknowledged, and cannot be read yet.
+
+    So a job's first view waits for it, and a finished job ends at once.
+    """
     setup.timing = QUICK._replace(stall_s=0.02)
-    setup.kafka.add(*COMPANY)
+    setup.kafka.add(*COMPANY, builders.started(8, 7))
     async with setup.owning() as owner:
         setup.kafka.opens = {Topic.MEMBERSHIP: 3}
         setup.kafka.add(builders.member(1, "guest", group_id=3))
         await until(lambda: "an open transaction holds up" in capsys.readouterr().out)
         before = await setup.field("stamp")
-        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
-        await until(lambda: gets(setup, "token-9", [5]))
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7), builders.removed("job", 8)))
+        await until(lambda: has_ended(setup, "token-8"))
         await asyncio.sleep(PROBES_S)
         assert await setup.field("stamp") == before
+        assert await setup.redis.get(schema.token_record_key(digest("token-9"))) is None
         assert "an open transaction holds up" not in capsys.readouterr().out
         setup.kafka.opens = {}
         await until(lambda: gets(setup, "token-9", []))

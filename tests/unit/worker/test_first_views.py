@@ -12,6 +12,7 @@ from projector.kafka.range_reader import Offsets, ReadProgress
 from projector.store import schema
 from projector.worker import first_views
 from projector.worker.first_views import FirstViews
+from projector.worker.known_logs import Leaders
 from tests import builders
 from tests.builders import digest
 from tests.unit.worker.owned_partition import (
@@ -159,10 +160,10 @@ class AwayKafka(Kafka):
         super().__init__()
         self.away = False
 
-    async def ends(self, partition: int) -> Offsets:
+    async def ends(self, partition: int, leaders: Leaders | None = None) -> Offsets:
         if self.away:
             raise KafkaConnectionError("no leader")
-        return await super().ends(partition)
+        return await super().ends(partition, leaders)
 
 
 async def test_other_views_do_not_wait_for_an_answer_of_kafka(
@@ -255,8 +256,8 @@ async def test_a_read_that_returns_more_than_was_asked_for_starts_no_job_too_ear
 class MovingKafka(Kafka):
     """Gets an agent, and then a job, between the answers of two brokers to one question."""
 
-    async def ends(self, partition: int) -> Offsets:
-        ends = await super().ends(partition)
+    async def ends(self, partition: int, leaders: Leaders | None = None) -> Offsets:
+        ends = await super().ends(partition, leaders)
         if not self.records[Topic.JOB_LIFECYCLE]:
             self.add(builders.agent(6, 7), builders.started(9, 7))
             ends = ends | {Topic.JOB_LIFECYCLE: 1}

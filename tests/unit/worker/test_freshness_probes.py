@@ -40,7 +40,7 @@ class Servers:
         self.asked.append("leaders")
         return {}
 
-    async def ends(self, _partition: int) -> Offsets:
+    async def ends(self, _partition: int, _leaders: Any) -> Offsets:
         self.asked.append("ends")
         if self.kafka_hangs:
             await asyncio.Event().wait()
@@ -144,10 +144,10 @@ async def test_a_broker_that_does_not_answer_costs_one_probe(
     probes = FreshnessProbes(PARTITION, both, both, queue, timing)
     answer, hangs = servers.ends, [True, False]
 
-    async def ends(partition: int) -> Offsets:
+    async def ends(partition: int, leaders: Any) -> Offsets:
         if hangs and hangs.pop(0):
             await asyncio.Event().wait()
-        return await answer(partition)
+        return await answer(partition, leaders)
 
     servers.ends = ends  # type: ignore[method-assign,assignment]
     noted: list[Probe | None] = []
@@ -163,8 +163,8 @@ async def test_events_applied_while_the_broker_answers_do_not_make_a_topic_trunc
     applied = dict(NOTHING)
     answer = servers.ends
 
-    async def ends(partition: int) -> Offsets:
-        found = await answer(partition)
+    async def ends(partition: int, leaders: Any) -> Offsets:
+        found = await answer(partition, leaders)
         applied[Topic.MEMBERSHIP] = 5
         return found
 

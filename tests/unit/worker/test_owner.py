@@ -17,6 +17,7 @@ from projector.worker import (
 )
 from projector.worker import owner as owner_module
 from projector.worker.freshness_probes import FreshnessProbes
+from projector.worker.known_logs import Leaders
 from tests import builders
 from tests.unit.worker.owned_partition import (
     COMPANY,
@@ -171,12 +172,12 @@ class LosingKafka(Kafka):
         self.loses = False
         self.asked = asyncio.Event()
 
-    async def ends(self, partition: int) -> Offsets:
+    async def ends(self, partition: int, leaders: Leaders | None = None) -> Offsets:
         if self.loses and not self.asked.is_set():
             self.asked.set()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
-        return await super().ends(partition)
+        return await super().ends(partition, leaders)
 
 
 async def test_a_cancellation_that_a_library_loses_keeps_no_owner_from_ending(

@@ -221,9 +221,9 @@ async def test_a_claim_asks_redis_time_before_the_end_offsets(setup: Setup) -> N
         asked.append("T0")
         return await now()
 
-    async def asked_ends(partition: int) -> Offsets:
+    async def asked_ends(partition: int, leaders: Any = None) -> Offsets:
         asked.append("ends")
-        return await ends(partition)
+        return await ends(partition, leaders)
 
     owner._store.now = asked_now  # type: ignore[method-assign]
     setup.kafka.ends = asked_ends  # type: ignore[method-assign]
