@@ -56,7 +56,7 @@ async def _work(settings: Settings) -> None:
         owners = OwnerGroup(new_owner, timing)
         scan = OrphanScan(redis, settings.sweep_interval, owners.check_orphan)
         background = {
-            asyncio.create_task(_watch(settings, policy.partitions)),
+            asyncio.create_task(_report_risks_and_watch(settings, policy.partitions)),
             asyncio.create_task(scan.run()),
         }
         try:
@@ -83,6 +83,12 @@ def _check_web_port(settings: Settings) -> None:
         raise WebPortError(f"{found}; {names} choose another, with the port 0 a free one")
 
 
+async def _report_risks_and_watch(settings: Settings, partitions: int) -> None:
+    # Beside the claims: no partition waits for it.
+    await _report_risks(settings)
+    await _watch(settings, partitions)
+
+
 @retry_outages
 async def _watch(settings: Settings, partitions: int) -> None:
     try:
@@ -105,7 +111,6 @@ async def _connected(
     try:
         await wait_until_ready("Kafka", settings.kafka, reader.start)
         await wait_until_ready("Kafka", settings.kafka, dead_letters.start)
-        await _report_risks(settings)
 
         def new_owner(partition: int) -> Owner:
             store = PartitionStore(redis, server, partition, identity)
