@@ -16,6 +16,8 @@ from tests.integration.servers import eventually
 
 
 def create(deployment: Deployment, name: str, partitions: int, **configs: str) -> None:
+    # Kafka's default is a risk, and the command would warn of it.
+    configs = {"message.timestamp.type": "LogAppendTime"} | configs
     topic = NewTopic(deployment.prefix + name, partitions, 1, topic_configs=configs)
     deployment.administrate(lambda admin: admin.create_topics([topic]))
     eventually(lambda: topic.name in deployment.topics(), f"{topic.name} created")

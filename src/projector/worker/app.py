@@ -67,7 +67,7 @@ async def _work(settings: Settings) -> None:
         background = {
             asyncio.create_task(refuse_stray_cancellation(work))
             for work in (
-                _watch(settings, policy.partitions),
+                _report_risks_and_watch(settings, policy.partitions),
                 scan.run(),
                 _keep_partition_count(redis, policy.partitions, timing),
             )
@@ -107,6 +107,12 @@ def _warn_of_late_claims(settings: Settings) -> None:
         )  # fmt: skip
 
 
+async def _report_risks_and_watch(settings: Settings, partitions: int) -> None:
+    # Beside the claims: no partition waits for it.
+    await _report_risks(settings)
+    await _watch(settings, partitions)
+
+
 @retry_outages
 async def _watch(settings: Settings, partitions: int) -> None:
     try:
@@ -137,7 +143,6 @@ async def _connected(
     try:
         await wait_until_ready("Kafka", settings.kafka, reader.start)
         await wait_until_ready("Kafka", settings.kafka, dead_letters.start)
-        await _report_risks(settings)
 
         def new_owner(partition: int) -> Owner:
             store = PartitionStore(redis, server, partition, identity)
