@@ -1,8 +1,8 @@
 """No client may make the API hold or parse more of its request than a lookup can need."""
 
 import asyncio
-import logging
 import contextlib
+import logging
 import re
 from collections.abc import AsyncIterator
 from typing import Any
