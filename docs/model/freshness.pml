@@ -9,6 +9,10 @@
  *   refuses an answer whose T is older than the bound, so the bound needs no clock in this model.
  *   No false 401: no 401 if the job's start was acknowledged before the lookup arrived.
  *
+ * There is one Redis, and each stamp is held to the rule for another server's stamps: T is later
+ * than the meeting. On the view's own server the API asks for less: that the stamp was polled after
+ * the meeting.
+ *
  * `now` counts the moments that a rule compares with T. Nothing else advances it, so few values
  * are enough. What happens after a moment t has `now > t`.
  *
@@ -169,7 +173,8 @@ active proctype Replacement() {
   d_step { view = saved_view; stamp = saved_stamp; server = 1 }
 }
 
-/* Note a new server. A new connection asks for its identity, and so does every poll. */
+/* Note a new server. A new connection asks for its identity, and so does every poll. The lookup of
+ * a known token reads by a connection that does not outlive its server. */
 inline meet() {
   if
   :: known_server != server -> known_server = server; moment(met)

@@ -22,6 +22,8 @@ from tests.faults.scenario import BOUND_S, Scenario
 from tests.integration.deployment import PARTITIONS
 from tests.integration.servers import Server
 
+BACK_S: Final = 8
+
 ROUNDS: Final = 6
 ROUND_S: Final = 1.0
 EARLY_S: Final = 0.3
@@ -180,6 +182,22 @@ def jump_for(scenario: Scenario, clock: FakeClock, ahead_s: int, seconds: float)
         scenario.send(scripted.started(started), started)
         scenario.observer.watched.append(started)
     scenario.add_proof(f"{left} keys left")
+
+
+def step_back(scenario: Scenario, clock: FakeClock) -> None:
+    """Set Redis' clock back while the worker sleeps and revocations wait for it."""
+    scenario.start_scripted()
+    worker = scenario.workers[0]
+    scenario.begin_fault()
+    worker.signal(signal.SIGSTOP)
+    for scripted in scenario.scripted:
+        scenario.send(scripted.revoked())
+    scenario.run_for(BOUND_S - 1)
+    clock.set(-BACK_S)
+    scenario.run_for(BOUND_S)
+    worker.signal(signal.SIGCONT)
+    scenario.until(lambda: "clock jumped" in worker.log(), "the worker noticed")
+    scenario.add_proof(f"{BACK_S} s back, noticed")
 
 
 def spoil_keys(scenario: Scenario) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
+from api import freshness
 from api.freshness import Freshness, Poll
 from projector.clients import kafka
 from projector.clients.redis_servers import RedisServers
@@ -162,6 +163,16 @@ def meetings_ignored() -> None:
     replace(RedisServers, "met", lambda _self, _place: -math.inf)
 
 
+def stamps_grow_younger() -> None:
+    """The API takes the age of a stamp from Redis' clock alone, also where that steps back."""
+    decode = freshness.decode_stamp
+
+    def decode_by_the_clock(sent: float, answer: Any, _before: Any) -> Any:
+        return decode(sent, answer, None)
+
+    replace(freshness, "decode_stamp", decode_by_the_clock)
+
+
 def replace(place: Any, name: str, by: Any) -> None:
     """Replace an attribute; without it, the mutation would change nothing."""
     assert hasattr(place, name), f"{place} has no {name} any more: adapt the mutation"
@@ -187,4 +198,5 @@ MUTATIONS: Final[dict[str, Callable[..., None]]] = {
     "sweep off": sweep_off,
     "latest poll": latest_poll,
     "meetings ignored": meetings_ignored,
+    "stamps grow younger": stamps_grow_younger,
 }

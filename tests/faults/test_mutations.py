@@ -17,9 +17,10 @@ from tests.faults.interleavings import (
     revoke_behind_a_deposed_leader,
     revoke_while_cut_off,
     start_jobs_behind_agents,
+    step_back,
     wake_zombie,
 )
-from tests.faults.scenario import Fault, Faults
+from tests.faults.scenario import HEALTHY, Fault, Faults
 from tests.faults.test_clocks import HOURS_S
 from tests.faults.test_events import DISTURBED, DISTURBED_EVENTS, HELD_AGENTS
 
@@ -124,3 +125,12 @@ def test_every_clock_reading_believed(new_scenario: NewScenario, faked_redis: Fa
     verdict = scenario.finish()
     assert verdict.false_401s
     assert verdict.wrong
+
+
+def test_stamps_that_grow_younger(new_scenario: NewScenario, faked_redis: FakedRedis) -> None:
+    scenario = new_scenario("MUTATION stamps grow younger", faked_redis.redis.port)
+    scenario.api_faults = [("stamps grow younger", {})]
+    scenario.start(HEALTHY)
+    step_back(scenario, faked_redis.clock)
+    faked_redis.clock.set(0)
+    assert scenario.finish().over_grants

@@ -49,8 +49,8 @@ def status(
     unclaimed: no worker has ever owned it. Rates and revocations are those of the last five
     minutes. A worker without partitions is not listed.
 
-    Without Kafka it shows all but the lag and the number of dead letters, and says why and since
-    when. Every field of the JSON is in docs/monitoring.md.
+    Without Kafka it shows all but the lag and the number of dead letters, and the reason with its
+    beginning. Every field of the JSON is in docs/monitoring.md.
 
     Exits with 0 when all are fresh; with 1 when any is not; with 3 when Redis cannot be reached.
 

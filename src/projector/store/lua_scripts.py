@@ -1,4 +1,4 @@
-"""Lua scripts that fence every write: compare and set, nothing else.
+"""Lua scripts that fence every write: compare and set, nothing else; one keeps a shared number.
 
 A script refuses writes of an owner whose claim is no longer the newest. Clients repeat scripts
 whose answers got lost; a repeated script answers like the first time. The fields of the partition

@@ -51,8 +51,8 @@ def decode_partition_count(found: bytes | Exception | None) -> int | None:
     elif not str(found).startswith("WRONGTYPE"):
         raise found
     raise PartitionCountError(
-        f"{schema.PARTITIONS_KEY} in Redis is not a number from 1 to {MAX_PARTITIONS}; delete it, "
-        "then restart a worker, which writes it again"
+        f"{schema.PARTITIONS_KEY} in Redis is not a number from 1 to {MAX_PARTITIONS}; a "
+        "running worker writes it again; without one, delete it and start a worker"
     )
 
 

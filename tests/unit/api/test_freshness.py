@@ -193,6 +193,8 @@ class Polled:
         self.redis_s = 1000.0
         self.own = 50.0
         self.away: set[str] = set()
+        # The `run_id` of every server; without, INFO is answered as by fakeredis.
+        self.run_id = ""
         self.servers = RedisServers()
         self.redis = FakeAsyncRedis(socket_timeout=None)
         self.freshness = Freshness(self.redis, self.servers)
@@ -209,8 +211,12 @@ class Polled:
         found = []
         for command, result in zip(commands, await self._execute(redis, commands), strict=True):
             server = "B" if schema.partition_key(1) in command else "A"
-            lost = LostConnectionError("gone") if server in self.away else result.value
-            found.append(result._replace(value=lost, place=server))
+            value = result.value
+            if command[0] == "INFO" and self.run_id:
+                value = {"run_id": self.run_id, "master_replid": "r"}
+            if server in self.away:
+                value = LostConnectionError("gone")
+            found.append(result._replace(value=value, place=server))
         return found
 
     async def stamp(self, partition: int, at: float) -> None:
@@ -229,6 +235,26 @@ class Polled:
     def age(self, partition: int, server: str) -> float | None:
         known = self.freshness.known(self.freshness.poll, partition, server)
         return known[0] if known else None
+
+
+async def test_another_server_behind_a_kept_connection_is_met_by_the_next_poll(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A proxy may keep its clients' connections over a failover, so no new one asks."""
+    polled = Polled(monkeypatch, partitions=1)
+    await polled.stamp(0, 999.5)
+    polled.run_id = "first"
+    for _ in range(2):
+        polled.passes(0.25)
+        await polled.poll()
+    assert polled.age(0, "A") == pytest.approx(1.0)
+    polled.run_id = "second"
+    polled.passes(0.25)
+    await polled.poll()
+    assert polled.age(0, "A") is None
+    polled.passes(0.25)
+    await polled.poll()
+    assert polled.age(0, "A") == pytest.approx(1.5)
 
 
 async def test_an_unchanged_stamp_grows_older_although_redis_clock_steps_back(

@@ -17,8 +17,8 @@ from projector.store.partition_count import (
 )
 
 SENTENCE = (
-    "allowed-agents:partitions in Redis is not a number from 1 to 10000; delete it, "
-    "then restart a worker, which writes it again"
+    "allowed-agents:partitions in Redis is not a number from 1 to 10000; a running worker "
+    "writes it again; without one, delete it and start a worker"
 )
 MALFORMED = ["abc", "", "0", "-1", " 4", "4.0", "10001", "9" * 4301, "٣"]
 

@@ -65,3 +65,15 @@ async def test_with_the_defaults_a_crash_is_outlasted() -> None:
     with capture_logs() as logged:
         await run_worker(Settings())
     assert [line["event"] for line in logged] == ["worker stopped"]
+
+
+async def test_a_worker_warns_of_each_risk_of_its_topics(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def find_risks(_settings: Settings) -> list[str]:
+        return ["one", "two"]
+
+    monkeypatch.setattr("projector.kafka.topics.find_risks", find_risks)
+    with capture_logs() as logged:
+        await app._report_risks(Settings())
+    assert [(line["event"], line["reason"]) for line in logged] == [
+        ("topic at risk", "one"), ("topic at risk", "two"),
+    ]  # fmt: skip
