@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from api import freshness
 from api.freshness import Freshness, Poll
+from api.stamps import decode_stamp
 from projector.clients import kafka
 from projector.clients.redis_servers import RedisServers
 from projector.clients.trusted_clock import ClockError
@@ -165,10 +166,9 @@ def meetings_ignored() -> None:
 
 def stamps_grow_younger() -> None:
     """The API takes the age of a stamp from Redis' clock alone, also where that steps back."""
-    decode = freshness.decode_stamp
 
     def decode_by_the_clock(sent: float, answer: Any, _before: Any) -> Any:
-        return decode(sent, answer, None)
+        return decode_stamp(sent, answer, None)
 
     replace(freshness, "decode_stamp", decode_by_the_clock)
 

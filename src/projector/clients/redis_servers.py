@@ -102,8 +102,12 @@ class RedisServers:
         self._primaries = primaries
 
     def identity(self, place: str) -> str:
-        """Return the identity of the server there, as scripts compute it; "" if unknown."""
-        return self._identities.get(place, "")
+        """Return the identity of the server there, as scripts compute it.
+
+        "" if it is unknown, or if the server hides a part of it.
+        """
+        identity = self._identities.get(place, "")
+        return identity if all(identity.partition(" ")) else ""
 
     def expected_time(self, place: str) -> float | None:
         """Return the believed TIME (ms) of the server there; None if it is not known."""

@@ -86,13 +86,15 @@ async def ask_leaders(connection: AIOKafkaConnection, topics: Iterable[str]) -> 
 
 
 async def ask_offsets(
-    connection: AIOKafkaConnection, leaders: Leaders, end: int
+    connection: AIOKafkaConnection, leaders: Leaders, end: int, *, committed: bool = False
 ) -> dict[TopicPartition, int]:
     """Ask a leader for one end of its partitions, `LATEST` or `EARLIEST`.
 
-    It refuses if it leads at another epoch than this. Raises `KafkaError` and `TimeoutError`.
+    With `committed`, the latest end is at the first open transaction; brokers before Kafka 2.1
+    return the end of the log all the same. A leader refuses if it leads at another epoch than this.
+    Raises `KafkaError` and `TimeoutError`.
     """
-    response = await _send(connection, _OffsetsRequest(leaders, end))
+    response = await _send(connection, _OffsetsRequest(leaders, end, committed))
     offsets = {}
     for topic, partitions in response.topics:
         for partition, code, _timestamp, found, *_ in partitions:
@@ -348,9 +350,10 @@ class _OffsetsRequest(
 ):
     API_KEY = _LIST_OFFSETS
 
-    def __init__(self, leaders: Leaders, end: int) -> None:
+    def __init__(self, leaders: Leaders, end: int, committed: bool) -> None:
         self._leaders = sorted(leaders.items())
         self._end = end
+        self._isolation_level = int(committed)
 
     def build(self, request_struct_class: type[Any]) -> Any:
         has_epoch = request_struct_class.API_VERSION >= 4
@@ -361,5 +364,5 @@ class _OffsetsRequest(
             ])
             for topic, found in groupby(self._leaders, key=lambda each: each[0].topic)
         ]  # fmt: skip
-        level = (0,) if has_epoch else ()
+        level = (self._isolation_level,) if has_epoch else ()
         return request_struct_class(-1, *level, topics)

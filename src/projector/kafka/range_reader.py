@@ -93,11 +93,11 @@ class RangeReader:
 
         Nothing from there on can be read before that transaction has ended.
         """
+        named = await self._witnesses.agree(self._partitions(partition))
         # In this order, or a record that comes in between would look like an open transaction.
-        ends = await self.ends(partition)
-        async with self._open_consumer() as consumer:
-            stable = self._by_topic(await consumer.end_offsets(self._partitions(partition)))
-        return {topic: offset for topic, offset in stable.items() if offset < ends[topic]}
+        ends = await self._witnesses.offsets(named, LATEST)
+        stable = await self._witnesses.offsets(named, LATEST, committed=True)
+        return self._by_topic({tp: at for tp, at in stable.items() if at < ends[tp]})
 
     async def read(
         self, partition: int, starts: Mapping[Topic, int], ends: Mapping[Topic, int]
@@ -113,14 +113,34 @@ class RangeReader:
             return
         topics = {self._topic_partition(topic, partition): topic for topic in wanted}
         async with self._open_consumer() as consumer:
-            consumer.assign(list(topics))
-            for tp, topic in topics.items():
-                consumer.seek(tp, starts[topic])
+            await self._assign(consumer, {tp: starts[topic] for tp, topic in topics.items()})
             try:
                 async for progress in self._polls(consumer, topics, starts, ends):
                     yield progress
             except OffsetOutOfRangeError as error:
+                await self._refuse_kept(partition, {topic: starts[topic] for topic in wanted})
                 raise HistoryLostError(f"Kafka no longer has the offsets {error}") from None
+
+    async def _assign(
+        self, consumer: AIOKafkaConsumer, starts: Mapping[TopicPartition, int]
+    ) -> None:
+        """Let the consumer read from these offsets, of the leaders that enough replicas name.
+
+        It learns of leaders from any broker, also from one that was deposed and does not know it.
+        """
+        consumer.assign(list(starts))
+        for tp, offset in starts.items():
+            consumer.seek(tp, offset)
+        await self._witnesses.agree(starts)
+
+    async def _refuse_kept(self, partition: int, starts: Mapping[Topic, int]) -> None:
+        """Raise `RangeError` if Kafka has all these offsets, although a broker denied one.
+
+        A broker that was deposed may have less than was acknowledged.
+        """
+        begins, ends = await self.beginnings(partition), await self.ends(partition)
+        if all(begins[topic] <= start <= ends[topic] for topic, start in starts.items()):
+            raise RangeError(f"a broker denies the offsets {dict(starts)}, which Kafka has")
 
     async def records_at(
         self, partition: int, offsets: Mapping[Topic, int]
@@ -143,18 +163,18 @@ class RangeReader:
         return found
 
     async def has_reached(self, partition: int, topic: Topic, offset: int) -> bool:
-        """Whether the topic goes up to `offset`; false if it was recreated.
+        """Whether the topic goes up to `offset`; false if it was cut or recreated.
 
         Fetches the record before `offset`, because the embedded broker's end offset is too low.
         Raises `KafkaError`, and `RangeError` if no answer comes.
         """
         tp = self._topic_partition(topic, partition)
         async with self._open_consumer() as consumer:
-            consumer.assign([tp])
-            consumer.seek(tp, offset - 1)
+            await self._assign(consumer, {tp: offset - 1})
             try:
                 await consumer.getmany(timeout_ms=REQUEST_TIMEOUT_MS)
             except OffsetOutOfRangeError:
+                await self._refuse_kept(partition, {topic: offset})
                 return False
             highwater: int | None = consumer.highwater(tp)
         if highwater is None:

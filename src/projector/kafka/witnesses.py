@@ -97,16 +97,20 @@ class Witnesses:
         """Correct what this consumer takes for leaders, from now on; call it in its loop."""
         self._clients.add(consumer)
 
-    async def offsets(self, agreed: Leaders, end: int) -> dict[TopicPartition, int]:
+    async def offsets(
+        self, agreed: Leaders, end: int, *, committed: bool = False
+    ) -> dict[TopicPartition, int]:
         """Ask the leaders that enough replicas name for one end of their partitions' logs.
 
+        With `committed`, the latest end is at the first open transaction.
         Raises `KafkaError`, `OSError` and `TimeoutError`.
         """
         by_leader: dict[int, dict[TopicPartition, PartitionLeader]] = {}
         for partition, leader in agreed.items():
             by_leader.setdefault(leader.leader, {})[partition] = leader
+        ask = partial(ask_offsets, end=end, committed=committed)
         found = await asyncio.gather(
-            *(self._brokers.ask(broker, partial(ask_offsets, leaders=leaders, end=end))
+            *(self._brokers.ask(broker, partial(ask, leaders=leaders))
               for broker, leaders in by_leader.items())
         )  # fmt: skip
         return {tp: offset for offsets in found for tp, offset in offsets.items()}

@@ -281,7 +281,8 @@ class PartitionStore:
     async def stamp(self, timestamp_ms: int, /) -> None:
         """Declare the partition fresh as of this time (milliseconds of Redis TIME).
 
-        Raises `ClockError` if TIME is not what it must be by this process's own clock.
+        Raises `WriteRefusedError`, and `ClockError` if TIME is not what this process's own clock
+        lets expect.
         """
         # In a cluster other servers hold the views; a restart of theirs does not fail the stamp.
         self.refuse_changed_server()

@@ -20,7 +20,7 @@ from projector.clients.retry import retry_outages, wait_until_ready
 from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.domain.projection import Policy
-from projector.errors import AccessError, WebPortError
+from projector.errors import AccessError, OperatorError, WebPortError
 from projector.events.model import Topic
 from projector.kafka import topics
 from projector.kafka.dead_letters import DeadLetterProducer
@@ -67,16 +67,18 @@ async def _work(settings: Settings) -> None:
         background = {
             asyncio.create_task(refuse_stray_cancellation(work))
             for work in (
-                _report_risks_and_watch(settings, policy.partitions),
+                _watch(settings, policy.partitions),
                 scan.run(),
                 _keep_partition_count(redis, policy.partitions, timing),
             )
         }
+        # Beside the claims: no partition waits for it.
+        report = asyncio.create_task(_report_risks(settings))
         try:
             async with _delivering(settings, owners, reader, policy.partitions) as app:
                 await _until_broken(app, {owners.failed, *background})
         finally:
-            for task in background:
+            for task in (report, *background):
                 task.cancel()
 
 
@@ -105,12 +107,6 @@ def _warn_of_late_claims(settings: Settings) -> None:
             advice=f"{variable_name('session_timeout')} and {CLAIM_S:g} s should fit "
             f"{variable_name('max_staleness')}; docs/operations.md has the price of each",
         )  # fmt: skip
-
-
-async def _report_risks_and_watch(settings: Settings, partitions: int) -> None:
-    # Beside the claims: no partition waits for it.
-    await _report_risks(settings)
-    await _watch(settings, partitions)
 
 
 @retry_outages
@@ -172,8 +168,13 @@ async def _policy(settings: Settings, redis: Redis) -> Policy:
 
 
 async def _report_risks(settings: Settings) -> None:
+    """Log which topics may lose events; a check that fails ends no worker."""
     find = functools.partial(topics.find_risks, settings)
-    for risk in await wait_until_ready("Kafka", settings.kafka, find):
+    try:
+        risks = await wait_until_ready("Kafka", settings.kafka, find)
+    except OperatorError as error:
+        risks = [f"not checked: {error}"]
+    for risk in risks:
         log.warning("topic at risk", reason=risk)
 
 

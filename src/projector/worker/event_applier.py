@@ -89,9 +89,15 @@ class EventApplier:
     async def read_stalled(self, ends: Mapping[Topic, int], stall_s: float) -> None:
         """Read what Kafka has below `ends` and Faust has not delivered for `stall_s`."""
         stalled = self.progress.stalled(ends, asyncio.get_running_loop().time(), stall_s)
-        opened = await self._open_transactions() if stalled else {}
-        for topic in stalled:
-            await self._read_up_to(topic, min(ends[topic], opened.get(topic, ends[topic])))
+        if stalled:
+            await self.read_up_to_transactions({topic: ends[topic] for topic in stalled})
+
+    async def read_up_to_transactions(self, ends: Mapping[Topic, int]) -> None:
+        """Read what Kafka has below `ends` and below each topic's first open transaction."""
+        opened = await self._open_transactions()
+        for topic, end in ends.items():
+            if self.progress.next[topic] < end:
+                await self._read_up_to(topic, min(end, opened.get(topic, end)))
 
     async def _read_up_to(self, topic: Topic, end: int) -> None:
         expected = self.progress.next[topic]
@@ -155,7 +161,7 @@ class EventApplier:
 
     async def take_back(self, now: int) -> None:
         """Set the time back to `now` (ms), and judge every fact again, in turns."""
-        self.now = self.applied_until = now
+        self.now, self.applied_until = now, 0
         await in_turns(self.projection.judge_again(), self._turn_s)
 
     # the checkpoint

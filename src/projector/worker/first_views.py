@@ -20,8 +20,8 @@ from projector.worker.delivery_queue import DeliveryQueue
 from projector.worker.event_applier import EventApplier
 
 OTHER_TOPICS: Final = (Topic.MEMBERSHIP, Topic.AGENT_CONFIG)
-# A broker answers within some milliseconds. A longer wait would delay the events behind the batch;
-# the views of jobs then wait without it.
+# Witnesses and leaders answer within some 15 ms. A longer wait would delay the events behind the
+# batch; the views of jobs then wait without it.
 ANSWER_S: Final = 0.02
 
 

@@ -1,4 +1,4 @@
-"""Freshness probes of one partition: Redis TIME, then Kafka's end offsets, every 250 ms.
+"""Freshness probes of one partition: Redis TIME, leaders, then their end offsets, every 250 ms.
 
 Once everything below a probe's end offsets is applied, the partition is fresh as of its time.
 """
@@ -15,7 +15,7 @@ from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets, RangeReader
 from projector.store.partition_store import PartitionStore
 from projector.worker.delivery_queue import DeliveryQueue
-from projector.worker.known_logs import Leaders
+from projector.worker.known_logs import TopicLeaders
 from projector.worker.timing import DEFAULT_TIMING, Timing
 
 log = structlog.get_logger()
@@ -30,14 +30,14 @@ class Probe(NamedTuple):
 
     `t0` is Redis TIME in ms, read before `ends`. `asked_at` is the same moment in seconds of the
     loop's clock. `truncated` are the topics that ended below their next offset, as the broker
-    answered; `leaders` are those that a broker named in between, with their epochs and topic ids.
+    answered; `leaders` are those that enough replicas named in between.
     """
 
     t0: int
     ends: Offsets
     asked_at: float
     truncated: tuple[Topic, ...] = ()
-    leaders: Leaders | None = None
+    leaders: TopicLeaders | None = None
 
     def is_reached(self, now: int, applied: Offsets) -> bool:
         """Whether all timers due by T0 have run, and all events below its ends are applied."""
@@ -61,13 +61,14 @@ class FreshnessProbes:
         self._queue = queue
         self._timing = timing
         self._waiting: deque[Probe] = deque()
+        self._latest: Probe | None = None
         self._call = Call(partition)
         self._asked = ""
 
     @property
     def latest(self) -> Probe | None:
-        """The newest probe."""
-        return self._waiting[-1] if self._waiting else None
+        """The newest probe, also where too many wait to keep it."""
+        return self._latest
 
     @property
     def latest_t0(self) -> int:
@@ -77,6 +78,7 @@ class FreshnessProbes:
     def forget(self) -> None:
         """Drop every probe."""
         self._waiting.clear()
+        self._latest = None
 
     def take_reached(self, now: int, applied: Offsets) -> Probe | None:
         """Take out the probes that are reached, and return the last of them."""
@@ -116,9 +118,10 @@ class FreshnessProbes:
         ends = await self._reader.ends(self._partition, leaders)
         # The end offsets of the embedded broker may be below what it has delivered.
         known = {topic: max(end, self._queue.arrived[topic]) for topic, end in ends.items()}
+        truncated = truncated_topics(applied, ends)
+        self._latest = Probe(t0, known, asked_at, truncated, leaders)
         if len(self._waiting) < MAX_PROBES:
-            truncated = truncated_topics(applied, ends)
-            self._waiting.append(Probe(t0, known, asked_at, truncated, leaders))
+            self._waiting.append(self._latest)
 
 
 def truncated_topics(applied: Offsets, ends: Offsets) -> tuple[Topic, ...]:

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from projector.errors import HistoryLostError, RangeError
+from projector.errors import HistoryLostError
 from projector.events.log_identity import LogIdentity, RecordMark
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka.broker_protocol import PartitionLeader
 from projector.kafka.log_check import find_other_logs, id_of
 from projector.kafka.range_reader import RangeReader
 
-Leaders = Mapping[Topic, PartitionLeader]
+TopicLeaders = Mapping[Topic, PartitionLeader]
 
 
 class KnownLogs:
@@ -22,7 +22,7 @@ class KnownLogs:
         # Records whose marks are not computed yet: that is once a checkpoint, not once an event.
         self._latest: dict[Topic, KafkaRecord] = {}
         # Those under which the logs were last found to be the known ones.
-        self._leaders: Leaders = {}
+        self._leaders: TopicLeaders = {}
 
     def restore(self, known: Mapping[Topic, LogIdentity]) -> None:
         """Replace the identities by these."""
@@ -49,17 +49,15 @@ class KnownLogs:
         """
         await self._check(applied, await self._reader.leaders(self._partition))
 
-    async def check_changed(self, applied: Mapping[Topic, int], leaders: Leaders) -> None:
+    async def check_changed(self, applied: Mapping[Topic, int], leaders: TopicLeaders) -> None:
         """Hold the logs against Kafka if leaders, their epochs or topic ids are not as before.
 
         Without that, no log can have lost a record that Kafka acknowledged. Raises as `check` does.
         """
-        if leaders != self._leaders:
+        if _reigns(leaders) != _reigns(self._leaders):
             await self._check(applied, leaders)
 
-    async def _check(self, applied: Mapping[Topic, int], leaders: Leaders) -> None:
-        if unknown := [topic for topic in Topic if topic not in leaders]:
-            raise RangeError(f"the broker does not know {', '.join(unknown)}")
+    async def _check(self, applied: Mapping[Topic, int], leaders: TopicLeaders) -> None:
         others = await find_other_logs(
             self._reader, self._partition, self.identities(), applied, leaders
         )
@@ -82,3 +80,8 @@ class KnownLogs:
             found = await self._reader.records_at(self._partition, before)
             for record in filter(None, found.values()):
                 self.note(record)
+
+
+def _reigns(leaders: TopicLeaders) -> dict[Topic, tuple[int, int, object]]:
+    """Return what must change before a log can lose what Kafka acknowledged."""
+    return {topic: (at.leader, at.epoch, at.topic_id) for topic, at in leaders.items()}

@@ -27,7 +27,7 @@ from projector.worker.dead_letter_outbox import DeadLetterOutbox
 from projector.worker.delivery_queue import Delivery, DeliveryQueue
 from projector.worker.event_applier import EventApplier
 from projector.worker.first_views import FirstViews
-from projector.worker.freshness_probes import FreshnessProbes, Probe
+from projector.worker.freshness_probes import FreshnessProbes
 from projector.worker.initial_facts import CheckpointFacts, InitialFacts
 from projector.worker.instrumentation import OwnerInstruments
 from projector.worker.recovery import Recovery
@@ -79,6 +79,7 @@ class Owner:
         self._recovery = Recovery(
             policy=policy, store=store, reader=reader, applier=self._applier, writer=self._writer,
             initial_facts=initial_facts or CheckpointFacts(store, timing.turn_s),
+            open_pause_s=timing.open_pause_s,
         )  # fmt: skip
         self._probes = FreshnessProbes(partition, store, reader, self._queue, timing)
         schedule = SweepSchedule(policy.sweep_interval, timing.probe_interval_s)
@@ -195,7 +196,7 @@ class Owner:
         """Take a batch, apply it, write, acknowledge, stamp, sweep; in this order."""
         # Before more is applied, which may be of another log. Without an answer no stamp follows.
         with suppress(*OUTAGES):
-            await self._check_logs(self._probes.latest)
+            await self._check_logs()
         taken = await self._queue.take(behind=self._is_behind())
         if self._queue:
             self._wake.set()
@@ -215,7 +216,9 @@ class Owner:
         await self._stamp()
         await self._sweep.run_portion()
 
-    async def _check_logs(self, probe: Probe | None) -> None:
+    async def _check_logs(self) -> None:
+        """Hold the logs against Kafka if the newest probe shows that they may be others."""
+        probe = self._probes.latest
         if probe and probe.leaders is not None:
             async with asyncio.timeout(self._timing.probe_timeout_s):
                 await self._applier.logs.check_changed(self._next_offsets(), probe.leaders)
@@ -235,6 +238,8 @@ class Owner:
         arrivals in the queue.
         """
         if self._applier.projection.facts.dirty and self._queue and len(taken) < MAX_BATCH:
+            with suppress(*OUTAGES):
+                await self._check_logs()
             arrived = await self._queue.take()
             taken += arrived
             for delivery in arrived:
@@ -257,7 +262,7 @@ class Owner:
             return
         try:
             await self._recovery.refuse_recreated(probe.truncated)
-            await self._check_logs(probe)
+            await self._check_logs()
             self._applier.applied_until = probe.t0
             await self._store.stamp(probe.t0)
             self._instruments.record_stamp(probe.asked_at)

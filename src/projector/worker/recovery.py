@@ -4,6 +4,8 @@ A new owner begins with the facts of the checkpoint. An owner whose write Redis 
 partition no other worker claimed, has complete facts in memory: it heals Redis from these.
 """
 
+import asyncio
+
 import structlog
 from structlog.contextvars import bind_contextvars
 
@@ -13,7 +15,7 @@ from projector.domain.projection import Policy
 from projector.domain.views import tombstone
 from projector.errors import HistoryLostError
 from projector.events.model import Topic
-from projector.kafka.range_reader import RangeReader, refuse_lost_history
+from projector.kafka.range_reader import Offsets, RangeReader, refuse_lost_history
 from projector.store.partition_store import PartitionStore
 from projector.worker.event_applier import EventApplier
 from projector.worker.first_views import OTHER_TOPICS
@@ -36,6 +38,7 @@ class Recovery:
         applier: EventApplier,
         writer: ViewWriter,
         initial_facts: InitialFacts,
+        open_pause_s: float,
     ) -> None:
         self.partition = applier.partition
         self._policy = policy
@@ -44,6 +47,7 @@ class Recovery:
         self._applier = applier
         self._writer = writer
         self._initial_facts = initial_facts
+        self._open_pause_s = open_pause_s
 
     @retry_outages
     async def claim(self) -> None:
@@ -82,9 +86,20 @@ class Recovery:
         later = await self._reader.ends(self.partition)
         ends |= {topic: max(ends[topic], later[topic]) for topic in OTHER_TOPICS}
         await self._applier.catch_up(ends)
+        await self._wait_for_transactions({topic: ends[topic] for topic in OTHER_TOPICS})
         # An open transaction ends the reading early.
         if self._applier.progress.has_reached(ends):
             self._applier.applied_until = t0
+
+    async def _wait_for_transactions(self, ends: Offsets) -> None:
+        """Read on until everything below `ends` is applied.
+
+        An open transaction holds back what was acknowledged behind it. A job's first view that is
+        written without that would be short.
+        """
+        while not self._applier.progress.has_reached(ends):
+            await self._applier.read_up_to_transactions(ends)
+            await asyncio.sleep(self._open_pause_s)
 
     async def refuse_recreated(self, truncated: tuple[Topic, ...]) -> None:
         """Raise `HistoryLostError` if one of these topics really ends below its next offset.

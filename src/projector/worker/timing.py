@@ -12,12 +12,14 @@ class Timing(NamedTuple):
     probe_timeout_s: float = 2.0
     # A record that the broker has and Faust does not deliver for so long is read from Kafka.
     stall_s: float = 2.0
+    # A claim beside an open transaction looks so often whether it has ended.
+    open_pause_s: float = 0.5
     # Deliveries gather while the owner is busy, because larger batches need fewer writes.
     gather_s: float = 0.005
     # An owner that is behind is late already, so more deliveries may gather.
     gather_behind_s: float = 0.02
-    # A long load yields this often, or heartbeats fail and other partitions grow stale. One step
-    # may add some 10 ms.
+    # Loads, events and timers yield this often, or heartbeats fail and other partitions grow stale.
+    # One step may add some 10 ms.
     turn_s: float = 0.02
     # The first heal begins at once. Between two, other partitions get their share of Redis.
     heal_pause_s: float = 0.5

@@ -77,11 +77,14 @@ class ViewWriter:
         """Write the views, and count them by their status."""
         return await self._store.write_views(views(), named)
 
-    @retry_outages
     async def checkpoint(self, fields: dict[Key, bytes | None]) -> None:
         """Write next offsets and changed fields, which makes all views so far valid."""
-        progress = self._applier.progress
+        # Counted once: while a write is repeated, letters leave the outbox, but not the fields.
+        await self._checkpoint(fields, self._applier.field_count)
+        self._applier.progress.note_checkpoint()
+
+    @retry_outages
+    async def _checkpoint(self, fields: dict[Key, bytes | None], total: int) -> None:
         await self._store.checkpoint(
-            progress.next, fields, self._applier.field_count, self._applier.logs.identities()
+            self._applier.progress.next, fields, total, self._applier.logs.identities()
         )
-        progress.note_checkpoint()

@@ -65,6 +65,7 @@ async def test_a_server_that_hides_its_run_id_is_met_at_each_connection(clock: C
         clock.now = now
         await connect(servers, Connection(""))
         assert servers.met("") == now
+        assert servers.identity("") == "", "no script compares a half"
 
 
 async def test_each_server_of_a_cluster_is_met_by_itself(clock: Clock) -> None:

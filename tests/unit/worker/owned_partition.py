@@ -19,7 +19,7 @@ from projector.kafka.range_reader import Offsets, ReadProgress
 from projector.store import schema
 from projector.store.partition_store import PartitionStore
 from projector.worker.delivery_queue import Delivery
-from projector.worker.known_logs import Leaders
+from projector.worker.known_logs import TopicLeaders
 from projector.worker.owner import Owner, cancel_until_done
 from projector.worker.timing import Timing
 from tests import builders
@@ -72,7 +72,7 @@ class Kafka:
             added.append(record)
         return added
 
-    async def ends(self, partition: int, leaders: Leaders | None = None) -> Offsets:
+    async def ends(self, partition: int, leaders: TopicLeaders | None = None) -> Offsets:
         self._answer()
         return {topic: max(0, len(r) - self.hides) for topic, r in self.records.items()}
 

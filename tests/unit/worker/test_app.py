@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from projector.config.settings import Settings
-from projector.errors import WebPortError
+from projector.errors import UnusableTopicsError, WebPortError
 from projector.worker import app
 from projector.worker.app import run_worker
 
@@ -77,3 +77,13 @@ async def test_a_worker_warns_of_each_risk_of_its_topics(monkeypatch: pytest.Mon
     assert [(line["event"], line["reason"]) for line in logged] == [
         ("topic at risk", "one"), ("topic at risk", "two"),
     ]  # fmt: skip
+
+
+async def test_a_check_of_topics_that_fails_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(_settings: Settings) -> list[str]:
+        raise UnusableTopicsError("the broker restarts")
+
+    monkeypatch.setattr("projector.kafka.topics.find_risks", refuse)
+    with capture_logs() as logged:
+        await app._report_risks(Settings())
+    assert [line["reason"] for line in logged] == ["not checked: the broker restarts"]

@@ -12,7 +12,7 @@ from projector.kafka.range_reader import Offsets, ReadProgress
 from projector.store import schema
 from projector.worker import first_views
 from projector.worker.first_views import FirstViews
-from projector.worker.known_logs import Leaders
+from projector.worker.known_logs import TopicLeaders
 from tests import builders
 from tests.builders import digest
 from tests.unit.worker.owned_partition import (
@@ -160,7 +160,7 @@ class AwayKafka(Kafka):
         super().__init__()
         self.away = False
 
-    async def ends(self, partition: int, leaders: Leaders | None = None) -> Offsets:
+    async def ends(self, partition: int, leaders: TopicLeaders | None = None) -> Offsets:
         if self.away:
             raise KafkaConnectionError("no leader")
         return await super().ends(partition, leaders)
@@ -256,7 +256,7 @@ async def test_a_read_that_returns_more_than_was_asked_for_starts_no_job_too_ear
 class MovingKafka(Kafka):
     """Gets an agent, and then a job, between the answers of two brokers to one question."""
 
-    async def ends(self, partition: int, leaders: Leaders | None = None) -> Offsets:
+    async def ends(self, partition: int, leaders: TopicLeaders | None = None) -> Offsets:
         ends = await super().ends(partition, leaders)
         if not self.records[Topic.JOB_LIFECYCLE]:
             self.add(builders.agent(6, 7), builders.started(9, 7))

@@ -116,14 +116,18 @@ async def test_a_delivery_raises_an_end_offset_that_is_too_low(
     assert probes.latest.ends == NOTHING | {Topic.MEMBERSHIP: 7}
 
 
-async def test_the_oldest_probes_are_kept(
+async def test_the_oldest_probes_are_kept_and_the_newest_is_known(
     servers: Servers, probes: FreshnessProbes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The newest shows first whether a log may be another one."""
     monkeypatch.setattr(freshness_probes, "MAX_PROBES", 2)
     for servers.time in (1, 2, 3):
         await probes._ask(NOTHING)
     assert probes.latest is not None
-    assert probes.latest.t0 == 2
+    assert probes.latest.t0 == 3
+    reached = probes.take_reached(3, NOTHING)
+    assert reached is not None
+    assert reached.t0 == 2
 
 
 async def test_a_topic_that_ends_below_what_is_applied_is_noted(

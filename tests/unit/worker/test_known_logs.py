@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from projector.errors import HistoryLostError, RangeError
+from projector.errors import HistoryLostError
 from projector.events.log_identity import LogIdentity, RecordMark
 from projector.events.model import Topic
 from projector.store import partition_state, schema
@@ -169,13 +169,18 @@ async def test_a_broker_without_topic_ids_keeps_the_known_ones(setup: Setup) -> 
         await checked(logs, setup, applied)
 
 
-async def test_a_broker_that_does_not_know_a_topic_proves_nothing(setup: Setup) -> None:
+async def test_another_broker_with_a_copy_is_no_reason_to_look(setup: Setup) -> None:
+    """No log loses what was acknowledged by getting another copy."""
     kafka: Any = setup.kafka
     logs = KnownLogs(PARTITION, kafka)
     leaders = await setup.kafka.leaders(PARTITION)
-    del leaders[Topic.AGENT_CONFIG]
-    with pytest.raises(RangeError, match="does not know agent-config"):
-        await logs.check_changed(dict.fromkeys(Topic, 0), leaders)
+    offsets = dict.fromkeys(Topic, 0)
+    await logs.check_changed(offsets, leaders)
+    before = len(setup.kafka.looks)
+    moved = {topic: at._replace(replicas=frozenset({1, 4})) for topic, at in leaders.items()}
+    setup.kafka.down = True
+    await logs.check_changed(offsets, moved)
+    assert len(setup.kafka.looks) == before
 
 
 async def test_a_checkpoint_that_is_dropped_takes_its_logs_with_it(setup: Setup) -> None:

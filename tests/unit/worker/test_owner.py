@@ -17,7 +17,7 @@ from projector.worker import (
 )
 from projector.worker import owner as owner_module
 from projector.worker.freshness_probes import FreshnessProbes
-from projector.worker.known_logs import Leaders
+from projector.worker.known_logs import TopicLeaders
 from tests import builders
 from tests.unit.worker.owned_partition import (
     COMPANY,
@@ -172,7 +172,7 @@ class LosingKafka(Kafka):
         self.loses = False
         self.asked = asyncio.Event()
 
-    async def ends(self, partition: int, leaders: Leaders | None = None) -> Offsets:
+    async def ends(self, partition: int, leaders: TopicLeaders | None = None) -> Offsets:
         if self.loses and not self.asked.is_set():
             self.asked.set()
             with contextlib.suppress(asyncio.CancelledError):

@@ -17,6 +17,7 @@ from tests.unit.worker.owned_partition import (
     COMPANY,
     PARTITION,
     PROBES_S,
+    QUICK,
     Setup,
     Writes,
     differs,
@@ -242,6 +243,23 @@ async def test_a_claim_before_an_open_transaction_forgets_nothing(setup: Setup) 
     assert owner._applier.applied_until == 0
     assert await setup.field(f"offset:{Topic.MEMBERSHIP}") == b"3"
     assert await setup.field(f"offset:{Topic.JOB_LIFECYCLE}") == b"0"
+
+
+async def test_a_claim_beside_an_open_transaction_writes_no_short_first_view(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An agent behind the transaction was acknowledged before the job started."""
+    setup.timing = QUICK._replace(open_pause_s=0.01)
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    setup.kafka.opens = {Topic.AGENT_CONFIG: 0}
+    owner = setup.new_owner()
+    claiming = asyncio.create_task(owner._recovery.claim())
+    await until(lambda: "an open transaction holds up" in capsys.readouterr().out)
+    await asyncio.sleep(PROBES_S)
+    assert await setup.agents() is None
+    setup.kafka.opens = {}
+    await claiming
+    assert await setup.agents() == [5]
 
 
 async def test_an_interrupted_first_claim_begins_with_the_checkpoint_again(setup: Setup) -> None:
