@@ -213,7 +213,10 @@ async def test_a_key_without_a_number_of_partitions_is_not_a_missing_one(
         inspect.inspect_partition(world.redis, 0),
         inspect.inspect_agent(world.redis, ViewRules(30), 5),
     ):
-        with pytest.raises(PartitionCountError, match="is not a number from 1 to 10000; a running worker writes it again"):
+        with pytest.raises(
+            PartitionCountError,
+            match="is not a number from 1 to 10000; a running worker writes it again",
+        ):
             await asking
 
 
