@@ -101,7 +101,7 @@ def one_witness() -> None:
         self.client = kafka.create_consumer(self._settings, "mutation", request_timeout_ms=2000)
         await self.client.start()
 
-    async def ask_the_known_leader(self: Any, partition: int) -> Offsets:
+    async def ask_the_known_leader(self: Any, partition: int, _leaders: Any = None) -> Offsets:
         found = await self.client.end_offsets(self._partitions(partition))
         return self._by_topic(found)  # type: ignore[no-any-return]
 
