@@ -256,7 +256,8 @@ async def _run(node: ClusterNode, batch: Sequence[_Sent]) -> list[CommandResult]
     for sent, command in zip(batch, own, strict=True):
         commands += [PipelineCommand(0, "ASKING"), command] if sent.asking else [command]
     try:
-        await node.execute_pipeline([*commands, time])
+        with _outages():
+            await node.execute_pipeline([*commands, time])
     except (RedisError, OSError) as error:
         return [CommandResult(error, 0.0, node.name)] * len(batch)
     if isinstance(time.result, Exception):
@@ -273,3 +274,9 @@ def _outages() -> Iterator[None]:
         yield
     except RedisClusterException as error:
         raise redis_errors.ConnectionError(str(error)) from error
+    except AttributeError as error:
+        # redis-py writes in a task of its own. A server that leaves the cluster may have its
+        # connections closed before that task runs.
+        if (error.obj, error.name) != (None, "writelines"):
+            raise
+        raise redis_errors.ConnectionError("closed before the command was sent") from error
