@@ -26,16 +26,16 @@ run: PORT := 8000
 run: setup ## the product with example events, on http://127.0.0.1:8000; PORT=0: a free port
 	@$(BIN)/python examples/demo.py $(PORT)
 
-test: setup kafka ## unit tests, and the product from end to end on both brokers; two minutes
+test: setup kafka ## unit tests, and the product from end to end on both brokers; two and a half minutes
 	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(END_TO_END) tests/unit tests/compat
 
-test-all: test producers ## that, and every command, TLS, users, Redis Cluster, Sentinel, ...; seven minutes
+test-all: test producers ## that, and every command, TLS, users, Redis Cluster, Sentinel, ...; eight minutes
 	$(BIN)/pytest -n $(PROCESSES) --dist worksteal tests/integration $(END_TO_END:%=--ignore=%)
 
 browser: setup ## the operators' page in a headless Chromium, where chromium and chromedriver are installed
 	$(BIN)/pytest tests/browser
 
-faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; some ten minutes
+faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; a quarter of an hour
 	$(BIN)/pytest tests/faults
 
 model: setup ## the model of the promises, in every interleaving, where spin and gcc are installed
