@@ -16,7 +16,7 @@ class BadLine(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """How many events a file has, its bad lines, and those of which a worker applies the rest."""
+    """Number of events of a file, its bad lines, and the lines that a worker applies in part."""
 
     events: int
     bad: list[BadLine]

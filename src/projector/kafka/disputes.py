@@ -20,7 +20,7 @@ ADVICE: Final = (
 
 
 class Disputes:
-    """What brokers disagree about, and since when."""
+    """Partitions whose leader is disputed by brokers, and the beginning of it."""
 
     def __init__(self) -> None:
         self._since: float | None = None

@@ -19,7 +19,7 @@ INTERVAL_S: Final = 10.0
 
 
 class MinimumInSync:
-    """How many replicas must have a write before Kafka acknowledges it, by topic."""
+    """Number of replicas that need a write before Kafka acknowledges it, by topic."""
 
     def __init__(self, brokers: BrokerConnections, topics: Collection[str]) -> None:
         self._brokers = brokers

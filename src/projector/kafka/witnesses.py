@@ -42,7 +42,7 @@ Answer = BrokerAnswer | Exception
 
 
 class _Known(NamedTuple):
-    """What a broker named at a time of the loop's clock."""
+    """The leaders that a broker named, at a time of the loop's clock."""
 
     at: float
     leaders: Leaders

@@ -33,7 +33,7 @@ _REPEATED: Final = {t: metrics.EVENTS.labels(topic=t, outcome="repeated") for t 
 
 
 class Sizes(NamedTuple):
-    """How much an owner has in memory: live tokens, facts, dead letters not yet in Kafka."""
+    """Numbers of what an owner has in memory: live tokens, facts, dead letters not in Kafka."""
 
     live_tokens: int
     facts: int
