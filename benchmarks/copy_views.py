@@ -23,7 +23,7 @@ PER_CALL: Final = 500
 async def main(source: str, target: str) -> None:
     """Measure once."""
     async with Redis(port=int(source)) as product, Redis(port=int(target)) as redis:
-        keys = [key async for key in product.scan_iter(schema.token_record_key("*"), count=1000)]
+        keys = [key async for key in product.scan_iter((schema.TOKENS + "*"), count=1000)]
         records: list[tuple[Any, Any]] = []
         for start in range(0, len(keys), PER_CALL):
             chunk = keys[start : start + PER_CALL]

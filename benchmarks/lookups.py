@@ -59,7 +59,7 @@ class Views:
 
     def record_bytes(self) -> int:
         """Return the stored size of one view, key included."""
-        key = schema.token_record_key(builders.digest(token(1)))
+        key = schema.record_key(builders.digest(token(1)))
         return len(key) + int(self.redis.strlen(key))
 
 

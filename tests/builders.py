@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Projection
-from projector.domain.views import View
+from projector.domain.views import View, ViewId
 from projector.events.model import EVENT_TYPES, KafkaRecord, Topic
 from projector.events.redaction import Headers
 
@@ -20,8 +20,8 @@ NOW = 1_800_000_000_000  # 2027-01-15T08:00:00Z
 LATER = "2027-02-01T00:00:00Z"
 
 
-def digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+def digest(token: str) -> ViewId:
+    return ViewId(hashlib.sha256(token.encode()).hexdigest())
 
 
 def event(kind: str, data: dict[str, Any], root: str = ROOT, **attributes: Any) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Changes(NamedTuple):
 
 def take_changes(projection: Projection, now: int) -> Changes:
     """Return all that has changed since the last call, as of `now` (milliseconds)."""
-    tokens = projection.take_dirty(sys.maxsize).tokens
+    tokens = projection.take_dirty(sys.maxsize).ids
     return Changes(list(projection.views(tokens, now)), projection.take_fields())
 
 

@@ -97,7 +97,7 @@ class Lookup:
             asked = _Asked("", None, arrival, poll, answer)
             asyncio.get_running_loop().call_soon(self._answer, asked, UNAUTHORIZED)
         else:
-            key = schema.token_record_key(hashlib.sha256(request.token).hexdigest())
+            key = schema.TOKENS + hashlib.sha256(request.token).hexdigest()
             asked = _Asked(key, request.max_age, arrival, poll, answer)
             self._reads.ask(key, partial(self._found, asked))
 

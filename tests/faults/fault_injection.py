@@ -68,7 +68,7 @@ def stop(trigger: str, phase: str) -> None:
     path = Path(trigger)
 
     def is_due(changed: Any) -> bool:
-        due = path.exists() and path.read_text() in {view.digest for view in changed}
+        due = path.exists() and path.read_text() in {view.id for view in changed}
         if due:
             path.unlink()
         return due

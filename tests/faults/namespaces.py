@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any, Final, NamedTuple
 
+from projector.domain.views import ViewId
 from projector.events.partitioning import partition_of
 from tests import builders
 from tests.integration.deployment import PARTITIONS
@@ -32,7 +33,7 @@ class Token(NamedTuple):
     root: str
 
     @property
-    def digest(self) -> str:
+    def digest(self) -> ViewId:
         return builders.digest(self.secret)
 
 

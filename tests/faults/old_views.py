@@ -73,7 +73,7 @@ def fail_over_to_a_replica_behind(
 
 def is_elsewhere(cluster: RedisCluster, number: int, scripted: ScriptedNamespace) -> bool:
     """Return whether the server has the scripted view, and another one its stamp."""
-    view = cluster.holder(schema.token_record_key(scripted.token.digest))
+    view = cluster.holder(schema.record_key(scripted.token.digest))
     return view == number != cluster.holder(schema.partition_key(scripted.partition))
 
 

@@ -46,7 +46,7 @@ def store_one_view(server: Any) -> None:
     seconds, _ = server.time()
     version = schema.Version(EPOCH, 1)
     record = schema.ViewRecord(200, 0, version, b'{"allowed_agents":[]}')
-    server.set(schema.token_record_key(hashlib.sha256(KNOWN.encode()).hexdigest()), record.encode())
+    server.set(schema.TOKENS + hashlib.sha256(KNOWN.encode()).hexdigest(), record.encode())
     stamp = {"stamp": seconds * 1000, "stamp_epoch": EPOCH}
     server.hset(schema.partition_key(0), mapping=stamp)
     server.set(schema.PARTITIONS_KEY, 1)

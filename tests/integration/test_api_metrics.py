@@ -70,7 +70,7 @@ def api(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[TwoProcessAp
         stamp = {"stamp": int(time.time() * 1000), "stamp_epoch": 7, "epoch": 7}
         client.hset(schema.partition_key(0), mapping=stamp)
         record = ViewRecord(200, 0, Version(7, 1), b"{}").encode()
-        client.set(schema.token_record_key(digest(TOKEN)), record)
+        client.set(schema.record_key(digest(TOKEN)), record)
         env = {
             "PROJECTOR_REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
             "PROJECTOR_MAX_STALENESS": "3600",

@@ -60,7 +60,7 @@ def start_api(deployment: Deployment) -> Server:
     for token, status, body in ((KNOWN, 200, BODY), (FINISHED, 401, b"")):
         record = schema.ViewRecord(status, 0, schema.Version(EPOCH, 1), body)
         digest = hashlib.sha256(token.encode()).hexdigest()
-        redis.set(schema.token_record_key(digest), record.encode())
+        redis.set(schema.TOKENS + digest, record.encode())
     stamp = {"stamp": redis.time()[0] * 1000, "stamp_epoch": EPOCH}
     redis.hset(schema.partition_key(0), mapping=stamp)
     redis.set(schema.PARTITIONS_KEY, 1)

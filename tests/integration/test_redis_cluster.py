@@ -64,9 +64,7 @@ def test_everything_works_as_on_one_server(three: RedisCluster, deployment: Depl
     for token in tokens.values():
         deployment.until_agents(token, 5)
     deployment.until("unknown", 401)
-    holders = {
-        three.holder(schema.token_record_key(builders.digest(token))) for token in tokens.values()
-    }
+    holders = {three.holder(schema.record_key(builders.digest(token))) for token in tokens.values()}
     assert holders == {0, 1, 2}, "every server has tokens"
     deployment.feed(builders.removed("agent", 5))
     for token in tokens.values():
@@ -86,7 +84,7 @@ def test_what_was_lost_or_is_nobodys_is_found_and_repaired(
         deployment.until_agents(f"token-{job}", 5)
     assert worker.stop() == 0
     for job in range(20, 30):
-        key = schema.token_record_key(builders.digest(f"token-{job}"))
+        key = schema.record_key(builders.digest(f"token-{job}"))
         assert client(three.ports[three.holder(key)]).delete(key) == 1
     assert "10 tokens compared: 10 differ" in deployment.command("verify").stdout
     repaired = deployment.command("verify", "--repair")
@@ -192,7 +190,7 @@ def elsewhere(three: RedisCluster) -> str:
 
 
 def holder(three: RedisCluster, token: str) -> int:
-    return three.holder(schema.token_record_key(builders.digest(token)))
+    return three.holder(schema.record_key(builders.digest(token)))
 
 
 async def values_of(redis: Redis, keys: list[str]) -> list[Any]:
@@ -206,7 +204,7 @@ async def test_a_slot_that_moves_is_followed_and_is_no_failover(
     kafka: str, three: RedisCluster
 ) -> None:
     redis, server = connected(three)
-    key = schema.token_record_key("moving")
+    key = schema.TOKENS + "moving"
     here = client(three.ports[three.holder(key)])
     there = client(three.ports[(three.holder(key) + 1) % 3])
     await redis_batch.execute_writes(redis, [("SET", key, "1")])
@@ -274,7 +272,7 @@ async def test_of_many_keys_only_those_of_a_server_that_is_away_fail(
     kafka: str, three: RedisCluster
 ) -> None:
     redis, _ = connected(three)
-    keys = [schema.job_token_key(number) for number in range(20)]
+    keys = [schema.job_key(number) for number in range(20)]
     await redis_batch.execute_writes(redis, [("SET", key, "1") for key in keys])
     three.servers[0].kill()
     found = await values_of(redis, keys)
@@ -288,7 +286,7 @@ async def test_scripts_that_a_server_has_lost_are_loaded_again(
 ) -> None:
     redis, _ = connected(three)
     script = redis.register_script("return redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2])")
-    keys = [schema.job_token_key(number) for number in range(20)]
+    keys = [schema.job_key(number) for number in range(20)]
     for _ in range(2):
         found = await redis_batch.run_script(redis, script, keys, ["x"], range(20))
         assert [first for first, _ in found] == list(range(20))

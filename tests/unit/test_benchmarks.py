@@ -120,4 +120,4 @@ def test_a_companys_jobs_may_use_every_agent_until_it_is_shared_with_nobody() ->
     assert view.body.count(b'"default_namespace":"default"') == 7
     assert 1000 < len(view.body) < 1400
     projection.apply(record(company.configured(0, ""), 1, 1000, 0))
-    assert projection.view(view.digest, 0).body.count(b'"default_namespace"') == 6
+    assert projection.view(view.id, 0).body.count(b'"default_namespace"') == 6

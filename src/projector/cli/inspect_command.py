@@ -22,6 +22,7 @@ from projector.cli.terminal import (
     with_redis,
 )
 from projector.domain.decision import ViewRules
+from projector.domain.views import ViewId
 from projector.events.model import MAX_ID
 from projector.events.partitioning import MAX_PARTITIONS
 from projector.operators import inspect
@@ -141,15 +142,15 @@ def agent(
     _show(found, answer, inspect_display.agent(found), as_json_=as_json_, known=known)
 
 
-def _digest(sha256: str | None) -> str:
+def _digest(sha256: str | None) -> ViewId:
     if sha256 is not None:
         if not _DIGEST.fullmatch(sha256):
             fail(WRONG, "--sha256 must be 64 hexadecimal digits")
-        return sha256.lower()
+        return ViewId(sha256.lower())
     given = _read_token()
     if not _TOKEN.fullmatch(given):
         fail(WRONG, f"a token is 1 to {MAX_TOKEN} visible ASCII characters, without spaces")
-    return hashlib.sha256(given.encode()).hexdigest()
+    return ViewId(hashlib.sha256(given.encode()).hexdigest())
 
 
 def _read_token() -> str:

@@ -110,7 +110,7 @@ def _differences(row: DifferenceRow) -> Iterator[str]:
             case Mismatch.FOREIGN:
                 yield f"its record is one of partition {row.foreign_partition}"
             case Mismatch.JOB_KEY:
-                yield f"{schema.job_token_key(row.job or 0)} does not name it"
+                yield f"{schema.job_key(row.job or 0)} does not name it"
             case Mismatch.UNREADABLE:
                 yield "its record is unreadable"
             case _:

@@ -1,11 +1,11 @@
-"""The live jobs, and the tokens, that a change of one fact affects."""
+"""The live jobs, and the views, that a change of one fact affects."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import cast
 
 from projector.domain import fact_keys
-from projector.domain.dirty_tokens import WritePriority
+from projector.domain.dirty_views import WritePriority
 from projector.domain.entities import (
     Agent,
     Configuration,
@@ -20,6 +20,7 @@ from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact, is_same_json
 from projector.domain.grant_index import GrantIndex, granted_targets
 from projector.domain.live_job_index import LiveJobIndex
+from projector.domain.views import ViewId, view_id
 
 Scope = Group | Project
 
@@ -43,20 +44,20 @@ class AffectedJobs:
         self._grants = grants
         self._agents_of_project = agents_of_project
 
-    def tokens(self, key: Key, data: Entity | None, other: Entity | None) -> Iterable[str]:
-        """Return the digests of tokens whose view may differ with `other` in place of `data`."""
+    def view_ids(self, key: Key, data: Entity | None, other: Entity | None) -> Iterable[ViewId]:
+        """Return the ids of views that may differ with `other` in place of `data`."""
         if isinstance(data, Job):
-            return [data.digest]
+            return [view_id(key, data)]
         if isinstance(data, EndedToken):
-            return [fact_keys.name_of(key)]
-        return self._digests(self.jobs(key, data, other))
+            return [ViewId(fact_keys.name_of(key))]
+        return self._ids(self.jobs(key, data, other))
 
-    def tokens_in(self, scope: Key) -> Iterator[str]:
-        """Return the digests of the tokens of all live jobs in a project, or below a group."""
-        return self._digests(self._live_jobs.in_scope(scope))
+    def view_ids_in(self, scope: Key) -> Iterator[ViewId]:
+        """Return the ids of the views of all live jobs in a project, or below a group."""
+        return self._ids(self._live_jobs.in_scope(scope))
 
-    def _digests(self, jobs: Iterable[Key]) -> Iterator[str]:
-        return (cast(Job, self._facts[job].data).digest for job in jobs)
+    def _ids(self, jobs: Iterable[Key]) -> Iterator[ViewId]:
+        return (view_id(job, cast(Job, self._facts[job].data)) for job in jobs)
 
     def jobs(self, key: Key, data: Entity | None, other: Entity | None) -> Iterable[Key]:
         """Return the live jobs whose view may differ with `other` in place of `data`."""

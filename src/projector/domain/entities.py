@@ -63,9 +63,12 @@ class InstanceAgent(Struct, frozen=True, gc=False):
 
 
 class Job(Struct, frozen=True, gc=False):
-    """A job that has started, and may have finished; `expires_at` in milliseconds."""
+    """A job that has started, and may have finished; `expires_at` in milliseconds.
 
-    digest: str
+    Without a `digest` only signed tokens name the job.
+    """
+
+    digest: str | None
     project: int
     pipeline: int
     user: int

@@ -1,4 +1,4 @@
-"""Evaluation of GitLab's rules for one token: a pure function of the facts and the time.
+"""Evaluation of GitLab's rules for one view: a pure function of the facts and the time.
 
 The rules are those of `GET /api/v4/job/allowed_agents`, and the minimum role of this product. The
 answer that is served and its explanation are two texts of the same decision.
@@ -25,6 +25,7 @@ from projector.domain.entities import Job, User
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
 from projector.domain.responses import encode_agents
+from projector.domain.views import ViewId, view_id
 
 # Shared parts that an evaluator caches; about 2 KB each. A larger list of agents counts as several.
 MAX_CACHED: Final = 20_000
@@ -61,15 +62,15 @@ class Evaluator:
             self._roles = {}
         return self
 
-    def decide(self, key: Key, digest: str) -> Decision:
-        """Decide about the token with this digest, of the started job `key`."""
+    def decide(self, key: Key, id_: ViewId) -> Decision:
+        """Decide about this view of the started job `key`."""
         job = self._facts.job(key)
-        if job is None or job.digest != digest:
+        if job is None or view_id(key, job) != id_:
             return Decision(HTTPStatus.UNAUTHORIZED, Rule.TOKEN_REPLACED)
         return self.decide_job(fact_keys.root_of(key), job)
 
     def decide_job(self, root: Root, job: Job) -> Decision:
-        """Decide about the job's current token."""
+        """Decide about the job's current view."""
         if job.finished:
             return Decision(HTTPStatus.UNAUTHORIZED, Rule.JOB_FINISHED)
         if job.expires_at <= self.now:
@@ -135,9 +136,9 @@ class Evaluator:
         return access
 
 
-def decide(facts: FactIndex, key: Key, digest: str, rules: ViewRules, now: int) -> Decision:
-    """Decide once about a token of the started job `key`, as of `now` (milliseconds)."""
-    return Evaluator(facts, rules, now).decide(key, digest)
+def decide(facts: FactIndex, key: Key, id_: ViewId, rules: ViewRules, now: int) -> Decision:
+    """Decide once about a view of the started job `key`, as of `now` (milliseconds)."""
+    return Evaluator(facts, rules, now).decide(key, id_)
 
 
 def refusing_rule(

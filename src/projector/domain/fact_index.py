@@ -6,7 +6,7 @@ from typing import Final, TypeVar, cast
 
 from projector.domain import fact_keys, group_chain
 from projector.domain.affected_jobs import AffectedJobs, write_priority
-from projector.domain.dirty_tokens import DirtyTokens, WritePriority
+from projector.domain.dirty_views import DirtyViews, WritePriority
 from projector.domain.entities import (
     Agent,
     Configuration,
@@ -25,11 +25,12 @@ from projector.domain.grant_index import GrantIndex
 from projector.domain.live_job_index import LiveJobIndex
 from projector.domain.membership_index import MembershipIndex
 from projector.domain.multimap import Multimap
+from projector.domain.views import ViewId, view_id
 from projector.events.ci_access import Grant
 
 T = TypeVar("T", bound=Entity)
 
-# Tokens that are marked in one step, of some 0.5 ms.
+# Views that are marked in one step, of some 0.5 ms.
 STEP: Final = 1000
 # The kinds that decide a user's role, and those that decide which agents a project has.
 ROLE_KINDS: Final = ("member", "user")
@@ -40,19 +41,19 @@ class FactIndex:
     """All facts of one partition, by key and by what refers to them.
 
     The indexes keep the cost of a change at what it affects, however large the namespace. Every
-    change adds the tokens (SHA-256 digests) whose view may be outdated to `dirty`.
+    change adds the ids of the views that may be outdated to `dirty`.
     """
 
     def __init__(self) -> None:
         self._facts: dict[Key, AnyFact] = {}
-        self.dirty = DirtyTokens()
+        self.dirty = DirtyViews()
         # Each rises with every change of a fact of `SCOPE_KINDS` or `ROLE_KINDS`.
         self.scope_version = 0
         self.role_version = 0
         self._memberships = MembershipIndex()
         self._agents_of_project: Multimap[Key, int] = Multimap()
         self._instance_agents: set[int] = set()
-        self._job_of_token: dict[str, Key] = {}
+        self._job_of_view: dict[ViewId, Key] = {}
         self._grants = GrantIndex()
         # Parts share the facts instead of a reference back: without reference cycles, facts that no
         # owner refers to any more are freed at once.
@@ -67,7 +68,7 @@ class FactIndex:
     # changes
 
     def put(self, key: Key, fact: AnyFact) -> Iterable[None]:
-        """Store `fact` as the newest state of `key`, and mark the tokens that it affects.
+        """Store `fact` as the newest state of `key`, and mark the views that it affects.
 
         The caller takes the returned steps. It may do other work between them, but change no fact
         and compute no view.
@@ -77,30 +78,31 @@ class FactIndex:
             self._facts[key] = fact
             return ()
         if isinstance(after, Job | EndedToken) or isinstance(before, Job):
-            self._put_token(key, before, fact)
+            self._put_job(key, before, fact)
             return ()
         return self._put_in_steps(key, before, fact)
 
-    def _put_token(self, key: Key, before: Entity | None, fact: AnyFact) -> None:
+    def _put_job(self, key: Key, before: Entity | None, fact: AnyFact) -> None:
         """Store a job or an ended token, which affects no other job."""
         after = fact.data
         if isinstance(after, Job):
-            if after.digest not in self._job_of_token and not after.finished:
-                self.dirty.mark_new(after.digest)
-            if _job_key_fields(before) != _job_key_fields(after):
-                self.dirty.mark_job_key(after.digest)
-        tokens = chain(
-            self._affected_jobs.tokens(key, before, after),
-            self._affected_jobs.tokens(key, after, before),
+            id_ = view_id(key, after)
+            if id_ not in self._job_of_view and not after.finished:
+                self.dirty.mark_new(id_)
+            if _pointer_fields(before) != _pointer_fields(after):
+                self.dirty.mark_pointer(id_)
+        ids = chain(
+            self._affected_jobs.view_ids(key, before, after),
+            self._affected_jobs.view_ids(key, after, before),
         )
-        self.dirty.add(tokens, write_priority(before, after))
+        self.dirty.add(ids, write_priority(before, after))
         self._store(key, before, fact)
 
     def _put_in_steps(self, key: Key, before: Entity | None, fact: AnyFact) -> Iterator[None]:
         after = fact.data
         priority = write_priority(before, after)
         linked = self._live_jobs.linked_projects(key)
-        yield from self._mark(self._affected_jobs.tokens(key, before, after), priority)
+        yield from self._mark(self._affected_jobs.view_ids(key, before, after), priority)
         for project in linked:
             self._live_jobs.unlink([project])
             yield
@@ -108,7 +110,7 @@ class FactIndex:
         for project in linked:
             self._live_jobs.link([project])
             yield
-        yield from self._mark(self._affected_jobs.tokens(key, after, before), priority)
+        yield from self._mark(self._affected_jobs.view_ids(key, after, before), priority)
 
     def _store(self, key: Key, before: Entity | None, fact: AnyFact) -> None:
         self._unindex(key, before)
@@ -116,9 +118,9 @@ class FactIndex:
         self._index(key, fact.data)
         self._raise_version(key)
 
-    def _mark(self, tokens: Iterable[str], priority: WritePriority) -> Iterator[None]:
-        """Mark the tokens, in steps of `STEP`."""
-        remaining = iter(tokens)
+    def _mark(self, ids: Iterable[ViewId], priority: WritePriority) -> Iterator[None]:
+        """Mark the views, in steps of `STEP`."""
+        remaining = iter(ids)
         while step := list(islice(remaining, STEP)):
             self.dirty.add(step, priority)
             if len(step) == STEP:
@@ -131,8 +133,8 @@ class FactIndex:
         self._raise_version(key)
 
     def mark_scope(self, scope: Key) -> Iterator[None]:
-        """Mark the tokens of all jobs in a project, or below a group, in steps."""
-        yield from self._mark(self._affected_jobs.tokens_in(scope), WritePriority.MAY_REVOKE)
+        """Mark the views of all jobs in a project, or below a group, in steps."""
+        yield from self._mark(self._affected_jobs.view_ids_in(scope), WritePriority.MAY_REVOKE)
 
     def drop(self, key: Key) -> None:
         """Delete a fact that no view depends on any more."""
@@ -152,9 +154,9 @@ class FactIndex:
             self._live_jobs.add(key, job)
 
     def mark_affected(self, key: Key) -> Iterator[None]:
-        """Mark the tokens that depend on a fact whose effect time alone has changed, in steps."""
-        tokens = self._affected_jobs.tokens(key, self._data(key), None)
-        yield from self._mark(tokens, WritePriority.MAY_REVOKE)
+        """Mark the views that depend on a fact whose effect time alone has changed, in steps."""
+        ids = self._affected_jobs.view_ids(key, self._data(key), None)
+        yield from self._mark(ids, WritePriority.MAY_REVOKE)
 
     # a checkpoint
 
@@ -218,7 +220,7 @@ class FactIndex:
 
     @property
     def live_tokens(self) -> int:
-        """The number of tokens of live jobs."""
+        """The number of live jobs."""
         return len(self._live_jobs)
 
     def group(self, root: Root, group: int) -> Group | None:
@@ -243,13 +245,13 @@ class FactIndex:
         """Return the token, if it ended before its job."""
         return self._known(EndedToken, fact_keys.token_key(root, digest))
 
-    def job_of_token(self, digest: str) -> Key | None:
-        """Return the key of the job that the token belongs or belonged to."""
-        return self._job_of_token.get(digest)
+    def job_of_view(self, id_: ViewId) -> Key | None:
+        """Return the key of the job that the view belongs or belonged to."""
+        return self._job_of_view.get(id_)
 
-    def tokens(self) -> Iterable[str]:
-        """Return the digests of all tokens, live and ended."""
-        return self._job_of_token.keys()
+    def view_ids(self) -> Iterable[ViewId]:
+        """Return the ids of all views, of live and of ended tokens."""
+        return self._job_of_view.keys()
 
     def agent(self, root: Root, agent: int) -> Agent | None:
         """Return the agent, if it is known in this root namespace."""
@@ -313,9 +315,9 @@ class FactIndex:
                 self._instance_agents.add(fact_keys.id_of(key))
             case EndedToken():
                 job = fact_keys.job_key(fact_keys.root_of(key), data.job)
-                self._job_of_token[fact_keys.name_of(key)] = job
+                self._job_of_view[ViewId(fact_keys.name_of(key))] = job
             case Job():
-                self._job_of_token[data.digest] = key
+                self._job_of_view[view_id(key, data)] = key
                 if not data.finished:
                     self._live_jobs.add(key, data)
 
@@ -332,9 +334,9 @@ class FactIndex:
             case InstanceAgent():
                 self._instance_agents.discard(fact_keys.id_of(key))
             case EndedToken():
-                del self._job_of_token[fact_keys.name_of(key)]
+                del self._job_of_view[ViewId(fact_keys.name_of(key))]
             case Job():
-                del self._job_of_token[data.digest]
+                del self._job_of_view[view_id(key, data)]
                 self._live_jobs.discard(key, data)
 
     def _raise_version(self, key: Key) -> None:
@@ -347,6 +349,6 @@ def _project_of(key: Key, agent: Agent) -> Key:
     return fact_keys.project_key(fact_keys.root_of(key), agent.project)
 
 
-def _job_key_fields(job: Entity | None) -> tuple[str, int] | None:
-    """Return what the Redis key of a job holds: its token, and the time at which it expires."""
+def _pointer_fields(job: Entity | None) -> tuple[str | None, int] | None:
+    """Return the content of a job's pointer in Redis, its digest, and its expiry."""
     return (job.digest, job.expires_at) if isinstance(job, Job) else None

@@ -12,7 +12,7 @@ import structlog
 
 from projector.domain import entities, fact_keys
 from projector.domain.decision import ViewRules
-from projector.domain.dirty_tokens import DirtyBatch
+from projector.domain.dirty_views import DirtyBatch
 from projector.domain.entities import EndedToken, Job
 from projector.domain.evaluator import Evaluator
 from projector.domain.fact_index import FactIndex
@@ -21,7 +21,7 @@ from projector.domain.facts import AnyFact, encode_fact
 from projector.domain.responses import encode_response
 from projector.domain.timers import Timers
 from projector.domain.transitions import Change, Emptied, changes, ended_memberships
-from projector.domain.views import View
+from projector.domain.views import View, ViewId, view_id
 from projector.events import cloudevents
 from projector.events.late_events import refuse_late
 from projector.events.model import MAX_VIEW_BYTES, BadEvent, Event, GroupSet, KafkaRecord
@@ -65,12 +65,12 @@ def needed_until(fact: AnyFact, tombstone_retention_ms: int) -> int:
     return max(expires_at, fact.timestamp + tombstone_retention_ms)
 
 
-def compute_view(facts: FactIndex, digest: str, rules: ViewRules, now: int) -> View:
-    """Compute the view of one token at `now` (milliseconds); KeyError if no job had the token."""
-    key = facts.job_of_token(digest)
+def compute_view(facts: FactIndex, id_: ViewId, rules: ViewRules, now: int) -> View:
+    """Compute one view at `now` (milliseconds); KeyError if no job has or had it."""
+    key = facts.job_of_view(id_)
     if key is None:
-        raise KeyError(digest)
-    return _view(facts, Evaluator(facts, rules, now), key, digest)
+        raise KeyError(id_)
+    return _view(facts, Evaluator(facts, rules, now), key, id_)
 
 
 class Projection:
@@ -219,29 +219,29 @@ class Projection:
     # views
 
     def take_dirty(self, most: int) -> DirtyBatch:
-        """Remove and return some of the tokens whose view may be outdated."""
+        """Remove and return some of the views that may be outdated."""
         return self.facts.dirty.take(most)
 
-    def views(self, tokens: Iterable[str], now: int) -> Iterator[View]:
-        """Compute the tokens' views at `now`, one at a time; skip tokens without a fact."""
+    def views(self, ids: Iterable[ViewId], now: int) -> Iterator[View]:
+        """Compute the views at `now`, one at a time; skip those without a fact."""
         evaluator = self._evaluator.at(now)
-        for token in tokens:
-            if key := self.facts.job_of_token(token):
-                yield _view(self.facts, evaluator, key, token)
+        for id_ in ids:
+            if key := self.facts.job_of_view(id_):
+                yield _view(self.facts, evaluator, key, id_)
 
     def all_views(self, now: int) -> Iterator[View]:
         """Compute every view and tombstone that is not expired at `now`.
 
         One at a time: all at once would fill the memory.
         """
-        views = self.views(list(self.facts.tokens()), now)
+        views = self.views(list(self.facts.view_ids()), now)
         return (view for view in views if view.expires_at > now)
 
-    def view(self, digest: str, now: int) -> View:
-        """Compute the token's view at `now` (milliseconds); KeyError if no job had the token."""
-        for view in self.views([digest], now):
+    def view(self, id_: ViewId, now: int) -> View:
+        """Compute one view at `now` (milliseconds); KeyError if no job has or had it."""
+        for view in self.views([id_], now):
             return view
-        raise KeyError(digest)
+        raise KeyError(id_)
 
     def take_too_large(self) -> tuple[int, int]:
         """Return how many views were refused as too large since the last call, and a project."""
@@ -313,12 +313,12 @@ def _take_all(steps: Iterator[None]) -> None:
         pass
 
 
-def _view(facts: FactIndex, evaluator: Evaluator, key: Key, digest: str) -> View:
+def _view(facts: FactIndex, evaluator: Evaluator, key: Key, id_: ViewId) -> View:
     (root, number), job = fact_keys.job_of(key), facts.job(key)
-    if job is None or job.digest != digest:
-        ended = facts.ended_token(root, digest)
+    if job is None or view_id(key, job) != id_:
+        ended = facts.ended_token(root, id_)
         assert ended is not None, key  # noqa: S101  the job had the token
-        return View(digest, number, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at, False)
+        return View(id_, number, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at, False)
     decision = evaluator.decide_job(root, job)
     body = encode_response(number, job, decision)
-    return View(digest, number, decision.status, body, job.expires_at)
+    return View(id_, number, decision.status, body, job.expires_at)

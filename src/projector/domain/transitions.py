@@ -10,6 +10,7 @@ from projector.domain.entities import EndedToken, Entity, Job
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import NEVER, AnyFact, Fact
+from projector.domain.views import view_id
 from projector.events import model
 from projector.events.ci_access import MAX_ENTRIES
 from projector.events.model import BadEvent, Event, KafkaRecord
@@ -254,9 +255,9 @@ def _start(
 ) -> Iterator[Change]:
     key = fact_keys.job_key(event.root, started.id)
     job = job_of(event, record, started)
-    _refuse_shared_token(facts.job_of_token(job.digest), key)
+    _refuse_shared_token(facts.job_of_view(view_id(key, job)), key)
     before, known = facts.get(key), facts.job(key)
-    if facts.ended_token(event.root, job.digest):
+    if job.digest and facts.ended_token(event.root, job.digest):
         return
     if before is not None and known is None:
         yield Change(key, _finished(before, record, job))
@@ -266,7 +267,9 @@ def _start(
         yield Change(key, after)
     if known and known.digest != job.digest:
         continues = after is not None and after.data is job
-        yield _end_token(event.root, key, record, known if continues else job)
+        ended = known if continues else job
+        if ended.digest:
+            yield _end_token(event.root, key, record, ended.digest, ended)
 
 
 def _refuse_shared_token(owner: Key | None, key: Key) -> None:
@@ -277,11 +280,13 @@ def _refuse_shared_token(owner: Key | None, key: Key) -> None:
         )
 
 
-def _end_token(root: fact_keys.Root, job_key: Key, record: KafkaRecord, job: Job) -> Change:
+def _end_token(
+    root: fact_keys.Root, job_key: Key, record: KafkaRecord, digest: str, job: Job
+) -> Change:
     """End the token of a superseded start; its job may continue with another token."""
     token = EndedToken(fact_keys.id_of(job_key), job.expires_at)
     return Change(
-        fact_keys.token_key(root, job.digest), Fact(record.offset, record.timestamp, None, token)
+        fact_keys.token_key(root, digest), Fact(record.offset, record.timestamp, None, token)
     )
 
 

@@ -1,18 +1,37 @@
-"""The view of one token, and the JSON shapes of its body."""
+"""The view of one token, or of one job's tokens, its id, and the JSON shapes of its body."""
 
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple, NotRequired
+from typing import Any, Final, NamedTuple, NewType, NotRequired
 
 from typing_extensions import TypedDict
 
+from projector.domain import fact_keys
+from projector.domain.entities import Job
+from projector.domain.fact_keys import Key
+
+# The digest of a token; or the id of a job without a digest, in decimal.
+ViewId = NewType("ViewId", str)
+DIGEST_LENGTH: Final = 64
+
+
+def view_id(key: Key, job: Job) -> ViewId:
+    """Return the id of the view of the job `key`."""
+    return ViewId(job.digest or fact_keys.name_of(key))
+
+
+def is_digest(id_: ViewId) -> bool:
+    """Return whether the id is a digest, not the id of a job."""
+    return len(id_) == DIGEST_LENGTH
+
 
 class View(NamedTuple):
-    """The content of one token's record; `expires_at` in milliseconds.
+    """The content of one record; `expires_at` in milliseconds.
 
-    A job that started again has several tokens, one of which `is_current`.
+    A job that started again may have had several digests. Only the view of the last one
+    `is_current`.
     """
 
-    digest: str
+    id: ViewId
     job: int
     status: int
     body: bytes
@@ -101,6 +120,6 @@ def unavailable_body(reason: str) -> Refusal:
 ORPHAN_KEPT_MS: Final = 24 * 3600 * 1000
 
 
-def tombstone(digest: str, now: int) -> View:
-    """Return the view that ends a token without a fact."""
-    return View(digest, 0, HTTPStatus.UNAUTHORIZED, b"", now + ORPHAN_KEPT_MS, False)
+def tombstone(id_: ViewId, now: int) -> View:
+    """Return the view that ends a record without a fact."""
+    return View(id_, 0, HTTPStatus.UNAUTHORIZED, b"", now + ORPHAN_KEPT_MS, False)

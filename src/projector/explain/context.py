@@ -12,6 +12,7 @@ from projector.domain.decision import Decision, Rule, ViewRules
 from projector.domain.entities import User
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
+from projector.domain.views import ViewId, view_id
 from projector.events.timestamps import to_rfc3339
 from projector.explain import messages
 from projector.explain.model import EventRef
@@ -28,14 +29,17 @@ class Question(NamedTuple):
     rules: ViewRules
     now: int
     agent: int | None = None
-    digest: str | None = None
+    digest: ViewId | None = None
 
 
 class ExplanationContext:
     """All that the parts of one explanation share; KeyError if there is no fact about the job."""
 
     def __init__(self, facts: FactIndex, partition: int, question: Question) -> None:
-        if facts.get(question.key) is None and facts.job_of_token(question.digest or "") is None:
+        if (
+            facts.get(question.key) is None
+            and facts.job_of_view(question.digest or ViewId("")) is None
+        ):
             raise KeyError(question.key)
         self.facts = facts
         self.partition = partition
@@ -43,7 +47,9 @@ class ExplanationContext:
         self.root: Root = fact_keys.root_of(question.key)
         self.job_id = fact_keys.id_of(question.key)
         self.job = facts.job(question.key)
-        self.digest = question.digest or (self.job.digest if self.job else "")
+        self.digest = question.digest or (
+            view_id(question.key, self.job) if self.job else ViewId("")
+        )
 
     @property
     def is_ended(self) -> bool:

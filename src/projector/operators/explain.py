@@ -17,6 +17,7 @@ from projector.config.settings import Settings
 from projector.domain import entities, facts, projection
 from projector.domain.decision import ViewRules
 from projector.domain.fact_keys import Key
+from projector.domain.views import ViewId, view_id
 from projector.errors import SnapshotError, TooManyFactsError, UnknownJobError
 from projector.events.timestamps import to_rfc3339
 from projector.explain import job as job_explanation
@@ -41,7 +42,7 @@ class JobLocation(NamedTuple):
 
     partition: int
     key: Key | None
-    digest: str | None
+    digest: ViewId | None
 
 
 class TokenRecord(NamedTuple):
@@ -78,15 +79,15 @@ async def explain_job(
     return msgspec.structs.replace(report, notes=report.notes + also)
 
 
-async def read_job_digest(redis: Redis, job: int) -> str | None:
+async def read_job_digest(redis: Redis, job: int) -> ViewId | None:
     """Read the SHA-256 of the job's current token; None if its key is missing or malformed."""
-    raw = await _value(redis, schema.job_token_key(job))
-    return raw.decode() if raw and _DIGEST.fullmatch(raw) else None
+    raw = await _value(redis, schema.job_key(job))
+    return ViewId(raw.decode()) if raw and _DIGEST.fullmatch(raw) else None
 
 
-async def read_record(redis: Redis, digest: str) -> TokenRecord | None:
+async def read_record(redis: Redis, digest: ViewId) -> TokenRecord | None:
     """Read the token's record; None if it is missing or malformed."""
-    key = schema.token_record_key(digest)
+    key = schema.record_key(digest)
     raw, left = await redis_batch.execute(redis, [("GET", key), ("PTTL", key)])
     try:
         record = ViewRecord.decode(_string(raw.value) or b"")
@@ -135,7 +136,7 @@ def _locate(partition: int, key: Key, raw: bytes) -> tuple[int, JobLocation]:
     except ValueError as error:
         raise SnapshotError(f"a fact of partition {partition} is unreadable: {error}") from None
     job = fact.data if isinstance(fact.data, entities.Job) else None
-    return fact.timestamp, JobLocation(partition, key, job.digest if job else None)
+    return fact.timestamp, JobLocation(partition, key, view_id(key, job) if job else None)
 
 
 async def _refuse_too_many(redis: Redis, partition: int, most: int | None) -> None:
@@ -211,7 +212,7 @@ def _report(
 def _explanation(
     found: Snapshot, settings: Settings, location: JobLocation, agent: int | None
 ) -> Explanation:
-    key = location.key or found.facts.job_of_token(location.digest or "")
+    key = location.key or found.facts.job_of_view(location.digest or ViewId(""))
     if key is None:
         raise UnknownJobError(
             f"the token has a record, but no fact of partition {found.partition} justifies it; "
@@ -232,7 +233,7 @@ def _agrees(
     found: Snapshot, settings: Settings, location: JobLocation, stored: TokenRecord | None
 ) -> bool:
     """Whether the record follows from the facts. An expired token has no record."""
-    if location.digest is None or found.facts.job_of_token(location.digest) is None:
+    if location.digest is None or found.facts.job_of_view(location.digest) is None:
         return stored is None
     expected = projection.compute_view(found.facts, location.digest, _rules(settings), found.now)
     if stored is None:

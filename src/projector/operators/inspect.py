@@ -15,6 +15,7 @@ from projector.domain.decision import ViewRules
 from projector.domain.entities import Job
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
+from projector.domain.views import ViewId
 from projector.errors import NoSuchPartitionError, NotReadyError, SnapshotError
 from projector.events.timestamps import to_rfc3339
 from projector.explain.model import EventRef
@@ -108,7 +109,7 @@ async def inspect_job(redis: Redis, number: int) -> InspectedJob:
     return InspectedJob(number, found, [f for f in known if f.key.endswith(suffix)])
 
 
-async def inspect_token(redis: Redis, digest: str) -> InspectedToken:
+async def inspect_token(redis: Redis, digest: ViewId) -> InspectedToken:
     """Read a token; without a record, its partition and so its facts are not known."""
     stored = await explain.read_record(redis, digest)
     if stored is None:
@@ -205,8 +206,8 @@ def _is_live(fact: AnyFact, now: int) -> bool:
     return isinstance(data, Job) and not data.finished and data.expires_at > now
 
 
-def _facts_of_token(found: Snapshot, digest: str) -> list[InspectedFact]:
-    key = found.facts.job_of_token(digest)
+def _facts_of_token(found: Snapshot, digest: ViewId) -> list[InspectedFact]:
+    key = found.facts.job_of_view(digest)
     if key is None:
         return []
     keys = (key, fact_keys.token_key(fact_keys.root_of(key), digest))
@@ -225,12 +226,12 @@ def _jobs_of_agent(found: Snapshot, rules: ViewRules, agent: int) -> list[int]:
     """List the ids of the live jobs that may use the agent, ascending."""
     return sorted(
         fact_keys.id_of(key)
-        for digest in found.facts.tokens()
-        if (key := found.facts.job_of_token(digest)) and _may_use(found, key, digest, rules, agent)
+        for digest in found.facts.view_ids()
+        if (key := found.facts.job_of_view(digest)) and _may_use(found, key, digest, rules, agent)
     )
 
 
-def _may_use(found: Snapshot, key: Key, digest: str, rules: ViewRules, agent: int) -> bool:
+def _may_use(found: Snapshot, key: Key, digest: ViewId, rules: ViewRules, agent: int) -> bool:
     decision = evaluator.decide(found.facts, key, digest, rules, found.now)
     return any(c.effective.agent == agent and not c.refused_by for c in decision.candidates)
 

@@ -271,7 +271,7 @@ class PartitionRun:
         """Compare the stored views with the rebuilt facts; each look at the facts is kept."""
         rebuilt = self._rebuilt.projection.facts
         first = await self._look(looks)
-        tokens = [*first.facts.tokens()]
+        tokens = [*first.facts.view_ids()]
 
         async def look() -> Snapshot:
             return (await self._look(looks))._replace(facts=rebuilt)

@@ -17,6 +17,7 @@ from redis.asyncio import Redis
 from projector.clients.redis_servers import RedisServers
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Policy
+from projector.domain.views import ViewId
 from projector.kafka.dead_letters import DeadLetterProducer
 from projector.kafka.range_reader import Offsets, RangeReader
 from projector.operators import verify
@@ -103,11 +104,11 @@ class RebuiltFacts:
                 letters[reference.key] = raw
         return letters
 
-    def unknown_tokens(self, applier: EventApplier) -> Iterator[str]:
-        """Yield the tokens of the checkpoint that no rebuilt fact has."""
+    def unknown_views(self, applier: EventApplier) -> Iterator[ViewId]:
+        """Yield the views of the checkpoint that no rebuilt fact has."""
         for field, raw in self._stored.items():
             digest = _digest(field, raw)
-            if digest and not applier.projection.facts.job_of_token(digest):
+            if digest and not applier.projection.facts.job_of_view(digest):
                 yield digest
 
     async def changed_fields(self, applier: EventApplier) -> dict[Key, bytes | None] | None:
@@ -140,7 +141,7 @@ def _letter_ref(field: bytes, raw: bytes) -> LetterRef | None:
         return None
 
 
-def _digest(field: bytes, raw: bytes) -> str | None:
+def _digest(field: bytes, raw: bytes) -> ViewId | None:
     """Return the token, by its digest, that a field of the checkpoint is about."""
     kind, _, name = field.decode(errors="replace").partition("/")[2].partition("/")
     try:
@@ -148,7 +149,8 @@ def _digest(field: bytes, raw: bytes) -> str | None:
         digest = name if kind == "token" else str(fact["data"]["digest"])
     except (msgspec.DecodeError, LookupError, TypeError, RecursionError):
         return None
-    return digest if kind in ("job", "token") and verify.DIGEST.fullmatch(digest) else None
+    is_known = kind in ("job", "token") and verify.DIGEST.fullmatch(digest)
+    return ViewId(digest) if is_known else None
 
 
 def create_owner(rebuilt: Rebuilt, clients: RebuildClients) -> Owner:

@@ -14,11 +14,11 @@ from redis.asyncio import Redis
 
 from projector.domain.decision import ViewRules
 from projector.domain.projection import compute_view
-from projector.domain.views import View
+from projector.domain.views import View, ViewId
 from projector.errors import SnapshotError
 from projector.operators import snapshot
 from projector.operators.snapshot import Snapshot
-from projector.store import partition_state, schema, token_scan, view_diff
+from projector.store import partition_state, record_scan, schema, view_diff
 from projector.store.schema import Version
 from projector.store.view_diff import EXPIRY_TOLERANCE_MS, Mismatch, StoredValue
 
@@ -42,7 +42,7 @@ class Difference(NamedTuple):
     """
 
     partition: int | None
-    digest: str
+    digest: ViewId
     mismatches: tuple[Mismatch, ...]
     view: View | None
     stored: StoredValue
@@ -80,14 +80,14 @@ class Findings(NamedTuple):
 class LiveTokens(NamedTuple):
     """The digests of live records by partition, and those of keys without a readable record."""
 
-    tokens: dict[int, list[str]]
-    unreadable: set[str]
+    tokens: dict[int, list[ViewId]]
+    unreadable: set[ViewId]
 
 
 async def live_tokens(redis: Redis, partitions: Iterable[int]) -> LiveTokens:
     """Find every token with a live record of these partitions; raises `RedisError`."""
     found = LiveTokens({partition: [] for partition in partitions}, set())
-    async for page in token_scan.scan_headers(redis):
+    async for page in record_scan.scan_headers(redis):
         for digest, record in page:
             if not DIGEST.fullmatch(digest):
                 continue
@@ -118,7 +118,7 @@ class Verifier:
             return await self.settled_look(partition)
 
         first = await look()
-        live.unreadable.difference_update(first.facts.tokens())
+        live.unreadable.difference_update(first.facts.view_ids())
         return await self.compare(first, live.tokens.get(partition, []), look)
 
     async def look(self, partition: int) -> Snapshot:
@@ -148,12 +148,12 @@ class Verifier:
             )
         return found
 
-    async def compare(self, first: Snapshot, live: Iterable[str], look: Look) -> Findings:
+    async def compare(self, first: Snapshot, live: Iterable[ViewId], look: Look) -> Findings:
         """Compare the tokens of the facts and the `live` ones; look again at differences.
 
         A difference counts only if the facts are not older than the record.
         """
-        tokens = {*first.facts.tokens(), *live}
+        tokens = {*first.facts.view_ids(), *live}
         pending = [each.digest async for each in self.differences(first, tokens)]
         found = Findings(len(tokens), [], [], len(pending[MAX_DIFFERENCES:]))
         del pending[MAX_DIFFERENCES:]
@@ -169,7 +169,7 @@ class Verifier:
         return found
 
     async def differences(
-        self, look: Snapshot, digests: Iterable[str]
+        self, look: Snapshot, digests: Iterable[ViewId]
     ) -> AsyncIterator[Difference]:
         """Compare these tokens with the facts of `look`, page by page."""
         for page in _pages(digests):
@@ -177,12 +177,12 @@ class Verifier:
                 yield found
             self._advance(len(page))
 
-    async def _compare_page(self, look: Snapshot, digests: list[str]) -> list[Difference]:
+    async def _compare_page(self, look: Snapshot, digests: list[ViewId]) -> list[Difference]:
         expected = [_expected_view(look, digest, self._rules) for digest in digests]
         records = await self._read_records(digests)
         current = {view.job for view in expected if view and view.is_current}
         job_keys = await view_diff.read_values(
-            self._redis, [schema.job_token_key(job) for job in current]
+            self._redis, [schema.job_key(job) for job in current]
         )
         by_job = dict(zip(current, job_keys, strict=True))
         found = []
@@ -197,11 +197,11 @@ class Verifier:
                 )  # fmt: skip
         return found
 
-    async def _read_records(self, digests: list[str]) -> list[StoredValue]:
-        keys = [schema.token_record_key(digest) for digest in digests]
+    async def _read_records(self, digests: list[ViewId]) -> list[StoredValue]:
+        keys = [schema.record_key(digest) for digest in digests]
         return await view_diff.read_values(self._redis, keys)
 
-    async def unreadable(self, digests: Iterable[str]) -> list[Difference]:
+    async def unreadable(self, digests: Iterable[ViewId]) -> list[Difference]:
         """Find the keys of these tokens whose value is not a record; no facts name the tokens."""
         found = []
         for page in _pages(digests):
@@ -215,8 +215,8 @@ class Verifier:
         return found
 
 
-def _expected_view(look: Snapshot, digest: str, rules: ViewRules) -> View | None:
-    has_job = look.facts.job_of_token(digest) is not None
+def _expected_view(look: Snapshot, digest: ViewId, rules: ViewRules) -> View | None:
+    has_job = look.facts.job_of_view(digest) is not None
     return compute_view(look.facts, digest, rules, look.now) if has_job else None
 
 
@@ -242,7 +242,7 @@ def _is_live(stored: StoredValue, partition: int) -> bool:
 
 def _matches(job_key: StoredValue, view: View) -> bool:
     expires_alike = abs(job_key.expires_at - view.expires_at) < EXPIRY_TOLERANCE_MS
-    return job_key.raw == view.digest.encode() and expires_alike
+    return job_key.raw == view.id.encode() and expires_alike
 
 
 def _is_in_doubt(difference: Difference, look: Snapshot) -> bool:
@@ -256,14 +256,14 @@ def _is_in_doubt(difference: Difference, look: Snapshot) -> bool:
     return newer or difference.digest in look.in_doubt
 
 
-def _started_since_stamp(look: Snapshot, digest: str) -> bool:
+def _started_since_stamp(look: Snapshot, digest: ViewId) -> bool:
     """Whether the token's job is newer than the stamp: its owner may hold its first view back."""
-    key = look.facts.job_of_token(digest)
+    key = look.facts.job_of_view(digest)
     fact = look.facts.get(key) if key else None
     return fact is not None and (look.state.stamp or 0) < fact.timestamp <= look.now
 
 
-def _pages(digests: Iterable[str]) -> Iterator[list[str]]:
+def _pages(digests: Iterable[ViewId]) -> Iterator[list[ViewId]]:
     remaining = iter(digests)
     while page := list(islice(remaining, TOKENS_PER_PAGE)):
         yield page

@@ -7,6 +7,7 @@ from typing import Final, Self
 from msgspec import Struct
 from redis.asyncio import Redis
 
+from projector.domain.views import ViewId
 from projector.errors import SnapshotError
 from projector.operators.verify import Difference, Findings, LiveTokens, Verifier
 from projector.operators.view_repair import ViewRepairer
@@ -127,7 +128,7 @@ class VerifyRun:
         self.rows += [DifferenceRow.of(each, outcomes[each.digest]) for each in differences]
         self.rows += [DifferenceRow.of(each, Outcome.NOT_SETTLED) for each in findings.unsettled]
 
-    async def _repair(self, differences: list[Difference]) -> Iterable[str]:
+    async def _repair(self, differences: list[Difference]) -> Iterable[ViewId]:
         """Repair, then look again; return the digests that do not differ any more."""
         for each in differences:
             await self._repairer.repair(each)

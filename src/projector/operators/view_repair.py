@@ -22,6 +22,7 @@ from collections import defaultdict
 from redis.asyncio import Redis
 
 from projector.domain import views
+from projector.domain.views import ViewId
 from projector.operators.verify import Difference, Verifier
 from projector.store import lua_scripts, schema
 from projector.store.partition_count import require_partition_count
@@ -49,7 +50,7 @@ class ViewRepairer:
 
     async def again(self, differences: list[Difference]) -> list[Difference]:
         """Compare these tokens again after a repair; return the differences that are left."""
-        by_partition: defaultdict[int, list[str]] = defaultdict(list)
+        by_partition: defaultdict[int, list[ViewId]] = defaultdict(list)
         left: list[Difference] = []
         for each in differences:
             if each.partition is None:
@@ -67,10 +68,10 @@ class ViewRepairer:
         if record is None or record.partition >= await require_partition_count(self._redis):
             return False
         look = await self._verifier.settled_look(record.partition)
-        return look.facts.job_of_token(difference.digest) is not None
+        return look.facts.job_of_view(difference.digest) is not None
 
     async def _write_record(self, difference: Difference) -> bool:
-        key, value, expires_at = schema.token_record_key(difference.digest), b"", 0
+        key, value, expires_at = schema.record_key(difference.digest), b"", 0
         if difference.partition is not None:
             view = difference.view or views.tombstone(difference.digest, difference.now)
             version, partition = difference.version, difference.partition
@@ -81,7 +82,7 @@ class ViewRepairer:
     async def _write_job_key(self, difference: Difference) -> bool:
         view, job_key = difference.view, difference.job_key
         assert view is not None and job_key is not None  # noqa: S101, PT018  JOB_KEY implies both
-        key, value = schema.job_token_key(view.job), view.digest.encode()
+        key, value = schema.job_key(view.job), view.id.encode()
         return await self._write(key, job_key, value, view.expires_at)
 
     async def _write(self, key: str, compared: StoredValue, value: bytes, expires_at: int) -> bool:

@@ -27,7 +27,7 @@ from projector.clients.redis_batch import Argument
 from projector.clients.redis_servers import RedisServers
 from projector.clients.trusted_clock import TOLERANCE_MS, ClockError
 from projector.domain.fact_keys import Key
-from projector.domain.views import View
+from projector.domain.views import View, ViewId, is_digest
 from projector.elapsed import elapsed
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.log_identity import LogIdentity
@@ -192,12 +192,12 @@ class PartitionStore:
         self._check(await self._forget(keys=[self._hash, self._facts], args=args))
 
     async def write_views(
-        self, changed: Iterable[View], named: Container[str] | None = None
+        self, changed: Iterable[View], pointers: Container[ViewId] | None = None
     ) -> Counter[int]:
-        """Write views of different tokens; the next checkpoint makes them valid.
+        """Write different views; the next checkpoint makes them valid.
 
         Each call has a higher revision than the one before, so a late attempt never overwrites a
-        later call. `named` are the tokens whose job keys are written too; all if it is None.
+        later call. `pointers` are the views whose jobs' pointers are written too, None for all.
         Returns the number of views by status. Raises `WriteRefusedError` if a newer claim has
         written one of these records.
         """
@@ -209,15 +209,15 @@ class PartitionStore:
         def writes() -> Iterator[Awaitable[None]]:
             for chunk in chunks:
                 statuses.update(view.status for view in chunk)
-                yield self._write_chunk(chunk, version, named)
+                yield self._write_chunk(chunk, version, pointers)
 
         await _overlap(writes())
         return statuses
 
     async def _write_chunk(
-        self, chunk: list[View], version: Version, named: Container[str] | None
+        self, chunk: list[View], version: Version, pointers: Container[ViewId] | None
     ) -> None:
-        await self._write_jobs([v for v in chunk if named is None or v.digest in named])
+        await self._write_pointers([v for v in chunk if pointers is None or v.id in pointers])
         # A head for each view instead of each status would take four times as long.
         heads = {
             status: schema.ViewRecord(status, self._partition, version, b"").encode()
@@ -226,7 +226,7 @@ class PartitionStore:
         shared, own = [f"{self._partition:04}", str(version)], list[Argument]()
         for view in chunk:
             own += (heads[view.status] + view.body, max(view.expires_at, FIRST_EXPIRY))
-        keys = _token_keys(chunk)
+        keys = _record_keys(chunk)
         results = await redis_batch.run_script(self._redis, self._write_views, keys, shared, own)
         for first, (_, foreign) in results:
             self._report_foreign(chunk[first:], foreign)
@@ -236,7 +236,7 @@ class PartitionStore:
         """Return the views whose records in Redis differ, in content or expiry."""
         found: list[View] = []
         for chunk in _chunks(expected, VIEWS_PER_READ, lambda view: len(view.body)):
-            stored = await view_diff.read_values(self._redis, _token_keys(chunk))
+            stored = await view_diff.read_values(self._redis, _record_keys(chunk))
             self.refuse_changed_server()
             pairs = zip(chunk, stored, strict=True)
             found += [view for view, value in pairs if self._has_drifted(view, value)]
@@ -315,11 +315,11 @@ class PartitionStore:
                 return int(answers[0].now)
         raise ClockError("it answers too late to compare clocks")
 
-    async def _write_jobs(self, started: list[View]) -> None:
+    async def _write_pointers(self, started: list[View]) -> None:
         sets: list[tuple[Argument, ...]] = [
-            ("SET", schema.job_token_key(v.job), v.digest, "PXAT", max(v.expires_at, FIRST_EXPIRY))
+            ("SET", schema.job_key(v.job), v.id, "PXAT", max(v.expires_at, FIRST_EXPIRY))
             for v in started
-            if v.is_current
+            if v.is_current and is_digest(v.id)
         ]
         if sets:
             await redis_batch.execute_writes(self._redis, sets)
@@ -381,8 +381,8 @@ async def _overlap(calls: Iterable[Awaitable[None]]) -> None:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-def _token_keys(chunk: list[View]) -> list[str]:
-    return [schema.token_record_key(view.digest) for view in chunk]
+def _record_keys(chunk: list[View]) -> list[str]:
+    return [schema.record_key(view.id) for view in chunk]
 
 
 def _chunks(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[list[T]]:

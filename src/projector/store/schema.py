@@ -1,4 +1,4 @@
-"""The Redis contract: every key, and the record that answers one token's lookups.
+"""The Redis contract: every key, and the record that answers lookups.
 
 The API and the workers share nothing else. Names and widths are public: operators and programs in
 other languages read them.
@@ -7,21 +7,28 @@ other languages read them.
 import re
 from typing import Final, NamedTuple, Self
 
+from projector.domain.views import ViewId, is_digest
+
 PREFIX: Final = "allowed-agents"
 PARTITIONS_KEY: Final = f"{PREFIX}:partitions"
+# The beginnings of the keys of tokens and jobs.
+TOKENS: Final = f"{PREFIX}:token:"
+JOBS: Final = f"{PREFIX}:job:"
+# The value of a job's key if the job has a digest.
+POINTER: Final = re.compile(rb"[0-9a-f]{64}")
 
 HEADER_BYTES: Final = 35
 _HEADER: Final = re.compile(rb"(200|401|403|503) (\d{4}) ([0-9a-f]{12}) ([0-9a-f]{12}) ")
 
 
-def token_record_key(digest: str) -> str:
-    """Return the key of the record of the token with this SHA-256 (lower-case hex)."""
-    return f"{PREFIX}:token:{digest}"
+def record_key(id_: ViewId) -> str:
+    """Return the key of the view's record: that of a digest, or that of a job."""
+    return (TOKENS if is_digest(id_) else JOBS) + id_
 
 
-def job_token_key(job: int) -> str:
-    """Return the key of the digest of the job's token."""
-    return f"{PREFIX}:job:{job}"
+def job_key(job: int) -> str:
+    """Return the key of a job: its record, or the digest that names its record."""
+    return f"{JOBS}{job}"
 
 
 def partition_key(partition: int) -> str:
@@ -50,7 +57,7 @@ class Version(NamedTuple):
 
 
 class ViewRecord(NamedTuple):
-    """The value of a token's key: `200 0003 01a0c5e2f3b1 00000000a3f1 ` and the HTTP body."""
+    """The value of a record's key: `200 0003 01a0c5e2f3b1 00000000a3f1 ` and the HTTP body."""
 
     status: int
     partition: int

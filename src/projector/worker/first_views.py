@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from projector.clients.retry import retry_outages
+from projector.domain.views import ViewId
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets, RangeReader
 from projector.worker.delivery_queue import DeliveryQueue
@@ -27,13 +28,13 @@ ANSWER_S: Final = 0.02
 
 @dataclass
 class HeldViews:
-    """Tokens that started in one batch, and the end offsets to apply before their first views.
+    """First views of jobs that started in one batch, and the end offsets to apply before these.
 
     `since` is the next offset of job-lifecycle before the batch; `ends` is None until Kafka has
     answered.
     """
 
-    tokens: list[str]
+    ids: list[ViewId]
     since: int
     ends: Offsets | None = None
 
@@ -65,8 +66,8 @@ class FirstViews:
     def hold(self) -> None:
         """Hold back the first views of jobs that started since the last call."""
         since, self._until = self._until, self._applier.progress.next[Topic.JOB_LIFECYCLE]
-        if tokens := self._applier.projection.facts.dirty.hold_new():
-            self._held.append(HeldViews(tokens, since))
+        if ids := self._applier.projection.facts.dirty.hold_new():
+            self._held.append(HeldViews(ids, since))
             self._answered.clear()
             self._unasked.set()
 
@@ -78,7 +79,7 @@ class FirstViews:
                     await self._answered.wait()
             self._answered.set()
         while self._held and self._held[0].is_complete(self._applier.progress.next):
-            self._applier.projection.facts.dirty.release(self._held.popleft().tokens)
+            self._applier.projection.facts.dirty.release(self._held.popleft().ids)
 
     @property
     def served_offsets(self) -> Offsets:

@@ -7,6 +7,7 @@ from typing import Protocol
 import structlog
 
 from projector.domain.fact_keys import Key
+from projector.domain.views import ViewId
 from projector.errors import IncompleteCheckpointError
 from projector.kafka.range_reader import Offsets, refuse_lost_history
 from projector.store.partition_store import Checkpoint, PartitionStore
@@ -28,8 +29,8 @@ class InitialFacts(Protocol):
         `beginnings` are the first offsets that Kafka has. Raises `HistoryLostError`.
         """
 
-    def unknown_tokens(self, applier: EventApplier) -> Iterable[str]:
-        """Return the tokens in Redis that must end, since no fact in memory has them."""
+    def unknown_views(self, applier: EventApplier) -> Iterable[ViewId]:
+        """Return the views in Redis that must end, since no fact in memory has them."""
 
     async def changed_fields(self, applier: EventApplier) -> dict[Key, bytes | None] | None:
         """Return the fields of the checkpoint to write; None if it must be replaced as a whole."""
@@ -70,8 +71,8 @@ class CheckpointFacts:
         applier.logs.restore(checkpoint.logs)
         applier.outbox.restore(letters)
 
-    def unknown_tokens(self, _applier: EventApplier) -> Iterable[str]:
-        """Return no token: the sweep finds orphans."""
+    def unknown_views(self, _applier: EventApplier) -> Iterable[ViewId]:
+        """Return no view: the sweep finds orphans."""
         return ()
 
     async def changed_fields(self, applier: EventApplier) -> dict[Key, bytes | None]:

@@ -16,6 +16,7 @@ import structlog
 from projector import metrics
 from projector.clients.retry import OUTAGES, Call, retry_outages
 from projector.domain.projection import Policy
+from projector.domain.views import ViewId
 from projector.errors import HistoryLostError, WriteRefusedError
 from projector.events.model import Topic
 from projector.kafka.dead_letters import DeadLetterProducer
@@ -105,9 +106,9 @@ class Owner:
         """Return the offset below which all is applied, or is being read from Kafka."""
         return self._applier.progress.known_offset(topic)
 
-    def check_orphan(self, digest: str) -> None:
-        """Let the sweep look at a live record in Redis, unless a fact has its token."""
-        self._sweep.check_orphan(digest)
+    def check_orphan(self, id_: ViewId) -> None:
+        """Let the sweep look at a live record in Redis, unless a fact has its view."""
+        self._sweep.check_orphan(id_)
 
     def stop(self) -> None:
         """Finish the current batch, then return from `run`."""

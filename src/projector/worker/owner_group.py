@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
+from projector.domain.views import ViewId
 from projector.events.model import KafkaRecord, Topic
 from projector.process import refuse_stray_cancellation
 from projector.worker.delivery_queue import Delivery
@@ -49,10 +50,10 @@ class OwnerGroup:
         owner = self._owners.get(partition)
         return owner.known_offset(topic) if owner else 0
 
-    def check_orphan(self, partition: int, digest: str) -> None:
+    def check_orphan(self, partition: int, id_: ViewId) -> None:
         """Ask the partition's owner, if it is in this worker, about a live record in Redis."""
         if owner := self._owners.get(partition):
-            owner.check_orphan(digest)
+            owner.check_orphan(id_)
 
     async def hand_over(self, partitions: int) -> None:
         """Serve on until other workers have claimed everything, for a few seconds at most.

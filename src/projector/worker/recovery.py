@@ -118,8 +118,8 @@ class Recovery:
         """Rewrite every view: the former owner's last writes may be newer than its checkpoint."""
         applier = self._applier
         await self._advance()
-        unknown = self._initial_facts.unknown_tokens(applier)
-        await self._writer.write_all([tombstone(digest, applier.now) for digest in unknown])
+        unknown = self._initial_facts.unknown_views(applier)
+        await self._writer.write_all([tombstone(id_, applier.now) for id_ in unknown])
         fields = await self._initial_facts.changed_fields(applier)
         if fields is None:
             await self._replace_checkpoint()

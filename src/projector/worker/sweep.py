@@ -1,7 +1,7 @@
 """The sweep: views that are compared with Redis in turn, and the search for orphans there.
 
 An owner compares its own views, a few at a time. No owner has orphans among its views, so the
-worker also scans the token keys in Redis and asks the owners about each record.
+worker also scans the records in Redis and asks the owners about each record.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from redis.asyncio import Redis
 from projector import metrics
 from projector.clients import redis_batch
 from projector.clients.retry import retry_outages
-from projector.domain.views import View, tombstone
+from projector.domain.views import View, ViewId, tombstone
 from projector.store.partition_store import PartitionStore
-from projector.store.token_scan import KEYS_PER_PAGE, RecordHeader, scan_headers
+from projector.store.record_scan import KEYS_PER_PAGE, RecordHeader, scan_headers
 from projector.worker.event_applier import EventApplier
 from projector.worker.view_writer import ViewWriter
 
@@ -30,36 +30,36 @@ MAX_SUSPECTS: Final = 1000
 
 
 class SweepSchedule:
-    """The tokens to compare next, such that each has its turn every `interval` seconds."""
+    """The views to compare next, such that each has its turn every `interval` seconds."""
 
     def __init__(self, interval: float, tick: float) -> None:
         self._ticks = max(1.0, interval / tick)
         self._due = False
-        self._round: list[str] = []
+        self._round: list[ViewId] = []
         self._portion = 0
-        self._suspects: set[str] = set()
+        self._suspects: set[ViewId] = set()
 
     def tick(self) -> None:
         """Let `take` return the next portion."""
         self._due = True
 
-    def suspect(self, digest: str) -> None:
-        """Add a token whose record no fact seems to justify."""
+    def suspect(self, id_: ViewId) -> None:
+        """Add a view whose record no fact seems to justify."""
         if len(self._suspects) < MAX_SUSPECTS:
-            self._suspects.add(digest)
+            self._suspects.add(id_)
 
-    def take(self, tokens: Callable[[], Iterable[str]]) -> list[str]:
-        """Return the tokens whose turn it is; each round begins with a call of `tokens`."""
+    def take(self, view_ids: Callable[[], Iterable[ViewId]]) -> list[ViewId]:
+        """Return the views whose turn it is; each round begins with a call of `view_ids`."""
         if not self._due:
             return []
         self._due = False
         if not self._round:
-            self._round = list(tokens())
+            self._round = list(view_ids())
             self._portion = min(MAX_PER_TICK, math.ceil(len(self._round) / self._ticks))
         taken, self._round = self._round[-self._portion :], self._round[: -self._portion]
         return taken
 
-    def take_suspects(self) -> list[str]:
+    def take_suspects(self) -> list[ViewId]:
         """Return the suspects, and remove them."""
         suspects, self._suspects = self._suspects, set()
         return list(suspects)
@@ -85,39 +85,38 @@ class ViewSweep:
         """Let `run_portion` compare the next portion."""
         self._schedule.tick()
 
-    def check_orphan(self, digest: str) -> None:
-        """Suspect a live record, unless a fact has its token or facts are not complete."""
-        if self._applier.is_complete and not self._has_fact(digest):
-            self._schedule.suspect(digest)
+    def check_orphan(self, id_: ViewId) -> None:
+        """Suspect a live record, unless a fact has its view or facts are not complete."""
+        if self._applier.is_complete and not self._has_fact(id_):
+            self._schedule.suspect(id_)
 
     async def run_portion(self) -> None:
         """Compare the next few views, write those that differ, and end orphans."""
         now, projection = self._applier.now, self._applier.projection
-        digests = filter(self._is_due, self._schedule.take(projection.facts.tokens))
-        due = list(digests)
-        orphans = [d for d in self._schedule.take_suspects() if not self._has_fact(d)]
+        due = list(filter(self._is_due, self._schedule.take(projection.facts.view_ids)))
+        orphans = [id_ for id_ in self._schedule.take_suspects() if not self._has_fact(id_)]
         drifted = await self._drifted(
             lambda: (view for view in projection.views(due, now) if view.expires_at > now)
         )
         if drifted or orphans:
             self._report(drifted, orphans)
-            ended = [tombstone(digest, now) for digest in orphans]
+            ended = [tombstone(id_, now) for id_ in orphans]
             await self._writer.write(lambda: drifted + ended)
             await self._writer.checkpoint(await self._applier.take_fields())
 
-    def _is_due(self, digest: str) -> bool:
-        """Whether the token should have a record: a first view may be held back."""
-        return self._has_fact(digest) and not self._applier.projection.facts.dirty.is_held(digest)
+    def _is_due(self, id_: ViewId) -> bool:
+        """Whether the view should have a record: a first view may be held back."""
+        return self._has_fact(id_) and not self._applier.projection.facts.dirty.is_held(id_)
 
-    def _has_fact(self, digest: str) -> bool:
-        return self._applier.projection.facts.job_of_token(digest) is not None
+    def _has_fact(self, id_: ViewId) -> bool:
+        return self._applier.projection.facts.job_of_view(id_) is not None
 
     @retry_outages
     async def _drifted(self, views: Callable[[], Iterable[View]]) -> list[View]:
         # One at a time: all at once may take half a gigabyte.
         return await self._store.drifted(views())
 
-    def _report(self, drifted: list[View], orphans: list[str]) -> None:
+    def _report(self, drifted: list[View], orphans: list[ViewId]) -> None:
         metrics.DRIFT_REPAIRED.labels(what="view").inc(len(drifted))
         metrics.DRIFT_REPAIRED.labels(what="orphan").inc(len(orphans))
         log.warning("Redis differed from the facts and was repaired", partition=self.partition,
@@ -125,12 +124,14 @@ class ViewSweep:
 
 
 class OrphanScan:
-    """Passes every live record in Redis, its partition and digest, to `suspect`.
+    """Passes every live record in Redis, its partition and view id, to `suspect`.
 
     One scan takes `interval` seconds.
     """
 
-    def __init__(self, redis: Redis, interval: float, suspect: Callable[[int, str], None]) -> None:
+    def __init__(
+        self, redis: Redis, interval: float, suspect: Callable[[int, ViewId], None]
+    ) -> None:
         self._redis = redis
         self._interval = interval
         self._suspect = suspect
@@ -150,4 +151,4 @@ class OrphanScan:
 
     def _check(self, found: RecordHeader) -> None:
         if found.record and found.record.status != 401:
-            self._suspect(found.record.partition, found.digest)
+            self._suspect(found.record.partition, found.id)

@@ -12,7 +12,7 @@ from typing import Final
 
 from projector.clients.retry import retry_outages
 from projector.domain.fact_keys import Key
-from projector.domain.views import View
+from projector.domain.views import View, ViewId
 from projector.store.partition_store import PartitionStore
 from projector.worker.event_applier import EventApplier
 from projector.worker.instrumentation import OwnerInstruments
@@ -53,10 +53,10 @@ class ViewWriter:
 
     async def _write_dirty(self, between_portions: Callable[[], Awaitable[None]]) -> Counter[int]:
         written: Counter[int] = Counter()
-        while (batch := self._applier.projection.take_dirty(VIEWS_PER_PORTION)).tokens:
+        while (batch := self._applier.projection.take_dirty(VIEWS_PER_PORTION)).ids:
             # Computed while they are written: the facts do not change until Redis has them all.
-            views = partial(self._applier.projection.views, batch.tokens, self._applier.now)
-            written += await self._write(views, batch.named)
+            views = partial(self._applier.projection.views, batch.ids, self._applier.now)
+            written += await self._write(views, batch.pointers)
             await between_portions()
         return written
 
@@ -72,10 +72,10 @@ class ViewWriter:
 
     @retry_outages
     async def _write(
-        self, views: Callable[[], Iterable[View]], named: Container[str] | None = None
+        self, views: Callable[[], Iterable[View]], pointers: Container[ViewId] | None = None
     ) -> Counter[int]:
         """Write the views, and count them by their status."""
-        return await self._store.write_views(views(), named)
+        return await self._store.write_views(views(), pointers)
 
     async def checkpoint(self, fields: dict[Key, bytes | None]) -> None:
         """Write next offsets and changed fields, which makes all views so far valid."""

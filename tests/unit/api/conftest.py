@@ -29,7 +29,7 @@ async def api_world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ApiWorld]:
     world = ApiWorld()
     await world.writer.set(schema.PARTITIONS_KEY, api_worlds.PARTITIONS)
     await world.stamp(*range(api_worlds.PARTITIONS))
-    key = schema.token_record_key(hashlib.sha256(api_worlds.TOKEN.encode()).hexdigest())
+    key = schema.TOKENS + hashlib.sha256(api_worlds.TOKEN.encode()).hexdigest()
     await world.writer.set(
         key, ViewRecord(200, 1, Version(api_worlds.EPOCH, 2), api_worlds.BODY).encode()
     )

@@ -58,9 +58,7 @@ class LookupWorld:
         await self.put_raw(token, record.encode())
 
     async def put_raw(self, token: str, raw: bytes) -> None:
-        await self.redis.set(
-            schema.token_record_key(hashlib.sha256(token.encode()).hexdigest()), raw
-        )
+        await self.redis.set(schema.TOKENS + hashlib.sha256(token.encode()).hexdigest(), raw)
 
     async def stamp(self, *partitions: int, age: float = 0.0, epoch: int = EPOCH) -> None:
         """Stamp the partitions (all, if none is named) as fresh `age` seconds ago."""

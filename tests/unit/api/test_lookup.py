@@ -700,7 +700,7 @@ async def test_a_removed_projects_token_in_an_emptied_redis_needs_the_whole_proo
     await lookup_world.put("known", 401, PROVISIONAL)
     answer = asyncio.create_task(lookup_world.ask())
     assert await still_waits(answer, lookup_world)
-    await lookup_world.redis.delete(schema.token_record_key(hashlib.sha256(b"known").hexdigest()))
+    await lookup_world.redis.delete(schema.TOKENS + hashlib.sha256(b"known").hexdigest())
     async with owners(lookup_world, 0):
         assert await still_waits(answer, lookup_world)
         async with owners(lookup_world, 1, 2):

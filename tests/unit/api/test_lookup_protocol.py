@@ -50,7 +50,7 @@ class UvicornWorld:
         )
         self._first = LookupFirst(self.other, self.lookup)
         self.records = {
-            schema.token_record_key(digest(f"token-{status}")): ViewRecord(
+            schema.record_key(digest(f"token-{status}")): ViewRecord(
                 status, 0, Version(EPOCH, 3), body
             ).encode()
             for status, body in BODIES.items()
@@ -58,7 +58,7 @@ class UvicornWorld:
 
     async def fetch(self, keys: Sequence[str]) -> Values:
         self.asked += keys
-        if schema.token_record_key(digest(SLOW)) in keys:
+        if schema.record_key(digest(SLOW)) in keys:
             await self.open.wait()
         return Values([self.records.get(key) for key in keys], [""] * len(keys))
 
@@ -289,7 +289,7 @@ async def test_pipelined_requests_of_both_ways_are_answered_in_their_order(
         pairs = zip(targets, tokens, strict=True)
         client.writer.write(b"".join(get(token, target=target) for target, token in pairs))
         await eventually(lambda: world.asked)
-        world.records[schema.token_record_key(digest(SLOW))] = ViewRecord(
+        world.records[schema.record_key(digest(SLOW))] = ViewRecord(
             200, 0, Version(EPOCH, 1), b"slow"
         ).encode()
         world.open.set()

@@ -45,7 +45,7 @@ async def look_up(api_world: ApiWorld, token: str) -> int:
 
 async def stored(api_world: ApiWorld, token: str, status: int, partition: int = 1) -> None:
     record = ViewRecord(status, partition, Version(EPOCH, 2), b'{"message":""}')
-    await api_world.writer.set(schema.token_record_key(digest(token)), record.encode())
+    await api_world.writer.set(schema.record_key(digest(token)), record.encode())
 
 
 async def keep_stamping(api_world: ApiWorld) -> None:

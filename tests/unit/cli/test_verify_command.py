@@ -12,7 +12,7 @@ from tests.builders import digest
 from tests.unit.cli.runner import run
 from tests.unit.operators.worlds import HOME, OTHER
 
-RECORD = schema.token_record_key(digest("token-9"))
+RECORD = schema.record_key(digest("token-9"))
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_partition_that_cannot_be_compared_is_a_row_and_exits_with_1(redis: An
 
 
 def test_what_belongs_to_no_partition_is_named_only_if_all_are_compared(redis: Any) -> None:
-    redis.set(schema.token_record_key(digest("nobody")), b"\x1b[2J")
+    redis.set(schema.record_key(digest("nobody")), b"\x1b[2J")
     line, _ = run("verify").stdout.splitlines()
     assert line == f"found: no partition, token {digest('nobody')}: its record is unreadable"
     assert run("verify", "--partition", str(HOME)).exit_code == 0
@@ -112,8 +112,8 @@ def test_a_partition_that_does_not_exist_exits_with_2() -> None:
 
 async def _orphan(server: fakeredis.FakeServer) -> None:
     redis: Any = fakeredis.FakeAsyncRedis(server=server)
-    await redis.copy(RECORD, schema.token_record_key(digest("orphan")))
-    await redis.delete(schema.job_token_key(9))
+    await redis.copy(RECORD, schema.record_key(digest("orphan")))
+    await redis.delete(schema.job_key(9))
 
 
 def test_over_grants_come_first(company: fakeredis.FakeServer) -> None:

@@ -8,7 +8,7 @@ import orjson
 from hypothesis import strategies as st
 
 from projector.domain.projection import Policy, Projection
-from projector.domain.views import View
+from projector.domain.views import View, ViewId
 from projector.events.model import EVENT_TYPES, KafkaRecord, Topic
 from tests import builders
 from tests.builders import LATER, Message
@@ -157,5 +157,5 @@ def schedule(topics: dict[Topic, list[KafkaRecord]], dice: Random) -> Iterator[K
         position[topic] += 1
 
 
-def views_of(projection: Projection, now: int) -> dict[str, View]:
-    return {token: projection.view(token, now) for token in projection.facts.tokens()}
+def views_of(projection: Projection, now: int) -> dict[ViewId, View]:
+    return {token: projection.view(token, now) for token in projection.facts.view_ids()}

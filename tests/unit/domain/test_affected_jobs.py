@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from projector.domain import entities, fact_keys
-from projector.domain.dirty_tokens import WritePriority
+from projector.domain.dirty_views import WritePriority
 from projector.domain.fact_keys import Key
 from projector.domain.facts import Fact
-from projector.domain.views import View
+from projector.domain.views import View, ViewId
 from tests import builders
 from tests.builders import NOW, Message
 from tests.unit.domain.drawn import (
@@ -70,7 +70,7 @@ def test_a_change_touches_every_view_that_it_changes_and_what_it_revokes_is_urge
     drawn: list[Message], seed: int
 ) -> None:
     projection, now = new_projection(), NOW
-    before: dict[str, View] = {}
+    before: dict[ViewId, View] = {}
     for record in schedule(numbered(BASE + drawn), Random(seed)):
         projection.apply(record)
         after = views_of(projection, now)

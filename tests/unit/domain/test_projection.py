@@ -295,8 +295,8 @@ def test_a_job_is_named_where_its_token_or_its_expiry_is_new() -> None:
     ):
         world.projection.apply(world.feed(message))
         batch = world.projection.take_dirty(9)
-        assert batch.tokens
-        assert batch.named == ({digest(token)} if token else set()), message
+        assert batch.ids
+        assert batch.pointers == ({digest(token)} if token else set()), message
 
 
 # turns: no single step may hold up the other partitions of a worker

@@ -39,7 +39,7 @@ class Redis:
 
     def write(self, projection: Projection, now: int) -> None:
         views, facts = builders.take_changes(projection, now)
-        self.views |= {view.digest: view for view in views}
+        self.views |= {view.id: view for view in views}
         for key, fact in facts.items():
             if fact is None:
                 self.facts.pop(key, None)
@@ -79,7 +79,7 @@ def test_any_interleaving_batching_and_repetition_ends_in_the_views_from_scratch
 
     restored = new_projection()
     builders.restore(restored, redis.facts)
-    assert {v.digest: answer(v) for v in restored.all_views(now)} == expected
+    assert {v.id: answer(v) for v in restored.all_views(now)} == expected
 
     later = now + 10_000
     for each in (projection, restored):
@@ -109,7 +109,7 @@ def test_time_that_went_too_far_and_back_changes_nothing(
     for _ in wrong.judge_again():
         pass
     wrong.advance(NOW)
-    redis.views = {view.digest: view for view in wrong.all_views(NOW)}
+    redis.views = {view.id: view for view in wrong.all_views(NOW)}
     for now, later in ((NOW, records[at:]), (NOW + 10_000, [])):
         for record in later:
             right.apply(record)
@@ -118,7 +118,7 @@ def test_time_that_went_too_far_and_back_changes_nothing(
         wrong.advance(now)
         redis.write(wrong, now)
         assert wrong.facts.live_tokens == right.facts.live_tokens
-        assert redis.answers(now) == {v.digest: answer(v) for v in right.all_views(now)}
+        assert redis.answers(now) == {v.id: answer(v) for v in right.all_views(now)}
 
 
 def entity_of(message: Message) -> tuple[Any, ...]:
@@ -200,7 +200,7 @@ def broken_and_replayed(
 
 def live(projection: Projection, now: int) -> dict[str, Any]:
     """What every token gets that gets anything but 401."""
-    views = {view.digest: answer(view) for view in projection.all_views(now)}
+    views = {view.id: answer(view) for view in projection.all_views(now)}
     return {digest: answer for digest, answer in views.items() if answer != 401}
 
 
@@ -240,5 +240,5 @@ def test_where_everything_has_a_sequence_and_nothing_is_removed_any_order_will_d
     for record in schedule(numbered(dice.sample(sent, len(sent))), dice):
         projection.apply(record)
     projection.advance(NOW)
-    views = {view.digest: answer(view) for view in projection.all_views(NOW)}
+    views = {view.id: answer(view) for view in projection.all_views(NOW)}
     assert views == Oracle({"as sent": sent}, NOW).views(NOW)

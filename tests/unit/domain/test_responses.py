@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from projector.domain import evaluator, fact_keys, responses
 from projector.domain.decision import ViewRules
 from projector.domain.projection import Projection, compute_view
+from projector.domain.views import ViewId
 from projector.events.model import ROLES
 from tests import builders
 from tests.builders import NOW, Message
@@ -86,9 +87,9 @@ def test_views_that_share_their_parts_are_those_computed_one_by_one(
                 assert view.body == plainly(projection, token, now)
 
 
-def plainly(projection: Projection, token: str, now: int) -> bytes:
+def plainly(projection: Projection, token: ViewId, now: int) -> bytes:
     """The body as one encoding of one document, without shared parts."""
-    facts, key = projection.facts, projection.facts.job_of_token(token)
+    facts, key = projection.facts, projection.facts.job_of_view(token)
     assert key is not None
     job, decision = facts.job(key), evaluator.decide(facts, key, token, ViewRules(30), now)
     assert job is not None

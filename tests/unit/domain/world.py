@@ -6,6 +6,7 @@ import orjson
 
 from projector.domain.facts import encode_fact
 from projector.domain.projection import Policy, Projection
+from projector.domain.views import ViewId
 from projector.events import replay_header
 from projector.events.model import KafkaRecord, ReplayPosition
 from tests import builders
@@ -24,7 +25,7 @@ class World:
     def __init__(self, *messages: dict[str, Any], partitions: int = 1, level: int = 30) -> None:
         self.projection = Projection(0, Policy(partitions, level, RETENTION))
         self.feed = builders.Feed()
-        self.views: dict[str, Any] = {}
+        self.views: dict[ViewId, Any] = {}
         self.now = NOW
         self.take(*messages)
 
@@ -42,7 +43,7 @@ class World:
     def write(self) -> None:
         self.written = {}
         for view in builders.take_changes(self.projection, self.now).views:
-            self.written[view.digest] = view
+            self.written[view.id] = view
         self.views |= self.written
 
     def status(self, token: str = "token-9") -> int:

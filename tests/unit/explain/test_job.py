@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from projector.domain.decision import Rule, ViewRules
 from projector.domain.projection import Projection, compute_view
+from projector.domain.views import ViewId
 from projector.explain.context import Question
 from projector.explain.job import explain_job
 from projector.explain.missing_agent import MissingReason
@@ -33,13 +34,13 @@ def test_an_explanation_allows_what_the_view_allows_and_has_a_rule_for_everythin
     for record in schedule(numbered((BASE if with_base else []) + drawn), Random(seed)):
         projection.apply(record)
     for now in (NOW, NOW + 10_000):
-        for token in list(projection.facts.tokens()):
+        for token in list(projection.facts.view_ids()):
             check(projection, token, now)
 
 
-def check(projection: Projection, token: str, now: int) -> None:
+def check(projection: Projection, token: ViewId, now: int) -> None:
     facts = projection.facts
-    key = facts.job_of_token(token)
+    key = facts.job_of_view(token)
     assert key is not None
     view = compute_view(facts, token, ViewRules(30), now)
     found = explain_job(facts, 0, Question(key, ViewRules(30), now, digest=token))

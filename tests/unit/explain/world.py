@@ -52,7 +52,9 @@ class World:
         self, agent: int | None = None, job: int = 9, now: int = NOW, token: str | None = None
     ) -> Explanation:
         key = Key(f"3/job/{job}")
-        question = Question(key, ViewRules(self.level), now, agent, token and digest(token))
+        question = Question(
+            key, ViewRules(self.level), now, agent, digest(token) if token else None
+        )
         return explain_job(self.projection.facts, 0, question)
 
     def agent(self, number: int) -> ExplainedAgent:

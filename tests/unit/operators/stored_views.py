@@ -18,7 +18,7 @@ COMPANY = [
     builders.agent(6, 7), builders.started(9, 7, expires_at=FOREVER),
     builders.started(8, 7, 2, expires_at=FOREVER),
 ]  # fmt: skip
-NINE = schema.token_record_key(digest("token-9"))
+NINE = schema.record_key(digest("token-9"))
 
 
 async def found(owned: OwnedPartition, partition: int = HOME) -> Findings:

@@ -125,7 +125,7 @@ async def test_a_token_in_doubt_is_read_again_and_not_for_ever(
 
 @pytest.mark.parametrize("body", [b'{"allowed_agents":[]}', b""])
 async def test_a_stored_view_that_differs_is_said_to(world: World, body: bytes) -> None:
-    key = schema.token_record_key(digest("token-9"))
+    key = schema.record_key(digest("token-9"))
     record = ViewRecord.decode(await world.redis.get(key))
     await world.redis.set(key, record._replace(body=body).encode(), keepttl=True)
     found = await ask(world)
@@ -134,7 +134,7 @@ async def test_a_stored_view_that_differs_is_said_to(world: World, body: bytes) 
 
 
 async def test_a_record_that_is_gone_too_early_differs(world: World) -> None:
-    await world.redis.delete(schema.token_record_key(digest("token-9")))
+    await world.redis.delete(schema.record_key(digest("token-9")))
     found = await ask(world)
     assert (found.view, found.agrees) == (None, False)
     assert found.explanation.status == 200
@@ -153,7 +153,7 @@ async def test_a_stale_partition_is_noted(world: World) -> None:
 
 async def test_a_job_whose_keys_are_gone_is_found_by_its_facts(world: World) -> None:
     await world.apply(builders.removed("job", 9))
-    await world.redis.delete(schema.job_token_key(9), schema.token_record_key(digest("token-9")))
+    await world.redis.delete(schema.job_key(9), schema.record_key(digest("token-9")))
     found = await ask(world)
     assert found.explanation.sentence == "Job 9 gets 401: the job has finished"
 
@@ -171,11 +171,11 @@ async def test_a_job_that_ended_before_its_start_came_is_explained(world: World)
 async def test_of_several_jobs_with_one_id_the_latest_is_explained_and_the_others_named(
     world: World,
 ) -> None:
-    await world.redis.delete(schema.job_token_key(9))
+    await world.redis.delete(schema.job_key(9))
     other = builders.started(9, 400, token="other", root=OTHER_ROOT, expires_at=FOREVER)
     await asyncio.sleep(0.002)  # Redis's clock has milliseconds
     await world.apply(other)
-    await world.redis.delete(schema.job_token_key(9))
+    await world.redis.delete(schema.job_key(9))
     found = await ask(world)
     assert found.explanation.job
     assert found.explanation.job.root == OTHER_ROOT
@@ -184,7 +184,7 @@ async def test_of_several_jobs_with_one_id_the_latest_is_explained_and_the_other
 
 async def test_a_job_key_that_leads_to_another_job_is_not_believed(world: World) -> None:
     await world.apply(builders.started(10, 7, token="ten", expires_at=FOREVER))
-    await world.redis.set(schema.job_token_key(9), digest("ten"))
+    await world.redis.set(schema.job_key(9), digest("ten"))
     found = await ask(world)
     assert found.explanation.job
     assert found.explanation.job.id == 9
@@ -221,9 +221,9 @@ async def test_a_key_without_a_number_of_partitions_is_not_a_missing_one(
 
 
 async def test_a_record_that_no_fact_justifies_is_named(world: World) -> None:
-    key = schema.token_record_key(digest("forged"))
-    await world.redis.set(key, await world.redis.get(schema.token_record_key(digest("token-9"))))
-    await world.redis.set(schema.job_token_key(12), digest("forged"))
+    key = schema.record_key(digest("forged"))
+    await world.redis.set(key, await world.redis.get(schema.record_key(digest("token-9"))))
+    await world.redis.set(schema.job_key(12), digest("forged"))
     with pytest.raises(UnknownJobError, match="no fact of partition"):
         await ask(world, 12)
 
@@ -232,11 +232,11 @@ async def test_a_record_that_no_fact_justifies_is_named(world: World) -> None:
 async def test_whatever_stands_under_the_keys_the_facts_explain_the_job(
     world: World, kind: str
 ) -> None:
-    for key in (schema.job_token_key(9), schema.token_record_key(digest("token-9"))):
+    for key in (schema.job_key(9), schema.record_key(digest("token-9"))):
         if kind == "another type":
             await world.redis.delete(key)
             await world.redis.hset(key, "a", "b")
-        elif kind == "no record" or key == schema.job_token_key(9):
+        elif kind == "no record" or key == schema.job_key(9):
             await world.redis.set(key, b"\x1b[2J")
     assert (await ask(world)).explanation.sentence.startswith("Job 9 may use")
 
@@ -245,7 +245,7 @@ async def test_a_former_token_is_explained_beside_the_current_one(world: World) 
     again = builders.started(9, 7, token="second", expires_at=FOREVER)
     await world.apply(again)
     assert (await ask(world)).explanation.status == 200
-    await world.redis.set(schema.job_token_key(9), digest("token-9"))
+    await world.redis.set(schema.job_key(9), digest("token-9"))
     former = await ask(world)
     assert (former.explanation.rule, former.agrees) == ("token_replaced", True)
 
@@ -254,7 +254,7 @@ async def test_no_more_facts_are_read_than_the_caller_allows(world: World) -> No
     assert (await ask(world, most_facts=6)).agrees
     with pytest.raises(TooManyFactsError, match="`projector explain`"):
         await ask(world, most_facts=5)
-    await world.redis.delete(schema.job_token_key(9))
+    await world.redis.delete(schema.job_key(9))
     with pytest.raises(TooManyFactsError):
         await ask(world, most_facts=5)
     await world.redis.hset(schema.partition_key(HOME), "facts", -1)
@@ -280,7 +280,7 @@ async def test_it_reads_with_no_more_than_what_the_user_of_the_api_may_do(
 
     monkeypatch.setattr(fakeredis.FakeAsyncRedis, "execute_command", noted)
     await ask(world, 9, 5, most_facts=10)
-    await world.redis.delete(schema.job_token_key(9))
+    await world.redis.delete(schema.job_key(9))
     used.discard("del")
     await ask(world, 9, 5, most_facts=10)
     assert used <= allowed["api"]
@@ -319,4 +319,4 @@ def test_the_expected_view_is_the_rules_own() -> None:
     assert compute_view(projection.facts, token, ViewRules(30), builders.NOW) == projection.view(
         token, builders.NOW
     )
-    assert projection.facts.job_of_token(token) == Key("3/job/9")
+    assert projection.facts.job_of_view(token) == Key("3/job/9")

@@ -18,7 +18,7 @@ async def world() -> World:
 
 
 async def test_a_job_without_a_record_is_searched_in_all_partitions(world: World) -> None:
-    await world.redis.delete(schema.token_record_key(digest("token-9")))
+    await world.redis.delete(schema.record_key(digest("token-9")))
     found = await inspect.inspect_job(world.redis, 9)
     assert found.token
     assert (found.token.record, found.token.facts) == (None, [])
@@ -26,7 +26,7 @@ async def test_a_job_without_a_record_is_searched_in_all_partitions(world: World
 
 
 async def test_a_body_that_is_not_json_is_text(world: World) -> None:
-    key = schema.token_record_key(digest("token-9"))
+    key = schema.record_key(digest("token-9"))
     header = (await world.redis.get(key)).partition(b"{")[0]
     await world.redis.set(key, header + b"{\xff", keepttl=True)
     found = await inspect.inspect_token(world.redis, digest("token-9"))

@@ -101,10 +101,10 @@ async def test_what_differs_is_reported_and_replaced(run: Run) -> None:
 
 async def test_views_are_compared_with_the_rebuilt_facts_over_grants_first(run: Run) -> None:
     await owned(run.setup, builders.started(8, 7))
-    key = schema.token_record_key(digest("token-9"))
+    key = schema.record_key(digest("token-9"))
     raw: Any = await run.setup.redis.get(key)
     await run.setup.redis.set(key, raw.replace(b'"id":5', b'"id":6'), keepttl=True)
-    await run.setup.redis.delete(schema.token_record_key(digest("token-8")))
+    await run.setup.redis.delete(schema.record_key(digest("token-8")))
     counts = await run(DRY_RUN)
     assert (counts.views, counts.tokens) == (2, 2)
     over_grant, missing = run.found
@@ -154,7 +154,7 @@ async def test_a_running_job_without_its_start_is_refused_unless_accepted(run: R
         await run(PUT_IN_PLACE)
     assert await run.setup.agents() == [5]
     await run(ACCEPT_LOSS)
-    raw: Any = await run.setup.redis.get(schema.token_record_key(digest("token-9")))
+    raw: Any = await run.setup.redis.get(schema.record_key(digest("token-9")))
     assert schema.ViewRecord.decode(raw).status == 401
 
 

@@ -51,18 +51,18 @@ async def test_a_wrong_a_missing_and_an_extra_fact_are_found_and_replaced(setup:
 
 async def test_wrong_views_are_written_anew_and_tokens_without_facts_end(setup: Setup) -> None:
     await owned(setup)
-    key = schema.token_record_key(digest("token-9"))
+    key = schema.record_key(digest("token-9"))
     raw: Any = await setup.redis.get(key)
     await setup.redis.set(key, raw.replace(b'"id":5', b'"id":6'), keepttl=True)
     job: Any = await setup.redis.hget(FACTS, "3/job/9")
     ghost = msgspec.json.decode(job)
     ghost["data"]["digest"] = digest("ghost")
     await setup.redis.hset(FACTS, "3/job/10", msgspec.json.encode(ghost))
-    await setup.redis.set(schema.token_record_key(digest("ghost")), raw)
+    await setup.redis.set(schema.record_key(digest("ghost")), raw)
     await setup.redis.hset(FACTS, "3/job/11", b'{"data":{"digest":"no digest"}}')
     assert not await put_in_place(setup)
     assert await setup.agents() == [5]
-    ended: Any = await setup.redis.get(schema.token_record_key(digest("ghost")))
+    ended: Any = await setup.redis.get(schema.record_key(digest("ghost")))
     assert schema.ViewRecord.decode(ended).status == 401
     assert await setup.redis.hlen(FACTS) == 5
 

@@ -62,7 +62,7 @@ async def test_a_first_view_that_its_owner_holds_back_is_not_settled(
     owned: OwnedPartition,
 ) -> None:
     """A repair would write it from facts that lack what Kafka had before the job."""
-    await owned.redis.delete(schema.token_record_key(digest("token-8")))
+    await owned.redis.delete(schema.record_key(digest("token-8")))
     stamp = await owned.redis.hget(schema.partition_key(HOME), "stamp")
     await asyncio.sleep(0.01)
     await owned.apply(builders.started(10, 7, expires_at=FOREVER), views=False)
@@ -76,7 +76,7 @@ async def test_more_differences_than_fit_are_counted(
     owned: OwnedPartition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verify, "MAX_DIFFERENCES", 1)
-    await owned.redis.delete(NINE, schema.token_record_key(digest("token-8")))
+    await owned.redis.delete(NINE, schema.record_key(digest("token-8")))
     findings = await found(owned)
     assert (len(findings.differences), findings.more) == (1, 1)
 

@@ -75,7 +75,7 @@ async def test_differences_beyond_the_bound_are_a_row_of_their_own(
     owned: OwnedPartition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verify, "MAX_DIFFERENCES", 1)
-    await owned.redis.delete(NINE, schema.token_record_key(digest("token-8")))
+    await owned.redis.delete(NINE, schema.record_key(digest("token-8")))
     run = await start(owned)
     await run.verify(HOME)
     assert isinstance(run.rows[0], DifferenceRow)
@@ -85,7 +85,7 @@ async def test_differences_beyond_the_bound_are_a_row_of_their_own(
 async def test_unreadable_records_count_only_if_all_partitions_were_compared(
     owned: OwnedPartition,
 ) -> None:
-    await owned.redis.set(schema.token_record_key(digest("nobody")), b"x")
+    await owned.redis.set(schema.record_key(digest("nobody")), b"x")
     run = await start(owned)
     await run.verify(OTHER)
     assert [row.outcome for row in run.rows] == ["not compared"]

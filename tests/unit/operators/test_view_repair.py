@@ -49,9 +49,9 @@ DRIFTS: dict[str, tuple[list[Mismatch], bool, Any]] = {
     "too short": ([Mismatch.EXPIRY], False, lambda o: o.redis.expire(NINE, 60)),
     "garbage": ([Mismatch.UNREADABLE], False, lambda o: o.redis.set(NINE, b"\x1b[31m")),
     "a list": ([Mismatch.UNREADABLE], False, _list),
-    "no job key": ([Mismatch.JOB_KEY], False, lambda o: o.redis.delete(schema.job_token_key(9))),
+    "no job key": ([Mismatch.JOB_KEY], False, lambda o: o.redis.delete(schema.job_key(9))),
     "wrong job key": (
-        [Mismatch.JOB_KEY], False, lambda o: o.redis.set(schema.job_token_key(9), "x"),
+        [Mismatch.JOB_KEY], False, lambda o: o.redis.set(schema.job_key(9), "x"),
     ),
     "another partition": ([Mismatch.FOREIGN], False, lambda o: damage(o, b" 0001 ", b" 0000 ")),
     "no such partition": ([Mismatch.FOREIGN], False, lambda o: damage(o, b" 0001 ", b" 0077 ")),
@@ -78,7 +78,7 @@ async def test_a_live_record_that_no_fact_knows_is_found_and_becomes_a_tombstone
     owned: OwnedPartition,
 ) -> None:
     raw: Any = await owned.redis.get(NINE)
-    orphan = schema.token_record_key(digest("orphan"))
+    orphan = schema.record_key(digest("orphan"))
     await owned.redis.set(orphan, raw)
     difference = await only(owned)
     assert (difference.mismatches, difference.grants_more) == ((Mismatch.ORPHAN,), True)
@@ -104,8 +104,8 @@ async def test_a_live_record_that_outlives_its_token_is_found_and_deleted(
 
 async def test_what_is_no_record_and_belongs_to_nobody_is_deleted(owned: OwnedPartition) -> None:
     nobodys = digest("nobody")
-    await owned.redis.set(schema.token_record_key(nobodys), b"x")
-    await owned.redis.set(schema.token_record_key("no digest"), b"x")
+    await owned.redis.set(schema.record_key(nobodys), b"x")
+    await owned.redis.set(schema.TOKENS + "no digest", b"x")
     await owned.redis.set(NINE, b"x")
     verifier = Verifier(owned.redis, ViewRules(LEVEL))
     live = await verify.live_tokens(owned.redis, [HOME])
@@ -113,7 +113,7 @@ async def test_what_is_no_record_and_belongs_to_nobody_is_deleted(owned: OwnedPa
     (difference,) = await verifier.unreadable(live.unreadable)
     assert difference.digest == nobodys
     assert await repairer(owned).repair(difference)
-    assert await owned.redis.get(schema.token_record_key(nobodys)) is None
+    assert await owned.redis.get(schema.record_key(nobodys)) is None
     assert await repairer(owned).again([difference]) == []
 
 
@@ -189,7 +189,7 @@ async def test_an_orphan_whose_job_has_started_meanwhile_is_not_ended(
     owned: OwnedPartition,
 ) -> None:
     raw: Any = await owned.redis.get(NINE)
-    await owned.redis.set(schema.token_record_key(digest("token-10")), raw)
+    await owned.redis.set(schema.record_key(digest("token-10")), raw)
     difference = await only(owned)
     await owned.apply(builders.started(10, 7, expires_at=FOREVER))
     assert not await repairer(owned).repair(difference)

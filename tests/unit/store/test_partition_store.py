@@ -42,7 +42,7 @@ def view(token: str = "a", status: int = 200, body: bytes = b"{}", expires_at: i
 
 
 async def stored(redis: fakeredis.FakeAsyncRedis, token: str = "a") -> ViewRecord | None:
-    raw: Any = await redis.get(schema.token_record_key(digest(token)))
+    raw: Any = await redis.get(schema.record_key(digest(token)))
     return ViewRecord.decode(raw) if raw else None
 
 
@@ -65,12 +65,12 @@ async def test_a_view_is_stored_as_the_record_of_the_contract(
 ) -> None:
     store = await claimed(redis)
     await store.write_views([view(body=b'{"a":1}')])
-    raw = await redis.get(schema.token_record_key(digest("a")))
+    raw = await redis.get(schema.record_key(digest("a")))
     epoch = store.version.epoch
     assert raw == f'200 0003 {epoch:012x} 000000000001 {{"a":1}}'.encode()
-    assert await redis.pexpiretime(schema.token_record_key(digest("a"))) == FAR
-    assert await redis.get(schema.job_token_key(9)) == digest("a").encode()
-    assert await redis.pexpiretime(schema.job_token_key(9)) == FAR
+    assert await redis.pexpiretime(schema.record_key(digest("a"))) == FAR
+    assert await redis.get(schema.job_key(9)) == digest("a").encode()
+    assert await redis.pexpiretime(schema.job_key(9)) == FAR
 
 
 async def test_an_epoch_never_falls_not_even_after_flushall(
@@ -150,7 +150,7 @@ async def test_views_are_computed_while_redis_works_on_others(
 
     monkeypatch.setattr(store, "_write_views", held)
     assert await store.write_views(view(str(n)) for n in range(8)) == {200: 8}
-    assert len(await redis.keys(schema.token_record_key("*"))) == 8
+    assert len(await redis.keys(schema.TOKENS + "*")) == 8
 
 
 async def test_a_repeated_view_write_is_no_refusal(redis: fakeredis.FakeAsyncRedis) -> None:
@@ -358,17 +358,17 @@ async def test_the_jobs_key_names_its_current_token(redis: fakeredis.FakeAsyncRe
     ended = view("ended", 401)._replace(is_current=False)
     for order in ([ended, view("current")], [view("current"), ended]):
         await store.write_views(order)
-        assert await redis.get(schema.job_token_key(9)) == digest("current").encode()
+        assert await redis.get(schema.job_key(9)) == digest("current").encode()
 
 
 async def test_only_tokens_that_their_jobs_do_not_name_yet_cost_a_jobs_key(
     redis: fakeredis.FakeAsyncRedis,
 ) -> None:
     store = await claimed(redis)
-    await store.write_views([view()], named={digest("b")})
-    assert not await redis.exists(schema.job_token_key(9))
-    await store.write_views([view(), view("ended", 401)], named={digest("a")})
-    assert await redis.get(schema.job_token_key(9)) == digest("a").encode()
+    await store.write_views([view()], pointers={digest("b")})
+    assert not await redis.exists(schema.job_key(9))
+    await store.write_views([view(), view("ended", 401)], pointers={digest("a")})
+    assert await redis.get(schema.job_key(9)) == digest("a").encode()
 
 
 async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> None:
@@ -387,7 +387,7 @@ async def test_a_repeated_script_writes_its_views_as_the_first_time(
     store = await claimed(redis)
     await store.write_views([view()])
     version = Version(store.version.epoch, store._written)
-    await redis.delete(schema.token_record_key(digest("b")))
+    await redis.delete(schema.record_key(digest("b")))
     await store._write_chunk([view(), view("b")], version, None)
     await store._write_chunk([view(), view("b")], version, None)
     assert (record := await stored(redis, "b")) is not None
@@ -452,7 +452,7 @@ async def test_a_claim_rises_above_the_newest_of_several_views_that_refused_it(
     for token, ahead in zip("ab", order, strict=True):
         version = Version(store.version.epoch + 10_000_000 * ahead, 1)
         record = ViewRecord(200, 3, version, b"{}")
-        await redis.set(schema.token_record_key(digest(token)), record.encode())
+        await redis.set(schema.record_key(digest(token)), record.encode())
     newest = store.version.epoch + 20_000_000
     with pytest.raises(WriteRefusedError):
         await store.write_views([view("a"), view("b")])
@@ -510,14 +510,14 @@ async def test_what_is_no_record_is_overwritten(
     redis: fakeredis.FakeAsyncRedis, garbage: bytes
 ) -> None:
     """Were it taken for a newer one, it would refuse its partition's writes for ever."""
-    await redis.set(schema.token_record_key(digest("a")), garbage)
+    await redis.set(schema.record_key(digest("a")), garbage)
     store = await claimed(redis)
     await store.write_views([view()])
     assert (await stored(redis)) is not None
 
 
 async def test_a_key_of_another_type_is_overwritten(redis: fakeredis.FakeAsyncRedis) -> None:
-    await redis.rpush(schema.token_record_key(digest("a")), "x")
+    await redis.rpush(schema.record_key(digest("a")), "x")
     store = await claimed(redis)
     await store.write_views([view()])
     assert (await stored(redis)) is not None
@@ -546,7 +546,7 @@ async def test_a_key_of_another_type_is_drift_and_no_outage(
     redis: fakeredis.FakeAsyncRedis,
 ) -> None:
     store = await claimed(redis)
-    await redis.rpush(schema.token_record_key(digest("a")), "x")
+    await redis.rpush(schema.record_key(digest("a")), "x")
     assert await store.drifted([view()]) == [view()]
 
 
@@ -570,10 +570,10 @@ async def test_a_record_that_differs_is_drift(redis: fakeredis.FakeAsyncRedis) -
     expected = [view(name) for name in names]
     await store.write_views(expected)
     await store.write_views([view("body", body=b"x"), view("status", 401)])
-    await redis.delete(schema.token_record_key(digest("gone")))
-    await redis.set(schema.token_record_key(digest("garbage")), b"x", pxat=FAR)
-    await redis.persist(schema.token_record_key(digest("endless")))
-    await redis.pexpireat(schema.token_record_key(digest("longer")), FAR + 60_000)
+    await redis.delete(schema.record_key(digest("gone")))
+    await redis.set(schema.record_key(digest("garbage")), b"x", pxat=FAR)
+    await redis.persist(schema.record_key(digest("endless")))
+    await redis.pexpireat(schema.record_key(digest("longer")), FAR + 60_000)
     assert await store.drifted(expected) == expected[1:]
     await store.write_views(expected)
     assert await store.drifted(expected) == []

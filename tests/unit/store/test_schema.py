@@ -2,6 +2,7 @@
 
 import pytest
 
+from projector.domain.views import ViewId
 from projector.store import schema
 from projector.store.schema import HEADER_BYTES, Version, ViewRecord
 
@@ -10,8 +11,9 @@ RECORD = b'200 0003 01a0c5e2f3b1 00000000a3f1 {"allowed_agents":[]}'
 
 def test_keys_are_those_of_the_contract() -> None:
     assert schema.PARTITIONS_KEY == "allowed-agents:partitions"
-    assert schema.token_record_key("ab12") == "allowed-agents:token:ab12"
-    assert schema.job_token_key(9) == "allowed-agents:job:9"
+    assert schema.record_key(ViewId("ab" * 32)) == "allowed-agents:token:" + "ab" * 32
+    assert schema.record_key(ViewId("9")) == "allowed-agents:job:9"
+    assert schema.job_key(9) == "allowed-agents:job:9"
     assert schema.partition_key(3) == "allowed-agents:partition:{3}"
     assert schema.facts_key(3) == "allowed-agents:facts:{3}"
     assert schema.activity_key(3) == "allowed-agents:activity:{3}"

@@ -6,7 +6,7 @@ import fakeredis
 import msgspec
 import pytest
 
-from projector.domain.views import View
+from projector.domain.views import View, ViewId
 from projector.store import view_diff
 from projector.store.schema import Version, ViewRecord
 from projector.store.view_diff import NEVER, StoredValue
@@ -20,7 +20,7 @@ def stored(document: Any, status: int = 200) -> StoredValue:
 
 
 def expected(document: Any, status: int = 200) -> View:
-    return View("", 9, status, msgspec.json.encode(document), 10**6)
+    return View(ViewId("9"), 9, status, msgspec.json.encode(document), 10**6)
 
 
 @pytest.mark.parametrize(

@@ -164,14 +164,14 @@ class Setup:
         return value  # type: ignore[no-any-return]
 
     async def agents(self, token: str = "token-9") -> list[int] | None:
-        raw: Any = await self.redis.get(schema.token_record_key(digest(token)))
+        raw: Any = await self.redis.get(schema.record_key(digest(token)))
         if not raw:
             return None
         body = orjson.loads(schema.ViewRecord.decode(raw).body)
         return [agent["id"] for agent in body.get("allowed_agents", [])]
 
     async def status(self, token: str = "token-9") -> int:
-        raw: Any = await self.redis.get(schema.token_record_key(digest(token)))
+        raw: Any = await self.redis.get(schema.record_key(digest(token)))
         return schema.ViewRecord.decode(raw).status
 
     async def has_applied(self, topic: Topic, offset: int) -> bool:
@@ -252,5 +252,5 @@ async def is_stamped_above(setup: Setup, epoch: int) -> bool:
 
 
 async def has_ended(setup: Setup, token: str) -> bool:
-    raw: Any = await setup.redis.get(schema.token_record_key(digest(token)))
+    raw: Any = await setup.redis.get(schema.record_key(digest(token)))
     return schema.ViewRecord.decode(raw).status == 401

@@ -122,7 +122,7 @@ async def test_an_open_transaction_keeps_its_partition_stale_and_blocks_no_other
         await until(lambda: has_ended(setup, "token-8"))
         await asyncio.sleep(PROBES_S)
         assert await setup.field("stamp") == before
-        assert await setup.redis.get(schema.token_record_key(digest("token-9"))) is None
+        assert await setup.redis.get(schema.record_key(digest("token-9"))) is None
         assert "an open transaction holds up" not in capsys.readouterr().out
         setup.kafka.opens = {}
         await until(lambda: gets(setup, "token-9", []))

@@ -31,7 +31,7 @@ from tests.unit.worker.owned_partition import (
 
 
 async def has_record(setup: Setup, token: str = "token-9") -> bool:
-    return bool(await setup.redis.exists(schema.token_record_key(digest(token))))
+    return bool(await setup.redis.exists(schema.record_key(digest(token))))
 
 
 async def test_a_first_view_waits_for_what_the_other_topics_held(setup: Setup) -> None:

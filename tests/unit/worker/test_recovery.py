@@ -132,7 +132,7 @@ async def damage_hash(setup: Setup) -> None:
 async def damage_revision(setup: Setup) -> None:
     """As a failover to a replica that lacks the last writes."""
     await setup.redis.hincrby(schema.partition_key(PARTITION), "revision", -1)
-    await setup.redis.delete(schema.token_record_key(digest("token-9")))
+    await setup.redis.delete(schema.record_key(digest("token-9")))
     await setup.redis.hset(schema.facts_key(PARTITION), "3/group/99", b"{}")
     await setup.redis.hdel(schema.facts_key(PARTITION), "3/group/3")
 
@@ -171,7 +171,7 @@ async def test_a_healed_redis_has_its_views_before_its_first_stamp(setup: Setup)
         missing: list[int] = []
 
         async def watched(moment: int) -> None:
-            keys = [schema.token_record_key(digest(f"token-{n}")) for n in range(9, 30)]
+            keys = [schema.record_key(digest(f"token-{n}")) for n in range(9, 30)]
             missing.append(len(keys) - await setup.redis.exists(*keys))
             await stamp(moment)
 
@@ -185,7 +185,7 @@ async def test_another_server_is_written_anew_though_it_says_the_same(setup: Set
     setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning() as owner:
         epoch = int(await setup.field("epoch") or 0)
-        await setup.redis.delete(schema.token_record_key(digest("token-9")))
+        await setup.redis.delete(schema.record_key(digest("token-9")))
         setup.server.changes += 1
         setup.deliver(owner, *setup.kafka.add(builders.started(10, 7)))
         await until(lambda: is_claimed_above(setup, epoch))
@@ -333,9 +333,9 @@ async def test_a_claim_ends_the_tokens_that_its_initial_facts_name_as_unknown(
 ) -> None:
     owner = setup.new_owner()
     record = schema.ViewRecord(200, PARTITION, schema.Version(1, 1), b"{}")
-    await setup.redis.set(schema.token_record_key(digest("unknown")), record.encode())
+    await setup.redis.set(schema.record_key(digest("unknown")), record.encode())
     facts = owner._recovery._initial_facts
-    monkeypatch.setattr(facts, "unknown_tokens", lambda _: [digest("unknown")])
+    monkeypatch.setattr(facts, "unknown_views", lambda _: [digest("unknown")])
     await owner._recovery.claim()
     assert await has_ended(setup, "unknown")
 
@@ -362,7 +362,7 @@ async def test_a_new_owner_reads_everything_where_a_key_is_of_another_type(
     setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning("first"):
         pass
-    await setup.redis.delete(key, schema.token_record_key(builders.digest("token-9")))
+    await setup.redis.delete(key, schema.record_key(builders.digest("token-9")))
     await setup.redis.set(key, "x")
     owner = setup.new_owner("next")
     task = asyncio.create_task(owner.run())

@@ -7,6 +7,7 @@ from typing import Any
 import fakeredis
 import pytest
 
+from projector.domain.views import ViewId
 from projector.store import schema
 from projector.store.schema import Version, ViewRecord
 from projector.worker import sweep
@@ -24,17 +25,19 @@ from tests.unit.worker.owned_partition import (
     until,
 )
 
+A, B = ViewId("a"), ViewId("b")
 
-def taken(rounds: SweepSchedule, tokens: list[str], ticks: int) -> list[list[str]]:
+
+def taken(rounds: SweepSchedule, ids: list[ViewId], ticks: int) -> list[list[ViewId]]:
     portions = []
     for _ in range(ticks):
         rounds.tick()
-        portions.append(rounds.take(lambda: tokens))
+        portions.append(rounds.take(lambda: ids))
     return portions
 
 
 def test_every_token_has_its_turn_once_a_round() -> None:
-    tokens = [str(n) for n in range(10)]
+    tokens = [ViewId(str(n)) for n in range(10)]
     portions = taken(SweepSchedule(interval=1.0, tick=0.25), tokens, ticks=8)
     assert sorted(chain(*portions[:4])) == tokens
     assert sorted(chain(*portions[4:])) == tokens
@@ -43,16 +46,18 @@ def test_every_token_has_its_turn_once_a_round() -> None:
 
 def test_few_tokens_are_not_compared_more_often_than_ticks_allow() -> None:
     rounds = SweepSchedule(interval=100.0, tick=0.25)
-    assert rounds.take(lambda: ["a"]) == []
+    assert rounds.take(lambda: [A]) == []
     rounds.tick()
-    assert rounds.take(lambda: ["a"]) == ["a"]
-    assert rounds.take(lambda: ["a"]) == []
+    assert rounds.take(lambda: [A]) == [A]
+    assert rounds.take(lambda: [A]) == []
     assert taken(rounds, [], ticks=2) == [[], []]
 
 
 def test_a_portion_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "MAX_PER_TICK", 5)
-    portions = taken(SweepSchedule(interval=0.25, tick=0.25), [str(n) for n in range(12)], ticks=3)
+    portions = taken(
+        SweepSchedule(interval=0.25, tick=0.25), [ViewId(str(n)) for n in range(12)], 3
+    )
     assert [len(portion) for portion in portions] == [5, 5, 2]
 
 
@@ -61,9 +66,9 @@ def test_a_suspect_is_taken_once_and_not_too_many_are_kept(
 ) -> None:
     monkeypatch.setattr(sweep, "MAX_SUSPECTS", 2)
     rounds = SweepSchedule(1.0, 0.25)
-    for suspect in ("a", "a", "b", "c"):
+    for suspect in (A, A, B, ViewId("c")):
         rounds.suspect(suspect)
-    assert sorted(rounds.take_suspects()) == ["a", "b"]
+    assert sorted(rounds.take_suspects()) == [A, B]
     assert rounds.take_suspects() == []
 
 
@@ -72,17 +77,19 @@ async def test_every_live_record_is_named_and_nothing_else() -> None:
     async with fakeredis.FakeAsyncRedis() as redis:
         for number in range(1200):
             record = ViewRecord(200, number % 3, Version(7, 1), b"{}")
-            await redis.set(schema.token_record_key(digest(str(number))), record.encode())
+            await redis.set(schema.record_key(digest(str(number))), record.encode())
         await redis.set(
-            schema.token_record_key("ended"), ViewRecord(401, 1, Version(7, 1), b"").encode()
+            schema.record_key(digest("ended")), ViewRecord(401, 1, Version(7, 1), b"").encode()
         )
-        await redis.set(schema.token_record_key("garbage"), b"x")
-        await redis.set(schema.token_record_key("").encode() + b"\xff", b"x")
-        await redis.rpush(schema.token_record_key("list"), "x")
-        await redis.set(schema.job_token_key(9), "x")
+        await redis.set(schema.record_key(digest("garbage")), b"x")
+        await redis.set(schema.TOKENS.encode() + b"\xff", b"x")
+        await redis.rpush(schema.record_key(digest("list")), "x")
+        await redis.set(schema.job_key(8), "x")
+        await redis.set(schema.job_key(9), digest("token-9"))
+        await redis.set(schema.job_key(10), ViewRecord(200, 1, Version(7, 1), b"{}").encode())
         scan = OrphanScan(redis, 0.0, lambda *found: named.append(found))
         await scan._scan()
-    assert set(named) == {(n % 3, digest(str(n))) for n in range(1200)}
+    assert set(named) == {(n % 3, digest(str(n))) for n in range(1200)} | {(1, "10")}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,7 @@ async def test_a_record_of_every_status_that_is_not_the_end_may_be_an_orphan(
     named: list[tuple[int, str]] = []
     async with fakeredis.FakeAsyncRedis() as redis:
         record = ViewRecord(status, 2, Version(7, 1), b"{}")
-        await redis.set(schema.token_record_key(digest("a")), record.encode())
+        await redis.set(schema.record_key(digest("a")), record.encode())
         await OrphanScan(redis, 0.0, lambda *found: named.append(found))._scan()
     assert named == ([(2, digest("a"))] if is_suspect else [])
 
@@ -104,7 +111,7 @@ async def test_a_walk_outlasts_an_outage() -> None:
     server = fakeredis.FakeServer()
     async with fakeredis.FakeAsyncRedis(server=server) as redis:
         await redis.set(
-            schema.token_record_key("a"), ViewRecord(200, 1, Version(7, 1), b"{}").encode()
+            schema.record_key(digest("a")), ViewRecord(200, 1, Version(7, 1), b"{}").encode()
         )
         named = asyncio.Event()
         server.connected = False
@@ -120,7 +127,7 @@ async def test_a_walk_outlasts_an_outage() -> None:
 async def test_a_view_that_drifted_is_repaired(setup: Setup, drift: str) -> None:
     setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning():
-        key = schema.token_record_key(digest("token-9"))
+        key = schema.record_key(digest("token-9"))
         before = await setup.redis.pexpiretime(key)
         match drift:
             case "gone":
@@ -142,7 +149,7 @@ async def test_a_record_that_no_fact_justifies_becomes_a_tombstone(setup: Setup)
     setup.kafka.add(*COMPANY, builders.started(9, 7))
     async with setup.owning() as owner:
         record = schema.ViewRecord(200, PARTITION, Version(owner.version.epoch, 1), b"{}")
-        await setup.redis.set(schema.token_record_key(digest("orphan")), record.encode())
+        await setup.redis.set(schema.record_key(digest("orphan")), record.encode())
         owner.check_orphan(digest("orphan"))
         owner.check_orphan(digest("token-9"))
         await until(lambda: has_ended(setup, "orphan"))
@@ -154,7 +161,7 @@ async def test_an_orphan_of_a_higher_epoch_is_ended_too(setup: Setup) -> None:
     async with setup.owning() as owner:
         epoch = owner.version.epoch + 1000
         record = schema.ViewRecord(200, PARTITION, Version(epoch, 1), b"{}")
-        await setup.redis.set(schema.token_record_key(digest("orphan")), record.encode())
+        await setup.redis.set(schema.record_key(digest("orphan")), record.encode())
         owner.check_orphan(digest("orphan"))
         await until(lambda: is_claimed_above(setup, epoch))
         owner.check_orphan(digest("orphan"))
@@ -195,7 +202,7 @@ async def test_a_record_that_has_expired_is_not_missed(setup: Setup) -> None:
     await owner._recovery.claim()
     writes = Writes(setup, owner)
     (view,) = owner._applier.projection.all_views(owner._applier.now)
-    await setup.redis.delete(schema.token_record_key(view.digest))
+    await setup.redis.delete(schema.record_key(view.id))
     await owner._applier.advance(view.expires_at)
     owner._sweep.tick()
     await owner._sweep.run_portion()
@@ -208,7 +215,7 @@ async def test_a_token_that_is_forgotten_before_its_turn_is_passed_over(setup: S
     await owner._recovery.claim()
     owner._sweep.tick()
     schedule = owner._sweep._schedule
-    assert schedule.take(lambda: ["forgotten", digest("token-9")]) == [digest("token-9")]
+    assert schedule.take(lambda: [ViewId("8"), digest("token-9")]) == [digest("token-9")]
     owner._sweep.tick()
     await owner._sweep.run_portion()
     assert schedule._round == []

@@ -46,17 +46,17 @@ async def test_a_jobs_key_is_written_with_its_start_and_by_every_claim(setup: Se
     setup.kafka.add(*COMPANY)
     async with setup.owning() as owner:
         setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
-        await until(lambda: setup.redis.get(schema.job_token_key(9)))
-        await setup.redis.delete(schema.job_token_key(9))
+        await until(lambda: setup.redis.get(schema.job_key(9)))
+        await setup.redis.delete(schema.job_key(9))
         setup.deliver(owner, *setup.kafka.add(builders.removed("agent", 5)))
         await until(lambda: gets(setup, "token-9", []))
-        assert not await setup.redis.exists(schema.job_token_key(9))
+        assert not await setup.redis.exists(schema.job_key(9))
         await setup.redis.delete(schema.partition_key(PARTITION))
-        await until(lambda: setup.redis.get(schema.job_token_key(9)))
-    await setup.redis.delete(schema.job_token_key(9))
+        await until(lambda: setup.redis.get(schema.job_key(9)))
+    await setup.redis.delete(schema.job_key(9))
     await setup.redis.hdel(schema.partition_key(PARTITION), "stamp_epoch")
     async with setup.owning("next"):
-        assert await setup.redis.get(schema.job_token_key(9)) == digest("token-9").encode()
+        assert await setup.redis.get(schema.job_key(9)) == digest("token-9").encode()
 
 
 async def test_a_redis_outage_delays_and_loses_nothing(setup: Setup) -> None:

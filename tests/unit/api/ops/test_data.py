@@ -170,7 +170,7 @@ async def test_lookups_are_answered_while_an_explanation_is_computed(
         raise errors.UnknownJobError("done")
 
     monkeypatch.setattr(explain, "explain_job", blocking)
-    key = schema.token_record_key(hashlib.sha256(b"job-token").hexdigest())
+    key = schema.TOKENS + hashlib.sha256(b"job-token").hexdigest()
     await redis.set(key, ViewRecord(200, 0, Version(7, 2), b"{}").encode())
     async with public(monkeypatch) as http:
         explaining = asyncio.create_task(http.get("/ops/data/jobs/9", headers=BEARER))

@@ -88,7 +88,7 @@ async def test_the_page_sends_redis_nothing_but_reads(
 ) -> None:
     commands: list[str] = []
     record_commands(monkeypatch, commands)
-    await redis.set(schema.job_token_key(9), "0" * 64)
+    await redis.set(schema.job_key(9), "0" * 64)
     commands.clear()
     async with own() as http:
         for data in DATA:
