@@ -34,7 +34,8 @@ class Oracle:
         self.entities: dict[tuple[Any, ...], Any] = {}
         self.sequences: dict[tuple[Any, ...], int] = {}
         self.started: dict[tuple[str, int], Event] = {}
-        self.tokens: dict[str, tuple[str, int, int]] = {}
+        # By digest, or by the id of a job without one.
+        self.holders: dict[str, tuple[str, int, int]] = {}
         self.jobs: dict[tuple[str, int], str] = {}
         self.finished: set[tuple[str, int]] = set()
         self.sent_at = sent_at
@@ -79,27 +80,37 @@ class Oracle:
         return True
 
     def start(self, root: str, data: Event) -> None:
-        digest, job = data["token_sha256"], (root, data["id"])
+        job, own = (root, data["id"]), str(data["id"])
         expires = min(milliseconds(data["expires_at"]), self.sent_at + SIXTY_DAYS)
-        if digest in self.tokens:
-            goes_on = job not in self.finished and self.jobs.get(job) == digest
-            if self.tokens[digest][:2] != job or not goes_on:
+        view = data.get("token_sha256") or self.digest_of(job) or own
+        if view in self.holders:
+            goes_on = job not in self.finished and self.jobs.get(job) == view
+            if self.holders[view][:2] != job or not goes_on:
                 return
-        self.tokens[digest] = (*job, expires)
+        if view != own and self.holders.get(own, ())[:2] == job:
+            *_, until = self.holders.pop(own)
+            expires = until if job in self.finished else expires
+        self.holders[view] = (*job, expires)
         if job not in self.finished:
-            self.jobs[job] = digest
+            self.jobs[job] = view
             self.started[job] = data
 
+    def digest_of(self, job: tuple[str, int]) -> str | None:
+        """Return the digest that the job has, or had when it finished."""
+        of_job = [id_ for id_, (root, number, _) in self.holders.items() if (root, number) == job]
+        digests = [id_ for id_ in of_job if len(id_) == 64]
+        return self.jobs[job] if self.jobs.get(job) in digests else (digests or [None])[0]
+
     def views(self, now: int) -> dict[str, Any]:
-        """Return a status, or 200 and the document, for each token that has not expired."""
+        """Return a status, or 200 and the document, for each view that has not expired."""
         return {
-            digest: self.view(digest, root, job, now)
-            for digest, (root, job, expires) in self.tokens.items()
+            id_: self.view(id_, root, job, now)
+            for id_, (root, job, expires) in self.holders.items()
             if expires > now
         }
 
-    def view(self, digest: str, root: str, job: int, now: int) -> Any:
-        if (root, job) in self.finished or self.jobs[root, job] != digest:
+    def view(self, id_: str, root: str, job: int, now: int) -> Any:
+        if (root, job) in self.finished or self.jobs[root, job] != id_:
             return 401
         data = self.started[root, job]
         project = self.entities.get(("project", root, data["project_id"]), "unknown")

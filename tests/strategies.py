@@ -110,11 +110,12 @@ DATA: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "instance-agent.set": fields({**named, "configuration": configurations}),
     "job.started": fields(
         {
-            "id": ids, "token_sha256": digests, "project_id": ids, "pipeline_id": ids,
+            "id": ids, "project_id": ids, "pipeline_id": ids,
             "user": fields({"id": ids, "username": texts}), "ref_protected": st.booleans(),
             "expires_at": times,
         },
         environment=optional(fields({"name": texts, "slug": texts, "tier": texts})),
+        token_sha256=optional(digests),
     ),
 }  # fmt: skip
 

@@ -174,7 +174,7 @@ class ExpectedAnswers:
                 self.lives[digest] = life._replace(no_401_until=change.sent)
 
     def _is_alive(self, digest: str, now: int) -> bool:
-        root, job, expires = self._oracle.tokens[digest]
+        root, job, expires = self._oracle.holders[digest]
         current = self._oracle.jobs.get((root, job)) == digest
         return current and (root, job) not in self._oracle.finished and expires > now
 

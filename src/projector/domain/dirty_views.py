@@ -89,6 +89,10 @@ class DirtyViews:
         self._held -= released
         self.add(released, WritePriority.ONLY_GRANTS)
 
+    def is_unwritten(self, id_: ViewId) -> bool:
+        """Return whether the view is not in Redis yet, held back or not."""
+        return id_ in self._new or id_ in self._held
+
     def is_held(self, id_: ViewId) -> bool:
         """Return whether the view is held back."""
         return id_ in self._held
@@ -101,7 +105,7 @@ class DirtyViews:
         ids += self._pop(only_grants, max(most - len(ids), most // GRANTING_SHARE))
         pointers = self._pointers.intersection(ids)
         self._pointers -= pointers
-        self._new.difference_update(pointers)
+        self._new.difference_update(ids)
         return DirtyBatch(ids, pointers)
 
     def _pop(self, waiting: dict[ViewId, None], most: int) -> Iterator[ViewId]:

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from projector.events import model
 from projector.events.model import Topic
@@ -62,10 +62,19 @@ class InstanceAgent(Struct, frozen=True, gc=False):
     configuration: dict[str, Any]
 
 
+class DigestStart(Struct, frozen=True, omit_defaults=True, gc=False):
+    """The position of the start that brought a job's digest, as in `Fact`."""
+
+    offset: int
+    sequence: int | None = None
+    sequence_offset: int | None = None
+
+
 class Job(Struct, frozen=True, gc=False):
     """A job that has started, and may have finished; `expires_at` in milliseconds.
 
-    Without a `digest` only signed tokens name the job.
+    Without a `digest` only signed tokens name the job. `digest_start` is set if the digest is from
+    another start than the rest.
     """
 
     digest: str | None
@@ -77,6 +86,7 @@ class Job(Struct, frozen=True, gc=False):
     expires_at: int
     environment: model.JobEnvironment | None = None
     finished: bool = False
+    digest_start: DigestStart | UnsetType = UNSET
 
 
 class EndedToken(Struct, frozen=True, gc=False):

@@ -87,9 +87,10 @@ class FactIndex:
         after = fact.data
         if isinstance(after, Job):
             id_ = view_id(key, after)
-            if id_ not in self._job_of_view and not after.finished:
+            is_new = id_ not in self._job_of_view and not after.finished
+            if is_new and not self._is_written(key, before):
                 self.dirty.mark_new(id_)
-            if _pointer_fields(before) != _pointer_fields(after):
+            if after.digest and _pointer_fields(before) != _pointer_fields(after):
                 self.dirty.mark_pointer(id_)
         ids = chain(
             self._affected_jobs.view_ids(key, before, after),
@@ -97,6 +98,15 @@ class FactIndex:
         )
         self.dirty.add(ids, write_priority(before, after))
         self._store(key, before, fact)
+
+    def _is_written(self, key: Key, job: Entity | None) -> bool:
+        """Whether Redis has the answer under the job's id, from before the job had a digest.
+
+        It is not updated any more, so the view of the digest must not be held back.
+        """
+        if not isinstance(job, Job) or job.digest:
+            return False
+        return not self.dirty.is_unwritten(view_id(key, job))
 
     def _put_in_steps(self, key: Key, before: Entity | None, fact: AnyFact) -> Iterator[None]:
         after = fact.data

@@ -321,4 +321,6 @@ def _view(facts: FactIndex, evaluator: Evaluator, key: Key, id_: ViewId) -> View
         return View(id_, number, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at, False)
     decision = evaluator.decide_job(root, job)
     body = encode_response(number, job, decision)
-    return View(id_, number, decision.status, body, job.expires_at)
+    # The key of a job without a digest is no other job's, which only a faulty producer has.
+    is_current = not job.digest or facts.job_of_view(ViewId(str(number))) is None
+    return View(id_, number, decision.status, body, job.expires_at, is_current)

@@ -1,12 +1,12 @@
 """Transitions from events to new facts: order, sequences, replays."""
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from msgspec.structs import replace
 
 from projector.domain import entities, fact_keys
-from projector.domain.entities import EndedToken, Entity, Job
+from projector.domain.entities import DigestStart, EndedToken, Entity, Job
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import NEVER, AnyFact, Fact
@@ -247,7 +247,8 @@ def _replace_member(
         yield Change(key, after)
 
 
-# jobs: finished is final, and each token belongs to one job
+# jobs: finished is final. Each digest belongs to one job, which has at most one. A start without a
+# digest leaves the one that the job has.
 
 
 def _start(
@@ -255,39 +256,75 @@ def _start(
 ) -> Iterator[Change]:
     key = fact_keys.job_key(event.root, started.id)
     job = job_of(event, record, started)
-    _refuse_shared_token(facts.job_of_view(view_id(key, job)), key)
     before, known = facts.get(key), facts.job(key)
+    if job.digest or not (known and known.digest):
+        _refuse_shared_view(facts.job_of_view(view_id(key, job)), key, job)
     if job.digest and facts.ended_token(event.root, job.digest):
         return
-    if before is not None and known is None:
-        yield Change(key, _finished(before, record, job))
+    if before is None or known is None:
+        first: AnyFact = Fact(record.offset, record.timestamp, event.sequence, job)
+        yield Change(key, _finished(before, record, job) if before else first)
         return
-    after = None if known and known.finished else _applied(event, record, before, job)
-    if after:
+    after = _restarted(event, record, before, known, job)
+    if after != before:
         yield Change(key, after)
-    if known and known.digest != job.digest:
-        continues = after is not None and after.data is job
-        ended = known if continues else job
-        if ended.digest:
-            yield _end_token(event.root, key, record, ended.digest, ended)
+    digest = cast(Job, after.data).digest
+    for ended in (known, job):
+        if ended.digest and ended.digest != digest:
+            yield _end_token(event.root, key, record, ended)
 
 
-def _refuse_shared_token(owner: Key | None, key: Key) -> None:
-    if owner not in (None, key):
+def _refuse_shared_view(owner: Key | None, key: Key, job: Job) -> None:
+    if owner is None or owner == key:
+        return
+    if job.digest:
         raise BadEvent(
-            f"`data.token_sha256` already belongs to job {fact_keys.id_of(owner or key)}; "
+            f"`data.token_sha256` already belongs to job {fact_keys.id_of(owner)}; "
             "every job has a token of its own"
         )
-
-
-def _end_token(
-    root: fact_keys.Root, job_key: Key, record: KafkaRecord, digest: str, job: Job
-) -> Change:
-    """End the token of a superseded start; its job may continue with another token."""
-    token = EndedToken(fact_keys.id_of(job_key), job.expires_at)
-    return Change(
-        fact_keys.token_key(root, digest), Fact(record.offset, record.timestamp, None, token)
+    raise BadEvent(
+        f"job {fact_keys.id_of(key)} already belongs to partitionkey "
+        f"{fact_keys.root_of(owner)}; all events of a job have the same one"
     )
+
+
+def _restarted(event: Event, record: KafkaRecord, before: AnyFact, known: Job, job: Job) -> AnyFact:
+    """Return the fact of a known job after one more of its starts, perhaps an older one."""
+    after = None if known.finished else _applied(event, record, before, job)
+    if after is None or after.data is not job:
+        return replace(after or before, data=_with_digest(event, record, known, job))
+    if job.digest or not known.digest:
+        return after
+    start = known.digest_start or DigestStart(
+        before.offset, before.sequence, before.sequence_offset
+    )
+    return replace(after, data=replace(job, digest=known.digest, digest_start=start))
+
+
+def _with_digest(event: Event, record: KafkaRecord, known: Job, job: Job) -> Job:
+    """Return the known job after an older start, of which only the digest may count."""
+    if job.digest is None:
+        return known
+    start = DigestStart(record.offset, event.sequence)
+    if known.digest:
+        if known.finished or not known.digest_start:
+            return known
+        at = known.digest_start
+        bearer: AnyFact = Fact(at.offset, record.timestamp, at.sequence, known, at.sequence_offset)
+        after = _applied(event, record, bearer, job)
+        if after is None:
+            return known
+        start = DigestStart(after.offset, after.sequence, after.sequence_offset)
+        if after.data is not job:
+            return replace(known, digest_start=start)
+    return replace(known, digest=job.digest, digest_start=start)
+
+
+def _end_token(root: fact_keys.Root, job_key: Key, record: KafkaRecord, job: Job) -> Change:
+    """End the token of a superseded start; its job may continue with another token."""
+    key = fact_keys.token_key(root, cast(str, job.digest))
+    token = EndedToken(fact_keys.id_of(job_key), job.expires_at)
+    return Change(key, Fact(record.offset, record.timestamp, None, token))
 
 
 def _finish(facts: FactIndex, record: KafkaRecord, key: Key) -> Iterator[Change]:
@@ -307,7 +344,7 @@ def job_of(event: Event, record: KafkaRecord, started: model.JobStarted) -> Job:
         min(record.timestamp, event.replays.timestamp) if event.replays else record.timestamp
     )
     return Job(
-        digest=started.token_sha256.lower(),
+        digest=started.token_sha256.lower() if started.token_sha256 else None,
         project=started.project_id,
         pipeline=started.pipeline_id,
         user=started.user.id,

@@ -38,6 +38,11 @@ class View(NamedTuple):
     expires_at: int
     is_current: bool = True
 
+    @property
+    def has_pointer(self) -> bool:
+        """Whether the key of the job names this view."""
+        return self.is_current and is_digest(self.id)
+
 
 class ConfigProject(TypedDict):
     """The project that configures an agent."""

@@ -261,16 +261,16 @@ class JobEnvironment(Struct, frozen=True):
 
 
 class JobStarted(Struct, frozen=True):
-    """A job got its token, known here by its SHA-256 alone."""
+    """A job started; `token_sha256` names its token, unless its tokens are signed."""
 
     id: Id
-    token_sha256: Digest
     project_id: Id
     pipeline_id: Id
     user: JobUser
     ref_protected: bool
     expires_at: Instant
     environment: JobEnvironment | None = None
+    token_sha256: Digest | None = None
 
 
 class JobCanceling(Struct, frozen=True):

@@ -27,7 +27,7 @@ from projector.clients.redis_batch import Argument
 from projector.clients.redis_servers import RedisServers
 from projector.clients.trusted_clock import TOLERANCE_MS, ClockError
 from projector.domain.fact_keys import Key
-from projector.domain.views import View, ViewId, is_digest
+from projector.domain.views import View, ViewId
 from projector.elapsed import elapsed
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.log_identity import LogIdentity
@@ -217,7 +217,6 @@ class PartitionStore:
     async def _write_chunk(
         self, chunk: list[View], version: Version, pointers: Container[ViewId] | None
     ) -> None:
-        await self._write_pointers([v for v in chunk if pointers is None or v.id in pointers])
         # A head for each view instead of each status would take four times as long.
         heads = {
             status: schema.ViewRecord(status, self._partition, version, b"").encode()
@@ -226,10 +225,14 @@ class PartitionStore:
         shared, own = [f"{self._partition:04}", str(version)], list[Argument]()
         for view in chunk:
             own += (heads[view.status] + view.body, max(view.expires_at, FIRST_EXPIRY))
-        keys = _record_keys(chunk)
+        # Behind the records that they name.
+        pointed = [v for v in chunk if v.has_pointer and (pointers is None or v.id in pointers)]
+        for view in pointed:
+            own += (view.id, max(view.expires_at, FIRST_EXPIRY))
+        keys = _record_keys(chunk) + [schema.job_key(view.job) for view in pointed]
         results = await redis_batch.run_script(self._redis, self._write_views, keys, shared, own)
         for first, (_, foreign) in results:
-            self._report_foreign(chunk[first:], foreign)
+            self._report_foreign([*chunk, *pointed][first:], foreign)
         self._refuse_newer(max(newest for _, (newest, _) in results))
 
     async def drifted(self, expected: Iterable[View]) -> list[View]:
@@ -314,15 +317,6 @@ class PartitionStore:
                 await redis_batch.barrier(self._redis)
                 return int(answers[0].now)
         raise ClockError("it answers too late to compare clocks")
-
-    async def _write_pointers(self, started: list[View]) -> None:
-        sets: list[tuple[Argument, ...]] = [
-            ("SET", schema.job_key(v.job), v.id, "PXAT", max(v.expires_at, FIRST_EXPIRY))
-            for v in started
-            if v.is_current and is_digest(v.id)
-        ]
-        if sets:
-            await redis_batch.execute_writes(self._redis, sets)
 
     def _check(self, outcome: bytes) -> None:
         if outcome != b"ok":

@@ -61,6 +61,17 @@ def member_removed(user: int, scope: dict[str, int], via: str, root: str) -> Mes
 AGENTS = st.integers(1, 3)
 
 
+STARTS: st.SearchStrategy[Message] = st.builds(
+    lambda job, project, user, token, ends, root, protected, place: builders.started(
+        job, project, user, token=token and token.format(root, job), expires_at=ends, root=root,
+        ref_protected=protected, environment=environment(place),
+    ),
+    JOBS, PROJECTS, USERS, st.sampled_from(["{}-{}", "{}-{}", None, None, "other", "another"]),
+    st.sampled_from([LATER, SOON]), ROOTS, st.booleans(),
+    st.sampled_from([None, "review/1", "production"]),
+)  # fmt: skip
+
+
 SETS: st.SearchStrategy[Message] = st.one_of(
     st.builds(builders.group, GROUPS, st.none() | GROUPS, path=GROUP_PATHS, root=ROOTS),
     st.builds(builders.project, PROJECTS, st.none() | GROUPS, path=PATHS, root=ROOTS),
@@ -77,16 +88,11 @@ SETS: st.SearchStrategy[Message] = st.one_of(
         groups=entries(GROUPS | GROUP_PATHS), root=ROOTS,
     ),
     st.builds(builders.shared, st.integers(3, 4), PROJECTS, FILTERS),
-    st.builds(
-        lambda job, project, user, token, ends, root, protected, place: builders.started(
-            job, project, user, token=token or f"{root}-{job}", expires_at=ends, root=root,
-            ref_protected=protected, environment=environment(place),
-        ),
-        JOBS, PROJECTS, USERS, st.sampled_from([None, "other", "another"]),
-        st.sampled_from([LATER, SOON]), ROOTS, st.booleans(),
-        st.sampled_from([None, "review/1", "production"]),
-    ),
+    STARTS,
 )  # fmt: skip
+
+
+ENDS_OF_JOBS = st.builds(builders.removed, st.just("job"), JOBS, root=ROOTS)
 
 
 REMOVALS: st.SearchStrategy[Message] = st.one_of(
@@ -100,6 +106,8 @@ REMOVALS: st.SearchStrategy[Message] = st.one_of(
 
 
 EVENTS = st.one_of(SETS, SETS, REMOVALS)
+# Starts alone, too: few of many events are starts of one job.
+LISTS = st.lists(EVENTS, max_size=30) | st.lists(STARTS | ENDS_OF_JOBS, max_size=8)
 
 
 # Without these events first, few drawn changes would affect a view.

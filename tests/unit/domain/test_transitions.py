@@ -1,14 +1,19 @@
 """Order, sequences and replays: which event decides about an entity."""
 
+from itertools import permutations
 from typing import Any
 
+import orjson
 import pytest
 
+from projector.domain.views import ViewId
 from projector.events import replay_header
 from projector.events.model import ReplayPosition
 from tests import builders
 from tests.builders import NOW, Message, digest
 from tests.unit.domain.world import COMPANY, DAY, HIERARCHY, MEMBER_REMOVED, ReplayWorld, World
+
+PRODUCTION = {"name": "production", "slug": "production", "tier": "production"}
 
 # groups and projects
 
@@ -60,6 +65,97 @@ def test_a_token_belongs_to_one_job() -> None:
 def test_a_token_lives_at_most_sixty_days() -> None:
     world = World(*HIERARCHY, builders.started(9, 7, expires_at="2099-01-01"))
     assert world.views[digest("token-9")].expires_at == NOW + 60 * DAY
+
+
+# jobs without a digest
+
+
+def test_a_job_without_a_digest_has_a_view_by_its_id() -> None:
+    world = World(*COMPANY, builders.started(10, 7, token=None))
+    assert world.status_of(10) == 200
+    assert orjson.loads(world.views[ViewId("10")].body)["job"] == {"id": 10}
+    world.take(builders.removed("job", 10))
+    assert world.status_of(10) == 401
+    world.take(builders.started(10, 7, token=None))
+    assert (world.status_of(10), world.written) == (401, {})
+
+
+def test_an_end_that_comes_before_the_start_without_a_digest_is_final() -> None:
+    world = World(*HIERARCHY, builders.removed("job", 9), builders.started(9, 7, token=None))
+    assert world.status_of(9) == 401
+
+
+def test_a_start_without_a_digest_leaves_the_one_that_the_job_has() -> None:
+    world = World(*HIERARCHY, builders.started(9, 7))
+    world.take(builders.started(9, 7, token=None, environment=PRODUCTION))
+    assert list(world.written) == [digest("token-9")]
+    assert world.body()["environment"]["slug"] == "production"
+    world.take(builders.removed("job", 9))
+    assert world.status() == 401
+
+
+def test_a_job_that_gets_a_digest_has_its_view_there() -> None:
+    world = World(*HIERARCHY, builders.started(9, 7, token=None), builders.started(9, 7))
+    assert list(world.projection.facts.view_ids()) == [digest("token-9")]
+    assert world.status() == 200
+
+
+def test_a_later_digest_ends_the_one_that_was_kept() -> None:
+    world = World(*HIERARCHY, builders.started(9, 7), builders.started(9, 7, token=None))
+    world.take(builders.started(9, 7, token="second"))
+    assert (world.status(), world.status("second")) == (401, 200)
+
+
+def test_an_older_start_gives_its_digest_to_a_job_without_one_and_no_more() -> None:
+    world = ReplayWorld(*HIERARCHY)
+    original = world.broken(builders.started(9, 7, environment=PRODUCTION))
+    world.take(builders.started(9, 7, token=None))
+    world.replay(original)
+    assert (world.status(), "environment" in world.body()) == (200, False)
+    world.take(builders.started(9, 7, token="second"))
+    assert (world.status(), world.status("second")) == (401, 200)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_of_the_digests_of_older_starts_the_latest_counts(
+    order: tuple[int, ...], is_restarted: bool
+) -> None:
+    world = ReplayWorld(*HIERARCHY)
+    starts = [builders.started(9, 7, token=token) for token in ("first", "second", None)]
+    originals = [world.broken(message) for message in starts]
+    for number in order:
+        world.replay(originals[number])
+        if is_restarted:
+            world.restart()
+    assert (world.status("first"), world.status("second")) == (401, 200)
+
+
+def test_a_finished_job_gets_the_digest_of_a_late_start_too() -> None:
+    """Or its token would be unknown, and not dead."""
+    world = World(*HIERARCHY, builders.started(9, 7, token=None), builders.removed("job", 9))
+    world.take(builders.started(9, 7))
+    assert list(world.projection.facts.view_ids()) == [digest("token-9")]
+    assert world.status() == 401
+    world.take(builders.started(9, 7, token="second"))
+    assert (world.status(), world.status("second")) == (401, 401)
+
+
+def test_a_job_without_a_digest_belongs_to_one_root_namespace() -> None:
+    world = World(*HIERARCHY, builders.started(9, 7, token=None))
+    (complaint,) = world.take(builders.started(9, 7, token=None, root="4"))
+    assert complaint == (
+        "job 9 already belongs to partitionkey 3; all events of a job have the same one"
+    )
+    assert list(world.projection.facts.view_ids()) == ["9"]
+
+
+def test_a_job_with_a_digest_leaves_the_key_of_another_without_one_alone() -> None:
+    world = World(*HIERARCHY, builders.started(9, 7, token=None))
+    world.take(builders.started(9, 7, root="4"))
+    assert not world.views[digest("token-9")].is_current
+    world.take(builders.started(9, 7, token="second"), builders.started(9, 7, root="4"))
+    assert world.projection.view(digest("token-9"), NOW).is_current
 
 
 # sequences
