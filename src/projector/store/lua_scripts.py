@@ -36,11 +36,12 @@ redis.call('SET', KEYS[1], ARGV[1])
 return 1
 """
 
-# KEYS: token records. ARGV: partition (4 digits), version, then (record, expiry in ms) per key.
-# Returns the newest version that refused a view ('' if none), and the positions of tokens that
-# belong to another partition. Their records stay, so that no partition can disturb another.
-# Malformed values are overwritten. A value between `floor` and `mine` is an older record of this
-# partition or malformed; only others are parsed. (Epochs start with 0 until the year 2527.)
+# KEYS: records, and keys of jobs that get pointers. ARGV: partition (4 digits), version, then
+# (record or digest, expiry in ms) per key. Returns the newest version that refused a value ('' if
+# none), and the positions of keys with a record of another partition. These records stay, so that
+# no partition can disturb another. Pointers and malformed values are overwritten. A value between
+# `floor` and `mine` is an older record of this partition or malformed; only others are parsed.
+# (Epochs start with 0 until the year 2527.)
 WRITE_VIEWS: Final = """
 local call, pcall, ARGV = redis.call, redis.pcall, ARGV
 local floor = ARGV[1] .. ' '

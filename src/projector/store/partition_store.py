@@ -236,18 +236,41 @@ class PartitionStore:
         self._refuse_newer(max(newest for _, (newest, _) in results))
 
     async def drifted(self, expected: Iterable[View]) -> list[View]:
-        """Return the views whose records in Redis differ, in content or expiry."""
+        """Return the views whose records or pointers in Redis differ, in content or expiry."""
         found: list[View] = []
         for chunk in _chunks(expected, VIEWS_PER_READ, lambda view: len(view.body)):
             stored = await view_diff.read_values(self._redis, _record_keys(chunk))
+            unnamed = await self._unnamed(chunk)
             self.refuse_changed_server()
-            pairs = zip(chunk, stored, strict=True)
-            found += [view for view, value in pairs if self._has_drifted(view, value)]
+            for view, value in zip(chunk, stored, strict=True):
+                if self._has_drifted(view, value) or view.id in unnamed:
+                    found.append(view)
         return found
 
     def _has_drifted(self, view: View, stored: StoredValue) -> bool:
         found = view_diff.mismatches(view, self._partition, stored)
         return bool(found) and found != [Mismatch.FOREIGN]
+
+    async def _unnamed(self, chunk: list[View]) -> set[ViewId]:
+        """Return the views that the keys of their jobs should name and do not.
+
+        A late pointer of a former owner is not fenced by another pointer. The keys of another
+        partition's jobs are left alone: a job's own record, or a digest with one.
+        """
+        views = [view for view in chunk if view.has_pointer]
+        keys = [schema.job_key(view.job) for view in views]
+        stored = await view_diff.read_values(self._redis, keys)
+        pairs = zip(views, stored, strict=True)
+        wrong = {view.id: value for view, value in pairs if not view_diff.names(value, view)}
+        named = {id_: other for id_, value in wrong.items() if (other := value.pointer)}
+        keys = [schema.record_key(other) for other in named.values()]
+        found = await view_diff.read_values(self._redis, keys)
+        deciding = wrong | dict(zip(named, found, strict=True))
+        return {id_ for id_, value in deciding.items() if not self._is_foreign(value)}
+
+    def _is_foreign(self, stored: StoredValue) -> bool:
+        record = stored.record
+        return record is not None and record.partition != self._partition
 
     async def checkpoint(
         self,
