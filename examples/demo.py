@@ -18,7 +18,7 @@ PROJECTOR = [sys.executable, "-m", "projector"]
 EVENTS = Path(__file__).parent / "events.ndjson"
 PATH = "/api/v4/job/allowed_agents"
 PROMOTION = {
-    "specversion": "1.0", "id": "example-76", "source": "/example",
+    "specversion": "1.0", "id": "example-77", "source": "/example",
     "type": "member.set", "partitionkey": "3",
     "data": {
         "user_id": 4, "project_id": 123213, "role": "developer", "via": "direct",

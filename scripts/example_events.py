@@ -1,7 +1,8 @@
 """Generator of `examples/events.ndjson`: a small company with two top-level groups.
 
 Run it after each change: `python scripts/example_events.py > examples/events.ndjson`. The tokens
-are `example-token-<job>`; an event never holds a token, only its SHA-256.
+are `example-token-<job>`; an event never holds a token, only its SHA-256. Job 39 has signed tokens,
+and so no SHA-256.
 """
 
 import hashlib
@@ -78,7 +79,9 @@ PRODUCTION = {"name": "production", "slug": "production", "tier": "production"}
 REVIEW = {"name": "review/7", "slug": "review-7-abc", "tier": "development"}
 
 
-def job(root: int, number: int, project: int, user: int, **more: object) -> None:
+def job(
+    root: int, number: int, project: int, user: int, *, signed: bool = False, **more: object
+) -> None:
     digest = hashlib.sha256(f"example-token-{number}".encode()).hexdigest()
     started = {
         "id": number,
@@ -90,6 +93,8 @@ def job(root: int, number: int, project: int, user: int, **more: object) -> None
         "environment": None,
         "expires_at": "2099-01-01T00:00:00Z",
     }
+    if signed:
+        del started["token_sha256"]
     event(root, "job.started", **(started | more))
 
 
@@ -131,3 +136,4 @@ for number, project, user in zip(
 for number in (14, 17, 21, 30):
     event(LABS if number > 28 else ACME, "job.finished", id=number, status="failed")
 event(ACME, "job.canceling", id=15)
+job(LABS, 39, 400, 5, signed=True)

@@ -115,7 +115,7 @@ def _agent(agent: ExplainedAgent) -> Iterator[Row]:
 
 def _view(view: StoredView | None) -> str:
     if view is None:
-        return "there is no record of the token"
+        return "there is no record"
     return f"status {view.status}, version {view.version}, expires {view.expires_at}"
 
 

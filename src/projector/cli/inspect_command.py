@@ -43,7 +43,7 @@ def job(
     number: Annotated[int, typer.Argument(metavar="ID", help="The job's id.", min=1, max=MAX_ID)],
     as_json_: AsJson = False,
 ) -> None:
-    """Show a job: its token's SHA-256, the record that answers lookups, its fact.
+    """Show a job: its token's SHA-256 if it has one, the record that answers lookups, its fact.
 
     Exits with 0; with 1 when nothing is known; with 3 when Redis cannot be reached.
 
@@ -88,7 +88,7 @@ def token(
     digest = _digest(sha256)
     settings = load_settings()
     found = run_command(
-        settings, with_redis(settings, lambda redis: inspect.inspect_token(redis, digest))
+        settings, with_redis(settings, lambda redis: inspect.inspect_view(redis, digest))
     )
     known = found.record is not None
     answer = "The token" if known else "There is no record of the token: lookups get 401, or 503"

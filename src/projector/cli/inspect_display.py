@@ -14,8 +14,12 @@ from projector.operators.inspect import (
 def job(found: InspectedJob) -> list[Row]:
     """List the job's token, then its facts."""
     if found.token is None:
-        none = Row("token", "none: it has expired, or no event named the job")
-        return [none, *_facts(found.facts)]
+        reason = (
+            "the job's key in Redis holds neither a record nor a digest; see `projector verify`"
+            if found.job_key
+            else "it has expired, or no event named the job"
+        )
+        return [Row("token", f"none: {reason}"), *_facts(found.facts)]
     return [*_token(found.token), *_facts(found.facts)]
 
 
@@ -62,7 +66,7 @@ def _checkpoint(found: InspectedPartition, total: int) -> str:
 
 
 def _token(found: InspectedToken) -> list[Row]:
-    rows = [Row("sha256", found.sha256)]
+    rows = [Row("sha256", found.sha256 or "none: the job's signed tokens share one record")]
     if found.record is None:
         return [*rows, Row("record", "none")]
     record = found.record

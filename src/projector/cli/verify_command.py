@@ -21,7 +21,7 @@ from projector.cli.terminal import (
 from projector.config.settings import Settings
 from projector.domain.decision import ViewRules
 from projector.log import escape_control_chars
-from projector.operators.verify import Verifier, live_tokens
+from projector.operators.verify import Verifier, live_records
 from projector.operators.verify_run import (
     NOT_COMPARED,
     DifferenceRow,
@@ -46,8 +46,8 @@ def verify(
 
     The facts are those of the checkpoint; workers go on meanwhile. A difference counts if a second
     look finds it again. Over-grants (a token is allowed more than the facts allow) come first.
-    Tokens are named by their SHA-256. Use the settings that the workers have. Why a repair undoes
-    nothing is in docs/guarantees.md.
+    Tokens are named by their SHA-256; a job without one is named by its id. Use the settings that
+    the workers have. Why a repair undoes nothing is in docs/guarantees.md.
 
     Exits with 0 when all is equal, or all was repaired and a second look agrees; with 1 when
     anything differs or could not be compared; with 2 when there is no such partition; with 3 when
@@ -76,12 +76,12 @@ async def _verify(settings: Settings, partitions: list[int] | None, repair: bool
         with progress_bar() as bar:
             task = bar.add_task("comparing", total=None)
             verifier = Verifier(redis, rules, lambda n: bar.advance(task, n))
-            run = VerifyRun(redis, verifier, await live_tokens(redis, wanted), repair=repair)
+            run = VerifyRun(redis, verifier, await live_records(redis, wanted), repair=repair)
             for partition in wanted:
                 bar.update(task, description=f"partition {partition}")
                 await run.verify(partition)
             if len(wanted) == count:
-                await run.verify_unreadable()
+                await run.verify_unclaimed()
     return run
 
 
@@ -91,9 +91,10 @@ def as_text(row: VerifyRow) -> str:
     if isinstance(row, NotComparedRow):
         return f"{row.outcome}: {partition}: {row.error}"
     job = "" if row.job is None else f", job {row.job}"
+    token = "" if row.token_sha256 is None else f", token {row.token_sha256}"
     kind = "OVER-GRANT, " if row.over_grant else ""
     differences = "; ".join(_differences(row))
-    return f"{row.outcome}: {kind}{partition}{job}, token {row.token_sha256}: {differences}"
+    return f"{row.outcome}: {kind}{partition}{job}{token}: {differences}"
 
 
 def _differences(row: DifferenceRow) -> Iterator[str]:
@@ -106,15 +107,26 @@ def _differences(row: DifferenceRow) -> Iterator[str]:
             case Mismatch.EXPIRY:
                 yield "it expires at another time"
             case Mismatch.ORPHAN:
-                yield "no fact names this token" + "".join(_agents(row))
+                yield f"no fact names this {_subject(row)}" + "".join(_agents(row))
             case Mismatch.FOREIGN:
                 yield f"its record is one of partition {row.foreign_partition}"
             case Mismatch.JOB_KEY:
-                yield f"{schema.job_key(row.job or 0)} does not name it"
+                yield _job_key(row) + "".join(_agents(row))
             case Mismatch.UNREADABLE:
                 yield "its record is unreadable"
             case _:
                 yield str(mismatch)
+
+
+def _subject(row: DifferenceRow) -> str:
+    return "job" if row.token_sha256 is None else "token"
+
+
+def _job_key(row: DifferenceRow) -> str:
+    key = schema.job_key(row.job or 0)
+    if row.token_sha256 is None:
+        return f"{key} holds a digest, which the job does not have"
+    return f"{key} does not name it"
 
 
 def _agents(row: DifferenceRow) -> Iterator[str]:

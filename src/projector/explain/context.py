@@ -21,15 +21,14 @@ from projector.explain.model import EventRef
 class Question(NamedTuple):
     """The question why the job `key` gets its answer, and whether it may use `agent`.
 
-    `digest` is that of the token in question, the job's current one unless given. `now` is in
-    milliseconds.
+    `view_id` is the view in question, the job's current one unless given. `now` is in milliseconds.
     """
 
     key: Key
     rules: ViewRules
     now: int
     agent: int | None = None
-    digest: ViewId | None = None
+    view_id: ViewId | None = None
 
 
 class ExplanationContext:
@@ -38,7 +37,7 @@ class ExplanationContext:
     def __init__(self, facts: FactIndex, partition: int, question: Question) -> None:
         if (
             facts.get(question.key) is None
-            and facts.job_of_view(question.digest or ViewId("")) is None
+            and facts.job_of_view(question.view_id or ViewId("")) is None
         ):
             raise KeyError(question.key)
         self.facts = facts
@@ -47,14 +46,14 @@ class ExplanationContext:
         self.root: Root = fact_keys.root_of(question.key)
         self.job_id = fact_keys.id_of(question.key)
         self.job = facts.job(question.key)
-        self.digest = question.digest or (
+        self.view_id = question.view_id or (
             view_id(question.key, self.job) if self.job else ViewId("")
         )
 
     @property
     def is_ended(self) -> bool:
-        """Whether the token ended before its job."""
-        return self.facts.ended_token(self.root, self.digest) is not None
+        """Whether the token in question ended before its job."""
+        return self.facts.ended_token(self.root, self.view_id) is not None
 
     @cached_property
     def decision(self) -> Decision:
@@ -62,7 +61,7 @@ class ExplanationContext:
         if self.job is None and not self.is_ended:
             return Decision(HTTPStatus.UNAUTHORIZED, Rule.JOB_FINISHED)
         asked = self.question
-        return evaluator.decide(self.facts, asked.key, self.digest, asked.rules, asked.now)
+        return evaluator.decide(self.facts, asked.key, self.view_id, asked.rules, asked.now)
 
     @property
     def user(self) -> User | None:

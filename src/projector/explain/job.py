@@ -64,7 +64,7 @@ def _sentence(context: ExplanationContext, asked: ExplainedAgent | None) -> str:
 
 
 def _job(context: ExplanationContext, job: Job) -> ExplainedJob:
-    ended = fact_keys.token_key(context.root, context.digest)
+    ended = fact_keys.token_key(context.root, context.view_id)
     return ExplainedJob(
         id=context.job_id,
         root=context.root,

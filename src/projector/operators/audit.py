@@ -194,17 +194,28 @@ def _is_over(entity: Entity, now: int) -> bool:
 
 def _differing(fact: AnyFact, wanted: Entity) -> dict[str, tuple[Any, Any]]:
     assert fact.data is not None  # noqa: S101  the caller has checked
-    if isinstance(wanted, Job) and isinstance(fact.data, Job) and _is_capped(fact, wanted):
-        wanted = replace(wanted, expires_at=fact.data.expires_at)
+    if isinstance(wanted, Job) and isinstance(fact.data, Job):
+        wanted = _as_known(fact, fact.data, wanted)
     ours, theirs = msgspec.to_builtins(fact.data), msgspec.to_builtins(wanted)
+    # Positions in Kafka are in facts alone.
+    both = ours.keys() & theirs.keys()
     return {
-        name: (ours[name], theirs[name]) for name in ours if not _same(ours[name], theirs[name])
+        name: (ours[name], theirs[name])
+        for name in ours
+        if name in both and not _same(ours[name], theirs[name])
     }
 
 
-def _is_capped(fact: AnyFact, wanted: Job) -> bool:
-    """Whether the token would outlive the limit that starts at its record's time."""
-    return wanted.expires_at > fact.timestamp + MAX_TOKEN_LIFE_MS
+def _as_known(fact: AnyFact, known: Job, wanted: Job) -> Job:
+    """Return the exported job with what an export need not have, or cannot.
+
+    A start without a digest leaves the digest that the job has. A token lives no longer than the
+    limit that starts at its record's time.
+    """
+    wanted = replace(wanted, digest=wanted.digest or known.digest)
+    if wanted.expires_at > fact.timestamp + MAX_TOKEN_LIFE_MS:
+        wanted = replace(wanted, expires_at=known.expires_at)
+    return wanted
 
 
 def _same(one: object, other: object) -> bool:

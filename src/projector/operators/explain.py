@@ -5,8 +5,7 @@ checkpoint has reached the record's version.
 """
 
 import asyncio
-import re
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
@@ -34,18 +33,24 @@ from projector.store.schema import ViewRecord
 TRIES: Final = 5
 PAUSE_S: Final = 0.2
 MAX_NOTED: Final = 5
-_DIGEST: Final = re.compile(rb"[0-9a-f]{64}")
 
 
 class JobLocation(NamedTuple):
-    """A job's partition, its key if that is known, and the digest of the token in question."""
+    """A job's partition, its key if that is known, and the view in question."""
 
     partition: int
     key: Key | None
-    digest: ViewId | None
+    view_id: ViewId | None
 
 
-class TokenRecord(NamedTuple):
+class JobKey(NamedTuple):
+    """What the key of a job holds, None if it is missing, and the view id that it leads to."""
+
+    content: Literal["record", "digest", "unreadable"] | None
+    view_id: ViewId | None
+
+
+class StoredRecord(NamedTuple):
     """A record, and its expiry (ms)."""
 
     record: ViewRecord
@@ -66,41 +71,54 @@ async def explain_job(
     cannot be read, `TooManyFactsError` if one of the partitions to read has more than `most_facts`.
     Decoding and evaluation run in a thread, so that the event loop goes on.
     """
-    digest = await read_job_digest(redis, job)
-    stored = await read_record(redis, digest) if digest else None
-    if digest and stored:
-        location = JobLocation(stored.record.partition, None, digest)
-        report = await _explain(redis, settings, location, agent, most_facts)
-        if report.explanation.job and report.explanation.job.id == job:
-            return report
-    location, *others = await _search(redis, job, most_facts)
+    key = await read_job_key(redis, job)
+    stored = await read_record(redis, key.view_id) if key.view_id else None
+    reason = f"job {job} is not known: no job.started for it was applied, or its facts have expired"
+    if stored:
+        location = JobLocation(stored.record.partition, None, key.view_id)
+        try:
+            report = await _explain(redis, settings, location, agent, most_facts)
+            if report.explanation.job and report.explanation.job.id == job:
+                return report
+        except UnknownJobError as error:
+            reason = str(error)
+    location, *others = await _search(redis, job, reason, most_facts)
     report = await _explain(redis, settings, location, agent, most_facts)
-    also = [f"job {job} is also known in partition {o.partition}" for o in others[:MAX_NOTED]]
-    return msgspec.structs.replace(report, notes=report.notes + also)
+    notes = [f"job {job} is also known in partition {o.partition}" for o in others[:MAX_NOTED]]
+    if key.content and key.view_id != location.view_id:
+        notes.append(
+            f"{schema.job_key(job)} does not lead to this record, so signed tokens of the job get "
+            "another answer: see `projector verify`"
+        )
+    return msgspec.structs.replace(report, notes=report.notes + notes)
 
 
-async def read_job_digest(redis: Redis, job: int) -> ViewId | None:
-    """Read the SHA-256 of the job's current token; None if its key is missing or malformed."""
-    raw = await _value(redis, schema.job_key(job))
-    return ViewId(raw.decode()) if raw and _DIGEST.fullmatch(raw) else None
-
-
-async def read_record(redis: Redis, digest: ViewId) -> TokenRecord | None:
-    """Read the token's record; None if it is missing or malformed."""
-    key = schema.record_key(digest)
-    raw, left = await redis_batch.execute(redis, [("GET", key), ("PTTL", key)])
+async def read_job_key(redis: Redis, job: int) -> JobKey:
+    """Read what the key of a job holds, and so under which view id its record is."""
     try:
-        record = ViewRecord.decode(_string(raw.value) or b"")
+        raw: Any = await redis.get(schema.job_key(job))
+    except ResponseError as error:
+        raw = _string(error) or b""
+    if raw is None:
+        return JobKey(None, None)
+    if schema.POINTER.fullmatch(raw):
+        return JobKey("digest", ViewId(raw.decode()))
+    return JobKey("record", ViewId(str(job))) if _decode(raw) else JobKey("unreadable", None)
+
+
+async def read_record(redis: Redis, view_id: ViewId) -> StoredRecord | None:
+    """Read the record of a view; None if it is missing or malformed."""
+    key = schema.record_key(view_id)
+    raw, left = await redis_batch.execute(redis, [("GET", key), ("PTTL", key)])
+    record = _decode(_string(raw.value))
+    return record and StoredRecord(record, int(left.now) + left.value)
+
+
+def _decode(raw: bytes | None) -> ViewRecord | None:
+    try:
+        return ViewRecord.decode(raw or b"")
     except ValueError:
         return None
-    return TokenRecord(record, int(left.now) + left.value)
-
-
-async def _value(redis: Redis, key: str) -> bytes | None:
-    try:
-        return _string(await redis.get(key))
-    except ResponseError as error:
-        return _string(error)
 
 
 def _string(found: Any) -> bytes | None:
@@ -110,8 +128,13 @@ def _string(found: Any) -> bytes | None:
     return found if isinstance(found, bytes) else None
 
 
-async def _search(redis: Redis, job: int, most_facts: int | None) -> list[JobLocation]:
-    """Find the job in the facts of all partitions, the latest first; raises `UnknownJobError`."""
+async def _search(
+    redis: Redis, job: int, unknown: str, most_facts: int | None
+) -> list[JobLocation]:
+    """Find the job in the facts of all partitions, the latest first.
+
+    Raises `UnknownJobError` with the reason `unknown` if no partition has it.
+    """
     found: list[tuple[int, JobLocation]] = []
     for partition in range(await require_partition_count(redis)):
         await _refuse_too_many(redis, partition, most_facts)
@@ -123,9 +146,7 @@ async def _search(redis: Redis, job: int, most_facts: int | None) -> list[JobLoc
             if key.count("/") == 2:
                 found.append(_locate(partition, key, raw))
     if not found:
-        raise UnknownJobError(
-            f"job {job} is not known: no job.started for it was applied, or its facts have expired"
-        )
+        raise UnknownJobError(unknown)
     return [location for _, location in sorted(found, key=lambda each: -each[0])]
 
 
@@ -168,13 +189,13 @@ async def _explain(
         if attempt:
             await asyncio.sleep(PAUSE_S)
         await _refuse_too_many(redis, location.partition, most_facts)
-        stored = await read_record(redis, location.digest) if location.digest else None
+        stored = await read_record(redis, location.view_id) if location.view_id else None
         reached = stored.record.version if stored else None
         found = await snapshot.read_snapshot(redis, location.partition, reached)
-        if location.digest in found.in_doubt:
+        if location.view_id in found.in_doubt:
             continue
         # Once more: a record written while the facts were read is newer than they are.
-        stored = await read_record(redis, location.digest) if location.digest else None
+        stored = await read_record(redis, location.view_id) if location.view_id else None
         if stored and stored.record.version > found.state.version:
             continue
         last = await asyncio.to_thread(_report, found, settings, location, agent, stored)
@@ -193,7 +214,7 @@ def _report(
     settings: Settings,
     location: JobLocation,
     agent: int | None,
-    stored: TokenRecord | None,
+    stored: StoredRecord | None,
 ) -> ExplanationReport:
     explanation = _explanation(found, settings, location, agent)
     agrees = _agrees(found, settings, location, stored)
@@ -212,13 +233,13 @@ def _report(
 def _explanation(
     found: Snapshot, settings: Settings, location: JobLocation, agent: int | None
 ) -> Explanation:
-    key = location.key or found.facts.job_of_view(location.digest or ViewId(""))
+    key = location.key or found.facts.job_of_view(location.view_id or ViewId(""))
     if key is None:
         raise UnknownJobError(
-            f"the token has a record, but no fact of partition {found.partition} justifies it; "
+            f"there is a record, but no fact of partition {found.partition} justifies it; "
             "wait for the worker's sweep, or run `projector verify --repair`"
         )
-    question = Question(key, _rules(settings), found.now, agent, location.digest)
+    question = Question(key, _rules(settings), found.now, agent, location.view_id)
     try:
         return job_explanation.explain_job(found.facts, found.partition, question)
     except KeyError:
@@ -230,18 +251,18 @@ def _rules(settings: Settings) -> ViewRules:
 
 
 def _agrees(
-    found: Snapshot, settings: Settings, location: JobLocation, stored: TokenRecord | None
+    found: Snapshot, settings: Settings, location: JobLocation, stored: StoredRecord | None
 ) -> bool:
     """Whether the record follows from the facts. An expired token has no record."""
-    if location.digest is None or found.facts.job_of_view(location.digest) is None:
+    if location.view_id is None or found.facts.job_of_view(location.view_id) is None:
         return stored is None
-    expected = projection.compute_view(found.facts, location.digest, _rules(settings), found.now)
+    expected = projection.compute_view(found.facts, location.view_id, _rules(settings), found.now)
     if stored is None:
         return expected.expires_at <= found.now
     return (stored.record.status, stored.record.body) == (expected.status, expected.body)
 
 
-def _stored_view(stored: TokenRecord) -> StoredView:
+def _stored_view(stored: StoredRecord) -> StoredView:
     record = stored.record
     version = f"{record.partition}.{record.version.epoch}.{record.version.revision}"
     return StoredView(record.status, version, to_rfc3339(stored.expires_at))

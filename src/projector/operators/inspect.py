@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -15,7 +15,7 @@ from projector.domain.decision import ViewRules
 from projector.domain.entities import Job
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
-from projector.domain.views import ViewId
+from projector.domain.views import ViewId, is_digest
 from projector.errors import NoSuchPartitionError, NotReadyError, SnapshotError
 from projector.events.timestamps import to_rfc3339
 from projector.explain.model import EventRef
@@ -50,17 +50,25 @@ class InspectedFact(Struct, frozen=True):
 
 
 class InspectedToken(Struct, frozen=True):
-    """A token by its SHA-256: the record that lookups get, and the facts behind it."""
+    """The record that lookups of a token get, and the facts behind it.
 
-    sha256: str
+    `sha256` is None for the signed tokens of a job without a digest, which share one record.
+    """
+
+    sha256: str | None
     record: InspectedRecord | None
     facts: list[InspectedFact]
 
 
 class InspectedJob(Struct, frozen=True):
-    """A job: its current token (None if Redis has none), and its facts."""
+    """A job: its current token (None if Redis has none), and its facts.
+
+    `job_key` is what the key of the job in Redis holds, None if it is missing: the `record` of a
+    job without a digest, else the `digest`.
+    """
 
     job: int
+    job_key: Literal["record", "digest", "unreadable"] | None
     token: InspectedToken | None
     facts: list[InspectedFact]
 
@@ -98,29 +106,30 @@ class InspectedAgent(Struct, frozen=True):
 
 async def inspect_job(redis: Redis, number: int) -> InspectedJob:
     """Read a job; search all partitions for its facts if its token has no record."""
-    digest = await explain.read_job_digest(redis, number)
-    found = await inspect_token(redis, digest) if digest else None
+    key = await explain.read_job_key(redis, number)
+    found = await inspect_view(redis, key.view_id) if key.view_id else None
     if found and found.record:
         searched = [found.record.partition]
     else:
         searched = list(range(await require_partition_count(redis)))
     suffix = f"/job/{number}"
     known = [fact async for fact in _search(redis, searched, suffix)]
-    return InspectedJob(number, found, [f for f in known if f.key.endswith(suffix)])
+    return InspectedJob(number, key.content, found, [f for f in known if f.key.endswith(suffix)])
 
 
-async def inspect_token(redis: Redis, digest: ViewId) -> InspectedToken:
-    """Read a token; without a record, its partition and so its facts are not known."""
-    stored = await explain.read_record(redis, digest)
+async def inspect_view(redis: Redis, view_id: ViewId) -> InspectedToken:
+    """Read a view; without a record, its partition and so its facts are not known."""
+    sha256 = view_id if is_digest(view_id) else None
+    stored = await explain.read_record(redis, view_id)
     if stored is None:
-        return InspectedToken(digest, None, [])
+        return InspectedToken(sha256, None, [])
     record = stored.record
     version = f"{record.partition}.{record.version.epoch}.{record.version.revision}"
     shown = InspectedRecord(
         record.status, record.partition, version, to_rfc3339(stored.expires_at), _body(record.body)
     )
     found = await snapshot.read_snapshot(redis, record.partition, record.version)
-    return InspectedToken(digest, shown, await asyncio.to_thread(_facts_of_token, found, digest))
+    return InspectedToken(sha256, shown, await asyncio.to_thread(_facts_of_view, found, view_id))
 
 
 async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
@@ -206,11 +215,11 @@ def _is_live(fact: AnyFact, now: int) -> bool:
     return isinstance(data, Job) and not data.finished and data.expires_at > now
 
 
-def _facts_of_token(found: Snapshot, digest: ViewId) -> list[InspectedFact]:
-    key = found.facts.job_of_view(digest)
+def _facts_of_view(found: Snapshot, view_id: ViewId) -> list[InspectedFact]:
+    key = found.facts.job_of_view(view_id)
     if key is None:
         return []
-    keys = (key, fact_keys.token_key(fact_keys.root_of(key), digest))
+    keys = (key, fact_keys.token_key(fact_keys.root_of(key), view_id))
     known = ((each, found.facts.get(each)) for each in keys)
     return [_inspected(found.partition, each, fact) for each, fact in known if fact]
 
@@ -226,13 +235,13 @@ def _jobs_of_agent(found: Snapshot, rules: ViewRules, agent: int) -> list[int]:
     """List the ids of the live jobs that may use the agent, ascending."""
     return sorted(
         fact_keys.id_of(key)
-        for digest in found.facts.view_ids()
-        if (key := found.facts.job_of_view(digest)) and _may_use(found, key, digest, rules, agent)
+        for view_id in found.facts.view_ids()
+        if (key := found.facts.job_of_view(view_id)) and _may_use(found, key, view_id, rules, agent)
     )
 
 
-def _may_use(found: Snapshot, key: Key, digest: ViewId, rules: ViewRules, agent: int) -> bool:
-    decision = evaluator.decide(found.facts, key, digest, rules, found.now)
+def _may_use(found: Snapshot, key: Key, view_id: ViewId, rules: ViewRules, agent: int) -> bool:
+    decision = evaluator.decide(found.facts, key, view_id, rules, found.now)
     return any(c.effective.agent == agent and not c.refused_by for c in decision.candidates)
 
 

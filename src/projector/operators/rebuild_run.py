@@ -23,7 +23,8 @@ from projector.operators import rebuild, rebuild_takeover, verify
 from projector.operators.rebuild import FactChange, Rebuilt
 from projector.operators.rebuild_takeover import RebuildClients
 from projector.operators.snapshot import Snapshot
-from projector.operators.verify import Difference, Findings, Verifier
+from projector.operators.verify import Findings, Verifier
+from projector.operators.view_differences import Difference
 from projector.store import partition_state
 from projector.store.partition_count import read_partition_count
 from projector.store.partition_state import PartitionState

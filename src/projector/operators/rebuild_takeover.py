@@ -105,11 +105,16 @@ class RebuiltFacts:
         return letters
 
     def unknown_views(self, applier: EventApplier) -> Iterator[ViewId]:
-        """Yield the views of the checkpoint that no rebuilt fact has."""
+        """Yield the views of the checkpoint that no rebuilt fact has.
+
+        The key of a job that has a digest now holds that, not a record.
+        """
+        facts = applier.projection.facts
+        jobs = verify.ids_of_jobs(facts)
         for field, raw in self._stored.items():
-            digest = _digest(field, raw)
-            if digest and not applier.projection.facts.job_of_view(digest):
-                yield digest
+            id_ = _view_id(field, raw)
+            if id_ and id_ not in jobs and not facts.job_of_view(id_):
+                yield id_
 
     async def changed_fields(self, applier: EventApplier) -> dict[Key, bytes | None] | None:
         """Return the fields that differ from the checkpoint's; None if not all can be written.
@@ -141,16 +146,15 @@ def _letter_ref(field: bytes, raw: bytes) -> LetterRef | None:
         return None
 
 
-def _digest(field: bytes, raw: bytes) -> ViewId | None:
-    """Return the token, by its digest, that a field of the checkpoint is about."""
+def _view_id(field: bytes, raw: bytes) -> ViewId | None:
+    """Return the view that a field of the checkpoint is about."""
     kind, _, name = field.decode(errors="replace").partition("/")[2].partition("/")
     try:
         fact: Any = msgspec.json.decode(raw)
-        digest = name if kind == "token" else str(fact["data"]["digest"])
+        id_ = name if kind == "token" else str(fact["data"]["digest"] or name)
     except (msgspec.DecodeError, LookupError, TypeError, RecursionError):
         return None
-    is_known = kind in ("job", "token") and verify.DIGEST.fullmatch(digest)
-    return ViewId(digest) if is_known else None
+    return ViewId(id_) if kind in ("job", "token") and verify.VIEW_ID.fullmatch(id_) else None
 
 
 def create_owner(rebuilt: Rebuilt, clients: RebuildClients) -> Owner:

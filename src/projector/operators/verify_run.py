@@ -7,15 +7,16 @@ from typing import Final, Self
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from projector.domain.views import ViewId
+from projector.domain.views import ViewId, is_digest
 from projector.errors import SnapshotError
-from projector.operators.verify import Difference, Findings, LiveTokens, Verifier
+from projector.operators.verify import Findings, LiveRecords, Verifier
+from projector.operators.view_differences import Difference
 from projector.operators.view_repair import ViewRepairer
-from projector.store.view_diff import Mismatch, diff_agents
+from projector.store.view_diff import Mismatch
 
 
 class Outcome(StrEnum):
-    """The result for a token whose keys in Redis differ from its view."""
+    """The result for a view whose keys in Redis differ from the facts."""
 
     FOUND = "found"
     REPAIRED = "repaired"
@@ -29,8 +30,9 @@ NOT_COMPARED: Final = "not compared"
 
 
 class DifferenceRow(Struct, frozen=True, kw_only=True):
-    """A token whose keys in Redis differ from its view. Its JSON is public.
+    """A view whose keys in Redis differ from the facts. Its JSON is public.
 
+    `token_sha256` is None for the view of a job without a digest, which its signed tokens share.
     `agents_too_many` are allowed by the record alone, `agents_too_few` by the view alone;
     `agents_otherwise` have different entries. `foreign_partition` is the one that the record names,
     if it is another.
@@ -38,7 +40,7 @@ class DifferenceRow(Struct, frozen=True, kw_only=True):
 
     partition: int | None
     job: int | None
-    token_sha256: str
+    token_sha256: str | None
     differences: list[Mismatch]
     over_grant: bool
     status: int | None
@@ -52,13 +54,13 @@ class DifferenceRow(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, difference: Difference, outcome: Outcome) -> Self:
         """Describe the difference."""
-        too_many, too_few, others = diff_agents(difference.view, difference.stored)
+        too_many, too_few, others = difference.agents
         record = difference.stored.record
         is_foreign = Mismatch.FOREIGN in difference.mismatches
         return cls(
             partition=difference.partition,
             job=difference.job,
-            token_sha256=difference.digest,
+            token_sha256=difference.id if is_digest(difference.id) else None,
             differences=list(difference.mismatches),
             over_grant=difference.grants_more,
             status=record.status if record else None,
@@ -88,7 +90,9 @@ VerifyRow = DifferenceRow | NotComparedRow
 class VerifyRun:
     """Verifies partition after partition; repairs what differs if `repair` is set."""
 
-    def __init__(self, redis: Redis, verifier: Verifier, live: LiveTokens, *, repair: bool) -> None:
+    def __init__(
+        self, redis: Redis, verifier: Verifier, live: LiveRecords, *, repair: bool
+    ) -> None:
         self._verifier = verifier
         self._repairer = ViewRepairer(redis, verifier)
         self._live = live
@@ -97,7 +101,7 @@ class VerifyRun:
         self.tokens = 0
 
     async def verify(self, partition: int) -> None:
-        """Compare the partition's tokens; add a row for each difference."""
+        """Compare the partition's views; add a row for each difference."""
         try:
             findings = await self._verifier.verify(partition, self._live)
         except SnapshotError as error:
@@ -105,19 +109,16 @@ class VerifyRun:
             return
         self.tokens += findings.tokens
         await self._add_rows(findings, partition)
-        if findings.more:
-            self._add_not_compared(partition, f"{findings.more} more tokens seem to differ")
 
-    async def verify_unreadable(self) -> None:
-        """Add the keys without a readable record; needs all partitions, for their facts' tokens."""
+    async def verify_unclaimed(self) -> None:
+        """Add the keys that no facts name; needs all partitions, for the views of their facts."""
         if not any(isinstance(row, NotComparedRow) for row in self.rows):
-            unreadable = await self._verifier.unreadable(self._live.unreadable)
-            await self._add_rows(Findings(0, unreadable, []), None)
+            await self._add_rows(await self._verifier.unclaimed(self._live.others), None)
 
     async def _add_rows(self, findings: Findings, partition: int | None) -> None:
         """Add a row for each difference, also where a claim has interrupted the repair."""
         differences = findings.differences
-        outcomes = {each.digest: Outcome.FOUND for each in differences}
+        outcomes = {each.id: Outcome.FOUND for each in differences}
         if self._is_repairing and differences:
             outcomes = dict.fromkeys(outcomes, Outcome.NOT_REPAIRED)
             try:
@@ -125,15 +126,17 @@ class VerifyRun:
                 outcomes |= dict.fromkeys(repaired, Outcome.REPAIRED)
             except SnapshotError as error:
                 self._add_not_compared(partition, error)
-        self.rows += [DifferenceRow.of(each, outcomes[each.digest]) for each in differences]
+        self.rows += [DifferenceRow.of(each, outcomes[each.id]) for each in differences]
         self.rows += [DifferenceRow.of(each, Outcome.NOT_SETTLED) for each in findings.unsettled]
+        if findings.more:
+            self._add_not_compared(partition, f"{findings.more} more tokens seem to differ")
 
     async def _repair(self, differences: list[Difference]) -> Iterable[ViewId]:
-        """Repair, then look again; return the digests that do not differ any more."""
+        """Repair, then look again; return the views that do not differ any more."""
         for each in differences:
             await self._repairer.repair(each)
-        left = {each.digest for each in await self._repairer.again(differences)}
-        return {each.digest for each in differences} - left
+        left = {each.id for each in await self._repairer.again(differences)}
+        return {each.id for each in differences} - left
 
     def _add_not_compared(self, partition: int | None, reason: object) -> None:
         self.rows.append(NotComparedRow(partition=partition, error=str(reason)))

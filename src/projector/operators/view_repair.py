@@ -22,8 +22,9 @@ from collections import defaultdict
 from redis.asyncio import Redis
 
 from projector.domain import views
-from projector.domain.views import ViewId
-from projector.operators.verify import Difference, Verifier
+from projector.domain.views import View, ViewId
+from projector.operators.verify import Verifier
+from projector.operators.view_differences import Difference
 from projector.store import lua_scripts, schema
 from projector.store.partition_count import require_partition_count
 from projector.store.partition_store import FIRST_EXPIRY
@@ -41,47 +42,53 @@ class ViewRepairer:
 
     async def repair(self, difference: Difference) -> bool:
         """Write the view; False if the record is another partition's, or has changed since."""
-        mismatches = difference.mismatches
-        if Mismatch.FOREIGN in mismatches and await self._is_justified(difference):
+        mismatches, job_key = difference.mismatches, difference.job_key
+        if Mismatch.FOREIGN in mismatches and await self._is_justified(
+            difference.stored, difference.id
+        ):
             return False
-        if mismatches != (Mismatch.JOB_KEY,) and not await self._write_record(difference):
+        is_record_right = mismatches == (Mismatch.JOB_KEY,) and job_key is not None
+        if not is_record_right and not await self._write_record(difference):
             return False
-        return Mismatch.JOB_KEY not in mismatches or await self._write_job_key(difference)
+        if Mismatch.JOB_KEY not in mismatches or job_key is None or difference.view is None:
+            return True
+        is_foreign = job_key.record and job_key.record.partition != difference.partition
+        if is_foreign and await self._is_justified(job_key, ViewId(str(difference.view.job))):
+            return False
+        return await self._write_job_key(difference.view, job_key)
 
     async def again(self, differences: list[Difference]) -> list[Difference]:
-        """Compare these tokens again after a repair; return the differences that are left."""
+        """Compare these views again after a repair; return the differences that are left."""
         by_partition: defaultdict[int, list[ViewId]] = defaultdict(list)
         left: list[Difference] = []
         for each in differences:
             if each.partition is None:
-                left += await self._verifier.unreadable([each.digest])
+                left += (await self._verifier.unclaimed([each.id])).differences
             else:
-                by_partition[each.partition].append(each.digest)
-        for partition, digests in by_partition.items():
+                by_partition[each.partition].append(each.id)
+        for partition, ids in by_partition.items():
             look = await self._verifier.settled_look(partition)
-            left += [each async for each in self._verifier.differences(look, digests)]
+            left += [each async for each in self._verifier.differences(look, ids)]
         return left
 
-    async def _is_justified(self, difference: Difference) -> bool:
-        """Whether the token is in the facts of the partition that the record names."""
-        record = difference.stored.record
+    async def _is_justified(self, stored: StoredValue, id_: ViewId) -> bool:
+        """Whether the view is in the facts of the partition that the record names."""
+        record = stored.record
         if record is None or record.partition >= await require_partition_count(self._redis):
             return False
         look = await self._verifier.settled_look(record.partition)
-        return look.facts.job_of_view(difference.digest) is not None
+        return look.facts.job_of_view(id_) is not None
 
     async def _write_record(self, difference: Difference) -> bool:
-        key, value, expires_at = schema.record_key(difference.digest), b"", 0
+        key, value, expires_at = schema.record_key(difference.id), b"", 0
         if difference.partition is not None:
-            view = difference.view or views.tombstone(difference.digest, difference.now)
+            view = difference.view or views.tombstone(difference.id, difference.now)
             version, partition = difference.version, difference.partition
             value = ViewRecord(view.status, partition, version, view.body).encode()
             expires_at = view.expires_at
         return await self._write(key, difference.stored, value, expires_at)
 
-    async def _write_job_key(self, difference: Difference) -> bool:
-        view, job_key = difference.view, difference.job_key
-        assert view is not None and job_key is not None  # noqa: S101, PT018  JOB_KEY implies both
+    async def _write_job_key(self, view: View, job_key: StoredValue) -> bool:
         key, value = schema.job_key(view.job), view.id.encode()
         return await self._write(key, job_key, value, view.expires_at)
 

@@ -157,6 +157,14 @@ def allowed_agents(record: ViewRecord | None) -> dict[int, Any]:
     return {} if record is None else _entries(record.status, record.body)
 
 
+def job_of(record: ViewRecord) -> int | None:
+    """Return the id of the job that a record with status 200 is for; None if unreadable."""
+    try:
+        return int(msgspec.json.decode(record.body)["job"]["id"])
+    except (msgspec.DecodeError, LookupError, TypeError, ValueError, RecursionError):
+        return None
+
+
 def _entries(status: int, body: bytes) -> dict[int, Any]:
     try:
         entries = msgspec.json.decode(body)["allowed_agents"] if status == 200 else []

@@ -118,3 +118,22 @@ async def _jobs(server: fakeredis.FakeServer) -> None:
         builders.started(job, 7, user, expires_at=FOREVER) for job, user in ((10, 2), (11, 1))
     ]
     await worlds.filled(server, *others, builders.removed("job", 11))
+
+
+def test_a_job_without_a_digest_is_shown_by_its_record(server: fakeredis.FakeServer) -> None:
+    signed = builders.started(12, 7, token=None, expires_at=FOREVER)
+
+    async def fill() -> None:
+        await worlds.filled(server, signed)
+
+    asyncio.run(fill())
+    found = json.loads(run("inspect", "job", "12", "--json").stdout)
+    assert list(found) == ["job", "job_key", "token", "facts"]
+    assert (found["job_key"], found["token"]["sha256"]) == ("record", None)
+    assert found["token"]["record"]["body"]["job"] == {"id": 12}
+    text = run("inspect", "job", "12").stdout
+    assert "sha256      none: the job's signed tokens share one record" in text
+    fakeredis.FakeRedis(server=server).set(schema.job_key(12), "x")
+    damaged = run("inspect", "job", "12")
+    assert damaged.exit_code == 0
+    assert "none: the job's key in Redis holds neither a record nor a digest" in damaged.stdout

@@ -17,7 +17,7 @@ from projector.operators.rebuild_run import (
     NotCompared,
     ViewDifference,
 )
-from projector.operators.verify import Difference
+from projector.operators.view_differences import Difference
 from projector.store.schema import Version
 from projector.store.view_diff import Mismatch, StoredValue
 from tests.builders import digest

@@ -8,9 +8,11 @@ import fakeredis
 import pytest
 
 from projector.store import schema
+from tests import builders
 from tests.builders import digest
 from tests.unit.cli.runner import run
-from tests.unit.operators.worlds import HOME, OTHER
+from tests.unit.operators import worlds
+from tests.unit.operators.worlds import FOREVER, HOME, OTHER
 
 RECORD = schema.record_key(digest("token-9"))
 
@@ -122,3 +124,81 @@ def test_over_grants_come_first(company: fakeredis.FakeServer) -> None:
     assert [(row["differences"], row["over_grant"]) for row in rows] == [
         (["orphan"], True), (["job key"], False),
     ]  # fmt: skip
+
+
+# jobs without a digest
+
+
+@pytest.fixture
+def signed(server: fakeredis.FakeServer) -> Any:
+    """The Redis of every command, with job 12, whose tokens are signed."""
+    asyncio.run(_signed(server))
+    return fakeredis.FakeRedis(server=server)
+
+
+async def _signed(server: fakeredis.FakeServer) -> None:
+    await worlds.filled(server, builders.started(12, 7, token=None, expires_at=FOREVER))
+
+
+def only_line() -> str:
+    line, summary = run("verify").stdout.splitlines()
+    assert summary.startswith("2 tokens compared: 1 differ ")
+    return line
+
+
+def test_a_job_without_a_digest_is_named_by_its_id_and_has_no_sha256(signed: Any) -> None:
+    record = signed.get(schema.job_key(12))
+    signed.set(schema.job_key(12), record.replace(b'"id":5', b'"id":6'), keepttl=True)
+    assert only_line() == (
+        f"found: OVER-GRANT, partition {HOME}, job 12: body, agents too many: 6, agents missing: 5"
+    )
+    row = json.loads(run("verify", "--json").stdout)
+    assert (row["job"], row["token_sha256"]) == (12, None)
+
+
+def test_a_digest_in_place_of_a_record_is_written_in_words(signed: Any) -> None:
+    signed.set(schema.job_key(12), digest("token-9"))
+    assert only_line() == (
+        f"found: OVER-GRANT, partition {HOME}, job 12: allowed-agents:job:12 holds a digest, which "
+        "the job does not have"
+    )
+
+
+def test_a_record_in_place_of_a_digest_is_written_in_words(signed: Any) -> None:
+    record = signed.get(schema.job_key(12))
+    signed.set(schema.job_key(9), record.replace(b'"id":5', b'"id":6'))
+    assert only_line() == (
+        f"found: OVER-GRANT, partition {HOME}, job 9, token {digest('token-9')}: "
+        "allowed-agents:job:9 does not name it, agents too many: 6, agents missing: 5"
+    )
+    result = run("verify", "--repair")
+    assert result.exit_code == 0
+    assert signed.get(schema.job_key(9)) == digest("token-9").encode()
+
+
+def test_a_record_of_an_unknown_job_is_written_in_words_and_ended(signed: Any) -> None:
+    signed.set(schema.job_key(77), signed.get(schema.job_key(12)))
+    line, summary = run("verify").stdout.splitlines()
+    assert line == (
+        f"found: OVER-GRANT, partition {HOME}, job 77: no fact names this job, agents too many: 5"
+    )
+    assert summary.startswith("3 tokens compared: 1 differ ")
+    assert run("verify", "--repair").exit_code == 0
+    assert signed.get(schema.job_key(77)).startswith(b"401 ")
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        (b"\x1b[2J", "its record is unreadable"),
+        (digest("token-9").encode(),
+         "allowed-agents:job:77 holds a digest, which the job does not have, agents too many: 5"),
+    ],
+)  # fmt: skip
+def test_the_key_of_an_unknown_job_is_deleted(signed: Any, held: bytes, words: str) -> None:
+    signed.set(schema.job_key(77), held)
+    kind = "" if "unreadable" in words else "OVER-GRANT, "
+    assert only_line() == f"found: {kind}no partition, job 77: {words}"
+    assert run("verify", "--partition", str(HOME)).exit_code == 0
+    assert run("verify", "--repair").exit_code == 0
+    assert signed.get(schema.job_key(77)) is None

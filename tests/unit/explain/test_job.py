@@ -43,7 +43,7 @@ def check(projection: Projection, token: ViewId, now: int) -> None:
     key = facts.job_of_view(token)
     assert key is not None
     view = compute_view(facts, token, ViewRules(30), now)
-    found = explain_job(facts, 0, Question(key, ViewRules(30), now, digest=token))
+    found = explain_job(facts, 0, Question(key, ViewRules(30), now, view_id=token))
     assert found.status == view.status
     assert (found.rule is None) == (found.reason is None) == (view.status == 200)
     document = orjson.loads(view.body) if view.status == 200 else {"allowed_agents": []}

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from projector.domain.views import ViewId
 from projector.operators import audit
 from projector.operators.audit import FactMismatch
 from tests import builders
+from tests.builders import digest
 from tests.unit.operators.audited_partition import (
     AFTER,
     COMPANY,
@@ -165,3 +167,46 @@ def test_a_kind_that_is_none_is_named() -> None:
     assert audit.kinds_named(["job", "user"]) == {"job", "user"}
     with pytest.raises(ValueError, match="token is no kind; give one of group, "):
         audit.kinds_named(["token"])
+
+
+# jobs without a digest
+
+UNSIGNED, SIGNED = builders.started(9, 7), builders.started(9, 7, token=None)
+NINE = "3/job/9"
+
+
+def test_an_export_without_digests_is_no_difference_to_a_job_with_one() -> None:
+    assert AuditedPartition(UNSIGNED).findings(SIGNED) == []
+    assert AuditedPartition(SIGNED).findings(SIGNED) == []
+
+
+def test_an_exported_digest_that_a_job_lacks_is_a_difference_and_is_repaired() -> None:
+    world = AuditedPartition(SIGNED)
+    (found,) = world.findings(UNSIGNED)
+    assert (found.key, found.mismatch) == (NINE, FactMismatch.DIFFERENT)
+    assert found.fields == {"digest": (None, digest("token-9"))}
+    assert world.repair(UNSIGNED) == []
+    assert world.findings(UNSIGNED) == []
+
+
+def test_a_missing_job_is_repaired_without_a_digest() -> None:
+    others = [builders.started(8, 7, token=None), builders.started(10, 7)]
+    world = AuditedPartition(*others)
+    assert whats(world.findings(SIGNED, *others)) == {NINE: "missing"}
+    assert world.repair(SIGNED, *others) == []
+    assert world.findings(SIGNED, *others) == []
+    assert world.projection.view(ViewId("9"), builders.NOW).status == 503
+
+
+@pytest.mark.parametrize("later", [[], [builders.started(8, 7)]])
+def test_a_repair_from_an_export_without_digests_ends_no_token(later: list[Any]) -> None:
+    """The repair takes the place of the start itself, or of a later event."""
+    world = AuditedPartition(builders.project(7), UNSIGNED, *later)
+    changed = builders.started(9, 7, 2, token=None)
+    exported = [builders.project(7), changed, *later]
+    (found,) = world.findings(*exported)
+    assert found.fields == {"user": (1, 2)}
+    assert world.repair(*exported) == []
+    assert world.findings(*exported) == []
+    assert world.projection.view(digest("token-9"), builders.NOW).status == 200
+    assert world.projection.facts.job_of_view(ViewId("9")) is None

@@ -194,3 +194,12 @@ def test_a_letter_that_does_not_say_where_it_came_from_is_refused(missing: str) 
     headers = tuple(header for header in whole.headers if header[0] != PREFIX + missing)
     with pytest.raises(BadEvent, match="does not name the original's position"):
         prepare_replay(whole._replace(headers=headers), None, PARTITIONS, RETENTION, NOW)
+
+
+def test_a_start_without_a_digest_is_replayed_and_corrects_one_with_a_bad_digest() -> None:
+    signed = builders.started(9, 7, token=None)
+    assert json.loads(prepared(record(signed)).value) == signed
+    bad = builders.started(9, 7)
+    bad["data"]["token_sha256"] = "none"
+    replay = prepared(record(bad), signed)
+    assert (replay.topic, replay.position) == (Topic.JOB_LIFECYCLE, ReplayPosition(41, NOW))

@@ -320,3 +320,56 @@ def test_the_expected_view_is_the_rules_own() -> None:
         token, builders.NOW
     )
     assert projection.facts.job_of_view(token) == Key("3/job/9")
+
+
+# jobs without a digest
+
+SIGNED = builders.started(12, 7, token=None, expires_at=FOREVER)
+
+
+async def test_a_job_without_a_digest_is_explained_by_the_record_under_its_id(world: World) -> None:
+    await world.apply(SIGNED)
+    found = await ask(world, 12, 5)
+    assert found.explanation.sentence.startswith("Job 12 may use agent 5: ")
+    assert found.view
+    assert (found.view.status, found.agrees, found.notes) == (200, True, [])
+    await world.apply(builders.removed("job", 12))
+    ended = await ask(world, 12)
+    assert ended.view
+    assert (ended.explanation.rule, ended.view.status, ended.agrees) == ("job_finished", 401, True)
+
+
+async def test_a_record_that_is_still_there_after_the_job_got_a_digest_is_noted(
+    world: World,
+) -> None:
+    await world.apply(SIGNED)
+    before = await world.redis.get(schema.job_key(12))
+    await world.apply(builders.started(12, 7, expires_at=FOREVER), builders.removed("agent", 5))
+    assert (await ask(world, 12)).notes == []
+    await world.redis.set(schema.job_key(12), before)
+    found = await ask(world, 12)
+    assert (found.explanation.sentence, found.agrees) == (
+        "Job 12 may use no agent: none reaches its project", True,
+    )  # fmt: skip
+    assert found.notes == [
+        "allowed-agents:job:12 does not lead to this record, so signed tokens of the job get "
+        "another answer: see `projector verify`"
+    ]
+
+
+@pytest.mark.parametrize("held", [b"\x1b[2J", digest("token-9").encode()])
+async def test_whatever_the_key_of_a_job_without_a_digest_holds_the_facts_explain_the_job(
+    world: World, held: bytes
+) -> None:
+    await world.apply(SIGNED)
+    await world.redis.set(schema.job_key(12), held)
+    found = await ask(world, 12)
+    assert found.explanation.sentence.startswith("Job 12 may use 1 of the 1 agent")
+    assert (found.view, found.agrees, len(found.notes)) == (None, False, 2)
+
+
+async def test_a_record_under_the_id_of_an_unknown_job_is_named(world: World) -> None:
+    record = await world.redis.get(schema.record_key(digest("token-9")))
+    await world.redis.set(schema.job_key(13), record)
+    with pytest.raises(UnknownJobError, match=f"no fact of partition {HOME} justifies it"):
+        await ask(world, 13)

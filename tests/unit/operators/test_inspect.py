@@ -29,7 +29,7 @@ async def test_a_body_that_is_not_json_is_text(world: World) -> None:
     key = schema.record_key(digest("token-9"))
     header = (await world.redis.get(key)).partition(b"{")[0]
     await world.redis.set(key, header + b"{\xff", keepttl=True)
-    found = await inspect.inspect_token(world.redis, digest("token-9"))
+    found = await inspect.inspect_view(world.redis, digest("token-9"))
     assert found.record
     assert found.record.body == "{\\xff"
 
@@ -57,3 +57,48 @@ async def test_of_many_jobs_some_are_named_and_all_are_counted(world: World) -> 
     found = await inspect.inspect_agent(world.redis, ViewRules(LEVEL), 5)
     assert (found.jobs[0], len(found.jobs)) == (9, inspect.MAX_JOBS)
     assert found.jobs_total == inspect.MAX_JOBS + 1
+
+
+# jobs without a digest
+
+
+@pytest.fixture
+async def signed(world: World) -> World:
+    """The company with job 12, whose tokens are signed."""
+    await world.apply(builders.started(12, 7, token=None, expires_at=FOREVER))
+    return world
+
+
+async def test_a_job_without_a_digest_has_its_record_under_its_id(signed: World) -> None:
+    found = await inspect.inspect_job(signed.redis, 12)
+    assert found.job_key == "record"
+    assert found.token
+    assert found.token.record
+    assert (found.token.sha256, found.token.record.status) == (None, 200)
+    assert [fact.key for fact in found.token.facts] == ["3/job/12"]
+    assert [fact.key for fact in found.facts] == ["3/job/12"]
+    assert (await inspect.inspect_job(signed.redis, 9)).job_key == "digest"
+    agent = await inspect.inspect_agent(signed.redis, ViewRules(LEVEL), 5)
+    assert agent.jobs == [9, 12]
+    partition = await inspect.inspect_partition(signed.redis, HOME)
+    assert partition.live_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("held", "kind"), [(b"x", "unreadable"), (b"", "unreadable"), (None, None)]
+)
+async def test_the_facts_of_a_job_are_found_whatever_its_key_holds(
+    signed: World, held: bytes | None, kind: str | None
+) -> None:
+    await signed.redis.delete(schema.job_key(12))
+    if held is not None:
+        await signed.redis.set(schema.job_key(12), held)
+    found = await inspect.inspect_job(signed.redis, 12)
+    assert (found.job_key, found.token) == (kind, None)
+    assert [fact.key for fact in found.facts] == ["3/job/12"]
+
+
+async def test_a_key_of_another_type_is_unreadable(signed: World) -> None:
+    await signed.redis.delete(schema.job_key(12))
+    await signed.redis.rpush(schema.job_key(12), "x")
+    assert (await inspect.inspect_job(signed.redis, 12)).job_key == "unreadable"

@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from projector.domain import fact_keys
@@ -14,7 +15,8 @@ from projector.operators import rebuild
 from projector.operators.rebuild import FactChange, Rebuilt
 from projector.store import partition_state
 from tests import builders
-from tests.unit.operators.rebuilding import POLICY, changed, owned, rebuilt
+from tests.builders import digest
+from tests.unit.operators.rebuilding import FACTS, POLICY, changed, owned, rebuilt
 from tests.unit.worker.owned_partition import PARTITION, Setup, until
 
 
@@ -122,3 +124,19 @@ def test_a_running_job_whose_start_kafka_lost_is_a_loss() -> None:
     for key, fact in projection.facts.items():
         assert not rebuild.is_lost_job(FactChange(key, fact, None), {Topic.JOB_LIFECYCLE: 2})
         assert not rebuild.is_lost_job(FactChange(key, fact, fact), beginnings)
+
+
+async def test_jobs_without_a_digest_are_rebuilt_as_their_owner_made_them(setup: Setup) -> None:
+    """Also one that got its digest later, and one whose later start lacks the digest."""
+    starts = [
+        builders.started(job, 7, token=token)
+        for job, token in ((10, None), (11, None), (11, "eleven"), (12, "twelve"), (12, None))
+    ]
+    await owned(setup, *starts, builders.removed("job", 10))
+    stored: Any = await setup.redis.hmget(FACTS, ["3/job/10", "3/job/11", "3/job/12"])
+    digests = [msgspec.json.decode(raw)["data"]["digest"] for raw in stored]
+    assert digests == [None, digest("eleven"), digest("twelve")]
+    facts = await rebuilt(setup)
+    assert await changed(setup, facts) == []
+    await setup.redis.hset(FACTS, "3/job/12", stored[0])
+    assert await changed(setup, facts) == ["3/job/12"]

@@ -253,3 +253,31 @@ async def test_only_the_fields_that_differ_are_written(
     monkeypatch.setattr(PartitionStore, "checkpoint", noted)
     await serve(setup, facts)
     assert written == [["3/member/group:3/user:1/direct"]]
+
+
+# jobs without a digest
+
+
+async def test_a_record_under_the_id_of_a_job_that_no_event_names_ends(setup: Setup) -> None:
+    await owned(setup, builders.started(10, 7, token=None))
+    ghost: Any = await setup.redis.hget(FACTS, "3/job/10")
+    await setup.redis.hset(FACTS, "3/job/12", ghost)
+    record: Any = await setup.redis.get(schema.job_key(10))
+    await setup.redis.set(schema.job_key(12), record)
+    await put_in_place(setup)
+    held: Any = await setup.redis.mget(map(schema.job_key, (10, 12)))
+    assert [record[:4] for record in held] == [b"200 ", b"401 "]
+
+
+async def test_the_key_of_a_job_that_has_a_digest_is_no_tombstone_after_a_rebuild(
+    setup: Setup,
+) -> None:
+    """The checkpoint has lost the digest of job 9, so its record may be under the job's id."""
+    await owned(setup)
+    job: Any = await setup.redis.hget(FACTS, "3/job/9")
+    without = msgspec.json.decode(job)
+    without["data"]["digest"] = None
+    await setup.redis.hset(FACTS, "3/job/9", msgspec.json.encode(without))
+    await put_in_place(setup)
+    assert await setup.redis.get(schema.job_key(9)) == digest("token-9").encode()
+    assert await setup.agents() == [5]

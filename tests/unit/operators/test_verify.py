@@ -16,7 +16,7 @@ from projector.store.partition_store import PartitionStore
 from tests import builders
 from tests.builders import digest
 from tests.unit.operators.stored_views import NINE, agents, found
-from tests.unit.operators.worlds import FOREVER, HOME, OwnedPartition
+from tests.unit.operators.worlds import FOREVER, HOME, LEVEL, OwnedPartition
 
 
 async def test_nothing_is_compared_between_a_claim_and_its_first_stamp(
@@ -88,7 +88,7 @@ async def test_a_command_with_another_minimum_role_than_the_workers_is_refused(
     with pytest.raises(
         DifferentRulesError, match=r"PROJECTOR_MINIMUM_ROLE.*developer there, none here"
     ):
-        await verifier.verify(HOME, verify.LiveTokens({HOME: []}, set()))
+        await verifier.verify(HOME, verify.LiveRecords({HOME: []}, set()))
 
 
 async def test_a_revocation_whose_checkpoint_is_not_written_yet_is_not_undone(
@@ -98,5 +98,75 @@ async def test_a_revocation_whose_checkpoint_is_not_written_yet_is_not_undone(
     await owned.apply(removal, checkpoint=False)
     findings = await found(owned)
     assert findings.differences == []
-    assert [each.digest for each in findings.unsettled] == [digest("token-9")]
+    assert [each.id for each in findings.unsettled] == [digest("token-9")]
     assert await agents(owned) == []
+
+
+# jobs without a digest
+
+SIGNED = builders.started(12, 7, token=None, expires_at=FOREVER)
+
+
+async def test_a_job_without_a_digest_is_compared_like_a_token(owned: OwnedPartition) -> None:
+    await owned.apply(SIGNED)
+    assert await found(owned) == Findings(3, [], [])
+    await owned.apply(builders.removed("job", 12))
+    assert await found(owned) == Findings(3, [], [])
+    # The record moves to the digest, and the job's key holds that.
+    await owned.apply(builders.started(13, 7, token=None, expires_at=FOREVER))
+    await owned.apply(builders.started(13, 7, expires_at=FOREVER))
+    assert await found(owned) == Findings(4, [], [])
+
+
+async def test_a_first_view_under_a_job_id_that_is_held_back_is_not_settled(
+    owned: OwnedPartition,
+) -> None:
+    stamp = await owned.redis.hget(schema.partition_key(HOME), "stamp")
+    await asyncio.sleep(0.01)
+    await owned.apply(SIGNED, views=False)
+    await owned.redis.hset(schema.partition_key(HOME), "stamp", stamp)
+    findings = await found(owned)
+    assert (findings.differences, [each.id for each in findings.unsettled]) == ([], ["12"])
+
+
+@pytest.mark.parametrize("change", ["job.finished", "digest"])
+async def test_a_view_under_a_job_id_that_is_ahead_of_its_checkpoint_is_not_settled(
+    owned: OwnedPartition, change: str
+) -> None:
+    """A repair would undo a revocation, or overwrite a digest that has just come."""
+    await owned.apply(SIGNED)
+    event = builders.started(12, 7, expires_at=FOREVER)
+    if change == "job.finished":
+        event = builders.removed("job", 12)
+    await owned.apply(event, checkpoint=False)
+    findings = await found(owned)
+    assert findings.differences == []
+    assert "12" in [each.id for each in findings.unsettled]
+
+
+async def test_a_digest_under_an_unknown_job_counts_only_if_it_leads_to_another_job(
+    owned: OwnedPartition,
+) -> None:
+    for job, held in {90: "token-9", 91: "token-8", 92: "nowhere"}.items():
+        await owned.redis.set(schema.job_key(job), digest(held))
+    verifier = Verifier(owned.redis, ViewRules(LEVEL))
+    live = await verify.live_records(owned.redis, [HOME])
+    await verifier.verify(HOME, live)
+    unclaimed = (await verifier.unclaimed(live.others)).differences
+    assert {each.job: each.grants_more for each in unclaimed} == {90: True, 91: False}
+    # As for a moment after the start of a job, and before its checkpoint.
+    await owned.redis.delete(*map(schema.job_key, (90, 91)))
+    assert (await verifier.unclaimed(live.others)).differences == []
+
+
+async def test_keys_that_no_facts_name_are_counted_beyond_the_bound(
+    owned: OwnedPartition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "MAX_DIFFERENCES", 1)
+    for job in (90, 91, 92):
+        await owned.redis.set(schema.job_key(job), "x")
+    verifier = Verifier(owned.redis, ViewRules(LEVEL))
+    live = await verify.live_records(owned.redis, [HOME])
+    await verifier.verify(HOME, live)
+    findings = await verifier.unclaimed(live.others)
+    assert (len(findings.differences), findings.more) == (1, 2)

@@ -17,7 +17,7 @@ from tests.unit.operators.worlds import HOME, LEVEL, OTHER, OwnedPartition
 
 
 async def start(owned: OwnedPartition, *, repair: bool = False) -> VerifyRun:
-    live = await verify.live_tokens(owned.redis, [HOME])
+    live = await verify.live_records(owned.redis, [HOME])
     return VerifyRun(owned.redis, Verifier(owned.redis, ViewRules(LEVEL)), live, repair=repair)
 
 
@@ -89,12 +89,12 @@ async def test_unreadable_records_count_only_if_all_partitions_were_compared(
     run = await start(owned)
     await run.verify(OTHER)
     assert [row.outcome for row in run.rows] == ["not compared"]
-    await run.verify_unreadable()
+    await run.verify_unclaimed()
     assert len(run.rows) == 1
 
     run = await start(owned)
     await run.verify(HOME)
-    await run.verify_unreadable()
+    await run.verify_unclaimed()
     (row,) = run.rows
     assert isinstance(row, DifferenceRow)
     assert (row.partition, row.differences) == (None, [Mismatch.UNREADABLE])

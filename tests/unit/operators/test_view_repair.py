@@ -31,31 +31,56 @@ async def repaired(owned: OwnedPartition) -> bool:
     return all(outcomes) and not await repairer(owned).again(differences)
 
 
-async def _list(owned: OwnedPartition) -> None:
-    await owned.redis.delete(NINE)
-    await owned.redis.rpush(NINE, "x")
+async def _list(owned: OwnedPartition, key: str) -> None:
+    await owned.redis.delete(key)
+    await owned.redis.rpush(key, "x")
 
 
+def drifts(key: str) -> dict[str, tuple[list[Mismatch], bool, Any]]:
+    """The ways in which a record can differ: their names, whether they over-grant, the change."""
+    return {
+        "gone": ([Mismatch.MISSING], False, lambda o: o.redis.delete(key)),
+        "more agents": ([Mismatch.BODY], True, lambda o: damage(o, b'"id":6', b'"id":7', key)),
+        "no agents": (
+            [Mismatch.BODY], False,
+            lambda o: damage(o, b'"allowed_agents":[', b'"allowed_agents":[],"x":[', key),
+        ),
+        "another role": (
+            [Mismatch.BODY], True, lambda o: damage(o, b'"developer"', b'"owner"', key),
+        ),
+        "refused": ([Mismatch.STATUS], False, lambda o: damage(o, b"200 ", b"503 ", key)),
+        "endless": ([Mismatch.EXPIRY], True, lambda o: o.redis.persist(key)),
+        "too short": ([Mismatch.EXPIRY], False, lambda o: o.redis.expire(key, 60)),
+        "garbage": ([Mismatch.UNREADABLE], False, lambda o: o.redis.set(key, b"\x1b[31m")),
+        "a list": ([Mismatch.UNREADABLE], False, lambda o: _list(o, key)),
+        "another partition": (
+            [Mismatch.FOREIGN], False, lambda o: damage(o, b" 0001 ", b" 0000 ", key),
+        ),
+        "no such partition": (
+            [Mismatch.FOREIGN], False, lambda o: damage(o, b" 0001 ", b" 0077 ", key),
+        ),
+    }  # fmt: skip
+
+
+def held_by(job: int, value: str) -> Any:
+    return lambda owned: owned.redis.set(schema.job_key(job), value)
+
+
+JOB_KEY = [Mismatch.JOB_KEY]
 DRIFTS: dict[str, tuple[list[Mismatch], bool, Any]] = {
-    "gone": ([Mismatch.MISSING], False, lambda o: o.redis.delete(NINE)),
-    "more agents": ([Mismatch.BODY], True, lambda o: damage(o, b'"id":6', b'"id":7')),
-    "no agents": (
-        [Mismatch.BODY], False,
-        lambda o: damage(o, b'"allowed_agents":[', b'"allowed_agents":[],"x":['),
-    ),
-    "another role": ([Mismatch.BODY], True, lambda o: damage(o, b'"developer"', b'"owner"')),
-    "refused": ([Mismatch.STATUS], False, lambda o: damage(o, b"200 ", b"503 ")),
-    "endless": ([Mismatch.EXPIRY], True, lambda o: o.redis.persist(NINE)),
-    "too short": ([Mismatch.EXPIRY], False, lambda o: o.redis.expire(NINE, 60)),
-    "garbage": ([Mismatch.UNREADABLE], False, lambda o: o.redis.set(NINE, b"\x1b[31m")),
-    "a list": ([Mismatch.UNREADABLE], False, _list),
-    "no job key": ([Mismatch.JOB_KEY], False, lambda o: o.redis.delete(schema.job_key(9))),
-    "wrong job key": (
-        [Mismatch.JOB_KEY], False, lambda o: o.redis.set(schema.job_key(9), "x"),
-    ),
-    "another partition": ([Mismatch.FOREIGN], False, lambda o: damage(o, b" 0001 ", b" 0000 ")),
-    "no such partition": ([Mismatch.FOREIGN], False, lambda o: damage(o, b" 0001 ", b" 0077 ")),
-}  # fmt: skip
+    **drifts(NINE),
+    "no job key": (JOB_KEY, False, lambda o: o.redis.delete(schema.job_key(9))),
+    "no digest under the job": (JOB_KEY, False, held_by(9, "x")),
+    "an unknown digest under the job": (JOB_KEY, False, held_by(9, digest("x"))),
+    "the digest of another job": (JOB_KEY, False, held_by(9, digest("token-8"))),
+    "a job key without expiry": (JOB_KEY, False, held_by(9, digest("token-9"))),
+}
+SIGNED_DRIFTS: dict[str, tuple[list[Mismatch], bool, Any]] = {
+    **drifts(schema.job_key(12)),
+    "an unknown digest": (JOB_KEY, False, held_by(12, digest("x"))),
+    "the digest of a job that may use more": (JOB_KEY, True, held_by(12, digest("token-9"))),
+    "the digest of a job that may use less": (JOB_KEY, False, held_by(12, digest("token-8"))),
+}
 
 
 @pytest.mark.parametrize("drift", DRIFTS)
@@ -108,10 +133,10 @@ async def test_what_is_no_record_and_belongs_to_nobody_is_deleted(owned: OwnedPa
     await owned.redis.set(schema.TOKENS + "no digest", b"x")
     await owned.redis.set(NINE, b"x")
     verifier = Verifier(owned.redis, ViewRules(LEVEL))
-    live = await verify.live_tokens(owned.redis, [HOME])
+    live = await verify.live_records(owned.redis, [HOME])
     await verifier.verify(HOME, live)
-    (difference,) = await verifier.unreadable(live.unreadable)
-    assert difference.digest == nobodys
+    (difference,) = (await verifier.unclaimed(live.others)).differences
+    assert difference.id == nobodys
     assert await repairer(owned).repair(difference)
     assert await owned.redis.get(schema.record_key(nobodys)) is None
     assert await repairer(owned).again([difference]) == []
@@ -203,3 +228,140 @@ async def test_a_key_without_a_number_of_partitions_stops_a_repair(owned: OwnedP
     await owned.redis.set(schema.PARTITIONS_KEY, "x")
     with pytest.raises(PartitionCountError, match="allowed-agents:partitions in Redis is not a"):
         await repairer(owned).repair(difference)
+
+
+# jobs without a digest
+
+SIGNED = builders.started(12, 7, token=None, expires_at=FOREVER)
+TWELVE = schema.job_key(12)
+
+
+@pytest.fixture
+async def signed(owned: OwnedPartition) -> OwnedPartition:
+    """The partition with job 12, whose tokens are signed."""
+    await owned.apply(SIGNED)
+    return owned
+
+
+@pytest.mark.parametrize("drift", SIGNED_DRIFTS)
+async def test_every_drift_under_a_job_id_is_found_named_and_repaired(
+    signed: OwnedPartition, drift: str
+) -> None:
+    what, over_grant, change = SIGNED_DRIFTS[drift]
+    other = OwnedPartition(signed.redis, OTHER)
+    await other.claim()
+    await other.apply(builders.project(70, root=OTHER_ROOT))
+    before = (await signed.redis.get(TWELVE), await signed.redis.pexpiretime(TWELVE))
+    await change(signed)
+    difference = await only(signed)
+    assert (list(difference.mismatches), difference.grants_more) == (what, over_grant)
+    assert (difference.id, difference.job) == ("12", 12)
+    assert await repaired(signed)
+    assert (await signed.redis.get(TWELVE), await signed.redis.pexpiretime(TWELVE)) == before
+    assert (await found(signed)).differences == []
+
+
+@pytest.mark.parametrize(("agent", "over_grant"), [(b'"id":6', False), (b'"id":7', True)])
+async def test_a_record_that_is_still_there_after_the_job_got_a_digest_is_ended(
+    signed: OwnedPartition, agent: bytes, over_grant: bool
+) -> None:
+    raw: Any = await signed.redis.get(TWELVE)
+    await signed.apply(builders.started(12, 7, expires_at=FOREVER))
+    pointer = (await signed.redis.get(TWELVE), await signed.redis.pexpiretime(TWELVE))
+    assert pointer[0] == digest("token-12").encode()
+    await signed.redis.set(TWELVE, raw.replace(b'"id":6', agent), pxat=pointer[1])
+    difference = await only(signed)
+    assert (difference.mismatches, difference.job) == ((Mismatch.JOB_KEY,), 12)
+    assert difference.grants_more == over_grant
+    assert await repaired(signed)
+    assert (await signed.redis.get(TWELVE), await signed.redis.pexpiretime(TWELVE)) == pointer
+
+
+async def test_a_record_that_outlives_the_token_of_a_job_that_got_a_digest_is_deleted(
+    signed: OwnedPartition,
+) -> None:
+    raw: Any = await signed.redis.get(TWELVE)
+    await signed.apply(builders.started(12, 7, expires_at="2026-01-01"))
+    await signed.redis.set(TWELVE, raw)
+    difference = await only(signed)
+    assert (difference.mismatches, difference.grants_more) == ((Mismatch.JOB_KEY,), True)
+    assert await repaired(signed)
+    assert await signed.redis.get(TWELVE) is None
+
+
+async def test_a_live_record_under_the_id_of_an_unknown_job_becomes_a_tombstone(
+    signed: OwnedPartition,
+) -> None:
+    await signed.redis.set(schema.job_key(77), await signed.redis.get(TWELVE))
+    difference = await only(signed)
+    assert (difference.mismatches, difference.grants_more) == ((Mismatch.ORPHAN,), True)
+    assert difference.job == 77
+    assert await repaired(signed)
+    ended: Any = await signed.redis.get(schema.job_key(77))
+    assert ended.startswith(b"401 ")
+    assert (await found(signed)).differences == []
+
+
+async def test_a_live_record_under_a_job_id_that_outlives_its_job_is_deleted(
+    signed: OwnedPartition,
+) -> None:
+    raw: Any = await signed.redis.get(TWELVE)
+    await signed.apply(builders.started(12, 7, token=None, expires_at="2026-01-01"))
+    assert await signed.redis.get(TWELVE) is None
+    await signed.redis.set(TWELVE, raw)
+    assert (await only(signed)).mismatches == (Mismatch.EXPIRY,)
+    assert await repaired(signed)
+    assert await signed.redis.get(TWELVE) is None
+
+
+@pytest.mark.parametrize("held", [b"x", digest("token-9").encode()])
+async def test_what_an_unknown_job_has_no_right_to_is_deleted(
+    signed: OwnedPartition, held: bytes
+) -> None:
+    await signed.redis.set(schema.job_key(77), held)
+    verifier = Verifier(signed.redis, ViewRules(LEVEL))
+    live = await verify.live_records(signed.redis, [HOME])
+    await verifier.verify(HOME, live)
+    (difference,) = (await verifier.unclaimed(live.others)).differences
+    assert (difference.id, difference.job) == ("77", 77)
+    assert await repairer(signed).repair(difference)
+    assert await signed.redis.get(schema.job_key(77)) is None
+    assert await repairer(signed).again([difference]) == []
+
+
+async def test_a_digest_that_came_meanwhile_is_not_overwritten(signed: OwnedPartition) -> None:
+    await damage(signed, b'"id":6', b'"id":7', TWELVE)
+    difference = await only(signed)
+    await signed.apply(builders.started(12, 7, expires_at=FOREVER))
+    assert not await repairer(signed).repair(difference)
+    assert await signed.redis.get(TWELVE) == digest("token-12").encode()
+
+
+async def test_the_end_of_a_job_that_races_the_repair_is_not_undone(signed: OwnedPartition) -> None:
+    await damage(signed, b'"id":6', b'"id":7', TWELVE)
+    difference = await only(signed)
+    await signed.apply(builders.removed("job", 12))
+    assert not await repairer(signed).repair(difference)
+    ended: Any = await signed.redis.get(TWELVE)
+    assert ended.startswith(b"401 ")
+
+
+async def test_a_job_of_two_partitions_stays_with_the_one_that_has_it(
+    signed: OwnedPartition,
+) -> None:
+    other = OwnedPartition(signed.redis, OTHER)
+    await other.claim()
+    await other.apply(
+        builders.project(70, root=OTHER_ROOT),
+        builders.started(12, 70, token=None, root=OTHER_ROOT, expires_at=FOREVER),
+    )
+    await damage(signed, b" 0001 ", b" 0000 ", TWELVE)
+    difference = await only(signed)
+    assert difference.mismatches == (Mismatch.FOREIGN,)
+    assert not await repairer(signed).repair(difference)
+    # Nor does the digest of a job of that id here take its place.
+    await signed.apply(builders.started(12, 7, expires_at=FOREVER), views=False)
+    (difference,) = [
+        d for d in (await found(signed)).differences if Mismatch.JOB_KEY in d.mismatches
+    ]
+    assert not await repairer(signed).repair(difference)
