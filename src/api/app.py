@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api import metrics
 from api.freshness import Freshness
 from api.http_semantics import HttpSemantics
+from api.job_token_keys import KeyFiles
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED
 from api.lookup_request import parse_request
@@ -21,7 +22,9 @@ from api.ops.auth import TokenAccess
 from api.ops.background import CachedCall
 from api.ops.data import BackgroundSource
 from api.ops.routes import create_routes
+from api.proofs import Proofs
 from api.redis_mget import create_reads
+from api.signed_tokens import SignedTokens
 from projector import log, tracing
 from projector.clients import redis_client, redis_servers
 from projector.config.settings import Settings
@@ -93,12 +96,13 @@ def create_api() -> ASGIApp:
     server = redis_servers.RedisServers()
     redis = redis_client.create_redis(settings, server)
     freshness = Freshness(redis, server)
+    keys = KeyFiles(settings.job_token_key_files) if settings.job_token_keys else None
     lookup = Lookup(
         create_reads(redis),
         freshness,
+        Proofs(freshness, miss_grace=settings.miss_grace, max_waiting=settings.max_waiting),
         max_staleness=settings.max_staleness,
-        miss_grace=settings.miss_grace,
-        max_waiting=settings.max_waiting,
+        signed=_signed_tokens(settings, keys, freshness) if keys else None,
     )
 
     operators = BackgroundSource(settings, metrics.lookups)
@@ -107,8 +111,11 @@ def create_api() -> ASGIApp:
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         polling = asyncio.create_task(freshness.run(settings.redis_place))
         flushing = asyncio.create_task(metrics.flush_regularly())
+        watching = asyncio.create_task(keys.watch()) if keys else None
         yield {LOOKUP: lookup, TRACED: tracing.is_wanted()}
         flushing.cancel()
+        if watching:
+            watching.cancel()
         # Repeated, because libraries sometimes lose a cancellation.
         while not polling.done():
             polling.cancel()
@@ -130,6 +137,11 @@ def create_api() -> ASGIApp:
         access = TokenAccess(settings.ops_secret.get_secret_value())
         app.routes.extend(create_routes(access, operators))
     return tracing.traced(HttpSemantics(LookupFirst(app, lookup)), PATH)
+
+
+def _signed_tokens(settings: Settings, keys: KeyFiles, freshness: Freshness) -> SignedTokens:
+    issuer, prefix = settings.job_token_issuer or "", settings.job_token_prefix
+    return SignedTokens(keys, issuer, prefix, freshness.redis_time)
 
 
 def documented_routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRouter:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import math
+import time
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import structlog
@@ -12,6 +14,7 @@ from api.stamps import Stamp, Troubles, decode_stamp, find_troubles, is_damage, 
 from projector.clients import access_errors, redis_batch
 from projector.clients.redis_cluster import CommandResult
 from projector.clients.redis_servers import RedisServers
+from projector.clients.trusted_clock import TOLERANCE_MS, TrustedClock
 from projector.elapsed import elapsed
 from projector.errors import PartitionCountError
 from projector.store import schema
@@ -49,6 +52,7 @@ class Freshness:
         self._servers = servers or RedisServers()
         self._polled = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._clock = TrustedClock(time.time() * 1000, elapsed())
         # The latest stamp that each partition had.
         self._seen: dict[int, Stamp] = {}
         self.poll = NEVER
@@ -82,6 +86,10 @@ class Freshness:
         if poll.sent <= self._servers.met_at:
             self.hurry()
 
+    def redis_time(self, now: float) -> float | None:
+        """Return the believed TIME of Redis in ms at `now`, by `elapsed`; None if none is."""
+        return self._clock.expected(now)
+
     def hurry(self) -> None:
         """Let the next poll begin at once."""
         self._hurry.set()
@@ -95,8 +103,8 @@ class Freshness:
         """The fault of the latest poll that Redis answered."""
         return self.poll.fault
 
-    def known(self, poll: Poll, partition: int, server: str) -> tuple[float, int] | None:
-        """Return the partition's age, and the epoch of its stamp, for a view from `server`.
+    def known(self, poll: Poll, partition: int, *servers: str) -> tuple[float, int] | None:
+        """Return the partition's age, and the epoch of its stamp, for a view from `servers`.
 
         The view must have been read after `poll`: events between the two may have changed it.
         None if no stamp counts. A server may lack what was written before it was met. Its own
@@ -105,31 +113,34 @@ class Freshness:
         stamp = poll.stamps[partition] if partition < len(poll.stamps) else None
         if stamp is None:
             return None
-        if not self._counts(stamp, server):
+        if not self._counts(stamp, servers):
             if self.poll.sent <= self._servers.met_at:
                 self.hurry()
             return None
         return elapsed() - stamp.fresh_at, stamp.epoch
 
-    def _counts(self, stamp: Stamp, server: str) -> bool:
-        proven = stamp.sent if stamp.server == server else stamp.fresh_at
-        return proven > self._servers.met(server)
+    def _counts(self, stamp: Stamp, servers: Sequence[str]) -> bool:
+        for server in servers:
+            proven = stamp.sent if stamp.server == server else stamp.fresh_at
+            if proven <= self._servers.met(server):
+                return False
+        return True
 
     def ages(self) -> list[float | None]:
         """Return the seconds since each partition was fresh; empty without their number."""
         stamps, now = self.poll.stamps, elapsed()
         return [
-            now - stamp.fresh_at if stamp and self._counts(stamp, stamp.server) else None
+            now - stamp.fresh_at if stamp and self._counts(stamp, (stamp.server,)) else None
             for stamp in stamps
         ]
 
     def covers(
-        self, poll: Poll, arrival: float, since: float, partition: int | None, server: str
+        self, poll: Poll, arrival: float, since: float, partition: int | None, *servers: str
     ) -> bool:
         """Whether the partition, or else every one, was stamped for a time after `arrival`.
 
         Only stamps that were read at or after `since` prove it. Both are seconds of `elapsed`.
-        The token's record is missing, or may change, on `server`.
+        The token's record is missing, or may change, on `servers`.
         """
         stamps = poll.stamps
         if partition is not None:
@@ -137,7 +148,7 @@ class Freshness:
         elif poll.counted < since:
             return False
         # A server that was emptied has no views; its owners cannot have noticed before it was met.
-        after = max(arrival, self._servers.met(server))
+        after = max(arrival, *map(self._servers.met, servers))
         return bool(stamps) and all(
             stamp is not None and stamp.sent >= since and stamp.fresh_at > after for stamp in stamps
         )
@@ -172,9 +183,17 @@ class Freshness:
         While the server that holds it is away, the former number counts.
         """
         (found,) = await redis_batch.try_execute(self._redis, [("GET", schema.PARTITIONS_KEY)])
+        self._note_time(found, sent)
         if redis_batch.is_outage(found.value) and self.poll.stamps:
             return len(self.poll.stamps), self.poll.counted
         return decode_partition_count(found.value) or 0, sent
+
+    def _note_time(self, answer: CommandResult, sent: float) -> None:
+        """Note TIME of the server that has the number of partitions, unless it came late."""
+        received = elapsed()
+        is_late = received - sent > TOLERANCE_MS / 1000
+        if not is_late and not redis_batch.is_outage(answer.value):
+            self._clock.note(answer.now, sent, received)
 
     def _stamp(self, sent: float, partition: int, answer: CommandResult) -> Stamp | None:
         """Return the partition's stamp; while its server is away, the former one grows old."""

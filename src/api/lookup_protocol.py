@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Final
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from api.bounded_protocol import BoundedHttpToolsProtocol
-from api.lookup import PATH, Lookup, Reply
+from api.lookup import PATH, Lookup
 from api.lookup_request import VISIBLE_ASCII, parse_request
+from api.replies import Reply
 
 # Names in the state of the application's lifespan: its `Lookup`, and whether it begins spans for
 # requests that carry a trace context.

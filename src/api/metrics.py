@@ -13,7 +13,7 @@ from math import inf
 from pathlib import Path
 from typing import Final, NoReturn
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
@@ -52,6 +52,26 @@ MISSES_WAITING: Final = Gauge(
     registry=REGISTRY,
     multiprocess_mode="livesum",
 )
+# What became of signed job tokens. All but `known` and `verified` are refused; those of
+# `UNVERIFIED_RESULTS` with 503, the others with 401.
+UNVERIFIED_RESULTS: Final = ("unknown key", "keys unreadable", "no clock")
+SIGNED_RESULTS: Final = (
+    "known", "verified", "bad signature", "expired", "not yet valid", "wrong audience",
+    "wrong issuer", "wrong algorithm", "no key id", "malformed", "malformed claims",
+    "malformed subject", *UNVERIFIED_RESULTS,
+)  # fmt: skip
+SIGNED_TOKENS: Final = Counter(
+    f"{PREFIX}signed_tokens",
+    "Lookups by a signed job token, by the result of its check; `known`: verified before.",
+    ["result"],
+    registry=REGISTRY,
+)
+KEYS_UNREADABLE: Final = Gauge(
+    f"{PREFIX}job_token_keys_unreadable",
+    "1 while a file of PROJECTOR_JOB_TOKEN_KEYS cannot be used: signed job tokens get 503.",
+    registry=REGISTRY,
+    multiprocess_mode="livemax",
+)
 
 
 class HistogramBuffer:
@@ -83,6 +103,9 @@ class HistogramBuffer:
 
 _LOOKUPS: Final = {s: HistogramBuffer(LOOKUPS.labels(status=s), LOOKUP_BUCKETS_S) for s in STATUSES}
 _READS: Final = HistogramBuffer(READS, READ_BUCKETS)
+# Present from the start: Prometheus counts no increase in a counter's first sample.
+_SIGNED_LABELS: Final = {result: SIGNED_TOKENS.labels(result) for result in SIGNED_RESULTS}
+_signed: Final = dict.fromkeys(SIGNED_RESULTS, 0)
 
 
 def record_lookup(status: int, seconds: float) -> None:
@@ -95,8 +118,17 @@ def record_read(keys: int) -> None:
     _READS.observe(keys)
 
 
+def record_signed(result: str) -> None:
+    """Count a check of a signed job token."""
+    _signed[result] += 1
+
+
 def flush() -> None:
-    """Add all counts to their histograms; in the event loop, like the counting."""
+    """Add all counts to their metrics; in the event loop, like the counting."""
+    for result, count in _signed.items():
+        if count:
+            _SIGNED_LABELS[result].inc(count)
+            _signed[result] = 0
     for buffer in (*_LOOKUPS.values(), _READS):
         buffer.flush()
 

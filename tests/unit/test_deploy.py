@@ -92,7 +92,7 @@ def test_no_label_can_have_values_without_end() -> None:
     labels = {label for family in families() for s in family.samples
               if family.name.startswith("projector_") for label in s.labels}  # fmt: skip
     assert labels <= {
-        "topic", "outcome", "status", "partition", "facts", "what", "reason", "le",
+        "topic", "outcome", "status", "partition", "facts", "what", "reason", "le", "result",
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import typer
 
 from projector.cli.terminal import WRONG, fail, load_settings, run_command
 from projector.config.settings import Settings
-from projector.errors import OperatorError
+from projector.errors import OperatorError, SettingsError
 from projector.process import MAX_PORT, free_port, port_obstacle
 
 log = structlog.get_logger()
@@ -44,13 +44,14 @@ def api(
 ) -> None:
     """Answer lookups over HTTP. Reads Redis, writes nothing, needs no Kafka.
 
-    Exits with 0 on SIGINT; with 143 on SIGTERM; with 2 when a setting is wrong or the port is in
-    use.
+    Exits with 0 on SIGINT; with 143 on SIGTERM; with 2 when a setting is wrong, a key of job tokens
+    cannot be used, or the port is in use.
 
     \b
     projector api --host 0.0.0.0 --workers 4
     """
     settings = load_settings()
+    _name_keys(settings)
     port = _listening_port(settings, host, port)
     log.info(
         "api starting", bind=f"{host}:{port}", processes=workers, redis=settings.redis_place,
@@ -59,6 +60,18 @@ def api(
     )  # fmt: skip
     with _shared_counts(workers):
         _serve("api.app:create_api", settings, host, port, factory=True, workers=workers)
+
+
+def _name_keys(settings: Settings) -> None:
+    """Log the keys that job tokens are checked with; end the command if one cannot be used."""
+    from api.job_token_keys import KeyFiles
+
+    try:
+        keys = KeyFiles(settings.job_token_key_files).keys
+    except SettingsError as error:
+        fail(WRONG, f"wrong setting: {error}")
+    for kid, key in keys.items():
+        log.info("key of job tokens", kid=kid, file=str(key.file))
 
 
 def ops(

@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
@@ -18,6 +19,8 @@ from projector.events.model import MAX_VIEW_BYTES, ROLES
 from projector.events.partitioning import MAX_PARTITIONS
 
 _TOPIC_PREFIX: Final = re.compile(r"[a-zA-Z0-9._-]{0,200}")
+_ISSUER: Final = re.compile(r"[A-Za-z0-9._-]{1,253}")
+_TOKEN_PREFIX: Final = re.compile(r"[!-~]{0,100}")
 _OPS_TOKEN: Final = re.compile(r"[!-~]{16,1024}")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -118,6 +121,22 @@ class Settings(ConnectionSettings):
     ops_token_file: File | None = Field(
         default=None, description="instead of `PROJECTOR_OPS_TOKEN`: a file that holds it"
     )
+    job_token_keys: str = Field(
+        default="",
+        description="PEM files, comma-separated, each with one public key that GitLab's job tokens "
+        "may be signed with (docs/security.md); without them every token is looked up by its "
+        "digest. Files that change are read again",
+    )
+    job_token_issuer: str | None = Field(
+        default=None,
+        description="the `iss` of signed job tokens: GitLab's host name, such as "
+        "`gitlab.example.com`; needed with `PROJECTOR_JOB_TOKEN_KEYS`",
+    )
+    job_token_prefix: str = Field(
+        default="",
+        description="GitLab's instance token prefix, if it has one: signed job tokens begin with "
+        "it or with `glcbt-`",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="the least severe message to log"
     )
@@ -128,6 +147,32 @@ class Settings(ConnectionSettings):
         if not _TOPIC_PREFIX.fullmatch(prefix):
             raise ValueError("must be at most 200 of the characters a-z, A-Z, 0-9, . _ and -")
         return prefix
+
+    @field_validator("job_token_issuer")
+    @classmethod
+    def _host_name(cls, issuer: str | None) -> str | None:
+        if issuer is not None and not _ISSUER.fullmatch(issuer):
+            raise ValueError("must be a host name, without a scheme, a port or a path")
+        return issuer
+
+    @field_validator("job_token_prefix")
+    @classmethod
+    def _start_of_a_token(cls, prefix: str) -> str:
+        if not _TOKEN_PREFIX.fullmatch(prefix):
+            raise ValueError("must be at most 100 visible ASCII characters")
+        return prefix
+
+    @model_validator(mode="after")
+    def _keys_with_issuer(self) -> Self:
+        keys, issuer = map(variable_name, ("job_token_keys", "job_token_issuer"))
+        if self.job_token_keys and not self.job_token_key_files:
+            raise ValueError(f"{keys}: must name PEM files, comma-separated")
+        if self.job_token_keys and not self.job_token_issuer:
+            raise ValueError(
+                f"{issuer}: must be set with {keys}, to the host name of GitLab that is the `iss` "
+                "of its job tokens"
+            )
+        return self
 
     @model_validator(mode="after")
     def _hard_to_guess(self) -> Self:
@@ -142,6 +187,12 @@ class Settings(ConnectionSettings):
                 "generates one"
             )
         return self
+
+    @property
+    def job_token_key_files(self) -> tuple[Path, ...]:
+        """Return the files of `job_token_keys`."""
+        names = (name.strip() for name in self.job_token_keys.split(","))
+        return tuple(Path(name) for name in names if name)
 
     @cached_property
     def ops_secret(self) -> SecretStr | None:

@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator, Awaitable
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from api.freshness import Freshness
-from api.lookup import Lookup, Reply
+from api.lookup import Lookup
 from api.lookup_request import LookupRequest
-from api.read_batcher import ReadBatcher
+from api.proofs import Proofs
+from api.read_batcher import ReadBatcher, Reads
 from api.redis_mget import Mget
+from api.replies import Reply
+from api.signed_tokens import SignedTokens
 from projector.clients import redis_batch
 from projector.clients.redis_servers import RedisServers
 from projector.store import schema
@@ -33,6 +36,7 @@ class LookupWorld:
         self.redis = FakeAsyncRedis(server=self.server, socket_timeout=None)
         self.servers = RedisServers()
         self.freshness = Freshness(self.redis, self.servers)
+        self.signed: SignedTokens | None = None
         self.lookup = self.with_limits()
 
     def with_limits(
@@ -40,11 +44,12 @@ class LookupWorld:
         *,
         miss_grace: float = LONG_GRACE_S,
         waiting: int = 100,
-        reads: ReadBatcher | None = None,
+        reads: Reads | None = None,
     ) -> Lookup:
         self.lookup = Lookup(
-            reads or ReadBatcher(Mget(self.redis)), self.freshness, max_staleness=10.0,
-            miss_grace=miss_grace, max_waiting=waiting,
+            reads or ReadBatcher(Mget(self.redis)), self.freshness,
+            Proofs(self.freshness, miss_grace=miss_grace, max_waiting=waiting),
+            max_staleness=10.0, signed=self.signed,
         )  # fmt: skip
         return self.lookup
 

@@ -10,10 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from api.freshness import NEVER, Freshness
-from api.lookup import UNAUTHORIZED, Reply
 from api.lookup_request import LookupRequest
 from api.read_batcher import OverloadedError, ReadBatcher, Values
 from api.redis_mget import Mget
+from api.replies import UNAUTHORIZED, Reply
 from projector.clients import redis_batch
 from projector.elapsed import elapsed
 from projector.store import schema

@@ -21,6 +21,7 @@ from api.bounded_protocol import MAX_HEAD_BYTES
 from api.freshness import Freshness, Poll
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED, LookupCycle, LookupProtocol
+from api.proofs import Proofs
 from api.read_batcher import ReadBatcher, Values
 from api.stamps import Stamp
 from projector.elapsed import elapsed
@@ -46,8 +47,9 @@ class UvicornWorld:
         sent = elapsed()
         freshness.poll = Poll(sent, (Stamp(1, EPOCH, sent, sent),), sent, {})
         self.lookup = Lookup(
-            ReadBatcher(self.fetch), freshness, max_staleness=60, miss_grace=0.01, max_waiting=10
-        )
+            ReadBatcher(self.fetch), freshness,
+            Proofs(freshness, miss_grace=0.01, max_waiting=10), max_staleness=60,
+        )  # fmt: skip
         self._first = LookupFirst(self.other, self.lookup)
         self.records = {
             schema.record_key(digest(f"token-{status}")): ViewRecord(

@@ -1,0 +1,230 @@
+"""Job tokens that GitLab signs: their form, their signature and their claims.
+
+A token is `glcbt-<JWT>`, with the instance's prefix or without it. Nothing in a token leads to a
+key but the `kid` of one that is configured.
+"""
+
+import base64
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import jwt
+import msgspec
+import structlog
+
+from api import metrics
+from api.job_token_keys import KeyFiles, Keys, PublicKey
+from projector.elapsed import elapsed
+from projector.store import schema
+
+log = structlog.get_logger()
+
+AUDIENCE: Final = "gitlab-authz-token"
+ALGORITHM: Final = "RS256"
+# GitLab's `nbf` is 5 s before `iat`. This allows for its clock.
+NBF_LEEWAY_S: Final = 60
+MAX_JOB: Final = 2**63 - 1
+# GitLab's have less than 1 KiB. A longer text would only cost time.
+MAX_JWT_BYTES: Final = 4096
+# Some 30 MB. Beyond it the token that was verified first is verified again when it comes.
+MAX_KNOWN: Final = 100_000
+REPORT_INTERVAL_S: Final = 10.0
+
+_NAME: Final = "glcbt-"
+# The signature may be missing (`alg: none`): that is a JWT too, and is refused as one.
+_JWT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+_THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+_SUBJECT: Final = re.compile(r"gid://gitlab/Ci::Build/([1-9][0-9]{0,18})")
+_JWS: Final = jwt.PyJWS(algorithms=[ALGORITHM])
+
+# Returns the believed TIME of Redis in ms at a time of `elapsed`, or None.
+Clock = Callable[[float], float | None]
+
+
+class RefusedTokenError(Exception):
+    """The token is certainly not valid. The message is the `result` of the metric."""
+
+
+class UnverifiableTokenError(Exception):
+    """The token may be valid. `result` is that of the metric, the message is for the client."""
+
+    def __init__(self, result: str, reason: str) -> None:
+        super().__init__(reason)
+        self.result = result
+
+
+class KnownToken(NamedTuple):
+    """A verified token: the key of its job in Redis, and its `exp`.
+
+    `alone`: the job's key held the record itself, so the token has no record of its own.
+    """
+
+    job_key: str
+    expires: float
+    alone: bool = False
+
+
+class _Header(msgspec.Struct):
+    alg: object = None
+    kid: object = None
+
+
+class _Claims(msgspec.Struct):
+    sub: object
+    iss: object
+    aud: object
+    exp: float
+    nbf: float
+
+
+_decode_header: Final = msgspec.json.Decoder(_Header).decode
+_decode_claims: Final = msgspec.json.Decoder(_Claims).decode
+
+
+class SignedTokens:
+    """Verifies signed tokens, each once: verified ones are kept by the key of their record."""
+
+    def __init__(self, files: KeyFiles, issuer: str, prefix: str, clock: Clock) -> None:
+        self._files = files
+        self._issuer = issuer
+        self._clock = clock
+        # GitLab puts its instance prefix before the name, newer versions with a dash between.
+        names = [f"{before}{_NAME}" for before in {"", prefix, f"{prefix}-" if prefix else ""}]
+        self._names = tuple(name.encode() for name in names)
+        self._keys: Keys = {}
+        # Verified tokens alone: forged ones cannot push them out.
+        self._known: OrderedDict[str, KnownToken] = OrderedDict()
+        self._unknown_keys = 0
+        self._report_at = 0.0
+
+    def find(self, token: bytes, key: str, now: float) -> KnownToken | None:
+        """Return the verified token, or None if its form is not that of a signed one.
+
+        `key` is that of the token's own record. Raises `RefusedTokenError` or
+        `UnverifiableTokenError`.
+        """
+        if self._files.keys is not self._keys:
+            self._keys = self._files.keys
+            self._known.clear()
+        known = self._known.get(key)
+        signed = None if known else self._jwt_of(token)
+        if known is None and signed is None:
+            return None
+        try:
+            found = self._check(known, signed, key, now)
+        except RefusedTokenError as error:
+            metrics.record_signed(str(error))
+            raise
+        except UnverifiableTokenError as error:
+            metrics.record_signed(error.result)
+            raise
+        metrics.record_signed("known" if known else "verified")
+        return found
+
+    def note_alone(self, key: str, *, alone: bool) -> None:
+        """Note whether the token's job has its record under its own key."""
+        known = self._known.get(key)
+        if known and known.alone != alone:
+            self._known[key] = known._replace(alone=alone)
+
+    def _check(
+        self, known: KnownToken | None, signed: re.Match[bytes] | None, key: str, now: float
+    ) -> KnownToken:
+        if self._files.fault:
+            raise UnverifiableTokenError(
+                "keys unreadable", "the keys of signed job tokens cannot be read"
+            )
+        if known is None:
+            assert signed is not None  # noqa: S101  one of the two is given
+            claims = self._verify(signed)
+            job = self._job(claims)
+            self._refuse_early(claims.nbf, now)
+            known = KnownToken(schema.job_key(job), claims.exp)
+            self._refuse_late(known, key, now)
+            self._keep(key, known)
+        else:
+            self._refuse_late(known, key, now)
+        return known
+
+    def _keep(self, key: str, known: KnownToken) -> None:
+        self._known[key] = known
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+
+    def _jwt_of(self, token: bytes) -> re.Match[bytes] | None:
+        for name in self._names:
+            if token.startswith(name) and (found := _JWT.fullmatch(token, len(name))):
+                return found
+        return None
+
+    def _verify(self, signed: re.Match[bytes]) -> _Claims:
+        """Return the claims of a token that a configured key has signed."""
+        if len(signed[0]) > MAX_JWT_BYTES:
+            raise RefusedTokenError("malformed")
+        key = self._key(signed[1])
+        try:
+            verified = _JWS.decode_complete(signed[0], key.rsa, algorithms=[ALGORITHM])
+        except jwt.InvalidSignatureError:
+            raise RefusedTokenError("bad signature") from None
+        except jwt.InvalidTokenError:
+            raise RefusedTokenError("malformed") from None
+        try:
+            return _decode_claims(verified["payload"])
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            raise RefusedTokenError("malformed claims") from None
+
+    def _key(self, segment: bytes) -> PublicKey:
+        """Return the key that the header names by `kid`; other headers name none."""
+        try:
+            padded = segment + b"=" * (-len(segment) % 4)
+            header = _decode_header(base64.urlsafe_b64decode(padded))
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            raise RefusedTokenError("malformed") from None
+        if header.alg != ALGORITHM:
+            raise RefusedTokenError("wrong algorithm")
+        if not isinstance(header.kid, str):
+            raise RefusedTokenError("no key id")
+        key = self._keys.get(header.kid)
+        if key is None:
+            self._report_unknown(header.kid)
+            raise UnverifiableTokenError(
+                "unknown key", "the job token is signed with a key that is not configured here"
+            )
+        return key
+
+    def _job(self, claims: _Claims) -> int:
+        if claims.aud != AUDIENCE:
+            raise RefusedTokenError("wrong audience")
+        if claims.iss != self._issuer:
+            raise RefusedTokenError("wrong issuer")
+        subject = _SUBJECT.fullmatch(claims.sub) if isinstance(claims.sub, str) else None
+        if subject is None or (job := int(subject[1])) > MAX_JOB:
+            raise RefusedTokenError("malformed subject")
+        return job
+
+    def _refuse_early(self, nbf: float, now: float) -> None:
+        if self._time(now) < nbf - NBF_LEEWAY_S:
+            raise RefusedTokenError("not yet valid")
+
+    def _refuse_late(self, known: KnownToken, key: str, now: float) -> None:
+        if self._time(now) >= known.expires:
+            self._known.pop(key, None)
+            raise RefusedTokenError("expired")
+
+    def _time(self, now: float) -> float:
+        time_ms = self._clock(now)
+        if time_ms is None:
+            raise UnverifiableTokenError("no clock", "the time of Redis is not known yet")
+        return time_ms / 1000
+
+    def _report_unknown(self, kid: str) -> None:
+        """Log unknown keys, at most every ten seconds: anyone may send a token with one."""
+        self._unknown_keys += 1
+        now = elapsed()
+        if now >= self._report_at:
+            named = kid if _THUMBPRINT.fullmatch(kid) else "(not a thumbprint)"
+            log.error("job tokens signed with an unknown key", kid=named,
+                      tokens=self._unknown_keys, held=sorted(self._keys))  # fmt: skip
+            self._unknown_keys, self._report_at = 0, now + REPORT_INTERVAL_S
