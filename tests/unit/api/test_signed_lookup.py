@@ -71,7 +71,7 @@ class SignedWorld:
     async def point(self, to: str = OTHER_DIGEST) -> str:
         """Let the job's key name a digest, and return the key of its record."""
         await self.world.redis.set(JOB_KEY, to)
-        return schema.token_record_key(to)
+        return schema.TOKENS + to
 
     async def ask(self, token: str = "", max_age: int | None = None) -> Reply:
         return await soon(self.world.ask(token or self.token, max_age))
@@ -145,7 +145,7 @@ async def test_a_job_that_gets_a_digest_is_found_by_both_ways(signed: SignedWorl
     assert (await signed.ask()).status == 200
     await signed.put(await signed.point(), 403)
     assert (await signed.ask()).status == 403
-    own = schema.token_record_key(signed.key.rpartition(":")[2])
+    own = schema.TOKENS + signed.key.rpartition(":")[2]
     await signed.put(own, 200)
     assert (await signed.ask()).status == 200
 
@@ -174,7 +174,7 @@ async def test_a_value_that_cannot_be_read_is_503(signed: SignedWorld, raw: byte
         await signed.ask()
     if at == "token":
         await signed.put(JOB_KEY)
-    keys = {"token": signed.key, "pointer": schema.token_record_key(OTHER_DIGEST)}
+    keys = {"token": signed.key, "pointer": schema.TOKENS + OTHER_DIGEST}
     if at == "pointer":
         await signed.point()
     await signed.world.redis.set(keys.get(at, JOB_KEY), raw)
@@ -467,7 +467,7 @@ BROKEN: list[tuple[Exception, str]] = [
 async def test_whatever_is_wrong_with_one_read_is_503(
     signed: SignedWorld, which: str, error: Exception, says: str
 ) -> None:
-    target = schema.token_record_key(OTHER_DIGEST)
+    target = schema.TOKENS + OTHER_DIGEST
     if which == "job, read alone":
         await signed.put(JOB_KEY)
         await signed.ask()
