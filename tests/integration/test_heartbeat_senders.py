@@ -272,26 +272,27 @@ def check_form(deployment: Deployment) -> None:
 
 ROUND = "            await sender.send_changes()\n            await sender.send_heartbeat()\n"
 LAST = "        await self.acknowledge(unacknowledged)\n        if rows"
+FIRST = "        unacknowledged: list"
+# The parts of the program that are replaced, and by what.
 WRONGS = {
-    "looks into the source before the acknowledgement": (
-        ROUND, ROUND.replace("\n", "\n            await asyncio.sleep(0.05)\n") + ROUND[-42:]
-    ),
-    "counts a send as acknowledged": (
-        LAST,
-        "        self.late = [*getattr(self, 'late', []), unacknowledged]\n"
+    "looks into the source before the acknowledgement": {
+        ROUND: ROUND.replace("\n", "\n            await asyncio.sleep(0.05)\n", 1)
+        + "            await sender.send_heartbeat()\n"
+    },
+    "counts a send as acknowledged": {
+        LAST: "        self.late = [*getattr(self, 'late', []), unacknowledged]\n"
         "        if len(self.late) > 2:\n"
         "            await self.acknowledge(self.late.pop(0))\n"
         "        if rows",
-    ),
-    "forgets what an earlier run sent": ("[ends[TopicPartition(name, n)]", "[0"),
-    "notes changes before Kafka has them": (
-        "        unacknowledged: list",
-        "        last = (rows or [(self.sent,)])[-1][0]\n"
+        'kind.startswith("job.")': "False",
+    },
+    "forgets what an earlier run sent": {"[ends[TopicPartition(name, n)]": "[0"},
+    "notes changes before Kafka has them": {
+        FIRST: "        last = (rows or [(self.sent,)])[-1][0]\n"
         "        self.database.execute('UPDATE sent SET number = ?', (last,))\n"
-        "        await asyncio.sleep(0.2)\n"
-        "        unacknowledged: list",
-    ),
-    "sends broadcasts once": ("if kind in BROADCASTS", "if kind == 'none'"),
+        "        await asyncio.sleep(0.2)\n" + FIRST
+    },
+    "sends broadcasts once": {"if kind in BROADCASTS": "if kind == 'none'"},
 }
 
 
@@ -300,9 +301,11 @@ WRONGS = {
 def test_a_sender_that_does_wrong_is_noticed(
     wrong: str, deployment: Deployment, tmp_path: Path, start: Callable[[Source], Server]
 ) -> None:
-    right = PYTHON.read_text()
+    text = PYTHON.read_text()
+    for right, other in WRONGS[wrong].items():
+        assert right in text
+        text = text.replace(right, other)
     program = tmp_path / "wrong.py"
-    program.write_text(right.replace(*WRONGS[wrong]))
-    assert program.read_text() != right, wrong
+    program.write_text(text)
     changes = run_and_kill(deployment, Database(tmp_path, program), start)
     assert lies(deployment, changes) != []
