@@ -111,7 +111,7 @@ def record(
 
 
 def heartbeat(
-    source: str, after: int | None, offsets: Mapping[str, list[int]], **attributes: Any
+    source: str, after: int | None, offsets: Mapping[Any, list[int]], **attributes: Any
 ) -> dict[str, Any]:
     """Return a heartbeat of a source; `offsets` has the next ones of each partition by topic."""
     data = {"source": source, "after": after, "offsets": dict(offsets)}

@@ -47,7 +47,8 @@ class MinuteActivity(Struct):
 class PartitionActivity(Struct):
     """The activity of one partition's owner; `at` is its clock in milliseconds.
 
-    `letters` counts dead letters that Kafka has not acknowledged yet.
+    `letters` counts dead letters that Kafka has not acknowledged yet. `sources` has that clock at
+    the last heartbeat of each named source that counted for the partition, None before the first.
     """
 
     epoch: Count
@@ -57,6 +58,7 @@ class PartitionActivity(Struct):
     facts: Count
     letters: Count
     minutes: Annotated[list[MinuteActivity], Meta(max_length=2 * MINUTES_KEPT)]
+    sources: dict[str, Count | None] = {}
 
 
 class ActivityRates(Struct, frozen=True):
