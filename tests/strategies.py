@@ -1,4 +1,4 @@
-"""Hypothesis strategies for events: valid ones of every type, and broken ones.
+"""Hypothesis strategies for events and heartbeats: valid ones of every type, and broken ones.
 
 Shares no code with the readers of events.
 """
@@ -138,6 +138,39 @@ def events(draw: st.DrawFn) -> dict[str, Any]:
     return {"specversion": "1.0", "type": prefix + name, **attributes, "data": draw(DATA[name])}
 
 
+# The schema does not compare the number of offsets with the number of partitions, here 1.
+next_offsets = st.lists(st.integers(0, MAX_ID), min_size=1, max_size=1)
+vouchers = fields(
+    {
+        "source": st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,62}\Z"),
+        "offsets": fields(
+            {
+                "membership": next_offsets,
+                "agent-config": next_offsets,
+                "job-lifecycle": next_offsets,
+            }
+        ),
+    },
+    after=optional(st.integers(0, MAX_ID)),
+)
+
+
+@st.composite
+def heartbeats(draw: st.DrawFn) -> dict[str, Any]:
+    """A valid heartbeat, with optional and unknown fields."""
+    prefix = draw(st.sampled_from(["", "com.example.", "."]))
+    attributes = draw(
+        st.fixed_dictionaries(
+            {"id": texts, "source": texts}, optional={"time": optional(times), "subject": texts}
+        )
+    )
+    data = draw(vouchers)
+    if draw(st.booleans()):
+        attributes["partitionkey"] = data["source"]
+    kind = f"{prefix}source.heartbeat"
+    return {"specversion": "1.0", "type": kind, **attributes, "data": data}
+
+
 # broken events
 
 WRONG: list[Any] = [
@@ -150,8 +183,8 @@ WRONG: list[Any] = [
     "2027-01-31T12:60:00Z", "2027-01-31T12:00:60Z", "2027-01-31T12:00:00+24:00", "2027-1-31",
     "2027-01-31T12:00:00.Z", "2027-01-31\n", "tomorrow", "1.0", "0.3", "group.set",
     "xgroup.set",
-    "job.finished", "com.example.agent.set", "group.sett", TOKEN, f"x {TOKEN}", "glcbt-",
-    "a glcbt-b",
+    "job.finished", "source.heartbeat", "com.example.agent.set", "group.sett", TOKEN,
+    f"x {TOKEN}", "glcbt-", "a glcbt-b",
     [TOKEN], {"a": [{"b": TOKEN}]}, {"token": 1}, {TOKEN: 1}, {"job-token": None},
     {"tokens": 1},
     {"agent": {}}, {"agent": {}, "ci_job": 5}, {"agent": {}, "ci_job": {}},
@@ -208,9 +241,9 @@ def _parent(event: Any, path: tuple[Any, ...]) -> Any:
 
 
 @st.composite
-def mutants(draw: st.DrawFn) -> dict[str, Any]:
+def mutants(draw: st.DrawFn, whole: Any = None) -> dict[str, Any]:
     """An event with one or two of its parts removed, replaced or added."""
-    event = draw(events())
+    event = draw(events() if whole is None else whole)
     for _ in range(draw(st.integers(1, 2))):
         path = draw(st.sampled_from(list(paths(event))))
         part = draw(st.sampled_from(WRONG))

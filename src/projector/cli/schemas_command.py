@@ -9,7 +9,6 @@ import yaml
 
 from projector.cli.terminal import WRONG, fail
 from projector.contract import asyncapi, json_schemas
-from projector.events.model import EVENT_TYPES
 from projector.log import escape_control_chars
 
 
@@ -25,7 +24,7 @@ def schemas(
     """Print the contract for events as AsyncAPI 3.0, or write it with its JSON Schemas.
 
     Needs neither Kafka nor settings. With DIRECTORY it writes DIRECTORY/asyncapi.yaml and
-    DIRECTORY/schemas/TYPE.json, a JSON Schema (2020-12) of every type of event.
+    DIRECTORY/schemas/TYPE.json, a JSON Schema (2020-12) of every type of event and of heartbeats.
 
     Exits with 0; with 2 when a file cannot be written.
 
@@ -51,7 +50,7 @@ def contract() -> dict[str, str]:
     """Return the text of each file of the contract, by its path."""
     return {"asyncapi.yaml": _asyncapi()} | {
         f"schemas/{name}.json": json.dumps(json_schemas.event(name), indent=2) + "\n"
-        for name in EVENT_TYPES
+        for name in json_schemas.TYPES
     }
 
 

@@ -7,7 +7,7 @@ from projector.config.settings import Settings
 from projector.contract import json_schemas
 from projector.contract.json_schemas import Schema
 from projector.events import replay_header
-from projector.events.model import DEAD_LETTERS, EVENT_TYPES, MAX_ID, Topic
+from projector.events.model import DEAD_LETTERS, EVENT_TYPES, HEARTBEAT, MAX_ID, SOURCES, Topic
 from projector.kafka import dead_letters, topics
 
 VERSION: Final = "3.0.0"
@@ -31,15 +31,18 @@ CloudEvent 1.0 whose `data` is the whole new state of one entity, in structured 
   partition is refused.
 - Broadcasts go to every partition of their topic: {_BROADCASTS}.
 - Send with `acks=all`. A deployment may put a prefix before each topic's name.
+- A heartbeat (`{HEARTBEAT}`) is no such event. It goes to `{SOURCES}`, under the key of its source.
 
 Rules that no schema expresses:
 
 {"".join(f"- {sentence}{chr(10)}" for sentence in json_schemas.UNSAID)}"""
 
-_CHANNELS: Final = {
+# What the projector receives, by topic.
+_CHANNELS: Final[dict[str, str]] = {
     Topic.MEMBERSHIP: "Groups, projects, memberships and users.",
     Topic.AGENT_CONFIG: "Agents and whom they are shared with.",
     Topic.JOB_LIFECYCLE: "Jobs and the digests of their tokens.",
+    SOURCES: "Heartbeats: up to which offsets a source has sent all that happened in it.",
 }
 _FINDING: Final = {
     "reason": (_TEXT, "What is wrong, in one sentence."),
@@ -62,7 +65,7 @@ def document() -> dict[str, Any]:
             "license": {"name": "MIT"},
         },
         "defaultContentType": STRUCTURED,
-        "channels": {topic: _channel(topic) for topic in Topic}
+        "channels": {topic: _channel(topic) for topic in _CHANNELS}
         | {DEAD_LETTERS: _dead_letters_channel()},
         "operations": _operations(),
         "components": {
@@ -72,15 +75,16 @@ def document() -> dict[str, Any]:
     }
 
 
-def _channel(topic: Topic) -> dict[str, Any]:
+def _channel(topic: str) -> dict[str, Any]:
+    partitions = Settings.model_fields["partitions"].default
     return {
-        "address": topic.value,
-        "title": topic.value,
+        "address": str(topic),
+        "title": str(topic),
         "description": _CHANNELS[topic],
         "messages": {
             name: {"$ref": f"#/components/messages/{name}"} for name in _message_names(topic)
         },
-        "bindings": _topic(topic, Settings.model_fields["partitions"].default),
+        "bindings": _topic(topic, 1 if topic in topics.ONE_PARTITION else partitions),
     }
 
 
@@ -119,20 +123,27 @@ def _operations() -> dict[str, Any]:
         }
         for topic in Topic
     }
+    heartbeats = {
+        "action": "receive",
+        "channel": {"$ref": f"#/channels/{SOURCES}"},
+        "summary": "Send heartbeats here; workers read them, without a group.",
+    }
     letters = {
         "action": "send",
         "channel": {"$ref": f"#/channels/{DEAD_LETTERS}"},
         "summary": "The projector reports what is wrong with an event.",
     }
-    return received | {"send-dead-letters": letters}
+    return received | {f"receive-{SOURCES}": heartbeats, "send-dead-letters": letters}
 
 
 # messages
 
 
-def _message_names(topic: Topic) -> list[str]:
-    """Return each event type of the topic in structured and in binary mode."""
-    names = [name for name, kind in EVENT_TYPES.items() if kind.topic is topic]
+def _message_names(topic: str) -> list[str]:
+    """Return each type of the topic in structured and in binary mode."""
+    names = [name for name, kind in EVENT_TYPES.items() if kind.topic == topic]
+    if topic == SOURCES:
+        names.append(HEARTBEAT)
     return [mode for name in names for mode in (name, _binary_name(name))]
 
 
@@ -142,7 +153,7 @@ def _binary_name(name: str) -> str:
 
 def _messages() -> dict[str, Any]:
     found = {}
-    for name in EVENT_TYPES:
+    for name in json_schemas.TYPES:
         found[name] = _structured(name)
         found[_binary_name(name)] = _binary(name)
     return found
@@ -157,7 +168,7 @@ def _structured(name: str) -> dict[str, Any]:
         "contentType": STRUCTURED,
         "headers": _headers({"content-type": {"type": "string", "pattern": f"^{STRUCTURED}"}}, []),
         "payload": {part: schema[part] for part in schema if part not in ("examples", "title")},
-        "bindings": _key(),
+        "bindings": _key(name),
         "examples": [{"payload": example} for example in schema["examples"]],
     }
 
@@ -174,7 +185,7 @@ def _binary(name: str) -> dict[str, Any]:
         "contentType": BINARY,
         "headers": _headers({"content-type": {"const": BINARY}} | attributes, required),
         "payload": {"allOf": [schema["properties"]["data"], {"$ref": f"{_PREFIX}Tokenless"}]},
-        "bindings": _key(),
+        "bindings": _key(name),
         "examples": [_binary_example(example) for example in schema["examples"]],
     }
 
@@ -198,9 +209,11 @@ def _binary_example(example: dict[str, Any]) -> dict[str, Any]:
     return {"headers": {"content-type": BINARY, **headers}, "payload": example["data"]}
 
 
-def _key() -> dict[str, Any]:
-    pattern = json_schemas.attributes("group.set", _PREFIX)["ce_partitionkey"]["pattern"]
+def _key(name: str) -> dict[str, Any]:
+    pattern = json_schemas.attributes(name, _PREFIX)["ce_partitionkey"]["pattern"]
     about = f"The event's `partitionkey`: an id up to {MAX_ID}, as digits."
+    if name == HEARTBEAT:
+        about = "The source's name, `data.source`."
     return _kafka(key={"type": "string", "pattern": pattern, "description": about})
 
 

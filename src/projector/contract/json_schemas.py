@@ -1,7 +1,8 @@
-"""JSON Schemas (2020-12) of all events, generated from the classes that decode them.
+"""JSON Schemas (2020-12) of events and heartbeats, generated from the classes that decode them.
 
-The schemas describe the events that `projector feed` accepts. A worker also applies revocations
-that have readable ids and are otherwise invalid. `UNSAID` lists the rules that no schema expresses.
+The schemas describe the events that `projector feed` accepts, and the heartbeats that workers do.
+A worker also applies revocations that have readable ids and are otherwise invalid. `UNSAID` lists
+the rules that no schema expresses.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,12 +13,15 @@ import msgspec
 
 from projector.events import ci_access
 from projector.events.cloudevents import Envelope
+from projector.events.heartbeats import HeartbeatEnvelope, SourceHeartbeat
 from projector.events.model import (
     EVENT_TYPES,
+    HEARTBEAT,
     MAX_EVENT_BYTES,
     MAX_ID,
     MAX_NESTING,
     ROLES,
+    SOURCES,
     EventType,
     Instant,
 )
@@ -25,6 +29,7 @@ from projector.events.redaction import SECRET_FIELDS, TOKEN
 
 Schema = dict[str, Any]
 
+TYPES: Final = (*EVENT_TYPES, HEARTBEAT)
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 UNSAID: Final = (
     f"A record's value has at most {MAX_EVENT_BYTES} bytes.",
@@ -34,6 +39,9 @@ UNSAID: Final = (
     f"Of each list in `ci_access` only the first {ci_access.MAX_ENTRIES} entries are read.",
     "A token is also found in a field that is given twice.",
     "An event without `partitionkey` has it as its record's key.",
+    "A heartbeat's record has the key `data.source`, and so has a `partitionkey` if there is one.",
+    "`data.offsets` has an offset for each partition of the topics in Kafka.",
+    "`data.after` lies before the heartbeat, and no offset beyond its partition's end.",
 )
 
 _NULL: Final[Schema] = {"type": "null"}
@@ -58,17 +66,17 @@ def event(name: str) -> Schema:
 
 def structured(name: str, prefix: str) -> Schema:
     """Return the schema of an event in structured mode; `prefix` is where definitions are."""
-    envelope = _structs(prefix)["Envelope"]
-    kind = EVENT_TYPES[name]
+    attributes, data, about, key = _parts(name)
+    envelope = _structs(prefix)[attributes.__name__]
     own: Schema = {
         "type": {**_TEXT, "pattern": _type(name), "description": _TYPE.format(name=name)},
-        "data": {"$ref": prefix + kind.data.__name__},
-        "partitionkey": {**envelope["properties"]["partitionkey"], "description": _PARTITIONKEY},
+        "data": {"$ref": prefix + data.__name__},
+        "partitionkey": {**envelope["properties"]["partitionkey"], "description": key},
     }
     properties = {field: shape for field, shape in envelope["properties"].items() if shape}
     return {
         "title": name,
-        "description": _description(kind),
+        "description": about,
         "type": "object",
         "properties": properties | own,
         "required": [*envelope["required"], "data"],
@@ -85,7 +93,8 @@ def attributes(name: str, prefix: str) -> dict[str, Schema]:
 
 def definitions(prefix: str) -> dict[str, Schema]:
     """Return the schema of every part of events, by its name."""
-    shapes = {name: shape for name, shape in _structs(prefix).items() if name != "Envelope"}
+    envelopes = (Envelope.__name__, HeartbeatEnvelope.__name__)
+    shapes = {name: shape for name, shape in _structs(prefix).items() if name not in envelopes}
     _add_membership(shapes)
     for kind in (ci_access.Impersonate, ci_access.Extra):
         shapes[kind.__name__]["propertyNames"] = _spelt_right(kind.__struct_fields__)
@@ -105,7 +114,7 @@ def definitions(prefix: str) -> dict[str, Schema]:
 
 def examples() -> dict[str, list[Any]]:
     """Return whole events of every type, the examples of docs/events.md."""
-    found: dict[str, list[Any]] = {name: [] for name in EVENT_TYPES}
+    found: dict[str, list[Any]] = {name: [] for name in TYPES}
     for line in (files("projector") / "examples.ndjson").read_text().splitlines():
         example = msgspec.json.decode(line)
         found[example["type"]].append(example)
@@ -116,7 +125,8 @@ def examples() -> dict[str, list[Any]]:
 
 
 def _structs(prefix: str) -> dict[str, Schema]:
-    types = [Envelope, ci_access.Impersonate, *(kind.data for kind in EVENT_TYPES.values())]
+    data = [kind.data for kind in EVENT_TYPES.values()]
+    types = [Envelope, HeartbeatEnvelope, ci_access.Impersonate, *data, SourceHeartbeat]
 
     def hook(kind: type) -> Schema:
         if kind is Instant:
@@ -131,7 +141,7 @@ def _structs(prefix: str) -> dict[str, Schema]:
 
 
 def _tidy(node: Any) -> Any:
-    """Write Python's `\\Z` as the `$` of other languages, and drop empty `required`."""
+    """Write Python's `\\Z` as the `$` of other languages; drop empty `required`, join lines."""
     if isinstance(node, list):
         return [_tidy(child) for child in node]
     if not isinstance(node, dict):
@@ -139,6 +149,8 @@ def _tidy(node: Any) -> Any:
     kept = {name: _tidy(child) for name, child in node.items() if (name, child) != ("required", [])}
     if isinstance(pattern := kept.get("pattern"), str):
         kept["pattern"] = pattern.removesuffix(r"\Z") + "$"
+    if isinstance(about := kept.get("description"), str):
+        kept["description"] = " ".join(about.split())
     return kept
 
 
@@ -146,7 +158,17 @@ def _tidy(node: Any) -> Any:
 
 
 _PARTITIONKEY: Final = "The id of the root namespace; may be left out if the record's key is it."
+_SOURCE_KEY: Final = "The source's name, which is the record's key; may be left out."
 _TYPE: Final = "`{name}`, with or without a reverse-DNS prefix that ends in a dot"
+
+
+def _parts(name: str) -> tuple[type, Any, str, str]:
+    """Return the classes of the attributes and of `data`, and what type and partitionkey mean."""
+    if name == HEARTBEAT:
+        about = f"{SourceHeartbeat.__doc__} Topic: {SOURCES}."
+        return HeartbeatEnvelope, SourceHeartbeat, " ".join(about.split()), _SOURCE_KEY
+    kind = EVENT_TYPES[name]
+    return Envelope, kind.data, _description(kind), _PARTITIONKEY
 
 
 def _type(name: str) -> str:

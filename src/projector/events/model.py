@@ -32,6 +32,7 @@ class Topic(StrEnum):
 DEAD_LETTERS: Final = "dead-letters"
 # The topic of heartbeats, with one partition. It feeds no facts, so it is no `Topic`.
 SOURCES: Final = "sources"
+HEARTBEAT: Final = "source.heartbeat"
 
 
 class KafkaRecord(NamedTuple):
@@ -343,11 +344,21 @@ def known_type(name: str) -> str:
     """
     if name in EVENT_TYPES:
         return name
-    short = ".".join(name.split(".")[-2:])
+    short = without_prefix(name)
+    if short == HEARTBEAT:
+        raise BadEvent(
+            f"{HEARTBEAT} is not an event: it vouches for what its own sender sent, and belongs in "
+            f"the topic {SOURCES}; see docs/events.md"
+        )
     if short not in EVENT_TYPES:
         given = redaction.redact_text(name)[:100]
         raise BadEvent(f"unknown type {given!r}; known are {', '.join(EVENT_TYPES)}")
     return short
+
+
+def without_prefix(name: str) -> str:
+    """Return the last two parts of a type: `job.started` for `com.example.job.started`."""
+    return ".".join(name.split(".")[-2:])
 
 
 class Event(Struct, frozen=True):

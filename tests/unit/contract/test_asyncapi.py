@@ -11,8 +11,9 @@ import yaml
 from projector.cli.schemas_command import contract
 from projector.contract import asyncapi
 from projector.events.cloudevents import decode_event
-from projector.events.model import EVENT_TYPES, Topic
-from projector.kafka import dead_letters
+from projector.events.heartbeats import decode_heartbeat
+from projector.events.model import EVENT_TYPES, HEARTBEAT, SOURCES, SourceRecord, Topic
+from projector.kafka import dead_letters, topics
 from tests import builders
 from tests.unit.contract.validation import Validator
 
@@ -40,6 +41,30 @@ def test_every_type_is_in_the_channel_of_its_topic_in_both_modes() -> None:
         own = {name for name, kind in EVENT_TYPES.items() if kind.topic is topic}
         messages = set(DOCUMENT["channels"][topic.value]["messages"])
         assert messages == own | {f"{name}.binary" for name in own}
+
+
+def test_heartbeats_are_in_a_channel_of_their_own() -> None:
+    channel = DOCUMENT["channels"][SOURCES]
+    assert set(channel["messages"]) == {HEARTBEAT, f"{HEARTBEAT}.binary"}
+    kafka = channel["bindings"]["kafka"]
+    assert (kafka["topic"], kafka["partitions"]) == (SOURCES, 1)
+    retention = kafka["topicConfiguration"]["retention.ms"]
+    assert retention == 24 * 3600 * 1000 == int(topics.CONFIGS[SOURCES]["retention.ms"])
+    assert DOCUMENT["operations"]["receive-sources"]["channel"] == {"$ref": "#/channels/sources"}
+
+
+def test_the_examples_of_heartbeats_count_in_both_modes_under_the_key_they_name() -> None:
+    key = re.compile(MESSAGES[HEARTBEAT]["bindings"]["kafka"]["key"]["pattern"])
+    first, second = (message["payload"] for message in MESSAGES[HEARTBEAT]["examples"])
+    assert [first["data"].get("after"), second["data"].get("after")] == [None, 101]
+    for example in MESSAGES[f"{HEARTBEAT}.binary"]["examples"]:
+        name = example["payload"]["source"]
+        assert key.search(name)
+        headers = tuple((k, str(v).encode()) for k, v in example["headers"].items())
+        value = json.dumps(example["payload"]).encode()
+        binary = decode_heartbeat(SourceRecord(102, name.encode(), value, headers), 2)
+        whole = first if binary.after is None else second
+        assert binary == decode_heartbeat(builders.heartbeat_record(whole, 102, key=b"acme"), 2)
 
 
 def in_document(schema: dict[str, Any]) -> Any:

@@ -17,10 +17,11 @@ from projector.cli.schemas_command import contract
 from projector.contract import json_schemas
 from projector.events import ci_access
 from projector.events.cloudevents import decode_event
-from projector.events.model import EVENT_TYPES, MAX_EVENT_BYTES, BadEvent, Topic
+from projector.events.heartbeats import decode_heartbeat
+from projector.events.model import EVENT_TYPES, HEARTBEAT, MAX_EVENT_BYTES, BadEvent, Topic
 from projector.feed.event_file import decode_strictly
 from tests import builders
-from tests.strategies import WRONG, events, mutants, paths, replaced, without
+from tests.strategies import WRONG, events, heartbeats, mutants, paths, replaced, without
 from tests.unit.contract.validation import Validator
 from tests.unit.events.test_cloudevents import BAD, PLANTED, VALID, binary
 
@@ -113,6 +114,81 @@ def test_every_line_of_the_example_feed_is_valid() -> None:
         validator(event["type"]).validate(event)
 
 
+# heartbeats
+
+
+def counts(heartbeat: dict[str, Any]) -> bool:
+    """By the code of workers, as the last record under the key that it names, of 1 partition."""
+    data = heartbeat.get("data")
+    key = data.get("source") if isinstance(data, dict) else None
+    record = builders.heartbeat_record(heartbeat, 2**63, key=str(key).encode())
+    try:
+        return bool(decode_heartbeat(record, partitions=1))
+    except BadEvent:
+        return False
+
+
+def beat(**attributes: Any) -> dict[str, Any]:
+    offsets = {topic: [7] for topic in Topic}
+    return builders.heartbeat("acme", 4711, offsets, **attributes)
+
+
+@given(heartbeats())
+@settings(max_examples=200, deadline=None)
+def test_valid_heartbeats_are_taken_by_schema_and_decoder_alike(heartbeat: dict[str, Any]) -> None:
+    assert counts(heartbeat)
+    validator(HEARTBEAT).validate(heartbeat)
+
+
+@given(mutants(heartbeats()))
+@settings(max_examples=500, deadline=None)
+def test_broken_heartbeats_are_refused_by_schema_and_decoder_alike(
+    heartbeat: dict[str, Any],
+) -> None:
+    hypothesis.event("counts" if counts(heartbeat) else "refused")
+    hypothesis.assume(not is_unsaid(heartbeat))
+    assert validator(HEARTBEAT).is_valid(heartbeat) == counts(heartbeat)
+
+
+def is_unsaid(heartbeat: dict[str, Any]) -> bool:
+    """Whether the schema takes the heartbeat, and the record's key is not its partitionkey."""
+    key = heartbeat.get("partitionkey")
+    is_valid = validator(HEARTBEAT).is_valid(heartbeat)
+    return is_valid and key not in (None, heartbeat["data"]["source"])
+
+
+def test_schema_and_decoder_agree_whatever_one_part_of_a_heartbeat_is() -> None:
+    full = beat(time="2027-01-31", sequence="7")
+    taken = 0
+    for path in paths(full):
+        others = [replaced(full, path, part) for part in WRONG]
+        for mutant in [without(full, path), *others]:
+            assert validator(HEARTBEAT).is_valid(mutant) == counts(mutant), mutant
+            taken += counts(mutant)
+    assert taken > 100
+
+
+def test_a_heartbeat_is_no_event_and_an_event_no_heartbeat() -> None:
+    assert not is_valid(beat())
+    assert not any(validator(HEARTBEAT).is_valid(event) for event in VALID)
+
+
+HEARTBEATS_UNSAID = {
+    "the key": beat(partitionkey="other"),
+    "for each partition": replaced(beat(), ("data", "offsets", "membership"), [7, 7]),
+    "before the heartbeat": replaced(beat(), ("data", "after"), 2**63 - 1),
+}
+
+
+@pytest.mark.parametrize("what", HEARTBEATS_UNSAID)
+def test_what_no_schema_can_say_of_a_heartbeat_is_listed(what: str) -> None:
+    heartbeat = HEARTBEATS_UNSAID[what]
+    assert validator(HEARTBEAT).is_valid(heartbeat)
+    with pytest.raises(BadEvent):
+        decode_heartbeat(builders.heartbeat_record(heartbeat, 4712, key=b"acme"), partitions=1)
+    assert any(what in sentence for sentence in json_schemas.UNSAID)
+
+
 # what no schema can say: taken by the schema, refused by the decoder (or the other way round)
 
 DEEP: Any = 1
@@ -155,7 +231,7 @@ def test_the_committed_files_are_what_the_code_generates() -> None:
 
 def test_the_command_writes_every_file_and_prints_asyncapi(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["schemas", str(tmp_path / "new")])
-    assert (done.exit_code, done.output) == (0, f"16 files written to {tmp_path / 'new'}\n")
+    assert (done.exit_code, done.output) == (0, f"17 files written to {tmp_path / 'new'}\n")
     for name, text in CONTRACT.items():
         assert (tmp_path / "new" / name).read_text() == text
     assert CliRunner().invoke(app, ["schemas"]).stdout == CONTRACT["asyncapi.yaml"]
@@ -170,13 +246,13 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_the_examples_of_the_contract_are_those_of_the_documentation() -> None:
     text = (DOCS / "events.md").read_text()
-    types = text[text.index("## Types") : text.index("## Values")]
+    types = text[text.index("## Types") : text.index("## In other languages")]
     documented = [line for line in types.splitlines() if line.startswith('{"specversion"')]
     shipped = (REPOSITORY / "src" / "projector" / "examples.ndjson").read_text()
     assert shipped.splitlines() == documented
 
 
-@pytest.mark.parametrize("name", EVENT_TYPES)
+@pytest.mark.parametrize("name", json_schemas.TYPES)
 def test_a_schema_file_is_whole_and_its_examples_keep_to_it(name: str) -> None:
     schema = json_schemas.event(name)
     Draft202012Validator.check_schema(schema)

@@ -164,6 +164,8 @@ BAD = [
     (group(3, time="yesterday"), "RFC 3339"),
     (group(3, time="2027-01-01T00:00:00"), "RFC 3339"),
     (event("group.sett", {"id": 3}), "unknown type 'group.sett'; known are group.set, "),
+    (event("source.heartbeat", {"source": "acme"}), "belongs in the topic sources; see docs/"),
+    (event("x.source.heartbeat", {"source": "acme"}), "belongs in the topic sources; see docs/"),
     (group(0), "`data.id`"),
     (group(2**63), "`data.id`"),
     (event("group.set", {"id": True, "parent_id": None, "path": "a"}), "`data.id`"),

@@ -8,7 +8,7 @@ import pytest
 
 from projector.events.model import MAX_EVENT_BYTES, BadEvent
 from projector.feed.event_file import BadLine, Findings, check_lines, numbered_lines, parse_line
-from tests.builders import configured, event, group, removed, shared, started
+from tests.builders import configured, event, group, heartbeat, removed, shared, started
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 GOOD = json.dumps(group(3)).encode()
@@ -44,6 +44,15 @@ def test_every_bad_line_is_named_by_its_number_and_the_reason() -> None:
     assert [line.number for line in bad] == [2, 4, 5]
     for line, says in zip(bad, ["not JSON", "got `array`", "`event.id` is missing"], strict=True):
         assert says in line.reason
+
+
+@pytest.mark.parametrize("prefix", ["", "com.example."])
+def test_a_heartbeat_is_refused_for_it_vouches_for_what_its_own_sender_sent(prefix: str) -> None:
+    message = heartbeat("acme", 4711, {"membership": [1]}, type=f"{prefix}source.heartbeat")
+    assert refusal(message) == (
+        "source.heartbeat is not an event: it vouches for what its own sender sent, and belongs in "
+        "the topic sources; see docs/events.md"
+    )
 
 
 def test_blank_lines_are_no_events_but_count_as_lines() -> None:
