@@ -181,11 +181,20 @@ class Lookup:
         while not self._covers(self._freshness.poll, asked, since, record, server):
             left = deadline - elapsed()
             if left <= 0:
-                raise UnprovenError(
-                    self._freshness.fault
-                    or "the token may be valid: events about it may be on their way"
-                )
+                raise UnprovenError(self._unproven(asked, since, record, server))
             await self._freshness.next_poll(left)
+
+    def _unproven(
+        self, asked: "_Asked", since: float, record: ViewRecord | None, server: str
+    ) -> str:
+        freshness = self._freshness
+        if freshness.fault:
+            return freshness.fault
+        poll, arrival = freshness.poll, asked.arrival
+        needed = [record.partition] if record else range(len(poll.stamps))
+        uncovered = (p for p in needed if not freshness.covers(poll, arrival, since, p, server))
+        reason = "the token may be valid: events about it may be on their way"
+        return freshness.with_cause(reason, uncovered)
 
     def _from_record(
         self, record: ViewRecord, server: str, poll: Poll, max_age: int | None
@@ -194,17 +203,26 @@ class Lookup:
         partition = record.partition
         known = self._freshness.known(poll, partition, server)
         if known is None:
-            return unavailable(_unknown(poll, partition))
+            return unavailable(self._unknown(poll, partition))
         age, epoch = known
         bound = min(self._max_staleness, max_age or self._max_staleness)
         if age > bound:
-            return unavailable(
+            reason = (
                 f"partition {partition} was last known fresh {age:.1f} s ago; "
                 f"the bound is {bound:g} s"
             )
+            return unavailable(self._freshness.with_cause(reason, [partition]))
         if record.version.epoch < epoch:
             return unavailable(f"the view is older than the claim of partition {partition}")
         return _sent(record, age)
+
+    def _unknown(self, poll: Poll, partition: int) -> str:
+        if partition in poll.troubles:
+            return f"partition {partition} is not known to be fresh: its stamp cannot be read"
+        if poll.fault:
+            return poll.fault
+        reason = f"partition {partition} is not known to be fresh yet"
+        return self._freshness.with_cause(reason, [partition])
 
 
 class _Asked(NamedTuple):
@@ -233,12 +251,6 @@ def _sent(record: ViewRecord, age: float) -> Reply:
     epoch, revision = record.version
     head = _VERSION % (age, record.partition, epoch, revision)
     return reply(record.status, record.body, head + _RETRY if record.status == 503 else head)
-
-
-def _unknown(poll: Poll, partition: int) -> str:
-    if partition in poll.troubles:
-        return f"partition {partition} is not known to be fresh: its stamp cannot be read"
-    return poll.fault or f"partition {partition} is not known to be fresh yet"
 
 
 def _refusal(error: Exception) -> Reply:
