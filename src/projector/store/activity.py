@@ -18,6 +18,7 @@ MINUTES_KEPT: Final = 10
 MAX_BYTES: Final = 64 * 1024
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
+SourceName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
 Seconds = Annotated[float, Meta(ge=0)]
 Counts = Annotated[
     list[Count],
@@ -47,7 +48,8 @@ class MinuteActivity(Struct):
 class PartitionActivity(Struct):
     """The activity of one partition's owner; `at` is its clock in milliseconds.
 
-    `letters` counts dead letters that Kafka has not acknowledged yet.
+    `letters` counts dead letters that Kafka has not acknowledged yet. `sources` has, for each named
+    source, the same clock at its last heartbeat that counted.
     """
 
     epoch: Count
@@ -57,6 +59,7 @@ class PartitionActivity(Struct):
     facts: Count
     letters: Count
     minutes: Annotated[list[MinuteActivity], Meta(max_length=2 * MINUTES_KEPT)]
+    sources: dict[SourceName, Count | None] = {}
 
 
 class ActivityRates(Struct, frozen=True):

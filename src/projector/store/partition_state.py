@@ -11,6 +11,7 @@ from projector.events.log_identity import LogIdentity
 from projector.events.model import ROLES, Topic
 from projector.store import schema
 from projector.store.schema import Version
+from projector.store.silent_source import SilentSource, decode_silent
 
 # The settings that views depend on: fields of the hash with their variables.
 RULES: Final = {
@@ -35,6 +36,7 @@ class PartitionState(NamedTuple):
     steps, None without one. The partition is fresh as of `stamp` (ms of Redis TIME), under
     `stamp_epoch`. `rules` are the settings of the worker that claimed it, named as in
     `Policy.rules`, `logs` the logs that the offsets belong to; older workers did not store either.
+    A stamp waits for the source `silent`.
     """
 
     owner: str
@@ -45,6 +47,7 @@ class PartitionState(NamedTuple):
     stamp_epoch: int | None
     rules: Mapping[str, int] = MappingProxyType({})
     logs: Mapping[Topic, LogIdentity] = MappingProxyType({})
+    silent: SilentSource | None = None
 
     @property
     def has_checkpoint(self) -> bool:
@@ -74,6 +77,7 @@ class PartitionState(NamedTuple):
                 for topic in Topic
                 if f"log:{topic}" in stored
             },
+            decode_silent(stored.get("silent")),
         )
 
 
