@@ -50,8 +50,9 @@ def status(
     minutes. A worker without partitions is not listed.
 
     A source of PROJECTOR_SOURCES is heard; late: its last heartbeat that counted is more than 2 s
-    old, or a partition waits for it; or silent: that is more than PROJECTOR_MAX_STALENESS ago, or
-    never was. Its age may be up to five seconds more than it is.
+    old, or a partition waits for it; silent: that is more than PROJECTOR_MAX_STALENESS ago, or
+    never was; or unknown: no worker has reported for seven seconds. An age may be shown up to five
+    seconds too high.
 
     Without Kafka it shows all but the lag and the number of dead letters, and the reason with its
     beginning. Every field of the JSON is in docs/monitoring.md.

@@ -32,6 +32,7 @@ COLOURS: Final = {
     PartitionHealth.STALE: "red",
     PartitionHealth.UNCLAIMED: "red",
     SourceHealth.HEARD: "green",
+    SourceHealth.UNKNOWN: "yellow",
     SourceHealth.LATE: "yellow",
     SourceHealth.SILENT: "red",
 }

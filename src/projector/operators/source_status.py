@@ -3,7 +3,9 @@
 All ages are by Redis' clock. They are upper bounds: an owner writes its activity every few seconds.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections import defaultdict
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -15,6 +17,8 @@ from projector.store.partition_store import ACTIVITY_KEPT_S
 
 # Partitions are stamped four times a second, so 2 s without a stamp is a fault.
 LATE_S: Final = 2.0
+# Owners write their activity every 5 s. An older one is of an owner that is stuck or gone.
+REPORTED_S: Final = 7.0
 # An activity that another program wrote may name any number.
 MAX_SOURCES: Final = 100
 
@@ -23,6 +27,7 @@ class SourceHealth(StrEnum):
     """The health of a source; the worst last."""
 
     HEARD = "heard"
+    UNKNOWN = "unknown"
     LATE = "late"
     SILENT = "silent"
 
@@ -30,7 +35,8 @@ class SourceHealth(StrEnum):
 class SourceStatus(Struct, frozen=True):
     """A source: `age` in seconds since its last heartbeat that counted, None before the first.
 
-    `waiting` are the partitions whose stamps wait for it.
+    `waiting` are the partitions whose stamps wait for it. The state is unknown while no owner
+    reports: then the workers are the trouble, not the source.
     """
 
     source: str
@@ -49,56 +55,71 @@ class StoredPartition(NamedTuple):
     left_ms: int = -1
 
 
+class _Evidence:
+    """The times in seconds since a source's heartbeats, as partitions prove or report them."""
+
+    def __init__(self) -> None:
+        self.ages: list[float] = []
+        self.reports: list[float] = []
+        self.waiting: list[int] = []
+
+    def add_past(self, then_ms: int, now_ms: int) -> None:
+        """Add the time since then; 0 is never, and a time from the future follows a failover."""
+        if 0 < then_ms <= now_ms:
+            self.ages.append((now_ms - then_ms) / 1000)
+
+    def add_report(self, age: float | None, written_ago: float) -> None:
+        """Add what an activity says that was written so many seconds ago."""
+        if age is not None:
+            self.ages.append(age + written_ago)
+        if written_ago <= REPORTED_S:
+            self.reports.append(math.inf if age is None else age)
+
+    def status(self, source: str, max_staleness: float) -> SourceStatus:
+        age = min(self.ages, default=math.inf)
+        known = None if age == math.inf else age
+        return SourceStatus(source, self._health(age, max_staleness), known, self.waiting)
+
+    def _health(self, age: float, max_staleness: float) -> SourceHealth:
+        if age <= LATE_S and not self.waiting:
+            return SourceHealth.HEARD
+        if self.waiting or min(self.reports, default=0.0) > LATE_S:
+            return SourceHealth.SILENT if age > max_staleness else SourceHealth.LATE
+        return SourceHealth.HEARD if age <= LATE_S + REPORTED_S else SourceHealth.UNKNOWN
+
+
 def source_statuses(stored: Iterable[StoredPartition], max_staleness: float) -> list[SourceStatus]:
     """Compute the status of each source that a partition names, the worst first."""
-    ages: dict[str, list[float]] = {}
-    waiting: dict[str, list[int]] = {}
+    found: defaultdict[str, _Evidence] = defaultdict(_Evidence)
     for each in stored:
-        for source in each.activity.sources if each.activity else ():
-            ages.setdefault(source, []).extend(_ages(each, source))
+        if each.activity:
+            _add_activity(found, each, each.activity)
         if silent := each.state and each.state.silent:
-            ages.setdefault(silent.name, []).extend(_since(silent.vouched_ms, each.now))
-            waiting.setdefault(silent.name, []).append(each.partition)
-    found = (_status(n, ages[n], waiting.get(n, []), max_staleness) for n in sorted(ages))
-    return sorted(found, key=_badness, reverse=True)[:MAX_SOURCES]
+            found[silent.name].waiting.append(each.partition)
+            found[silent.name].add_past(silent.vouched_ms, each.now)
+    statuses = (found[source].status(source, max_staleness) for source in sorted(found))
+    return sorted(statuses, key=_badness, reverse=True)[:MAX_SOURCES]
 
 
-def _ages(stored: StoredPartition, source: str) -> Iterator[float]:
-    """Yield the times in seconds within which the source's last heartbeat must have counted."""
-    state, doing = stored.state, stored.activity
-    if doing is None:
-        return
-    counted_ms = doing.sources[source]
-    if counted_ms is not None:
-        yield (max(0, doing.at - counted_ms) + _written_ms_ago(stored, doing)) / 1000
-    # A stamp of an owner that names the source follows a heartbeat that came after the stamp's T0.
-    if state and state.stamp_epoch == doing.epoch:
-        yield from _since(state.stamp or 0, stored.now)
+def _add_activity(
+    found: defaultdict[str, _Evidence], stored: StoredPartition, activity: PartitionActivity
+) -> None:
+    state, written_ago = stored.state, _written_ago(stored, activity)
+    for source, counted_ms in activity.sources.items():
+        age = None if counted_ms is None else max(0, activity.at - counted_ms) / 1000
+        found[source].add_report(age, written_ago)
+        # The stamp of an owner that names the source follows a heartbeat from after the stamp's T0.
+        if state and state.stamp_epoch == activity.epoch:
+            found[source].add_past(state.stamp or 0, stored.now)
 
 
-def _since(then_ms: int, now_ms: int) -> Iterator[float]:
-    """Yield the seconds since a time; nothing for 0 or a time from the future."""
-    if 0 < then_ms <= now_ms:
-        yield (now_ms - then_ms) / 1000
-
-
-def _written_ms_ago(stored: StoredPartition, doing: PartitionActivity) -> int:
-    """Return the activity's age by its expiry: the worker's clock may differ from Redis'."""
+def _written_ago(stored: StoredPartition, activity: PartitionActivity) -> float:
+    """Return the activity's age by its expiry: a worker's clock differs from Redis'."""
     if stored.left_ms >= 0:
-        return max(0, ACTIVITY_KEPT_S * 1000 - stored.left_ms)
-    return max(0, stored.now - doing.at)
-
-
-def _status(
-    source: str, ages: list[float], waiting: list[int], max_staleness: float
-) -> SourceStatus:
-    age = min(ages, default=None)
-    if age is None or age > max_staleness:
-        return SourceStatus(source, SourceHealth.SILENT, age, waiting)
-    late = waiting or age > LATE_S
-    return SourceStatus(source, SourceHealth.LATE if late else SourceHealth.HEARD, age, waiting)
+        return max(0.0, ACTIVITY_KEPT_S - stored.left_ms / 1000)
+    return max(0.0, (stored.now - activity.at) / 1000)
 
 
 def _badness(status: SourceStatus) -> tuple[int, float]:
-    age = float("inf") if status.age is None else status.age
+    age = math.inf if status.age is None else status.age
     return list(SourceHealth).index(status.state), age

@@ -11,7 +11,7 @@ from projector.store import activity, schema
 from projector.store.activity import PartitionActivity
 from tests.unit.operators.stored_status import OWNER, StoredStatus
 
-HEARD, LATE, SILENT = SourceHealth
+HEARD, UNKNOWN, LATE, SILENT = SourceHealth
 
 
 @pytest.fixture
@@ -84,8 +84,30 @@ async def test_the_workers_clock_does_not_matter(world: StoredStatus, ahead: flo
     await world.stamp(0, 40)
     await world.publish(0, sources={"gitlab": 3.0}, clock_ahead=ahead, written_ago=20)
     (source,) = (await world.read()).sources
-    assert source.state is SILENT
+    assert source.state is UNKNOWN
     assert source.age == pytest.approx(23, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("reported", "state"), [(0.2, HEARD), (1.9, HEARD), (3.0, LATE), (11.0, SILENT), (None, SILENT)]
+)
+async def test_a_report_of_an_owner_that_waits_for_another_source_counts(
+    world: StoredStatus, reported: float | None, state: SourceHealth
+) -> None:
+    """The hash names one source at a time; owners report of all every five seconds."""
+    await world.stamp(0, 60)
+    await world.silence(0, "gitlab", 60)
+    await world.publish(0, sources={"gitlab": 60.0, "hr": reported}, written_ago=4, epoch=8)
+    found = {s.source: s.state for s in (await world.read()).sources}
+    assert found == {"gitlab": SILENT, "hr": state}
+
+
+async def test_without_a_worker_no_source_is_blamed(world: StoredStatus) -> None:
+    await world.stamp(0, 12)
+    await world.publish(0, sources={"gitlab": 0.1, "hr": None}, written_ago=12)
+    found = await world.read()
+    assert {s.source: s.state for s in found.sources} == {"hr": UNKNOWN, "gitlab": UNKNOWN}
+    assert not found.is_fresh
 
 
 async def test_times_from_the_future_count_as_none(world: StoredStatus) -> None:
@@ -98,7 +120,6 @@ async def test_times_from_the_future_count_as_none(world: StoredStatus) -> None:
 
 
 async def test_the_worst_come_first(world: StoredStatus) -> None:
-    await world.stamp(0, 12)
     await world.publish(0, sources={"a": 0.1, "b": 11.0, "c": None, "d": 5.0, "e": 30.0})
     found = (await world.read()).sources
     assert [(s.source, s.state) for s in found] == [
