@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from projector.domain.fact_keys import Key
 from projector.domain.projection import Projection
 from projector.domain.views import View
-from projector.events.model import EVENT_TYPES, KafkaRecord, Topic
+from projector.events.model import EVENT_TYPES, KafkaRecord, SourceRecord, Topic
 from projector.events.redaction import Headers
 
 Message = dict[str, Any]
@@ -108,6 +108,24 @@ def record(
         topic = EVENT_TYPES[kind].topic if kind in EVENT_TYPES else Topic.MEMBERSHIP
     value = json.dumps(message).encode() if isinstance(message, dict) else message
     return KafkaRecord(topic, partition, offset, timestamp, b"3", value, headers)
+
+
+def heartbeat(
+    source: str, after: int | None, offsets: Mapping[Any, list[int]], **attributes: Any
+) -> dict[str, Any]:
+    """Return a heartbeat of a source; `offsets` has the next ones of each partition by topic."""
+    data = {"source": source, "after": after, "offsets": dict(offsets)}
+    message = event("source.heartbeat", data)
+    del message["partitionkey"]
+    return message | attributes
+
+
+def heartbeat_record(
+    message: dict[str, Any] | bytes | None, offset: int = 0, *, key: bytes | None = b"gitlab"
+) -> SourceRecord:
+    """Return the record with this heartbeat, under the key of the source `gitlab` unless given."""
+    value = json.dumps(message).encode() if isinstance(message, dict) else message
+    return SourceRecord(offset, key, value)
 
 
 class Feed:

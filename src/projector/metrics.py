@@ -73,6 +73,17 @@ DRIFT_REPAIRED: Final = Counter(
 FOREIGN_TOKENS: Final = Counter(
     "projector_foreign_tokens", "Views not written: their token belongs to another partition."
 )
+SOURCE_AGE: Final = Gauge(
+    "projector_source_age_seconds",
+    "Since the last heartbeat that counted of a source in PROJECTOR_SOURCES; +Inf before it.",
+    ["source"],
+)
+HEARTBEATS_REFUSED: Final = Counter(
+    "projector_heartbeats_refused",
+    "Heartbeats that do not count, by why: unknown (a source that is not in PROJECTOR_SOURCES; its "
+    "label is `other`), invalid, untrue (`after` or offsets beyond what Kafka has).",
+    ["source", "reason"],
+)
 DEAD_LETTERS: Final = Counter("projector_dead_letters", "Dead letters that Kafka has.")
 ALARMS: Final = Counter(
     "projector_alarms", "Findings that keep a partition stale until a person acts.", ["reason"]

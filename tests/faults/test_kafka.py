@@ -12,9 +12,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
-from projector.events.model import DEAD_LETTERS
 from projector.events.partitioning import partition_of
-from projector.kafka.topics import CONFIGS
+from projector.kafka.topics import CONFIGS, ONE_PARTITION
 from projector.process import free_port, is_listening
 from tests.faults import poison_records
 from tests.faults.conftest import SEED, Broker, NewScenario
@@ -145,7 +144,7 @@ def create_topics_on_both(scenario: Scenario) -> None:
         replicas = {p: [1 + p % 2] for p in range(PARTITIONS)}
         prefix = scenario.deployment.prefix
         topics = [
-            NewTopic(prefix + name, -1, -1, {0: [2]} if name == DEAD_LETTERS else replicas, config)
+            NewTopic(prefix + name, -1, -1, {0: [2]} if name in ONE_PARTITION else replicas, config)
             for name, config in CONFIGS.items()
         ]
         await admin.create_topics(topics)

@@ -34,6 +34,7 @@ def test_missing_topics_are_created_and_listed(deployment: Deployment) -> None:
             f"{deployment.prefix}dead-letters: 1 partition",
             f"{deployment.prefix}job-lifecycle: 6 partitions",
             f"{deployment.prefix}membership: 6 partitions",
+            f"{deployment.prefix}sources: 1 partition",
         ]
 
 

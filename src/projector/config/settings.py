@@ -14,10 +14,13 @@ from projector.config.connection_settings import ConnectionSettings
 from projector.config.credentials import File
 from projector.config.env import PREFIX, variable_name
 from projector.errors import SettingsError
-from projector.events.model import MAX_VIEW_BYTES, ROLES
+from projector.events.model import MAX_VIEW_BYTES, ROLES, SOURCE_PATTERN
 from projector.events.partitioning import MAX_PARTITIONS
 
 _TOPIC_PREFIX: Final = re.compile(r"[a-zA-Z0-9._-]{0,200}")
+_SOURCE: Final = re.compile(SOURCE_PATTERN)
+# Each stamp looks at every source, and each owner keeps some heartbeats of every one.
+MAX_SOURCES: Final = 32
 _OPS_TOKEN: Final = re.compile(r"[!-~]{16,1024}")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -58,11 +61,16 @@ class Settings(ConnectionSettings):
         default="",
         description="put before every topic's name; letters, digits, `.`, `_`, `-`",
     )
+    sources: str = Field(
+        default="",
+        description="names of the sources whose heartbeats a stamp waits for, comma-separated; "
+        "the same for all workers. None: the staleness bound begins at Kafka",
+    )
     max_staleness: Seconds = Field(
         default=10.0, description="an answer is never older than this; beyond it lookups get 503"
     )
     miss_grace: Seconds = Field(
-        default=1.0,
+        default=2.0,
         description="how long a token may wait for the proof that it is not valid",
     )
     max_waiting: int = Field(
@@ -129,6 +137,19 @@ class Settings(ConnectionSettings):
             raise ValueError("must be at most 200 of the characters a-z, A-Z, 0-9, . _ and -")
         return prefix
 
+    @field_validator("sources")
+    @classmethod
+    def _names_of_sources(cls, sources: str) -> str:
+        names = _names(sources)
+        if not all(map(_SOURCE.fullmatch, names)):
+            raise ValueError(
+                "must be names of 1 to 63 of the characters a-z, 0-9, . _ and -, which begin with "
+                "a letter or digit, comma-separated"
+            )
+        if len(names) > MAX_SOURCES:
+            raise ValueError(f"must be at most {MAX_SOURCES} names")
+        return sources
+
     @model_validator(mode="after")
     def _hard_to_guess(self) -> Self:
         if self.ops_token and self.ops_token_file:
@@ -171,9 +192,18 @@ class Settings(ConnectionSettings):
         """Return `tombstone_retention` in milliseconds."""
         return int(self.tombstone_retention * 1000)
 
+    @cached_property
+    def source_names(self) -> tuple[str, ...]:
+        """Return the names of the sources, each once."""
+        return _names(self.sources)
+
     def topic(self, name: str) -> str:
         """Return the topic's name in Kafka."""
         return self.topic_prefix + name
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(n.strip() for n in text.split(","))) if text.strip() else ()
 
 
 # The variables that Kubernetes sets for a Service named `projector` or `projector-...`.

@@ -1,7 +1,7 @@
 """Decoder from Kafka records to checked events: CloudEvents 1.0, structured or binary."""
 
 import re
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -29,10 +29,15 @@ from projector.events.model import (
     ReplayPosition,
     RootNamespace,
     Sequence,
+    SourceRecord,
     Text,
     known_type,
 )
 from projector.events.revocations import read_revocation, readings
+
+S = TypeVar("S", bound=Struct)
+Decoder = msgspec.json.Decoder
+AnyRecord = KafkaRecord | SourceRecord
 
 
 class Envelope(Struct, frozen=True):
@@ -64,8 +69,8 @@ _TAKEN_AS_BINARY: Final = (
     "event, set content-type to application/cloudevents+json"
 )
 _AS_HEADER: Final = re.compile(r"`\$\.(\w+)`")
-_MISSING: Final = re.compile(r"Object missing required field `(\w+)`(?: - at `\$([^`]*)`)?")
-_DATA: Final = {
+_MISSING: Final = re.compile(r"Object missing required field `([\w-]+)`(?: - at `\$([^`]*)`)?")
+_DATA: Final[dict[str, Decoder[Any]]] = {
     name: msgspec.json.Decoder(kind.data, dec_hook=_from_wire) for name, kind in EVENT_TYPES.items()
 }
 _ENVELOPE: Final = msgspec.json.Decoder(Envelope, dec_hook=_from_wire)
@@ -114,31 +119,11 @@ def _membership(member: MemberRemoved) -> str:
 
 
 def _decode_strictly(record: KafkaRecord) -> Event:
-    if record.fault:
-        raise BadEvent(record.fault)
-    if record.value is None:
-        raise BadEvent("the record has no value")
-    if len(record.value) > MAX_EVENT_BYTES:
-        raise BadEvent(f"the event has {len(record.value)} bytes; at most {MAX_EVENT_BYTES} fit")
-    if location := redaction.secret_in(record.value, record.headers):
-        raise BadEvent(f"{location} holds a job token; send `token_sha256`, never the token itself")
     binary = is_binary(record.headers)
-    try:
-        envelope = _from_headers(record) if binary else _ENVELOPE.decode(record.value)
-    except _UNREADABLE as error:
-        raise _envelope_refusal(error, record, binary) from None
-    if not binary and record.value.count(b'"type"') > 1:
-        _refuse_two_types(record.value)
+    envelope = read_envelope(record, binary, _ENVELOPE)
     name = known_type(envelope.type)
     root = envelope.partitionkey or _root_in_key(record, binary)
-    if envelope.data is UNSET:
-        raise BadEvent("the event has no `data`; it must be a JSON object")
-    raw = bytes(envelope.data)
-    _refuse_deep(raw)
-    try:
-        data = _DATA[name].decode(raw)
-    except _UNREADABLE as error:
-        raise _data_refusal(error, raw, binary) from None
+    data: Data = read_data(envelope.data, binary, _DATA[name])
     return Event(
         name,
         root,
@@ -148,6 +133,38 @@ def _decode_strictly(record: KafkaRecord) -> Event:
         _warning(data) if type(data) in _CONFIGURATIONS else None,
         replay_header.decode_position(record) if record.headers else None,
     )
+
+
+def read_envelope(record: AnyRecord, binary: bool, decoder: Decoder[S]) -> S:
+    """Check the record, and decode its attributes; raises `BadEvent`."""
+    value = record.value
+    if record.fault:
+        raise BadEvent(record.fault)
+    if value is None:
+        raise BadEvent("the record has no value")
+    if len(value) > MAX_EVENT_BYTES:
+        raise BadEvent(f"the event has {len(value)} bytes; at most {MAX_EVENT_BYTES} fit")
+    if location := redaction.secret_in(value, record.headers):
+        raise BadEvent(f"{location} holds a job token; send `token_sha256`, never the token itself")
+    try:
+        envelope = _from_headers(record, decoder) if binary else decoder.decode(value)
+    except _UNREADABLE as error:
+        raise _envelope_refusal(error, record, binary) from None
+    if not binary and value.count(b'"type"') > 1:
+        _refuse_two_types(value)
+    return envelope
+
+
+def read_data(data: msgspec.Raw | UnsetType, binary: bool, decoder: Decoder[S]) -> S:
+    """Decode the `data` of an event; raises `BadEvent`."""
+    if data is UNSET:
+        raise BadEvent("the event has no `data`; it must be a JSON object")
+    raw = bytes(data)
+    _refuse_deep(raw)
+    try:
+        return decoder.decode(raw)
+    except _UNREADABLE as error:
+        raise _data_refusal(error, raw, binary) from None
 
 
 def _warning(data: Data) -> str | None:
@@ -178,10 +195,10 @@ def _replays(record: KafkaRecord) -> ReplayPosition | None:
         return None
 
 
-def _from_headers(record: KafkaRecord) -> Envelope:
+def _from_headers(record: AnyRecord, decoder: Decoder[S]) -> S:
     attributes: dict[str, Any] = read_attributes(record.headers)
     attributes["data"] = msgspec.Raw(record.value or b"null")
-    return msgspec.convert(attributes, Envelope, dec_hook=_from_wire)
+    return msgspec.convert(attributes, decoder.type, dec_hook=_from_wire)
 
 
 def _root_in_key(record: KafkaRecord, binary: bool) -> str:
@@ -212,7 +229,7 @@ def _refuse_deep(raw: bytes) -> None:
         raise BadEvent(_TOO_DEEP)
 
 
-def _envelope_refusal(error: Exception, record: KafkaRecord, binary: bool) -> BadEvent:
+def _envelope_refusal(error: Exception, record: AnyRecord, binary: bool) -> BadEvent:
     """Return the reason why the attributes cannot be read, with where they are looked for."""
     if binary:
         return BadEvent(_AS_HEADER.sub(r"the header `ce_\1`", _in_words(str(error))))

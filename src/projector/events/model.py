@@ -30,6 +30,8 @@ class Topic(StrEnum):
 
 
 DEAD_LETTERS: Final = "dead-letters"
+# The topic of heartbeats, with one partition. It feeds no facts, so it is no `Topic`.
+SOURCES: Final = "sources"
 
 
 class KafkaRecord(NamedTuple):
@@ -54,6 +56,16 @@ class KafkaRecord(NamedTuple):
         for name, content in self.headers:
             size += len(name) + len(content or b"")
         return size
+
+
+class SourceRecord(NamedTuple):
+    """A record of the topic `sources`; `fault` as in `KafkaRecord`."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: redaction.Headers = ()
+    fault: str | None = None
 
 
 class ReplayPosition(NamedTuple):
@@ -105,11 +117,13 @@ MembershipSource = Annotated[str, Meta(min_length=1, max_length=255)]
 _DIGEST: Final = r"^[0-9a-fA-F]{64}\Z"
 ROOT_PATTERN: Final = r"^[1-9][0-9]{0,18}\Z"
 _SEQUENCE: Final = r"^[0-9]{1,40}\Z"
+SOURCE_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,62}\Z"
 # The patterns in words, for messages.
 PATTERNS: Final = {
     _DIGEST: "of 64 hex digits",
     ROOT_PATTERN: "of 1 to 19 digits without a leading zero",
     _SEQUENCE: "of 1 to 40 digits",
+    SOURCE_PATTERN: "of a source's name: 1 to 63 of a-z, 0-9, . _ and -, a letter or digit first",
 }
 Digest = Annotated[str, Meta(pattern=_DIGEST)]
 RootNamespace = Annotated[str, Meta(pattern=ROOT_PATTERN)]

@@ -15,7 +15,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.errors import HistoryLostError, RangeError
-from projector.events.model import KafkaRecord, Topic
+from projector.events.model import SOURCES, KafkaRecord, Topic
 from projector.kafka import tolerant_batches
 from projector.kafka.broker_protocol import EARLIEST, LATEST, PartitionLeader
 from projector.kafka.record_parser import Damage
@@ -43,7 +43,7 @@ class ReadProgress(NamedTuple):
 
 
 class RangeReader:
-    """Reads the three topics for one worker, without Faust."""
+    """Reads the three topics for one worker, without Faust; asks about `sources` too."""
 
     def __init__(self, settings: Settings) -> None:
         # Before Faust creates its consumer, which then parses batches alike.
@@ -51,6 +51,7 @@ class RangeReader:
         self._settings = settings
         self._witnesses = Witnesses(settings)
         self._names = {settings.topic(topic): topic for topic in Topic}
+        self._source = TopicPartition(settings.topic(SOURCES), 0)
 
     async def start(self) -> None:
         """Connect; raises `KafkaError` if no broker can be reached."""
@@ -82,6 +83,26 @@ class RangeReader:
             leaders = await self.leaders(partition)
         named = {self._topic_partition(topic, partition): at for topic, at in leaders.items()}
         return self._by_topic(await self._witnesses.offsets(named, LATEST))
+
+    async def source_leader(self) -> PartitionLeader:
+        """Ask for the leader of the topic `sources` that enough replicas name.
+
+        Asked at once with `leaders`, it costs no further question to a broker.
+        """
+        return (await self._witnesses.agree([self._source]))[self._source]
+
+    async def source_end(self, leader: PartitionLeader) -> int:
+        """Ask this leader for the end offset of the topic `sources`."""
+        return (await self._witnesses.offsets({self._source: leader}, LATEST))[self._source]
+
+    async def ends_with_source(
+        self, partition: int, leaders: Mapping[Topic, PartitionLeader], source: PartitionLeader
+    ) -> tuple[Offsets, int]:
+        """Ask for the end offset of each topic, and for that of `sources`, as `ends` does."""
+        named = {self._topic_partition(topic, partition): at for topic, at in leaders.items()}
+        found = await self._witnesses.offsets(named | {self._source: source}, LATEST)
+        end = found.pop(self._source)
+        return self._by_topic(found), end
 
     async def beginnings(self, partition: int) -> Offsets:
         """Ask for the offset of the first record that each topic still has."""

@@ -1,7 +1,7 @@
 """The topics in Kafka: their creation, and the checks before their use."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn
 
@@ -14,7 +14,7 @@ from projector.clients import kafka, kafka_access
 from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.errors import ChangedPartitionsError, MissingTopicsError, UnusableTopicsError
-from projector.events.model import DEAD_LETTERS, Topic
+from projector.events.model import DEAD_LETTERS, SOURCES, Topic
 from projector.kafka.broker_protocol import MINIMUM
 
 _DAYS_MS: Final = 24 * 3600 * 1000
@@ -39,7 +39,10 @@ CONFIGS: Final[dict[str, dict[str, str]]] = {
     Topic.AGENT_CONFIG: {"retention.ms": "-1", **_EVENTS},
     Topic.JOB_LIFECYCLE: {"retention.ms": str(60 * _DAYS_MS), **_EVENTS},
     DEAD_LETTERS: {"retention.ms": "-1", "max.message.bytes": str(4 * _MIB)},
+    SOURCES: {"retention.ms": str(_DAYS_MS), **_EVENTS},
 }
+# All others have the same number of partitions.
+ONE_PARTITION: Final = (DEAD_LETTERS, SOURCES)
 
 
 async def create_topics(settings: Settings) -> dict[str, int]:
@@ -54,7 +57,7 @@ async def create_topics(settings: Settings) -> dict[str, int]:
         count = next((existing[topic] for topic in Topic if topic in existing), settings.partitions)
         missing = [name for name in CONFIGS if name not in existing]
         await _create(admin, settings, missing, count)
-    return await (_check_created if missing else check_topics)(settings)
+    return await _check_created(settings)
 
 
 @retry(
@@ -62,24 +65,31 @@ async def create_topics(settings: Settings) -> dict[str, int]:
     stop=stop_after_delay(KNOWN_S), reraise=True,
 )  # fmt: skip
 async def _check_created(settings: Settings) -> dict[str, int]:
-    """Check the topics once the brokers know those just created."""
-    return await check_topics(settings)
+    """Check all topics once the brokers know those just created."""
+    return await _check(settings, CONFIGS)
 
 
 async def check_topics(settings: Settings) -> dict[str, int]:
-    """Check the topics; return the number of partitions of each.
+    """Check the topics that are used; return the number of partitions of each.
 
+    Without sources the topic `sources` is not used: deployments from before it have none.
     Raises `MissingTopicsError`, `UnusableTopicsError`, `AccessError` and `KafkaError`.
     """
+    return await _check(settings, [n for n in CONFIGS if n != SOURCES or settings.source_names])
+
+
+async def _check(settings: Settings, used: Collection[str]) -> dict[str, int]:
     async with _admin(settings) as admin:
         existing = await _partitions(admin, settings)
-        missing = [settings.topic(name) for name in CONFIGS if name not in existing]
+        missing = [settings.topic(name) for name in used if name not in existing]
         if missing:
             raise MissingTopicsError(
                 f"missing in Kafka at {settings.kafka}: {', '.join(missing)}; "
                 "create them with `projector topics`" + _or_hidden(settings)
             )
         _check_counts(settings, existing)
+        if SOURCES in used:
+            _check_sources(settings, existing[SOURCES])
         await _check_cleanup(admin, settings)
     return existing
 
@@ -149,7 +159,7 @@ async def _create(
     topics = [
         NewTopic(
             settings.topic(name),
-            num_partitions=1 if name == DEAD_LETTERS else count,
+            num_partitions=1 if name in ONE_PARTITION else count,
             replication_factor=copies,
             topic_configs={"cleanup.policy": CLEANUP, **CONFIGS[name], **in_sync},
         )
@@ -173,6 +183,14 @@ def _check_counts(settings: Settings, existing: Mapping[str, int]) -> None:
         )
 
 
+def _check_sources(settings: Settings, count: int) -> None:
+    if count != 1:
+        raise UnusableTopicsError(
+            f"the topic {settings.topic(SOURCES)} must have one partition, but has {count}: "
+            "heartbeats have one order. Delete it and create it again with `projector topics`"
+        )
+
+
 async def find_risks(settings: Settings) -> list[str]:
     """Return a sentence for each configuration that endangers answers, with what to do.
 
@@ -180,10 +198,13 @@ async def find_risks(settings: Settings) -> list[str]:
     """
     async with _admin(settings) as admin:
         described = {topic["topic"]: topic for topic in await admin.describe_topics()}
+        used = [*Topic, *((SOURCES,) if settings.source_names else ())]
         return [
             risk
-            async for name, entries in _configurations(admin, settings)
+            async for name, entries in _configurations(admin, settings, used)
             for risk in _risks(name, entries, _copies(described.get(name)))
+            # The times of heartbeats are not used.
+            if name != settings.topic(SOURCES) or MINIMUM in risk
         ]
 
 
@@ -239,10 +260,10 @@ async def _check_cleanup(admin: AIOKafkaAdminClient, settings: Settings) -> None
 
 
 async def _configurations(
-    admin: AIOKafkaAdminClient, settings: Settings
+    admin: AIOKafkaAdminClient, settings: Settings, names: Collection[str] = tuple(Topic)
 ) -> AsyncIterator[tuple[str, list[Any]]]:
-    """Yield the configuration of each of the three topics."""
-    resources = [ConfigResource(ConfigResourceType.TOPIC, settings.topic(name)) for name in Topic]
+    """Yield the configuration of each of these topics."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, settings.topic(name)) for name in names]
     for response in await admin.describe_configs(resources):
         for code, _message, _type, name, entries in response.resources:
             if code:

@@ -17,7 +17,7 @@ from aiokafka.errors import StaleMetadata
 
 from projector.config.settings import Settings
 from projector.errors import NoAgreementError
-from projector.events.model import Topic
+from projector.events.model import SOURCES, Topic
 from projector.kafka.broker_connections import FAILURES, BrokerConnections
 from projector.kafka.broker_protocol import (
     NO_BROKER,
@@ -67,7 +67,8 @@ class Witnesses:
     """The brokers, asked for leaders and then for the ends of the logs."""
 
     def __init__(self, settings: Settings) -> None:
-        self._topics = [settings.topic(topic) for topic in Topic]
+        names = [*Topic, SOURCES] if settings.source_names else [*Topic]
+        self._topics = [settings.topic(name) for name in names]
         self._brokers = BrokerConnections(settings, request_timeout_ms=REQUEST_TIMEOUT_MS)
         self._minimum = MinimumInSync(self._brokers, self._topics)
         self._clients = ClientMetadata(self._brokers)

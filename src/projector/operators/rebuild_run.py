@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from msgspec import Struct
 
@@ -28,6 +28,7 @@ from projector.store import partition_state
 from projector.store.partition_count import read_partition_count
 from projector.store.partition_state import PartitionState
 from projector.worker.owner import cancel_until_done
+from projector.worker.sources import create_sources
 
 # Workers with an alarm claim every 15 s, so one of a few attempts is between two of theirs.
 ATTEMPTS: Final = 3
@@ -115,6 +116,7 @@ async def connect_clients(settings: Settings) -> AsyncIterator[RebuildClients]:
     server = RedisServers()
     redis = redis_client.create_redis(settings, server)
     reader, dead_letters = RangeReader(settings), DeadLetterProducer(settings)
+    reading: list[asyncio.Task[NoReturn]] = []
     try:
         await redis_servers.refuse_eviction(redis, settings.redis_place)
         count = (await topics.check_topics(settings))[Topic.MEMBERSHIP]
@@ -130,8 +132,11 @@ async def connect_clients(settings: Settings) -> AsyncIterator[RebuildClients]:
         )
         await reader.start()
         await dead_letters.start()
-        yield RebuildClients(redis, server, reader, dead_letters, policy)
+        if sources := create_sources(settings, count, reader):
+            reading.append(asyncio.create_task(sources.run()))
+        yield RebuildClients(redis, server, reader, dead_letters, policy, sources=sources)
     finally:
+        await cancel_until_done(reading)
         await dead_letters.stop()
         await reader.stop()
         await redis.aclose()
@@ -149,6 +154,11 @@ async def rebuild_partitions(
     lost events and the loss is not accepted.
     """
     states = {p: await partition_state.read_partition_state(clients.redis, p) for p in partitions}
+    if not options.dry_run:
+        names = clients.sources.names if clients.sources else ()
+        for partition, state in states.items():
+            if state:
+                partition_state.refuse_other_sources(partition, state, names)
     losses = {p: await rebuild.find_losses(clients.reader, p, states[p]) for p in states}
     _refuse_losses(losses, options)
     counts, slots = Counts(), asyncio.Semaphore(TOGETHER)

@@ -27,6 +27,7 @@ from projector.worker import dead_letter_outbox
 from projector.worker.dead_letter_outbox import LetterRef
 from projector.worker.event_applier import EventApplier
 from projector.worker.owner import Owner, cancel_until_done
+from projector.worker.sources import Sources
 from projector.worker.timing import DEFAULT_TIMING, Timing
 
 
@@ -51,6 +52,7 @@ class RebuildClients(NamedTuple):
     policy: Policy
     timing: Timing = DEFAULT_TIMING
     patience: Patience = DEFAULT_PATIENCE
+    sources: Sources | None = None
 
 
 class RebuiltFacts:
@@ -158,7 +160,7 @@ def create_owner(rebuilt: Rebuilt, clients: RebuildClients) -> Owner:
     return Owner(
         rebuilt.partition, clients.policy, store, clients.reader, clients.dead_letters,
         timing=clients.timing._replace(stall_s=0.0),
-        initial_facts=RebuiltFacts(rebuilt, clients.redis),
+        initial_facts=RebuiltFacts(rebuilt, clients.redis), sources=clients.sources,
     )  # fmt: skip
 
 
@@ -177,7 +179,7 @@ async def serve(owner: Owner, clients: RebuildClients) -> bool:
 
     clock = asyncio.get_running_loop().time
     try:
-        while not await _is_stamped(owner, clients) and not await pause():
+        while not await _is_in_place(owner, clients) and not await pause():
             pass
         until = clock() + clients.patience.claimed_within_s
         while not await pause() and clock() < until:
@@ -190,6 +192,11 @@ async def serve(owner: Owner, clients: RebuildClients) -> bool:
         return claimed
     finally:
         await cancel_until_done([serving])
+
+
+async def _is_in_place(owner: Owner, clients: RebuildClients) -> bool:
+    """Whether the owner has stamped, or waits for nothing but a source to do so."""
+    return owner.waits_for is not None or await _is_stamped(owner, clients)
 
 
 async def _is_stamped(owner: Owner, clients: RebuildClients) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from projector.events.heartbeats import SourceName
 from projector.events.model import Topic
 from projector.metrics import LATENCY_BUCKETS_S
 
@@ -18,7 +19,6 @@ MINUTES_KEPT: Final = 10
 MAX_BYTES: Final = 64 * 1024
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
-SourceName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}\Z")]
 Seconds = Annotated[float, Meta(ge=0)]
 Counts = Annotated[
     list[Count],
@@ -48,8 +48,8 @@ class MinuteActivity(Struct):
 class PartitionActivity(Struct):
     """The activity of one partition's owner; `at` is its clock in milliseconds.
 
-    `letters` counts dead letters that Kafka has not acknowledged yet. `sources` has, for each named
-    source, the same clock at its last heartbeat that counted.
+    `letters` counts dead letters that Kafka has not acknowledged yet. `sources` has that clock at
+    the last heartbeat of each named source that counted for the partition, None before the first.
     """
 
     epoch: Count

@@ -8,7 +8,7 @@ hash are named here and in docs/redis.md.
 from typing import Final
 
 # KEYS: partition hash. ARGV: owner, the newest epoch that refused a view of this owner, the
-# believed TIME in ms, then the rules of the owner: (field, value)...
+# believed TIME in ms, then the settings of the owner: (field, value)...
 # The time keeps the epoch rising even after FLUSHALL has deleted the stored one. It is not TIME at
 # this moment: a clock that jumps by centuries would use up the epochs. A key of another type is no
 # claim, and is written anew.
@@ -144,6 +144,16 @@ if ARGV[6] ~= '' then
   if math.abs(ahead) > tonumber(ARGV[7]) then return 'clock' end
 end
 redis.call('HSET', KEYS[1], 'stamp', ARGV[4], 'stamp_epoch', ARGV[1])
+redis.call('HDEL', KEYS[1], 'silent')
+return 'ok'
+"""
+)
+
+# KEYS: partition hash. ARGV: epoch, owner, the source that stamps wait for and since when.
+SILENCE: Final = (
+    _CLAIMED
+    + """
+redis.call('HSET', KEYS[1], 'silent', ARGV[3])
 return 'ok'
 """
 )

@@ -1,6 +1,6 @@
 """The state of one partition in Redis: its claim, checkpoint, stamp and rules."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
@@ -35,8 +35,8 @@ class PartitionState(NamedTuple):
     topic. `facts` is the number of facts of the checkpoint: negative while the owner writes it in
     steps, None without one. The partition is fresh as of `stamp` (ms of Redis TIME), under
     `stamp_epoch`. `rules` are the settings of the worker that claimed it, named as in
-    `Policy.rules`, `logs` the logs that the offsets belong to; older workers did not store either.
-    A stamp waits for the source `silent`.
+    `Policy.rules`, `logs` the logs that the offsets belong to, `sources` those that its stamps wait
+    for. Older workers did not store these. A stamp waits for the source `silent`.
     """
 
     owner: str
@@ -47,6 +47,7 @@ class PartitionState(NamedTuple):
     stamp_epoch: int | None
     rules: Mapping[str, int] = MappingProxyType({})
     logs: Mapping[Topic, LogIdentity] = MappingProxyType({})
+    sources: frozenset[str] | None = None
     silent: SilentSource | None = None
 
     @property
@@ -77,8 +78,15 @@ class PartitionState(NamedTuple):
                 for topic in Topic
                 if f"log:{topic}" in stored
             },
+            _names(stored.get("sources")),
             decode_silent(stored.get("silent")),
         )
+
+
+def _names(stored: bytes | None) -> frozenset[str] | None:
+    if stored is None:
+        return None
+    return frozenset(filter(None, stored.decode(errors="replace").split(",")))
 
 
 def encode_places(
@@ -98,6 +106,16 @@ def refuse_other_rules(partition: int, state: PartitionState, rules: Mapping[str
                 f"the worker of partition {partition} has another {RULES[name]} than this command: "
                 f"{_readable(name, theirs)} there, {_readable(name, value)} here; set it alike"
             )
+
+
+def refuse_other_sources(partition: int, state: PartitionState, sources: Collection[str]) -> None:
+    """Raise `DifferentRulesError` if stamps of the partition's worker wait for other sources."""
+    if state.sources is not None and state.sources != frozenset(sources):
+        theirs, ours = (",".join(sorted(names)) or "none" for names in (state.sources, sources))
+        raise DifferentRulesError(
+            f"the worker of partition {partition} has other PROJECTOR_SOURCES than this command: "
+            f"{theirs} there, {ours} here; set it alike"
+        )
 
 
 def _readable(rule: str, value: int) -> str:

@@ -9,6 +9,7 @@ from collections.abc import (
     AsyncGenerator,
     Awaitable,
     Callable,
+    Collection,
     Container,
     Iterable,
     Iterator,
@@ -98,6 +99,7 @@ class PartitionStore:
         self._checkpoint = redis.register_script(lua_scripts.CHECKPOINT)
         self._forget = redis.register_script(lua_scripts.FORGET)
         self._stamp = redis.register_script(lua_scripts.STAMP)
+        self._silence = redis.register_script(lua_scripts.SILENCE)
 
     @property
     def version(self) -> Version:
@@ -109,16 +111,23 @@ class PartitionStore:
         """Whether views have been written since the last checkpoint."""
         return self._written > self._revision
 
-    async def claim(self, partitions: int, rules: Mapping[str, int] | None = None) -> Checkpoint:
+    async def claim(
+        self,
+        partitions: int,
+        rules: Mapping[str, int] | None = None,
+        sources: Collection[str] = (),
+    ) -> Checkpoint:
         """Claim the partition, one of `partitions`, under a new epoch; return its checkpoint.
 
         `rules` are the settings that the views depend on. Commands that compute views compare them.
+        `sources` are those that stamps wait for. Commands that stamp compare them.
         """
         # Meets the server, so that a failover before the claim is none after it.
         now = await self.now()
         self._server_changes = self._server.changes
         await restore_partition_count(self._redis, partitions)
         args: list[Argument] = [self.owner, self._refused_by, now, *_flat((rules or {}).items())]
+        args += ["sources", ",".join(sources)]
         self._epoch = int(await self._claim(keys=[self._hash], args=args))
         state = await self._read_state()
         if state is None:
@@ -295,6 +304,16 @@ class PartitionStore:
         if outcome == b"clock":
             raise ClockError("its clock has jumped since the probe")
         self._check(outcome)
+
+    async def note_silence(self, source: str, since_ms: int) -> None:
+        """Declare that stamps wait for this source alone; the next stamp takes that back.
+
+        The source last vouched for the partition as of `since_ms` (milliseconds of Redis TIME), 0
+        if it never did. Raises `WriteRefusedError`.
+        """
+        self.refuse_changed_server()
+        args: list[Argument] = [self._epoch, self.owner, f"{source} {since_ms}"]
+        self._check(await self._silence(keys=[self._hash], args=args))
 
     async def publish(self, activity: bytes) -> None:
         """Publish this owner's activity for operators; not fenced, because no answer needs it."""

@@ -6,8 +6,11 @@ Best effort, like an activity: a malformed field counts as none. No status code 
 import re
 from typing import Final, NamedTuple
 
-# Names as in PROJECTOR_SOURCES. Longer numbers are damage, and may not fit into a float.
-_FIELD: Final = re.compile(rb"([a-z0-9][a-z0-9._-]{0,62}) (\d{1,15})")
+from projector.events.model import SOURCE_PATTERN
+
+_NAME: Final = SOURCE_PATTERN.removeprefix("^").removesuffix(r"\Z")
+# Longer numbers are damage, and may not fit into a float.
+_FIELD: Final = re.compile(rf"({_NAME}) (\d{{1,15}})".encode())
 
 
 class SilentSource(NamedTuple):

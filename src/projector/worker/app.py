@@ -36,6 +36,7 @@ from projector.store.partition_store import PartitionStore
 from projector.worker.faust_app import create_app
 from projector.worker.owner import Owner
 from projector.worker.owner_group import OwnerGroup
+from projector.worker.sources import Sources, create_sources
 from projector.worker.sweep import OrphanScan
 from projector.worker.timing import Timing
 
@@ -61,7 +62,7 @@ async def run_worker(settings: Settings) -> None:
 
 async def _work(settings: Settings) -> None:
     timing = Timing()
-    async with _connected(settings, timing) as (policy, redis, reader, new_owner):
+    async with _connected(settings, timing) as (policy, redis, reader, sources, new_owner):
         owners = OwnerGroup(new_owner, timing)
         scan = OrphanScan(redis, settings.sweep_interval, owners.check_orphan)
         background = {
@@ -70,6 +71,7 @@ async def _work(settings: Settings) -> None:
                 _watch(settings, policy.partitions),
                 scan.run(),
                 _keep_partition_count(redis, policy.partitions, timing),
+                *([sources.run()] if sources else []),
             )
         }
         # Beside the claims: no partition waits for it.
@@ -129,12 +131,13 @@ async def _keep_partition_count(redis: Redis, partitions: int, timing: Timing) -
 @asynccontextmanager
 async def _connected(
     settings: Settings, timing: Timing
-) -> AsyncIterator[tuple[Policy, Redis, RangeReader, NewOwner]]:
+) -> AsyncIterator[tuple[Policy, Redis, RangeReader, Sources | None, NewOwner]]:
     """Wait for Redis and Kafka, and connect all that an owner works with."""
     server = redis_servers.RedisServers()
     redis = redis_client.create_redis(settings, server)
     policy = await _policy(settings, redis)
     reader, dead_letters = RangeReader(settings), DeadLetterProducer(settings)
+    sources = create_sources(settings, policy.partitions, reader)
     identity = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     try:
         await wait_until_ready("Kafka", settings.kafka, reader.start)
@@ -142,9 +145,11 @@ async def _connected(
 
         def new_owner(partition: int) -> Owner:
             store = PartitionStore(redis, server, partition, identity)
-            return Owner(partition, policy, store, reader, dead_letters, timing=timing)
+            return Owner(
+                partition, policy, store, reader, dead_letters, timing=timing, sources=sources
+            )
 
-        yield policy, redis, reader, new_owner
+        yield policy, redis, reader, sources, new_owner
     finally:
         await dead_letters.stop()
         await reader.stop()

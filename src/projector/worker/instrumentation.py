@@ -4,7 +4,8 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn, Self
 
 import structlog
@@ -43,14 +44,20 @@ class Sizes(NamedTuple):
 class OwnerInstruments:
     """One partition's measurements; Prometheus has its gauges while `with` lasts."""
 
-    def __init__(self, partition: int, sizes: Callable[[], Sizes]) -> None:
+    def __init__(
+        self,
+        partition: int,
+        sizes: Callable[[], Sizes],
+        sources: Mapping[str, int | None] = MappingProxyType({}),
+    ) -> None:
         self._partition = partition
         self._sizes = sizes
+        self._sources = sources
         self._spans = EventSpans()
         self._claimed = False
         self._fresh_at = time.monotonic()
         self._report_large_at = 0.0
-        self._stamped = asyncio.Event()
+        self._due = asyncio.Event()
         # Records by topic and whether they were good, not yet added to the counters.
         self._taken: Counter[tuple[Topic, bool]] = Counter()
         # Timestamps (ms) of events that are applied and whose views Redis has not acknowledged.
@@ -152,16 +159,20 @@ class OwnerInstruments:
     def record_stamp(self, asked_at: float) -> None:
         """Note a stamp; `asked_at` is the time of its probe in seconds of the loop's clock."""
         self._fresh_at = time.monotonic() - (asyncio.get_running_loop().time() - asked_at)
-        self._stamped.set()
+        self._due.set()
+
+    def record_silence(self) -> None:
+        """Note that a stamp waits for a source: operators see for how long."""
+        self._due.set()
 
     async def publish(self, store: PartitionStore, interval_s: float) -> NoReturn:
-        """Write the activity to Redis after a stamp, once an interval, until cancelled.
+        """Write the activity to Redis after a stamp or silence, once an interval, until cancelled.
 
         It is not retried, and does not run in the owner's loop, so it never delays a stamp.
         """
         while True:
-            await self._stamped.wait()
-            self._stamped.clear()
+            await self._due.wait()
+            self._due.clear()
             try:
                 await store.publish(
                     activity.encode_activity(self._activity(store.version.epoch, store.owner))
@@ -174,4 +185,6 @@ class OwnerInstruments:
         live_tokens, facts, letters = self._sizes()
         now = int(time.time() * 1000)
         recent = [m for m in self._minutes if m.minute >= now // 60_000 - MINUTES_KEPT]
-        return PartitionActivity(epoch, owner, now, live_tokens, facts, letters, recent)
+        return PartitionActivity(
+            epoch, owner, now, live_tokens, facts, letters, recent, dict(self._sources)
+        )

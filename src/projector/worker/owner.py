@@ -7,7 +7,7 @@ the process.
 
 import asyncio
 from collections.abc import Collection
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -27,10 +27,11 @@ from projector.worker.dead_letter_outbox import DeadLetterOutbox
 from projector.worker.delivery_queue import Delivery, DeliveryQueue
 from projector.worker.event_applier import EventApplier
 from projector.worker.first_views import FirstViews
-from projector.worker.freshness_probes import FreshnessProbes
+from projector.worker.freshness_probes import FreshnessProbes, Probe
 from projector.worker.initial_facts import CheckpointFacts, InitialFacts
 from projector.worker.instrumentation import OwnerInstruments
 from projector.worker.recovery import Recovery
+from projector.worker.sources import Sources
 from projector.worker.sweep import SweepSchedule, ViewSweep
 from projector.worker.timing import DEFAULT_TIMING, Timing
 from projector.worker.view_writer import ViewWriter
@@ -48,7 +49,8 @@ HISTORY_ADVICE: Final = (
 class Owner:
     """Owns one partition from `run` until another worker claims it or `stop` is called.
 
-    `loss` is the history that Kafka has lost, once there was an alarm about it.
+    `loss` is the history that Kafka has lost, once there was an alarm about it. `waits_for` is the
+    source that the next stamp waits for alone.
     """
 
     def __init__(  # noqa: PLR0913  one for each server, and what differs in tests and rebuilds
@@ -61,16 +63,24 @@ class Owner:
         *,
         timing: Timing = DEFAULT_TIMING,
         initial_facts: InitialFacts | None = None,
+        sources: Sources | None = None,
     ) -> None:
         self.partition = partition
         self.loss: HistoryLostError | None = None
+        self.waits_for: str | None = None
         self._store = store
         self._timing = timing
         self._wake = asyncio.Event()
         self._stopped = asyncio.Event()
         self._queue = DeliveryQueue(timing)
+        self._sources = sources
+        self._probes = FreshnessProbes(
+            partition, store, reader, self._queue, timing, sources=sources
+        )
         self._outbox = DeadLetterOutbox(partition, reader, dead_letters)
-        self._instruments = OwnerInstruments(partition, lambda: self._applier.sizes)
+        self._instruments = OwnerInstruments(
+            partition, lambda: self._applier.sizes, self._probes.vouchers.counted_at
+        )
         self._applier = EventApplier(
             partition, policy, reader, self._outbox, self._instruments, turn_s=timing.turn_s
         )
@@ -79,9 +89,8 @@ class Owner:
         self._recovery = Recovery(
             policy=policy, store=store, reader=reader, applier=self._applier, writer=self._writer,
             initial_facts=initial_facts or CheckpointFacts(store, timing.turn_s),
-            open_pause_s=timing.open_pause_s,
+            open_pause_s=timing.open_pause_s, sources=sources.names if sources else (),
         )  # fmt: skip
-        self._probes = FreshnessProbes(partition, store, reader, self._queue, timing)
         schedule = SweepSchedule(policy.sweep_interval, timing.probe_interval_s)
         self._sweep = ViewSweep(schedule, store, self._applier, self._writer)
         self._stamps = Call(partition)
@@ -116,9 +125,14 @@ class Owner:
 
     async def run(self) -> None:
         """Own the partition; return when stopped or when another worker has claimed it."""
-        with self._instruments:
+        with self._instruments, self._listening():
             await self._run()
         self._queue.release()
+
+    def _listening(self) -> AbstractContextManager[None]:
+        if self._sources is None:
+            return nullcontext()
+        return self._sources.listening(self._probes.vouchers, self._wake.set)
 
     async def _run(self) -> None:
         publish_interval_s = self._timing.publish_interval_s
@@ -256,20 +270,33 @@ class Owner:
         self._wake.set()
 
     async def _stamp(self) -> None:
-        """Stamp the partition with the T0 of the latest probe that is reached."""
-        probe = self._probes.take_reached(self._applier.now, self._first_views.served_offsets)
-        if probe is None:
-            return
+        """Stamp the partition with the T0 of the latest probe that is reached.
+
+        A source that the next one waits for alone is noted, for the API's reason.
+        """
+        applied = self._first_views.served_offsets
+        probe = self._probes.take_reached(self._applier.now, applied)
+        silence = self._probes.take_silence(self._applier.now, applied)
         try:
-            await self._recovery.refuse_recreated(probe.truncated)
-            await self._check_logs()
-            self._applier.applied_until = probe.t0
-            await self._store.stamp(probe.t0)
-            self._instruments.record_stamp(probe.asked_at)
-            self._stamps.end()
+            if probe:
+                await self._stamp_as_of(probe)
+            if silence:
+                await self._store.note_silence(*silence)
+                self._instruments.record_silence()
+                self.waits_for = silence.source
+            if probe or silence:
+                self._stamps.end()
         except OUTAGES as error:
             log.debug("no stamp", partition=self.partition, reason=repr(error))
             self._stamps.fail(error, self._timing.probe_timeout_s)
+
+    async def _stamp_as_of(self, probe: Probe) -> None:
+        await self._recovery.refuse_recreated(probe.truncated)
+        await self._check_logs()
+        self._applier.applied_until = probe.t0
+        await self._store.stamp(probe.t0)
+        self._instruments.record_stamp(probe.asked_at)
+        self.waits_for = None
 
 
 async def cancel_until_done(tasks: Collection[asyncio.Task[Any]]) -> None:

@@ -39,6 +39,7 @@ class Recovery:
         writer: ViewWriter,
         initial_facts: InitialFacts,
         open_pause_s: float,
+        sources: tuple[str, ...] = (),
     ) -> None:
         self.partition = applier.partition
         self._policy = policy
@@ -48,6 +49,7 @@ class Recovery:
         self._writer = writer
         self._initial_facts = initial_facts
         self._open_pause_s = open_pause_s
+        self._sources = sources
 
     @retry_outages
     async def claim(self) -> None:
@@ -57,7 +59,9 @@ class Recovery:
         """
         # Before the claim: a worker that cannot reach Kafka must not take the partition away.
         beginnings = await self._reader.beginnings(self.partition)
-        checkpoint = await self._store.claim(self._policy.partitions, self._policy.rules)
+        checkpoint = await self._store.claim(
+            self._policy.partitions, self._policy.rules, self._sources
+        )
         # For every log entry of this task from here on.
         bind_contextvars(epoch=self._store.version.epoch)
         from_memory = self._applier.is_complete

@@ -36,7 +36,8 @@ def test_without_variables_the_defaults_hold() -> None:
     settings = Settings.load()
     assert settings.kafka == "127.0.0.1:9092"
     assert settings.redis_url == "redis://127.0.0.1:6379/0"
-    assert (settings.partitions, settings.max_staleness, settings.miss_grace) == (16, 10, 1)
+    assert (settings.partitions, settings.max_staleness, settings.miss_grace) == (16, 10, 2)
+    assert settings.source_names == ()
     assert settings.tombstone_retention_ms == 7 * 24 * 3600 * 1000
     assert settings.minimum_level == 30
 
@@ -58,6 +59,9 @@ def test_without_variables_the_defaults_hold() -> None:
         ("WORKER_WEB_HOST", "0.0.0.0", "worker_web_host", "0.0.0.0"),
         ("WORKER_WEB_PORT", "65535", "worker_web_port", 65535),
         ("LOG_LEVEL", "debug", "log_level", "debug"),
+        ("SOURCES", "", "source_names", ()),
+        ("SOURCES", "gitlab", "source_names", ("gitlab",)),
+        ("SOURCES", "gitlab, hr.eu_1-b,gitlab", "source_names", ("gitlab", "hr.eu_1-b")),
     ],
 )
 def test_a_variable_sets_its_setting(
@@ -109,6 +113,8 @@ def test_the_topic_prefix_stands_before_every_topic(monkeypatch: pytest.MonkeyPa
         *[("OPS_TOKEN", v) for v in ("", "x" * 15, "x" * 1025, "sixteen and more ", "ä" * 16)],
         *[("OPS_TOKEN_FILE", v) for v in ("", "/nowhere", "/dev/null")],
         *[("LOG_LEVEL", v) for v in ("", "loud", "INFO")],
+        *[("SOURCES", v) for v in (",", "a,", "GitLab", "-a", "a b", "a\nb", "x" * 64)],
+        ("SOURCES", ",".join(f"s{number}" for number in range(33))),
     ],
     ids=lambda case: ascii(case)[:20],
 )

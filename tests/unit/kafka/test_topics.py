@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from projector.config.settings import Settings
-from projector.events.model import Topic
+from projector.errors import MissingTopicsError, UnusableTopicsError
+from projector.events.model import DEAD_LETTERS, SOURCES, Topic
 from projector.kafka import topics
 
 SAFE = {"message.timestamp.type": "LogAppendTime", "min.insync.replicas": "2"}
@@ -18,6 +19,7 @@ class Admin:
     """An admin client of a cluster with some brokers, and topics with some configuration."""
 
     def __init__(self, brokers: int, copies: int, **configs: str) -> None:
+        self.counts: dict[str, int] = dict.fromkeys(Topic, 1)
         self.created: list[Any] = []
         self._brokers = brokers
         self._copies = copies
@@ -28,14 +30,18 @@ class Admin:
 
     async def describe_topics(self) -> list[dict[str, Any]]:
         partition = {"replicas": list(range(self._copies))}
-        return [{"topic": topic, "error_code": 0, "partitions": [partition]} for topic in Topic]
+        return [
+            {"topic": topic, "error_code": 0, "partitions": [partition] * count}
+            for topic, count in self.counts.items()
+        ]
 
-    async def describe_configs(self, _resources: Any) -> list[Any]:
+    async def describe_configs(self, resources: list[Any]) -> list[Any]:
         entries = [(name, value, False) for name, value in self._configs.items()]
-        return [SimpleNamespace(resources=[(0, "", 2, topic, entries)]) for topic in Topic]
+        return [SimpleNamespace(resources=[(0, "", 2, each.name, entries)]) for each in resources]
 
     async def create_topics(self, created: list[Any]) -> Any:
         self.created = created
+        self.counts |= {topic.name: topic.num_partitions for topic in created}
         return SimpleNamespace(topic_errors=[])
 
 
@@ -85,3 +91,56 @@ async def test_a_cluster_that_does_not_show_the_minimum_is_a_risk(
     risks = await topics.find_risks(Settings())
     assert len(risks) == 3
     assert all("all of its 2 copies must confirm their leader" in risk for risk in risks)
+
+
+async def test_the_topic_of_heartbeats_is_created_with_one_partition_for_a_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    admin = Admin(3, 3)
+    use(monkeypatch, admin)
+    found = await topics.create_topics(Settings())
+    assert found[SOURCES] == 1
+    (created,) = (topic for topic in admin.created if topic.name == SOURCES)
+    assert created.num_partitions == 1
+    assert created.topic_configs == {
+        "cleanup.policy": "delete",
+        "retention.ms": str(24 * 3600 * 1000),
+        "max.message.bytes": str(2 * 1024 * 1024),
+        "message.timestamp.type": "LogAppendTime",
+        "min.insync.replicas": "2",
+    }
+
+
+async def test_a_deployment_without_sources_needs_no_topic_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    admin = Admin(1, 1)
+    admin.counts |= {DEAD_LETTERS: 1}
+    use(monkeypatch, admin)
+    assert SOURCES not in await topics.check_topics(Settings())
+    with pytest.raises(MissingTopicsError, match=": sources; create them"):
+        await topics.check_topics(Settings(sources="gitlab"))
+
+
+async def test_heartbeats_must_have_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    admin = Admin(1, 1)
+    admin.counts |= {DEAD_LETTERS: 1, SOURCES: 2}
+    use(monkeypatch, admin)
+    with pytest.raises(UnusableTopicsError, match="must have one partition, but has 2"):
+        await topics.check_topics(Settings(sources="gitlab"))
+    # An operator of before may have made a topic of this name for something else.
+    assert (await topics.check_topics(Settings()))[SOURCES] == 2
+
+
+async def test_the_topic_of_heartbeats_is_at_risk_by_its_copies_and_not_by_its_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    admin = Admin(3, 3, message_timestamp_type="CreateTime", min_insync_replicas="1")
+    admin.counts |= {SOURCES: 1}
+    use(monkeypatch, admin)
+    found = [
+        risk for risk in await topics.find_risks(Settings(sources="gitlab")) if SOURCES in risk
+    ]
+    assert len(found) == 1
+    assert "Set min.insync.replicas=2" in found[0]
+    assert not any(SOURCES in risk for risk in await topics.find_risks(Settings()))

@@ -116,18 +116,21 @@ async def test_a_delivery_raises_an_end_offset_that_is_too_low(
     assert probes.latest.ends == NOTHING | {Topic.MEMBERSHIP: 7}
 
 
-async def test_the_oldest_probes_are_kept_and_the_newest_is_known(
-    servers: Servers, probes: FreshnessProbes, monkeypatch: pytest.MonkeyPatch
+async def test_the_oldest_and_the_newest_probes_are_kept(
+    servers: Servers, probes: FreshnessProbes
 ) -> None:
-    """The newest shows first whether a log may be another one."""
-    monkeypatch.setattr(freshness_probes, "MAX_PROBES", 2)
-    for servers.time in (1, 2, 3):
+    """The oldest is reached first; the newest once all is applied, however long that took."""
+    for servers.end in range(1, 1001):
+        servers.time = servers.end
         await probes._ask(NOTHING)
+    assert len(probes._waiting) <= freshness_probes.MAX_PROBES
     assert probes.latest is not None
-    assert probes.latest.t0 == 3
-    reached = probes.take_reached(3, NOTHING)
-    assert reached is not None
-    assert reached.t0 == 2
+    assert probes.latest.t0 == 1000
+    for applied, t0 in ((1, 1), (1000, 1000)):
+        reached = probes.take_reached(1000, dict.fromkeys(Topic, applied))
+        assert reached is not None
+        assert reached.t0 == t0
+    assert not probes._waiting
 
 
 async def test_a_topic_that_ends_below_what_is_applied_is_noted(

@@ -1,0 +1,132 @@
+"""Heartbeats of sources: their data, and the decoder from records of the topic `sources`.
+
+A heartbeat vouches: everything that happened in the source before the acknowledgement of the
+sender's heartbeat `after` is in Kafka, below the `offsets`.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from projector.events import redaction
+from projector.events.cloudevents import read_data, read_envelope
+from projector.events.header_attributes import is_binary
+from projector.events.model import (
+    SOURCE_PATTERN,
+    BadEvent,
+    Instant,
+    Sequence,
+    SourceRecord,
+    Text,
+    Topic,
+)
+from projector.events.partitioning import MAX_PARTITIONS
+
+HEARTBEAT: Final = "source.heartbeat"
+MAX_OFFSET: Final = 2**63 - 1
+
+SourceName = Annotated[str, Meta(pattern=SOURCE_PATTERN)]
+Offset = Annotated[int, Meta(ge=0, le=MAX_OFFSET)]
+# The next offset of each partition, in the order of their numbers.
+NextOffsets = Annotated[list[Offset], Meta(min_length=1, max_length=MAX_PARTITIONS)]
+
+
+class SourceOffsets(Struct, frozen=True):
+    """The next offset of every partition of the three topics, as a sender has them from Kafka."""
+
+    membership: NextOffsets
+    agent_config: NextOffsets = msgspec.field(name=Topic.AGENT_CONFIG.value)
+    job_lifecycle: NextOffsets = msgspec.field(name=Topic.JOB_LIFECYCLE.value)
+
+
+class SourceHeartbeat(Struct, frozen=True):
+    """A source is alive; `after` is the offset of the same sender's heartbeat before this one.
+
+    Everything that happened in the source before Kafka acknowledged that one is below `offsets`.
+    Without `after` it is a sender's first heartbeat, and vouches for nothing.
+    """
+
+    source: SourceName
+    offsets: SourceOffsets
+    after: Offset | None = None
+
+
+class Heartbeat(NamedTuple):
+    """A valid heartbeat, and its own offset in `sources`."""
+
+    source: str
+    offset: int
+    after: int | None
+    offsets: Mapping[Topic, list[int]]
+
+    def next_offsets(self, partition: int) -> dict[Topic, int]:
+        """Return the offsets of one partition, below which all lies that it vouches for."""
+        return {topic: offsets[partition] for topic, offsets in self.offsets.items()}
+
+
+class UntrueHeartbeatError(BadEvent):
+    """A heartbeat says what cannot be; the message is the reason, one sentence."""
+
+
+class _Envelope(Struct, frozen=True):
+    specversion: Literal["1.0"]
+    id: Text
+    source: Text
+    type: Text
+    partitionkey: Text | None = None
+    time: Instant | None = None
+    sequence: Sequence | None = None
+    data: msgspec.Raw | UnsetType = UNSET
+
+
+def _instant(_kind: type, value: object) -> Instant:
+    return Instant.parse(value)
+
+
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope, dec_hook=_instant)
+_DATA: Final = msgspec.json.Decoder(SourceHeartbeat)
+
+
+def decode_heartbeat(record: SourceRecord, partitions: int) -> Heartbeat:
+    """Decode and check the heartbeat that `record` carries, for topics of so many `partitions`.
+
+    Raises `BadEvent`, and `UntrueHeartbeatError` if `after` is not below the record's own offset.
+    """
+    binary = is_binary(record.headers)
+    envelope = read_envelope(record, binary, _ENVELOPE)
+    if ".".join(envelope.type.split(".")[-2:]) != HEARTBEAT:
+        given = redaction.redact_text(envelope.type)[:100]
+        raise BadEvent(f"unknown type {given!r}; the topic `sources` takes `{HEARTBEAT}` alone")
+    data = read_data(envelope.data, binary, _DATA)
+    _check_name(record.key, envelope.partitionkey, data.source)
+    offsets = {
+        Topic.MEMBERSHIP: data.offsets.membership,
+        Topic.AGENT_CONFIG: data.offsets.agent_config,
+        Topic.JOB_LIFECYCLE: data.offsets.job_lifecycle,
+    }
+    _check_partitions(offsets, partitions)
+    if data.after is not None and data.after >= record.offset:
+        raise UntrueHeartbeatError(
+            f"`data.after` is {data.after}, but this heartbeat has the offset {record.offset} "
+            "itself; send the offset of the heartbeat before"
+        )
+    return Heartbeat(data.source, record.offset, data.after, offsets)
+
+
+def _check_name(key: bytes | None, partitionkey: str | None, source: str) -> None:
+    if key != source.encode():
+        reason = "the record has no key" if key is None else "the record's key is another"
+        raise BadEvent(f"{reason}; it must be the source's name, {source!r}")
+    if partitionkey not in (None, source):
+        raise BadEvent(f"`event.partitionkey` must be the source's name, {source!r}, or left out")
+
+
+def _check_partitions(offsets: Mapping[Topic, list[int]], partitions: int) -> None:
+    for topic, found in offsets.items():
+        if len(found) != partitions:
+            raise BadEvent(
+                f"`data.offsets.{topic}` has {len(found)} offsets, but the topic has {partitions} "
+                "partitions"
+            )

@@ -1,0 +1,206 @@
+"""Heartbeats of the sources, read once for all owners of a worker.
+
+Only heartbeats of named sources reach the owners. All others are counted, and logged now and then,
+so that no sender can fill a worker's memory or its log.
+"""
+
+import asyncio
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Final, NoReturn, Protocol
+from uuid import UUID
+
+import structlog
+
+from projector import metrics
+from projector.clients.retry import retry_outages
+from projector.config.settings import Settings
+from projector.events import redaction
+from projector.events.heartbeats import Heartbeat, UntrueHeartbeatError, decode_heartbeat
+from projector.events.model import BadEvent, SourceRecord
+from projector.kafka.broker_protocol import PartitionLeader
+from projector.kafka.range_reader import RangeReader
+from projector.kafka.source_reader import Poll, SourceReader
+from projector.worker.timing import DEFAULT_TIMING, Timing
+from projector.worker.turns import in_turns
+from projector.worker.vouchers import SourceMark, Vouchers
+
+log = structlog.get_logger()
+
+# Seconds. A sender repeats its fault four times a second.
+REPORT_AGAIN_S: Final = 60.0
+# Characters of a name in the log that is no source's.
+MAX_NAME: Final = 100
+# Heartbeats that were found untrue; several owners find each.
+MAX_FOUND: Final = 64
+OTHER: Final = "other"
+UNKNOWN, INVALID, UNTRUE = "unknown", "invalid", "untrue"
+
+_Log = tuple[int, int, UUID | None]
+
+
+class Reader(Protocol):
+    """Opens the topic `sources` at its end."""
+
+    def open(self) -> AbstractAsyncContextManager[tuple[PartitionLeader, Poll]]:
+        """Return its leader, and a call that waits for the next records."""
+        ...
+
+
+class Sources:
+    """The named sources, and the one reading of their heartbeats.
+
+    Each reading has a number. A new one begins when the leader of the topic, its epoch or the
+    topic's id changes: `after` and ends compare within one log alone.
+    """
+
+    def __init__(
+        self, names: tuple[str, ...], partitions: int, reader: Reader,
+        timing: Timing = DEFAULT_TIMING,
+    ) -> None:  # fmt: skip
+        self.names = names
+        self._partitions = partitions
+        self._reader = reader
+        self._timing = timing
+        self._keys = {name.encode(): name for name in names}
+        self._listeners: dict[Vouchers, Callable[[], object]] = {}
+        self._log: _Log | None = None
+        self._reading = 0
+        # The offset behind the last record that was read.
+        self._arrived = 0
+        self._is_over = False
+        self._counted = dict.fromkeys(names, -math.inf)
+        self._refusals = Refusals(names)
+        self._untrue: deque[int] = deque(maxlen=MAX_FOUND)
+        for name in names:
+            metrics.SOURCE_AGE.labels(name).set_function(
+                lambda name=name: time.monotonic() - self._counted[name]  # type: ignore[misc]
+            )
+
+    async def run(self) -> NoReturn:
+        """Read heartbeats until cancelled."""
+        while True:
+            await self._read()
+
+    @retry_outages
+    async def _read(self) -> None:
+        """Read until the log is another one."""
+        try:
+            async with self._reader.open() as (leader, poll):
+                self._begin(_log_of(leader))
+                while not self._is_over:
+                    await in_turns(self._take(await poll()), self._timing.turn_s)
+        finally:
+            # Nothing vouches until the next reading has begun.
+            self._log = None
+
+    def _begin(self, found: _Log) -> None:
+        self._log, self._is_over = found, False
+        self._reading += 1
+        self._arrived = 0
+        for vouchers in self._listeners:
+            vouchers.begin(self._reading)
+
+    @contextmanager
+    def listening(self, vouchers: Vouchers, wake: Callable[[], object]) -> Iterator[None]:
+        """Give an owner's vouchers each heartbeat; call `wake` if it may vouch for more."""
+        vouchers.begin(self._reading)
+        self._listeners[vouchers] = wake
+        try:
+            yield
+        finally:
+            del self._listeners[vouchers]
+
+    def mark(self, leader: PartitionLeader, end: int) -> SourceMark:
+        """Return the mark of a probe whose witnesses named this leader, which named this end.
+
+        Another leader than the reading's ends the reading.
+        """
+        found = _log_of(leader)
+        if found == self._log:
+            # The end offsets of the embedded broker may be below what it has delivered.
+            return SourceMark(self._reading, max(end, self._arrived))
+        if self._log and not _is_older(found, self._log):
+            self._is_over = True
+        return SourceMark(None, end)
+
+    def count(self, name: str) -> None:
+        """Note that a heartbeat of the source counted."""
+        self._counted[name] = time.monotonic()
+
+    def report_untrue(self, name: str, offset: int, partition: int) -> None:
+        """Report a heartbeat with offsets beyond the ends of a partition, once for all owners."""
+        if offset not in self._untrue:
+            self._untrue.append(offset)
+            reason = f"its offsets are beyond the ends of partition {partition}"
+            self._refusals.report(name, name, UNTRUE, offset, reason)
+
+    def _take(self, records: list[SourceRecord]) -> Iterator[None]:
+        for record in records:
+            self._arrived = max(self._arrived, record.offset + 1)
+            if heartbeat := self._decode(record):
+                self._pass_on(heartbeat)
+            yield
+
+    def _decode(self, record: SourceRecord) -> Heartbeat | None:
+        name = self._keys.get(record.key or b"")
+        if name is None:
+            # Before it is decoded: others' records cost next to nothing.
+            given = redaction.redact_text((record.key or b"").decode(errors="replace"))[:MAX_NAME]
+            reason = "no source of this name is configured"
+            self._refusals.report(OTHER, given, UNKNOWN, record.offset, reason)
+            return None
+        try:
+            return decode_heartbeat(record, self._partitions)
+        except BadEvent as error:
+            kind = UNTRUE if isinstance(error, UntrueHeartbeatError) else INVALID
+            self._refusals.report(name, name, kind, record.offset, str(error))
+            return None
+
+    def _pass_on(self, heartbeat: Heartbeat) -> None:
+        if not self._listeners and heartbeat.after is not None:
+            self.count(heartbeat.source)
+        read_at = asyncio.get_running_loop().time()
+        for vouchers, wake in self._listeners.items():
+            if vouchers.note(heartbeat, read_at):
+                wake()
+
+
+class Refusals:
+    """Refused heartbeats: each counted, and one of a kind logged now and then."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._due: dict[tuple[str, str], float] = {}
+        self._unlogged: Counter[tuple[str, str]] = Counter()
+        for name in names:
+            for kind in (INVALID, UNTRUE):
+                metrics.HEARTBEATS_REFUSED.labels(name, kind)
+        metrics.HEARTBEATS_REFUSED.labels(OTHER, UNKNOWN)
+
+    def report(self, label: str, name: str, kind: str, offset: int, reason: str) -> None:
+        """Count a refused heartbeat; `label` is the metric's source, of which there are few."""
+        metrics.HEARTBEATS_REFUSED.labels(label, kind).inc()
+        key, now = (label, kind), time.monotonic()
+        self._unlogged[key] += 1
+        if now >= self._due.get(key, -math.inf):
+            self._due[key] = now + REPORT_AGAIN_S
+            log.warning("heartbeat refused", source=name, kind=kind, offset=offset, reason=reason,
+                        heartbeats=self._unlogged.pop(key))  # fmt: skip
+
+
+def create_sources(settings: Settings, partitions: int, reader: RangeReader) -> Sources | None:
+    """Create the sources that the settings name; None without any."""
+    names = settings.source_names
+    return Sources(names, partitions, SourceReader(settings, reader)) if names else None
+
+
+def _log_of(leader: PartitionLeader) -> _Log:
+    return leader.leader, leader.epoch, leader.topic_id
+
+
+def _is_older(found: _Log, known: _Log) -> bool:
+    """Whether it is an answer from before the known one: of two owners, one may be late."""
+    return found[2] == known[2] and found[1] < known[1]
