@@ -132,6 +132,12 @@ def sentences(status: Status) -> Iterator[str]:
     )
     yield f"last 5 minutes: {_rates(totals.rates)}"
     yield f"{_many(len(status.workers), 'worker')}{_named(status.workers)}"
+    for source in status.sources:
+        if some := source.ignored_by:
+            yield (
+                f"{_many(len(some), 'partition')} {'does' if len(some) == 1 else 'do'} not wait "
+                f"for {source.source} ({_some(some)}): set PROJECTOR_SOURCES alike for all workers"
+            )
     if status.kafka:
         yield escape_control_chars(f"no lag, no dead letters: {status.kafka}")
 
@@ -163,8 +169,12 @@ def _waiting(source: SourceStatus, status: Status) -> str:
         return "none"
     if count == len(status.partitions):
         return f"all {count}"
-    named = ", ".join(map(str, source.waiting[:MAX_WAITING_NAMED]))
-    return f"{count}: {named}{', ...' if count > MAX_WAITING_NAMED else ''}"
+    return f"{count}: {_some(source.waiting)}"
+
+
+def _some(partitions: Sequence[int]) -> str:
+    named = ", ".join(map(str, partitions[:MAX_WAITING_NAMED]))
+    return f"{named}{', ...' if len(partitions) > MAX_WAITING_NAMED else ''}"
 
 
 def _on_terminal(cells: Iterable[str]) -> list[str]:

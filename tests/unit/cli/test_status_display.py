@@ -84,6 +84,7 @@ async def test_a_silent_source_has_a_row_with_the_partitions_that_wait(
     for partition in range(10):
         await world.stamp(partition, 15)
         await world.silence(partition, "gitlab", 15)
+        await world.publish(partition, sources={"gitlab": 15.0, "hr": 0.0})
     found = await world.read()
     rows = list(lines(found))[13:18]
     assert rows[0] == rows[4] == ""
@@ -99,6 +100,7 @@ async def test_a_small_terminal_has_room_for_the_sources(world: StoredStatus) ->
     for partition in range(50):
         await world.stamp(partition, 20)
         await world.silence(partition, f"a-source-with-a-long-name-{partition % 7}", 20)
+        await world.publish(partition)
     console = Console(width=80, height=24)
     with console.capture() as capture:
         console.print(table(await world.read(), 24))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from projector.cli.status_display import lines
 from projector.operators.source_status import MAX_SOURCES, SourceHealth
 from projector.store import activity, schema
 from projector.store.activity import PartitionActivity
@@ -57,7 +58,8 @@ async def test_a_source_that_partitions_wait_for_is_late_and_beyond_the_bound_si
     world: StoredStatus, vouched: float | None, state: SourceHealth
 ) -> None:
     for partition in range(2):
-        await world.stamp(partition, vouched or 20, epoch=8)
+        await world.stamp(partition, vouched or 20)
+        await world.publish(partition, sources={"gitlab": vouched}, epoch=8)
         await world.silence(partition, "gitlab", vouched)
     found = await world.read()
     (source,) = found.sources
@@ -72,6 +74,7 @@ async def test_a_source_that_some_partition_hears_is_late_while_another_waits_fo
     await world.stamp(0, 0.3)
     await world.publish(0, sources={"gitlab": 0.2})
     await world.stamp(1, 30)
+    await world.publish(1, sources={"gitlab": 30.0})
     await world.silence(1, "gitlab", 30)
     (source,) = (await world.read()).sources
     assert (source.state, source.waiting) == (LATE, [1])
@@ -98,8 +101,8 @@ async def test_a_report_of_an_owner_that_waits_for_another_source_counts(
     await world.stamp(0, 60)
     await world.silence(0, "gitlab", 60)
     await world.publish(0, sources={"gitlab": 60.0, "hr": reported}, written_ago=4, epoch=8)
-    found = {s.source: s.state for s in (await world.read()).sources}
-    assert found == {"gitlab": SILENT, "hr": state}
+    found = {s.source: (s.state, s.waiting) for s in (await world.read()).sources}
+    assert found == {"gitlab": (SILENT, [0]), "hr": (state, [] if state is HEARD else [0])}
 
 
 async def test_without_a_worker_no_source_is_blamed(world: StoredStatus) -> None:
@@ -108,6 +111,39 @@ async def test_without_a_worker_no_source_is_blamed(world: StoredStatus) -> None
     found = await world.read()
     assert {s.source: s.state for s in found.sources} == {"hr": UNKNOWN, "gitlab": UNKNOWN}
     assert not found.is_fresh
+
+
+async def test_the_last_word_of_a_worker_that_is_gone_blames_no_source(
+    world: StoredStatus,
+) -> None:
+    await world.stamp(0, 12)
+    await world.silence(0, "gitlab", 12)
+    await world.publish(0, sources={"gitlab": 4.0}, written_ago=8)
+    (source,) = (await world.read()).sources
+    assert (source.state, source.waiting) == (UNKNOWN, [0])
+    assert source.age == pytest.approx(12, abs=1)
+
+
+async def test_a_source_that_the_new_owner_does_not_name_is_gone(world: StoredStatus) -> None:
+    """The activity is the former owner's: the source was taken out of PROJECTOR_SOURCES."""
+    await world.stamp(0, 0, sources="")
+    await world.publish(0, sources={"gitlab": 30.0}, epoch=6)
+    assert (await world.read()).sources == []
+
+
+async def test_partitions_whose_owner_does_not_name_a_source_are_listed(
+    world: StoredStatus,
+) -> None:
+    await world.stamp(0, 0, sources="gitlab,hr")
+    await world.publish(0, sources={"gitlab": 0.1, "hr": 0.1})
+    await world.stamp(1, 0, sources="hr")
+    await world.publish(1, sources={"hr": 0.1})
+    found = await world.read()
+    assert {s.source: s.ignored_by for s in found.sources} == {"gitlab": [1], "hr": []}
+    (line,) = (line for line in lines(found) if "wait" in line and "PROJECTOR" in line)
+    assert line == (
+        "1 partition does not wait for gitlab (1): set PROJECTOR_SOURCES alike for all workers"
+    )
 
 
 async def test_times_from_the_future_count_as_none(world: StoredStatus) -> None:

@@ -286,8 +286,9 @@ function showSources({ sources, totals, max_staleness: bound }) {
     "Last heartbeat: since the last one that counted, at most. " +
     `Late beyond 2 s, or while a partition waits; silent beyond ${bound} s; unknown while no worker reports.`);
   const bad = sources.filter((source) => source.state === "silent" || source.state === "late");
-  at("sources-advice").hidden = !bad.length;
-  setText(at("sources-advice"), bad.length ? sourcesAdvice(bad, bound) : "");
+  const advice = [bad.length ? sourcesAdvice(bad, bound) : "", ...sources.map(ignoredAdvice)].filter(Boolean).join(" ");
+  at("sources-advice").hidden = !advice;
+  setText(at("sources-advice"), advice);
   const body = at("sources").tBodies[0];
   while (body.rows.length > sources.length) body.deleteRow(-1);
   while (body.rows.length < sources.length) body.append(sourceRow());
@@ -301,6 +302,11 @@ function sourcesAdvice(bad, bound) {
     ? `Nobody vouches that Kafka has all that happened in ${names}. Lookups of partitions that have waited longer than ${bound} s get 503, and so do unknown tokens; nobody gets an old list. `
     : `Partitions wait for ${names}. Lookups are answered until that has lasted ${bound} s, but unknown tokens may get 503. `) +
     "Look at the feeder that sends its heartbeats: does it run, may it write to the topic sources, what does its log say? The runbook has more: Source silent.";
+}
+
+function ignoredAdvice({ source, ignored_by: partitions }) {
+  if (!partitions.length) return "";
+  return `Partitions ${some(partitions)} do not wait for ${harmless(source)}: set PROJECTOR_SOURCES alike for all workers.`;
 }
 
 function sourceRow() {
