@@ -200,18 +200,19 @@ def _health(
     body = {"status": state, "partitions": len(ages), "stale_partitions": stale}
     if freshness.reachable and ages and len(ages) - len(stale) >= fresh_needed:
         return JSONResponse(body, headers=NO_STORE)
-    reason = _obstacle(freshness, len(ages), len(stale))
+    reason = _obstacle(freshness, len(ages), stale)
     return JSONResponse({**body, "status": f"not {state}", "reason": reason}, 503, NO_STORE)
 
 
-def _obstacle(freshness: Freshness, partitions: int, stale: int) -> str:
+def _obstacle(freshness: Freshness, partitions: int, stale: list[int]) -> str:
     if not freshness.reachable:
         return "Redis is not reachable"
     if freshness.fault:
         return freshness.fault
     if not partitions:
         return "no worker has said yet how many partitions there are"
-    return f"{stale} of {partitions} partitions are staler than the bound"
+    reason = f"{len(stale)} of {partitions} partitions are staler than the bound"
+    return freshness.with_cause(reason, stale)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

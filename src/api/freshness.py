@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import structlog
 from redis.asyncio import Redis
 
+from api.silence import Silences, describe_silences, find_silences
 from api.stamps import Stamp, Troubles, decode_stamp, find_troubles, is_damage, raise_common
 from projector.clients import access_errors, redis_batch
 from projector.clients.redis_cluster import CommandResult
@@ -31,7 +33,7 @@ class Poll(NamedTuple):
     """The stamps of all partitions, read by a poll that was sent at `sent`.
 
     Their number was read by the one that was sent at `counted`. Both are seconds of `elapsed`. With
-    a `fault` there are no stamps: it is a sentence about that number.
+    a `fault` there are no stamps: it is a sentence about that number. `silences` only explain.
     """
 
     sent: float
@@ -39,6 +41,7 @@ class Poll(NamedTuple):
     counted: float
     troubles: Troubles
     fault: str | None = None
+    silences: Silences = MappingProxyType({})
 
 
 NEVER: Final = Poll(-math.inf, (), -math.inf, {})
@@ -153,6 +156,16 @@ class Freshness:
             stamp is not None and stamp.sent >= since and stamp.fresh_at > after for stamp in stamps
         )
 
+    def with_cause(self, reason: str, partitions: Iterable[int]) -> str:
+        """Put before the reason which silent sources these partitions wait for, if any.
+
+        While Redis is unavailable, the latest poll may blame a source that is back.
+        """
+        poll = self.poll
+        silences = (poll.silences[each] for each in partitions if each in poll.silences)
+        cause = describe_silences(silences, elapsed()) if self.reachable else ""
+        return f"{cause}; {reason}" if cause else reason
+
     @staticmethod
     async def _wait(event: asyncio.Event, seconds: float) -> None:
         # asyncio.wait_for would lose a cancellation that coincides with the event.
@@ -167,7 +180,7 @@ class Freshness:
         except PartitionCountError as error:
             return Poll(sent, (), -math.inf, self.poll.troubles, str(error))
         keys = [schema.partition_key(partition) for partition in range(count)]
-        asked = [("HMGET", key, "stamp", "stamp_epoch") for key in keys]
+        asked = [("HMGET", key, "stamp", "stamp_epoch", "silent") for key in keys]
         # A proxy may keep connections over a failover, so each poll asks every server who it is,
         # also one that holds views alone. After the stamps: a server met here may be theirs.
         identities = await redis_batch.identity_commands(self._redis)
@@ -175,7 +188,9 @@ class Freshness:
         await self._servers.note_servers(answers[count:])
         raise_common(answers[:count])
         stamps = tuple(self._stamp(sent, *each) for each in enumerate(answers[:count]))
-        return Poll(sent, stamps, counted, find_troubles(answers[:count], answers[count:]))
+        troubles = find_troubles(answers[:count], answers[count:])
+        silences = find_silences(sent, answers[:count])
+        return Poll(sent, stamps, counted, troubles, silences=silences)
 
     async def _count(self, sent: float) -> tuple[int, float]:
         """Return the number of partitions, and when the poll was sent that read it.

@@ -140,17 +140,26 @@ class Lookup:
         partition = record.partition
         known = self._freshness.known(poll, partition, *servers)
         if known is None:
-            return unavailable(_unknown(poll, partition))
+            return unavailable(self._unknown(poll, partition))
         age, epoch = known
         bound = min(self._max_staleness, max_age or self._max_staleness)
         if age > bound:
-            return unavailable(
+            reason = (
                 f"partition {partition} was last known fresh {age:.1f} s ago; "
                 f"the bound is {bound:g} s"
             )
+            return unavailable(self._freshness.with_cause(reason, [partition]))
         if record.version.epoch < epoch:
             return unavailable(f"the view is older than the claim of partition {partition}")
         return stored_reply(record, age)
+
+    def _unknown(self, poll: Poll, partition: int) -> str:
+        if partition in poll.troubles:
+            return f"partition {partition} is not known to be fresh: its stamp cannot be read"
+        if poll.fault:
+            return poll.fault
+        reason = f"partition {partition} is not known to be fresh yet"
+        return self._freshness.with_cause(reason, [partition])
 
 
 class _Asked(NamedTuple):
@@ -165,12 +174,6 @@ class _Asked(NamedTuple):
     arrival: float
     poll: Poll
     answer: Answer
-
-
-def _unknown(poll: Poll, partition: int) -> str:
-    if partition in poll.troubles:
-        return f"partition {partition} is not known to be fresh: its stamp cannot be read"
-    return poll.fault or f"partition {partition} is not known to be fresh yet"
 
 
 def _resolve(result: asyncio.Future[Reply], reply: Reply) -> None:

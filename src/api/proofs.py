@@ -82,8 +82,18 @@ class Proofs:
         while not self._covers(self._freshness.poll, arrival, since, found):
             left = deadline - elapsed()
             if left <= 0:
-                raise UnprovenError(
-                    self._freshness.fault
-                    or "the token may be valid: events about it may be on their way"
-                )
+                raise UnprovenError(self._unproven(arrival, since, found))
             await self._freshness.next_poll(left)
+
+    def _unproven(self, arrival: float, since: float, found: Found) -> str:
+        freshness = self._freshness
+        if freshness.fault:
+            return freshness.fault
+        poll = freshness.poll
+        needed = [found.record.partition] if found.record else range(len(poll.stamps))
+        after = max(arrival, found.read_at)
+        uncovered = (
+            p for p in needed if not freshness.covers(poll, after, since, p, *found.servers)
+        )
+        reason = "the token may be valid: events about it may be on their way"
+        return freshness.with_cause(reason, uncovered)

@@ -35,9 +35,10 @@ def decode_stamp(sent: float, answer: CommandResult, before: Stamp | None) -> St
     If it is still the one from `before`, it is no younger, although Redis' clock may have stepped
     back. One from the future does not count, as after a failover to a server whose clock is behind.
     """
-    if not _is_readable(answer.value):
+    fields = answer.value[:2]
+    if not _is_readable(fields):
         return None
-    time_ms, epoch = map(int, answer.value)
+    time_ms, epoch = map(int, fields)
     passed_ms = answer.now - time_ms
     # Redis took its time after `sent`.
     fresh_at = sent - passed_ms / 1000 if passed_ms >= 0 else -math.inf
@@ -71,7 +72,7 @@ def find_troubles(stamps: Sequence[CommandResult], others: Sequence[CommandResul
         if isinstance(answer.value, Exception):
             is_away = redis_batch.is_outage(answer.value)
             found[answer.place if is_away else partition] = str(answer.value)
-        elif any(answer.value) and not _is_readable(answer.value):
+        elif any(answer.value[:2]) and not _is_readable(answer.value[:2]):
             found[partition] = "the stamp is not a number"
     away = (each for each in others if redis_batch.is_outage(each.value))
     return found | {each.place: str(each.value) for each in away}

@@ -103,6 +103,8 @@ def test_every_partition_is_shown_with_its_state_in_words(page: Browser) -> None
     assert all("● fresh" in row for row in rows)
     page.until_text("#totals", f"Partitions fresh{PARTITIONS} of {PARTITIONS}")
     page.until_text("#totals", "Live tokens2")
+    # No worker waits for a source.
+    assert not page.find("#sources-section").is_displayed()
     page.until_text("#letters tbody", "membership 0:")
     # The owners' activity: the removal of a member is a revocation.
     page.until(lambda: "1" in page.attribute("#revocations svg", "aria-label"), "a curve")

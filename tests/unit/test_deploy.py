@@ -93,6 +93,7 @@ def test_no_label_can_have_values_without_end() -> None:
               if family.name.startswith("projector_") for label in s.labels}  # fmt: skip
     assert labels <= {
         "topic", "outcome", "status", "partition", "facts", "what", "reason", "le", "result",
+        "source",  # of PROJECTOR_SOURCES
     }  # fmt: skip
 
 

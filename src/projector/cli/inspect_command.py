@@ -105,6 +105,8 @@ def partition(
 ) -> None:
     """Show a partition: owner, freshness, offsets, facts, live tokens, letters that wait.
 
+    A stamp may wait for a source of PROJECTOR_SOURCES; then a line names it.
+
     Exits with 0; with 2 when there is no such partition; with 3 when Redis cannot be reached.
 
     \b

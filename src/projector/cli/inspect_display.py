@@ -37,6 +37,7 @@ def partition(found: InspectedPartition) -> list[Row]:
     return [
         Row("owner", found.owner or "none"),
         Row("fresh", fresh),
+        *_awaited(found),
         Row("claim", f"epoch {found.epoch}, revision {found.revision}"),
         Row("next", offsets or "no offsets yet"),
         Row("facts", f"{total}: {kinds}" if kinds else "0"),
@@ -52,6 +53,14 @@ def agent(found: InspectedAgent) -> list[Row]:
     more = found.jobs_total - len(found.jobs)
     jobs = f"{found.jobs_total}{f': {shown}' if shown else ''}{f' and {more} more' if more else ''}"
     return [*_facts(found.facts), Row("live jobs", f"that may use it now: {jobs}")]
+
+
+def _awaited(found: InspectedPartition) -> list[Row]:
+    awaited = found.waits_for
+    if awaited is None:
+        return []
+    since = "since the worker started" if awaited.silent is None else f"for {awaited.silent:.1f} s"
+    return [Row("waits for", f"source {awaited.source}, silent {since}")]
 
 
 def _checkpoint(found: InspectedPartition, total: int) -> str:

@@ -49,10 +49,16 @@ def status(
     unclaimed: no worker has ever owned it. Rates and revocations are those of the last five
     minutes. A worker without partitions is not listed.
 
+    A source of PROJECTOR_SOURCES is heard; late: its last heartbeat that counted is more than 2 s
+    old, or a partition waits for it; silent: that is more than PROJECTOR_MAX_STALENESS ago, or
+    never was; or unknown: no worker has reported for seven seconds. An age may be shown up to five
+    seconds too high.
+
     Without Kafka it shows all but the lag and the number of dead letters, and the reason with its
     beginning. Every field of the JSON is in docs/monitoring.md.
 
-    Exits with 0 when all are fresh; with 1 when any is not; with 3 when Redis cannot be reached.
+    Exits with 0 when all are fresh and heard; with 1 when any is not; with 3 when Redis cannot be
+    reached.
 
     \b
     projector status

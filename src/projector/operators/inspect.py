@@ -23,6 +23,7 @@ from projector.operators import explain, snapshot
 from projector.operators.snapshot import Snapshot
 from projector.store import schema
 from projector.store.partition_count import require_partition_count
+from projector.store.partition_state import PartitionState
 from projector.store.partition_store import FIELDS_PER_CALL
 from projector.worker import dead_letter_outbox
 
@@ -73,6 +74,13 @@ class InspectedJob(Struct, frozen=True):
     facts: list[InspectedFact]
 
 
+class AwaitedSource(Struct, frozen=True):
+    """The source that a partition's stamp waits for; `silent` in seconds, None if it never came."""
+
+    source: str
+    silent: float | None
+
+
 class InspectedPartition(Struct, frozen=True):
     """A partition: its owner, next offsets, freshness and contents.
 
@@ -93,6 +101,7 @@ class InspectedPartition(Struct, frozen=True):
     facts: dict[str, int]
     live_tokens: int
     letters_waiting: int
+    waits_for: AwaitedSource | None = None
 
 
 class InspectedAgent(Struct, frozen=True):
@@ -159,7 +168,13 @@ async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
         facts=dict(sorted(kinds.items())),
         live_tokens=live,
         letters_waiting=waiting,
+        waits_for=_awaited(state, now),
     )
+
+
+def _awaited(state: PartitionState, now: int) -> AwaitedSource | None:
+    silent = state.silent
+    return AwaitedSource(silent.name, silent.seconds(now)) if silent else None
 
 
 async def inspect_agent(redis: Redis, rules: ViewRules, number: int) -> InspectedAgent:

@@ -14,14 +14,20 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from projector.clients import redis_batch
+from projector.clients.redis_cluster import CommandResult
 from projector.events.model import Topic
+from projector.operators.source_status import (
+    LATE_S,
+    SourceHealth,
+    SourceStatus,
+    StoredPartition,
+    source_statuses,
+)
 from projector.store import activity, schema
-from projector.store.activity import ActivityRates, PartitionActivity
+from projector.store.activity import ActivityRates
 from projector.store.partition_count import read_partition_count
 from projector.store.partition_state import PartitionState
 
-# Partitions are stamped four times a second, so 2 s without a stamp is a fault.
-LATE_S: Final = 2.0
 MINUTES: Final = 5
 PARTITIONS_PER_CALL: Final = 500
 MAX_OWNER: Final = 200
@@ -87,9 +93,10 @@ class StatusTotals(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """All partitions, workers and totals at the time `at` (ms of Redis TIME).
+    """All partitions, workers, sources and totals at the time `at` (ms of Redis TIME).
 
-    `kafka` is the reason why Kafka's numbers are missing.
+    `kafka` is the reason why Kafka's numbers are missing. `sources` are those that workers wait
+    for, the worst first.
     """
 
     at: int
@@ -99,20 +106,13 @@ class Status(Struct, frozen=True):
     totals: StatusTotals
     dead_letters: int | None
     kafka: str | None = None
+    sources: list[SourceStatus] = []
 
     @property
     def is_fresh(self) -> bool:
-        """Whether there are partitions, and all are fresh."""
-        return bool(self.partitions) and self.totals.fresh == len(self.partitions)
-
-
-class _Stored(NamedTuple):
-    """A partition's state and activity in Redis at `now` (ms)."""
-
-    partition: int
-    now: int
-    state: PartitionState | None
-    activity: PartitionActivity | None
+        """Whether there are partitions, all are fresh, and all sources are heard."""
+        heard = all(source.state is SourceHealth.HEARD for source in self.sources)
+        return heard and bool(self.partitions) and self.totals.fresh == len(self.partitions)
 
 
 async def read_status(redis: Redis, max_staleness: float, ends: Ends | None = None) -> Status:
@@ -124,7 +124,7 @@ async def read_status(redis: Redis, max_staleness: float, ends: Ends | None = No
     rates = activity.activity_rates(activities, now, MINUTES)
     return Status(
         now, max_staleness, partitions, _workers(partitions), _totals(partitions, rates),
-        ends.dead_letters if ends else None,
+        ends.dead_letters if ends else None, sources=source_statuses(stored, max_staleness),
     )  # fmt: skip
 
 
@@ -136,19 +136,25 @@ async def _count(redis: Redis, ends: Ends | None) -> int:
     return stored
 
 
-async def _read_partitions(redis: Redis, count: int) -> AsyncIterator[_Stored]:
+async def _read_partitions(redis: Redis, count: int) -> AsyncIterator[StoredPartition]:
     for chunk in _chunks(count):
         commands = [("HGETALL", schema.partition_key(partition)) for partition in chunk]
         commands += [("GET", schema.activity_key(partition)) for partition in chunk]
+        commands += [("PTTL", schema.activity_key(partition)) for partition in chunk]
         found = await redis_batch.execute(redis, commands)
-        states, activities = found[: len(chunk)], found[len(chunk) :]
-        for partition, fields, raw in zip(chunk, states, activities, strict=True):
-            yield _Stored(
+        for partition, fields, raw, left in zip(chunk, *_thirds(found), strict=True):
+            yield StoredPartition(
                 partition,
                 int(fields.now),
                 _decode_state(_value(fields.value) or {}),
                 activity.decode_activity(_value(raw.value)),
+                _value(left.value),
             )
+
+
+def _thirds(found: Sequence[CommandResult]) -> Iterator[Sequence[CommandResult]]:
+    length = len(found) // 3
+    return (found[start : start + length] for start in range(0, len(found), length))
 
 
 def _chunks(count: int) -> Iterator[Sequence[int]]:
@@ -176,7 +182,7 @@ def _decode_state(fields: Mapping[bytes, bytes]) -> PartitionState | None:
     return state if all(-1 <= number < MAX_NUMBER for number in numbers) else None
 
 
-def _partition(stored: _Stored, max_staleness: float, ends: Ends | None) -> PartitionStatus:
+def _partition(stored: StoredPartition, max_staleness: float, ends: Ends | None) -> PartitionStatus:
     state, doing = stored.state, stored.activity
     age = _age(state, stored.now)
     return PartitionStatus(
@@ -213,7 +219,7 @@ def _health(
     return PartitionHealth.LATE if age > LATE_S else PartitionHealth.FRESH
 
 
-def _lag(stored: _Stored, ends: Ends | None) -> dict[Topic, int] | None:
+def _lag(stored: StoredPartition, ends: Ends | None) -> dict[Topic, int] | None:
     """Subtract; not below zero, since an embedded broker's end may be behind its deliveries."""
     partition, state = stored.partition, stored.state
     if ends is None or partition not in ends.ends:

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from projector.events.heartbeats import SourceName
 from projector.events.model import Topic
 from projector.metrics import LATENCY_BUCKETS_S
 
@@ -58,7 +59,7 @@ class PartitionActivity(Struct):
     facts: Count
     letters: Count
     minutes: Annotated[list[MinuteActivity], Meta(max_length=2 * MINUTES_KEPT)]
-    sources: dict[str, Count | None] = {}
+    sources: dict[SourceName, Count | None] = {}
 
 
 class ActivityRates(Struct, frozen=True):

@@ -11,6 +11,7 @@ from projector.events.log_identity import LogIdentity
 from projector.events.model import ROLES, Topic
 from projector.store import schema
 from projector.store.schema import Version
+from projector.store.silent_source import SilentSource, decode_silent
 
 # The settings that views depend on: fields of the hash with their variables.
 RULES: Final = {
@@ -35,7 +36,7 @@ class PartitionState(NamedTuple):
     steps, None without one. The partition is fresh as of `stamp` (ms of Redis TIME), under
     `stamp_epoch`. `rules` are the settings of the worker that claimed it, named as in
     `Policy.rules`, `logs` the logs that the offsets belong to, `sources` those that its stamps wait
-    for. Older workers did not store these.
+    for. Older workers did not store these. A stamp waits for the source `silent`.
     """
 
     owner: str
@@ -47,6 +48,7 @@ class PartitionState(NamedTuple):
     rules: Mapping[str, int] = MappingProxyType({})
     logs: Mapping[Topic, LogIdentity] = MappingProxyType({})
     sources: frozenset[str] | None = None
+    silent: SilentSource | None = None
 
     @property
     def has_checkpoint(self) -> bool:
@@ -77,6 +79,7 @@ class PartitionState(NamedTuple):
                 if f"log:{topic}" in stored
             },
             _names(stored.get("sources")),
+            decode_silent(stored.get("silent")),
         )
 
 

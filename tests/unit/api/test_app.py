@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import re
+import time
 from typing import Any
 
 import httpx
@@ -164,6 +166,26 @@ async def test_not_fresh_while_a_partition_was_never_stamped(api_world: ApiWorld
         "reason": "1 of 2 partitions are staler than the bound",
         "stale_partitions": [0],
     }
+
+
+@pytest.mark.parametrize("path", ["ready", "fresh"])
+async def test_the_reason_names_the_source_that_stale_partitions_wait_for(
+    api_world: ApiWorld, path: str
+) -> None:
+    await api_world.fresh(200)
+    vouched_ms = round((time.time() - 60) * 1000)
+    for partition in range(PARTITIONS):
+        key = schema.partition_key(partition)
+        await api_world.writer.hset(key, "silent", f"gitlab {vouched_ms}")
+    # Silent, but within the bound: nothing to explain yet.
+    await api_world.fresh(200)
+    await api_world.stamp(0, 1, age=60)
+    body = await (api_world.ready(503) if path == "ready" else api_world.fresh(503))
+    # The first poll may find one stamp old alone.
+    assert re.fullmatch(
+        r"source gitlab has been silent for 60 s; [12] of 2 partitions are staler than the bound",
+        body["reason"],
+    )
 
 
 async def test_not_fresh_while_the_number_of_partitions_is_not_known(api_world: ApiWorld) -> None:

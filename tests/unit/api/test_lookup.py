@@ -204,6 +204,103 @@ async def test_a_partition_that_was_never_stamped_is_503(lookup_world: LookupWor
     assert reason(await lookup_world.ask()) == "partition 1 is not known to be fresh yet"
 
 
+# a partition waits for a silent source
+
+
+async def test_a_stale_partition_that_waits_for_a_source_names_it(
+    lookup_world: LookupWorld,
+) -> None:
+    await lookup_world.put("known")
+    await lookup_world.stamp(0, age=12)
+    await lookup_world.silence(0, "gitlab", 12)
+    await lookup_world.polled()
+    said = reason(await lookup_world.ask())
+    assert said.startswith("source gitlab has been silent for 12 s; partition 0 was last known")
+    await lookup_world.redis.hdel(schema.partition_key(0), "silent")
+    await lookup_world.polled()
+    assert reason(await lookup_world.ask()).startswith("partition 0 was last known fresh")
+
+
+async def test_a_source_that_is_silent_within_the_bound_costs_known_tokens_nothing(
+    lookup_world: LookupWorld,
+) -> None:
+    await lookup_world.put("known")
+    await lookup_world.stamp(0, age=3)
+    await lookup_world.silence(0, "gitlab", 3)
+    await lookup_world.polled()
+    reply = await lookup_world.ask()
+    assert (reply.status, reply.body) == (200, BODY)
+    assert "source gitlab has been silent for 3 s; partition 0" in reason(
+        await lookup_world.ask(max_age=1)
+    )
+
+
+async def test_a_partition_that_was_never_stamped_names_the_source_that_it_waits_for(
+    lookup_world: LookupWorld,
+) -> None:
+    await lookup_world.put("known", partition=1)
+    await lookup_world.redis.delete(schema.partition_key(1))
+    await lookup_world.silence(1, "gitlab", None)
+    await lookup_world.polled()
+    assert reason(await lookup_world.ask()) == (
+        "source gitlab has been silent since the worker started; "
+        "partition 1 is not known to be fresh yet"
+    )
+
+
+@pytest.mark.parametrize(
+    "raw", [b"gitlab", b"GITLAB 1", b"git\x1b[2Jlab 1", b"\xff" * 100_000, b"gitlab " + b"9" * 400]
+)
+async def test_a_malformed_source_reaches_no_client_and_hides_no_stamp(
+    lookup_world: LookupWorld, raw: bytes
+) -> None:
+    for partition, token in enumerate(["stale", "fresh"]):
+        await lookup_world.put(token, partition=partition)
+        await lookup_world.redis.hset(schema.partition_key(partition), "silent", raw)
+    await lookup_world.stamp(0, age=12)
+    await lookup_world.polled()
+    assert reason(await lookup_world.ask("stale")).startswith("partition 0 was last known fresh")
+    assert (await lookup_world.ask("fresh")).status == 200
+
+
+async def test_a_miss_that_waits_for_a_source_names_it(lookup_world: LookupWorld) -> None:
+    """Only sources that keep the miss from being proven: partition 1 is stamped again and again."""
+    lookup_world.with_limits(miss_grace=SHORT_GRACE_S)
+    await lookup_world.silence(0, "gitlab", 7)
+    await lookup_world.silence(1, "hr", 60)
+    await lookup_world.polled()
+    async with owners(lookup_world, 1, 2):
+        said = reason(await soon(lookup_world.ask("unknown")))
+    assert said == (
+        "source gitlab has been silent for 7 s; "
+        "the token may be valid: events about it may be on their way"
+    )
+
+
+async def test_a_removed_projects_token_waits_for_the_source_of_its_own_partition(
+    lookup_world: LookupWorld,
+) -> None:
+    lookup_world.with_limits(miss_grace=SHORT_GRACE_S)
+    await lookup_world.put("known", 401, PROVISIONAL, partition=1)
+    await lookup_world.silence(0, "gitlab", 7)
+    await lookup_world.silence(1, "hr", 3)
+    await lookup_world.polled()
+    assert reason(await soon(lookup_world.ask())).startswith("source hr has been silent for 3 s; ")
+
+
+async def test_a_source_is_not_blamed_while_redis_is_away(lookup_world: LookupWorld) -> None:
+    """The latest poll grows old, and the source may be back."""
+    await lookup_world.stamp(0, age=12)
+    await lookup_world.silence(0, "gitlab", 12)
+    await lookup_world.polled()
+    freshness = lookup_world.freshness
+    assert freshness.with_cause("late", [0]) == "source gitlab has been silent for 12 s; late"
+    lookup_world.server.connected = False
+    await lookup_world.polled()
+    assert freshness.with_cause("late", [0]) == "late"
+    lookup_world.server.connected = True
+
+
 async def test_a_partition_beyond_the_number_of_partitions_is_503(
     lookup_world: LookupWorld,
 ) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import time
 from typing import Any
 
 import fakeredis
@@ -96,6 +98,31 @@ def test_a_partition_is_shown_with_what_it_holds(company: fakeredis.FakeServer) 
     text = run("inspect", "partition", str(HOME)).stdout
     assert "checkpoint  whole" in text
     assert "letters     1 wait for Kafka" in text
+
+
+@pytest.mark.parametrize(
+    ("vouched", "line"),
+    [
+        (12.0, r"waits for   source gitlab, silent for 1[23]\.\d s"),
+        (None, r"waits for   source gitlab, silent since the worker started"),
+    ],
+)
+def test_a_partition_is_shown_with_the_source_that_it_waits_for(
+    company: fakeredis.FakeServer, vouched: float | None, line: str
+) -> None:
+    before = run("inspect", "partition", str(HOME))
+    assert "waits for" not in before.stdout
+    vouched_ms = 0 if vouched is None else round((time.time() - vouched) * 1000)
+
+    async def wait() -> None:
+        redis: Any = fakeredis.FakeAsyncRedis(server=company)
+        await redis.hset(schema.partition_key(HOME), "silent", f"gitlab {vouched_ms}")
+
+    asyncio.run(wait())
+    assert re.search(line, run("inspect", "partition", str(HOME)).stdout)
+    found = json.loads(run("inspect", "partition", str(HOME), "--json").stdout)["waits_for"]
+    assert found["source"] == "gitlab"
+    assert (found["silent"] is None) == (vouched is None)
 
 
 def test_an_agent_is_shown_with_the_live_jobs_that_may_use_it(

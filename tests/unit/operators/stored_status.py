@@ -1,6 +1,8 @@
 """The states and activities of partitions in a fake Redis, as the status reads them."""
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import fakeredis
@@ -9,6 +11,7 @@ from projector.events.model import Topic
 from projector.operators.status import Ends, Status, read_status
 from projector.store import activity, schema
 from projector.store.activity import MinuteActivity, PartitionActivity
+from projector.store.partition_store import ACTIVITY_KEPT_S
 
 BOUND = 10.0
 OWNER = "host-1-abcd"
@@ -28,9 +31,23 @@ class StoredStatus:
         }  # fmt: skip
         await self.redis.hset(schema.partition_key(partition), mapping=fields | more)
 
-    async def publish(self, partition: int, *minutes: MinuteActivity, tokens: int = 2) -> None:
-        doing = PartitionActivity(7, OWNER, int(time.time() * 1000), tokens, 5, 0, list(minutes))
-        await self.redis.set(schema.activity_key(partition), activity.encode_activity(doing))
+    async def silence(self, partition: int, source: str, vouched: float | None) -> None:
+        """Let the partition wait for a source that vouched so many seconds ago; None: never."""
+        vouched_ms = 0 if vouched is None else int((time.time() - vouched) * 1000)
+        key = schema.partition_key(partition)
+        await self.redis.hset(key, mapping={"silent": f"{source} {vouched_ms}"})
+
+    async def publish(
+        self, partition: int, *minutes: MinuteActivity, tokens: int = 2,
+        sources: Mapping[str, float | None] = MappingProxyType({}), clock_ahead: float = 0.0,
+        written_ago: int = 0, epoch: int = 7,
+    ) -> None:  # fmt: skip
+        """Publish an activity; of `sources`, seconds from their last heartbeat to the writing."""
+        at = int((time.time() - written_ago + clock_ahead) * 1000)
+        counted = {n: None if s is None else at - int(s * 1000) for n, s in sources.items()}
+        doing = PartitionActivity(epoch, OWNER, at, tokens, 5, 0, list(minutes), counted)
+        raw, left = activity.encode_activity(doing), ACTIVITY_KEPT_S - written_ago
+        await self.redis.set(schema.activity_key(partition), raw, ex=left)
 
     async def read(self, ends: Ends | None = None) -> Status:
         return await read_status(self.redis, BOUND, ends)

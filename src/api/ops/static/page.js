@@ -7,7 +7,10 @@ const STATUS_MS = 1000;
 const LETTERS_MS = 10000;
 const TIMEOUT_MS = 6000;
 const EXPLANATION_TIMEOUT_MS = 40000;
-const MARK = { fresh: "● fresh", late: "▲ late", stale: "■ stale", unclaimed: "□ unclaimed" };
+const MARK = {
+  fresh: "● fresh", late: "▲ late", stale: "■ stale", unclaimed: "□ unclaimed",
+  heard: "● heard", silent: "■ silent", unknown: "○ unknown",
+};
 const SVG = "http://www.w3.org/2000/svg";
 
 const at = (id) => document.getElementById(id);
@@ -163,6 +166,7 @@ function show(status) {
   delete at("board").dataset.old;
   showSummary(status);
   showTotals(status);
+  showSources(status);
   showPartitions(status);
   showMinutes(status.minutes, status.max_staleness);
 }
@@ -177,20 +181,25 @@ function summarize(state, text) {
 }
 
 // Screen readers announce each change, so it holds no ages.
-function showSummary({ totals, partitions }) {
+function showSummary({ totals, partitions, sources }) {
   const count = totals.partitions;
   if (!count) {
     summarize("stale", "No worker has said yet how many partitions there are");
     return;
   }
   const named = (state) => {
-    const some = partitions.filter((row) => row.state === state).slice(0, 8).map((row) => row.partition);
-    return totals[state] ? `${totals[state]} of ${count} ${state} (${some.join(", ")}${totals[state] > some.length ? ", …" : ""})` : "";
+    const numbers = partitions.filter((row) => row.state === state).slice(0, 8).map((row) => row.partition);
+    return totals[state] ? `${totals[state]} of ${count} ${state} (${numbers.join(", ")}${totals[state] > numbers.length ? ", …" : ""})` : "";
   };
   const trouble = [named("unclaimed"), named("stale"), named("late")].filter(Boolean);
-  const worst = totals.stale || totals.unclaimed ? "stale" : totals.late ? "late" : "fresh";
-  summarize(worst, trouble.length ? `Partitions: ${trouble.join("; ")}` : `All ${count} partitions fresh`);
+  const silent = sources.filter((source) => source.state === "silent").map((source) => source.source);
+  const late = sources.some((source) => source.state === "late");
+  const worst = totals.stale || totals.unclaimed || silent.length ? "stale" : totals.late || late ? "late" : "fresh";
+  const cause = silent.length ? `Silent: ${some(silent.map((name) => `source ${harmless(name)}`))}. ` : "";
+  summarize(worst, cause + (trouble.length ? `Partitions: ${trouble.join("; ")}` : `All ${count} partitions fresh`));
 }
+
+const some = (values) => values.slice(0, 8).join(", ") + (values.length > 8 ? ", …" : "");
 
 function tile(name, value, more = "") {
   let box = at("totals").querySelector(`[data-name="${name}"]`);
@@ -266,6 +275,50 @@ function fillPartition(node, row) {
   ];
   setAttribute(node, "data-state", row.state);
   texts.forEach((text, i) => setText(node.children[i], text));
+}
+
+// sources
+
+function showSources({ sources, totals, max_staleness: bound }) {
+  at("sources-section").hidden = !sources.length;
+  if (!sources.length) return;
+  setText(at("sources-caption"),
+    "Last heartbeat: since the last one that counted, at most. " +
+    `Late beyond 2 s, or while a partition waits; silent beyond ${bound} s; unknown while no worker reports.`);
+  const bad = sources.filter((source) => source.state === "silent" || source.state === "late");
+  const advice = [bad.length ? sourcesAdvice(bad, bound) : "", ...sources.map(ignoredAdvice)].filter(Boolean).join(" ");
+  at("sources-advice").hidden = !advice;
+  setText(at("sources-advice"), advice);
+  const body = at("sources").tBodies[0];
+  while (body.rows.length > sources.length) body.deleteRow(-1);
+  while (body.rows.length < sources.length) body.append(sourceRow());
+  sources.forEach((source, i) => fillSource(body.rows[i], source, totals.partitions));
+}
+
+function sourcesAdvice(bad, bound) {
+  const names = some(bad.map((source) => harmless(source.source)));
+  const silent = bad.some((source) => source.state === "silent");
+  return (silent
+    ? `Nobody vouches that Kafka has all that happened in ${names}. Lookups of partitions that have waited longer than ${bound} s get 503, and so do unknown tokens; nobody gets an old list. `
+    : `Partitions wait for ${names}. Lookups are answered until that has lasted ${bound} s, but unknown tokens may get 503. `) +
+    "Look at the feeder that sends its heartbeats: does it run, may it write to the topic sources, what does its log say? The runbook has more: Source silent.";
+}
+
+function ignoredAdvice({ source, ignored_by: partitions }) {
+  if (!partitions.length) return "";
+  return `Partitions ${some(partitions)} do not wait for ${harmless(source)}: set PROJECTOR_SOURCES alike for all workers.`;
+}
+
+function sourceRow() {
+  const kinds = [["", "owner"], ["", "state"], ["last heartbeat", "number"], ["waiting", "wide"]];
+  return element("tr", { role: "row" }, ...kinds.map(([label, kind], i) =>
+    element(i ? "td" : "th", { scope: i ? null : "row", class: kind, "data-label": label || null, role: i ? "cell" : "rowheader" })));
+}
+
+function fillSource(node, { source, state, age, waiting }, partitions) {
+  const named = waiting.length === partitions ? "all" : waiting.length ? `${waiting.length}: ${some(waiting)}` : "none";
+  setAttribute(node, "data-state", state);
+  [harmless(source), MARK[state] ?? harmless(state), duration(age), named].forEach((text, i) => setText(node.children[i], text));
 }
 
 // last minutes

@@ -1,0 +1,68 @@
+"""Sources on the operators' page: silent, heard, and silent again."""
+
+import pytest
+
+from projector.config.settings import Settings
+from projector.process import free_port, is_listening
+from tests.browser.browser import PHONE, Browser
+from tests.heartbeat_sender import HeartbeatSender, sending
+from tests.integration.deployment import PARTITIONS, Deployment
+from tests.integration.servers import eventually
+
+LONG_NAME = "a-source-with-a-very-long-name-of-sixty-three-characters-in-all"
+ROWS = "#sources tbody tr"
+
+
+@pytest.fixture(scope="module")
+def page_url(deployment: Deployment) -> str:
+    """A worker that waits for two sources, with a bound of four seconds, and `projector ops`."""
+    deployment.env |= {
+        "PROJECTOR_SOURCES": f"gitlab,{LONG_NAME}",
+        "PROJECTOR_MAX_STALENESS": "4",
+    }
+    assert deployment.command("topics").returncode == 0
+    deployment.start("worker")
+    deployment.start("ops", "--port", str(port := free_port()))
+    eventually(lambda: is_listening(port), "projector ops")
+    return f"http://localhost:{port}/ops/"
+
+
+def sender(deployment: Deployment, source: str) -> HeartbeatSender:
+    settings = Settings(kafka=deployment.kafka, topic_prefix=deployment.prefix)
+    return HeartbeatSender(settings, PARTITIONS, source)
+
+
+def test_a_silent_source_is_named_with_what_lookups_get(
+    deployment: Deployment, page_url: str, browser: Browser
+) -> None:
+    browser.open(page_url)
+    browser.until_text("#summary", "Silent: source")
+    browser.until(lambda: browser.text(ROWS).count("■ silent") == 2, "both silent", 30)
+    assert browser.text(ROWS).count("never") == 2
+    assert "get 503" in browser.text("#sources-advice")
+    assert "silent" in browser.driver.title.lower()
+    browser.screenshot("sources-silent")
+    with (
+        sending(sender(deployment, "gitlab")),
+        sending(sender(deployment, LONG_NAME)),
+    ):
+        browser.until_text("#summary", f"All {PARTITIONS} partitions fresh", 30)
+        browser.until(lambda: browser.text(ROWS).count("● heard") == 2, "both heard")
+        assert not browser.find("#sources-advice").is_displayed()
+        assert browser.text(ROWS).count("none") == 2
+        browser.screenshot("sources-heard")
+    with sending(sender(deployment, LONG_NAME)):
+        browser.until_text(f"{ROWS}[data-state=late]", "gitlab")
+        browser.until_text("#sources-advice", "Lookups are answered until")
+        browser.until_text(f"{ROWS}[data-state=silent]", "gitlab")
+        assert browser.texts(f"{ROWS}:first-child td:last-child") == ["all"]
+        browser.until_text("#summary", "Silent: source gitlab. Partitions:")
+
+
+def test_a_long_name_fits_a_phone(page_url: str, browser: Browser) -> None:
+    browser.resize(*PHONE, mobile=True)
+    browser.open(page_url)
+    browser.until_text(ROWS, LONG_NAME)
+    script = "return document.documentElement.scrollWidth - window.innerWidth"
+    assert browser.driver.execute_script(script) == 0
+    browser.screenshot("sources-phone")
