@@ -38,7 +38,7 @@ browser: setup ## the operators' page in a headless Chromium, where chromium and
 faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; a quarter of an hour
 	$(BIN)/pytest tests/faults
 
-model: setup ## the model of the promises, in every interleaving, where spin and gcc are installed
+model: setup ## the models of the promises, in every interleaving, where spin and gcc are installed
 	$(BIN)/pytest tests/integration/test_model.py
 
 bench: bench-setup ## how fast, beside what the parts can do; a quarter of an hour; writes benchmarks/report
