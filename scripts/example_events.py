@@ -131,3 +131,4 @@ for number, project, user in zip(
 for number in (14, 17, 21, 30):
     event(LABS if number > 28 else ACME, "job.finished", id=number, status="failed")
 event(ACME, "job.canceling", id=15)
+job(ACME, 39, 123213, 1, token_sha256=None)
