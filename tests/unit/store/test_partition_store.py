@@ -16,7 +16,7 @@ from projector.clients.redis_cluster import CommandResult
 from projector.clients.redis_servers import RedisServers
 from projector.clients.trusted_clock import ClockError
 from projector.domain.fact_keys import Key
-from projector.domain.views import View, ViewId
+from projector.domain.views import View, ViewId, tombstone
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.log_identity import LogIdentity, RecordMark
 from projector.events.model import Topic
@@ -437,6 +437,54 @@ async def test_a_job_s_record_of_another_partition_is_left_alone(
     assert await other.drifted([second]) == []
 
 
+async def test_a_record_that_comes_late_does_not_replace_the_pointer_after_it(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """A pointer has no version. The record would grant for long what the job has lost since."""
+    store = await claimed(redis)
+    await store.write_views([of_job()])
+    late = Version(store.version.epoch, store._written)
+    await store.write_views([view()])
+    record = ViewRecord(200, 3, late, b"{}").encode()
+    _, _, behind = await store._write_views(
+        keys=[schema.job_key(9)], args=["0003", str(late), record, FAR]
+    )
+    assert behind == [1]
+    assert await redis.get(schema.job_key(9)) == digest("a").encode()
+
+
+async def test_a_job_without_a_digest_takes_the_place_of_a_pointer(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebuild may have lost the start with the digest."""
+    store = await claimed(redis)
+    await store.write_views([view(), view("b")._replace(job=10), view("c")._replace(job=11)])
+    others = [of_job()._replace(id=ViewId(str(job)), job=job) for job in (10, 11, 12)]
+    read = view_diff.read_values
+
+    async def replaced_meanwhile(redis: Any, keys: list[str]) -> Any:
+        found = await read(redis, keys)
+        if keys == [schema.job_key(11)]:
+            await redis.set(keys[0], digest("d"))
+        return found
+
+    monkeypatch.setattr(view_diff, "read_values", replaced_meanwhile)
+    await store.write_views([of_job(), *others])
+    assert (await record_of_job(redis)).body == b"{}"
+    assert ViewRecord.decode(await redis.get(schema.job_key(10)) or b"").status == 200
+    assert await redis.pexpiretime(schema.job_key(10)) == FAR
+    assert await redis.get(schema.job_key(11)) == digest("d").encode()
+
+
+async def test_the_tombstone_of_an_orphan_replaces_no_pointer(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await store.write_views([view()])
+    await store.write_views([tombstone(ViewId("9"), 0)])
+    assert await redis.get(schema.job_key(9)) == digest("a").encode()
+
+
 async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> None:
     store = await claimed(redis)
     await store.write_views([view()])
@@ -534,7 +582,7 @@ async def test_one_refusal_among_the_servers_of_a_cluster_is_enough(
     newest = str(Version(store.version.epoch + 1, 1)).encode()
 
     async def run_script(*_: object) -> list[tuple[int, Any]]:
-        return [(at, (newest if at == refused else b"", [])) for at in range(2)]
+        return [(at, (newest if at == refused else b"", [], [])) for at in range(2)]
 
     monkeypatch.setattr("projector.clients.redis_batch.run_script", run_script)
     with pytest.raises(WriteRefusedError, match="are newer"):

@@ -253,7 +253,7 @@ async def test_a_late_pointer_of_a_former_owner_does_not_last(setup: Setup) -> N
 
 @pytest.mark.parametrize("has_digest", [True, False])
 async def test_a_record_from_before_a_job_s_digest_is_no_orphan_but_a_lost_pointer(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, has_digest: bool
+    setup: Setup, has_digest: bool
 ) -> None:
     """A tombstone there would refuse the signed tokens of a live job."""
     setup.kafka.add(*COMPANY, builders.started(9, 7), builders.started(8, 7, root="4"))
@@ -268,6 +268,15 @@ async def test_a_record_from_before_a_job_s_digest_is_no_orphan_but_a_lost_point
     assert await is_named(setup, 9, "token-9")
     assert await is_tombstone(setup, 10) != has_digest
     assert await has_ended(setup, "orphan")
+
+
+async def test_a_pointer_that_has_replaced_a_suspect_since_the_scan_stays(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    owner = setup.new_owner()
+    await owner._recovery.claim()
+    owner.check_orphan(ViewId("9"))
+    await owner._sweep.run_portion()
+    assert await is_named(setup, 9, "token-9")
 
 
 async def test_a_record_from_before_the_digest_of_an_expired_job_ends(setup: Setup) -> None:
