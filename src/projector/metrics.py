@@ -71,7 +71,8 @@ DRIFT_REPAIRED: Final = Counter(
     "projector_drift_repaired", "Records that the sweep found wrong and rewrote.", ["what"]
 )
 FOREIGN_TOKENS: Final = Counter(
-    "projector_foreign_tokens", "Views not written: their token belongs to another partition."
+    "projector_foreign_tokens",
+    "Values not written: their token or job belongs to another partition.",
 )
 DEAD_LETTERS: Final = Counter("projector_dead_letters", "Dead letters that Kafka has.")
 ALARMS: Final = Counter(

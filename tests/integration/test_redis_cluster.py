@@ -207,7 +207,7 @@ async def test_a_slot_that_moves_is_followed_and_is_no_failover(
     key = schema.TOKENS + "moving"
     here = client(three.ports[three.holder(key)])
     there = client(three.ports[(three.holder(key) + 1) % 3])
-    await redis_batch.execute_writes(redis, [("SET", key, "1")])
+    await redis_batch.execute(redis, [("SET", key, "1")])
     await redis_batch.barrier(redis)
     slot = here.cluster("KEYSLOT", key)
     names = {each: each.execute_command("CLUSTER MYID") for each in (here, there)}
@@ -273,7 +273,7 @@ async def test_of_many_keys_only_those_of_a_server_that_is_away_fail(
 ) -> None:
     redis, _ = connected(three)
     keys = [schema.job_key(number) for number in range(20)]
-    await redis_batch.execute_writes(redis, [("SET", key, "1") for key in keys])
+    await redis_batch.execute(redis, [("SET", key, "1") for key in keys])
     three.servers[0].kill()
     found = await values_of(redis, keys)
     for key, value in zip(keys, found, strict=True):

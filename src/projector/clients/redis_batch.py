@@ -62,13 +62,6 @@ def is_outage(value: object) -> bool:
     return isinstance(value, Exception) and not own
 
 
-async def execute_writes(redis: Client, commands: Sequence[Command]) -> None:
-    """Execute commands that write, like `execute`, but raise a command's own error too."""
-    for result in await execute(redis, commands):
-        if isinstance(result.value, Exception):
-            raise result.value
-
-
 async def run_script(
     redis: Client,
     script: AsyncScript,

@@ -1,6 +1,6 @@
 """All facts of one partition, with look-ups."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Final, TypeVar, cast
 
@@ -258,6 +258,13 @@ class FactIndex:
     def job_of_view(self, id_: ViewId) -> Key | None:
         """Return the key of the job that the view belongs or belonged to."""
         return self._job_of_view.get(id_)
+
+    def find_jobs(self, ids: Collection[str], found: list[Key]) -> Iterator[None]:
+        """Add the jobs with these ids to `found`, in steps: each takes a look at `STEP` jobs."""
+        keys = iter(self._job_of_view.values())
+        while step := list(islice(keys, STEP)):
+            found += [key for key in step if fact_keys.name_of(key) in ids]
+            yield
 
     def view_ids(self) -> Iterable[ViewId]:
         """Return the ids of all views, of live and of ended tokens."""

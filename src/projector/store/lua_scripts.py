@@ -36,34 +36,41 @@ redis.call('SET', KEYS[1], ARGV[1])
 return 1
 """
 
-# KEYS: token records. ARGV: partition (4 digits), version, then (record, expiry in ms) per key.
-# Returns the newest version that refused a view ('' if none), and the positions of tokens that
-# belong to another partition. Their records stay, so that no partition can disturb another.
-# Malformed values are overwritten. A value between `floor` and `mine` is an older record of this
-# partition or malformed; only others are parsed. (Epochs start with 0 until the year 2527.)
+# KEYS: records, and keys of jobs that get pointers. ARGV: partition (4 digits), version, then
+# (record or digest, expiry in ms) per key. Returns the newest version that refused a value ('' if
+# none), the positions of keys with a record of another partition, and those of records in whose
+# place there is a pointer. These stay: no partition can disturb another, and a pointer has no
+# version that would refuse a record which comes late. Other values are overwritten. A value between
+# `floor` and `mine` is an older record of this partition or malformed; only others are parsed.
+# (Epochs start with 0 until the year 2527.)
 WRITE_VIEWS: Final = """
 local call, pcall, ARGV = redis.call, redis.pcall, ARGV
 local floor = ARGV[1] .. ' '
 local mine = floor .. ARGV[2]
 local newest = ''
-local foreign = {}
+local foreign, pointers = {}, {}
 for i, key in ipairs(KEYS) do
+  local value = ARGV[2 * i + 1]
   local stored = pcall('GETRANGE', key, 4, 33)
-  local partition, version
+  local partition, version, pointer
   if type(stored) == 'string' and stored ~= '' and (stored < floor or stored > mine) then
+    local whole = call('GETRANGE', key, 0, 64)
     partition, version = string.match(
-      call('GETRANGE', key, 0, 34), '^%d%d%d (%d%d%d%d) (0%x+ %x+) $'
+      string.sub(whole, 1, 35), '^%d%d%d (%d%d%d%d) (0%x+ %x+) $'
     )
+    pointer = #whole == 64 and string.match(whole, '^%x+$') and string.sub(value, 4, 4) == ' '
   end
   if version and partition ~= ARGV[1] then
     foreign[#foreign + 1] = i
   elseif version and version > ARGV[2] then
     if version > newest then newest = version end
+  elseif pointer then
+    pointers[#pointers + 1] = i
   else
-    call('SET', key, ARGV[2 * i + 1], 'PXAT', ARGV[2 * i + 2])
+    call('SET', key, value, 'PXAT', ARGV[2 * i + 2])
   end
 end
-return {newest, foreign}
+return {newest, foreign, pointers}
 """
 
 # KEYS: one key. ARGV: the kind of the value that was compared ('none', 'string', 'other' for

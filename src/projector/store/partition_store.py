@@ -95,6 +95,7 @@ class PartitionStore:
         self._facts = schema.facts_key(partition)
         self._claim = redis.register_script(lua_scripts.CLAIM)
         self._write_views = redis.register_script(lua_scripts.WRITE_VIEWS)
+        self._repair = redis.register_script(lua_scripts.REPAIR)
         self._checkpoint = redis.register_script(lua_scripts.CHECKPOINT)
         self._forget = redis.register_script(lua_scripts.FORGET)
         self._stamp = redis.register_script(lua_scripts.STAMP)
@@ -231,23 +232,62 @@ class PartitionStore:
             own += (view.id, max(view.expires_at, FIRST_EXPIRY))
         keys = _record_keys(chunk) + [schema.job_key(view.job) for view in pointed]
         results = await redis_batch.run_script(self._redis, self._write_views, keys, shared, own)
-        for first, (_, foreign) in results:
+        for first, (_, foreign, _) in results:
             self._report_foreign([*chunk, *pointed][first:], foreign)
-        self._refuse_newer(max(newest for _, (newest, _) in results))
+        self._refuse_newer(max(newest for _, (newest, _, _) in results))
+        for first, (_, _, behind) in results:
+            for view in (chunk[first + position - 1] for position in behind):
+                if view.is_current:
+                    await self._replace_pointer(view, heads[view.status] + view.body)
+
+    async def _replace_pointer(self, view: View, record: bytes) -> None:
+        """Write a record in place of the pointer that is there now, and of no other value.
+
+        The facts have lost the digest, or another job had this id. So a late attempt replaces no
+        pointer that came after.
+        """
+        key = schema.record_key(view.id)
+        (stored,) = await view_diff.read_values(self._redis, [key])
+        if stored.pointer:
+            expiry = max(view.expires_at, FIRST_EXPIRY)
+            await self._repair(keys=[key], args=["string", stored.pointer, record, expiry])
 
     async def drifted(self, expected: Iterable[View]) -> list[View]:
-        """Return the views whose records in Redis differ, in content or expiry."""
+        """Return the views whose records or pointers in Redis differ, in content or expiry."""
         found: list[View] = []
         for chunk in _chunks(expected, VIEWS_PER_READ, lambda view: len(view.body)):
             stored = await view_diff.read_values(self._redis, _record_keys(chunk))
+            unnamed = await self._unnamed(chunk)
             self.refuse_changed_server()
-            pairs = zip(chunk, stored, strict=True)
-            found += [view for view, value in pairs if self._has_drifted(view, value)]
+            for view, value in zip(chunk, stored, strict=True):
+                if self._has_drifted(view, value) or view.id in unnamed:
+                    found.append(view)
         return found
 
     def _has_drifted(self, view: View, stored: StoredValue) -> bool:
         found = view_diff.mismatches(view, self._partition, stored)
         return bool(found) and found != [Mismatch.FOREIGN]
+
+    async def _unnamed(self, chunk: list[View]) -> set[ViewId]:
+        """Return the views that the keys of their jobs should name and do not.
+
+        A late pointer of a former owner is not fenced by another pointer. The keys of another
+        partition's jobs are left alone: a job's own record, or a digest with one.
+        """
+        views = [view for view in chunk if view.has_pointer]
+        keys = [schema.job_key(view.job) for view in views]
+        stored = await view_diff.read_values(self._redis, keys)
+        pairs = zip(views, stored, strict=True)
+        wrong = {view.id: value for view, value in pairs if not view_diff.names(value, view)}
+        named = {id_: other for id_, value in wrong.items() if (other := value.pointer)}
+        keys = [schema.record_key(other) for other in named.values()]
+        found = await view_diff.read_values(self._redis, keys)
+        deciding = wrong | dict(zip(named, found, strict=True))
+        return {id_ for id_, value in deciding.items() if not self._is_foreign(value)}
+
+    def _is_foreign(self, stored: StoredValue) -> bool:
+        record = stored.record
+        return record is not None and record.partition != self._partition
 
     async def checkpoint(
         self,
@@ -342,7 +382,7 @@ class PartitionStore:
         for position in positions:
             metrics.FOREIGN_TOKENS.inc()
             log.warning(
-                "a job's token belongs to a job of another partition; the first one keeps it",
+                "a job, or its token, belongs to another partition too; the first one keeps it",
                 partition=self._partition, job=chunk[position - 1].job,
             )  # fmt: skip
 

@@ -10,7 +10,8 @@ from redis.exceptions import ResponseError
 
 from projector.clients import redis_batch
 from projector.clients.redis_cluster import CommandResult
-from projector.domain.views import View
+from projector.domain.views import View, ViewId
+from projector.store import schema
 from projector.store.schema import ViewRecord
 
 # Below this difference, two times of expiry count as the same.
@@ -52,6 +53,12 @@ class StoredValue(NamedTuple):
             return None
 
     @property
+    def pointer(self) -> ViewId | None:
+        """The digest that the value of a job's key names; None if it is anything else."""
+        found = schema.POINTER.fullmatch(self.raw or b"")
+        return ViewId(found[0].decode()) if found else None
+
+    @property
     def is_absent(self) -> bool:
         """Whether the key is missing."""
         return self.raw is None and not self.is_other
@@ -87,6 +94,12 @@ def _stored(raw: CommandResult, left: CommandResult) -> StoredValue:
     if isinstance(raw.value, ResponseError) and str(raw.value).startswith("WRONGTYPE"):
         return StoredValue(None, expires_at, is_other=True)
     raise raw.value
+
+
+def names(pointer: StoredValue, view: View) -> bool:
+    """Whether the value of a job's key names the view, and expires with it."""
+    expires_alike = abs(view.expires_at - pointer.expires_at) < EXPIRY_TOLERANCE_MS
+    return pointer.raw == view.id.encode() and expires_alike
 
 
 def mismatches(view: View, partition: int, stored: StoredValue) -> list[Mismatch]:

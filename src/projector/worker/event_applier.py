@@ -4,7 +4,7 @@ Records come from Faust or, where Faust skips or stalls, straight from Kafka.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import structlog
 
@@ -165,6 +165,12 @@ class EventApplier:
         await in_turns(self.projection.judge_again(), self._turn_s)
 
     # the checkpoint
+
+    async def find_jobs(self, ids: Collection[str]) -> list[Key]:
+        """Find the jobs with these ids, in all root namespaces."""
+        found: list[Key] = []
+        await in_turns(self.projection.facts.find_jobs(ids, found), self._turn_s)
+        return found
 
     async def take_fields(self) -> dict[Key, bytes | None]:
         """Return the fields that have changed since the last call (None: delete), in turns."""

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from projector import metrics
 from projector.clients import redis_batch
 from projector.clients.retry import retry_outages
-from projector.domain.views import View, ViewId, tombstone
+from projector.domain.views import View, ViewId, is_digest, tombstone, view_id
 from projector.store.partition_store import PartitionStore
 from projector.store.record_scan import KEYS_PER_PAGE, RecordHeader, scan_headers
 from projector.worker.event_applier import EventApplier
@@ -93,8 +93,11 @@ class ViewSweep:
     async def run_portion(self) -> None:
         """Compare the next few views, write those that differ, and end orphans."""
         now, projection = self._applier.now, self._applier.projection
-        due = list(filter(self._is_due, self._schedule.take(projection.facts.view_ids)))
-        orphans = [id_ for id_ in self._schedule.take_suspects() if not self._has_fact(id_)]
+        suspects = [id_ for id_ in self._schedule.take_suspects() if not self._has_fact(id_)]
+        moved = await self._moved(suspects)
+        orphans = [id_ for id_ in suspects if id_ not in moved]
+        taken = self._schedule.take(projection.facts.view_ids)
+        due = list(filter(self._is_due, {*taken, *moved.values()}))
         drifted = await self._drifted(
             lambda: (view for view in projection.views(due, now) if view.expires_at > now)
         )
@@ -103,6 +106,20 @@ class ViewSweep:
             ended = [tombstone(id_, now) for id_ in orphans]
             await self._writer.write(lambda: drifted + ended)
             await self._writer.checkpoint(await self._applier.take_fields())
+
+    async def _moved(self, suspects: list[ViewId]) -> dict[ViewId, ViewId]:
+        """Return the views by digest, by their jobs, of those suspects that are jobs with one.
+
+        Such a record is from before the job had a digest, and its pointer is lost.
+        """
+        jobs = {id_ for id_ in suspects if not is_digest(id_)}
+        if not jobs:
+            return {}
+        now, facts = self._applier.now, self._applier.projection.facts
+        found = await self._applier.find_jobs(jobs)
+        ids = [view_id(key, job) for key in found if (job := facts.job(key))]
+        views = self._applier.projection.views(ids, now)
+        return {ViewId(str(view.job)): view.id for view in views if view.expires_at > now}
 
     def _is_due(self, id_: ViewId) -> bool:
         """Whether the view should have a record: a first view may be held back."""

@@ -1,5 +1,7 @@
 """The order of writes: views that may lose something come first."""
 
+import pytest
+
 from projector.domain.dirty_views import DirtyViews, WritePriority
 from projector.domain.views import ViewId
 
@@ -90,9 +92,13 @@ def test_a_view_that_ends_is_not_held_back() -> None:
     assert set(found.take(2).ids) == {STARTED, FINISHED}
 
 
-def test_a_view_that_was_taken_is_not_new_any_more() -> None:
+@pytest.mark.parametrize("has_pointer", [True, False])
+def test_a_view_that_was_taken_is_not_new_any_more(has_pointer: bool) -> None:
     found = waiting()
-    found.mark_pointer(STARTED)
+    if has_pointer:
+        found.mark_pointer(STARTED)
     found.mark_new(STARTED)
+    assert found.is_unwritten(STARTED)
     found.take(9)
+    assert not found.is_unwritten(STARTED)
     assert found.hold_new() == []

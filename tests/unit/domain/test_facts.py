@@ -1,5 +1,6 @@
 """A fact in the checkpoint: short, and readable from older versions."""
 
+import msgspec
 import pytest
 
 from projector.domain.fact_keys import Key
@@ -15,6 +16,19 @@ def test_facts_of_older_checkpoints_can_be_read() -> None:
     assert (fact.last_removal, fact.sequenced_at) == (4, 4)
     fact = decode_fact(key, b'{"offset":4,"timestamp":5,"data":{"parent":null,"path":"a"}}')
     assert fact.last_removal < 0
+
+
+def test_a_job_s_fact_has_the_start_of_its_digest_only_if_that_is_another() -> None:
+    key, world = Key("3/job/9"), World(builders.started(9, 7))
+    older = msgspec.json.decode(world.projection.fields()[key])["data"]
+    assert list(older) == [
+        "digest", "project", "pipeline", "user", "username", "ref_protected", "expires_at",
+        "environment", "finished",
+    ]  # fmt: skip
+    world.take(builders.started(9, 7, token=None))
+    raw = world.projection.fields()[key]
+    assert msgspec.json.decode(raw)["data"] == older | {"digest_start": {"offset": 0}}
+    assert encode_fact(decode_fact(key, raw)) == raw
 
 
 def test_a_fact_says_no_more_than_it_must() -> None:

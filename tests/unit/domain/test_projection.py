@@ -237,6 +237,9 @@ def test_a_removed_project_is_remembered_as_long_as_its_jobs_live() -> None:
     assert world.status() == 401
 
 
+DAY_AFTER = "2027-01-16T08:00:00Z"
+
+
 def test_what_has_ended_is_forgotten_in_time() -> None:
     """Neither memory nor the checkpoint keeps what no lookup can need."""
     soon = "2027-01-15T08:00:10Z"
@@ -254,6 +257,15 @@ def test_what_has_ended_is_forgotten_in_time() -> None:
     world.projection.advance(NOW + RETENTION)
     assert set(builders.take_changes(world.projection, NOW).facts.values()) == {None}
     assert len(world.projection.facts) == len(HIERARCHY)
+
+
+def test_a_job_without_a_digest_is_forgotten_in_time_and_frees_its_id() -> None:
+    world = World(*HIERARCHY, builders.started(9, 7, token=None, expires_at=DAY_AFTER))
+    world.take(builders.removed("job", 9))
+    world.at(NOW + RETENTION)
+    assert len(world.projection.facts) == len(HIERARCHY)
+    assert list(world.projection.facts.view_ids()) == []
+    assert world.take(builders.started(9, 7, token=None, root="4")) == [None]
 
 
 def test_a_replaced_token_is_forgotten_only_then_too() -> None:
@@ -282,6 +294,16 @@ def test_nothing_is_forgotten_before_the_events_of_that_time_are_applied() -> No
 # job keys
 
 
+def test_a_job_without_a_digest_needs_no_pointer_until_it_has_one() -> None:
+    world = World(*HIERARCHY)
+    for token, ids, pointers in (
+        (None, ["9"], set()), ("token-9", ["9", digest("token-9")], {digest("token-9")}),
+    ):  # fmt: skip
+        world.projection.apply(world.feed(builders.started(9, 7, token=token)))
+        batch = world.projection.take_dirty(9)
+        assert (sorted(batch.ids, key=len), batch.pointers) == (ids, pointers)
+
+
 def test_a_job_is_named_where_its_token_or_its_expiry_is_new() -> None:
     world = World(*HIERARCHY, builders.member(1, group_id=3))
     soon = "2027-01-15T08:00:10Z"
@@ -291,6 +313,8 @@ def test_a_job_is_named_where_its_token_or_its_expiry_is_new() -> None:
         (builders.started(9, 7, expires_at=soon), "token-9"),
         (builders.started(9, 7, expires_at=soon, ref_protected=True), None),
         (builders.started(9, 7, token="another", expires_at=soon), "another"),
+        (builders.started(9, 7, token=None, expires_at=soon), None),
+        (builders.started(9, 7, token=None), "another"),
         (builders.removed("job", 9), None),
     ):
         world.projection.apply(world.feed(message))

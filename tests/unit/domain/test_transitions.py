@@ -116,13 +116,13 @@ def test_an_older_start_gives_its_digest_to_a_job_without_one_and_no_more() -> N
     assert (world.status(), world.status("second")) == (401, 200)
 
 
-@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("order", list(permutations(range(4))))
 @pytest.mark.parametrize("is_restarted", [False, True])
 def test_of_the_digests_of_older_starts_the_latest_counts(
     order: tuple[int, ...], is_restarted: bool
 ) -> None:
     world = ReplayWorld(*HIERARCHY)
-    starts = [builders.started(9, 7, token=token) for token in ("first", "second", None)]
+    starts = [builders.started(9, 7, token=token) for token in ("first", "second", None, None)]
     originals = [world.broken(message) for message in starts]
     for number in order:
         world.replay(originals[number])

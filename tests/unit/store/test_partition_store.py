@@ -10,12 +10,13 @@ import fakeredis
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from projector import metrics
 from projector.clients import redis_batch
 from projector.clients.redis_cluster import CommandResult
 from projector.clients.redis_servers import RedisServers
 from projector.clients.trusted_clock import ClockError
 from projector.domain.fact_keys import Key
-from projector.domain.views import View
+from projector.domain.views import View, ViewId, tombstone
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.log_identity import LogIdentity, RecordMark
 from projector.events.model import Topic
@@ -371,6 +372,119 @@ async def test_only_tokens_that_their_jobs_do_not_name_yet_cost_a_jobs_key(
     assert await redis.get(schema.job_key(9)) == digest("a").encode()
 
 
+def of_job(status: int = 200, body: bytes = b"{}") -> View:
+    """Return the view of job 9, which has no digest."""
+    return View(ViewId("9"), 9, status, body, FAR)
+
+
+async def record_of_job(redis: fakeredis.FakeAsyncRedis) -> ViewRecord:
+    raw: Any = await redis.get(schema.job_key(9))
+    return ViewRecord.decode(raw)
+
+
+async def test_the_view_of_a_job_without_a_digest_is_under_the_job(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    for pointers in (None, set[ViewId]()):
+        await store.write_views([of_job(body=b'{"a":1}')], pointers)
+        version = Version(store.version.epoch, store._written)
+        assert await record_of_job(redis) == ViewRecord(200, 3, version, b'{"a":1}')
+        assert await redis.pexpiretime(schema.job_key(9)) == FAR
+    assert not await redis.keys(schema.TOKENS + "*")
+
+
+async def test_a_pointer_replaces_the_record_that_the_job_had_in_one_call(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At no moment the job has neither, and the record that it names is there first."""
+    store, calls, run = await claimed(redis), list[Any](), redis_batch.run_script
+    await store.write_views([of_job()])
+
+    async def noted(*args: Any) -> Any:
+        calls.append(args[2])
+        return await run(*args)
+
+    monkeypatch.setattr(redis_batch, "run_script", noted)
+    await store.write_views([view()], {digest("a")})
+    assert calls == [[schema.record_key(digest("a")), schema.job_key(9)]]
+    assert await redis.get(schema.job_key(9)) == digest("a").encode()
+
+
+@pytest.mark.parametrize("late", [view(), of_job()], ids=["pointer", "record"])
+async def test_a_late_write_of_a_former_owner_does_not_replace_a_job_s_newer_record(
+    redis: fakeredis.FakeAsyncRedis, late: View
+) -> None:
+    former = await claimed(redis)
+    await (await claimed(redis, "next")).write_views([of_job(body=b"new")])
+    with pytest.raises(WriteRefusedError):
+        await former.write_views([late])
+    assert (await record_of_job(redis)).body == b"new"
+
+
+@pytest.mark.parametrize("second", [view("b"), of_job(body=b"second")], ids=["pointer", "record"])
+async def test_a_job_s_record_of_another_partition_is_left_alone(
+    redis: fakeredis.FakeAsyncRedis, second: View
+) -> None:
+    await (await claimed(redis)).write_views([of_job(body=b"first")])
+    other = PartitionStore(redis, RedisServers(), 4, "other")
+    await other.claim(4)
+    before = metrics.FOREIGN_TOKENS._value.get()
+    await other.write_views([view("c")._replace(job=10), second])
+    assert metrics.FOREIGN_TOKENS._value.get() == before + 1
+    assert (await record_of_job(redis)).body == b"first"
+    assert await redis.get(schema.job_key(10)) == digest("c").encode()
+    assert await other.drifted([second]) == []
+
+
+async def test_a_record_that_comes_late_does_not_replace_the_pointer_after_it(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """A pointer has no version. The record would grant for long what the job has lost since."""
+    store = await claimed(redis)
+    await store.write_views([of_job()])
+    late = Version(store.version.epoch, store._written)
+    await store.write_views([view()])
+    record = ViewRecord(200, 3, late, b"{}").encode()
+    _, _, behind = await store._write_views(
+        keys=[schema.job_key(9)], args=["0003", str(late), record, FAR]
+    )
+    assert behind == [1]
+    assert await redis.get(schema.job_key(9)) == digest("a").encode()
+
+
+async def test_a_job_without_a_digest_takes_the_place_of_a_pointer(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebuild may have lost the start with the digest."""
+    store = await claimed(redis)
+    await store.write_views([view(), view("b")._replace(job=10), view("c")._replace(job=11)])
+    others = [of_job()._replace(id=ViewId(str(job)), job=job) for job in (10, 11, 12)]
+    read = view_diff.read_values
+
+    async def replaced_meanwhile(redis: Any, keys: list[str]) -> Any:
+        found = await read(redis, keys)
+        if keys == [schema.job_key(11)]:
+            await redis.set(keys[0], digest("d"))
+        return found
+
+    monkeypatch.setattr(view_diff, "read_values", replaced_meanwhile)
+    await store.write_views([of_job(), *others])
+    assert (await record_of_job(redis)).body == b"{}"
+    assert ViewRecord.decode(await redis.get(schema.job_key(10)) or b"").status == 200
+    assert await redis.pexpiretime(schema.job_key(10)) == FAR
+    assert await redis.get(schema.job_key(11)) == digest("d").encode()
+
+
+async def test_the_tombstone_of_an_orphan_replaces_no_pointer(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await store.write_views([view()])
+    await store.write_views([tombstone(ViewId("9"), 0)])
+    assert await redis.get(schema.job_key(9)) == digest("a").encode()
+
+
 async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> None:
     store = await claimed(redis)
     await store.write_views([view()])
@@ -468,7 +582,7 @@ async def test_one_refusal_among_the_servers_of_a_cluster_is_enough(
     newest = str(Version(store.version.epoch + 1, 1)).encode()
 
     async def run_script(*_: object) -> list[tuple[int, Any]]:
-        return [(at, (newest if at == refused else b"", [])) for at in range(2)]
+        return [(at, (newest if at == refused else b"", [], [])) for at in range(2)]
 
     monkeypatch.setattr("projector.clients.redis_batch.run_script", run_script)
     with pytest.raises(WriteRefusedError, match="are newer"):
@@ -487,7 +601,8 @@ async def test_a_token_of_another_partition_is_left_alone_and_disturbs_nobody(
     await first.write_views([view(body=b"first")])
     other = PartitionStore(redis, RedisServers(), partition, "other")
     await other.claim(4)
-    await other.write_views([view("b"), view(body=b"second"), view("c")])
+    b, c = view("b")._replace(job=10), view("c")._replace(job=11)
+    await other.write_views([b, view(body=b"second"), c])
     for token, owner in (("a", 3), ("b", partition), ("c", partition)):
         record = await stored(redis, token)
         assert record is not None
@@ -567,9 +682,9 @@ async def test_a_claim_keeps_the_settings_that_the_views_depend_on(
 async def test_a_record_that_differs_is_drift(redis: fakeredis.FakeAsyncRedis) -> None:
     store = await claimed(redis)
     names = ("same", "body", "status", "gone", "garbage", "endless", "longer")
-    expected = [view(name) for name in names]
+    expected = [view(name)._replace(job=number) for number, name in enumerate(names, 1)]
     await store.write_views(expected)
-    await store.write_views([view("body", body=b"x"), view("status", 401)])
+    await store.write_views([expected[1]._replace(body=b"x"), expected[2]._replace(status=401)])
     await redis.delete(schema.record_key(digest("gone")))
     await redis.set(schema.record_key(digest("garbage")), b"x", pxat=FAR)
     await redis.persist(schema.record_key(digest("endless")))
@@ -578,6 +693,51 @@ async def test_a_record_that_differs_is_drift(redis: fakeredis.FakeAsyncRedis) -
     await store.write_views(expected)
     assert await store.drifted(expected) == []
     assert await store.drifted([]) == []
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [None, digest("old"), b"x", b"200 0003 000000000001 000000000001 {}", "endless", "list"],
+)
+async def test_a_job_s_key_that_does_not_name_its_current_view_is_drift(
+    redis: fakeredis.FakeAsyncRedis, drift: Any
+) -> None:
+    """A pointer that a former owner writes late is not fenced by the pointer that is there."""
+    store = await claimed(redis)
+    ended = view("old", 401)._replace(is_current=False)
+    await store.write_views([ended, view(), of_job()._replace(id=ViewId("10"), job=10)])
+    match drift:
+        case None | "list":
+            await redis.delete(schema.job_key(9))
+            await redis.rpush(*(schema.job_key(9), "x") if drift else ("other", "x"))
+        case "endless":
+            await redis.persist(schema.job_key(9))
+        case _:
+            await redis.set(schema.job_key(9), drift, pxat=FAR)
+    assert await store.drifted([ended, view()]) == [view()]
+    await store.write_views([view()])
+    assert await store.drifted([ended, view()]) == []
+
+
+async def test_a_job_s_key_that_names_another_partition_s_token_is_left_alone(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """A job of two partitions must not have its key rewritten by each in turn."""
+    store = await claimed(redis)
+    await store.write_views([view()])
+    other = PartitionStore(redis, RedisServers(), 4, "other")
+    await other.claim(4)
+    await other.write_views([view("b")])
+    assert await redis.get(schema.job_key(9)) == digest("b").encode()
+    assert await store.drifted([view()]) == []
+
+
+async def test_a_job_s_own_record_that_differs_is_drift(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    await store.write_views([of_job()])
+    assert await store.drifted([of_job()]) == []
+    await store.write_views([view()])
+    assert await store.drifted([of_job()]) == [of_job()]
 
 
 async def test_large_views_are_compared_a_few_at_a_time(
@@ -589,6 +749,8 @@ async def test_large_views_are_compared_a_few_at_a_time(
     ahead: list[int] = []
 
     async def noted(redis: Any, keys: list[str]) -> Any:
+        if not keys or keys[0].startswith(schema.JOBS):
+            return await read(redis, keys)
         ahead.append(made - len(keys) * len(ahead))
         return await read(redis, keys)
 

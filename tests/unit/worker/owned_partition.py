@@ -170,6 +170,18 @@ class Setup:
         body = orjson.loads(schema.ViewRecord.decode(raw).body)
         return [agent["id"] for agent in body.get("allowed_agents", [])]
 
+    async def record_of(self, job: int) -> schema.ViewRecord | None:
+        """Return the record under a job's key; None if there is a digest, or nothing."""
+        raw: Any = await self.redis.get(schema.job_key(job))
+        return schema.ViewRecord.decode(raw) if raw and b" " in raw else None
+
+    async def agents_of(self, job: int) -> list[int] | None:
+        """Return the agents of a job without a digest."""
+        record = await self.record_of(job)
+        if record is None:
+            return None
+        return [a["id"] for a in orjson.loads(record.body or b"{}").get("allowed_agents", [])]
+
     async def status(self, token: str = "token-9") -> int:
         raw: Any = await self.redis.get(schema.record_key(digest(token)))
         return schema.ViewRecord.decode(raw).status

@@ -133,6 +133,48 @@ async def test_a_second_token_of_a_job_waits_as_well(setup: Setup) -> None:
         await until(lambda: gets(setup, "second", [5, 6]))
 
 
+async def test_the_first_view_of_a_job_without_a_digest_waits_as_well(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY)
+    async with setup.owning() as owner:
+        late = setup.kafka.add(builders.agent(6, 7))
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7, token=None)))
+        await until(lambda: setup.has_applied(Topic.JOB_LIFECYCLE, 1))
+        await asyncio.sleep(PROBES_S)
+        assert await setup.record_of(9) is None
+        setup.deliver(owner, *late)
+        await until(lambda: has_agents(setup, 9, [5, 6]))
+
+
+async def test_a_job_that_has_an_answer_keeps_it_when_it_gets_a_digest(setup: Setup) -> None:
+    """Held back, its view would miss a revocation that the next stamp vouches for."""
+    setup.kafka.add(*COMPANY, builders.started(9, 7, token=None))
+    async with setup.owning() as owner:
+        setup.kafka.add(builders.agent(6, 7))
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
+        await until(lambda: gets(setup, "token-9", [5]))
+        assert await setup.redis.get(schema.job_key(9)) == digest("token-9").encode()
+
+
+async def test_a_job_whose_first_view_waits_gets_no_shorter_one_with_a_digest(
+    setup: Setup,
+) -> None:
+    setup.kafka.add(*COMPANY)
+    async with setup.owning() as owner:
+        late = setup.kafka.add(builders.agent(6, 7))
+        for message in (builders.started(9, 7, token=None), builders.started(9, 7)):
+            setup.deliver(owner, *setup.kafka.add(message))
+        await until(lambda: setup.has_applied(Topic.JOB_LIFECYCLE, 2))
+        await asyncio.sleep(PROBES_S)
+        assert not await has_record(setup)
+        setup.deliver(owner, *late)
+        await until(lambda: gets(setup, "token-9", [5, 6]))
+        assert await setup.record_of(9) is None
+
+
+async def has_agents(setup: Setup, job: int, agents: list[int]) -> bool:
+    return await setup.agents_of(job) == agents
+
+
 async def test_what_faust_never_brings_is_read_for_a_first_view(setup: Setup) -> None:
     setup.timing = QUICK._replace(stall_s=0.05)
     setup.kafka.add(*COMPANY)

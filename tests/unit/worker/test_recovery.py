@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec import UNSET
 
+from projector.domain.fact_keys import Key
 from projector.errors import WriteRefusedError
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets
@@ -47,6 +50,9 @@ async def test_whoever_cannot_reach_kafka_takes_no_partition_from_whoever_can(
         await asyncio.sleep(PROBES_S)
         assert await setup.field("owner") == b"well"
         claiming.cancel()
+
+
+FACTS = schema.facts_key(PARTITION)
 
 
 @pytest.mark.parametrize(
@@ -374,3 +380,45 @@ async def test_a_new_owner_reads_everything_where_a_key_is_of_another_type(
 
 async def is_hash(setup: Setup, key: str) -> bool:
     return bool(await setup.redis.type(key) == b"hash")
+
+
+# jobs without a digest
+
+
+async def test_a_job_without_a_digest_survives_a_change_of_owners(setup: Setup) -> None:
+    started = [builders.started(9, 7, token=None), builders.started(10, 7, token=None)]
+    setup.kafka.add(*COMPANY, *started, builders.started(10, 7))
+    async with setup.owning("first"):
+        pass
+    fact = msgspec.json.decode(await setup.redis.hget(FACTS, "3/job/9") or b"")
+    assert fact["data"]["digest"] is None
+    await setup.redis.delete(schema.job_key(9), schema.job_key(10))
+    await setup.redis.hdel(schema.partition_key(PARTITION), "stamp_epoch")
+    async with setup.owning("next") as owner:
+        assert await setup.agents_of(9) == [5]
+        assert await setup.redis.get(schema.job_key(10)) == digest("token-10").encode()
+        setup.deliver(owner, *setup.kafka.add(builders.removed("job", 9)))
+        await until(lambda: has_ended_job(setup, 9))
+
+
+async def test_a_checkpoint_from_before_jobs_without_a_digest_is_read(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    async with setup.owning("first"):
+        pass
+    stored = await setup.redis.hget(FACTS, "3/job/9")
+    assert stored == (
+        b'{"offset":0,"timestamp":%d,"data":{"digest":"%s","project":7,"pipeline":2009,"user":1,'
+        b'"username":"root","ref_protected":false,"expires_at":1801440000000,"environment":null,'
+        b'"finished":false}}' % (builders.NOW, digest("token-9").encode())
+    )
+    await setup.redis.hdel(schema.partition_key(PARTITION), "stamp_epoch")
+    async with setup.owning("next") as owner:
+        job = owner._applier.projection.facts.job(Key("3/job/9"))
+        assert job is not None
+        assert (job.digest, job.digest_start) == (digest("token-9"), UNSET)
+        assert await setup.agents() == [5]
+
+
+async def has_ended_job(setup: Setup, job: int) -> bool:
+    record = await setup.record_of(job)
+    return record is not None and record.status == 401

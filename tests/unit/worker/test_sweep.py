@@ -219,3 +219,85 @@ async def test_a_token_that_is_forgotten_before_its_turn_is_passed_over(setup: S
     owner._sweep.tick()
     await owner._sweep.run_portion()
     assert schedule._round == []
+
+
+# jobs without a digest, and pointers
+
+
+async def test_a_job_s_own_record_that_drifted_is_repaired(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7, token=None))
+    async with setup.owning():
+        await setup.redis.delete(schema.job_key(9))
+        await until(lambda: has_agents(setup, 9, [5]))
+
+
+async def test_a_job_s_record_that_no_fact_justifies_becomes_a_tombstone(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7, token=None))
+    async with setup.owning() as owner:
+        record = schema.ViewRecord(200, PARTITION, Version(owner.version.epoch, 1), b"{}")
+        await setup.redis.set(schema.job_key(8), record.encode())
+        owner.check_orphan(ViewId("8"))
+        owner.check_orphan(ViewId("9"))
+        await until(lambda: is_tombstone(setup, 8))
+        assert await setup.agents_of(9) == [5]
+
+
+async def test_a_late_pointer_of_a_former_owner_does_not_last(setup: Setup) -> None:
+    """Signed tokens of the job would get the tombstone of its former digest."""
+    first, second = builders.started(9, 7, token="first"), builders.started(9, 7)
+    setup.kafka.add(*COMPANY, first, second)
+    async with setup.owning():
+        await setup.redis.set(schema.job_key(9), digest("first"), keepttl=True)
+        await until(lambda: is_named(setup, 9, "token-9"))
+
+
+@pytest.mark.parametrize("has_digest", [True, False])
+async def test_a_record_from_before_a_job_s_digest_is_no_orphan_but_a_lost_pointer(
+    setup: Setup, has_digest: bool
+) -> None:
+    """A tombstone there would refuse the signed tokens of a live job."""
+    setup.kafka.add(*COMPANY, builders.started(9, 7), builders.started(8, 7, root="4"))
+    owner = setup.new_owner()
+    await owner._recovery.claim()
+    job = 9 if has_digest else 10
+    record = schema.ViewRecord(200, PARTITION, Version(owner.version.epoch, 1), b"{}")
+    await setup.redis.set(schema.job_key(job), record.encode())
+    owner.check_orphan(ViewId(str(job)))
+    owner.check_orphan(digest("orphan"))
+    await owner._sweep.run_portion()
+    assert await is_named(setup, 9, "token-9")
+    assert await is_tombstone(setup, 10) != has_digest
+    assert await has_ended(setup, "orphan")
+
+
+async def test_a_pointer_that_has_replaced_a_suspect_since_the_scan_stays(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    owner = setup.new_owner()
+    await owner._recovery.claim()
+    owner.check_orphan(ViewId("9"))
+    await owner._sweep.run_portion()
+    assert await is_named(setup, 9, "token-9")
+
+
+async def test_a_record_from_before_the_digest_of_an_expired_job_ends(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY, builders.started(9, 7, expires_at="2026-01-01"))
+    owner = setup.new_owner()
+    await owner._recovery.claim()
+    record = schema.ViewRecord(200, PARTITION, Version(owner.version.epoch, 1), b"{}")
+    await setup.redis.set(schema.job_key(9), record.encode())
+    owner.check_orphan(ViewId("9"))
+    await owner._sweep.run_portion()
+    assert await is_tombstone(setup, 9)
+
+
+async def has_agents(setup: Setup, job: int, agents: list[int]) -> bool:
+    return await setup.agents_of(job) == agents
+
+
+async def is_tombstone(setup: Setup, job: int) -> bool:
+    record = await setup.record_of(job)
+    return record is not None and (record.status, record.body) == (401, b"")
+
+
+async def is_named(setup: Setup, job: int, token: str) -> bool:
+    return bool(await setup.redis.get(schema.job_key(job)) == digest(token).encode())

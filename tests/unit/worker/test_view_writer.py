@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from prometheus_client import REGISTRY
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 from projector.events.model import Topic
 from projector.store import schema
 from projector.store.partition_store import PartitionStore
+from projector.worker.sweep import ViewSweep
 from tests import builders
 from tests.builders import digest
 from tests.unit.worker.owned_partition import (
@@ -42,7 +44,10 @@ async def test_an_outage_in_a_long_write_loses_none_of_its_views(setup: Setup) -
             assert await setup.agents(f"token-{job}") == []
 
 
-async def test_a_jobs_key_is_written_with_its_start_and_by_every_claim(setup: Setup) -> None:
+async def test_a_jobs_key_is_written_with_its_start_and_by_every_claim(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ViewSweep, "run_portion", AsyncMock())
     setup.kafka.add(*COMPANY)
     async with setup.owning() as owner:
         setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
