@@ -1,8 +1,7 @@
 """Generator of `examples/events.ndjson`: a small company with two top-level groups.
 
 Run it after each change: `python scripts/example_events.py > examples/events.ndjson`. The tokens
-are `example-token-<job>`; an event never holds a token, only its SHA-256. Job 39 has signed tokens,
-and so no SHA-256.
+are `example-token-<job>`; an event never holds a token, only its SHA-256.
 """
 
 import hashlib
@@ -79,9 +78,7 @@ PRODUCTION = {"name": "production", "slug": "production", "tier": "production"}
 REVIEW = {"name": "review/7", "slug": "review-7-abc", "tier": "development"}
 
 
-def job(
-    root: int, number: int, project: int, user: int, *, signed: bool = False, **more: object
-) -> None:
+def job(root: int, number: int, project: int, user: int, **more: object) -> None:
     digest = hashlib.sha256(f"example-token-{number}".encode()).hexdigest()
     started = {
         "id": number,
@@ -93,8 +90,6 @@ def job(
         "environment": None,
         "expires_at": "2099-01-01T00:00:00Z",
     }
-    if signed:
-        del started["token_sha256"]
     event(root, "job.started", **(started | more))
 
 
@@ -136,4 +131,4 @@ for number, project, user in zip(
 for number in (14, 17, 21, 30):
     event(LABS if number > 28 else ACME, "job.finished", id=number, status="failed")
 event(ACME, "job.canceling", id=15)
-job(LABS, 39, 400, 5, signed=True)
+job(ACME, 39, 123213, 1, token_sha256=None)

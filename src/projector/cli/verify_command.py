@@ -126,7 +126,8 @@ def _job_key(row: DifferenceRow) -> str:
     key = schema.job_key(row.job or 0)
     if row.token_sha256 is None:
         return f"{key} holds a digest, which the job does not have"
-    return f"{key} does not name it"
+    consequence = ", so signed tokens of the job get another answer" if row.over_grant else ""
+    return f"{key} does not name it{consequence}"
 
 
 def _agents(row: DifferenceRow) -> Iterator[str]:

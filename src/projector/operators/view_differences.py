@@ -8,7 +8,7 @@ from projector.domain.decision import ViewRules
 from projector.domain.projection import compute_view
 from projector.domain.views import View, ViewId, is_digest
 from projector.operators.snapshot import Snapshot
-from projector.store import schema, view_diff
+from projector.store import view_diff
 from projector.store.schema import Version
 from projector.store.view_diff import EXPIRY_TOLERANCE_MS, AgentDiff, Mismatch, StoredValue
 
@@ -61,16 +61,15 @@ def misplaced_digest(difference: Difference) -> ViewId | None:
     """Return the digest that the job's key holds, if it should hold something else."""
     if Mismatch.JOB_KEY not in difference.mismatches:
         return None
-    raw = (difference.job_key or difference.stored).raw or b""
-    return ViewId(raw.decode()) if schema.POINTER.fullmatch(raw) else None
+    return (difference.job_key or difference.stored).pointer
 
 
 def unclaimed_value(id_: ViewId, stored: StoredValue) -> Difference | None:
     """Return the difference of a value that no facts name; None for a record, or if missing."""
     if stored.is_absent or stored.record is not None:
         return None
-    is_named = not is_digest(id_) and schema.POINTER.fullmatch(stored.raw or b"")
-    what = Mismatch.JOB_KEY if is_named else Mismatch.UNREADABLE
+    has_pointer = not is_digest(id_) and stored.pointer
+    what = Mismatch.JOB_KEY if has_pointer else Mismatch.UNREADABLE
     return Difference(None, id_, (what,), None, stored, None, Version(0, 0), 0)
 
 
@@ -101,11 +100,11 @@ def find_mismatches(
         if _is_live(stored, look.partition):
             yield Mismatch.ORPHAN
     elif view.expires_at > look.now + EXPIRY_TOLERANCE_MS:
-        if not is_digest(view.id) and schema.POINTER.fullmatch(stored.raw or b""):
+        if not is_digest(view.id) and stored.pointer:
             yield Mismatch.JOB_KEY
             return
         yield from view_diff.mismatches(view, look.partition, stored)
-        if job_key and not _matches(job_key, view):
+        if job_key and not view_diff.names(job_key, view):
             yield Mismatch.JOB_KEY
     elif view.expires_at < look.now - EXPIRY_TOLERANCE_MS:
         if _is_live(stored, look.partition):
@@ -117,11 +116,6 @@ def find_mismatches(
 def _is_live(stored: StoredValue, partition: int) -> bool:
     record = stored.record
     return record is not None and record.partition == partition and record.status != 401
-
-
-def _matches(job_key: StoredValue, view: View) -> bool:
-    expires_alike = abs(job_key.expires_at - view.expires_at) < EXPIRY_TOLERANCE_MS
-    return job_key.raw == view.id.encode() and expires_alike
 
 
 def is_in_doubt(difference: Difference, look: Snapshot) -> bool:

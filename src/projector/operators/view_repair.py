@@ -21,7 +21,7 @@ from collections import defaultdict
 
 from redis.asyncio import Redis
 
-from projector.domain import views
+from projector.domain import fact_keys, views
 from projector.domain.views import View, ViewId
 from projector.operators.verify import Verifier
 from projector.operators.view_differences import Difference
@@ -43,17 +43,15 @@ class ViewRepairer:
     async def repair(self, difference: Difference) -> bool:
         """Write the view; False if the record is another partition's, or has changed since."""
         mismatches, job_key = difference.mismatches, difference.job_key
-        if Mismatch.FOREIGN in mismatches and await self._is_justified(
-            difference.stored, difference.id
-        ):
+        is_foreign = Mismatch.FOREIGN in mismatches
+        if is_foreign and await self._find_job(difference.stored, difference.id) is not None:
             return False
         is_record_right = mismatches == (Mismatch.JOB_KEY,) and job_key is not None
         if not is_record_right and not await self._write_record(difference):
             return False
         if Mismatch.JOB_KEY not in mismatches or job_key is None or difference.view is None:
             return True
-        is_foreign = job_key.record and job_key.record.partition != difference.partition
-        if is_foreign and await self._is_justified(job_key, ViewId(str(difference.view.job))):
+        if await self._belongs_elsewhere(difference, job_key):
             return False
         return await self._write_job_key(difference.view, job_key)
 
@@ -71,13 +69,22 @@ class ViewRepairer:
             left += [each async for each in self._verifier.differences(look, ids)]
         return left
 
-    async def _is_justified(self, stored: StoredValue, id_: ViewId) -> bool:
-        """Whether the view is in the facts of the partition that the record names."""
+    async def _belongs_elsewhere(self, difference: Difference, job_key: StoredValue) -> bool:
+        """Whether the job's key is right by the facts of another partition."""
+        record = (difference.pointed or job_key).record
+        if record is None or record.partition == difference.partition:
+            return False
+        id_ = job_key.pointer or ViewId(str(difference.job))
+        return await self._find_job(difference.pointed or job_key, id_) == difference.job
+
+    async def _find_job(self, stored: StoredValue, id_: ViewId) -> int | None:
+        """Find the job of the view in the facts of the partition that the record names."""
         record = stored.record
         if record is None or record.partition >= await require_partition_count(self._redis):
-            return False
+            return None
         look = await self._verifier.settled_look(record.partition)
-        return look.facts.job_of_view(id_) is not None
+        key = look.facts.job_of_view(id_)
+        return fact_keys.id_of(key) if key else None
 
     async def _write_record(self, difference: Difference) -> bool:
         key, value, expires_at = schema.record_key(difference.id), b"", 0

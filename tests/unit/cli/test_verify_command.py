@@ -169,7 +169,8 @@ def test_a_record_in_place_of_a_digest_is_written_in_words(signed: Any) -> None:
     signed.set(schema.job_key(9), record.replace(b'"id":5', b'"id":6'))
     assert only_line() == (
         f"found: OVER-GRANT, partition {HOME}, job 9, token {digest('token-9')}: "
-        "allowed-agents:job:9 does not name it, agents too many: 6, agents missing: 5"
+        "allowed-agents:job:9 does not name it, so signed tokens of the job get another answer, "
+        "agents too many: 6, agents missing: 5"
     )
     result = run("verify", "--repair")
     assert result.exit_code == 0

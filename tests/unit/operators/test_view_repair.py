@@ -365,3 +365,21 @@ async def test_a_job_of_two_partitions_stays_with_the_one_that_has_it(
         d for d in (await found(signed)).differences if Mismatch.JOB_KEY in d.mismatches
     ]
     assert not await repairer(signed).repair(difference)
+
+
+async def test_the_digest_of_a_job_of_two_partitions_is_left_alone(owned: OwnedPartition) -> None:
+    """But not the digest of another job of the other partition."""
+    other = OwnedPartition(owned.redis, OTHER)
+    await other.claim()
+    await other.apply(
+        builders.project(70, root=OTHER_ROOT),
+        builders.started(9, 70, token="theirs", root=OTHER_ROOT, expires_at=FOREVER),
+        builders.started(90, 70, token="another", root=OTHER_ROOT, expires_at=FOREVER),
+    )
+    await owned.redis.set(schema.job_key(9), digest("theirs"))
+    difference = await only(owned)
+    assert difference.mismatches == (Mismatch.JOB_KEY,)
+    assert not await repairer(owned).repair(difference)
+    await owned.redis.set(schema.job_key(9), digest("another"))
+    assert await repaired(owned)
+    assert await owned.redis.get(schema.job_key(9)) == digest("token-9").encode()
