@@ -243,7 +243,7 @@ def _parent(event: Any, path: tuple[Any, ...]) -> Any:
 @st.composite
 def mutants(draw: st.DrawFn, whole: Any = None) -> dict[str, Any]:
     """An event with one or two of its parts removed, replaced or added."""
-    event = draw(events() if whole is None else whole)
+    event: dict[str, Any] = draw(events() if whole is None else whole)
     for _ in range(draw(st.integers(1, 2))):
         path = draw(st.sampled_from(list(paths(event))))
         part = draw(st.sampled_from(WRONG))

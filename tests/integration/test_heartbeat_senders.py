@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -191,7 +192,7 @@ class Traffic:
 
 def lies(deployment: Deployment, changes: list[Change], end: int | None = None) -> list[str]:
     """Return what heartbeats below `end` vouch for although it is not so."""
-    at = {
+    at: dict[tuple[str, int, str, int], int] = {
         (topic, r.partition, r.value["type"], r.value["data"]["id"]): r.offset
         for topic in Topic
         for r in reversed(read(deployment, topic))
@@ -218,6 +219,10 @@ def vouched(deployment: Deployment, moment: float) -> bool:
     return any(after is not None and beats[after].timestamp > moment for after in afters)
 
 
+def has_beats(deployment: Deployment, count: int) -> bool:
+    return len(read(deployment, "sources")) >= count
+
+
 def until_vouched(deployment: Deployment, sender: Server) -> None:
     moment = time.time() * 1000
     eventually(lambda: vouched(deployment, moment), f"a heartbeat for now: {sender.log()}")
@@ -237,7 +242,7 @@ def run_and_kill(
         for run in range(kills - 1):
             lasts = 1.1 + 0.17 * run
             before = len(read(deployment, "sources"))
-            eventually(lambda b=before: len(read(deployment, "sources")) > b + 1, sender.log())
+            eventually(partial(has_beats, deployment, before + 2), f"two: {sender.log()}")
             time.sleep(lasts)
             sender.kill()
             sender = start(source)
@@ -282,6 +287,59 @@ def check_form(deployment: Deployment) -> None:
                 assert written.get((topic, partition, number - 1), 0) <= beat.timestamp
     lasted = (beats[-1].timestamp - beats[0].timestamp) / 1000
     assert len(beats) <= 4 * lasted + KILLS + 2
+
+
+# the product that waits for them
+
+
+def test_workers_wait_for_a_sender_and_believe_it_after_it_was_killed(
+    deployment: Deployment, source: Source, start: Callable[[Source], Server]
+) -> None:
+    deployment.env |= {"PROJECTOR_SOURCES": SOURCE, "PROJECTOR_MAX_STALENESS": "3"}
+    assert deployment.command("topics").returncode == 0
+    worker = deployment.start("worker")
+    deployment.start_api()
+    sender = start(source)
+    deployment.until_fresh()
+    for event in (builders.group(3), builders.project(7, 3), builders.started(9, 7)):
+        source.change(event)
+    assert deployment.until("token-9", 200).status == 200
+    sender.kill()
+    source.change(builders.removed("job", 9))
+    source.change(builders.started(10, 7))
+    deployment.until("token-9", 503, "the sender is gone")
+    # The job has started in the source: 401 would be wrong.
+    assert deployment.look_up("token-10").status == 503
+    start(source)
+    eventually(lambda: known(deployment, "token-10"), "the job started, never 401", 30)
+    assert deployment.until("token-9", 401).status == 401
+    deployment.until_fresh()
+    assert "heartbeat refused" not in worker.log()
+
+
+def known(deployment: Deployment, token: str) -> bool:
+    status = deployment.look_up(token).status
+    assert status in (200, 503)
+    return status == 200
+
+
+def test_what_is_in_the_wrong_topic_is_refused_with_the_right_one(deployment: Deployment) -> None:
+    deployment.env["PROJECTOR_SOURCES"] = SOURCE
+    assert deployment.command("topics").returncode == 0
+    worker = deployment.start("worker")
+    reason = "group.set is an event; it belongs in the topic membership, not in sources"
+
+    def refused() -> bool:
+        """Send it again, since a worker reads what comes after its start."""
+        deployment.produce(builders.group(3, root=SOURCE), topic="sources", partition=0)
+        return reason in worker.log()
+
+    eventually(refused, "the reason in the worker's log", 30)
+    beat = builders.heartbeat(SOURCE, None, {topic: [0] * PARTITIONS for topic in Topic})
+    deployment.produce(json.dumps(beat).encode(), topic="membership", partition=0)
+    # It is the first letter, so the event in `sources` made none.
+    (letter,) = deployment.dead_letters(1)
+    assert letter.headers["dead-letter-reason"].endswith("the topic sources; see docs/events.md")
 
 
 # the checks above notice a sender that does wrong
