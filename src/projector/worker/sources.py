@@ -136,7 +136,7 @@ class Sources:
         if offset not in self._untrue:
             self._untrue.append(offset)
             reason = f"its offsets are beyond the ends of partition {partition}"
-            self._refusals.report(name, name, UNTRUE, offset, reason)
+            self._refusals.report(name, UNTRUE, offset, reason)
 
     def _take(self, records: list[SourceRecord]) -> Iterator[None]:
         for record in records:
@@ -149,15 +149,14 @@ class Sources:
         name = self._keys.get(record.key or b"")
         if name is None:
             # Before it is decoded: others' records cost next to nothing.
-            given = redaction.redact_text((record.key or b"").decode(errors="replace"))[:MAX_NAME]
             reason = "no source of this name is configured"
-            self._refusals.report(OTHER, given, UNKNOWN, record.offset, reason)
+            self._refusals.report(record.key or b"", UNKNOWN, record.offset, reason)
             return None
         try:
             return decode_heartbeat(record, self._partitions)
         except BadEvent as error:
             kind = UNTRUE if isinstance(error, UntrueHeartbeatError) else INVALID
-            self._refusals.report(name, name, kind, record.offset, str(error))
+            self._refusals.report(name, kind, record.offset, str(error))
             return None
 
     def _pass_on(self, heartbeat: Heartbeat) -> None:
@@ -180,15 +179,22 @@ class Refusals:
                 metrics.HEARTBEATS_REFUSED.labels(name, kind)
         metrics.HEARTBEATS_REFUSED.labels(OTHER, UNKNOWN)
 
-    def report(self, label: str, name: str, kind: str, offset: int, reason: str) -> None:
-        """Count a refused heartbeat; `label` is the metric's source, of which there are few."""
+    def report(self, name: str | bytes, kind: str, offset: int, reason: str) -> None:
+        """Count a refused heartbeat; a `name` as bytes is a key that is no source's name."""
+        label = name if isinstance(name, str) else OTHER
         metrics.HEARTBEATS_REFUSED.labels(label, kind).inc()
         key, now = (label, kind), time.monotonic()
         self._unlogged[key] += 1
         if now >= self._due.get(key, -math.inf):
             self._due[key] = now + REPORT_AGAIN_S
-            log.warning("heartbeat refused", source=name, kind=kind, offset=offset, reason=reason,
-                        heartbeats=self._unlogged.pop(key))  # fmt: skip
+            log.warning("heartbeat refused", source=_readable(name), kind=kind, offset=offset,
+                        reason=reason, heartbeats=self._unlogged.pop(key))  # fmt: skip
+
+
+def _readable(name: str | bytes) -> str:
+    # Redacted first: a part of a token would not be recognised.
+    text = name if isinstance(name, str) else redaction.redact_text(name.decode(errors="replace"))
+    return text[:MAX_NAME]
 
 
 def create_sources(settings: Settings, partitions: int, reader: RangeReader) -> Sources | None:
