@@ -200,11 +200,14 @@ def new_scenario(
     """Return a function that creates a scenario on the session's Kafka and its own Redis."""
     with ExitStack() as stack:
 
-        def start(fault: str, redis_port: int | None = None, kafka: str | None = None) -> Scenario:
+        def start(
+            fault: str, redis_port: int | None = None, kafka: str | None = None,
+            kind: type[Scenario] = Scenario,
+        ) -> Scenario:  # fmt: skip
             port = redis_port or request.getfixturevalue("redis").port
             address = kafka or request.getfixturevalue("broker").address
             prefix = f"faults-{next(prefixes)}."
             deployment = stack.enter_context(Deployment(address, port, prefix, tmp_path))
-            return stack.enter_context(Scenario(deployment, SEED, report, fault))
+            return stack.enter_context(kind(deployment, SEED, report, fault))
 
         yield start

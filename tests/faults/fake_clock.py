@@ -1,4 +1,4 @@
-"""The clock of a Redis server that a scenario lets jump, by Debian's libfaketime."""
+"""Clocks of servers that jump or are wrong, by Debian's libfaketime."""
 
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,15 @@ class FakeClock:
         new = self._file.with_suffix(".new")
         new.write_text(f"{ahead_s:+d}\n")
         new.rename(self._file)
+
+
+def clock_apart(seconds: int) -> dict[str, str]:
+    """Return the environment of a process whose wall clock is always so many seconds ahead."""
+    return {
+        "LD_PRELOAD": str(library_or_skip()),
+        "FAKETIME": f"{seconds:+d}",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 def library_or_skip() -> Path:

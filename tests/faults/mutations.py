@@ -14,6 +14,7 @@ from api.stamps import decode_stamp
 from projector.clients import kafka
 from projector.clients.redis_servers import RedisServers
 from projector.clients.trusted_clock import ClockError
+from projector.events.heartbeats import Heartbeat
 from projector.events.model import Topic
 from projector.kafka.client_metadata import ClientMetadata
 from projector.kafka.range_reader import Offsets, RangeReader
@@ -25,6 +26,7 @@ from projector.worker.freshness_probes import FreshnessProbes, Probe
 from projector.worker.known_logs import KnownLogs
 from projector.worker.recovery import Recovery
 from projector.worker.sweep import ViewSweep
+from projector.worker.vouchers import Voucher, Vouchers
 from tests.builders import take_changes
 
 
@@ -173,6 +175,21 @@ def stamps_grow_younger() -> None:
     replace(freshness, "decode_stamp", decode_by_the_clock)
 
 
+def heartbeats_without_offsets() -> None:
+    """A heartbeat counts when it comes, whether or not the events that it vouches for have come."""
+    replace(Voucher, "is_applied", lambda *_: True)
+
+
+def heartbeats_without_after() -> None:
+    """A heartbeat vouches for the moment it was sent, not for the look before its events."""
+    note = Vouchers.note
+
+    def note_as_of_its_sending(self: Vouchers, heartbeat: Heartbeat, read_at: float) -> bool:
+        return note(self, heartbeat._replace(after=heartbeat.offset), read_at)
+
+    replace(Vouchers, "note", note_as_of_its_sending)
+
+
 def replace(place: Any, name: str, by: Any) -> None:
     """Replace an attribute; without it, the mutation would change nothing."""
     assert hasattr(place, name), f"{place} has no {name} any more: adapt the mutation"
@@ -199,4 +216,6 @@ MUTATIONS: Final[dict[str, Callable[..., None]]] = {
     "latest poll": latest_poll,
     "meetings ignored": meetings_ignored,
     "stamps grow younger": stamps_grow_younger,
+    "heartbeats without offsets": heartbeats_without_offsets,
+    "heartbeats without after": heartbeats_without_after,
 }

@@ -58,6 +58,8 @@ class RandomNamespace:
 
     def __init__(self, root: str, seed: int) -> None:
         self.root = root
+        # Whether memberships and tokens expire, which servers judge by their own clocks.
+        self.expiries = True
         self.partition = partition_of(root, PARTITIONS)
         self.dice = Random(f"{seed}/{root}")
         self.tokens: dict[str, Token] = {}
@@ -87,7 +89,8 @@ class RandomNamespace:
             yield self._job_finished, 20
             yield self._job_started_again, 5
         yield self._member_set, 14
-        yield self._member_for_a_moment, 4
+        if self.expiries:
+            yield self._member_for_a_moment, 4
         yield self._member_removed, 8
         yield self._agent_set, 8
         yield self._agent_removed, 4
@@ -133,7 +136,7 @@ class RandomNamespace:
 
     def _start(self, job: int) -> Event:
         project, user = self._live[job]
-        brief = self.dice.random() < 0.05
+        brief = self.dice.random() < 0.05 and self.expiries
         life = self.dice.uniform(*SHORT_LIFE_S) if brief else TOKEN_LIFE_S
         environment = self.dice.choice([None, ENVIRONMENT])
         return builders.started(

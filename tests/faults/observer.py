@@ -21,13 +21,17 @@ RECENT: Final = 60
 
 
 class Lookup(NamedTuple):
-    """One answer, with the times of request and response (monotonic clock)."""
+    """One answer, with the times of request and response (monotonic clock).
+
+    `reason` is the sentence in a 503.
+    """
 
     token: Token
     sent: float
     received: float
     status: int
     agents: tuple[int, ...]
+    reason: str = ""
 
 
 class Health(NamedTuple):
@@ -135,8 +139,10 @@ class Observer:
         if response is None:
             self.unanswered += 1
             return None
-        agents = agents_of(response)
-        self.lookups.append(Lookup(token, sent, time.monotonic(), response.status, agents))
+        received, status = time.monotonic(), response.status
+        self.lookups.append(
+            Lookup(token, sent, received, status, agents_of(response), reason_of(response))
+        )
         return self.lookups[-1]
 
     async def _watch_health(self) -> None:
@@ -197,6 +203,11 @@ def agents_of(response: Response) -> tuple[int, ...]:
     if response.status != 200:
         return ()
     return tuple(agent["id"] for agent in json.loads(response.body)["allowed_agents"])
+
+
+def reason_of(response: Response) -> str:
+    """Return the sentence in a 503."""
+    return str(json.loads(response.body).get("reason")) if response.status == 503 else ""
 
 
 def comparable(response: Response | None) -> Any:

@@ -125,14 +125,16 @@ class Scenario:
     def start_traffic(self) -> None:
         self.deployment.start_api(**injected(self.api_faults))
         namespaces = [RandomNamespace(root, self._seed) for root in root_ids(ROOTS_PER_PARTITION)]
-        self.traffic = Traffic(
-            self.deployment.kafka, self.deployment.prefix, self._seed, namespaces
-        )
+        self.traffic = self.new_traffic(namespaces)
         self.background.run(self.traffic.start(), SEND_S)
         self._stack.callback(lambda: self.background.run(self.traffic.close(), SEND_S))
         port = int(self.deployment.api.rpartition(":")[2])
         self.observer = Observer(port, self.traffic, self._seed)
         self.background.start(self.observer.run())
+
+    def new_traffic(self, namespaces: list[RandomNamespace]) -> Traffic:
+        """Create the traffic of these namespaces."""
+        return Traffic(self.deployment.kafka, self.deployment.prefix, self._seed, namespaces)
 
     def warm_up(self) -> None:
         self.until(lambda: all(map(self.owned_by, self.workers)), "every worker owns partitions")

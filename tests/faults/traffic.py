@@ -141,7 +141,7 @@ class Traffic:
         """Send one event; once Kafka has it, add it to its root's history."""
         root = event["partitionkey"]
         sent = time.monotonic()
-        await self._deliver(event)
+        event = await self._deliver(event)
         entry = SentEvent(event, sent, time.monotonic())
         self.histories.setdefault(root, History(root)).events.append(entry)
         if token:
@@ -151,13 +151,15 @@ class Traffic:
             self.live.pop(event["data"]["id"], None)
         return entry
 
-    async def _deliver(self, event: Event) -> None:
+    async def _deliver(self, event: Event) -> Event:
+        """Give the event to Kafka, which acknowledges it; return the event as it was given."""
         kind, root = EVENT_TYPES[event["type"]], event["partitionkey"]
         partitions = range(PARTITIONS) if kind.broadcast else [partition_of(root, PARTITIONS)]
         value = json.dumps(event).encode()
         await asyncio.gather(
             *(self.produce(kind.topic, value, root.encode(), each) for each in partitions)
         )
+        return event
 
     async def produce(
         self, topic: str, value: bytes | None, key: bytes, partition: int, headers: Headers = ()

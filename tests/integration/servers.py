@@ -85,14 +85,16 @@ def embedded_kafka(folder: Path, port: int) -> Server:
 
 
 def apache_kafka(
-    folder: Path, port: int, controller: int = 0, command: str = "run", *properties: str
-) -> Server:
+    folder: Path, port: int, controller: int = 0, command: str = "run", *properties: str,
+    env: Mapping[str, str] | None = None,
+) -> Server:  # fmt: skip
     """Start a broker; with the command `join`, a further one of the controller's cluster.
 
     `properties` (name=value) override those of `scripts/kafka`.
     """
     ports = str(port), str(folder), str(controller or free_port())
-    return Server([str(SCRIPT), command, *ports, *properties], folder / f"{command}.log")
+    argv = [str(SCRIPT), command, *ports, *properties]
+    return Server(argv, folder / f"{command}.log", os.environ | dict(env or {}))
 
 
 def valkey(folder: Path, port: int, *options: str, env: Mapping[str, str] | None = None) -> Server:
