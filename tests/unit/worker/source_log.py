@@ -19,6 +19,8 @@ class Log:
     def __init__(self) -> None:
         self.leader = LEADER
         self.opened = 0
+        self.is_open = asyncio.Event()
+        self.is_open.set()
         self.failures: list[Exception] = []
         self._records: asyncio.Queue[list[SourceRecord]] = asyncio.Queue()
         self._next = 0
@@ -26,6 +28,7 @@ class Log:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Any]:
         self.opened += 1
+        await self.is_open.wait()
         yield self.leader, self._poll
 
     async def _poll(self) -> list[SourceRecord]:

@@ -189,9 +189,15 @@ async def test_an_outage_or_a_topic_that_was_cut_begins_another_reading(
         await until(lambda: missing(sources, vouchers, 2) == [])
 
 
-async def test_nothing_vouches_between_two_readings(topic: Log) -> None:
-    sources = Sources(("gitlab",), 1, topic, QUICK)
+async def test_nothing_vouches_between_two_readings(topic: Log, sources: Sources) -> None:
+    """Records between the two may be lost, and the topic another one."""
+    assert Sources(("gitlab",), 1, topic, QUICK).mark(LEADER, 0) == SourceMark(None, 0)
+    topic.is_open.clear()
+    topic.failures.append(KafkaConnectionError("away"))
+    await until(lambda: topic.opened == 2)
     assert sources.mark(LEADER, 0) == SourceMark(None, 0)
+    topic.is_open.set()
+    await until(lambda: sources.mark(LEADER, 0) == SourceMark(2, 0))
 
 
 async def test_the_age_of_a_source_counts_from_its_last_heartbeat_that_counted(
