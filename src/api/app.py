@@ -141,7 +141,7 @@ def create_api() -> ASGIApp:
 
 def _signed_tokens(settings: Settings, keys: KeyFiles, freshness: Freshness) -> SignedTokens:
     issuer, prefix = settings.job_token_issuer or "", settings.job_token_prefix
-    return SignedTokens(keys, issuer, prefix, freshness.redis_time)
+    return SignedTokens(keys, issuer, prefix, freshness.clock.expected)
 
 
 def documented_routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRouter:

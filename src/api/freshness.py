@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -55,7 +55,8 @@ class Freshness:
         self._servers = servers or RedisServers()
         self._polled = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._clock = TrustedClock(time.time() * 1000, elapsed())
+        # By TIME of the server that has the number of partitions.
+        self.clock = TrustedClock(time.time() * 1000, elapsed())
         # The latest stamp that each partition had.
         self._seen: dict[int, Stamp] = {}
         self.poll = NEVER
@@ -89,10 +90,6 @@ class Freshness:
         if poll.sent <= self._servers.met_at:
             self.hurry()
 
-    def redis_time(self, now: float) -> float | None:
-        """Return the believed TIME of Redis in ms at `now`, by `elapsed`; None if none is."""
-        return self._clock.expected(now)
-
     def hurry(self) -> None:
         """Let the next poll begin at once."""
         self._hurry.set()
@@ -106,8 +103,8 @@ class Freshness:
         """The fault of the latest poll that Redis answered."""
         return self.poll.fault
 
-    def known(self, poll: Poll, partition: int, *servers: str) -> tuple[float, int] | None:
-        """Return the partition's age, and the epoch of its stamp, for a view from `servers`.
+    def known(self, poll: Poll, partition: int, server: str) -> tuple[float, int] | None:
+        """Return the partition's age, and the epoch of its stamp, for a view from `server`.
 
         The view must have been read after `poll`: events between the two may have changed it.
         None if no stamp counts. A server may lack what was written before it was met. Its own
@@ -116,24 +113,21 @@ class Freshness:
         stamp = poll.stamps[partition] if partition < len(poll.stamps) else None
         if stamp is None:
             return None
-        if not self._counts(stamp, servers):
+        if not self._counts(stamp, server):
             if self.poll.sent <= self._servers.met_at:
                 self.hurry()
             return None
         return elapsed() - stamp.fresh_at, stamp.epoch
 
-    def _counts(self, stamp: Stamp, servers: Sequence[str]) -> bool:
-        for server in servers:
-            proven = stamp.sent if stamp.server == server else stamp.fresh_at
-            if proven <= self._servers.met(server):
-                return False
-        return True
+    def _counts(self, stamp: Stamp, server: str) -> bool:
+        proven = stamp.sent if stamp.server == server else stamp.fresh_at
+        return proven > self._servers.met(server)
 
     def ages(self) -> list[float | None]:
         """Return the seconds since each partition was fresh; empty without their number."""
         stamps, now = self.poll.stamps, elapsed()
         return [
-            now - stamp.fresh_at if stamp and self._counts(stamp, (stamp.server,)) else None
+            now - stamp.fresh_at if stamp and self._counts(stamp, stamp.server) else None
             for stamp in stamps
         ]
 
@@ -208,7 +202,7 @@ class Freshness:
         received = elapsed()
         is_late = received - sent > TOLERANCE_MS / 1000
         if not is_late and not redis_batch.is_outage(answer.value):
-            self._clock.note(answer.now, sent, received)
+            self.clock.note(answer.now, sent, received)
 
     def _stamp(self, sent: float, partition: int, answer: CommandResult) -> Stamp | None:
         """Return the partition's stamp; while its server is away, the former one grows old."""

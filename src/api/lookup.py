@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -13,7 +13,7 @@ from api.proofs import Proofs
 from api.read_batcher import Reads
 from api.replies import UNAUTHORIZED, Reply, refusal, stored_reply, unavailable
 from api.signed_tokens import SignedTokens
-from api.view_reads import Found, JobRead, decode_record, is_pointer, raised, read_again
+from api.view_reads import Found, JobRead, decode_record, leads_on, raised, read_again
 from projector.elapsed import elapsed
 from projector.store import schema
 from projector.store.schema import ViewRecord
@@ -57,7 +57,7 @@ class Lookup:
         if self._signed is not None and token.count(b".") == 2:
             self._ask_signed(self._signed, token, asked)
         else:
-            self._reads.ask(key, partial(self._found, asked))
+            self._reads.ask(key, partial(self._found, asked, ""))
 
     def _ask_signed(self, signed: SignedTokens, token: bytes, asked: "_Asked") -> None:
         """Ask for the view of the job that a signed token names, or else for the token's own."""
@@ -67,24 +67,35 @@ class Lookup:
             asyncio.get_running_loop().call_soon(self._answer, asked, refusal(error))
             return
         if known is None:
-            self._reads.ask(asked.key, partial(self._found, asked))
+            self._reads.ask(asked.key, partial(self._found, asked, ""))
         elif known.alone:
-            self._reads.ask(known.job_key, partial(self._found_alone, asked, known.job_key))
+            self._reads.ask(known.job_key, partial(self._found, asked, known.job_key))
         else:
             self._ask_both(asked, known.job_key)
+
+    def _found(
+        self, asked: "_Asked", job_key: str, stored: bytes | Exception | None, server: str
+    ) -> None:
+        """Answer from the record, or prove first that the token is unknown.
+
+        If the job's key, which was read alone, holds no record, both keys are read.
+        """
+        try:
+            if job_key and leads_on(stored):
+                self._ask_both(asked, job_key)
+                return
+            record = decode_record(stored)
+            if record is None or record.is_provisional:
+                self._prove(asked, job_key, Found(record, (server,)))
+                return
+            reply = self._from_record(record, server, asked.poll, asked.max_age)
+        except Exception as error:  # always reply: a client is waiting
+            reply = refusal(error)
+        self._answer(asked, reply)
 
     def _ask_both(self, asked: "_Asked", job_key: str) -> None:
         on_found = partial(self._found_of_job, asked, job_key)
         JobRead(self._reads, asked.key, job_key, on_found).start()
-
-    def _found_alone(
-        self, asked: "_Asked", job_key: str, stored: bytes | Exception | None, server: str
-    ) -> None:
-        """Answer from the record under the job's key; without one, both keys are read."""
-        if stored is None or (isinstance(stored, bytes) and is_pointer(stored)):
-            self._ask_both(asked, job_key)
-        else:
-            self._found(asked, stored, server, job_key)
 
     def _found_of_job(self, asked: "_Asked", job_key: str, found: Found | Exception) -> None:
         """Answer from the record of a signed token's job, or prove first that it is unknown."""
@@ -94,37 +105,23 @@ class Lookup:
                 self._signed.note_alone(asked.key, alone=found.at_job)
             record = found.final
             if record is None:
-                self._prove(asked, found, job_key)
+                self._prove(asked, job_key, found)
                 return
-            reply = self._from_record(record, found.servers, asked.poll, asked.max_age)
+            reply = self._from_servers(record, found.servers, asked.poll, asked.max_age)
         except Exception as error:  # always reply: a client is waiting
             reply = refusal(error)
         self._answer(asked, reply)
 
-    def _found(
-        self, asked: "_Asked", stored: bytes | Exception | None, server: str, job_key: str = ""
-    ) -> None:
-        """Answer from the record, or prove first that the token is unknown."""
-        try:
-            record = decode_record(stored)
-            if record is None or record.is_provisional:
-                self._prove(asked, Found(record, (server,)), job_key)
-                return
-            reply = self._from_record(record, (server,), asked.poll, asked.max_age)
-        except Exception as error:  # always reply: a client is waiting
-            reply = refusal(error)
-        self._answer(asked, reply)
-
-    def _prove(self, asked: "_Asked", found: Found, job_key: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer_proven(asked, found, job_key))
+    def _prove(self, asked: "_Asked", job_key: str, found: Found) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer_proven(asked, job_key, found))
         self._proving.add(task)
         task.add_done_callback(self._proving.discard)
 
-    async def _answer_proven(self, asked: "_Asked", found: Found, job_key: str) -> None:
+    async def _answer_proven(self, asked: "_Asked", job_key: str, found: Found) -> None:
         read = partial(read_again, self._reads, asked.key, job_key)
         try:
             proven = await self._proofs.prove(asked.arrival, found, read)
-            reply = self._from_record(*proven, asked.max_age) if proven else UNAUTHORIZED
+            reply = self._from_servers(*proven, asked.max_age) if proven else UNAUTHORIZED
         except Exception as error:  # always reply: a client is waiting
             reply = refusal(error)
         self._answer(asked, reply)
@@ -133,12 +130,22 @@ class Lookup:
         metrics.record_lookup(reply.status, elapsed() - asked.arrival)
         asked.answer(reply)
 
-    def _from_record(
-        self, record: ViewRecord, servers: tuple[str, ...], poll: Poll, max_age: int | None
+    def _from_servers(
+        self, record: ViewRecord, servers: Sequence[str], poll: Poll, max_age: int | None
     ) -> Reply:
-        """Answer from a record that was read from `servers` after `poll`."""
+        """Answer from a record of the last server, to which a pointer on the others has led."""
+        *others, server = servers
+        for other in others:
+            if self._freshness.known(poll, record.partition, other) is None:
+                return unavailable(self._unknown(poll, record.partition))
+        return self._from_record(record, server, poll, max_age)
+
+    def _from_record(
+        self, record: ViewRecord, server: str, poll: Poll, max_age: int | None
+    ) -> Reply:
+        """Answer from a record that was read from `server` after `poll`."""
         partition = record.partition
-        known = self._freshness.known(poll, partition, *servers)
+        known = self._freshness.known(poll, partition, server)
         if known is None:
             return unavailable(self._unknown(poll, partition))
         age, epoch = known

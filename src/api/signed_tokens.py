@@ -56,13 +56,13 @@ class UnverifiableTokenError(Exception):
 
 
 class KnownToken(NamedTuple):
-    """A verified token: the key of its job in Redis, and its `exp`.
+    """A verified token: the key of its job in Redis, and its `exp` in ms.
 
     `alone`: the job's key held the record itself, so the token has no record of its own.
     """
 
     job_key: str
-    expires: float
+    expires_ms: float
     alone: bool = False
 
 
@@ -105,23 +105,37 @@ class SignedTokens:
         `key` is that of the token's own record. Raises `RefusedTokenError` or
         `UnverifiableTokenError`.
         """
-        if self._files.keys is not self._keys:
-            self._keys = self._files.keys
+        files = self._files
+        if files.keys is not self._keys:
+            self._keys = files.keys
             self._known.clear()
         known = self._known.get(key)
-        signed = None if known else self._jwt_of(token)
-        if known is None and signed is None:
+        # Inline, for nearly all lookups end here.
+        if known is not None and files.fault is None:
+            time_ms = self._clock(now)
+            if time_ms is not None and time_ms < known.expires_ms:
+                metrics.signed["known"] += 1
+                return known
+        if known is None and self._jwt_of(token) is None:
             return None
+        return self._check(token, key, now)
+
+    def _check(self, token: bytes, key: str, now: float) -> KnownToken:
+        """Verify a token that is not known, or is known and may have expired."""
+        self._known.pop(key, None)
         try:
-            found = self._check(known, signed, key, now)
+            known = self._verified(token, now)
         except RefusedTokenError as error:
-            metrics.record_signed(str(error))
+            metrics.signed[str(error)] += 1
             raise
         except UnverifiableTokenError as error:
-            metrics.record_signed(error.result)
+            metrics.signed[error.result] += 1
             raise
-        metrics.record_signed("known" if known else "verified")
-        return found
+        self._known[key] = known
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+        metrics.signed["verified"] += 1
+        return known
 
     def note_alone(self, key: str, *, alone: bool) -> None:
         """Note whether the token's job has its record under its own key."""
@@ -129,29 +143,21 @@ class SignedTokens:
         if known and known.alone != alone:
             self._known[key] = known._replace(alone=alone)
 
-    def _check(
-        self, known: KnownToken | None, signed: re.Match[bytes] | None, key: str, now: float
-    ) -> KnownToken:
+    def _verified(self, token: bytes, now: float) -> KnownToken:
         if self._files.fault:
             raise UnverifiableTokenError(
                 "keys unreadable", "the keys of signed job tokens cannot be read"
             )
-        if known is None:
-            assert signed is not None  # noqa: S101  one of the two is given
-            claims = self._verify(signed)
-            job = self._job(claims)
-            self._refuse_early(claims.nbf, now)
-            known = KnownToken(schema.job_key(job), claims.exp)
-            self._refuse_late(known, key, now)
-            self._keep(key, known)
-        else:
-            self._refuse_late(known, key, now)
-        return known
-
-    def _keep(self, key: str, known: KnownToken) -> None:
-        self._known[key] = known
-        if len(self._known) > MAX_KNOWN:
-            self._known.popitem(last=False)
+        claims = self._claims(token)
+        job = self._job(claims)
+        time_ms = self._clock(now)
+        if time_ms is None:
+            raise UnverifiableTokenError("no clock", "the time of Redis is not known yet")
+        if time_ms < (claims.nbf - NBF_LEEWAY_S) * 1000:
+            raise RefusedTokenError("not yet valid")
+        if time_ms >= claims.exp * 1000:
+            raise RefusedTokenError("expired")
+        return KnownToken(schema.job_key(job), claims.exp * 1000)
 
     def _jwt_of(self, token: bytes) -> re.Match[bytes] | None:
         for name in self._names:
@@ -159,9 +165,10 @@ class SignedTokens:
                 return found
         return None
 
-    def _verify(self, signed: re.Match[bytes]) -> _Claims:
+    def _claims(self, token: bytes) -> _Claims:
         """Return the claims of a token that a configured key has signed."""
-        if len(signed[0]) > MAX_JWT_BYTES:
+        signed = self._jwt_of(token)
+        if signed is None or len(signed[0]) > MAX_JWT_BYTES:
             raise RefusedTokenError("malformed")
         key = self._key(signed[1])
         try:
@@ -203,21 +210,6 @@ class SignedTokens:
         if subject is None or (job := int(subject[1])) > MAX_JOB:
             raise RefusedTokenError("malformed subject")
         return job
-
-    def _refuse_early(self, nbf: float, now: float) -> None:
-        if self._time(now) < nbf - NBF_LEEWAY_S:
-            raise RefusedTokenError("not yet valid")
-
-    def _refuse_late(self, known: KnownToken, key: str, now: float) -> None:
-        if self._time(now) >= known.expires:
-            self._known.pop(key, None)
-            raise RefusedTokenError("expired")
-
-    def _time(self, now: float) -> float:
-        time_ms = self._clock(now)
-        if time_ms is None:
-            raise UnverifiableTokenError("no clock", "the time of Redis is not known yet")
-        return time_ms / 1000
 
     def _report_unknown(self, kid: str) -> None:
         """Log unknown keys, at most every ten seconds: anyone may send a token with one."""

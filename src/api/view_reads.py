@@ -18,7 +18,7 @@ Stored = bytes | Exception | None
 
 
 class Found(NamedTuple):
-    """The record of a view, or None, and the servers that it depends on.
+    """The record of a view, or None, and the servers that it depends on; its own is the last.
 
     `at_job`: the job's key held the record. `pointer`: the job's key held this digest, whose record
     it is; `read_at` is then when the record was there, in seconds of `elapsed`.
@@ -68,9 +68,11 @@ def decode_record(stored: Stored) -> ViewRecord | None:
     return None if stored is None else ViewRecord.decode(stored)
 
 
-def is_pointer(stored: bytes) -> bool:
-    """Whether the value of a job's key is the digest of its token, not a record."""
-    return len(stored) == 64 and _DIGEST.fullmatch(stored) is not None
+def leads_on(stored: Stored) -> bool:
+    """Whether a job's key is missing or holds the digest of its token, not a record."""
+    if isinstance(stored, bytes):
+        return len(stored) == 64 and _DIGEST.fullmatch(stored) is not None
+    return stored is None
 
 
 class JobRead:
@@ -109,9 +111,10 @@ class JobRead:
         record = decode_record(stored)
         if record is not None:
             return Found(record, (server,))
-        if not isinstance(at_job, bytes) or not is_pointer(at_job):
-            found = _at_job(at_job, server_of_job)
-            return found if found.record else Found(None, (server, server_of_job))
+        if at_job is None:
+            return Found(None, (server, server_of_job))
+        if isinstance(at_job, Exception) or not leads_on(at_job):
+            return Found(decode_record(at_job), (server_of_job,), at_job=True)
         pointer = at_job.decode()
         target = schema.TOKENS + pointer
         if target == self._key:
@@ -132,10 +135,6 @@ class JobRead:
             found = error
         if found is not None:
             self._on_found(found)
-
-
-def _at_job(stored: Stored, server: str) -> Found:
-    return Found(decode_record(stored), (server,), at_job=True)
 
 
 def _behind_pointer(pointer: str, servers: tuple[str, str], stored: Stored, server: str) -> Found:

@@ -45,14 +45,14 @@ class SignedWorld:
         self.token = self.signed_now()
         self.calls: list[list[str]] = []
         self._mget = Mget(world.redis)
-        world.signed = SignedTokens(self.files, ISSUER, "", world.freshness.redis_time)
+        world.signed = SignedTokens(self.files, ISSUER, "", world.freshness.clock.expected)
         self.with_grace(LONG_GRACE_S)
 
     def with_grace(self, seconds: float) -> None:
         self.world.with_limits(miss_grace=seconds, reads=ReadBatcher(self.fetch))
 
     def signed_now(self, job: int = JOB, **claims: object) -> str:
-        now_s = round((self.world.freshness.redis_time(elapsed()) or 0) / 1000)
+        now_s = round((self.world.freshness.clock.expected(elapsed()) or 0) / 1000)
         return KEY.token(job, **claims_of(job, now_s) | claims)
 
     @property

@@ -79,7 +79,7 @@ def test_a_token_of_gitlabs_own_libraries_names_its_job(tmp_path: Path) -> None:
     assert list(verifier.files.keys) == [VECTOR["kid"]]
     assert hashlib.sha256(VECTOR["token"].encode()).hexdigest() == VECTOR["sha256"]
     found = verifier.find(VECTOR["token"])
-    assert found == KnownToken(f"allowed-agents:job:{VECTOR['job']}", VECTOR["exp"])
+    assert found == KnownToken(f"allowed-agents:job:{VECTOR['job']}", VECTOR["exp"] * 1000)
 
 
 @pytest.mark.parametrize("key", [ONE, TWO], ids=["one", "two"])
