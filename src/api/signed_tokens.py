@@ -116,7 +116,7 @@ class SignedTokens:
             if time_ms is not None and time_ms < known.expires_ms:
                 metrics.signed["known"] += 1
                 return known
-        if known is None and self._jwt_of(token) is None:
+        if known is None and self.jwt_of(token) is None:
             return None
         return self._check(token, key, now)
 
@@ -159,7 +159,8 @@ class SignedTokens:
             raise RefusedTokenError("expired")
         return KnownToken(schema.job_key(job), claims.exp * 1000)
 
-    def _jwt_of(self, token: bytes) -> re.Match[bytes] | None:
+    def jwt_of(self, token: bytes) -> re.Match[bytes] | None:
+        """Return the JWT of a token in one of the forms of a signed one, or None."""
         for name in self._names:
             if token.startswith(name) and (found := _JWT.fullmatch(token, len(name))):
                 return found
@@ -167,7 +168,7 @@ class SignedTokens:
 
     def _claims(self, token: bytes) -> _Claims:
         """Return the claims of a token that a configured key has signed."""
-        signed = self._jwt_of(token)
+        signed = self.jwt_of(token)
         if signed is None or len(signed[0]) > MAX_JWT_BYTES:
             raise RefusedTokenError("malformed")
         key = self._key(signed[1])
@@ -206,8 +207,8 @@ class SignedTokens:
             raise RefusedTokenError("wrong audience")
         if claims.iss != self._issuer:
             raise RefusedTokenError("wrong issuer")
-        subject = _SUBJECT.fullmatch(claims.sub) if isinstance(claims.sub, str) else None
-        if subject is None or (job := int(subject[1])) > MAX_JOB:
+        job = job_of(claims.sub)
+        if job is None:
             raise RefusedTokenError("malformed subject")
         return job
 
@@ -220,3 +221,10 @@ class SignedTokens:
             log.error("job tokens signed with an unknown key", kid=named,
                       tokens=self._unknown_keys, held=sorted(self._keys))  # fmt: skip
             self._unknown_keys, self._report_at = 0, now + REPORT_INTERVAL_S
+
+
+def job_of(subject: object) -> int | None:
+    """Return the job's id from `gid://gitlab/Ci::Build/9`, or None."""
+    found = _SUBJECT.fullmatch(subject) if isinstance(subject, str) else None
+    job = int(found[1]) if found else 0
+    return job if 0 < job <= MAX_JOB else None

@@ -2,17 +2,14 @@
 
 import asyncio
 import math
-import re
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from api.read_batcher import Reads
 from projector.elapsed import elapsed
 from projector.store import schema
 from projector.store.schema import ViewRecord
-
-_DIGEST: Final = re.compile(rb"[0-9a-f]{64}")
 
 Stored = bytes | Exception | None
 
@@ -71,7 +68,7 @@ def decode_record(stored: Stored) -> ViewRecord | None:
 def leads_on(stored: Stored) -> bool:
     """Whether a job's key is missing or holds the digest of its token, not a record."""
     if isinstance(stored, bytes):
-        return len(stored) == 64 and _DIGEST.fullmatch(stored) is not None
+        return schema.POINTER.fullmatch(stored) is not None
     return stored is None
 
 

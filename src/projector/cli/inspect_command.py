@@ -7,7 +7,8 @@ import sys
 from typing import Annotated, Final
 
 import typer
-from msgspec import Struct
+from msgspec import Struct, structs
+from redis.asyncio import Redis
 
 from projector.cli import inspect_display
 from projector.cli.options import AsJson
@@ -21,11 +22,16 @@ from projector.cli.terminal import (
     run_command,
     with_redis,
 )
+from projector.clients import redis_batch
+from projector.config.settings import Settings
 from projector.domain.decision import ViewRules
 from projector.domain.views import ViewId
 from projector.events.model import MAX_ID
 from projector.events.partitioning import MAX_PARTITIONS
+from projector.events.timestamps import to_rfc3339
 from projector.operators import inspect
+from projector.operators.inspect import InspectedToken, SignedToken
+from projector.store import schema
 
 MAX_TOKEN: Final = 8192
 _TOKEN: Final = re.compile(rf"[\x21-\x7e]{{1,{MAX_TOKEN}}}")
@@ -72,7 +78,11 @@ def token(
 
     It is never an argument: other users see those. Only its SHA-256 leaves this process.
 
-    Exits with 0; with 1 when there is no record of it; with 3 when Redis cannot be reached.
+    A token that GitLab signed is checked as lookups check it, if PROJECTOR_JOB_TOKEN_KEYS and
+    PROJECTOR_JOB_TOKEN_ISSUER are set here too.
+
+    Exits with 0; with 1 when it is refused, or there is no record of it; with 3 when Redis cannot
+    be reached.
 
     \b
     projector inspect token
@@ -85,14 +95,42 @@ def token(
             "a token is never an argument: other users see those, and shells keep them. "
             "Give it on standard input, or run the command without it and be asked",
         )
-    digest = _digest(sha256)
+    given = None if sha256 is not None else _read_token()
+    digest = _digest(sha256, given)
     settings = load_settings()
-    found = run_command(
-        settings, with_redis(settings, lambda redis: inspect.inspect_view(redis, digest))
-    )
+
+    async def inspect_it(redis: Redis) -> InspectedToken:
+        if given is None:
+            return await inspect.inspect_view(redis, digest)
+        return await _inspect_given(redis, settings, given, digest)
+
+    found = run_command(settings, with_redis(settings, inspect_it))
     known = found.record is not None
-    answer = "The token" if known else "There is no record of the token: lookups get 401, or 503"
-    _show(found, answer, inspect_display.token(found), as_json_=as_json_, known=known)
+    _show(found, inspect_display.answer_of_token(found), inspect_display.token(found),
+          as_json_=as_json_, known=known)  # fmt: skip
+
+
+async def _inspect_given(
+    redis: Redis, settings: Settings, given: str, digest: ViewId
+) -> InspectedToken:
+    """Check a token as lookups do, and read the view that answers it."""
+    # Imported here: other commands start without cryptography.
+    from api.token_check import NOT_CHECKED, VERIFIED, check_token
+
+    now = await redis_batch.server_time(redis, schema.PARTITIONS_KEY)
+    check = check_token(given.encode(), settings, now)
+    if check is None:
+        return await inspect.inspect_view(redis, digest)
+    expires = None if check.expires_s is None else to_rfc3339(int(check.expires_s * 1000))
+    refused = None
+    if check.result == VERIFIED and check.job:
+        found = await inspect.inspect_token_of_job(redis, digest, check.job)
+    elif check.result == NOT_CHECKED:
+        found = await inspect.inspect_view(redis, digest)
+    else:
+        found, refused = InspectedToken(digest, None, []), 503 if check.in_doubt else 401
+    signed = SignedToken(check.result, refused, check.job, check.kid, check.issuer, expires)
+    return structs.replace(found, signed=signed)
 
 
 @app.command()
@@ -144,13 +182,12 @@ def agent(
     _show(found, answer, inspect_display.agent(found), as_json_=as_json_, known=known)
 
 
-def _digest(sha256: str | None) -> ViewId:
+def _digest(sha256: str | None, given: str | None) -> ViewId:
     if sha256 is not None:
         if not _DIGEST.fullmatch(sha256):
             fail(WRONG, "--sha256 must be 64 hexadecimal digits")
         return ViewId(sha256.lower())
-    given = _read_token()
-    if not _TOKEN.fullmatch(given):
+    if given is None or not _TOKEN.fullmatch(given):
         fail(WRONG, f"a token is 1 to {MAX_TOKEN} visible ASCII characters, without spaces")
     return ViewId(hashlib.sha256(given.encode()).hexdigest())
 

@@ -8,6 +8,7 @@ from projector.operators.inspect import (
     InspectedJob,
     InspectedPartition,
     InspectedToken,
+    SignedToken,
 )
 
 
@@ -23,9 +24,18 @@ def job(found: InspectedJob) -> list[Row]:
     return [*_token(found.token), *_facts(found.facts)]
 
 
+def answer_of_token(found: InspectedToken) -> str:
+    """Return the first line about a token."""
+    if found.record is not None:
+        return "The token"
+    if found.signed and found.signed.refused:
+        return f"Lookups get {found.signed.refused} for the token: {found.signed.result}"
+    return "There is no record of the token: lookups get 401, or 503"
+
+
 def token(found: InspectedToken) -> list[Row]:
-    """List the token's record, then its facts."""
-    return [*_token(found), *_facts(found.facts)]
+    """List the check of a signed token, the record, then its facts."""
+    return [*_signed(found.signed), *_token(found), *_facts(found.facts)]
 
 
 def partition(found: InspectedPartition) -> list[Row]:
@@ -72,6 +82,17 @@ def _checkpoint(found: InspectedPartition, total: int) -> str:
     if found.checkpoint == total:
         return "whole"
     return f"{found.checkpoint} fields were written, {total} are there; ask again"
+
+
+def _signed(signed: SignedToken | None) -> list[Row]:
+    if signed is None:
+        return []
+    result = signed.result
+    if result == "no keys":
+        result = "not checked: PROJECTOR_JOB_TOKEN_KEYS is not set here"
+    job = "no job" if signed.job is None else f"job {signed.job}"
+    names = f"{job}, issuer {signed.issuer}, key {signed.kid}, valid until {signed.expires_at}"
+    return [Row("signature", result), Row("names", names)]
 
 
 def _token(found: InspectedToken) -> list[Row]:

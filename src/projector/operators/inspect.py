@@ -50,15 +50,32 @@ class InspectedFact(Struct, frozen=True):
     data: dict[str, Any] | None
 
 
-class InspectedToken(Struct, frozen=True):
+class SignedToken(Struct, frozen=True):
+    """The check of a signed token, and what the token itself names.
+
+    `result` is `verified`, or why it is not. Then anyone may have written the rest. `refused` is
+    the status that lookups get for it, None if its record decides.
+    """
+
+    result: str
+    refused: int | None
+    job: int | None
+    kid: str | None
+    issuer: str | None
+    expires_at: str | None
+
+
+class InspectedToken(Struct, frozen=True, omit_defaults=True):
     """The record that lookups of a token get, and the facts behind it.
 
-    `sha256` is None for the signed tokens of a job without a digest, which share one record.
+    `sha256` is None for the signed tokens of a job without a digest, which share one record. In
+    `inspect token` it is the token's own, also where the record is that of its job.
     """
 
     sha256: str | None
     record: InspectedRecord | None
     facts: list[InspectedFact]
+    signed: SignedToken | None = None
 
 
 class InspectedJob(Struct, frozen=True):
@@ -139,6 +156,16 @@ async def inspect_view(redis: Redis, view_id: ViewId) -> InspectedToken:
     )
     found = await snapshot.read_snapshot(redis, record.partition, record.version)
     return InspectedToken(sha256, shown, await asyncio.to_thread(_facts_of_view, found, view_id))
+
+
+async def inspect_token_of_job(redis: Redis, digest: ViewId, job: int) -> InspectedToken:
+    """Read the view of a verified token: its own if it has one, else that of its job."""
+    own = await inspect_view(redis, digest)
+    key = await explain.read_job_key(redis, job)
+    if own.record or key.view_id is None:
+        return own
+    found = await inspect_view(redis, key.view_id)
+    return msgspec.structs.replace(found, sha256=digest)
 
 
 async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:

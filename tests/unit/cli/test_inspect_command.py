@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import fakeredis
@@ -12,8 +13,9 @@ import pytest
 from projector.cli import inspect_command
 from projector.events.model import Topic
 from projector.store import schema
-from tests import builders
+from tests import builders, job_tokens
 from tests.builders import digest
+from tests.job_tokens import SigningKey
 from tests.unit.cli.runner import run
 from tests.unit.operators import worlds
 from tests.unit.operators.worlds import FOREVER, HOME
@@ -63,7 +65,7 @@ def test_on_a_terminal_the_token_is_asked_for_and_hidden(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("sys.stdin", Terminal())
     monkeypatch.setattr("getpass.getpass", answer)
-    assert inspect_command._digest(None) == digest("token-9")
+    assert inspect_command._read_token() == "token-9"
     assert asked == ["token: "]
 
 
@@ -164,3 +166,86 @@ def test_a_job_without_a_digest_is_shown_by_its_record(server: fakeredis.FakeSer
     damaged = run("inspect", "job", "12")
     assert damaged.exit_code == 0
     assert "none: the job's key in Redis holds neither a record nor a digest" in damaged.stdout
+
+
+@pytest.fixture
+def signing(
+    server: fakeredis.FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> SigningKey:
+    """The key that commands check signed tokens with; job 12 has no digest, job 9 has one."""
+
+    async def fill() -> None:
+        await worlds.filled(server, builders.started(12, 7, token=None, expires_at=FOREVER))
+
+    asyncio.run(fill())
+    key, file = job_tokens.signing_key(), tmp_path / "key.pem"
+    file.write_bytes(key.pem)
+    monkeypatch.setenv("PROJECTOR_JOB_TOKEN_KEYS", str(file))
+    monkeypatch.setenv("PROJECTOR_JOB_TOKEN_ISSUER", job_tokens.ISSUER)
+    return key
+
+
+def signed(key: SigningKey, job: int, **claims: Any) -> str:
+    now = int(time.time())
+    return key.token(job, **{"nbf": now - 5, "exp": now + 600} | claims)
+
+
+@pytest.mark.parametrize("job", [9, 12])
+def test_a_signed_token_is_verified_and_gets_the_record_of_its_job(
+    signing: SigningKey, job: int
+) -> None:
+    token = signed(signing, job)
+    result = run("inspect", "token", "--json", stdin=f"{token}\n")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert found["sha256"] == digest(token)
+    assert found["record"]["body"]["job"] == {"id": job}
+    assert [fact["key"] for fact in found["facts"]] == [f"3/job/{job}"]
+    checked = found["signed"]
+    assert (checked["result"], checked["refused"], checked["job"]) == ("verified", None, job)
+    assert (checked["kid"], checked["issuer"]) == (signing.kid, job_tokens.ISSUER)
+    assert token.rpartition(".")[2] not in run("inspect", "token", stdin=f"{token}\n").output
+
+
+@pytest.mark.parametrize(
+    ("claims", "answer"),
+    [
+        ({"exp": 1_700_000_000}, "Lookups get 401 for the token: expired"),
+        ({"iss": "gitlab.example.org"}, "Lookups get 401 for the token: wrong issuer"),
+        ({"sub": "gid://gitlab/User/1"}, "Lookups get 401 for the token: malformed subject"),
+    ],
+)
+def test_a_signed_token_that_lookups_refuse_is_shown_with_the_reason(
+    signing: SigningKey, claims: dict[str, Any], answer: str
+) -> None:
+    result = run("inspect", "token", stdin=signed(signing, 12, **claims))
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[0] == answer
+    assert "record      none" in result.stdout
+
+
+def test_a_token_of_an_unknown_key_is_in_doubt(signing: SigningKey) -> None:
+    token = signed(job_tokens.signing_key(1), 12)
+    assert signing.kid not in token
+    result = run("inspect", "token", stdin=token)
+    assert "Lookups get 503 for the token: unknown key" in result.stdout.splitlines()
+    assert job_tokens.signing_key(1).kid in result.stdout
+
+
+def test_without_keys_a_signed_token_is_read_by_its_digest(
+    signing: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PROJECTOR_JOB_TOKEN_KEYS")
+    monkeypatch.delenv("PROJECTOR_JOB_TOKEN_ISSUER")
+    result = run("inspect", "token", stdin=signed(signing, 12))
+    assert result.exit_code == 1
+    assert "not checked: PROJECTOR_JOB_TOKEN_KEYS is not set here" in result.stdout
+
+
+def test_a_key_file_that_cannot_be_read_is_named(
+    signing: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROJECTOR_JOB_TOKEN_KEYS", "/nowhere.pem")
+    result = run("inspect", "token", stdin=signed(signing, 12))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "/nowhere.pem" in result.stderr
