@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from projector.config.settings import Settings
 from projector.process import is_listening
 from tests import builders
+from tests.heartbeat_sender import HeartbeatSender, sending
 from tests.integration import servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import PARTITIONS, Deployment
@@ -189,3 +191,33 @@ def last(log: str) -> Any:
 def known(log: str) -> bool:
     found = last(log)
     return "kafka" in found and found["kafka"] is None and found["totals"]["lag"] is not None
+
+
+def test_a_silent_source_is_named_wherever_people_look(deployment: Deployment) -> None:
+    deployment.env |= {
+        "PROJECTOR_SOURCES": "gitlab,hr", "PROJECTOR_MAX_STALENESS": "2",
+        "PROJECTOR_MISS_GRACE": "1.5",
+    }  # fmt: skip
+    assert deployment.command("topics").returncode == 0
+    deployment.start("worker")
+    deployment.start_api()
+    settings = Settings(kafka=deployment.kafka, topic_prefix=deployment.prefix)
+    with sending(HeartbeatSender(settings, PARTITIONS, "hr")):
+        with sending(HeartbeatSender(settings, PARTITIONS, "gitlab")):
+            deployment.until_fresh()
+            deployment.feed(*COMPANY, builders.started(9, 7))
+            deployment.until("token-9", 200)
+            code, found = status(deployment)
+            assert (code, {s["state"] for s in found["sources"]}) == (0, {"heard"})
+        deployment.until("token-9", 503)
+        named = "source gitlab has been silent for "
+        assert deployment.look_up("token-9").body["reason"].startswith(named)
+        assert deployment.look_up("unknown").body["reason"].startswith(named)
+        assert deployment.get("/health/fresh").body["reason"].startswith(named)
+        code, found = status(deployment)
+        assert code == 1
+        assert [(s["source"], s["state"], s["waiting"]) for s in found["sources"]] == [
+            ("gitlab", "silent", list(range(PARTITIONS))), ("hr", "heard", []),
+        ]  # fmt: skip
+        inspected = deployment.command("inspect", "partition", "0").stdout
+        assert "waits for   source gitlab, silent for " in inspected

@@ -19,6 +19,8 @@ class Log:
     def __init__(self) -> None:
         self.leader = LEADER
         self.opened = 0
+        # `after` below it is not looked up.
+        self.start = 10**6
         self.is_open = asyncio.Event()
         self.is_open.set()
         self.failures: list[Exception] = []
@@ -29,7 +31,7 @@ class Log:
     async def open(self) -> AsyncIterator[Any]:
         self.opened += 1
         await self.is_open.wait()
-        yield self.leader, self._poll
+        yield self.leader, self.start, self._poll
 
     async def _poll(self) -> list[SourceRecord]:
         if self.failures:

@@ -223,7 +223,7 @@ def test_a_flood_costs_little_and_the_other_sources_nothing(
     found.take_untrue(ENDS, 100)
     found.note(heartbeat(10, 3), 100)
     assert found.apply(ENDS) == ["gitlab"]
-    assert found.missing(mark(10)) == []
+    assert found.missing(mark(7)) == []
 
 
 def test_an_owner_that_is_behind_keeps_the_oldest_and_the_newest() -> None:
