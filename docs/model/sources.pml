@@ -24,7 +24,7 @@
  *
  * -DNEW_TOKEN makes the change a job's start; without, it is a revocation. -DNEW_LOG has a single
  * sender, and an operator who deletes `sources` and makes it again. With two senders that breaks
- * the promises: the new log may have another record at the offset in `after`.
+ * the promises: the new log may have the other's heartbeat at the offset in `after`.
  *
  * Each further macro takes out one rule, and Spin then finds the order of steps that breaks a
  * promise. Rules of the worker:
@@ -34,7 +34,7 @@
  *   APART          the worker keeps the highest `after` and the latest offsets apart
  *   ENDS_FIRST     a probe asks for the end of `sources` before it reads T0
  *   WORKER_BEHIND  that end is a deposed leader's, or leaves out what is behind an open transaction
- *   ANY_RECORD     with NEW_LOG: `after` need not be below the heartbeat's own offset
+ *   ANY_RECORD     with NEW_LOG: `after` need not be an earlier heartbeat of the source in this log
  *
  * Rules of the sender:
  *
