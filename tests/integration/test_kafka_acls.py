@@ -12,14 +12,16 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest
 
+from projector.config.settings import Settings
 from projector.process import is_listening
 from tests import builders
+from tests.heartbeat_sender import HeartbeatSender, sending
 from tests.integration import servers
 from tests.integration.conftest import apache_or_skip
-from tests.integration.deployment import Deployment
+from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.ports import free_port
 from tests.integration.secure_servers import PASSWORD, Certificates, SecureKafka
-from tests.integration.servers import REPOSITORY, eventually, running
+from tests.integration.servers import REPOSITORY, Server, eventually, running
 
 ROLES = ("admin", "worker", "feeder", "operator")
 # Codes of Kafka's protocol: org.apache.kafka.common.resource and .acl.
@@ -96,10 +98,21 @@ def run(deployment: Deployment, role: str, *command: str, stdin: str = "") -> tu
 def test_each_role_can_do_its_work_and_nothing_else(deployment: Deployment) -> None:
     assert run(deployment, "feeder", "topics")[0] == 2
     assert run(deployment, "admin", "topics")[0] == 0
+    deployment.env["PROJECTOR_SOURCES"] = "gitlab"
     worker = deployment.start("worker", PROJECTOR_KAFKA_USERNAME="worker")
     deployment.start_api()
-    deployment.until_fresh()
     deployment.env["PROJECTOR_KAFKA_USERNAME"] = "feeder"
+    with sending(HeartbeatSender(sender_settings(deployment), PARTITIONS)):
+        do_each_work(deployment, worker)
+
+
+def sender_settings(deployment: Deployment) -> Settings:
+    names = {name.removeprefix("PROJECTOR_").lower(): text for name, text in deployment.env.items()}
+    return Settings(**{name: text for name, text in names.items() if name.startswith("kafka")})  # type: ignore[arg-type]
+
+
+def do_each_work(deployment: Deployment, worker: Server) -> None:
+    deployment.until_fresh()
     deployment.feed(builders.group(3), builders.project(7, 3), builders.started(9, 7))
     deployment.until("token-9", 200)
 

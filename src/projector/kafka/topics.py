@@ -7,7 +7,12 @@ from typing import Any, Final, NoReturn
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from projector.clients import kafka, kafka_access
@@ -56,17 +61,17 @@ async def create_topics(settings: Settings) -> dict[str, int]:
         _check_counts(settings, existing)
         count = next((existing[topic] for topic in Topic if topic in existing), settings.partitions)
         missing = [name for name in CONFIGS if name not in existing]
-        await _create(admin, settings, missing, count)
-    return await _check_created(settings)
+        created = await _create(admin, settings, missing, count)
+    return await _check_created(settings, {*_used(settings), *created})
 
 
 @retry(
     retry=retry_if_exception_type(MissingTopicsError), wait=wait_fixed(0.1),
     stop=stop_after_delay(KNOWN_S), reraise=True,
 )  # fmt: skip
-async def _check_created(settings: Settings) -> dict[str, int]:
-    """Check all topics once the brokers know those just created."""
-    return await _check(settings, CONFIGS)
+async def _check_created(settings: Settings, names: Collection[str]) -> dict[str, int]:
+    """Check the topics once the brokers know those just created."""
+    return await _check(settings, names)
 
 
 async def check_topics(settings: Settings) -> dict[str, int]:
@@ -75,20 +80,24 @@ async def check_topics(settings: Settings) -> dict[str, int]:
     Without sources the topic `sources` is not used: deployments from before it have none.
     Raises `MissingTopicsError`, `UnusableTopicsError`, `AccessError` and `KafkaError`.
     """
-    return await _check(settings, [n for n in CONFIGS if n != SOURCES or settings.source_names])
+    return await _check(settings, _used(settings))
 
 
-async def _check(settings: Settings, used: Collection[str]) -> dict[str, int]:
+def _used(settings: Settings) -> list[str]:
+    return [name for name in CONFIGS if name != SOURCES or settings.source_names]
+
+
+async def _check(settings: Settings, names: Collection[str]) -> dict[str, int]:
     async with _admin(settings) as admin:
         existing = await _partitions(admin, settings)
-        missing = [settings.topic(name) for name in used if name not in existing]
+        missing = [settings.topic(name) for name in names if name not in existing]
         if missing:
             raise MissingTopicsError(
                 f"missing in Kafka at {settings.kafka}: {', '.join(missing)}; "
                 "create them with `projector topics`" + _or_hidden(settings)
             )
         _check_counts(settings, existing)
-        if SOURCES in used:
+        if settings.source_names:
             _check_sources(settings, existing[SOURCES])
         await _check_cleanup(admin, settings)
     return existing
@@ -150,9 +159,13 @@ async def _partitions(admin: AIOKafkaAdminClient, settings: Settings) -> dict[st
 
 async def _create(
     admin: AIOKafkaAdminClient, settings: Settings, names: list[str], count: int
-) -> None:
+) -> list[str]:
+    """Create the topics; return their names.
+
+    An administrator of before may have no right to create `sources`, and needs none without any.
+    """
     if not names:
-        return
+        return []
     brokers = (await admin.describe_cluster())["brokers"]
     copies = settings.replication_factor or min(MAX_DEFAULT_COPIES, len(brokers))
     in_sync = {MINIMUM: str(MINIMUM_IN_SYNC)} if copies >= ENOUGH_COPIES else {}
@@ -166,10 +179,15 @@ async def _create(
         for name in names
     ]
     response = await admin.create_topics(topics)
+    refused = set()
+    needed = {settings.topic(name) for name in _used(settings)}
     for name, code, *_ in response.topic_errors:
         error = for_code(code)
-        if code and error is not TopicAlreadyExistsError:
+        if error is TopicAuthorizationFailedError and name not in needed:
+            refused.add(name)
+        elif code and error is not TopicAlreadyExistsError:
             raise UnusableTopicsError(f"Kafka refused to create the topic {name}: {error.__name__}")
+    return [name for name in names if settings.topic(name) not in refused]
 
 
 def _check_counts(settings: Settings, existing: Mapping[str, int]) -> None:

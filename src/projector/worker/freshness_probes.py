@@ -92,6 +92,11 @@ class FreshnessProbes:
         return self._latest
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether there is a probe that is not reached."""
+        return bool(self._waiting)
+
+    @property
     def latest_t0(self) -> int:
         """The highest T0 in ms, 0 without a probe; after a failover it need not be the newest's."""
         return max((probe.t0 for probe in self._waiting), default=0)

@@ -132,7 +132,12 @@ class Owner:
     def _listening(self) -> AbstractContextManager[None]:
         if self._sources is None:
             return nullcontext()
-        return self._sources.listening(self._probes.vouchers, self._wake.set)
+        return self._sources.listening(self._probes.vouchers, self._hear)
+
+    def _hear(self) -> None:
+        """Wake up for a heartbeat, unless the next probe will do so."""
+        if self._probes.is_waiting:
+            self._wake.set()
 
     async def _run(self) -> None:
         publish_interval_s = self._timing.publish_interval_s

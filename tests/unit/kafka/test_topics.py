@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import TopicAuthorizationFailedError
 
 from projector.config.settings import Settings
 from projector.errors import MissingTopicsError, UnusableTopicsError
@@ -20,6 +21,7 @@ class Admin:
 
     def __init__(self, brokers: int, copies: int, **configs: str) -> None:
         self.counts: dict[str, int] = dict.fromkeys(Topic, 1)
+        self.denied: tuple[str, ...] = ()
         self.created: list[Any] = []
         self._brokers = brokers
         self._copies = copies
@@ -40,9 +42,10 @@ class Admin:
         return [SimpleNamespace(resources=[(0, "", 2, each.name, entries)]) for each in resources]
 
     async def create_topics(self, created: list[Any]) -> Any:
-        self.created = created
-        self.counts |= {topic.name: topic.num_partitions for topic in created}
-        return SimpleNamespace(topic_errors=[])
+        self.created = [topic for topic in created if topic.name not in self.denied]
+        self.counts |= {topic.name: topic.num_partitions for topic in self.created}
+        errors = [(name, TopicAuthorizationFailedError.errno) for name in self.denied]
+        return SimpleNamespace(topic_errors=errors)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, admin: Admin) -> None:
@@ -128,7 +131,7 @@ async def test_heartbeats_must_have_one_order(monkeypatch: pytest.MonkeyPatch) -
     use(monkeypatch, admin)
     with pytest.raises(UnusableTopicsError, match="must have one partition, but has 2"):
         await topics.check_topics(Settings(sources="gitlab"))
-    # An operator of before may have made a topic of this name for something else.
+    # Without sources a topic of this name may be for something else.
     assert (await topics.check_topics(Settings()))[SOURCES] == 2
 
 
@@ -144,3 +147,14 @@ async def test_the_topic_of_heartbeats_is_at_risk_by_its_copies_and_not_by_its_t
     assert len(found) == 1
     assert "Set min.insync.replicas=2" in found[0]
     assert not any(SOURCES in risk for risk in await topics.find_risks(Settings()))
+
+
+async def test_an_administrator_of_before_needs_no_right_to_create_what_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    admin = Admin(1, 1)
+    admin.denied = (SOURCES,)
+    use(monkeypatch, admin)
+    assert SOURCES not in await topics.create_topics(Settings())
+    with pytest.raises(UnusableTopicsError, match="refused to create the topic sources"):
+        await topics.create_topics(Settings(sources="gitlab"))

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from projector import metrics
 from projector.config.settings import Settings
 from projector.errors import NoAgreementError
+from projector.events.model import Topic
 from projector.kafka import disputes
 from projector.kafka.broker_protocol import (
     LATEST,
@@ -21,6 +22,7 @@ from projector.kafka.broker_protocol import (
     BrokerAnswer,
     PartitionLeader,
 )
+from projector.kafka.range_reader import RangeReader
 from projector.kafka.witnesses import Witnesses, agreed_leader
 
 TP = TopicPartition("membership", 0)
@@ -370,3 +372,58 @@ async def test_the_last_answer_of_a_broker_that_has_no_copy_any_more_is_soon_for
     assert await witnesses.agree([TP]) == {TP: moved}
     assert set(witnesses._recent_answers()) <= {2, 4, 5}
     assert metrics.DISPUTED_LEADERS._value.get() == 0
+
+
+# the topic of heartbeats
+
+SOURCE = TopicPartition("sources", 0)
+
+
+@pytest.mark.parametrize(("sources", "asked"), [("", 3), ("gitlab", 4)])
+def test_brokers_are_asked_about_heartbeats_only_if_sources_are_named(
+    sources: str, asked: int
+) -> None:
+    """A deployment from before has no such topic."""
+    found = Witnesses(Settings(sources=sources))
+    assert len(found._topics) == asked
+    assert found._minimum._topics is found._topics
+    assert (SOURCE.topic in found._topics) == bool(sources)
+
+
+async def test_heartbeats_cost_no_further_question_to_a_broker(cluster: Cluster) -> None:
+    reader = RangeReader(Settings(sources="gitlab"))
+    brokers: Any = cluster
+    witnesses = reader._witnesses
+    witnesses._brokers = witnesses._minimum._brokers = witnesses._clients._brokers = brokers
+    places = [*reader._partitions(0), SOURCE]
+    cluster.minimum = dict.fromkeys((tp.topic for tp in places), 2)
+    known = dict.fromkeys(places, NEW)
+    cluster.knows(b1=known, b2=known, b3=known)
+    await witnesses._minimum.read()
+    await reader.leaders(0)
+    cluster.asked.clear()
+    leaders, source = await asyncio.gather(reader.leaders(0), reader.source_leader())
+    assert source == NEW
+    assert sorted(cluster.asked) == [(1, "leaders"), (2, "leaders"), (3, "leaders")]
+    cluster.asked.clear()
+    assert await reader.ends_with_source(0, leaders, source) == (dict.fromkeys(Topic, 206), 206)
+    assert cluster.asked == [(2, "ends")]
+    await reader.stop()
+
+
+async def test_the_end_of_the_heartbeats_needs_witnesses_too(cluster: Cluster) -> None:
+    reader = RangeReader(Settings(sources="gitlab"))
+    brokers: Any = cluster
+    witnesses = reader._witnesses
+    witnesses._brokers = witnesses._minimum._brokers = witnesses._clients._brokers = brokers
+    cluster.minimum = {"sources": 2}
+    await witnesses._minimum.read()
+    cluster.knows(b1={SOURCE: OLD}, b2={SOURCE: NEW}, b3={SOURCE: OLD})
+    cluster.down = {3}
+    with pytest.raises(NoAgreementError, match="too few replicas of sources 0"):
+        await reader.source_leader()
+    cluster.down = set()
+    cluster.knows(b3={SOURCE: NEW})
+    assert await reader.source_leader() == NEW
+    assert await reader.source_end(NEW) == 206
+    await reader.stop()

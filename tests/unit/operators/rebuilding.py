@@ -21,7 +21,9 @@ IMPATIENT = Patience(poll_s=0.01, claimed_within_s=0.05)
 
 def clients(setup: Setup, patience: Patience = IMPATIENT) -> RebuildClients:
     kafka: Any = setup.kafka
-    return RebuildClients(setup.redis, RedisServers(), kafka, kafka, POLICY, QUICK, patience)
+    return RebuildClients(
+        setup.redis, RedisServers(), kafka, kafka, POLICY, QUICK, patience, setup.sources
+    )
 
 
 async def serve(setup: Setup, facts: Rebuilt, patience: Patience = IMPATIENT) -> bool:

@@ -179,6 +179,18 @@ async def test_other_rules_than_the_workers_are_refused(run: Run) -> None:
         await run(PUT_IN_PLACE)
 
 
+async def test_other_sources_than_the_workers_are_refused_by_what_stamps(run: Run) -> None:
+    """A stamp that waits for no source would make answers fresh that are not."""
+    await owned(run.setup)
+    await run.setup.redis.hset(schema.partition_key(PARTITION), "sources", "hr,gitlab")
+    with pytest.raises(DifferentRulesError, match="gitlab,hr there, none here"):
+        await run(PUT_IN_PLACE)
+    assert (await run(DRY_RUN)).facts == 0
+    async with run.setup.waiting_for("gitlab", "hr"):
+        await run(PUT_IN_PLACE)
+    assert isinstance(run.found[-1], InPlace)
+
+
 async def test_events_that_are_applied_between_two_looks_are_not_differences(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from projector.errors import HistoryLostError
 from projector.events.model import Topic
 from projector.store import partition_state, schema
 from projector.store.partition_store import PartitionStore
-from projector.worker import dead_letter_outbox
+from projector.worker import dead_letter_outbox, freshness_probes
 from projector.worker.dead_letter_outbox import LetterRef
 from tests import builders
 from tests.builders import digest
@@ -111,6 +111,19 @@ async def test_it_serves_until_a_worker_claims(
     assert not serving.done()
     async with setup.owning("worker"):
         assert await serving is True
+
+
+async def test_a_source_that_is_silent_does_not_hold_it_up(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freshness_probes, "SILENT_AFTER_S", 0.05)
+    await owned(setup)
+    stamp = await setup.field("stamp")
+    await corrupt(setup)
+    async with setup.waiting_for("gitlab"):
+        assert await asyncio.wait_for(put_in_place(setup), 5) is False
+    assert await setup.field("silent") == b"gitlab 0"
+    assert await setup.field("stamp") == stamp
 
 
 async def _is_stamped_by_rebuild(setup: Setup) -> bool:

@@ -5,7 +5,11 @@ import pytest
 from projector.errors import DifferentRulesError
 from projector.events.log_identity import LogIdentity, RecordMark
 from projector.events.model import Topic
-from projector.store.partition_state import PartitionState, refuse_other_rules
+from projector.store.partition_state import (
+    PartitionState,
+    refuse_other_rules,
+    refuse_other_sources,
+)
 from projector.store.schema import Version
 
 FIELDS = {
@@ -67,6 +71,25 @@ def test_other_rules_are_named_by_their_variables_and_in_their_units() -> None:
     assert bounded is not None
     with pytest.raises(DifferentRulesError, match=r"MAX_VIEW_BYTES .*: 2048 bytes there, 4096 b"):
         refuse_other_rules(3, bounded, {"max_view_bytes": 4096})
+
+
+def test_other_sources_are_named() -> None:
+    state = PartitionState.decode(FIELDS | {b"sources": b"hr,gitlab"})
+    assert state is not None
+    refuse_other_sources(3, state, ["gitlab", "hr"])
+    with pytest.raises(
+        DifferentRulesError,
+        match="gitlab,hr there, hr here; set it alike",
+    ):
+        refuse_other_sources(3, state, ["hr"])
+    none = PartitionState.decode(FIELDS | {b"sources": b""})
+    assert none is not None
+    refuse_other_sources(3, none, [])
+    with pytest.raises(DifferentRulesError, match="none there, hr here"):
+        refuse_other_sources(3, none, ["hr"])
+    older = PartitionState.decode(FIELDS)
+    assert older is not None
+    refuse_other_sources(3, older, ["hr"])
 
 
 def test_a_rule_that_an_older_worker_did_not_store_is_not_compared() -> None:

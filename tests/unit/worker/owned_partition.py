@@ -21,9 +21,11 @@ from projector.store.partition_store import PartitionStore
 from projector.worker.delivery_queue import Delivery
 from projector.worker.known_logs import TopicLeaders
 from projector.worker.owner import Owner, cancel_until_done
+from projector.worker.sources import Sources
 from projector.worker.timing import Timing
 from tests import builders
 from tests.builders import digest
+from tests.unit.worker.source_log import Log
 
 PARTITION = 0
 COMPANY = [
@@ -55,6 +57,7 @@ class Kafka:
         self.epochs = dict.fromkeys(Topic, 0)
         # Where a transaction is open.
         self.opens: Offsets = {}
+        self.sources = Log()
         # By how much its end offsets are too low, as those of the embedded broker.
         self.hides = 0
 
@@ -75,6 +78,15 @@ class Kafka:
     async def ends(self, partition: int, leaders: TopicLeaders | None = None) -> Offsets:
         self._answer()
         return {topic: max(0, len(r) - self.hides) for topic, r in self.records.items()}
+
+    async def source_leader(self) -> PartitionLeader:
+        self._answer()
+        return self.sources.leader
+
+    async def ends_with_source(
+        self, partition: int, leaders: TopicLeaders, source: PartitionLeader
+    ) -> tuple[Offsets, int]:
+        return await self.ends(partition, leaders), self.sources.end
 
     async def leaders(self, partition: int) -> dict[Topic, PartitionLeader]:
         self._answer()
@@ -134,12 +146,15 @@ class Setup:
         self.acked: list[tuple[Topic, int]] = []
         self.timing = QUICK
         self.max_view_bytes = MAX_VIEW_BYTES
+        self.sources: Sources | None = None
 
     def new_owner(self, name: str = "me") -> Owner:
         store = PartitionStore(self.redis, self.server, PARTITION, name)
         kafka: Any = self.kafka
         policy = Policy(1, 30, 10**9, max_view_bytes=self.max_view_bytes)
-        return Owner(PARTITION, policy, store, kafka, kafka, timing=self.timing)
+        return Owner(
+            PARTITION, policy, store, kafka, kafka, timing=self.timing, sources=self.sources
+        )
 
     @asynccontextmanager
     async def owning(self, name: str = "me") -> AsyncIterator[Owner]:
@@ -153,6 +168,16 @@ class Setup:
         finally:
             # Until it is done: a test that fails would else hang when its loop closes.
             await cancel_until_done([running])
+
+    @asynccontextmanager
+    async def waiting_for(self, *names: str) -> AsyncIterator[Log]:
+        """Let the owners' stamps wait for these sources."""
+        self.sources = Sources(names, 1, self.kafka.sources, self.timing)
+        reading = asyncio.create_task(self.sources.run())
+        try:
+            yield self.kafka.sources
+        finally:
+            await cancel_until_done([reading])
 
     def deliver(self, owner: Owner, *records: KafkaRecord) -> None:
         for record in records:

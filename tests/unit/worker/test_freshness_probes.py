@@ -8,14 +8,22 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from projector.clients import retry
+from projector.events.heartbeats import Heartbeat
 from projector.events.model import Topic
 from projector.kafka.broker_protocol import PartitionLeader
 from projector.kafka.range_reader import Offsets
 from projector.worker import freshness_probes
 from projector.worker.delivery_queue import Delivery, DeliveryQueue
-from projector.worker.freshness_probes import FreshnessProbes, Probe, truncated_topics
+from projector.worker.freshness_probes import (
+    FreshnessProbes,
+    Probe,
+    Silence,
+    truncated_topics,
+)
+from projector.worker.vouchers import SourceMark, Vouchers
 from tests import builders
 from tests.unit.worker.owned_partition import PARTITION, QUICK, until
+from tests.unit.worker.source_log import LEADER
 
 NOTHING = dict.fromkeys(Topic, 0)
 
@@ -27,6 +35,7 @@ class Servers:
         self.asked: list[str] = []
         self.time = 1000
         self.end = 0
+        self.source_end = 0
         self.redis_is_away = False
         self.kafka_hangs = False
 
@@ -35,6 +44,16 @@ class Servers:
         if self.redis_is_away:
             raise RedisConnectionError("no Redis")
         return self.time
+
+    async def source_leader(self) -> PartitionLeader:
+        self.asked.append("source")
+        return LEADER
+
+    async def ends_with_source(
+        self, partition: int, leaders: Any, source: PartitionLeader
+    ) -> tuple[Offsets, int]:
+        assert source == LEADER
+        return await self.ends(partition, leaders), self.source_end
 
     async def leaders(self, _partition: int) -> dict[Topic, PartitionLeader]:
         self.asked.append("leaders")
@@ -182,6 +201,155 @@ async def test_events_applied_while_the_broker_answers_do_not_make_a_topic_trunc
     probing.cancel()
     assert noted[0] is not None
     assert noted[0].truncated == ()
+
+
+# sources
+
+
+class Topics:
+    """A reading of the topic `sources`, in place of `Sources`."""
+
+    names = ("gitlab",)
+
+    def __init__(self) -> None:
+        self.reading: int | None = 1
+        self.untrue: list[int] = []
+
+    def mark(self, leader: PartitionLeader, end: int) -> SourceMark:
+        assert leader == LEADER
+        return SourceMark(self.reading, end)
+
+    def count(self, _name: str) -> None: ...
+
+    def report_untrue(self, _name: str, offset: int, _partition: int) -> None:
+        self.untrue.append(offset)
+
+
+@pytest.fixture
+def topics() -> Topics:
+    return Topics()
+
+
+@pytest.fixture
+def waiting(servers: Servers, queue: DeliveryQueue, topics: Topics) -> FreshnessProbes:
+    """Return probes that wait for the source `gitlab`."""
+    both: Any = servers
+    sources: Any = topics
+    probes = FreshnessProbes(PARTITION, both, both, queue, QUICK, sources=sources)
+    probes.vouchers.begin(1)
+    return probes
+
+
+def vouch(probes: FreshnessProbes, after: int, number: int = 0) -> None:
+    offsets = {topic: [number] for topic in Topic}
+    probes.vouchers.note(Heartbeat("gitlab", after + 1, after, offsets), 0.0)
+
+
+async def test_the_end_of_the_heartbeats_is_asked_with_the_others_after_redis_time(
+    servers: Servers, waiting: FreshnessProbes
+) -> None:
+    await waiting._ask(NOTHING)
+    assert servers.asked[0] == "T0"
+    assert sorted(servers.asked[1:3]) == ["leaders", "source"]
+    assert servers.asked[3:] == ["ends"]
+
+
+async def test_without_sources_nothing_is_asked_about_them(
+    servers: Servers, probes: FreshnessProbes
+) -> None:
+    await probes._ask(NOTHING)
+    assert "source" not in servers.asked
+    assert probes.latest is not None
+    assert probes.latest.source is None
+    assert probes.take_silence(9999, NOTHING) is None
+
+
+async def test_a_probe_is_reached_only_once_its_source_has_vouched(
+    servers: Servers, waiting: FreshnessProbes
+) -> None:
+    for servers.time, servers.source_end in ((1000, 5), (2000, 6)):
+        await waiting._ask(NOTHING)
+    assert waiting.take_reached(9999, NOTHING) is None
+    vouch(waiting, 4)
+    assert waiting.take_reached(9999, NOTHING) is None
+    vouch(waiting, 5, number=1)
+    assert waiting.take_reached(9999, NOTHING) is None
+    reached = waiting.take_reached(9999, dict.fromkeys(Topic, 1))
+    assert reached is not None
+    assert reached.t0 == 1000
+
+
+async def test_probes_of_another_reading_are_dropped(
+    servers: Servers, topics: Topics, waiting: FreshnessProbes
+) -> None:
+    """No heartbeat answers them, and those behind them would wait for ever."""
+    for topics.reading in (1, None, 2):
+        await waiting._ask(NOTHING)
+    assert [probe.source for probe in waiting._waiting] == [SourceMark(2, 0)]
+    waiting.vouchers.begin(2)
+    vouch(waiting, 0)
+    assert waiting.take_reached(9999, NOTHING) is not None
+
+
+async def test_after_minutes_of_silence_the_newest_probe_is_reached(
+    servers: Servers, waiting: FreshnessProbes
+) -> None:
+    for servers.time in range(5000):
+        servers.source_end = servers.time
+        await waiting._ask(NOTHING)
+    vouch(waiting, 4999)
+    reached = waiting.take_reached(9999, NOTHING)
+    assert reached is not None
+    assert reached.t0 == 4999
+
+
+async def test_silence_is_named_once_a_probe_and_not_before_its_time(
+    servers: Servers, waiting: FreshnessProbes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await waiting._ask(NOTHING)
+    assert waiting.take_silence(9999, NOTHING) is None
+    monkeypatch.setattr(freshness_probes, "SILENT_AFTER_S", 0.0)
+    assert waiting.take_silence(9999, NOTHING) is None
+    servers.time, servers.source_end = 2000, 1
+    await waiting._ask(NOTHING)
+    # Timers or events that are missing are not the source's fault.
+    assert waiting.take_silence(500, NOTHING) is None
+    await waiting._ask(NOTHING)
+    assert waiting.take_silence(9999, NOTHING) == Silence("gitlab", 0)
+    assert waiting.take_silence(9999, NOTHING) is None
+    vouch(waiting, 0)
+    waiting.take_reached(9999, NOTHING)
+    await waiting._ask(NOTHING)
+    assert waiting.take_silence(9999, NOTHING) == Silence("gitlab", 1000)
+
+
+async def test_each_source_is_silent_since_its_own_time(
+    servers: Servers, topics: Topics, waiting: FreshnessProbes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freshness_probes, "SILENT_AFTER_S", 0.0)
+    waiting.vouchers = Vouchers(0, ("gitlab", "hr"))
+    waiting.vouchers.begin(1)
+    for servers.time, servers.source_end in ((1000, 0), (2000, 1), (3000, 2)):
+        await waiting._ask(NOTHING)
+    vouch(waiting, 1)
+    assert waiting.take_reached(9999, NOTHING) is None
+    assert waiting._vouched_until("gitlab") == 2000
+    assert waiting.take_silence(9999, NOTHING) == Silence("hr", 0)
+
+
+async def test_offsets_beyond_the_ends_are_reported(
+    servers: Servers, topics: Topics, queue: DeliveryQueue, waiting: FreshnessProbes
+) -> None:
+    vouch(waiting, 6, number=3)
+    servers.end = 2
+    await waiting._ask(NOTHING)
+    assert topics.untrue == [7]
+    # What was delivered is in Kafka, whatever the embedded broker answers.
+    for topic in Topic:
+        queue.put(Delivery(builders.record(b"{", 2, topic=topic), lambda: None))
+    vouch(waiting, 8, number=3)
+    await waiting._ask(NOTHING)
+    assert topics.untrue == [7]
 
 
 async def outage(servers: Servers, logged: list[Any], partitions: int) -> None:
