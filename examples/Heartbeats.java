@@ -142,6 +142,9 @@ public class Heartbeats {
         for (Future<RecordMetadata> future : unacknowledged) {
             RecordMetadata record = future.get();
             long[] ends = offsets.get(record.topic().substring(prefix.length()));
+            if (!record.hasOffset()) { // of a send that was repeated: Kafka may have forgotten where it is
+                throw new IllegalStateException("Kafka names no offset in " + record.topic() + ": start again");
+            }
             if (record.offset() < ends[record.partition()]) {
                 throw new IllegalStateException(record.topic() + " was created anew or lost records: feed it again");
             }

@@ -41,7 +41,7 @@ UNSAID: Final = (
     "An event without `partitionkey` has it as its record's key.",
     "A heartbeat's record has the key `data.source`, and so has a `partitionkey` if there is one.",
     "`data.offsets` has an offset for each partition of the topics in Kafka.",
-    "`data.after` lies before the heartbeat, and no offset beyond its partition's end.",
+    "`data.after` is an earlier heartbeat of the source. No offset is beyond its partition's end.",
 )
 
 _NULL: Final[Schema] = {"type": "null"}

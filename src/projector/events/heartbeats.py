@@ -101,7 +101,7 @@ def decode_heartbeat(record: SourceRecord, partitions: int) -> Heartbeat:
     """
     binary = is_binary(record.headers)
     envelope = read_envelope(record, binary, _ENVELOPE)
-    _refuse_other_types(envelope.type)
+    _check_type(envelope.type)
     data = read_data(envelope.data, binary, _DATA)
     _check_name(record.key, envelope.partitionkey, data.source)
     offsets = {
@@ -118,7 +118,7 @@ def decode_heartbeat(record: SourceRecord, partitions: int) -> Heartbeat:
     return Heartbeat(data.source, record.offset, data.after, offsets)
 
 
-def _refuse_other_types(name: str) -> None:
+def _check_type(name: str) -> None:
     short = without_prefix(name)
     if short in EVENT_TYPES:
         topic = EVENT_TYPES[short].topic

@@ -176,7 +176,7 @@ def test_a_heartbeat_is_no_event_and_an_event_no_heartbeat() -> None:
 HEARTBEATS_UNSAID = {
     "the key": beat(partitionkey="other"),
     "for each partition": replaced(beat(), ("data", "offsets", "membership"), [7, 7]),
-    "before the heartbeat": replaced(beat(), ("data", "after"), 2**63 - 1),
+    "earlier heartbeat": replaced(beat(), ("data", "after"), 2**63 - 1),
 }
 
 
