@@ -92,7 +92,7 @@ class Verifier:
             return await self.settled_look(partition)
 
         first = await look()
-        live.others.difference_update(first.facts.view_ids(), ids_of_jobs(first.facts))
+        live.others.difference_update(first.facts.view_ids(), _ids_of_jobs(first.facts))
         return await self.compare(first, live.records.get(partition, []), look)
 
     async def look(self, partition: int) -> Snapshot:
@@ -128,7 +128,7 @@ class Verifier:
         A difference counts only if the facts are not older than the record. A live record under the
         id of a job with a digest is compared with that digest.
         """
-        ids = {*first.facts.view_ids(), *(set(live) - ids_of_jobs(first.facts))}
+        ids = {*first.facts.view_ids(), *(set(live) - _ids_of_jobs(first.facts))}
         pending = [each.id async for each in self.differences(first, ids)]
         found = Findings(len(ids), [], [], len(pending[MAX_DIFFERENCES:]))
         del pending[MAX_DIFFERENCES:]
@@ -200,7 +200,7 @@ class Verifier:
         return Findings(0, found, [], more)
 
 
-def ids_of_jobs(facts: FactIndex) -> set[ViewId]:
+def _ids_of_jobs(facts: FactIndex) -> set[ViewId]:
     """Return the ids of the jobs whose keys are compared with their views."""
     keys = {facts.job_of_view(id_) for id_ in facts.view_ids()}
     return {ViewId(fact_keys.name_of(key)) for key in keys if key and facts.job(key)}

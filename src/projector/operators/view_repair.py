@@ -9,6 +9,8 @@ repair never brings back access that an event has revoked:
   claimed or healed in between. So it overwrites the repair.
 - A record newer than the checkpoint is compared again later. If it stays newer, it is reported as
   not settled and left alone.
+- A digest under a job has no version. It counts as newer if the record that it leads to is newer:
+  owners write that first.
 - Where there was no record, only one that has expired since can have been written meanwhile. The
   second look, after the repair, finds a record that outlives its token.
 - Between a claim and its first stamp, the former owner's records may be newer than the facts but
