@@ -99,7 +99,7 @@ class Oracle:
         """Return the digest that the job has, or had when it finished."""
         of_job = [id_ for id_, (root, number, _) in self.holders.items() if (root, number) == job]
         digests = [id_ for id_ in of_job if len(id_) == 64]
-        return self.jobs[job] if self.jobs.get(job) in digests else (digests or [None])[0]
+        return self.jobs[job] if self.jobs.get(job) in digests else next(iter(digests), None)
 
     def views(self, now: int) -> dict[str, Any]:
         """Return a status, or 200 and the document, for each view that has not expired."""

@@ -377,8 +377,8 @@ def of_job(status: int = 200, body: bytes = b"{}") -> View:
     return View(ViewId("9"), 9, status, body, FAR)
 
 
-async def record_of_job(redis: fakeredis.FakeAsyncRedis) -> ViewRecord:
-    raw: Any = await redis.get(schema.job_key(9))
+async def record_of_job(redis: fakeredis.FakeAsyncRedis, job: int = 9) -> ViewRecord:
+    raw: Any = await redis.get(schema.job_key(job))
     return ViewRecord.decode(raw)
 
 
@@ -471,7 +471,7 @@ async def test_a_job_without_a_digest_takes_the_place_of_a_pointer(
     monkeypatch.setattr(view_diff, "read_values", replaced_meanwhile)
     await store.write_views([of_job(), *others])
     assert (await record_of_job(redis)).body == b"{}"
-    assert ViewRecord.decode(await redis.get(schema.job_key(10)) or b"").status == 200
+    assert (await record_of_job(redis, 10)).status == 200
     assert await redis.pexpiretime(schema.job_key(10)) == FAR
     assert await redis.get(schema.job_key(11)) == digest("d").encode()
 
