@@ -172,3 +172,24 @@ async def test_keys_that_no_facts_name_are_counted_beyond_the_bound(
     await verifier.verify(HOME, live)
     findings = await verifier.unclaimed(live.others)
     assert (len(findings.differences), findings.more) == (1, 2)
+
+
+async def test_a_record_of_a_job_that_gets_a_digest_between_two_looks_is_no_orphan(
+    owned: OwnedPartition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tombstone in its place would refuse the signed tokens of a job that runs."""
+    await owned.redis.set(schema.job_key(12), await owned.redis.get(NINE))
+    read, looks = snapshot.read_snapshot, 0
+
+    async def then_the_job_starts(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            await owned.apply(builders.started(12, 7, expires_at=FOREVER))
+            await owned.redis.set(schema.job_key(12), await owned.redis.get(NINE))
+        return await read(*args)
+
+    monkeypatch.setattr(snapshot, "read_snapshot", then_the_job_starts)
+    assert (await found(owned)).differences == []
+    monkeypatch.undo()
+    assert [each.id for each in (await found(owned)).differences] == [digest("token-12")]
