@@ -223,22 +223,36 @@ class PartitionStore:
             status: schema.ViewRecord(status, self._partition, version, b"").encode()
             for status in {view.status for view in chunk}
         }
+        keys, values = _record_keys(chunk), [heads[view.status] + view.body for view in chunk]
+        foreign, behind = await self._write_values(chunk, keys, values, version)
+        for at in behind:
+            if chunk[at].is_current:
+                await self._replace_pointer(chunk[at], values[at])
+        # Behind the records that they name, and never to a record of another partition.
+        pointed = [
+            view
+            for at, view in enumerate(chunk)
+            if view.has_pointer and at not in foreign and (pointers is None or view.id in pointers)
+        ]
+        if pointed:
+            keys = [schema.job_key(view.job) for view in pointed]
+            await self._write_values(pointed, keys, [v.id.encode() for v in pointed], version)
+
+    async def _write_values(
+        self, views: list[View], keys: list[str], values: list[bytes], version: Version
+    ) -> tuple[set[int], list[int]]:
+        """Write a value for each view, unless a newer or a foreign record, or a pointer, is there.
+
+        Returns the positions of those behind foreign records, and behind pointers.
+        """
         shared, own = [f"{self._partition:04}", str(version)], list[Argument]()
-        for view in chunk:
-            own += (heads[view.status] + view.body, max(view.expires_at, FIRST_EXPIRY))
-        # Behind the records that they name.
-        pointed = [v for v in chunk if v.has_pointer and (pointers is None or v.id in pointers)]
-        for view in pointed:
-            own += (view.id, max(view.expires_at, FIRST_EXPIRY))
-        keys = _record_keys(chunk) + [schema.job_key(view.job) for view in pointed]
+        for view, value in zip(views, values, strict=True):
+            own += (value, max(view.expires_at, FIRST_EXPIRY))
         results = await redis_batch.run_script(self._redis, self._write_views, keys, shared, own)
-        for first, (_, foreign, _) in results:
-            self._report_foreign([*chunk, *pointed][first:], foreign)
+        foreign = {first + at - 1 for first, (_, found, _) in results for at in found}
+        self._report_foreign(views, foreign)
         self._refuse_newer(max(newest for _, (newest, _, _) in results))
-        for first, (_, _, behind) in results:
-            for view in (chunk[first + position - 1] for position in behind):
-                if view.is_current:
-                    await self._replace_pointer(view, heads[view.status] + view.body)
+        return foreign, [first + at - 1 for first, (_, _, found) in results for at in found]
 
     async def _replace_pointer(self, view: View, record: bytes) -> None:
         """Write a record in place of the pointer that is there now, and of no other value.
@@ -257,9 +271,10 @@ class PartitionStore:
         found: list[View] = []
         for chunk in _chunks(expected, VIEWS_PER_READ, lambda view: len(view.body)):
             stored = await view_diff.read_values(self._redis, _record_keys(chunk))
-            unnamed = await self._unnamed(chunk)
+            pairs = list(zip(chunk, stored, strict=True))
+            unnamed = await self._unnamed([v for v, value in pairs if not self._is_foreign(value)])
             self.refuse_changed_server()
-            for view, value in zip(chunk, stored, strict=True):
+            for view, value in pairs:
                 if self._has_drifted(view, value) or view.id in unnamed:
                     found.append(view)
         return found
@@ -268,13 +283,13 @@ class PartitionStore:
         found = view_diff.mismatches(view, self._partition, stored)
         return bool(found) and found != [Mismatch.FOREIGN]
 
-    async def _unnamed(self, chunk: list[View]) -> set[ViewId]:
+    async def _unnamed(self, views: list[View]) -> set[ViewId]:
         """Return the views that the keys of their jobs should name and do not.
 
         A late pointer of a former owner is not fenced by another pointer. The keys of another
         partition's jobs are left alone: a job's own record, or a digest with one.
         """
-        views = [view for view in chunk if view.has_pointer]
+        views = [view for view in views if view.has_pointer]
         keys = [schema.job_key(view.job) for view in views]
         stored = await view_diff.read_values(self._redis, keys)
         pairs = zip(views, stored, strict=True)
@@ -378,12 +393,12 @@ class PartitionStore:
                 f"partition {self._partition}: Redis failed over, or restarted, or its clock jumped"
             )
 
-    def _report_foreign(self, chunk: list[View], positions: list[int]) -> None:
-        for position in positions:
+    def _report_foreign(self, views: list[View], foreign: Iterable[int]) -> None:
+        for at in foreign:
             metrics.FOREIGN_TOKENS.inc()
             log.warning(
                 "a job, or its token, belongs to another partition too; the first one keeps it",
-                partition=self._partition, job=chunk[position - 1].job,
+                partition=self._partition, job=views[at].job,
             )  # fmt: skip
 
 

@@ -394,10 +394,10 @@ async def test_the_view_of_a_job_without_a_digest_is_under_the_job(
     assert not await redis.keys(schema.TOKENS + "*")
 
 
-async def test_a_pointer_replaces_the_record_that_the_job_had_in_one_call(
+async def test_a_pointer_replaces_the_record_that_the_job_had_once_it_names_another(
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At no moment the job has neither, and the record that it names is there first."""
+    """At no moment the job has neither."""
     store, calls, run = await claimed(redis), list[Any](), redis_batch.run_script
     await store.write_views([of_job()])
 
@@ -407,8 +407,32 @@ async def test_a_pointer_replaces_the_record_that_the_job_had_in_one_call(
 
     monkeypatch.setattr(redis_batch, "run_script", noted)
     await store.write_views([view()], {digest("a")})
-    assert calls == [[schema.record_key(digest("a")), schema.job_key(9)]]
+    assert calls == [[schema.record_key(digest("a"))], [schema.job_key(9)]]
     assert await redis.get(schema.job_key(9)) == digest("a").encode()
+
+
+async def test_no_job_s_key_names_a_token_of_another_partition(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """The signed tokens of one job would get the answer of another."""
+    await (await claimed(redis)).write_views([view()])
+    other = PartitionStore(redis, RedisServers(), 4, "other")
+    await other.claim(4)
+    for _ in range(2):
+        await other.write_views([view()._replace(job=90), view("b")._replace(job=91)])
+        assert not await redis.exists(schema.job_key(90))
+        assert await redis.exists(schema.job_key(91))
+        assert await other.drifted([view()._replace(job=90)]) == []
+
+
+async def test_a_former_owner_whose_record_is_refused_writes_no_pointer(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    former = await claimed(redis)
+    await (await claimed(redis, "next")).write_views([view()], set())
+    with pytest.raises(WriteRefusedError):
+        await former.write_views([view()])
+    assert not await redis.exists(schema.job_key(9))
 
 
 @pytest.mark.parametrize("late", [view(), of_job()], ids=["pointer", "record"])
