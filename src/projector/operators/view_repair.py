@@ -43,10 +43,15 @@ class ViewRepairer:
         self._script = redis.register_script(lua_scripts.REPAIR)
 
     async def repair(self, difference: Difference) -> bool:
-        """Write the view; False if the record is another partition's, or has changed since."""
+        """Write the view; False if the record is another partition's, or has changed since.
+
+        A job's key that leads to the record of another partition's job is deleted.
+        """
         mismatches, job_key = difference.mismatches, difference.job_key
         is_foreign = Mismatch.FOREIGN in mismatches
         if is_foreign and await self._find_job(difference.stored, difference.id) is not None:
+            if Mismatch.JOB_KEY in mismatches and job_key and difference.job:
+                await self._write(schema.job_key(difference.job), job_key, b"", 0)
             return False
         is_record_right = mismatches == (Mismatch.JOB_KEY,) and job_key is not None
         if not is_record_right and not await self._write_record(difference):
