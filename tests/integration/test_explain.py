@@ -64,6 +64,9 @@ def test_what_is_explained_is_what_is_served_and_names_the_event_that_made_it_so
     assert held["offsets"]["agent-config"] == FIRST_FREE + 2
     assert output(deployment.command("inspect", "job", "9", "--json"))["facts"][0]["data"]
     assert 9 in output(deployment.command("inspect", "agent", "5", "--json"))["jobs"]
+    signed = output(deployment.command("inspect", "job", "39", "--json"))
+    assert (signed["job_key"], signed["token"]["sha256"]) == ("record", None)
+    assert output(deployment.command("explain", "39", "--json"))["agrees"]
     assert deployment.command("explain", "4711").returncode == 2
 
 

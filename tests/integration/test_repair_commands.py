@@ -88,13 +88,43 @@ def test_a_repair_beside_a_running_worker_is_seen_by_lookups(deployment: Deploym
     deployment.until_agents("token-9", 5)
     orphan = deployment.redis.get(token_key("token-9"))
     deployment.redis.set(token_key("orphan"), orphan)
-    deployment.redis.delete("allowed-agents:job:9")
     assert deployment.look_up("orphan").status == 200
     repaired = rows(deployment, "verify", "--repair", status=0)
-    assert [row["differences"] for row in repaired] == [["orphan"], ["job key"]]
+    assert [row["differences"] for row in repaired] == [["orphan"]]
     assert deployment.look_up("orphan").status == 401
-    assert deployment.redis.get("allowed-agents:job:9").decode() == digest("token-9")
     assert deployment.agents("token-9") == [5]
+
+
+def test_the_keys_of_jobs_are_compared_and_repaired(deployment: Deployment) -> None:
+    worker = deployment.start_all()
+    signed = [builders.started(job, 7, token=None) for job in (12, 13)]
+    deployment.feed(*COMPANY, *signed, builders.started(13, 7))
+    deployment.until_agents("token-13", 5)
+    deployment.until("unknown", 401)
+    assert deployment.command("verify").returncode == 0
+    assert worker.stop() == 0
+    redis, key = deployment.redis, "allowed-agents:job:{}".format
+    right = {job: redis.get(key(job)) for job in (9, 12, 13)}
+    assert (right[9], right[13]) == (digest("token-9").encode(), digest("token-13").encode())
+    redis.delete(key(9))
+    redis.set(key(13), right[12])
+    redis.set(key(12), digest("token-8"))
+    redis.set(key(77), right[12])
+    redis.set(key(90), digest("token-9"))
+    redis.set(key(91), "x")
+    found = rows(deployment, "verify", status=1)
+    assert {row["job"]: (row["differences"], row["over_grant"]) for row in found} == {
+        9: (["job key"], False), 12: (["job key"], False), 13: (["job key"], True),
+        77: (["orphan"], True), 90: (["job key"], True), 91: (["unreadable"], False),
+    }  # fmt: skip
+    assert {row["job"] for row in found if row["token_sha256"]} == {9, 13}
+    repaired = rows(deployment, "verify", "--repair", status=0)
+    assert [row["outcome"] for row in repaired] == ["repaired"] * 6
+    assert {job: redis.get(key(job))[35:] for job in right} == {
+        job: value[35:] for job, value in right.items()
+    }
+    assert redis.get(key(77)).startswith(b"401 ")
+    assert (redis.get(key(90)), redis.get(key(91))) == (None, None)
 
 
 def test_verify_says_what_is_missing_and_when_redis_is_away(deployment: Deployment) -> None:

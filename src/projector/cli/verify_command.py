@@ -126,6 +126,8 @@ def _job_key(row: DifferenceRow) -> str:
     key = schema.job_key(row.job or 0)
     if row.token_sha256 is None:
         return f"{key} holds a digest, which the job does not have"
+    if Mismatch.FOREIGN in row.differences:
+        return f"{key} leads to an answer that signed tokens of the job must not get"
     consequence = ", so signed tokens of the job get another answer" if row.over_grant else ""
     return f"{key} does not name it{consequence}"
 

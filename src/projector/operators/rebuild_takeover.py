@@ -107,15 +107,10 @@ class RebuiltFacts:
         return letters
 
     def unknown_views(self, applier: EventApplier) -> Iterator[ViewId]:
-        """Yield the views of the checkpoint that no rebuilt fact has.
-
-        The key of a job that has a digest now holds that, not a record.
-        """
-        facts = applier.projection.facts
-        jobs = verify.ids_of_jobs(facts)
+        """Yield the views of the checkpoint that no rebuilt fact has."""
         for field, raw in self._stored.items():
             id_ = _view_id(field, raw)
-            if id_ and id_ not in jobs and not facts.job_of_view(id_):
+            if id_ and not applier.projection.facts.job_of_view(id_):
                 yield id_
 
     async def changed_fields(self, applier: EventApplier) -> dict[Key, bytes | None] | None:

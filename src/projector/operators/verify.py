@@ -92,7 +92,7 @@ class Verifier:
             return await self.settled_look(partition)
 
         first = await look()
-        live.others.difference_update(first.facts.view_ids(), ids_of_jobs(first.facts))
+        live.others.difference_update(first.facts.view_ids(), _jobs_with_digests(first.facts))
         return await self.compare(first, live.records.get(partition, []), look)
 
     async def look(self, partition: int) -> Snapshot:
@@ -128,7 +128,7 @@ class Verifier:
         A difference counts only if the facts are not older than the record. A live record under the
         id of a job with a digest is compared with that digest.
         """
-        ids = {*first.facts.view_ids(), *(set(live) - ids_of_jobs(first.facts))}
+        ids = {*first.facts.view_ids(), *live} - _jobs_with_digests(first.facts)
         pending = [each.id async for each in self.differences(first, ids)]
         found = Findings(len(ids), [], [], len(pending[MAX_DIFFERENCES:]))
         del pending[MAX_DIFFERENCES:]
@@ -138,7 +138,7 @@ class Verifier:
             await asyncio.sleep(PAUSE_S)
             now = await look()
             found.unsettled.clear()
-            async for each in self.differences(now, pending):
+            async for each in self.differences(now, set(pending) - _jobs_with_digests(now.facts)):
                 is_in_doubt = view_differences.is_in_doubt(each, now)
                 (found.unsettled if is_in_doubt else found.differences).append(each)
             pending = [each.id for each in found.unsettled]
@@ -200,10 +200,11 @@ class Verifier:
         return Findings(0, found, [], more)
 
 
-def ids_of_jobs(facts: FactIndex) -> set[ViewId]:
-    """Return the ids of the jobs whose keys are compared with their views."""
-    keys = {facts.job_of_view(id_) for id_ in facts.view_ids()}
-    return {ViewId(fact_keys.name_of(key)) for key in keys if key and facts.job(key)}
+def _jobs_with_digests(facts: FactIndex) -> set[ViewId]:
+    """Return the ids of the jobs whose keys hold digests, and no records."""
+    keys = [facts.job_of_view(id_) for id_ in facts.view_ids()]
+    jobs = ((key, facts.job(key)) for key in keys if key)
+    return {ViewId(fact_keys.name_of(key)) for key, job in jobs if job and job.digest}
 
 
 def _pages(ids: Iterable[ViewId]) -> Iterator[list[ViewId]]:

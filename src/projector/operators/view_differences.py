@@ -104,13 +104,27 @@ def find_mismatches(
             yield Mismatch.JOB_KEY
             return
         yield from view_diff.mismatches(view, look.partition, stored)
-        if job_key and not view_diff.names(job_key, view):
+        if job_key and _is_misplaced(job_key, view, stored, look.partition):
             yield Mismatch.JOB_KEY
     elif view.expires_at < look.now - EXPIRY_TOLERANCE_MS:
         if _is_live(stored, look.partition):
             yield Mismatch.EXPIRY
         if job_key and _is_live(job_key, look.partition):
             yield Mismatch.JOB_KEY
+
+
+def _is_misplaced(job_key: StoredValue, view: View, stored: StoredValue, partition: int) -> bool:
+    """Whether a job's key holds something else than the digest.
+
+    If the record of the digest is another partition's, the key must not lead to another job's
+    answer, nor hold a record from before the job had a digest.
+    """
+    record = stored.record
+    if record is None or record.partition == partition:
+        return not view_diff.names(job_key, view)
+    if job_key.pointer == view.id:
+        return record.status == HTTPStatus.OK and view_diff.job_of(record) != view.job
+    return _is_live(job_key, partition)
 
 
 def _is_live(stored: StoredValue, partition: int) -> bool:

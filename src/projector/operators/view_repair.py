@@ -9,6 +9,8 @@ repair never brings back access that an event has revoked:
   claimed or healed in between. So it overwrites the repair.
 - A record newer than the checkpoint is compared again later. If it stays newer, it is reported as
   not settled and left alone.
+- A digest under a job has no version. It counts as newer if the record that it leads to is newer:
+  owners write that first.
 - Where there was no record, only one that has expired since can have been written meanwhile. The
   second look, after the repair, finds a record that outlives its token.
 - Between a claim and its first stamp, the former owner's records may be newer than the facts but
@@ -41,10 +43,15 @@ class ViewRepairer:
         self._script = redis.register_script(lua_scripts.REPAIR)
 
     async def repair(self, difference: Difference) -> bool:
-        """Write the view; False if the record is another partition's, or has changed since."""
+        """Write the view; False if the record is another partition's, or has changed since.
+
+        A job's key that leads to the record of another partition's job is deleted.
+        """
         mismatches, job_key = difference.mismatches, difference.job_key
         is_foreign = Mismatch.FOREIGN in mismatches
         if is_foreign and await self._find_job(difference.stored, difference.id) is not None:
+            if Mismatch.JOB_KEY in mismatches and job_key and difference.job:
+                await self._write(schema.job_key(difference.job), job_key, b"", 0)
             return False
         is_record_right = mismatches == (Mismatch.JOB_KEY,) and job_key is not None
         if not is_record_right and not await self._write_record(difference):

@@ -7,7 +7,7 @@ import pytest
 
 from projector.cli.terminal import MAX_BAD_LINES_SHOWN, OUTAGE, WRONG
 from projector.errors import OperatorError
-from tests.builders import configured, group, removed
+from tests.builders import configured, group, removed, started
 from tests.unit.cli.conftest import Kafka
 from tests.unit.cli.runner import NOT_LISTENING, process, run, written
 
@@ -251,3 +251,26 @@ def test_feed_refuses_what_is_half_given(arguments: list[str], says: str, kafka:
     assert result.exit_code == WRONG
     assert says in result.stderr
     assert kafka.sent == []
+
+
+def test_feed_sends_a_job_without_a_digest_and_never_its_token(
+    tmp_path: Path, kafka: Kafka
+) -> None:
+    signed = started(9, 7, token=None)
+    lines = [
+        json.dumps(signed),
+        json.dumps(signed | {"data": signed["data"] | {"token_sha256": None}}),
+    ]
+    assert run("feed", written(tmp_path, "\n".join(lines))).exit_code == 0
+    assert kafka.sent == [line.encode() for line in lines]
+    for wrong in ("", 7, "x" * 64, TOKEN):
+        bad = json.dumps(signed | {"data": signed["data"] | {"token_sha256": wrong}})
+        result = run("feed", written(tmp_path, bad))
+        assert result.exit_code == WRONG
+        assert "token_sha256`" in result.stderr
+        assert TOKEN not in result.output
+    result = run(
+        "feed", written(tmp_path, json.dumps(signed | {"data": signed["data"] | {"t": TOKEN}}))
+    )
+    assert (result.exit_code, TOKEN in result.output) == (WRONG, False)
+    assert len(kafka.sent) == 2

@@ -177,6 +177,14 @@ def test_a_record_in_place_of_a_digest_is_written_in_words(signed: Any) -> None:
     assert signed.get(schema.job_key(9)) == digest("token-9").encode()
 
 
+def test_a_damaged_key_of_a_job_with_a_digest_is_one_line(signed: Any) -> None:
+    signed.set(schema.job_key(9), "x")
+    assert only_line() == (
+        f"found: partition {HOME}, job 9, token {digest('token-9')}: "
+        "allowed-agents:job:9 does not name it"
+    )
+
+
 def test_a_record_of_an_unknown_job_is_written_in_words_and_ended(signed: Any) -> None:
     signed.set(schema.job_key(77), signed.get(schema.job_key(12)))
     line, summary = run("verify").stdout.splitlines()

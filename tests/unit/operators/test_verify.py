@@ -8,6 +8,7 @@ import pytest
 from projector import errors
 from projector.clients.redis_servers import RedisServers
 from projector.domain.decision import ViewRules
+from projector.domain.views import ViewId
 from projector.errors import DifferentRulesError
 from projector.operators import snapshot, verify
 from projector.operators.verify import Findings, Verifier
@@ -154,7 +155,8 @@ async def test_a_digest_under_an_unknown_job_counts_only_if_it_leads_to_another_
     await verifier.verify(HOME, live)
     unclaimed = (await verifier.unclaimed(live.others)).differences
     assert {each.job: each.grants_more for each in unclaimed} == {90: True, 91: False}
-    # As for a moment after the start of a job, and before its checkpoint.
+    # As after a start whose checkpoint is not written yet.
+    assert (await verifier.unclaimed([ViewId("9")])).differences == []
     await owned.redis.delete(*map(schema.job_key, (90, 91)))
     assert (await verifier.unclaimed(live.others)).differences == []
 
@@ -170,3 +172,24 @@ async def test_keys_that_no_facts_name_are_counted_beyond_the_bound(
     await verifier.verify(HOME, live)
     findings = await verifier.unclaimed(live.others)
     assert (len(findings.differences), findings.more) == (1, 2)
+
+
+async def test_a_record_of_a_job_that_gets_a_digest_between_two_looks_is_no_orphan(
+    owned: OwnedPartition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tombstone in its place would refuse the signed tokens of a job that runs."""
+    await owned.redis.set(schema.job_key(12), await owned.redis.get(NINE))
+    read, looks = snapshot.read_snapshot, 0
+
+    async def then_the_job_starts(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            await owned.apply(builders.started(12, 7, expires_at=FOREVER))
+            await owned.redis.set(schema.job_key(12), await owned.redis.get(NINE))
+        return await read(*args)
+
+    monkeypatch.setattr(snapshot, "read_snapshot", then_the_job_starts)
+    assert (await found(owned)).differences == []
+    monkeypatch.undo()
+    assert [each.id for each in (await found(owned)).differences] == [digest("token-12")]

@@ -383,3 +383,37 @@ async def test_the_digest_of_a_job_of_two_partitions_is_left_alone(owned: OwnedP
     await owned.redis.set(schema.job_key(9), digest("another"))
     assert await repaired(owned)
     assert await owned.redis.get(schema.job_key(9)) == digest("token-9").encode()
+
+
+@pytest.fixture
+async def shared(owned: OwnedPartition) -> OwnedPartition:
+    """The partition with job 91, whose digest is that of a job of another partition."""
+    other = OwnedPartition(owned.redis, OTHER)
+    await other.claim()
+    await other.apply(
+        builders.project(70, root=OTHER_ROOT),
+        builders.member(1, project_id=70, root=OTHER_ROOT),
+        builders.agent(50, 70, root=OTHER_ROOT),
+        builders.started(90, 70, token="shared", root=OTHER_ROOT, expires_at=FOREVER),
+    )
+    await owned.apply(builders.started(91, 7, token="shared", expires_at=FOREVER))
+    await owned.redis.delete(schema.job_key(91))
+    return owned
+
+
+@pytest.mark.parametrize("held", ["the digest", "a record from before"])
+async def test_an_answer_that_signed_tokens_must_not_get_is_deleted(
+    shared: OwnedPartition, held: str
+) -> None:
+    """The version before wrote such a digest, when no lookup followed it."""
+    difference = await only(shared)
+    assert (difference.mismatches, difference.grants_more) == ((Mismatch.FOREIGN,), False)
+    record = (await shared.redis.get(NINE)).replace(b'"id":9}', b'"id":91}')
+    value = digest("shared") if held == "the digest" else record
+    await shared.redis.set(schema.job_key(91), value)
+    difference = await only(shared)
+    assert difference.mismatches == (Mismatch.FOREIGN, Mismatch.JOB_KEY)
+    assert (difference.grants_more, difference.job) == (True, 91)
+    assert not await repairer(shared).repair(difference)
+    assert await shared.redis.get(schema.job_key(91)) is None
+    assert (await only(shared)).mismatches == (Mismatch.FOREIGN,)
