@@ -71,7 +71,7 @@ def decode_record(stored: Stored) -> ViewRecord | None:
 def leads_on(stored: Stored) -> bool:
     """Whether a job's key is missing or holds the digest of its token, not a record."""
     if isinstance(stored, bytes):
-        return len(stored) == 64 and _DIGEST.fullmatch(stored) is not None
+        return _DIGEST.fullmatch(stored) is not None
     return stored is None
 
 
@@ -116,10 +116,8 @@ class JobRead:
         if isinstance(at_job, Exception) or not leads_on(at_job):
             return Found(decode_record(at_job), (server_of_job,), at_job=True)
         pointer = at_job.decode()
-        target = schema.token_record_key(pointer)
-        if target == self._key:
-            return Found(None, (server, server_of_job))
-        self._reads.ask(target, partial(self._note_target, pointer, (server, server_of_job)))
+        on_target = partial(self._note_target, pointer, (server, server_of_job))
+        self._reads.ask(schema.token_record_key(pointer), on_target)
         return None
 
     def _note_target(
