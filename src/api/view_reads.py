@@ -113,10 +113,8 @@ class JobRead:
         if isinstance(at_job, Exception) or not leads_on(at_job):
             return Found(decode_record(at_job), (server_of_job,), at_job=True)
         pointer = at_job.decode()
-        target = schema.TOKENS + pointer
-        if target == self._key:
-            return Found(None, (server, server_of_job))
-        self._reads.ask(target, partial(self._note_target, pointer, (server, server_of_job)))
+        on_target = partial(self._note_target, pointer, (server, server_of_job))
+        self._reads.ask(schema.TOKENS + pointer, on_target)
         return None
 
     def _note_target(

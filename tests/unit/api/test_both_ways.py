@@ -47,13 +47,17 @@ class BothWays(threading.Thread):
         self._ready = threading.Event()
         self.ports: Sequence[int] = ()
 
+    def new_world(self) -> World:
+        """The lookup; other tests have another one."""
+        return World()
+
     def run(self) -> None:
         with asyncio.Runner(loop_factory=self._new_loop) as runner:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        world = World()
+        world = self.new_world()
         async with (
             serving(world, plainly=True, **AS_SERVED) as one,
             serving(world, **AS_SERVED) as two,

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from api.freshness import Freshness
 from projector.clients import redis_batch
 from projector.clients.redis_servers import RedisServers
+from projector.clients.trusted_clock import TrustedClock
 from projector.elapsed import elapsed
 from projector.store import schema
 from tests.unit.api.lookup_world import PARTITIONS, PATIENCE_S, LookupWorld, owners
@@ -418,3 +419,46 @@ async def test_a_poll_of_which_no_server_answers_fails(monkeypatch: pytest.Monke
     world.away = {"A", "B"}
     with pytest.raises(LostConnectionError):
         await world.poll()
+
+
+# the time of Redis, by which signed tokens end
+
+
+async def test_the_time_of_redis_goes_on_by_this_process_own_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Polled(monkeypatch)
+    world.freshness.clock = TrustedClock(1100.0 * 1000, world.own)
+    assert world.freshness.clock.expected(world.own) is None
+    await world.poll()
+    read_at = world.redis_s * 1000
+    assert world.freshness.clock.expected(world.own) == pytest.approx(read_at)
+    assert world.freshness.clock.expected(world.own + 5) == pytest.approx(read_at + 5000)
+
+
+async def test_a_jump_of_redis_clock_is_not_believed_until_it_has_stood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Polled(monkeypatch)
+    world.freshness.clock = TrustedClock(1000.0 * 1000, world.own)
+    await world.poll()
+    world.redis_s += 3600
+    for _ in range(3):
+        world.passes(10.0)
+        await world.poll()
+        assert world.freshness.clock.expected(world.own) == pytest.approx(
+            (world.redis_s - 3600) * 1000
+        )
+    world.passes(11.0)
+    await world.poll()
+    assert world.freshness.clock.expected(world.own) == pytest.approx(world.redis_s * 1000)
+
+
+async def test_a_reading_that_is_far_from_this_machines_clock_is_not_believed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Then there is no time, rather than a wrong one."""
+    world = Polled(monkeypatch)
+    world.freshness.clock = TrustedClock(5000.0 * 1000, world.own)
+    await world.poll()
+    assert world.freshness.clock.expected(world.own) is None

@@ -306,3 +306,45 @@ def test_the_settings_as_text_show_no_password(monkeypatch: pytest.MonkeyPatch) 
     settings = load(monkeypatch, REDIS_URL=f"redis://:{SECRET}@h:1/0")
     assert SECRET not in repr(settings)
     assert SECRET not in str(settings)
+
+
+# keys of job tokens
+
+
+def test_keys_of_job_tokens_are_files_with_commas_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, JOB_TOKEN_KEYS="/a.pem, b.pem,", JOB_TOKEN_ISSUER="gitlab.example")
+    assert settings.job_token_key_files == (Path("/a.pem"), Path("b.pem"))
+    assert Settings().job_token_prefix == ""
+
+
+def test_without_keys_of_job_tokens_there_are_no_files() -> None:
+    assert Settings.load().job_token_key_files == ()
+
+
+def test_keys_of_job_tokens_need_an_issuer(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refusal(monkeypatch, JOB_TOKEN_KEYS="/a.pem")
+    assert said.startswith("PROJECTOR_JOB_TOKEN_ISSUER: must be set with PROJECTOR_JOB_TOKEN_KEYS")
+
+
+@pytest.mark.parametrize("keys", [",", " ", " , "])
+def test_keys_of_job_tokens_that_name_no_file_are_refused(
+    monkeypatch: pytest.MonkeyPatch, keys: str
+) -> None:
+    said = refusal(monkeypatch, JOB_TOKEN_KEYS=keys, JOB_TOKEN_ISSUER="x")
+    assert said == "PROJECTOR_JOB_TOKEN_KEYS: must name PEM files, comma-separated"
+
+
+@pytest.mark.parametrize(
+    "issuer", ["", "https://gitlab.example", "gitlab:443", "a b", "a/b", "a\n"]
+)
+def test_an_issuer_is_a_host_name(monkeypatch: pytest.MonkeyPatch, issuer: str) -> None:
+    said = refusal(monkeypatch, JOB_TOKEN_ISSUER=issuer)
+    assert "PROJECTOR_JOB_TOKEN_ISSUER: must be a host name" in said
+
+
+@pytest.mark.parametrize("prefix", ["a b", "\u00e9", "x" * 101, "a\n"])
+def test_a_prefix_of_job_tokens_is_visible_ascii(
+    monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    said = refusal(monkeypatch, JOB_TOKEN_PREFIX=prefix)
+    assert "PROJECTOR_JOB_TOKEN_PREFIX: must be at most 100 visible ASCII characters" in said
