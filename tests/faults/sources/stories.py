@@ -8,6 +8,7 @@ import time
 from typing import Final
 
 from tests.faults.expected_answers import TOLERANCE_S
+from tests.faults.old_views import look_up_often, tokens
 from tests.faults.scenario import BOUND_S, Fault
 from tests.faults.sources.scenario import GRACE_S, NAME, SLOW, Feeder, SourceScenario
 from tests.faults.traffic import RATE
@@ -46,6 +47,11 @@ def change_source(scenario: SourceScenario, number: int, **attributes: str) -> N
         scenario.send(scripted.revoked() | attributes)
 
 
+def watch_revoked(scenario: SourceScenario) -> None:
+    """Look the revoked tokens up often: most clients of the observer wait for unknown ones."""
+    scenario.background.start(look_up_often(scenario.observer, tokens(scenario.scripted)))
+
+
 def wait_past_the_bound(scenario: SourceScenario) -> None:
     """Let time pass until answers from before the last change are findings, and then some."""
     scenario.run_past_the_bound()
@@ -82,6 +88,7 @@ def overtake_events(scenario: SourceScenario, feeder: Feeder) -> None:
     fall_silent(scenario, feeder)
     change_source(scenario, 1, late="yes")
     wait_past_the_bound(scenario)
+    watch_revoked(scenario)
     returned = come_back(scenario, feeder)
     scenario.run_for(LATE_S + 1)
     beats = [at for at, _ in feeder.lines("heartbeat") if returned < at < returned + LATE_S]
@@ -106,6 +113,7 @@ def lag_behind(scenario: SourceScenario, feeder: Feeder) -> None:
     scenario.traffic.rate = SLOW
     change_source(scenario, 1)
     wait_past_the_bound(scenario)
+    watch_revoked(scenario)
     scenario.run_for(LAG_S + BOUND_S - (time.monotonic() - killed))
     scenario.add_proof(f"{len(slow.lines('heartbeat'))} heartbeats {LAG_S:g} s late")
 

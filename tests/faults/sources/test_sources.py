@@ -3,16 +3,27 @@
 The observer's bound runs from the moment of a change in the source.
 """
 
+import json
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import partial
+from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from tests.faults.conftest import NewScenario
-from tests.faults.scenario import HEALTHY
+from projector.events.model import Topic
+from projector.process import free_port, is_listening
+from projector.worker.sources import INVALID, UNKNOWN, UNTRUE
+from tests.faults.conftest import NewRedis, NewScenario
+from tests.faults.expected_answers import TOLERANCE_S
+from tests.faults.fake_clock import clock_apart
+from tests.faults.scenario import BOUND_S, HEALTHY, SEND_S
 from tests.faults.sources.feeder import MOMENTS
-from tests.faults.sources.scenario import SourceScenario
+from tests.faults.sources.lies import tell_lies
+from tests.faults.sources.scenario import Feeder, SourceScenario
 from tests.faults.sources.stories import (
     LATE_EVENTS,
     change_source,
@@ -26,17 +37,90 @@ from tests.faults.sources.stories import (
     wait_past_the_bound,
 )
 from tests.faults.traffic import RATE
+from tests.integration.conftest import apache_or_skip
+from tests.integration.servers import apache_kafka, eventually, running
 
 NewStory = Callable[..., SourceScenario]
 
 # Seconds from a feeder's first heartbeat until all is right.
 BACK_S = 1.0
+REDIS_AHEAD_S, BROKER_BEHIND_S, FEEDER_BEHIND_S = 7 * 60, 5 * 60, 11 * 60
 KILLS = 2 * len(MOMENTS)
 
 
 @pytest.fixture
 def new_story(new_scenario: NewScenario) -> NewStory:
     return partial(new_scenario, kind=SourceScenario)  # type: ignore[return-value]
+
+
+@pytest.fixture
+def broker_apart(tmp_path: Path) -> Iterator[str]:
+    """Yield the address of a Kafka whose clock is minutes behind."""
+    apache_or_skip("apache")
+    port = free_port()
+    folder = tmp_path / "kafka"
+    folder.mkdir()
+    with running(apache_kafka(folder, port, env=clock_apart(-BROKER_BEHIND_S))) as server:
+        eventually(lambda: is_listening(port), f"broker listening: {server.log()}")
+        yield f"127.0.0.1:{port}"
+
+
+def test_clocks_apart(new_story: NewStory, new_redis: NewRedis, broker_apart: str) -> None:
+    """No clock decides how old a source is: the order of events and heartbeats does."""
+    redis = new_redis(env=clock_apart(REDIS_AHEAD_S))
+    scenario = new_story("clocks of feeder, Kafka, Redis minutes apart", redis.port, broker_apart)
+    scenario.expiries = False
+    feeder = scenario.start_fed(HEALTHY, env=clock_apart(-FEEDER_BEHIND_S))
+    apart = clocks(scenario)
+    assert [*map(round, apart)] == [REDIS_AHEAD_S, -BROKER_BEHIND_S, -FEEDER_BEHIND_S]
+    scenario.add_proof("Redis {:+.0f} s, Kafka {:+.0f} s, feeder {:+.0f} s".format(*apart))
+    scenario.start_scripted()
+    scenario.begin_fault()
+    stopped = fall_silent(scenario, feeder)
+    change_source(scenario, 1)
+    wait_past_the_bound(scenario)
+    returned = come_back(scenario, feeder)
+    prove_silence(scenario, stopped, returned)
+    scenario.until_fresh()
+    scenario.finish().assert_clean()
+
+
+def clocks(scenario: SourceScenario) -> tuple[float, float, float]:
+    """Return by how many seconds Redis, Kafka and the feeder are ahead."""
+    seconds, microseconds = scenario.deployment.redis.time()
+    redis = seconds + microseconds / 1e6 - time.time()
+    place = TopicPartition(scenario.deployment.prefix + Topic.MEMBERSHIP, 0)
+
+    async def read_next() -> ConsumerRecord:
+        async with AIOKafkaConsumer(bootstrap_servers=scenario.deployment.kafka) as consumer:
+            consumer.assign([place])
+            return await consumer.getone()
+
+    record = scenario.background.run(read_next(), SEND_S)
+    now = time.time()
+    sent = datetime.fromisoformat(json.loads(record.value)["time"]).timestamp()
+    return redis, record.timestamp / 1000 - now, sent - now
+
+
+def test_lies(new_story: NewStory) -> None:
+    """They neither hold up the feeder's heartbeats, nor replace them."""
+    scenario = new_story("lies beside the feeder, then alone")
+    feeder = scenario.start_fed(HEALTHY)
+    scenario.start_scripted()
+    scenario.begin_fault()
+    began = time.monotonic()
+    told = tell_lies(scenario, BOUND_S)
+    assert {h.status for h in scenario.observer.health if h.at > began} == {200}
+    stopped = fall_silent(scenario, feeder)
+    change_source(scenario, 1)
+    told += tell_lies(scenario, 2 * BOUND_S + TOLERANCE_S)
+    returned = come_back(scenario, feeder)
+    prove_silence(scenario, stopped, returned)
+    for kind in (UNTRUE, INVALID, UNKNOWN):
+        assert scenario.logged(f'"kind": "{kind}"')
+    scenario.add_proof(f"{told} lies")
+    scenario.until_fresh()
+    scenario.finish().assert_clean()
 
 
 def test_stopped_and_killed(new_story: NewStory) -> None:
@@ -74,17 +158,21 @@ def test_killed_before_its_heartbeat(new_story: NewStory) -> None:
     scenario.start_scripted()
     scenario.begin_fault()
     for number in range(KILLS):
-        beats = len(feeder.lines("heartbeat"))
         feeder.kill_at(MOMENTS[number % len(MOMENTS)])
         scenario.until(feeder.is_dead, "the feeder is dead")
         feeder.server.start()
-        scenario.until(lambda b=beats: len(feeder.lines("heartbeat")) > b + 2, "heartbeats")
+        beats = len(feeder.lines("heartbeat"))
+        scenario.until(partial(has_beaten, feeder, beats + 2), "two heartbeats")
     looks = Counter(look[0] for _, look in feeder.lines("looked") if look[1] != "0")
     again = sum(times > 1 for times in looks.values())
     assert again >= KILLS // 2
     scenario.add_proof(f"{KILLS} kills, changes sent again after {again}")
     scenario.until_fresh()
     scenario.finish().assert_clean()
+
+
+def has_beaten(feeder: Feeder, times: int) -> bool:
+    return len(feeder.lines("heartbeat")) >= times
 
 
 def test_two_feeders(new_story: NewStory) -> None:
