@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from projector.events.model import Topic
 from projector.process import free_port, is_listening
 from projector.worker.sources import INVALID, UNKNOWN, UNTRUE
+from tests.faults.checker import Verdict
 from tests.faults.conftest import NewRedis, NewScenario
 from tests.faults.expected_answers import TOLERANCE_S
 from tests.faults.fake_clock import clock_apart
@@ -30,13 +31,14 @@ from tests.faults.sources.stories import (
     come_back,
     fall_silent,
     go_on,
+    kill,
     lag_behind,
     overtake_events,
     prove_silence,
+    prove_staleness,
     seconds_until_right,
     wait_past_the_bound,
 )
-from tests.faults.traffic import RATE
 from tests.integration.conftest import apache_or_skip
 from tests.integration.servers import apache_kafka, eventually, running
 
@@ -45,6 +47,8 @@ NewStory = Callable[..., SourceScenario]
 # Seconds from a feeder's first heartbeat until all is right.
 BACK_S = 1.0
 REDIS_AHEAD_S, BROKER_BEHIND_S, FEEDER_BEHIND_S = 7 * 60, 5 * 60, 11 * 60
+# Over-grants of a mutation: one alone might be a slow machine's.
+NOTICED = 20
 KILLS = 2 * len(MOMENTS)
 
 
@@ -102,29 +106,9 @@ def clocks(scenario: SourceScenario) -> tuple[float, float, float]:
     return redis, record.timestamp / 1000 - now, sent - now
 
 
-def test_lies(new_story: NewStory) -> None:
-    """They neither hold up the feeder's heartbeats, nor replace them."""
-    scenario = new_story("lies beside the feeder, then alone")
-    feeder = scenario.start_fed(HEALTHY)
-    scenario.start_scripted()
-    scenario.begin_fault()
-    began = time.monotonic()
-    told = tell_lies(scenario, BOUND_S)
-    assert {h.status for h in scenario.observer.health if h.at > began} == {200}
-    stopped = fall_silent(scenario, feeder)
-    change_source(scenario, 1)
-    told += tell_lies(scenario, 2 * BOUND_S + TOLERANCE_S)
-    returned = come_back(scenario, feeder)
-    prove_silence(scenario, stopped, returned)
-    for kind in (UNTRUE, INVALID, UNKNOWN):
-        assert scenario.logged(f'"kind": "{kind}"')
-    scenario.add_proof(f"{told} lies")
-    scenario.until_fresh()
-    scenario.finish().assert_clean()
-
-
 def test_stopped_and_killed(new_story: NewStory) -> None:
-    scenario = new_story("feeder stopped, then killed")
+    """Lies neither hold up the feeder's heartbeats, nor replace them."""
+    scenario = new_story("feeder stopped; then killed, and lies told")
     feeder = scenario.start_fed(HEALTHY, HEALTHY)
     scenario.start_scripted()
     scenario.begin_fault()
@@ -133,29 +117,32 @@ def test_stopped_and_killed(new_story: NewStory) -> None:
     wait_past_the_bound(scenario)
     returned = come_back(scenario, feeder)
     prove_silence(scenario, stopped, returned)
-    scenario.run_for(3 * BACK_S)
+    scenario.run_for(2 * BACK_S)
     back = [seconds_until_right(scenario, returned)]
+
     for scripted in scenario.scripted:
         scenario.send(scripted.granted())
         scenario.until_agents(scripted, (scripted.agent,))
-    scenario.traffic.rate = RATE
-    feeder.server.kill()
+    lies = tell_lies(scenario, BOUND_S)
+    assert seconds_until_right(scenario, returned) == back[0], "lies held up the feeder"
+    killed = kill(scenario, feeder)
     change_source(scenario, 2)
-    wait_past_the_bound(scenario)
-    scenario.until_stale()
-    first_beat = go_on(scenario, feeder)
-    scenario.run_for(3 * BACK_S)
-    back.append(seconds_until_right(scenario, first_beat))
-    scenario.add_proof("right after " + " and ".join(f"{each:.2f} s" for each in back))
+    lies += tell_lies(scenario, 2 * BOUND_S + TOLERANCE_S)
+    returned = go_on(scenario, feeder)
+    prove_silence(scenario, killed, returned)
+    for kind in (UNTRUE, INVALID, UNKNOWN):
+        assert scenario.logged(f'"kind": "{kind}"')
+    scenario.run_for(2 * BACK_S)
+    back.append(seconds_until_right(scenario, returned))
+    scenario.add_proof(f"right after {back[0]:.2f} and {back[1]:.2f} s; {lies} lies")
     assert max(back) < BACK_S
     scenario.finish().assert_clean()
 
 
-def test_killed_before_its_heartbeat(new_story: NewStory) -> None:
-    """It sends again what it had not noted, and vouches for nothing that it does not know."""
-    scenario = new_story("feeder killed between events and heartbeat")
-    feeder = scenario.start_fed(HEALTHY)
-    scenario.start_scripted()
+def test_killed_and_overtaken(new_story: NewStory) -> None:
+    """The next run sends again what was not noted, and vouches for what it asked Kafka for."""
+    scenario = new_story("feeder killed before heartbeats; these overtake events")
+    feeder = scenario.start_fed([LATE_EVENTS])
     scenario.begin_fault()
     for number in range(KILLS):
         feeder.kill_at(MOMENTS[number % len(MOMENTS)])
@@ -167,6 +154,7 @@ def test_killed_before_its_heartbeat(new_story: NewStory) -> None:
     again = sum(times > 1 for times in looks.values())
     assert again >= KILLS // 2
     scenario.add_proof(f"{KILLS} kills, changes sent again after {again}")
+    overtake_events(scenario, feeder)
     scenario.until_fresh()
     scenario.finish().assert_clean()
 
@@ -175,39 +163,34 @@ def has_beaten(feeder: Feeder, times: int) -> bool:
     return len(feeder.lines("heartbeat")) >= times
 
 
+def test_heartbeats_without_offsets(new_story: NewStory) -> None:
+    scenario = new_story("MUTATION heartbeats without offsets, overtaken")
+    feeder = scenario.start_fed([("heartbeats without offsets", {}), LATE_EVENTS])
+    overtake_events(scenario, feeder)
+    assert_noticed(scenario.judge())
+
+
 def test_two_feeders(new_story: NewStory) -> None:
-    """The slow one vouches for the past: it neither holds up nor replaces the other."""
-    scenario = new_story("two feeders, one slow; the other killed")
+    """The slow one vouches for the past: it neither replaces nor holds up the other."""
+    scenario = new_story("two feeders, one slow; the other killed, and back")
     feeder = scenario.start_fed(HEALTHY)
-    lag_behind(scenario, feeder)
-    scenario.until_stale()
-    go_on(scenario, feeder)
+    killed = lag_behind(scenario, feeder)
+    returned = go_on(scenario, feeder)
+    prove_staleness(scenario, killed, returned)
     scenario.until_fresh()
-    scenario.finish().assert_clean()
+    fresh = time.monotonic()
+    verdict = scenario.finish()
+    assert {h.status for h in scenario.observer.health if h.at > fresh} == {200}
+    verdict.assert_clean()
 
 
 def test_heartbeats_without_after(new_story: NewStory) -> None:
     scenario = new_story("MUTATION heartbeats without after, slow feeder")
     feeder = scenario.start_fed([("heartbeats without after", {})])
     lag_behind(scenario, feeder)
-    go_on(scenario, feeder)
-    verdict = scenario.finish()
-    assert verdict.over_grants
-    assert verdict.false_401s
+    assert_noticed(scenario.judge())
 
 
-def test_overtaken(new_story: NewStory) -> None:
-    scenario = new_story("heartbeats overtake events")
-    feeder = scenario.start_fed([LATE_EVENTS])
-    overtake_events(scenario, feeder)
-    scenario.until_fresh()
-    scenario.finish().assert_clean()
-
-
-def test_heartbeats_without_offsets(new_story: NewStory) -> None:
-    scenario = new_story("MUTATION heartbeats without offsets, overtaken")
-    feeder = scenario.start_fed([("heartbeats without offsets", {}), LATE_EVENTS])
-    overtake_events(scenario, feeder)
-    verdict = scenario.finish()
-    assert verdict.over_grants
+def assert_noticed(verdict: Verdict) -> None:
+    assert len(verdict.over_grants) > NOTICED
     assert verdict.false_401s
