@@ -14,7 +14,9 @@ from projector.events import redaction
 from projector.events.cloudevents import read_data, read_envelope
 from projector.events.header_attributes import is_binary
 from projector.events.model import (
+    EVENT_TYPES,
     SOURCE_PATTERN,
+    SOURCES,
     BadEvent,
     Instant,
     Sequence,
@@ -70,7 +72,9 @@ class UntrueHeartbeatError(BadEvent):
     """A heartbeat says what cannot be; the message is the reason, one sentence."""
 
 
-class _Envelope(Struct, frozen=True):
+class HeartbeatEnvelope(Struct, frozen=True):
+    """The CloudEvents attributes of a heartbeat; the record's key is the source's name."""
+
     specversion: Literal["1.0"]
     id: Text
     source: Text
@@ -85,7 +89,7 @@ def _instant(_kind: type, value: object) -> Instant:
     return Instant.parse(value)
 
 
-_ENVELOPE: Final = msgspec.json.Decoder(_Envelope, dec_hook=_instant)
+_ENVELOPE: Final = msgspec.json.Decoder(HeartbeatEnvelope, dec_hook=_instant)
 _DATA: Final = msgspec.json.Decoder(SourceHeartbeat)
 
 
@@ -96,9 +100,7 @@ def decode_heartbeat(record: SourceRecord, partitions: int) -> Heartbeat:
     """
     binary = is_binary(record.headers)
     envelope = read_envelope(record, binary, _ENVELOPE)
-    if ".".join(envelope.type.split(".")[-2:]) != HEARTBEAT:
-        given = redaction.redact_text(envelope.type)[:100]
-        raise BadEvent(f"unknown type {given!r}; the topic `sources` takes `{HEARTBEAT}` alone")
+    _check_type(envelope.type)
     data = read_data(envelope.data, binary, _DATA)
     _check_name(record.key, envelope.partitionkey, data.source)
     offsets = {
@@ -113,6 +115,16 @@ def decode_heartbeat(record: SourceRecord, partitions: int) -> Heartbeat:
             "itself; send the offset of the heartbeat before"
         )
     return Heartbeat(data.source, record.offset, data.after, offsets)
+
+
+def _check_type(name: str) -> None:
+    short = ".".join(name.split(".")[-2:])
+    if short in EVENT_TYPES:
+        topic = EVENT_TYPES[short].topic
+        raise BadEvent(f"{short} is an event; it belongs in the topic {topic}, not in {SOURCES}")
+    if short != HEARTBEAT:
+        given = redaction.redact_text(name)[:100]
+        raise BadEvent(f"unknown type {given!r}; the topic {SOURCES} takes {HEARTBEAT} alone")
 
 
 def _check_name(key: bytes | None, partitionkey: str | None, source: str) -> None:

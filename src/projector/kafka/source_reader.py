@@ -32,8 +32,8 @@ class SourceReader:
         self._place = TopicPartition(settings.topic(SOURCES), 0)
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[tuple[PartitionLeader, Poll]]:
-        """Begin at the end of the log of the leader that enough replicas name, which is returned.
+    async def open(self) -> AsyncIterator[tuple[PartitionLeader, int, Poll]]:
+        """Begin at the end of the log of the leader that enough replicas name; return both.
 
         Raises `KafkaError`, as do polls, and `NoAgreementError`.
         """
@@ -53,7 +53,7 @@ class SourceReader:
                 records = (to_source_record(r) for rs in polled.values() for r in rs)
                 return [record for record in records if not isinstance(record.fault, Marker)]
 
-            yield leader, poll
+            yield leader, end, poll
 
 
 def to_source_record(record: ConsumerRecord) -> SourceRecord:

@@ -11,7 +11,7 @@ from typing import Final
 # believed TIME in ms, then the settings of the owner: (field, value)...
 # The time keeps the epoch rising even after FLUSHALL has deleted the stored one. It is not TIME at
 # this moment: a clock that jumps by centuries would use up the epochs. A key of another type is no
-# claim, and is written anew.
+# claim, and is written anew. The former owner's word about a silent source ends with its claim.
 CLAIM: Final = """
 local held = redis.pcall('HGET', KEYS[1], 'epoch')
 if type(held) == 'table' and string.find(tostring(held.err), 'WRONGTYPE', 1, true) then
@@ -21,6 +21,7 @@ local stored = type(held) == 'string' and tonumber(held) or 0
 local epoch = math.max(stored + 1, tonumber(ARGV[3]), ARGV[2] + 1)
 local text = string.format('%.0f', epoch)
 redis.call('HSET', KEYS[1], 'epoch', text, 'owner', ARGV[1], unpack(ARGV, 4))
+redis.call('HDEL', KEYS[1], 'silent')
 return text
 """
 

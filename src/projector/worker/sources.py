@@ -36,6 +36,9 @@ REPORT_AGAIN_S: Final = 60.0
 MAX_NAME: Final = 100
 # Heartbeats that were found untrue; several owners find each.
 MAX_FOUND: Final = 64
+# Heartbeats of one source whose offsets are remembered, a bound on memory: some 15 minutes of one
+# sender.
+MAX_REMEMBERED: Final = 4096
 OTHER: Final = "other"
 UNKNOWN, INVALID, UNTRUE = "unknown", "invalid", "untrue"
 
@@ -45,8 +48,8 @@ _Log = tuple[int, int, UUID | None]
 class Reader(Protocol):
     """Opens the topic `sources` at its end."""
 
-    def open(self) -> AbstractAsyncContextManager[tuple[PartitionLeader, Poll]]:
-        """Return its leader, and a call that waits for the next records."""
+    def open(self) -> AbstractAsyncContextManager[tuple[PartitionLeader, int, Poll]]:
+        """Return its leader, its end, and a call that waits for the next records."""
         ...
 
 
@@ -71,6 +74,9 @@ class Sources:
         self._reading = 0
         # The offset behind the last record that was read.
         self._arrived = 0
+        # Where this reading began, and the offsets of the heartbeats that it has read, by source.
+        self._start = 0
+        self._read_at = {name: RecentOffsets() for name in names}
         self._is_over = False
         self._counted = dict.fromkeys(names, -math.inf)
         self._refusals = Refusals(names)
@@ -89,18 +95,19 @@ class Sources:
     async def _read(self) -> None:
         """Read until the log is another one."""
         try:
-            async with self._reader.open() as (leader, poll):
-                self._begin(_log_of(leader))
+            async with self._reader.open() as (leader, start, poll):
+                self._begin(_log_of(leader), start)
                 while not self._is_over:
                     await in_turns(self._take(await poll()), self._timing.turn_s)
         finally:
             # Nothing vouches until the next reading has begun.
             self._log = None
 
-    def _begin(self, found: _Log) -> None:
-        self._log, self._is_over = found, False
+    def _begin(self, found: _Log, start: int) -> None:
+        self._log, self._start, self._is_over = found, start, False
         self._reading += 1
         self._arrived = 0
+        self._read_at = {name: RecentOffsets() for name in self.names}
         for vouchers in self._listeners:
             vouchers.begin(self._reading)
 
@@ -153,11 +160,29 @@ class Sources:
             self._refusals.report(record.key or b"", UNKNOWN, record.offset, reason)
             return None
         try:
-            return decode_heartbeat(record, self._partitions)
-        except BadEvent as error:
-            kind = UNTRUE if isinstance(error, UntrueHeartbeatError) else INVALID
-            self._refusals.report(name, kind, record.offset, str(error))
+            heartbeat = decode_heartbeat(record, self._partitions)
+            self._refuse_unknown_after(name, heartbeat.after)
+        except UntrueHeartbeatError as error:
+            # Its sender got an acknowledgement of it all the same, and may go on from there.
+            self._read_at[name].add(record.offset)
+            self._refusals.report(name, UNTRUE, record.offset, str(error))
             return None
+        except BadEvent as error:
+            self._refusals.report(name, INVALID, record.offset, str(error))
+            return None
+        self._read_at[name].add(record.offset)
+        return heartbeat
+
+    def _refuse_unknown_after(self, name: str, after: int | None) -> None:
+        """Raise `UntrueHeartbeatError` if `after` is no heartbeat of the source.
+
+        An offset of another log, from before the topic was made again, may be a record of anyone
+        here. Those before the reading are not known, and vouch for no probe.
+        """
+        if after is not None and after >= self._start and after not in self._read_at[name]:
+            raise UntrueHeartbeatError(
+                f"`data.after` is {after}, where no recent heartbeat of {name!r} is"
+            )
 
     def _pass_on(self, heartbeat: Heartbeat) -> None:
         if not self._listeners and heartbeat.after is not None:
@@ -166,6 +191,24 @@ class Sources:
         for vouchers, wake in self._listeners.items():
             if vouchers.note(heartbeat, read_at):
                 wake()
+
+
+class RecentOffsets:
+    """The last offsets of one source's heartbeats."""
+
+    def __init__(self) -> None:
+        self._order: deque[int] = deque()
+        self._known: set[int] = set()
+
+    def __contains__(self, offset: int) -> bool:
+        return offset in self._known
+
+    def add(self, offset: int) -> None:
+        """Add an offset, and forget the oldest of too many."""
+        self._order.append(offset)
+        self._known.add(offset)
+        if len(self._order) > MAX_REMEMBERED:
+            self._known.discard(self._order.popleft())
 
 
 class Refusals:

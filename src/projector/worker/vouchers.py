@@ -4,6 +4,7 @@ A heartbeat vouches: all that happened in its source before the heartbeat `after
 is below its offsets. Once these are applied, so is all of that. No I/O.
 """
 
+import math
 import time
 from collections.abc import Collection
 from typing import Final, NamedTuple
@@ -15,6 +16,9 @@ from projector.kafka.range_reader import Offsets
 MAX_PENDING: Final = 64
 # The end offsets of the embedded broker may be below what it acknowledged, for a moment.
 UNTRUE_AFTER_S: Final = 2.0
+# Vouchers of one source that an owner looks at between two probes. A sender needs one or two; a
+# flood would cost the other partitions of the worker their time.
+MAX_CHANGES: Final = 256
 NOTHING: Final = -1
 
 
@@ -58,12 +62,21 @@ class _Source:
     def __init__(self) -> None:
         self.vouched = NOTHING
         self.pending: list[Voucher] = []
+        # How far the furthest of them is beyond the ends, at most; known once there are too many.
+        self._furthest: float = math.inf
+        self._changes_left = MAX_CHANGES
 
     def add(self, voucher: Voucher, ends: Offsets) -> bool:
         """Take a voucher; whether it is kept."""
-        if not voucher.excess(ends):
-            if voucher.after <= self.vouched:
-                return False
+        excess = voucher.excess(ends)
+        if excess:
+            is_needless = len(self.pending) >= MAX_PENDING and excess >= self._furthest
+        else:
+            is_needless = voucher.after <= self.vouched
+        if is_needless or not self._changes_left:
+            return False
+        self._changes_left -= 1
+        if not excess:
             if any(pending.makes_needless(voucher) for pending in self.pending):
                 return False
             self.pending = [
@@ -80,7 +93,8 @@ class _Source:
         So a flood of vouchers that cannot be true drops none that can. Of the others the oldest is
         applied first, and the newest vouches for the latest time: both stay.
         """
-        furthest = max(self.pending, key=lambda voucher: voucher.excess(ends))
+        *_, second, furthest = sorted(self.pending, key=lambda voucher: voucher.excess(ends))
+        self._furthest = second.excess(ends) or math.inf
         if furthest.excess(ends):
             self.pending.remove(furthest)
         else:
@@ -95,6 +109,7 @@ class _Source:
 
     def take_untrue(self, ends: Offsets, asked_at: float) -> list[Voucher]:
         """Take out the vouchers beyond the ends, which were asked well after they were read."""
+        self._changes_left = MAX_CHANGES
         untrue = [
             voucher
             for voucher in self.pending

@@ -106,7 +106,8 @@ def test_wrong_records_are_refused() -> None:
     assert "the record has no key; it must be the source's name, 'gitlab'" in reason(good, key=None)
     assert "the record's key is another" in reason(good, key=b"\xff")
     assert "`event.partitionkey` must be" in reason(good | {"partitionkey": "3"})
-    assert "unknown type 'group.set'" in reason(good | {"type": "group.set"})
+    misplaced = "group.set is an event; it belongs in the topic membership, not in sources"
+    assert reason(good | {"type": "com.example.group.set"}) == misplaced
     assert "unknown type 'heartbeat'" in reason(good | {"type": "heartbeat"})
     assert "at most 1048576 fit" in reason(b" " * (MAX_EVENT_BYTES + 1))
     deep = json.dumps(good).replace("[4, 0]", "[" * 70 + "]" * 70)

@@ -19,6 +19,10 @@ class Log:
     def __init__(self) -> None:
         self.leader = LEADER
         self.opened = 0
+        # `after` below it is not looked up.
+        self.start = 10**6
+        self.is_open = asyncio.Event()
+        self.is_open.set()
         self.failures: list[Exception] = []
         self._records: asyncio.Queue[list[SourceRecord]] = asyncio.Queue()
         self._next = 0
@@ -26,7 +30,8 @@ class Log:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Any]:
         self.opened += 1
-        yield self.leader, self._poll
+        await self.is_open.wait()
+        yield self.leader, self.start, self._poll
 
     async def _poll(self) -> list[SourceRecord]:
         if self.failures:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from projector.errors import WriteRefusedError
 from projector.events.model import Topic
 from projector.store import schema
 from projector.store.partition_store import PartitionStore
@@ -16,13 +17,14 @@ from tests.unit.worker.owned_partition import (
     COMPANY,
     PARTITION,
     PROBES_S,
+    QUICK,
     Setup,
     differs,
     field_is,
     is_claimed_above,
     until,
 )
-from tests.unit.worker.source_log import Log, heartbeat, named
+from tests.unit.worker.source_log import LEADER, Log, heartbeat, named
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +138,21 @@ async def test_silence_is_noted_with_the_time_that_the_source_vouched_for(
     await until(lambda: differs(setup, stamp))
 
 
+async def test_a_heartbeat_leads_to_a_stamp_without_another_probe(setup: Setup) -> None:
+    setup.timing = QUICK._replace(probe_interval_s=2.0)
+    async with setup.waiting_for("gitlab") as log:
+        await until(lambda: setup.sources and setup.sources.mark(LEADER, 0).reading)
+        owner = setup.new_owner()
+        running = asyncio.create_task(owner.run())
+        await until(lambda: owner.is_serving and owner._probes.is_waiting)
+        probe = owner._probes.latest
+        await asyncio.sleep(PROBES_S)
+        await beat(setup, log)
+        await until(lambda: setup.field("stamp"))
+        assert owner._probes.latest is probe
+        await cancel_until_done([running])
+
+
 @pytest.mark.usefixtures("owner")
 async def test_a_stamp_removes_the_silence(
     setup: Setup, log: Log, monkeypatch: pytest.MonkeyPatch
@@ -182,12 +199,21 @@ async def test_a_zombie_cannot_note_silence(setup: Setup) -> None:
     new = PartitionStore(setup.redis, setup.server, PARTITION, "new")
     await old.claim(1)
     await old.note_silence("gitlab", 7)
-    await new.claim(1)
-    with pytest.raises(Exception, match="no longer has this owner's claim"):
-        await old.note_silence("gitlab", 8)
     assert await setup.field("silent") == b"gitlab 7"
-    await new.stamp(9)
+    await new.claim(1)
+    # The source may be back since.
     assert await setup.field("silent") is None
+    with pytest.raises(WriteRefusedError, match="no longer has this owner's claim"):
+        await old.note_silence("gitlab", 8)
+    assert await setup.field("silent") is None
+
+
+async def test_silence_notices_another_server(setup: Setup) -> None:
+    store = PartitionStore(setup.redis, setup.server, PARTITION, "me")
+    await store.claim(1)
+    setup.server.changes += 1
+    with pytest.raises(WriteRefusedError, match="failed over"):
+        await store.note_silence("gitlab", 7)
 
 
 async def test_silence_notices_a_redis_that_was_emptied(

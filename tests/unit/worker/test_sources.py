@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from projector.events.model import MAX_EVENT_BYTES, SourceRecord, Topic
 from projector.kafka.broker_protocol import PartitionLeader
-from projector.worker.sources import Sources
+from projector.worker.sources import MAX_REMEMBERED, RecentOffsets, Sources
 from projector.worker.vouchers import SourceMark, Vouchers
 from tests import builders
 from tests.unit.worker.owned_partition import QUICK, until
@@ -137,6 +137,37 @@ async def test_a_heartbeat_after_itself_is_reported_and_ignored(
     assert [line["kind"] for line in logged] == ["untrue"]
 
 
+async def test_after_must_be_a_heartbeat_of_the_source_in_this_reading(topic: Log) -> None:
+    """A sender from before the topic was made again may name a record of anyone."""
+    topic.start = 0
+    sources = Sources(("gitlab", "hr"), 1, topic, QUICK)
+    running = asyncio.create_task(sources.run())
+    await until(lambda: sources.mark(LEADER, 0).reading)
+    before = refused("gitlab", "untrue")
+    with listening(sources) as (vouchers, _), capture_logs() as logged:
+        topic.add(named("hr", None), b"garbage", heartbeat(0), heartbeat(1), named("hr", 0))
+        await until(lambda: sources.mark(LEADER, 0).end == 5)
+        assert missing(sources, vouchers, 0) == ["gitlab"]
+        assert refused("gitlab", "untrue") - before == 2
+        assert logged[-1]["reason"].endswith("where no recent heartbeat of 'gitlab' is")
+        # From there on it is right, also by a second sender of the name.
+        topic.add(heartbeat(3), heartbeat(None), heartbeat(5), heartbeat(6))
+        await until(lambda: missing(sources, vouchers, 0) == [])
+        await until(lambda: missing(sources, vouchers, 6) == ["hr"])
+    assert refused("gitlab", "untrue") - before == 2
+    running.cancel()
+    await asyncio.wait([running])
+
+
+def test_the_offsets_of_a_source_are_bounded() -> None:
+    recent = RecentOffsets()
+    for offset in range(MAX_REMEMBERED + 2):
+        recent.add(offset)
+    assert 1 not in recent
+    assert 2 in recent
+    assert len(recent._known) == MAX_REMEMBERED
+
+
 async def test_a_lie_that_several_owners_find_is_reported_once(sources: Sources) -> None:
     before = refused("gitlab", "untrue")
     with capture_logs() as logged:
@@ -189,9 +220,15 @@ async def test_an_outage_or_a_topic_that_was_cut_begins_another_reading(
         await until(lambda: missing(sources, vouchers, 2) == [])
 
 
-async def test_nothing_vouches_between_two_readings(topic: Log) -> None:
-    sources = Sources(("gitlab",), 1, topic, QUICK)
+async def test_nothing_vouches_between_two_readings(topic: Log, sources: Sources) -> None:
+    """Records between the two may be lost, and the topic another one."""
+    assert Sources(("gitlab",), 1, topic, QUICK).mark(LEADER, 0) == SourceMark(None, 0)
+    topic.is_open.clear()
+    topic.failures.append(KafkaConnectionError("away"))
+    await until(lambda: topic.opened == 2)
     assert sources.mark(LEADER, 0) == SourceMark(None, 0)
+    topic.is_open.set()
+    await until(lambda: sources.mark(LEADER, 0) == SourceMark(2, 0))
 
 
 async def test_the_age_of_a_source_counts_from_its_last_heartbeat_that_counted(

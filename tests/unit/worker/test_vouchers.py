@@ -5,7 +5,13 @@ import pytest
 from projector.events.heartbeats import Heartbeat
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets
-from projector.worker.vouchers import MAX_PENDING, UNTRUE_AFTER_S, SourceMark, Vouchers
+from projector.worker.vouchers import (
+    MAX_PENDING,
+    UNTRUE_AFTER_S,
+    SourceMark,
+    Voucher,
+    Vouchers,
+)
 
 READING = 1
 ENDS = dict.fromkeys(Topic, 10)
@@ -187,11 +193,44 @@ def test_lies_keep_no_honest_heartbeat_from_counting_and_fill_no_memory() -> Non
             assert found.missing(mark(number - 150)) == []
 
 
+def test_a_lie_is_reported_although_an_honest_heartbeat_follows() -> None:
+    found = vouchers()
+    found.note(heartbeat(6, 11), 100)
+    found.note(heartbeat(7, 9), 100)
+    assert len(found.take_untrue(ENDS, 200)) == 1
+
+
+@pytest.mark.parametrize("step", [0, 1, -1])
+def test_a_flood_costs_little_and_the_other_sources_nothing(
+    monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    found = vouchers("gitlab", "hr")
+    looks, excess = 0, Voucher.excess
+
+    def counted(self: Voucher, ends: Offsets) -> int:
+        nonlocal looks
+        looks += 1
+        return excess(self, ends)
+
+    monkeypatch.setattr(Voucher, "excess", counted)
+    for number in range(1, 10_001):
+        found.note(heartbeat(number, 50_000 + step * number), 100)
+    assert looks < 50_000
+    assert found.note(heartbeat(7, source="hr"), 100)
+    assert found.apply(ENDS) == ["hr"]
+    # Lies that come ever nearer to the ends keep their own source from counting, for one probe.
+    assert found.note(heartbeat(9, 3), 100) == (step >= 0)
+    found.take_untrue(ENDS, 100)
+    found.note(heartbeat(10, 3), 100)
+    assert found.apply(ENDS) == ["gitlab"]
+    assert found.missing(mark(7)) == []
+
+
 def test_an_owner_that_is_behind_keeps_the_oldest_and_the_newest() -> None:
     """The oldest is applied first, so stamps go on; the newest vouches for the latest time."""
     found = vouchers()
-    found.take_untrue(offsets(10_000), 0)
     for number in range(1, 1001):
+        found.take_untrue(offsets(10_000), 0)
         found.note(heartbeat(number, number), 0)
         assert len(found._sources["gitlab"].pending) <= MAX_PENDING
     assert found.apply(offsets(1)) == ["gitlab"]
@@ -203,6 +242,7 @@ def test_an_owner_that_is_behind_keeps_the_oldest_and_the_newest() -> None:
 def test_a_quiet_partition_keeps_one_heartbeat() -> None:
     found = vouchers()
     for number in range(1000):
+        found.take_untrue(ENDS, 0)
         found.note(heartbeat(number, 9), 0)
     assert len(found._sources["gitlab"].pending) == 1
     found.apply(offsets(9))
