@@ -86,7 +86,9 @@ class Feeder(HeartbeatSender):
         timed = event | {"time": datetime.now(UTC).isoformat()}
         value, key = json.dumps(timed).encode(), event["partitionkey"].encode()
         topic = self._settings.topic(topic_of(event))
-        return await self._producer.send(topic, value, key, partition)
+        sending: asyncio.Future[RecordMetadata]
+        sending = await self._producer.send(topic, value, key, partition)
+        return sending
 
     def _note(self, position: int) -> None:
         # Renamed into its place: the process may be killed at any moment.

@@ -8,6 +8,7 @@ import time
 from typing import Final
 
 from tests.faults.expected_answers import TOLERANCE_S
+from tests.faults.old_views import look_up_often, tokens
 from tests.faults.scenario import BOUND_S, Fault
 from tests.faults.sources.scenario import GRACE_S, NAME, SLOW, Feeder, SourceScenario
 from tests.faults.traffic import RATE
@@ -29,6 +30,13 @@ def fall_silent(scenario: SourceScenario, feeder: Feeder) -> float:
     return time.monotonic()
 
 
+def kill(scenario: SourceScenario, feeder: Feeder) -> float:
+    """Kill the feeder's process; return the time."""
+    scenario.traffic.rate = SLOW
+    feeder.server.kill()
+    return time.monotonic()
+
+
 def come_back(scenario: SourceScenario, feeder: Feeder) -> float:
     """Let the feeder's process go on; return the time."""
     returned = time.monotonic()
@@ -46,6 +54,11 @@ def change_source(scenario: SourceScenario, number: int, **attributes: str) -> N
         scenario.send(scripted.revoked() | attributes)
 
 
+def watch_revoked(scenario: SourceScenario) -> None:
+    """Look the revoked tokens up often: most clients of the observer wait for unknown ones."""
+    scenario.background.start(look_up_often(scenario.observer, tokens(scenario.scripted)))
+
+
 def wait_past_the_bound(scenario: SourceScenario) -> None:
     """Let time pass until answers from before the last change are findings, and then some."""
     scenario.run_past_the_bound()
@@ -54,13 +67,19 @@ def wait_past_the_bound(scenario: SourceScenario) -> None:
 
 def prove_silence(scenario: SourceScenario, stopped: float, returned: float) -> None:
     """Prove that nothing was fresh beyond the bound, and that every 503 named the source."""
-    past = stopped + BOUND_S + TOLERANCE_S
-    assert {h.status for h in scenario.observer.health if past < h.at < returned} == {503}
+    past = prove_staleness(scenario, stopped, returned)
     refused = scenario.refused(past + GRACE_S, returned)
     others = [each.reason for each in refused if not each.reason.startswith(REASON)]
     assert refused
     assert not others, f"{len(others)} of {len(refused)}: {others[0]}"
     scenario.add_proof(f"{len(refused)} x 503 named the source")
+
+
+def prove_staleness(scenario: SourceScenario, stopped: float, returned: float) -> float:
+    """Prove that nothing was fresh from the bound until the return; return the bound's time."""
+    past = stopped + BOUND_S + TOLERANCE_S
+    assert {h.status for h in scenario.observer.health if past < h.at < returned} == {503}
+    return past
 
 
 def seconds_until_right(scenario: SourceScenario, returned: float) -> float:
@@ -82,6 +101,7 @@ def overtake_events(scenario: SourceScenario, feeder: Feeder) -> None:
     fall_silent(scenario, feeder)
     change_source(scenario, 1, late="yes")
     wait_past_the_bound(scenario)
+    watch_revoked(scenario)
     returned = come_back(scenario, feeder)
     scenario.run_for(LATE_S + 1)
     beats = [at for at, _ in feeder.lines("heartbeat") if returned < at < returned + LATE_S]
@@ -90,24 +110,22 @@ def overtake_events(scenario: SourceScenario, feeder: Feeder) -> None:
     scenario.resume_traffic()
 
 
-def lag_behind(scenario: SourceScenario, feeder: Feeder) -> None:
-    """Kill the feeder beside one whose events and heartbeats are of a look long ago."""
+def lag_behind(scenario: SourceScenario, feeder: Feeder) -> float:
+    """Kill the feeder beside one whose events and heartbeats are of a look long ago.
+
+    Returns the time.
+    """
     scenario.start_scripted()
     scenario.begin_fault()
     slow = scenario.start_feeder(LAG_S)
-    scenario.until(lambda: len(slow.lines("heartbeat")) > 1, "the slow feeder has fed")
-    began = slow.lines("heartbeat")[0][0]
-    looks = len(slow.lines("looked"))
-    scenario.until(lambda: len(slow.lines("looked")) > looks, "another look")
-    feeder.server.kill()
-    killed = time.monotonic()
-    stale = [h for h in scenario.observer.health if began < h.at < killed and h.status != 200]
-    assert not stale, "the slow feeder must not hold up the other"
-    scenario.traffic.rate = SLOW
+    scenario.until(lambda: bool(slow.lines("looked")), "the slow feeder has looked")
+    killed = kill(scenario, feeder)
     change_source(scenario, 1)
     wait_past_the_bound(scenario)
+    watch_revoked(scenario)
     scenario.run_for(LAG_S + BOUND_S - (time.monotonic() - killed))
     scenario.add_proof(f"{len(slow.lines('heartbeat'))} heartbeats {LAG_S:g} s late")
+    return killed
 
 
 def go_on(scenario: SourceScenario, feeder: Feeder) -> float:
