@@ -30,15 +30,15 @@ class SignedWorld(World):
             files = KeyFiles([file])
         self.lookup._signed = SignedTokens(files, ISSUER, "acme-", lambda _: NOW_S * 1000.0)
         for status in (200, 403, 503):
-            self.records[schema.job_token_key(status)] = self.record(status)
-        self.records[schema.job_token_key(401)] = self.record(401)
-        self.records[schema.job_token_key(10)] = digest("token-403").encode()
-        self.records[schema.token_record_key(digest(OWN))] = self.record(403)
-        self.records[schema.job_token_key(20)] = self.record(200)
-        self.records[schema.job_token_key(30)] = b"garbage"
+            self.records[schema.job_key(status)] = self.record(status)
+        self.records[schema.job_key(401)] = self.record(401)
+        self.records[schema.job_key(10)] = digest("token-403").encode()
+        self.records[schema.TOKENS + (digest(OWN))] = self.record(403)
+        self.records[schema.job_key(20)] = self.record(200)
+        self.records[schema.job_key(30)] = b"garbage"
 
     def record(self, status: int) -> bytes:
-        return self.records[schema.token_record_key(digest(f"token-{status}"))]
+        return self.records[schema.TOKENS + (digest(f"token-{status}"))]
 
 
 class SignedBothWays(BothWays):
