@@ -159,4 +159,7 @@ def _shared_counts(workers: int) -> Iterator[None]:
         return
     with tempfile.TemporaryDirectory(prefix="projector-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        yield
+        try:
+            yield
+        finally:
+            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
