@@ -54,6 +54,8 @@ class FactIndex:
         self._agents_of_project: Multimap[Key, int] = Multimap()
         self._instance_agents: set[int] = set()
         self._job_of_view: dict[ViewId, Key] = {}
+        # The number of jobs without a digest; 0 spares each view a look at them.
+        self.without_digest = 0
         self._grants = GrantIndex()
         # Parts share the facts instead of a reference back: without reference cycles, facts that no
         # owner refers to any more are freed at once.
@@ -259,6 +261,10 @@ class FactIndex:
         """Return the key of the job that the view belongs or belonged to."""
         return self._job_of_view.get(id_)
 
+    def has_job_by_id(self, number: int) -> bool:
+        """Return whether a job with this id has no digest, so that its view is under the id."""
+        return ViewId(str(number)) in self._job_of_view
+
     def find_jobs(self, ids: Collection[str], found: list[Key]) -> Iterator[None]:
         """Add the jobs with these ids to `found`, in steps: each takes a look at `STEP` jobs."""
         keys = iter(self._job_of_view.values())
@@ -335,6 +341,7 @@ class FactIndex:
                 self._job_of_view[ViewId(fact_keys.name_of(key))] = job
             case Job():
                 self._job_of_view[view_id(key, data)] = key
+                self.without_digest += data.digest is None
                 if not data.finished:
                     self._live_jobs.add(key, data)
 
@@ -354,6 +361,7 @@ class FactIndex:
                 del self._job_of_view[ViewId(fact_keys.name_of(key))]
             case Job():
                 del self._job_of_view[view_id(key, data)]
+                self.without_digest -= data.digest is None
                 self._live_jobs.discard(key, data)
 
     def _raise_version(self, key: Key) -> None:

@@ -21,7 +21,7 @@ from projector.domain.facts import AnyFact, encode_fact
 from projector.domain.responses import encode_response
 from projector.domain.timers import Timers
 from projector.domain.transitions import Change, Emptied, changes, ended_memberships
-from projector.domain.views import View, ViewId, view_id
+from projector.domain.views import View, ViewId
 from projector.events import cloudevents
 from projector.events.late_events import refuse_late
 from projector.events.model import MAX_VIEW_BYTES, BadEvent, Event, GroupSet, KafkaRecord
@@ -315,12 +315,12 @@ def _take_all(steps: Iterator[None]) -> None:
 
 def _view(facts: FactIndex, evaluator: Evaluator, key: Key, id_: ViewId) -> View:
     (root, number), job = fact_keys.job_of(key), facts.job(key)
-    if job is None or view_id(key, job) != id_:
+    if job is None or (job.digest or str(number)) != id_:
         ended = facts.ended_token(root, id_)
         assert ended is not None, key  # noqa: S101  the job had the token
         return View(id_, number, HTTPStatus.UNAUTHORIZED, b"", ended.expires_at, False)
     decision = evaluator.decide_job(root, job)
     body = encode_response(number, job, decision)
     # The key of a job without a digest is no other job's, which only a faulty producer has.
-    is_current = not job.digest or facts.job_of_view(ViewId(str(number))) is None
-    return View(id_, number, decision.status, body, job.expires_at, is_current)
+    is_shared = job.digest and facts.without_digest and facts.has_job_by_id(number)
+    return View(id_, number, decision.status, body, job.expires_at, not is_shared)
