@@ -106,7 +106,8 @@ class Sources:
     def _begin(self, found: _Log, start: int) -> None:
         self._log, self._start, self._is_over = found, start, False
         self._reading += 1
-        self._arrived = 0
+        # No mark is below it: `after` from before the reading is not looked up.
+        self._arrived = start
         self._read_at = {name: RecentOffsets() for name in self.names}
         for vouchers in self._listeners:
             vouchers.begin(self._reading)

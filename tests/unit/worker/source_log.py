@@ -19,8 +19,7 @@ class Log:
     def __init__(self) -> None:
         self.leader = LEADER
         self.opened = 0
-        # `after` below it is not looked up.
-        self.start = 10**6
+        self.start = 0
         self.is_open = asyncio.Event()
         self.is_open.set()
         self.failures: list[Exception] = []

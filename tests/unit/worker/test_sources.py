@@ -30,7 +30,9 @@ def topic() -> Log:
 
 
 @pytest.fixture
-async def sources(topic: Log) -> AsyncIterator[Sources]:
+async def sources(topic: Log, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sources]:
+    """Run sources that take any `after` below a record's own offset."""
+    monkeypatch.setattr(Sources, "_refuse_unknown_after", lambda *_: None)
     found = Sources(("gitlab", "hr"), 1, topic, QUICK)
     running = asyncio.create_task(found.run())
     await until(lambda: found.mark(topic.leader, 0).reading)
@@ -139,7 +141,6 @@ async def test_a_heartbeat_after_itself_is_reported_and_ignored(
 
 async def test_after_must_be_a_heartbeat_of_the_source_in_this_reading(topic: Log) -> None:
     """A sender from before the topic was made again may name a record of anyone."""
-    topic.start = 0
     sources = Sources(("gitlab", "hr"), 1, topic, QUICK)
     running = asyncio.create_task(sources.run())
     await until(lambda: sources.mark(LEADER, 0).reading)
@@ -155,6 +156,16 @@ async def test_after_must_be_a_heartbeat_of_the_source_in_this_reading(topic: Lo
         await until(lambda: missing(sources, vouchers, 0) == [])
         await until(lambda: missing(sources, vouchers, 6) == ["hr"])
     assert refused("gitlab", "untrue") - before == 2
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_no_mark_is_below_the_beginning_of_the_reading(topic: Log) -> None:
+    """A probe's end may have been asked just before; `after` from there on is not looked up."""
+    topic.start = 7
+    sources = Sources(("gitlab",), 1, topic, QUICK)
+    running = asyncio.create_task(sources.run())
+    await until(lambda: sources.mark(LEADER, 5) == SourceMark(1, 7))
     running.cancel()
     await asyncio.wait([running])
 
