@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from projector.events.heartbeats import Heartbeat
 from projector.events.model import Topic
 from projector.store import lua_scripts, schema
 from projector.worker.owner_group import OwnerGroup
+from projector.worker.vouchers import SourceMark, Vouchers
 from tests import builders
 from tests.builders import digest
 from tests.faults import fault_injection, mutations
@@ -114,6 +116,27 @@ async def test_without_the_delivery_check_an_owner_misses_what_faust_skips(
         setup.deliver(owner, *setup.kafka.add(*COMPANY, builders.started(9, 7))[1:])
         await until(lambda: setup.has_applied(Topic.JOB_LIFECYCLE, 1))
         assert setup.kafka.reads == []
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "applied"),
+    [("heartbeats without offsets", 11, 4), ("heartbeats without after", 12, 5)],
+)
+def test_a_mutation_lets_a_heartbeat_vouch_for_too_much(
+    calls: list[str], name: str, end: int, applied: int
+) -> None:
+    vouchers = Vouchers(0, ["gitlab"])
+
+    def missing() -> list[str]:
+        vouchers.begin(1)
+        vouchers.note(Heartbeat("gitlab", 12, 11, {topic: [5] for topic in Topic}), 0.0)
+        vouchers.apply(dict.fromkeys(Topic, applied))
+        return vouchers.missing(SourceMark(1, end))
+
+    assert missing() == ["gitlab"]
+    MUTATIONS[name]()
+    assert missing() == []
+    assert calls
 
 
 async def test_without_healing_views_are_missing(setup: Setup, calls: list[str]) -> None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from tests.faults.conftest import SEED
-from tests.faults.namespaces import RandomNamespace
+from tests.faults.namespaces import RandomNamespace, ScriptedNamespace, Token
 from tests.faults.observer import Lookup
 from tests.faults.scenario import Faults, Scenario
 from tests.faults.sources import feeder as process
@@ -19,6 +20,13 @@ NAME: Final = "upstream"
 SLOW: Final = 5.0
 # The grace of unknown tokens (seconds), after which a lookup from before has its answer.
 GRACE_S: Final = 2.0
+# The number of each scripted namespace's job that ends.
+ENDING: Final = 99
+
+
+def ending(scripted: ScriptedNamespace) -> Token:
+    """Return the token of the job that ends in the source while feeders are silent."""
+    return scripted.another_token(ENDING)
 
 
 class Feeder:
@@ -81,6 +89,18 @@ class SourceScenario(Scenario):
         traffic = SourceTraffic(deployment.kafka, deployment.prefix, SEED, namespaces)
         traffic.source = self.source
         return traffic
+
+    def start_scripted(self) -> None:
+        """Set up the scripted namespaces; each has another job that ends in the source later."""
+        super().start_scripted()
+        for scripted in self.scripted:
+            token = ending(scripted)
+            self.send(scripted.started(token), token)
+            self.observer.watched.append(token)
+            self.until(partial(self._is_answered, token), f"job {token.job} is answered")
+
+    def _is_answered(self, token: Token) -> bool:
+        return self.deployment.look_up(token.secret).status == 200
 
     def refused(self, since: float, until: float = float("inf")) -> list[Lookup]:
         """Return the 503s to lookups that were sent and answered in between."""

@@ -10,7 +10,7 @@ from typing import Final
 from tests.faults.expected_answers import TOLERANCE_S
 from tests.faults.old_views import look_up_often, tokens
 from tests.faults.scenario import BOUND_S, Fault
-from tests.faults.sources.scenario import GRACE_S, NAME, SLOW, Feeder, SourceScenario
+from tests.faults.sources.scenario import GRACE_S, NAME, SLOW, Feeder, SourceScenario, ending
 from tests.faults.traffic import RATE
 
 # Seconds after which a look is too old for an answer.
@@ -46,17 +46,19 @@ def come_back(scenario: SourceScenario, feeder: Feeder) -> float:
 
 
 def change_source(scenario: SourceScenario, number: int, **attributes: str) -> None:
-    """Start a job and revoke the agent of every scripted namespace, in the source alone."""
+    """Start a job, end one and revoke the agent of each scripted namespace, in the source alone."""
     for scripted in scenario.scripted:
         token = scripted.another_token(number)
         scenario.observer.watched.append(token)
         scenario.send(scripted.started(token) | attributes, token)
+        scenario.send(scripted.finished(ending(scripted)) | attributes)
         scenario.send(scripted.revoked() | attributes)
 
 
 def watch_revoked(scenario: SourceScenario) -> None:
     """Look the revoked tokens up often: most clients of the observer wait for unknown ones."""
-    scenario.background.start(look_up_often(scenario.observer, tokens(scenario.scripted)))
+    revoked = [*tokens(scenario.scripted), *map(ending, scenario.scripted)]
+    scenario.background.start(look_up_often(scenario.observer, revoked))
 
 
 def wait_past_the_bound(scenario: SourceScenario) -> None:
