@@ -30,7 +30,7 @@ async def test_a_signed_token_is_answered_and_its_key_is_watched(
     api_world: ApiWorld, key_file: Path
 ) -> None:
     record = ViewRecord(200, 1, Version(EPOCH, 2), BODY).encode()
-    await api_world.writer.set(schema.job_token_key(JOB), record)
+    await api_world.writer.set(schema.job_key(JOB), record)
     headers = {"Job-Token": KEY.token(**claims_of(JOB, round(time.time())))}
     app = create_api()
     transport = httpx.ASGITransport(app)
