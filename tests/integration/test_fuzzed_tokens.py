@@ -130,7 +130,8 @@ def test_every_hostile_token_is_decided_as_by_the_oracle(
         token = mutations.next()
         outcome, result = world.decide(token)
         right = world.oracle.outcomes(token)
-        assert outcome in right, f"seed {seed}, token {number}: {outcome} {result}, not {right}"
+        # The keys are new in each run: the token says more than its number.
+        assert outcome in right, f"token {number}: {outcome} {result}, not {right}: {token!r}"
         assert outcome != IN_DOUBT or result == "unknown key"
         seen[result or ("verified" if outcome != BY_DIGEST else BY_DIGEST)] += 1
     with capsys.disabled():

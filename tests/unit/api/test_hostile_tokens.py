@@ -215,7 +215,8 @@ def other_signatures(text: bytes) -> dict[str, bytes]:
         "EdDSA": ed25519.Ed25519PrivateKey.generate().sign(text),
         "another key": OTHER.private.sign(text, padding.PKCS1v15(), SHA256()),
         "the other configured key": TWO.private.sign(text, padding.PKCS1v15(), SHA256()),
-        "0": bytes(256), "1": b"\0" * 255 + b"\1", "empty": b"", "n - s": (modulus - number).to_bytes(256, "big"),
+        "0": bytes(256), "1": b"\0" * 255 + b"\1", "empty": b"",
+        "n - s": (modulus - number).to_bytes(256, "big"),
         "s + n": (number + modulus).to_bytes(257, "big"), "s with a zero before": b"\0" + genuine,
         "s with a zero after": genuine + b"\0", "half": genuine[:128], "twice": genuine * 2,
     }  # fmt: skip

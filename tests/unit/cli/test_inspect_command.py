@@ -228,7 +228,7 @@ def test_a_signed_token_that_lookups_refuse_is_shown_with_the_reason(
     "expires", ["1" + "0" * 400, "1e308", "1e400", "-1e308", "NaN", "true", '"x"']
 )
 def test_a_forged_token_with_odd_claims_is_shown(signing: SigningKey, expires: str) -> None:
-    odd = '{"exp": %s, "iss": "\\ud800\\u001b[31m", "sub": []}' % expires
+    odd = f'{{"exp": {expires}, "iss": "\\ud800\\u001b[31m", "sub": []}}'
     forged = job_tokens.signing_key(1).signed_parts(
         b'{"alg": "RS256", "kid": "\\ud800"}', odd.encode()
     )
