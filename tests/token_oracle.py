@@ -119,8 +119,13 @@ def strictly(text: bytes) -> Any:
     def constant(_: str) -> None:
         raise NotStrictError
 
+    def checked(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        # Here are the values too that a later member of the same name replaces.
+        json.dumps(members, ensure_ascii=False).encode()
+        return dict(members)
+
     try:
-        read = json.loads(text.decode(), parse_constant=constant)
+        read = json.loads(text.decode(), parse_constant=constant, object_pairs_hook=checked)
         json.dumps(read, ensure_ascii=False).encode()
     except (UnicodeError, RecursionError):
         raise NotStrictError from None
