@@ -3,13 +3,16 @@
 The product's projection makes them, and its store writes and stamps them. Reads the wanted number
 of jobs from standard input, a number a line. Answers with that number once their views are stored.
 
-    python -m benchmarks.fresh_views redis://127.0.0.1:6379/0 PARTITION PARTITIONS
+    python -m benchmarks.fresh_views redis://127.0.0.1:6379/0 PARTITION PARTITIONS [signed]
+
+With `signed` the jobs have no digest.
 """
 
 import asyncio
 import sys
 from typing import Final
 
+from msgspec import structs
 from tests.builders import take_changes
 
 from benchmarks.company import Company, record
@@ -29,11 +32,12 @@ DEVELOPER: Final = 30
 class FreshPartition:
     """The owner of one partition, reduced to what lookups read."""
 
-    def __init__(self, store: PartitionStore, company: Company) -> None:
+    def __init__(self, store: PartitionStore, company: Company, *, signed: bool) -> None:
         policy = Policy(company.partitions, DEVELOPER, 7 * 24 * 3600 * 1000)
         self._projection = Projection(company.partition, policy)
         self._store = store
         self._company = company
+        self._signed = signed
         self._jobs = 0
 
     async def begin(self) -> None:
@@ -63,19 +67,23 @@ class FreshPartition:
         facts = self._projection.facts
         keys = [fact_keys.job_key(str(self._company.root), job) for job in jobs]
         for key, job in zip(keys, jobs, strict=True):
-            facts.put(key, Fact(0, 0, data=self._company.job(job)))
+            data = self._company.job(job)
+            if self._signed:
+                data = structs.replace(data, digest=None)
+            facts.put(key, Fact(0, 0, data=data))
         await self._store.write_views(take_changes(self._projection, 0).views)
         for key in keys:
             facts.drop(key)
 
 
-async def keep_fresh(url: str, company: Company) -> None:
+async def keep_fresh(url: str, company: Company, *, signed: bool) -> None:
     """Answer the lines of standard input until it ends."""
     server = redis_servers.RedisServers()
     redis = redis_client.create_redis(Settings(redis_url=url), server)
     partition = FreshPartition(
         PartitionStore(redis, server, company.partition, f"fresh-views-{company.partition}"),
         company,
+        signed=signed,
     )
     await partition.begin()
     line = asyncio.create_task(asyncio.to_thread(sys.stdin.readline))
@@ -94,4 +102,6 @@ async def keep_fresh(url: str, company: Company) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(keep_fresh(sys.argv[1], Company(int(sys.argv[2]), int(sys.argv[3]))))
+    url, number, partitions, *rest = sys.argv[1:]
+    company = Company(int(number), int(partitions))
+    asyncio.run(keep_fresh(url, company, signed=rest == ["signed"]))

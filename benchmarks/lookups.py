@@ -3,12 +3,13 @@
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Final
 
 import redis
-from tests import builders
+from tests import builders, job_tokens
 from tests.integration.deployment import PATH
 from tests.integration.servers import eventually
 
@@ -26,11 +27,17 @@ CONNECTIONS: Final = 64
 
 
 class Views:
-    """Views in their own Redis, and one API process that answers from them."""
+    """Views in their own Redis, and one API process that answers from them.
 
-    def __init__(self, port: int, writers: list[Conversation]) -> None:
+    `token` returns the token of a job.
+    """
+
+    def __init__(
+        self, port: int, writers: list[Conversation], token: Callable[[int], str] = token
+    ) -> None:
         self.redis = redis.Redis(port=port)
         self._writers = writers
+        self._token = token
         self.tokens = 0
         self.url = ""
         self.pid = 0
@@ -50,7 +57,9 @@ class Views:
         eventually(lambda: self._answers(tokens), "an answer for the last token")
 
     def _answers(self, job: int) -> bool:
-        request = urllib.request.Request(f"{self.url}{PATH}", headers={"Job-Token": token(job)})
+        request = urllib.request.Request(
+            f"{self.url}{PATH}", headers={"Job-Token": self._token(job)}
+        )
         try:
             with urllib.request.urlopen(request, timeout=5) as response:
                 return bool(response.status == 200)
@@ -64,43 +73,72 @@ class Views:
 
 
 @contextmanager
-def fresh_views(servers: Servers, tokens: int) -> Iterator[Views]:
+def fresh_views(servers: Servers, tokens: int, signed: "Signed | None" = None) -> Iterator[Views]:
     """Start views that the product makes and keeps fresh without Kafka."""
+    kind, env = (["signed"], signed.env) if signed else ([], {})
     with ExitStack() as stack:
         port = stack.enter_context(servers.valkey())
         url = f"redis://127.0.0.1:{port}/0"
         writers = [
-            stack.enter_context(Conversation("fresh_views", url, partition, PARTITIONS))
+            stack.enter_context(Conversation("fresh_views", url, partition, PARTITIONS, *kind))
             for partition in range(PARTITIONS)
         ]
-        views = Views(port, writers)
+        views = Views(port, writers, signed.token if signed else token)
         stack.callback(views.redis.close)
         views.url, views.pid = stack.enter_context(
             listening(
                 ["projector", "api", "--port"],
                 PROJECTOR_REDIS_URL=url,
                 PROJECTOR_LOG_LEVEL="warning",
+                **env,
             )
         )
         views.grow(tokens)
         yield views
 
 
+class Signed:
+    """Signed tokens in a file, and the settings of an API that accepts them."""
+
+    def __init__(self, folder: Path, tokens: int) -> None:
+        key, now_s = job_tokens.signing_key(), int(time.time())
+        self._tokens = [
+            key.token(job, **job_tokens.claims_of(job, now_s)) for job in range(1, tokens + 1)
+        ]
+        self.file, pem = folder / "signed-tokens", folder / "signing-key.pem"
+        self.file.write_text("\n".join(self._tokens))
+        pem.write_bytes(key.pem)
+        self.env = {
+            "PROJECTOR_JOB_TOKEN_KEYS": str(pem),
+            "PROJECTOR_JOB_TOKEN_ISSUER": job_tokens.ISSUER,
+        }
+
+    def token(self, job: int) -> str:
+        """Return the token of a job."""
+        return self._tokens[job - 1]
+
+
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
     """Measure every figure about lookups, and how they grow."""
     wrk.require()
+    signed = Signed(servers.folder, FEW)
     with (
         fresh_views(servers, FEW) as few,
         fresh_views(servers, FEW) as many,
+        fresh_views(servers, FEW, signed) as by_job,
         listening(["benchmarks.hello"]) as (url, pid),
     ):
         empty = _memory(many)
         many.grow(sizes.tokens)
         limit = Target(url, pid, sizes.tokens)
-        _warm_up(many.target, few.target, limit)
+        with_signed = by_job.target._replace(file=signed.file)
+        _warm_up(many.target, few.target, limit, with_signed)
         figures, growth = report.figures, report.growth
         figures["lookups_64"] = _saturated(many.target, limit, CONNECTIONS, sizes, sizes.rounds)
         figures["lookups_4"] = _saturated(many.target, limit, 4, sizes, sizes.rounds)
+        figures["lookups_signed"] = _saturated(
+            with_signed, few.target, CONNECTIONS, sizes, sizes.rounds
+        )
         saturation = min(r.product.value for r in figures["lookups_64"])
         figures["lookup_p99"] = _at_rate(many.target, limit, saturation / 2, sizes, sizes.rounds)
         if sizes.grows:

@@ -93,6 +93,10 @@ FIGURES: Final = {
         "lookups, one uvicorn worker, 64 connections", "lookups/s", HELLO, Bound.AT_LEAST, 0.75
     ),
     "lookups_4": Figure("lookups, 4 connections", "lookups/s", HELLO, Bound.AT_LEAST, 0.45),
+    "lookups_signed": Figure(
+        "lookups by signed job tokens", "lookups/s", "by the digest, among as many tokens",
+        Bound.AT_LEAST, 0.9,
+    ),
     "lookup_p99": Figure(
         "lookup p99 at half of saturation", "ms", f"{HELLO}, same rate", Bound.AT_MOST, 1.5
     ),

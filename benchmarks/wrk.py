@@ -20,11 +20,12 @@ CALLERS: Final = 256
 
 
 class Target(NamedTuple):
-    """A server, its process, and the number of its tokens."""
+    """A server, its process, the number of its tokens, and a file of them if they are signed."""
 
     url: str
     pid: int
     tokens: int
+    file: Path | None = None
 
 
 class Answered(Struct):
@@ -63,9 +64,10 @@ def ask_at(target: Target, rate: float, seconds: float) -> Answered:
 
 def _run(target: Target, connections: int, seconds: float, pause_ms: float) -> Answered:
     argv = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-s", str(SCRIPT)]
+    files = [str(target.file)] if target.file else []
     with CpuClock(target.pid) as cpu:
         done = subprocess.run(
-            [*argv, target.url, "--", str(target.tokens), str(pause_ms)],
+            [*argv, target.url, "--", str(target.tokens), str(pause_ms), *files],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
     answered = json.decode(done.stdout.splitlines()[-1], type=Answered)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from api.job_token_keys import thumbprint
@@ -53,6 +54,12 @@ class SigningKey(NamedTuple):
         """A token with this payload, which need not be JSON."""
         head = {"kid": self.kid}
         return "glcbt-" + jwt.PyJWS().encode(payload, self.private, "RS256", head)
+
+    def signed_parts(self, header: bytes, payload: bytes) -> str:
+        """A token with this header and payload, neither of which need be JSON."""
+        text = f"{segment(header)}.{segment(payload)}"
+        signature = self.private.sign(text.encode(), padding.PKCS1v15(), SHA256())
+        return f"glcbt-{text}.{segment(signature)}"
 
 
 def claims_of(job: int = JOB, now_s: int = NOW_S) -> dict[str, Any]:

@@ -54,7 +54,8 @@ class Lookup:
             return
         key = schema.TOKENS + hashlib.sha256(token).hexdigest()
         asked = _Asked(key, request.max_age, arrival, poll, answer)
-        if self._signed is not None and token.count(b".") == 2:
+        # The instance's prefix may have dots too.
+        if self._signed is not None and token.count(b".") >= 2:
             self._ask_signed(self._signed, token, asked)
         else:
             self._reads.ask(key, partial(self._found, asked, ""))

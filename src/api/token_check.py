@@ -1,5 +1,6 @@
 """A job token checked as lookups check it, for operators."""
 
+import math
 from typing import Final, NamedTuple
 
 import jwt
@@ -18,7 +19,8 @@ class TokenCheck(NamedTuple):
 
     `result` is `verified`, `no keys` if none are configured here, or that of the metric
     `projector_api_signed_tokens_total`. `in_doubt`: lookups get 503, not 401. `expires_s` is in
-    seconds since 1970. Unless it is verified, anyone may have written the rest.
+    seconds since 1970. Unless it is verified, anyone may have written the rest: what cannot be
+    shown is None.
     """
 
     result: str
@@ -62,13 +64,28 @@ def _named(signed: bytes, result: str, *, in_doubt: bool) -> TokenCheck:
         read = jwt.decode_complete(signed, options={"verify_signature": False})
     except (jwt.InvalidTokenError, RecursionError):
         return TokenCheck(result, in_doubt, None, None, None, None)
-    claims, kid = read["payload"], read["header"].get("kid")
-    issuer, expires = claims.get("iss"), claims.get("exp")
+    claims, header = read["payload"], read["header"]
     return TokenCheck(
         result,
         in_doubt,
         job_of(claims.get("sub")),
-        kid if isinstance(kid, str) else None,
-        issuer if isinstance(issuer, str) else None,
-        float(expires) if isinstance(expires, int | float) else None,
+        _text(header.get("kid")),
+        _text(claims.get("iss")),
+        _seconds(claims.get("exp")),
     )
+
+
+def _text(value: object) -> str | None:
+    """Return a text without control characters and lone surrogates, or None."""
+    return value if isinstance(value, str) and value.isprintable() else None
+
+
+def _seconds(value: object) -> float | None:
+    """Return a number of seconds that is finite in milliseconds too, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        seconds = float(value)
+    except OverflowError:
+        return None
+    return seconds if math.isfinite(seconds * 1000) else None

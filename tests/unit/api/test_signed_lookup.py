@@ -206,13 +206,24 @@ async def test_without_keys_a_signed_token_is_looked_up_by_its_digest(
     assert signed.calls == [[signed.key]]
 
 
+@pytest.mark.parametrize("prefix", ["acme", "a.b", "v1.2.3."])
+async def test_a_token_with_the_instances_prefix_is_answered_by_its_job(
+    signed: SignedWorld, prefix: str
+) -> None:
+    await signed.put(JOB_KEY)
+    clock = signed.world.freshness.clock.expected
+    signed.world.signed = SignedTokens(signed.files, ISSUER, prefix, clock)
+    signed.with_grace(SHORT_GRACE_S)
+    assert (await signed.ask(prefix + signed.token)).status == 200
+
+
 async def test_with_keys_any_other_token_is_looked_up_by_its_digest(
     signed: SignedWorld,
 ) -> None:
-    for token in ("known", "a.b.c", "glcbt-64_abcdefghijklmnopqrst"):
+    for token in ("known", "a.b.c", "a.b.c.d.e", "glcbt-64_abcdefghijklmnopqrst"):
         await signed.world.put(token)
         assert (await signed.ask(token)).status == 200
-    assert [len(call) for call in signed.calls] == [1, 1, 1]
+    assert [len(call) for call in signed.calls] == [1, 1, 1, 1]
 
 
 # freshness, by the rules for any record

@@ -88,11 +88,18 @@ EMPTY = STATE | {"facts": 0, "offset:membership": 0, "offset:agent-config": 0} |
 }  # fmt: skip
 
 
-def write(redis: Any) -> None:
-    """Write it into Redis."""
+def write(redis: Any, then: int = THEN) -> None:
+    """Write it into Redis, as of `then` in ms."""
+    ends = then + ENDS - THEN
+
+    def dated(value: Any) -> Any:
+        return str(value).replace(str(THEN), str(then)).replace(str(ENDS), str(ends))
+
     redis.set("allowed-agents:partitions", 2)
-    redis.hset(f"allowed-agents:partition:{{{HOME}}}", mapping=STATE)
-    redis.hset(f"allowed-agents:partition:{{{OTHER}}}", mapping=EMPTY)
-    redis.hset(f"allowed-agents:facts:{{{HOME}}}", mapping=FACTS)
+    for partition, state in ((HOME, STATE), (OTHER, EMPTY)):
+        mapping = {name: dated(value) for name, value in state.items()}
+        redis.hset(f"allowed-agents:partition:{{{partition}}}", mapping=mapping)
+    facts = {name: dated(value) for name, value in FACTS.items()}
+    redis.hset(f"allowed-agents:facts:{{{HOME}}}", mapping=facts)
     for key, value in STRINGS.items():
-        redis.set(key, value, pxat=ENDS)
+        redis.set(key, value, pxat=ends)

@@ -224,6 +224,22 @@ def test_a_signed_token_that_lookups_refuse_is_shown_with_the_reason(
     assert "record      none" in result.stdout
 
 
+@pytest.mark.parametrize(
+    "expires", ["1" + "0" * 400, "1e308", "1e400", "-1e308", "NaN", "true", '"x"']
+)
+def test_a_forged_token_with_odd_claims_is_shown(signing: SigningKey, expires: str) -> None:
+    odd = f'{{"exp": {expires}, "iss": "\\ud800\\u001b[31m", "sub": []}}'
+    forged = job_tokens.signing_key(1).signed_parts(
+        b'{"alg": "RS256", "kid": "\\ud800"}', odd.encode()
+    )
+    result = run("inspect", "token", stdin=forged)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Lookups get 401 for the token: malformed" in result.stdout
+    assert "no job, issuer None, key None, valid until None" in result.stdout
+    found = json.loads(run("inspect", "token", "--json", stdin=forged).stdout)
+    assert (found["signed"]["issuer"], found["signed"]["expires_at"]) == (None, None)
+
+
 def test_a_token_of_an_unknown_key_is_in_doubt(signing: SigningKey) -> None:
     token = signed(job_tokens.signing_key(1), 12)
     assert signing.kid not in token
