@@ -35,7 +35,7 @@ test-all: test producers ## that, and every command, TLS, users, Redis Cluster, 
 browser: setup ## the operators' page in a headless Chromium, where chromium and chromedriver are installed
 	$(BIN)/pytest tests/browser
 
-faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; a quarter of an hour
+faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; twenty minutes
 	$(BIN)/pytest tests/faults
 
 model: setup ## the models of the promises, in every interleaving, where spin and gcc are installed
