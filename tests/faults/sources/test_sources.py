@@ -44,8 +44,8 @@ from tests.integration.servers import apache_kafka, eventually, running
 
 NewStory = Callable[..., SourceScenario]
 
-# Seconds from a feeder's first heartbeat until all is right: a second, and the machine's stalls. The
-# report has those that were measured.
+# Seconds from a feeder's first heartbeat until all is right: one, and two for the machine's stalls.
+# The report has those that were measured.
 BACK_S = 3.0
 REDIS_AHEAD_S, BROKER_BEHIND_S, FEEDER_BEHIND_S = 7 * 60, 5 * 60, 11 * 60
 # Over-grants of a mutation: one alone might be a slow machine's.
