@@ -254,6 +254,7 @@ def test_a_signature_counts_for_the_key_that_the_header_names(kid: object) -> No
     assert outcome == JOB if kid == ONE.kid else outcome in (REFUSED, IN_DOUBT)
 
 
+CRITS: Final[list[Any]] = [[], ["b64"], ["exp"], [[]], [{}], 5, "b64", None]
 ODD_HEADERS = [
     b"", b"x", b"{", b"null", b"[]", b"{}", b"\xff\xfe", b"\xef\xbb\xbf{}",
     as_json(header()) + b"x", as_json(header()) + b"{}", as_json([header()]),
@@ -266,14 +267,14 @@ ODD_HEADERS = [
     as_json(header())[:-1] + b', "x": NaN}',
     as_json(header())[:-1] + b', "x": ' + b"9" * 2500 + b"}",
     as_json(header()).decode().encode("utf-16"), as_json(header()).decode().encode("utf-32"),
-    *[as_json(header(crit=crit)) for crit in ([], ["b64"], ["exp"], [[]], [{}], 5, "b64", None)],
+    *[as_json(header(crit=crit)) for crit in CRITS],
     *[as_json(header(crit=["b64"], b64=b64)) for b64 in (False, True, None, 0, "false")],
     as_json(header(b64=False)), as_json(header(zip="DEF")), as_json(header(cty="JWT")),
     as_json(header(enc="A256GCM")),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("head", ODD_HEADERS, ids=lambda head: ascii(head[:60]))
+@pytest.mark.parametrize("head", ODD_HEADERS, ids=map(str, range(len(ODD_HEADERS))))
 def test_an_odd_header_lets_no_forged_token_through(head: bytes) -> None:
     forged = OTHER.signed_parts(head, as_json(claims_of()))
     assert check(forged) in (REFUSED, IN_DOUBT) or not head
@@ -346,7 +347,7 @@ ODD_CLAIMS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("payload", ODD_CLAIMS, ids=lambda payload: ascii(payload[-40:]))
+@pytest.mark.parametrize("payload", ODD_CLAIMS, ids=map(str, range(len(ODD_CLAIMS))))
 def test_odd_claims_are_decided_alike(payload: bytes) -> None:
     check(ONE.signed_bytes(payload))
     check(OTHER.signed_parts(as_json(header()), payload))
