@@ -133,11 +133,14 @@ class JobRead:
 
 
 def _behind_pointer(pointer: str, servers: tuple[str, str], stored: Stored, server: str) -> Found:
-    """Return the record behind a pointer; it depends on the pointer's server too."""
+    """Return the record behind a pointer; it depends on the servers of all three keys.
+
+    That of the token's own key may have lost the tombstone of its digest.
+    """
     record = decode_record(stored)
     if record is None:
         return Found(None, (*servers, server))
-    return Found(record, (servers[1], server), pointer=pointer, read_at=elapsed())
+    return Found(record, (*servers, server), pointer=pointer, read_at=elapsed())
 
 
 async def read_again(reads: Reads, key: str, job_key: str) -> Found:

@@ -281,11 +281,14 @@ async def test_a_view_is_measured_by_the_poll_from_before_its_reads(
     assert "was last known fresh 10" in reason(await asked)
 
 
-@pytest.mark.parametrize("met", ["pointer's server", "record's server"])
+@pytest.mark.parametrize("met", ["a", "b", "c"])
 async def test_a_server_that_was_met_after_the_poll_counts_for_pointer_and_record(
     signed: SignedWorld, met: str
 ) -> None:
-    """In a cluster each key is on another server; a promoted one may hold an old digest."""
+    """In a cluster each key is on another server.
+
+    A promoted one may hold an old digest, or lack the tombstone of the token's own.
+    """
     target = await signed.point()
     await signed.put(target)
     signed.world.servers.cluster = True
@@ -294,7 +297,7 @@ async def test_a_server_that_was_met_after_the_poll_counts_for_pointer_and_recor
         signed.world.servers._met[place] = -1e9
     each = split(signed, places)
     assert (await signed.ask()).status == 200
-    signed.world.servers.meet("b" if met == "pointer's server" else "c")
+    signed.world.servers.meet(met)
     assert "not known to be fresh yet" in reason(await signed.ask())
     assert each == {"a", "b", "c"}
 
@@ -438,21 +441,26 @@ async def test_a_digest_that_is_replaced_during_the_proof_begins_the_proof_anew(
         assert await soon(answer) == UNAUTHORIZED
 
 
+@pytest.mark.parametrize(
+    ("pointed", "met"), [(False, "a"), (False, "b"), (True, "a"), (True, "b"), (True, "c")]
+)
 async def test_a_miss_counts_only_with_every_server_that_lacks_the_record(
-    signed: SignedWorld,
+    signed: SignedWorld, pointed: bool, met: str
 ) -> None:
-    """In a cluster the token's key and the job's are on different servers."""
+    """In a cluster the keys of token, job and digest are on different servers."""
     signed.world.servers.cluster = True
-    places = {signed.key: "a", JOB_KEY: "b"}
-    for place in ("", "a", "b"):
+    places = {signed.key: "a", JOB_KEY: "b", schema.TOKENS + OTHER_DIGEST: "c"}
+    if pointed:
+        await signed.point()
+    for place in ("", "a", "b", "c"):
         signed.world.servers._met[place] = -1e9
     split(signed, places)
     answer = asyncio.create_task(signed.ask())
     await signed.world.polled(3)
-    signed.world.servers._met["b"] = elapsed() + 3600
+    signed.world.servers._met[met] = elapsed() + 3600
     async with owners(signed.world):
         assert await still_waits(answer, signed.world)
-        signed.world.servers._met["b"] = -1e9
+        signed.world.servers._met[met] = -1e9
         assert await soon(answer) == UNAUTHORIZED
 
 
