@@ -360,7 +360,8 @@ async def test_a_forged_token_gets_no_more_while_the_keys_are_unreadable_or_with
     None
 ):
     world = Verifier()
-    changed = [TOKEN, TOKEN[:-1] + "A", "glcbt-" + ".".join(["e30"] * 3), OTHER.token()]
+    forged = TOKEN[:-1] + ("Q" if TOKEN.endswith("A") else "A")
+    changed = [TOKEN, forged, "glcbt-" + ".".join(["e30"] * 3), OTHER.token()]
     assert [world.decide(text.encode())[0] for text in changed] == [JOB, REFUSED, REFUSED, IN_DOUBT]
     world.now_ms = None
     decided = [world.decide(text.encode()) for text in changed]
