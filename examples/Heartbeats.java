@@ -73,7 +73,7 @@ public class Heartbeats {
         };
     }
 
-    /** Start from the ends of all partitions: what an earlier run sent lies below them. */
+    /** Start from the ends: what an earlier run got acknowledged lies below them. */
     void askEnds(String kafka) {
         StringDeserializer text = new StringDeserializer();
         try (var consumer = new KafkaConsumer<>(Map.<String, Object>of("bootstrap.servers", kafka), text, text)) {

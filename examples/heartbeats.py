@@ -56,7 +56,7 @@ class Sender:
         self.offsets: dict[str, list[int]] = {}
 
     async def ask_ends(self, consumer: AIOKafkaConsumer) -> None:
-        """Start from the ends of all partitions: what an earlier run sent lies below them."""
+        """Start from the ends: what an earlier run got acknowledged lies below them."""
         for topic in TOPICS:
             name = self.prefix + topic
             numbers = range(len(await self.producer.partitions_for(name)))

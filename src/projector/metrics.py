@@ -41,7 +41,9 @@ OWNED_PARTITIONS: Final = Gauge(
     "projector_owned_partitions", "Partitions that this worker has claimed and not given up."
 )
 LIVE_TOKENS: Final = Gauge(
-    "projector_live_tokens", "Tokens of jobs that run, in a partition owned here.", ["partition"]
+    "projector_live_tokens",
+    "Jobs that have started and neither finished nor expired, in a partition owned here.",
+    ["partition"],
 )
 FACTS: Final = Gauge("projector_facts", "Facts of a partition owned here.", ["partition"])
 STALENESS: Final = Gauge(
@@ -82,7 +84,8 @@ SOURCE_AGE: Final = Gauge(
 HEARTBEATS_REFUSED: Final = Counter(
     "projector_heartbeats_refused",
     "Heartbeats that do not count, by why: unknown (a source that is not in PROJECTOR_SOURCES; its "
-    "label is `other`), invalid, untrue (`after` or offsets beyond what Kafka has).",
+    "label is `other`), invalid, untrue (`after` names no earlier heartbeat of the source, or "
+    "offsets are beyond the ends).",
     ["source", "reason"],
 )
 DEAD_LETTERS: Final = Counter("projector_dead_letters", "Dead letters that Kafka has.")

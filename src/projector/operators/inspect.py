@@ -102,7 +102,7 @@ class InspectedPartition(Struct, frozen=True):
     """A partition: its owner, next offsets, freshness and contents.
 
     `facts` counts them by kind, removed entities included. `checkpoint` is the number of fields
-    that were written, -1 while they are being written. `live_tokens` are those of jobs that have
+    that were written, -1 while they are being written. `live_tokens` counts the jobs that have
     neither finished nor expired; `letters_waiting` are dead letters that Kafka has not acknowledged
     yet. `age` is in seconds.
     """

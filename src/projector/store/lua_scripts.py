@@ -11,7 +11,7 @@ from typing import Final
 # believed TIME in ms, then the settings of the owner: (field, value)...
 # The time keeps the epoch rising even after FLUSHALL has deleted the stored one. It is not TIME at
 # this moment: a clock that jumps by centuries would use up the epochs. A key of another type is no
-# claim, and is written anew. The former owner's word about a silent source ends with its claim.
+# claim, and is written anew. A source that the former owner noted as silent is removed.
 CLAIM: Final = """
 local held = redis.pcall('HGET', KEYS[1], 'epoch')
 if type(held) == 'table' and string.find(tostring(held.err), 'WRONGTYPE', 1, true) then

@@ -299,7 +299,7 @@ function sourcesAdvice(bad, bound) {
   const names = some(bad.map((source) => harmless(source.source)));
   const silent = bad.some((source) => source.state === "silent");
   return (silent
-    ? `Nobody vouches that Kafka has all that happened in ${names}. Lookups of partitions that have waited longer than ${bound} s get 503, and so do unknown tokens; nobody gets an old list. `
+    ? `No heartbeat vouches that Kafka has all that happened in ${names}. Lookups of partitions that have waited longer than ${bound} s get 503, and so do unknown tokens. No lookup gets an old list. `
     : `Partitions wait for ${names}. Lookups are answered until that has lasted ${bound} s, but unknown tokens may get 503. `) +
     "Look at the feeder that sends its heartbeats: does it run, may it write to the topic sources, what does its log say? The runbook has more: Source silent.";
 }
