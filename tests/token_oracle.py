@@ -7,7 +7,7 @@ import base64
 import json
 import math
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
@@ -21,6 +21,7 @@ REFUSED: Final = "401"
 IN_DOUBT: Final = "503"
 Outcome = str | int
 ALPHABET: Final = frozenset((string.ascii_letters + string.digits + "-_").encode())
+VISIBLE: Final = frozenset(range(0x21, 0x7F))
 SUBJECT: Final = "gid://gitlab/Ci::Build/"
 
 
@@ -34,7 +35,6 @@ class Oracle(NamedTuple):
     keys: Mapping[str, RSAPublicKey]
     issuer: str
     now_ms: float
-    names: Sequence[bytes] = (b"glcbt-",)
 
     def outcomes(self, token: bytes) -> set[Outcome]:
         """Return the right outcomes: one, or two where JSON parsers may differ."""
@@ -49,10 +49,14 @@ class Oracle(NamedTuple):
         return self._of_parts(head, payload, signature, b".".join(parts[:2]))
 
     def _parts(self, token: bytes) -> list[bytes] | None:
-        for name in self.names:
-            parts = token.removeprefix(name).split(b".") if token.startswith(name) else []
-            if len(parts) == 3 and parts[0] and parts[1] and ALPHABET.issuperset(b"".join(parts)):
-                return parts
+        """Return the JWT after the last `glcbt-` of its header; before it may be any prefix."""
+        start, *others = token.rsplit(b".", 2)
+        prefix, name, head = start.rpartition(b"glcbt-")
+        if not name or len(prefix) > 101 or not VISIBLE.issuperset(prefix):
+            return None
+        parts = [head, *others]
+        if len(parts) == 3 and parts[0] and parts[1] and ALPHABET.issuperset(b"".join(parts)):
+            return parts
         return None
 
     def _of_parts(self, head: bytes, payload: bytes, signature: bytes, text: bytes) -> set[Outcome]:

@@ -24,6 +24,7 @@ from api.ops.data import BackgroundSource
 from api.ops.routes import create_routes
 from api.proofs import Proofs
 from api.redis_mget import create_reads
+from api.refusal_log import RefusalLog
 from api.signed_tokens import SignedTokens
 from projector import log, tracing
 from projector.clients import redis_client, redis_servers
@@ -141,7 +142,7 @@ def create_api() -> ASGIApp:
 
 def _signed_tokens(settings: Settings, keys: KeyFiles, freshness: Freshness) -> SignedTokens:
     issuer, prefix = settings.job_token_issuer or "", settings.job_token_prefix
-    return SignedTokens(keys, issuer, prefix, freshness.clock.expected)
+    return SignedTokens(keys, issuer, prefix, freshness.clock.expected, RefusalLog())
 
 
 def documented_routes(lookup: Lookup, freshness: Freshness, max_staleness: float) -> APIRouter:

@@ -12,7 +12,8 @@ from api.lookup_request import LookupRequest
 from api.proofs import Proofs
 from api.read_batcher import Reads
 from api.replies import UNAUTHORIZED, Reply, refusal, stored_reply, unavailable
-from api.signed_tokens import SignedTokens
+from api.signed_tokens import KnownToken, SignedTokens
+from api.verification_queue import VerificationQueue
 from api.view_reads import Found, JobRead, decode_record, leads_on, raised, read_again
 from projector.elapsed import elapsed
 from projector.store import schema
@@ -34,6 +35,7 @@ class Lookup:
         self._freshness = freshness
         self._max_staleness = max_staleness
         self._signed = signed
+        self._verifications = VerificationQueue()
         self._proofs = proofs
         self._proving: set[asyncio.Task[None]] = set()
 
@@ -63,13 +65,26 @@ class Lookup:
     def _ask_signed(self, signed: SignedTokens, token: bytes, asked: "_Asked") -> None:
         """Ask for the view of the job that a signed token names, or else for the token's own."""
         try:
-            known = signed.find(token, asked.key, asked.arrival)
+            known = signed.known(asked.key, asked.arrival)
+            if known is not None:
+                self._ask_known(known, asked)
+            elif signed.jwt_of(token) is None:
+                self._reads.ask(asked.key, partial(self._found, asked, ""))
+            else:
+                self._verifications.add(partial(self._verify, signed, token, asked))
         except Exception as error:  # always reply: a client is waiting
             asyncio.get_running_loop().call_soon(self._answer, asked, refusal(error))
+
+    def _verify(self, signed: SignedTokens, token: bytes, asked: "_Asked") -> None:
+        try:
+            known = signed.verify(token, asked.key, asked.arrival)
+        except Exception as error:  # always reply: a client is waiting
+            self._answer(asked, refusal(error))
             return
-        if known is None:
-            self._reads.ask(asked.key, partial(self._found, asked, ""))
-        elif known.alone:
+        self._ask_known(known, asked)
+
+    def _ask_known(self, known: KnownToken, asked: "_Asked") -> None:
+        if known.alone:
             self._reads.ask(known.job_key, partial(self._found, asked, known.job_key))
         else:
             self._ask_both(asked, known.job_key)

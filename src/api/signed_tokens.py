@@ -12,14 +12,11 @@ from typing import Final, NamedTuple
 
 import jwt
 import msgspec
-import structlog
 
 from api import metrics
 from api.job_token_keys import KeyFiles, Keys, PublicKey
-from projector.elapsed import elapsed
+from api.refusal_log import RefusalLog
 from projector.store import schema
-
-log = structlog.get_logger()
 
 AUDIENCE: Final = "gitlab-authz-token"
 ALGORITHM: Final = "RS256"
@@ -28,12 +25,12 @@ NBF_LEEWAY_S: Final = 60
 MAX_JOB: Final = 2**63 - 1
 # Some 30 MB. Beyond it the token that was verified first is verified again when it comes.
 MAX_KNOWN: Final = 100_000
-REPORT_INTERVAL_S: Final = 10.0
 
 _NAME: Final = "glcbt-"
 # The signature may be missing (`alg: none`): that is a JWT too, and is refused as one.
 _JWT: Final = re.compile(rb"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
-_THUMBPRINT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+# As long as the setting may be, and a dash.
+_ANY_PREFIX: Final = re.compile(rb"[\x21-\x7e]{0,101}")
 _SUBJECT: Final = re.compile(r"gid://gitlab/Ci::Build/([1-9][0-9]{0,18})")
 _JWS: Final = jwt.PyJWS(algorithms=[ALGORITHM])
 
@@ -84,25 +81,23 @@ _decode_claims: Final = msgspec.json.Decoder(_Claims).decode
 class SignedTokens:
     """Verifies signed tokens, each once: verified ones are kept by the key of their record."""
 
-    def __init__(self, files: KeyFiles, issuer: str, prefix: str, clock: Clock) -> None:
+    def __init__(
+        self, files: KeyFiles, issuer: str, prefix: str, clock: Clock,
+        refusals: RefusalLog | None = None,
+    ) -> None:  # fmt: skip
         self._files = files
         self._issuer = issuer
         self._clock = clock
+        self._refusals = refusals
         # GitLab puts its instance prefix before the name, newer versions with a dash between.
-        names = [f"{before}{_NAME}" for before in {"", prefix, f"{prefix}-" if prefix else ""}]
+        names = [f"{before}{_NAME}" for before in ("", prefix, f"{prefix}-")] if prefix else []
         self._names = tuple(name.encode() for name in names)
         self._keys: Keys = {}
         # Verified tokens alone: forged ones cannot push them out.
         self._known: OrderedDict[str, KnownToken] = OrderedDict()
-        self._unknown_keys = 0
-        self._report_at = 0.0
 
-    def find(self, token: bytes, key: str, now: float) -> KnownToken | None:
-        """Return the verified token, or None if its form is not that of a signed one.
-
-        `key` is that of the token's own record. Raises `RefusedTokenError` or
-        `UnverifiableTokenError`.
-        """
+    def known(self, key: str, now: float) -> KnownToken | None:
+        """Return the token with this key of its own, if it was verified and is still valid."""
         files = self._files
         if files.keys is not self._keys:
             self._keys = files.keys
@@ -114,9 +109,15 @@ class SignedTokens:
             if time_ms is not None and time_ms < known.expires_ms:
                 metrics.signed["known"] += 1
                 return known
-        if known is None and self.jwt_of(token) is None:
-            return None
-        return self._check(token, key, now)
+        return None
+
+    def verify(self, token: bytes, key: str, now: float) -> KnownToken:
+        """Return the verified token; `key` is that of its own record.
+
+        Raises `RefusedTokenError` or `UnverifiableTokenError`.
+        """
+        # Another lookup may have verified it meanwhile.
+        return self.known(key, now) or self._check(token, key, now)
 
     def _check(self, token: bytes, key: str, now: float) -> KnownToken:
         """Verify a token that is not known, or is known and may have expired."""
@@ -159,6 +160,8 @@ class SignedTokens:
 
     def jwt_of(self, token: bytes) -> re.Match[bytes] | None:
         """Return the JWT of a token in one of the forms of a signed one, or None."""
+        if not self._names:
+            return _after_any_prefix(token)
         for name in self._names:
             if token.startswith(name) and (found := _JWT.fullmatch(token, len(name))):
                 return found
@@ -179,7 +182,7 @@ class SignedTokens:
         try:
             return _decode_claims(verified["payload"])
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            raise RefusedTokenError("malformed claims") from None
+            raise self._refused("malformed claims", None, "GitLab's claims") from None
 
     def _key(self, segment: bytes) -> PublicKey:
         """Return the key that the header names by `kid`; other headers name none."""
@@ -194,7 +197,8 @@ class SignedTokens:
             raise RefusedTokenError("no key id")
         key = self._keys.get(header.kid)
         if key is None:
-            self._report_unknown(header.kid)
+            if self._refusals:
+                self._refusals.unknown_key(header.kid, self._keys)
             raise UnverifiableTokenError(
                 "unknown key", "the job token is signed with a key that is not configured here"
             )
@@ -202,23 +206,30 @@ class SignedTokens:
 
     def _job(self, claims: _Claims) -> int:
         if claims.aud != AUDIENCE:
-            raise RefusedTokenError("wrong audience")
+            raise self._refused("wrong audience", claims.aud, AUDIENCE)
         if claims.iss != self._issuer:
-            raise RefusedTokenError("wrong issuer")
+            raise self._refused("wrong issuer", claims.iss, self._issuer)
         job = job_of(claims.sub)
         if job is None:
-            raise RefusedTokenError("malformed subject")
+            raise self._refused("malformed subject", claims.sub, "gid://gitlab/Ci::Build/<id>")
         return job
 
-    def _report_unknown(self, kid: str) -> None:
-        """Log unknown keys, at most every ten seconds: anyone may send a token with one."""
-        self._unknown_keys += 1
-        now = elapsed()
-        if now >= self._report_at:
-            named = kid if _THUMBPRINT.fullmatch(kid) else "(not a thumbprint)"
-            log.error("job tokens signed with an unknown key", kid=named,
-                      tokens=self._unknown_keys, held=sorted(self._keys))  # fmt: skip
-            self._unknown_keys, self._report_at = 0, now + REPORT_INTERVAL_S
+    def _refused(self, result: str, found: object, expected: str) -> RefusedTokenError:
+        """Build the error for a claim that a configured key has signed, and report it."""
+        if self._refusals:
+            self._refusals.wrong_claim(result, found, expected)
+        return RefusedTokenError(result)
+
+
+def _after_any_prefix(token: bytes) -> re.Match[bytes] | None:
+    """Return the JWT after whatever prefix: the signature decides.
+
+    A prefix may hold dots or the name itself, and a JWT's header as GitLab writes it does not.
+    """
+    name = token.rfind(_NAME.encode(), 0, token.rfind(b".", 0, token.rfind(b".")))
+    if name < 0 or not _ANY_PREFIX.fullmatch(token, 0, name):
+        return None
+    return _JWT.fullmatch(token, name + len(_NAME))
 
 
 def job_of(subject: object) -> int | None:

@@ -24,6 +24,7 @@ from tests.job_tokens import ISSUER, claims_of, segment, signing_key
 KEY, OTHER = signing_key(0), signing_key(1)
 EPOCH = 1
 FLOODS, ROUNDS = 6, 400
+MANY, LOOKUPS, MOST_PER_LOOKUP = 48, 200, 40
 PLAIN, BEHIND = "token-9", "another-token"
 GROWTH_BYTES = 64 * 2**20
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -96,7 +97,7 @@ async def ask(connection: Connection, token: str) -> tuple[int, bytes]:
 @pytest.fixture
 async def connections(flooded: tuple[Deployment, Server]) -> AsyncIterator[list[Connection]]:
     port = int(flooded[0].api.rpartition(":")[2])
-    opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(FLOODS + 1)]
+    opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MANY + 1)]
     yield opened
     for _, writer in opened:
         writer.close()
@@ -117,7 +118,7 @@ async def test_forged_tokens_change_no_good_answer_and_leave_nothing_behind(
             assert (await ask(connection, token))[0] == status
 
     process = psutil.Process(api.process.pid)
-    asker, *rest = connections
+    asker, *rest = connections[: FLOODS + 1]
     for token, job in good:
         assert await ask(asker, token) == (200, body(job))
     before = process.memory_info().rss
@@ -143,3 +144,29 @@ async def test_forged_tokens_change_no_good_answer_and_leave_nothing_behind(
     secret = {part for token in [*sent, *tokens] for part in token.split(".")[1:] if part}
     assert not [part for part in secret if part in log or part in metrics]
     assert len(deployment.redis.keys("*")) == 6
+
+
+async def test_a_known_token_waits_for_few_verifications_of_many_connections(
+    flooded: tuple[Deployment, Server], connections: list[Connection]
+) -> None:
+    """In the time of one known lookup some 15 are verified; without the queue 100."""
+    over, known, answered = asyncio.Event(), signed(2), 0
+    head, claims, _ = known.split(".")
+
+    async def flood(connection: Connection, number: int) -> None:
+        nonlocal answered
+        while not over.is_set():
+            text = f"{number} {answered}".encode()
+            forged = segment(hashlib.sha512(text).digest() * 4)
+            assert (await ask(connection, f"{head}.{claims}.{forged}"))[0] == 401
+            answered += 1
+
+    asker, *rest = connections
+    assert await ask(asker, known) == (200, body(2))
+    async with asyncio.timeout(120), asyncio.TaskGroup() as group:
+        for number, connection in enumerate(rest):
+            group.create_task(flood(connection, number))
+        for _ in range(LOOKUPS):
+            assert await ask(asker, known) == (200, body(2))
+        over.set()
+    assert MANY < answered < MOST_PER_LOOKUP * LOOKUPS

@@ -30,6 +30,11 @@ def answer_of_token(found: InspectedToken) -> str:
         return "The token"
     if found.signed and found.signed.refused:
         return f"Lookups get {found.signed.refused} for the token: {found.signed.result}"
+    if found.signed and found.signed.result == "no keys":
+        return (
+            "There is no record under the token's SHA-256. Set PROJECTOR_JOB_TOKEN_KEYS here to "
+            "check it as the API does"
+        )
     return "There is no record of the token: lookups get 401, or 503"
 
 

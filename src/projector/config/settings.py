@@ -143,7 +143,8 @@ class Settings(ConnectionSettings):
     job_token_prefix: str = Field(
         default="",
         description="GitLab's instance token prefix, if it has one: signed job tokens begin with "
-        "it or with `glcbt-`",
+        "it or with `glcbt-`; without it any prefix before `glcbt-` is accepted, since the "
+        "signature decides",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="the least severe message to log"
@@ -180,6 +181,12 @@ class Settings(ConnectionSettings):
                 f"{issuer}: must be set with {keys}, to the host name of GitLab that is the `iss` "
                 "of its job tokens"
             )
+        for name in ("job_token_issuer", "job_token_prefix"):
+            if getattr(self, name) and not self.job_token_keys:
+                raise ValueError(
+                    f"{keys}: must be set with {variable_name(name)}, to the PEM files of the keys "
+                    "that sign job tokens"
+                )
         return self
 
     @field_validator("sources")

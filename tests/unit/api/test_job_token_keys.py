@@ -3,6 +3,10 @@
 import asyncio
 import datetime
 import os
+import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -236,3 +240,14 @@ def test_keys_are_compared_by_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(ONE.pem)
     keys = KeyFiles([tmp_path / "a", tmp_path / "b"]).keys
     assert keys == {ONE.kid: PublicKey(tmp_path / "b", keys[ONE.kid].rsa)}
+
+
+def test_the_command_of_the_runbook_prints_the_kid_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "new-key.pem").write_bytes(TWO.pem)
+    runbook = (Path(__file__).parents[3] / "docs" / "runbook.md").read_text()
+    (command,) = re.findall(r"^ *(python -c .*KeyFiles.*)$", runbook, re.M)
+    _, *arguments = shlex.split(command)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == (f"{TWO.kid}\n", "")

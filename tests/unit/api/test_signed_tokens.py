@@ -10,8 +10,9 @@ from typing import NamedTuple
 import pytest
 from structlog.testing import capture_logs
 
-from api import metrics, signed_tokens
+from api import metrics, refusal_log, signed_tokens
 from api.job_token_keys import KeyFiles
+from api.refusal_log import RefusalLog
 from api.signed_tokens import KnownToken, RefusedTokenError, SignedTokens, UnverifiableTokenError
 from tests.job_tokens import (
     ISSUER,
@@ -38,7 +39,8 @@ class Verifying(NamedTuple):
 
     def find(self, token: str) -> KnownToken | None:
         digest = hashlib.sha256(token.encode()).hexdigest()
-        return self.signed.find(token.encode(), f"allowed-agents:token:{digest}", 0.0)
+        raw, key = token.encode(), f"allowed-agents:token:{digest}"
+        return self.signed.verify(raw, key, 0.0) if self.signed.jwt_of(raw) else None
 
     def job(self, token: str) -> str:
         found = self.find(token)
@@ -62,7 +64,8 @@ def verifying(folder: Path, *keys: bytes, issuer: str = ISSUER, prefix: str = ""
         path.write_bytes(pem)
     time: list[float | None] = [NOW_S * 1000.0]
     files = KeyFiles(paths)
-    return Verifying(SignedTokens(files, issuer, prefix, lambda _: time[0]), files, paths, time)
+    signed = SignedTokens(files, issuer, prefix, lambda _: time[0], RefusalLog())
+    return Verifying(signed, files, paths, time)
 
 
 @pytest.fixture
@@ -87,6 +90,25 @@ def test_two_keys_of_a_rotation_both_pass(verifier: Verifying, key: SigningKey) 
     assert verifier.job(key.token(77)) == "allowed-agents:job:77"
 
 
+def test_two_files_may_hold_the_same_key(tmp_path: Path) -> None:
+    verifier = verifying(tmp_path, ONE.pem, ONE.pem)
+    assert list(verifier.files.keys) == [ONE.kid]
+    assert verifier.job(ONE.token(77)) == "allowed-agents:job:77"
+
+
+async def test_a_key_is_rotated_over_the_second_of_two_files(tmp_path: Path) -> None:
+    verifier = verifying(tmp_path, ONE.pem, ONE.pem)
+    assert verifier.doubt(TWO.token()) == "unknown key"
+    verifier.paths[1].write_bytes(TWO.pem)
+    await verifier.files.refresh()
+    for key in (ONE, TWO):
+        assert verifier.job(key.token(77)) == "allowed-agents:job:77"
+    verifier.paths[0].write_bytes(TWO.pem)
+    await verifier.files.refresh()
+    assert verifier.job(TWO.token(77)) == "allowed-agents:job:77"
+    assert verifier.doubt(ONE.token()) == "unknown key"
+
+
 @pytest.mark.parametrize("prefix", ["", "acme-", "acme", "a.b"])
 def test_the_instances_prefix_may_be_before_the_name(tmp_path: Path, prefix: str) -> None:
     verifier = verifying(tmp_path, ONE.pem, prefix=prefix)
@@ -96,10 +118,30 @@ def test_the_instances_prefix_may_be_before_the_name(tmp_path: Path, prefix: str
         assert verifier.job(text) == f"allowed-agents:job:{JOB}"
 
 
-def test_without_the_prefix_in_the_settings_a_token_with_one_is_looked_up_by_digest(
-    verifier: Verifying,
+@pytest.mark.parametrize(
+    "prefix", ["acme", "acme-", "a.b.c", "glcbt-", "glcbt", "x.glcbt-y", "!~", "p" * 100 + "-"]
+)
+def test_without_a_prefix_in_the_settings_any_prefix_may_be_before_the_name(
+    verifier: Verifying, prefix: str
 ) -> None:
-    assert verifier.find("acme-" + ONE.token()) is None
+    assert verifier.job(prefix + ONE.token()) == f"allowed-agents:job:{JOB}"
+    assert verifier.refusal(prefix + flipped(ONE.token())) == "bad signature"
+    assert verifier.doubt(prefix + OTHER.token()) == "unknown key"
+
+
+@pytest.mark.parametrize("prefix", ["p" * 102, "a b", "\x7f", "a\n", "é"])
+def test_a_text_that_can_be_no_prefix_is_looked_up_by_digest(
+    verifier: Verifying, prefix: str
+) -> None:
+    assert verifier.find(prefix + ONE.token()) is None
+
+
+@pytest.mark.parametrize("prefix", ["other", "acme--", "ACME", "acme-x"])
+def test_with_a_prefix_in_the_settings_a_token_with_another_is_looked_up_by_digest(
+    tmp_path: Path, prefix: str
+) -> None:
+    verifier = verifying(tmp_path, ONE.pem, prefix="acme")
+    assert verifier.find(prefix + ONE.token()) is None
 
 
 @pytest.mark.parametrize(
@@ -164,7 +206,6 @@ FORGED = {
     "no kid": (lambda: ONE.token(kid=None), "no key id"),
     "a crit header": (lambda: ONE.token(headers={"crit": ["x"], "x": 1}), "malformed"),
     "a header that is no JSON": (lambda: "glcbt-abcd.efgh.ijkl", "malformed"),
-    "the name twice": (lambda: "glcbt-" + ONE.token(), "malformed"),
     "a header of one character": (lambda: "glcbt-a.b.c", "malformed"),
     "a header that is a list": (lambda: f"glcbt-{segment([])}.e30.x", "malformed"),
     "an empty header": (lambda: f"glcbt-{segment({})}.e30.x", "wrong algorithm"),
@@ -410,7 +451,7 @@ def test_an_unknown_key_is_logged_loudly_and_not_for_each_token(
     verifier: Verifying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter([100.0, 100.1, 109.9, 110.1])
-    monkeypatch.setattr(signed_tokens, "elapsed", lambda: next(times))
+    monkeypatch.setattr(refusal_log, "elapsed", lambda: next(times))
     with capture_logs() as logged:
         for _ in range(4):
             verifier.doubt(OTHER.token())
@@ -418,6 +459,57 @@ def test_an_unknown_key_is_logged_loudly_and_not_for_each_token(
         ("error", OTHER.kid, 1), ("error", OTHER.kid, 3),
     ]  # fmt: skip
     assert logged[0]["held"] == sorted([ONE.kid, TWO.kid])
+
+
+@pytest.mark.parametrize(
+    ("claims", "result", "found", "expected"),
+    [
+        ({"iss": "gitlab.example.org"}, "wrong issuer", "gitlab.example.org", ISSUER),
+        ({"iss": None}, "wrong issuer", "(none)", ISSUER),
+        ({"iss": ["x"]}, "wrong issuer", "(not a text)", ISSUER),
+        ({"iss": "i" * 4000}, "wrong issuer", "i" * 300, ISSUER),
+        ({"iss": "a\x1b[31m"}, "wrong issuer", "'a\\x1b[31m'", ISSUER),
+        ({"aud": "https://vault"}, "wrong audience", "https://vault", "gitlab-authz-token"),
+        ({"sub": "project_path:a/b"}, "malformed subject", "project_path:a/b",
+         "gid://gitlab/Ci::Build/<id>"),
+        ({"exp": "soon"}, "malformed claims", "(none)", "GitLab's claims"),
+    ],
+)  # fmt: skip
+def test_a_claim_that_a_configured_key_has_signed_is_refused_loudly(
+    verifier: Verifying, claims: dict[str, object], result: str, found: str, expected: str
+) -> None:
+    token = ONE.signed_bytes(json.dumps(claims_of() | claims).encode())
+    with capture_logs() as logged:
+        for _ in range(3):
+            assert verifier.refusal(token) == result
+    assert logged == [
+        {"event": "job tokens of a configured key refused", "log_level": "error",
+         "reason": result, "found": found, "expected": expected, "tokens": 1}
+    ]  # fmt: skip
+
+
+def test_each_kind_of_refusal_has_its_own_pause(
+    verifier: Verifying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([100.0, 100.1, 100.2, 109.9, 110.1])
+    monkeypatch.setattr(refusal_log, "elapsed", lambda: next(times))
+    with capture_logs() as logged:
+        verifier.refusal(ONE.token(iss="x"))
+        verifier.doubt(OTHER.token())
+        verifier.refusal(ONE.token(aud="x"))
+        for _ in range(2):
+            verifier.refusal(ONE.token(iss="x"))
+    assert [(line.get("reason", "unknown key"), line["tokens"]) for line in logged] == [
+        ("wrong issuer", 1), ("unknown key", 1), ("wrong audience", 1), ("wrong issuer", 2),
+    ]  # fmt: skip
+
+
+def test_what_a_client_can_cause_without_the_key_is_not_logged(verifier: Verifying) -> None:
+    with capture_logs() as logged:
+        for token in (flipped(ONE.token()), tampered(ONE.token()), unsigned("none")):
+            verifier.refusal(token)
+        verifier.refusal(ONE.token(exp=1))
+    assert logged == []
 
 
 def test_a_key_id_that_is_no_thumbprint_is_not_logged(verifier: Verifying) -> None:

@@ -246,6 +246,11 @@ def test_a_token_of_an_unknown_key_is_in_doubt(signing: SigningKey) -> None:
     result = run("inspect", "token", stdin=token)
     assert "Lookups get 503 for the token: unknown key" in result.stdout.splitlines()
     assert job_tokens.signing_key(1).kid in result.stdout
+    assert result.stderr == ""
+
+
+def test_a_token_that_is_refused_makes_no_log_entry(signing: SigningKey) -> None:
+    assert run("inspect", "token", stdin=signed(signing, 12, iss="x")).stderr == ""
 
 
 def test_without_keys_a_signed_token_is_read_by_its_digest(
@@ -256,6 +261,10 @@ def test_without_keys_a_signed_token_is_read_by_its_digest(
     result = run("inspect", "token", stdin=signed(signing, 12))
     assert result.exit_code == 1
     assert "not checked: PROJECTOR_JOB_TOKEN_KEYS is not set here" in result.stdout
+    assert result.stdout.splitlines()[0] == (
+        "There is no record under the token's SHA-256. Set PROJECTOR_JOB_TOKEN_KEYS here to check "
+        "it as the API does"
+    )
 
 
 def test_a_key_file_that_cannot_be_read_is_named(

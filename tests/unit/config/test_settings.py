@@ -326,6 +326,14 @@ def test_keys_of_job_tokens_need_an_issuer(monkeypatch: pytest.MonkeyPatch) -> N
     assert said.startswith("PROJECTOR_JOB_TOKEN_ISSUER: must be set with PROJECTOR_JOB_TOKEN_KEYS")
 
 
+@pytest.mark.parametrize("name", ["JOB_TOKEN_ISSUER", "JOB_TOKEN_PREFIX"])
+def test_what_belongs_to_keys_of_job_tokens_needs_them(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    said = refusal(monkeypatch, **{name: "gitlab.example"})
+    assert said.startswith(f"PROJECTOR_JOB_TOKEN_KEYS: must be set with PROJECTOR_{name}")
+
+
 @pytest.mark.parametrize("keys", [",", " ", " , "])
 def test_keys_of_job_tokens_that_name_no_file_are_refused(
     monkeypatch: pytest.MonkeyPatch, keys: str
