@@ -130,6 +130,8 @@ async def run(kafka: str, source: str, database: sqlite3.Connection, prefix: str
 
 def main() -> None:
     """Read the arguments, open the database, and send until the end."""
+    if not 4 <= len(sys.argv) <= 5:
+        raise SystemExit("usage: heartbeats.py KAFKA SOURCE FILE [TOPIC_PREFIX]")
     kafka, source, file, *prefix = sys.argv[1:]
     database = sqlite3.connect(file, isolation_level=None)  # every statement is a transaction
     database.execute("PRAGMA journal_mode = WAL")

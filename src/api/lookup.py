@@ -56,11 +56,10 @@ class Lookup:
             return
         key = schema.TOKENS + hashlib.sha256(token).hexdigest()
         asked = _Asked(key, request.max_age, arrival, poll, answer)
-        # The instance's prefix may have dots too.
-        if self._signed is not None and token.count(b".") >= 2:
-            self._ask_signed(self._signed, token, asked)
-        else:
+        if self._signed is None:
             self._reads.ask(key, partial(self._found, asked, ""))
+        else:
+            self._ask_signed(self._signed, token, asked)
 
     def _ask_signed(self, signed: SignedTokens, token: bytes, asked: "_Asked") -> None:
         """Ask for the view of the job that a signed token names, or else for the token's own."""
@@ -68,7 +67,8 @@ class Lookup:
             known = signed.known(asked.key, asked.arrival)
             if known is not None:
                 self._ask_known(known, asked)
-            elif signed.jwt_of(token) is None:
+            # The dots first, which is faster; the instance's prefix may have more of them.
+            elif token.count(b".") < 2 or signed.jwt_of(token) is None:
                 self._reads.ask(asked.key, partial(self._found, asked, ""))
             else:
                 self._verifications.add(partial(self._verify, signed, token, asked))

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import ctypes
 import http.client
+import json
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from typing import Final
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
@@ -29,6 +30,8 @@ HOST: Final = LOOPBACK
 START_S: Final = 20.0
 STOP_S: Final = 8.0
 RESTART_S: Final = 1.0
+# The exit status of a command that needs another setting, topic or right first.
+MUST_BE_CORRECTED: Final = 2
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -54,10 +57,12 @@ class ChildProcess:
         return await self._process.wait()
 
     async def supervise(self) -> None:
-        """Start the process, and again after each end."""
+        """Start the process, and again after each end; raises `DevError` if it ends with 2."""
         while True:
             await self.start()
             status = await self.wait()
+            if status == MUST_BE_CORRECTED:
+                raise DevError(f"the {self.name} cannot start; see the line of it above")
             log.warning("embedded server ended, starting it again", server=self.name, status=status)
             await asyncio.sleep(RESTART_S)
 
@@ -74,7 +79,10 @@ class ChildProcess:
 
 
 async def run_dev(settings: Settings, port: int) -> None:
-    """Run until SIGINT or SIGTERM; print one `ready` line once every partition is fresh."""
+    """Run until SIGINT or SIGTERM; print one `ready` line once every partition is fresh.
+
+    Raises `DevError` if an embedded server ends, or a setting is wrong.
+    """
     await until_signalled(_run(settings, port))
 
 
@@ -92,10 +100,24 @@ async def _run(settings: Settings, port: int) -> None:
         worker = ChildProcess("worker", [*projector, "worker"], env)
         api = ChildProcess("api", [*projector, "api", "--host", HOST, "--port", str(port)], env)
         async with _supervised([worker, api]) as supervisors:
-            await _print_ready(connected, port)
             ends = [asyncio.create_task(server.wait()) for server in servers]
-            await asyncio.wait([*ends, *supervisors], return_when=asyncio.FIRST_COMPLETED)
+            ready = asyncio.create_task(_print_ready(connected, port))
+            await _until_an_end(ready, [*ends, *supervisors])
+            for supervisor in supervisors:
+                if supervisor.done():
+                    await supervisor
             raise DevError("the embedded Kafka or Redis ended; its data is gone, start again")
+
+
+async def _until_an_end(ready: asyncio.Task[None], running: list[asyncio.Task[Any]]) -> None:
+    """Wait until one of the running ends, which may be before all is ready."""
+    try:
+        await asyncio.wait([ready, *running], return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            await ready
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ready.cancel()
 
 
 def log_level(settings: Settings) -> str:
@@ -221,19 +243,34 @@ async def _supervised(children: list[ChildProcess]) -> AsyncIterator[list[asynci
 async def _print_ready(settings: Settings, port: int) -> None:
     url = f"http://{HOST}:{port}"
     _show("starting a worker and the API, some five seconds")
-    while not await asyncio.to_thread(_is_fresh, port):  # noqa: ASYNC110
+    are_named = False
+    while (obstacle := await asyncio.to_thread(_obstacle, port)) is not None:
+        silent = silent_sources(settings.source_names, obstacle)
+        if silent and not are_named:
+            are_named = True
+            log.warning("not ready before heartbeats come", kafka=settings.kafka,
+                        redis=settings.redis_place, sources=silent,
+                        advice="start the sender of each source")  # fmt: skip
         await asyncio.sleep(0.1)
     print(f"ready api={url} kafka={settings.kafka} redis={settings.redis_place}", flush=True)  # noqa: T201
 
 
-def _is_fresh(port: int) -> bool:
+def silent_sources(names: Iterable[str], obstacle: str) -> list[str]:
+    """Return the sources that the reason of a 503 names as silent."""
+    return [name for name in names if f"source {name} has been silent" in obstacle]
+
+
+def _obstacle(port: int) -> str | None:
+    """Return why not all partitions are fresh, empty while that is unknown; None if they are."""
     # Not urllib, which would use a proxy that the environment names.
     api = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
         api.request("GET", "/health/fresh")
-        return api.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
+        answer = api.getresponse()
+        body = json.loads(answer.read())
+        return None if answer.status == 200 else str(body.get("reason", ""))
+    except (OSError, http.client.HTTPException, ValueError):
+        return ""
     finally:
         api.close()
 

@@ -19,6 +19,7 @@ from tests.integration.deployment import PATH
 from tests.integration.servers import eventually
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
+SENDER = DEMO.parent / "heartbeats.py"
 NOWHERE = {"PROJECTOR_KAFKA": "127.0.0.1:1", "projector_redis_url": "redis://127.0.0.1:1/0"}
 
 
@@ -114,6 +115,39 @@ def test_an_embedded_kafka_refuses_the_checkpoint_of_another() -> None:
     finally:
         first.process.terminate()
         first.process.communicate()
+
+
+def test_with_a_source_it_names_its_kafka_to_the_sender_and_is_ready_once_heartbeats_come(
+    tmp_path: Path,
+) -> None:
+    dev = DevCommand(PROJECTOR_SOURCES="acme")
+    try:
+        assert dev.process.stderr is not None
+        lines = (json.loads(line) for line in dev.process.stderr)
+        waiting = next(line for line in lines if line["event"].startswith("not ready"))
+        assert waiting["sources"] == ["acme"]
+        threading.Thread(target=list, args=[lines], daemon=True).start()
+        sender = subprocess.Popen(
+            [sys.executable, str(SENDER), waiting["kafka"], "acme", str(tmp_path / "acme.db")]
+        )
+        try:
+            ready = dev.ready()
+        finally:
+            sender.kill()
+            sender.wait()
+        assert (ready["kafka"], ready["redis"]) == (waiting["kafka"], waiting["redis"])
+    finally:
+        dev.process.terminate()
+        dev.process.wait(20)
+
+
+def test_a_child_that_needs_another_setting_first_ends_it_before_it_is_ready() -> None:
+    """The worker's web port is in use: nothing but the worker looks at it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        dev = DevCommand(PROJECTOR_WORKER_WEB_PORT=str(taken.getsockname()[1]))
+        output, errors = dev.process.communicate(timeout=40)
+    assert (dev.process.returncode, output) == (2, "")
+    assert errors.count("in use") == 1
 
 
 # `make run`

@@ -16,6 +16,8 @@ from prometheus_client.metrics_core import Metric
 from api import metrics as api_metrics
 from api.freshness import Freshness
 from projector import metrics
+from projector.config.env import variable_name
+from projector.config.settings import Settings
 from tests.absence import skip_test
 
 REPOSITORY = Path(__file__).parents[2]
@@ -207,3 +209,25 @@ def test_the_whole_product_on_one_machine_uses_no_kafka_of_the_shell() -> None:
         if service.get("image") == "allowed-agents-projector":
             assert service["environment"]["PROJECTOR_KAFKA"] == "kafka:19092"
             assert service["environment"]["PROJECTOR_REDIS_URL"] == "redis://valkey:6379/0"
+
+
+def test_what_compose_offers_commented_out_are_settings_in_a_file_that_parses() -> None:
+    text = (REPOSITORY / "docker-compose.yml").read_text()
+    offered = re.compile(r"^( +)# (PROJECTOR_\w+:|volumes:|  - \./)", re.MULTILINE)
+    services = yaml.safe_load(offered.sub(r"\1\2", text))["services"]
+    found = {
+        service: {name for name in offer["environment"] if name not in known["environment"]}
+        for (service, offer), known in zip(
+            services.items(), COMPOSE["services"].values(), strict=True
+        )
+        if "environment" in offer
+    }
+    assert {service: names for service, names in found.items() if names} == {
+        "worker": {"PROJECTOR_SOURCES"},
+        "api": {f"PROJECTOR_JOB_TOKEN_{name}" for name in ("KEYS", "ISSUER", "PREFIX")},
+    }
+    added = set.union(*found.values())
+    assert added <= {variable_name(field) for field in Settings.model_fields}
+    (mount,) = services["api"]["volumes"]
+    folder = mount.split(":")[1]
+    assert services["api"]["environment"]["PROJECTOR_JOB_TOKEN_KEYS"].startswith(f"{folder}/")

@@ -1,11 +1,26 @@
-"""`projector dev`: servers that it does not bring itself, and how much it logs."""
+"""`projector dev`: servers that it does not bring itself, its children, and how much it logs."""
 
+import asyncio
+import os
 import sys
+from typing import Final
 
 import pytest
 
 from projector.config.settings import Settings
-from projector.dev import describe_address, log_level
+from projector.dev import (
+    MUST_BE_CORRECTED,
+    ChildProcess,
+    describe_address,
+    log_level,
+    silent_sources,
+)
+from projector.errors import DevError
+
+REASON: Final = (
+    "source acme has been silent since the worker started, source b.c has been silent for 3 s; "
+    "16 of 16 partitions are staler than the bound"
+)
 
 
 @pytest.mark.parametrize("setting", ["kafka", "redis_url"])
@@ -38,3 +53,14 @@ def test_on_a_terminal_the_worker_and_the_api_only_warn_unless_a_level_is_set(
         monkeypatch.setenv("PROJECTOR_LOG_LEVEL", chosen)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: on_terminal)
     assert log_level(Settings.load()) == level
+
+
+async def test_a_child_that_needs_another_setting_is_not_started_again() -> None:
+    argv = [sys.executable, "-c", f"raise SystemExit({MUST_BE_CORRECTED})"]
+    with pytest.raises(DevError, match="the api cannot start"):
+        await asyncio.wait_for(ChildProcess("api", argv, os.environ).supervise(), 20)
+
+
+def test_silent_sources_are_those_that_a_503_names() -> None:
+    assert silent_sources(("acme", "hr", "b.c"), REASON) == ["acme", "b.c"]
+    assert silent_sources(("acme",), "Redis is not reachable") == []

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,11 @@ def test_the_demo_starts_nothing_with_the_settings_of_the_shell(
     monkeypatch.setenv("projector_redis_url", "redis://production/0")
     assert demo.main() == 0
     assert not [name for name in started[0] if name.upper().startswith("PROJECTOR_")]
+
+
+def test_the_sender_of_heartbeats_prints_its_usage() -> None:
+    sender = [sys.executable, str(ROOT / "examples/heartbeats.py")]
+    for arguments in [], ["kafka-1:9092", "acme"], ["a", "b", "c", "d", "e"]:
+        done = subprocess.run([*sender, *arguments], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "usage: heartbeats.py KAFKA SOURCE FILE [TOPIC_PREFIX]\n"

@@ -1,9 +1,12 @@
 """The `projector` command: its commands, in order."""
 
+import os
+import sys
 from importlib.metadata import version
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from projector.cli import (
     audit_command,
@@ -30,7 +33,25 @@ terminal. Settings are environment variables (docs/settings.md); give every comm
 workers.
 """
 
+# The status that a shell gives a program which SIGPIPE ended.
+OUTPUT_CLOSED: Final = 128 + 13
+
+
+class Commands(TyperGroup):
+    """The commands, which end silently once nobody reads their output (`| head -1`)."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; end with `OUTPUT_CLOSED` if its output is closed."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # What is left in the buffer would fail again at the end of the process.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(OUTPUT_CLOSED) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

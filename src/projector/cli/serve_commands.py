@@ -2,9 +2,9 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import structlog
 import typer
@@ -13,6 +13,9 @@ from projector.cli.terminal import WRONG, fail, load_settings, run_command
 from projector.config.settings import Settings
 from projector.errors import OperatorError, SettingsError
 from projector.process import MAX_PORT, free_port, port_obstacle
+
+if TYPE_CHECKING:
+    from api.job_token_keys import PublicKey
 
 log = structlog.get_logger()
 
@@ -51,7 +54,7 @@ def api(
     projector api --host 0.0.0.0 --workers 4
     """
     settings = load_settings()
-    _name_keys(settings)
+    _name_keys(_load_keys(settings))
     port = _listening_port(settings, host, port)
     log.info(
         "api starting", bind=f"{host}:{port}", processes=workers, redis=settings.redis_place,
@@ -62,14 +65,17 @@ def api(
         _serve("api.app:create_api", settings, host, port, factory=True, workers=workers)
 
 
-def _name_keys(settings: Settings) -> None:
-    """Log the keys that job tokens are checked with; end the command if one cannot be used."""
+def _load_keys(settings: Settings) -> "Mapping[str, PublicKey]":
+    """Load the keys that job tokens are checked with; end the command if one cannot be used."""
     from api.job_token_keys import KeyFiles
 
     try:
-        keys = KeyFiles(settings.job_token_key_files).keys
+        return KeyFiles(settings.job_token_key_files).keys
     except SettingsError as error:
         fail(WRONG, f"wrong setting: {error}")
+
+
+def _name_keys(keys: "Mapping[str, PublicKey]") -> None:
     for kid, key in keys.items():
         log.info("key of job tokens", kid=kid, file=str(key.file))
 
@@ -136,7 +142,8 @@ def dev(
 
     Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others. What
     is embedded is gone when it stops. Prints `ready api=... kafka=... redis=...` when every
-    partition is fresh. On a terminal the worker and the API log warnings alone, unless
+    partition is fresh. With PROJECTOR_SOURCES that is once heartbeats come; their senders find
+    Kafka's address in the log. On a terminal the worker and the API log warnings alone, unless
     PROJECTOR_LOG_LEVEL is set.
 
     Exits with 0 on SIGINT or SIGTERM; with 2 when a setting is wrong, the port is in use, or an
@@ -148,6 +155,8 @@ def dev(
     from projector.dev import run_dev
 
     settings = load_settings()
+    # Here, not only in the API: before any server starts.
+    _load_keys(settings)
     run_command(settings, run_dev(settings, port))
 
 

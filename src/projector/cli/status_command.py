@@ -49,10 +49,10 @@ def status(
     unclaimed: no worker has ever owned it. Rates and revocations are those of the last five
     minutes. A worker without partitions is not listed.
 
-    A source of PROJECTOR_SOURCES is heard; late: its last heartbeat that counted is more than 2 s
-    old, or a partition waits for it; silent: that is more than PROJECTOR_MAX_STALENESS ago, or
-    never was; or unknown: no worker has reported for seven seconds. An age may be shown up to five
-    seconds too high.
+    A source is heard: its last heartbeat that counted is at most 2 s old. Late: it is older, or a
+    partition waits for the source. Silent: older than PROJECTOR_MAX_STALENESS, or none has come.
+    Unknown: no worker has reported for seven seconds. An age may be shown up to five seconds too
+    high.
 
     Without Kafka it shows all but the lag and the number of dead letters, and the reason with its
     beginning. Every field of the JSON is in docs/monitoring.md.

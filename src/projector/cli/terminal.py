@@ -78,6 +78,9 @@ def run_command(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
         if reason := redis_reason(error):
             fail(WRONG, f"Redis at {settings.redis_place} {reason}")
         fail(OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}")
+    except BrokenPipeError:
+        # Of the output: aiokafka wraps those of its sockets.
+        raise
     # redis-py wraps every OSError in a RedisError, so this one is aiokafka's.
     except (TemporaryError, KafkaError, OSError) as error:
         fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")

@@ -31,7 +31,7 @@ CloudEvent 1.0 whose `data` is the whole new state of one entity, in structured 
   partition is refused.
 - Broadcasts go to every partition of their topic: {_BROADCASTS}.
 - Send with `acks=all`. A deployment may put a prefix before each topic's name.
-- A heartbeat (`{HEARTBEAT}`) is no such event. It goes to `{SOURCES}`, under the key of its source.
+- A heartbeat (`{HEARTBEAT}`) is not such an event. Its topic is `{SOURCES}`, its key its source.
 
 Rules that no schema expresses:
 

@@ -39,7 +39,7 @@ UNSAID: Final = (
     f"Of each list in `ci_access` only the first {ci_access.MAX_ENTRIES} entries are read.",
     "A token is also found in a field that is given twice.",
     "An event without `partitionkey` has it as its record's key.",
-    "A heartbeat's record has the key `data.source`, and so has a `partitionkey` if there is one.",
+    "A heartbeat's key is the text of `data.source`; a `partitionkey`, if any, is the same.",
     "`data.offsets` has an offset for each partition of the topics in Kafka.",
     "`data.after` is an earlier heartbeat of the source. No offset is beyond its partition's end.",
 )

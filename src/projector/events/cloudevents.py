@@ -1,6 +1,7 @@
 """Decoder from Kafka records to checked events: CloudEvents 1.0, structured or binary."""
 
 import re
+from contextlib import suppress
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -11,6 +12,7 @@ from projector.events.header_attributes import all_attributes, is_binary, read_a
 from projector.events.model import (
     APPLIED,
     EVENT_TYPES,
+    HEARTBEAT,
     MAX_EVENT_BYTES,
     MAX_NESTING,
     PATTERNS,
@@ -32,6 +34,7 @@ from projector.events.model import (
     SourceRecord,
     Text,
     known_type,
+    without_prefix,
 )
 from projector.events.revocations import read_revocation, readings
 
@@ -51,6 +54,10 @@ class Envelope(Struct, frozen=True):
     time: Instant | None = None
     sequence: Sequence | None = None
     data: msgspec.Raw | UnsetType = UNSET
+
+
+class _Typed(Struct, frozen=True):
+    type: str
 
 
 class _Numbered(Struct, frozen=True):
@@ -74,6 +81,7 @@ _DATA: Final[dict[str, Decoder[Any]]] = {
     name: msgspec.json.Decoder(kind.data, dec_hook=_from_wire) for name, kind in EVENT_TYPES.items()
 }
 _ENVELOPE: Final = msgspec.json.Decoder(Envelope, dec_hook=_from_wire)
+_TYPED: Final = msgspec.json.Decoder(_Typed)
 _ROOT: Final = re.compile(ROOT_PATTERN.encode())
 # The errors of reading JSON.
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -149,6 +157,8 @@ def read_envelope(record: AnyRecord, binary: bool, decoder: Decoder[S]) -> S:
     try:
         envelope = _from_headers(record, decoder) if binary else decoder.decode(value)
     except _UNREADABLE as error:
+        if decoder is _ENVELOPE:
+            _refuse_heartbeat(record, binary)
         raise _envelope_refusal(error, record, binary) from None
     if not binary and value.count(b'"type"') > 1:
         _refuse_two_types(value)
@@ -193,6 +203,14 @@ def _replays(record: KafkaRecord) -> ReplayPosition | None:
         return replay_header.decode_position(record)
     except BadEvent:
         return None
+
+
+def _refuse_heartbeat(record: AnyRecord, binary: bool) -> None:
+    """Raise `BadEvent` for a heartbeat, whose other attributes need not be those of an event."""
+    with suppress(*_UNREADABLE):
+        typed = _from_headers(record, _TYPED) if binary else _TYPED.decode(record.value or b"")
+        if without_prefix(typed.type) == HEARTBEAT:
+            known_type(typed.type)
 
 
 def _from_headers(record: AnyRecord, decoder: Decoder[S]) -> S:

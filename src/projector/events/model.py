@@ -30,7 +30,7 @@ class Topic(StrEnum):
 
 
 DEAD_LETTERS: Final = "dead-letters"
-# The topic of heartbeats, with one partition. It feeds no facts, so it is no `Topic`.
+# The topic of heartbeats, with one partition. It feeds no facts, so it is not a `Topic`.
 SOURCES: Final = "sources"
 HEARTBEAT: Final = "source.heartbeat"
 

@@ -71,7 +71,7 @@ class _Evidence:
             self.ages.append((now_ms - then_ms) / 1000)
 
     def add_report(self, age: float | None, written_ago: float) -> None:
-        """Add what an activity says that was written so many seconds ago."""
+        """Add the age in an activity that was written so many seconds ago."""
         if age is not None:
             self.ages.append(age + written_ago)
         if written_ago <= REPORTED_S:
@@ -88,7 +88,7 @@ class _Evidence:
             return SourceHealth.HEARD
         if any(self.waiting.values()) or min(self.reports, default=0.0) > LATE_S:
             return SourceHealth.SILENT if age > max_staleness else SourceHealth.LATE
-        heard = age <= LATE_S + REPORTED_S and not self.waiting
+        heard = self.reports and not self.waiting
         return SourceHealth.HEARD if heard else SourceHealth.UNKNOWN
 
 
@@ -126,7 +126,7 @@ def _add_activity(found: defaultdict[str, _Evidence], stored: StoredPartition) -
 
 
 def _add_silence(found: defaultdict[str, _Evidence], stored: StoredPartition) -> None:
-    """Add the source that the owner last said it waits for; without the owner it proves little."""
+    """Add the source that the owner last wrote it waits for; without the owner it proves little."""
     activity = stored.activity
     if silent := stored.state and stored.state.silent:
         reports = activity is not None and _written_ago(stored, activity) <= REPORTED_S

@@ -26,7 +26,8 @@ log = structlog.get_logger()
 # Probes that are not reached yet, a bound on memory. Beyond it every second one is dropped: the
 # oldest is reached first, and the newest once all is applied, however long that took.
 MAX_PROBES: Final = 64
-# A heartbeat that answers a probe takes up to 0.8 s.
+# Seconds. The heartbeat that answers a probe comes within two rounds of its sender, 0.5 s, and the
+# time that Kafka and a busy machine take. Too early a note is only a reason: no stamp waits for it.
 SILENT_AFTER_S: Final = 1.0
 
 

@@ -28,7 +28,7 @@ from projector.worker.dead_letter_outbox import DeadLetterOutbox
 from projector.worker.delivery_queue import Delivery, DeliveryQueue
 from projector.worker.event_applier import EventApplier
 from projector.worker.first_views import FirstViews
-from projector.worker.freshness_probes import FreshnessProbes, Probe
+from projector.worker.freshness_probes import FreshnessProbes, Probe, Silence
 from projector.worker.initial_facts import CheckpointFacts, InitialFacts
 from projector.worker.instrumentation import OwnerInstruments
 from projector.worker.recovery import Recovery
@@ -133,10 +133,10 @@ class Owner:
     def _listening(self) -> AbstractContextManager[None]:
         if self._sources is None:
             return nullcontext()
-        return self._sources.listening(self._probes.vouchers, self._hear)
+        return self._sources.listening(self._probes.vouchers, self._wake_for_heartbeat)
 
-    def _hear(self) -> None:
-        """Wake up for a heartbeat, unless the next probe will do so."""
+    def _wake_for_heartbeat(self) -> None:
+        """Wake up, unless the next probe will do so."""
         if self._probes.is_waiting:
             self._wake.set()
 
@@ -287,14 +287,19 @@ class Owner:
             if probe:
                 await self._stamp_as_of(probe)
             if silence:
-                await self._store.note_silence(*silence)
-                self._instruments.record_silence()
-                self.waits_for = silence.source
+                await self._note_silence(silence)
             if probe or silence:
                 self._stamps.end()
         except OUTAGES as error:
             log.debug("no stamp", partition=self.partition, reason=repr(error))
             self._stamps.fail(error, self._timing.probe_timeout_s)
+
+    async def _note_silence(self, silence: Silence) -> None:
+        await self._store.note_silence(*silence)
+        self._instruments.record_silence()
+        self.waits_for = silence.source
+        if self._sources:
+            self._sources.report_silence(*silence)
 
     async def _stamp_as_of(self, probe: Probe) -> None:
         await self._recovery.refuse_recreated(probe.truncated)

@@ -21,6 +21,7 @@ from projector.config.settings import Settings
 from projector.events import redaction
 from projector.events.heartbeats import Heartbeat, UntrueHeartbeatError, decode_heartbeat
 from projector.events.model import BadEvent, SourceRecord
+from projector.events.timestamps import to_rfc3339
 from projector.kafka.broker_protocol import PartitionLeader
 from projector.kafka.range_reader import RangeReader
 from projector.kafka.source_reader import Poll, SourceReader
@@ -32,13 +33,17 @@ log = structlog.get_logger()
 
 # Seconds. A sender repeats its fault four times a second.
 REPORT_AGAIN_S: Final = 60.0
-# Characters of a name in the log that is no source's.
+# Characters in the log of a name that is not a source's.
 MAX_NAME: Final = 100
 # Heartbeats that were found untrue; several owners find each.
 MAX_FOUND: Final = 64
 # Heartbeats of one source whose offsets are remembered, a bound on memory: some 15 minutes of one
 # sender.
 MAX_REMEMBERED: Final = 4096
+# Seconds. A slow sender falls silent and returns every few.
+SILENCE_AGAIN_S: Final = 10.0
+# Seconds. A source whose heartbeat counted lately is not silent, although a partition waits for it.
+COUNTED_LATELY_S: Final = 1.0
 OTHER: Final = "other"
 UNKNOWN, INVALID, UNTRUE = "unknown", "invalid", "untrue"
 
@@ -79,6 +84,7 @@ class Sources:
         self._read_at = {name: RecentOffsets() for name in names}
         self._is_over = False
         self._counted = dict.fromkeys(names, -math.inf)
+        self._silence_logs = {name: SilenceLog(name) for name in names}
         self._refusals = Refusals(names)
         self._untrue: deque[int] = deque(maxlen=MAX_FOUND)
         for name in names:
@@ -138,6 +144,15 @@ class Sources:
     def count(self, name: str) -> None:
         """Note that a heartbeat of the source counted."""
         self._counted[name] = time.monotonic()
+        self._silence_logs[name].end()
+
+    def report_silence(self, name: str, since_ms: int) -> None:
+        """Log that stamps wait for the source, unless another partition's do not.
+
+        `since_ms` is the last T0 that it vouched for, or 0.
+        """
+        if time.monotonic() - self._counted[name] >= COUNTED_LATELY_S:
+            self._silence_logs[name].begin(since_ms)
 
     def report_untrue(self, name: str, offset: int, partition: int) -> None:
         """Report a heartbeat with offsets beyond the ends of a partition, once for all owners."""
@@ -175,10 +190,10 @@ class Sources:
         return heartbeat
 
     def _refuse_unknown_after(self, name: str, after: int | None) -> None:
-        """Raise `UntrueHeartbeatError` if `after` is no heartbeat of the source.
+        """Raise `UntrueHeartbeatError` if `after` is not a heartbeat of the source.
 
         An offset of another log, from before the topic was made again, may be a record of anyone
-        here. Those before the reading are not known, and vouch for no probe.
+        here. Heartbeats before the reading are not remembered: they vouch for no probe.
         """
         if after is not None and after >= self._start and after not in self._read_at[name]:
             raise UntrueHeartbeatError(
@@ -212,6 +227,30 @@ class RecentOffsets:
             self._known.discard(self._order.popleft())
 
 
+class SilenceLog:
+    """The log of one source's silence: once for all owners, at most every ten seconds."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._began: float | None = None
+        self._due = -math.inf
+
+    def begin(self, since_ms: int) -> None:
+        """Log the beginning, unless that is done, or the last was less than ten seconds ago."""
+        now = time.monotonic()
+        if self._began is None and now >= self._due:
+            self._began, self._due = now, now + SILENCE_AGAIN_S
+            since = to_rfc3339(since_ms) if since_ms else None
+            log.warning("source silent", source=self._name, since=since)
+
+    def end(self) -> None:
+        """Log the end of a silence whose beginning was logged."""
+        if self._began is not None:
+            seconds = round(time.monotonic() - self._began, 1)
+            log.info("source vouches again", source=self._name, seconds=seconds)
+            self._began = None
+
+
 class Refusals:
     """Refused heartbeats: each counted, and one of a kind logged now and then."""
 
@@ -224,7 +263,7 @@ class Refusals:
         metrics.HEARTBEATS_REFUSED.labels(OTHER, UNKNOWN)
 
     def report(self, name: str | bytes, kind: str, offset: int, reason: str) -> None:
-        """Count a refused heartbeat; a `name` as bytes is a key that is no source's name."""
+        """Count a refused heartbeat; a `name` as bytes is a key that is not a source's name."""
         label = name if isinstance(name, str) else OTHER
         metrics.HEARTBEATS_REFUSED.labels(label, kind).inc()
         key, now = (label, kind), time.monotonic()

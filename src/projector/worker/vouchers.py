@@ -1,4 +1,4 @@
-"""Vouchers of one partition: what heartbeats say of it, and which of that is applied.
+"""Vouchers of one partition: what heartbeats vouch for, and which of that is applied.
 
 A heartbeat vouches: all that happened in its source before the heartbeat `after` was acknowledged
 is below its offsets. Once these are applied, so is all of that. No I/O.

@@ -1,12 +1,15 @@
 """All commands alike: exit codes, one sentence for an error, no control characters."""
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 
 import fakeredis
 import pytest
 from redis.exceptions import AuthenticationError, ConnectionError
 
+from projector.cli import main
 from projector.cli.terminal import WRONG
 from projector.clients import access_errors, redis_client
 from tests import builders
@@ -105,3 +108,40 @@ def test_nothing_that_others_wrote_reaches_the_terminal_as_it_is(
     asyncio.run(_poison(server))
     result = run(*arguments, *flag)
     assert all(line.isprintable() for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["work()", "terminal.run_command(Settings(), work_async())"],
+    ids=["direct", "while connected"],
+)
+def test_a_command_whose_output_is_closed_ends_silently(script: str) -> None:
+    """Of `projector status | head -1` the second line failed, as an outage of Kafka."""
+    program = f"""
+import sys, typer
+from projector.cli import main, terminal
+from projector.config.settings import Settings
+
+def work():
+    sys.stdin.read()
+    for _ in range(3):
+        typer.echo("line")
+
+async def work_async():
+    work()
+
+@main.app.command("write")
+def write():
+    {script}
+
+main.main()
+"""
+    argv = [sys.executable, "-c", program, "write"]
+    done = subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert done.stdout is not None
+    done.stdout.close()
+    done.stdout = None
+    _, errors = done.communicate("", timeout=60)
+    assert (done.returncode, errors) == (main.OUTPUT_CLOSED, "")

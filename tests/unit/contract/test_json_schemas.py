@@ -174,7 +174,7 @@ def test_a_heartbeat_is_no_event_and_an_event_no_heartbeat() -> None:
 
 
 HEARTBEATS_UNSAID = {
-    "the key": beat(partitionkey="other"),
+    "key is the text of": beat(partitionkey="other"),
     "for each partition": replaced(beat(), ("data", "offsets", "membership"), [7, 7]),
     "earlier heartbeat": replaced(beat(), ("data", "after"), 2**63 - 1),
 }

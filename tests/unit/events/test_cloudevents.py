@@ -166,6 +166,8 @@ BAD = [
     (event("group.sett", {"id": 3}), "unknown type 'group.sett'; known are group.set, "),
     (event("source.heartbeat", {"source": "acme"}), "belongs in the topic sources; see docs/"),
     (event("x.source.heartbeat", {"source": "acme"}), "belongs in the topic sources; see docs/"),
+    (event("source.heartbeat", {"source": "acme"}, partitionkey="acme"), "is not an event"),
+    (event("x.source.heartbeat", {}, partitionkey="acme", time="now"), "is not an event"),
     (group(0), "`data.id`"),
     (group(2**63), "`data.id`"),
     (event("group.set", {"id": True, "parent_id": None, "path": "a"}), "`data.id`"),

@@ -46,9 +46,13 @@ def test_every_bad_line_is_named_by_its_number_and_the_reason() -> None:
         assert says in line.reason
 
 
+@pytest.mark.parametrize("change", [{}, {"partitionkey": "acme"}], ids=["plain", "keyed"])
 @pytest.mark.parametrize("prefix", ["", "com.example."])
-def test_a_heartbeat_is_refused_for_it_vouches_for_what_its_own_sender_sent(prefix: str) -> None:
-    message = heartbeat("acme", 4711, {"membership": [1]}, type=f"{prefix}source.heartbeat")
+def test_a_heartbeat_is_refused_for_it_vouches_for_what_its_own_sender_sent(
+    prefix: str, change: dict[str, str]
+) -> None:
+    kind = f"{prefix}source.heartbeat"
+    message = heartbeat("acme", 4711, {"membership": [1]}, type=kind) | change
     assert refusal(message) == (
         "source.heartbeat is not an event: it vouches for what its own sender sent, and belongs in "
         "the topic sources; see docs/events.md"

@@ -113,6 +113,15 @@ async def test_without_a_worker_no_source_is_blamed(world: StoredStatus) -> None
     assert not found.is_fresh
 
 
+async def test_after_seven_seconds_without_a_report_a_source_is_unknown(
+    world: StoredStatus,
+) -> None:
+    await world.stamp(0, 8.5)
+    await world.publish(0, sources={"gitlab": 0.5}, written_ago=8)
+    (source,) = (await world.read()).sources
+    assert source.state is UNKNOWN
+
+
 async def test_the_last_word_of_a_worker_that_is_gone_blames_no_source(
     world: StoredStatus,
 ) -> None:

@@ -1,16 +1,18 @@
 """Stamps of one owner that wait for sources, and the silence that it notes meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from projector.errors import WriteRefusedError
 from projector.events.model import Topic
+from projector.events.timestamps import to_rfc3339
 from projector.store import schema
 from projector.store.partition_store import PartitionStore
-from projector.worker import freshness_probes
+from projector.worker import freshness_probes, sources
 from projector.worker.owner import Owner, cancel_until_done
 from tests import builders
 from tests.unit.worker.owned_partition import (
@@ -255,6 +257,32 @@ async def test_operators_see_when_a_source_was_heard_while_it_is_silent(
     await until(lambda: published(b'"sources":{"gitlab":null}'))
     await beat(setup, log)
     await until(lambda: published(b'"sources":{"gitlab":1'))
+
+
+async def test_the_log_has_each_silence_and_its_end_once(
+    setup: Setup, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "COUNTED_LATELY_S", 0.05)
+    monkeypatch.setattr(sources, "SILENCE_AGAIN_S", 0.0)
+    with capture_logs() as logged:
+        running = [asyncio.create_task(setup.new_owner().run())]
+        await until(lambda: _named(logged, "source silent"))
+        await asyncio.sleep(PROBES_S)
+        await beat(setup, log)
+        await until(lambda: _named(logged, "source vouches again"))
+        await until(lambda: len(_named(logged, "source silent")) == 2)
+        await asyncio.sleep(PROBES_S)
+        await cancel_until_done(running)
+    first, second = _named(logged, "source silent")
+    assert (first["log_level"], first["source"], first["since"]) == ("warning", "gitlab", None)
+    assert second["since"] == to_rfc3339(int(await setup.field("stamp") or 0))
+    (end,) = _named(logged, "source vouches again")
+    assert (end["log_level"], end["source"]) == ("info", "gitlab")
+    assert end["seconds"] >= 0
+
+
+def _named(logged: Sequence[Any], event: str) -> list[Any]:
+    return [line for line in logged if line["event"] == event]
 
 
 async def test_a_claim_has_the_sources_that_its_stamps_wait_for(setup: Setup) -> None:

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from projector.events.model import MAX_EVENT_BYTES, SourceRecord, Topic
 from projector.kafka.broker_protocol import PartitionLeader
-from projector.worker.sources import MAX_REMEMBERED, RecentOffsets, Sources
+from projector.worker.sources import MAX_REMEMBERED, RecentOffsets, SilenceLog, Sources
 from projector.worker.vouchers import SourceMark, Vouchers
 from tests import builders
 from tests.unit.worker.owned_partition import QUICK, until
@@ -270,3 +270,45 @@ async def test_large_records_leave_turns_to_others(topic: Log, sources: Sources)
         await asyncio.sleep(0)
         turns += 1
     assert turns > 2
+
+
+# the log of silences
+
+
+async def test_a_silence_is_logged_once_for_all_owners_with_its_end(sources: Sources) -> None:
+    with capture_logs() as logged:
+        for _ in range(3):
+            sources.report_silence("gitlab", 1000)
+        sources.report_silence("hr", 0)
+        for _ in range(2):
+            sources.count("gitlab")
+    assert [(line["event"], line["source"], line["log_level"]) for line in logged] == [
+        ("source silent", "gitlab", "warning"), ("source silent", "hr", "warning"),
+        ("source vouches again", "gitlab", "info"),
+    ]  # fmt: skip
+    assert [line["since"] for line in logged[:2]] == ["1970-01-01T00:00:01.000+00:00", None]
+
+
+async def test_a_source_that_counts_for_another_partition_is_not_logged_as_silent(
+    sources: Sources,
+) -> None:
+    """Or the log would flap: one owner counts four times a second, another waits."""
+    with capture_logs() as logged:
+        for _ in range(3):
+            sources.count("gitlab")
+            sources.report_silence("gitlab", 1000)
+    assert logged == []
+
+
+def test_the_log_of_a_slow_sender_has_a_silence_every_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    silence = SilenceLog("gitlab")
+    with capture_logs() as logged:
+        for _ in range(5):
+            silence.begin(1000)
+            silence.end()
+        assert len(logged) == 2
+        monkeypatch.setattr(silence, "_due", 0.0)
+        silence.begin(1000)
+    assert len(logged) == 3
