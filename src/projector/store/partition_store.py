@@ -233,26 +233,44 @@ class PartitionStore:
             for status in {view.status for view in chunk}
         }
         keys, values = _record_keys(chunk), [heads[view.status] + view.body for view in chunk]
-        foreign, behind = await self._write_values(chunk, keys, values, version)
-        for at in behind:
-            if chunk[at].is_current:
-                await self._replace_pointer(chunk[at], values[at])
-        # Behind the records that they name, and never to a record of another partition.
+        foreign = await self._write_values(chunk, keys, values, version)
         pointed = [
-            view
+            (at, view)
             for at, view in enumerate(chunk)
-            if view.has_pointer and at not in foreign and (pointers is None or view.id in pointers)
+            if view.has_pointer and (pointers is None or view.id in pointers)
         ]
-        if pointed:
-            keys = [schema.job_key(view.job) for view in pointed]
-            await self._write_values(pointed, keys, [v.id.encode() for v in pointed], version)
+        # Behind the records that they name, and never to a record of another partition.
+        await self._write_pointers([view for at, view in pointed if at not in foreign], version)
+        await self._end_own_records([view for at, view in pointed if at in foreign], version)
+
+    async def _write_pointers(self, views: list[View], version: Version) -> None:
+        if views:
+            keys = [schema.job_key(view.job) for view in views]
+            await self._write_values(views, keys, [view.id.encode() for view in views], version)
+
+    async def _end_own_records(self, views: list[View], version: Version) -> None:
+        """End the records that these jobs had before their digests, which are foreign.
+
+        No pointer replaces such a record, and no revocation reaches it. Keys that hold anything
+        else stay: a tombstone there could block the job of the other partition.
+        """
+        keys = [schema.job_key(view.job) for view in views]
+        stored = await view_diff.read_values(self._redis, keys)
+        ended = [
+            View(ViewId(str(view.job)), view.job, 401, b"", view.expires_at, is_current=False)
+            for view, value in zip(views, stored, strict=True)
+            if self._is_own_and_live(value)
+        ]
+        if ended:
+            record = schema.ViewRecord(401, self._partition, version, b"").encode()
+            await self._write_values(ended, _record_keys(ended), [record] * len(ended), version)
 
     async def _write_values(
         self, views: list[View], keys: list[str], values: list[bytes], version: Version
-    ) -> tuple[set[int], list[int]]:
-        """Write a value for each view, unless a newer or a foreign record, or a pointer, is there.
+    ) -> set[int]:
+        """Write a value for each view, unless a newer or a foreign record, or pointer, is there.
 
-        Returns the positions of those behind foreign records, and behind pointers.
+        Returns the positions of those behind foreign records.
         """
         shared, own = [f"{self._partition:04}", str(version)], list[Argument]()
         for view, value in zip(views, values, strict=True):
@@ -261,19 +279,65 @@ class PartitionStore:
         foreign = {first + at - 1 for first, (_, found, _) in results for at in found}
         self._report_foreign(views, foreign)
         self._refuse_newer(max(newest for _, (newest, _, _) in results))
-        return foreign, [first + at - 1 for first, (_, _, found) in results for at in found]
+        behind = [first + at - 1 for first, (_, _, found) in results for at in found]
+        replaced = {keys[at]: (views[at], values[at]) for at in behind if views[at].is_current}
+        await self._replace_pointers(replaced, version)
+        return foreign
 
-    async def _replace_pointer(self, view: View, record: bytes) -> None:
-        """Write a record in place of the pointer that is there now, and of no other value.
+    async def _replace_pointers(
+        self, values: Mapping[str, tuple[View, bytes]], version: Version
+    ) -> None:
+        """Write these values in place of the pointers that are there now, and of nothing else.
 
-        The facts have lost the digest, or another job had this id. So a late attempt replaces no
-        pointer that came after.
+        The job has got another digest, the facts have lost it, or another job had this id. Owners
+        write a record before its pointer. So a newer record behind a pointer shows a newer owner,
+        and the late value of a former owner replaces no pointer that came after.
         """
-        key = schema.record_key(view.id)
-        (stored,) = await view_diff.read_values(self._redis, [key])
-        if stored.pointer:
+        if not values:
+            return
+        stored = await view_diff.read_values(self._redis, list(values))
+        pointers = {
+            key: value.pointer
+            for key, value in zip(values, stored, strict=True)
+            if value.pointer is not None
+        }
+        named = [schema.record_key(digest) for digest in pointers.values()]
+        self._refuse_newer_records(await view_diff.read_values(self._redis, named), version)
+
+        async def replace(key: str, pointer: ViewId) -> None:
+            view, value = values[key]
             expiry = max(view.expires_at, FIRST_EXPIRY)
-            await self._repair(keys=[key], args=["string", stored.pointer, record, expiry])
+            await self._repair(keys=[key], args=["string", pointer, value, expiry])
+
+        await _overlap(replace(*each) for each in pointers.items())
+
+    async def delete_orphans(self, ids: Collection[ViewId]) -> None:
+        """Delete the live records of this partition under these ids of jobs, which no fact names.
+
+        A tombstone would block a job with this id in another partition until it expires. A missing
+        key is safe in its place:
+
+        - Lookups answer 401 only once every partition has stamped a later moment than theirs. So a
+          job that starts meanwhile is found first, in whichever partition.
+        - Only the bytes that were read are deleted. A record or a pointer that came since stays. A
+          record of a newer owner refuses this one, as with every write.
+        - Nothing fences the key then. The late record of a former owner has a lower epoch than the
+          stamps, so lookups answer 503, and the next scan finds it. A late attempt of this owner
+          carries an expiry that has passed: facts keep a job until then.
+        """
+        version = Version(self._epoch, max(self._written, self._revision))
+        for chunk in _chunks(ids, VIEWS_PER_READ, len):
+            keys = [schema.record_key(id_) for id_ in chunk]
+            stored = await view_diff.read_values(self._redis, keys)
+            self._refuse_newer_records(stored, version)
+            await _overlap(
+                self._delete(key, value.raw)
+                for key, value in zip(keys, stored, strict=True)
+                if self._is_own_and_live(value) and value.raw
+            )
+
+    async def _delete(self, key: str, held: bytes) -> None:
+        await self._repair(keys=[key], args=["string", held, "", FIRST_EXPIRY])
 
     async def drifted(self, expected: Iterable[View]) -> list[View]:
         """Return the views whose records or pointers in Redis differ, in content or expiry."""
@@ -281,10 +345,11 @@ class PartitionStore:
         for chunk in _chunks(expected, VIEWS_PER_READ, lambda view: len(view.body)):
             stored = await view_diff.read_values(self._redis, _record_keys(chunk))
             pairs = list(zip(chunk, stored, strict=True))
-            unnamed = await self._unnamed([v for v, value in pairs if not self._is_foreign(value)])
+            foreign = {view.id for view, value in pairs if self._is_foreign(value)}
+            misplaced = await self._misplaced([v for v in chunk if v.has_pointer], foreign)
             self.refuse_changed_server()
             for view, value in pairs:
-                if self._has_drifted(view, value) or view.id in unnamed:
+                if self._has_drifted(view, value) or view.id in misplaced:
                     found.append(view)
         return found
 
@@ -292,26 +357,38 @@ class PartitionStore:
         found = view_diff.mismatches(view, self._partition, stored)
         return bool(found) and found != [Mismatch.FOREIGN]
 
-    async def _unnamed(self, views: list[View]) -> set[ViewId]:
-        """Return the views that the keys of their jobs should name and do not.
+    async def _misplaced(self, views: list[View], foreign: Container[ViewId]) -> set[ViewId]:
+        """Return the views whose jobs' keys hold a wrong value.
 
-        A late pointer of a former owner is not fenced by another pointer. The keys of another
-        partition's jobs are left alone: a job's own record, or a digest with one.
+        They should name the view. That of a `foreign` one must not hold the record from before its
+        digest. The keys of another partition's jobs are left alone: a job's own record, or a digest
+        with one.
         """
-        views = [view for view in views if view.has_pointer]
-        keys = [schema.job_key(view.job) for view in views]
-        stored = await view_diff.read_values(self._redis, keys)
-        pairs = zip(views, stored, strict=True)
-        wrong = {view.id: value for view, value in pairs if not view_diff.names(value, view)}
+        stored = await view_diff.read_values(self._redis, [schema.job_key(v.job) for v in views])
+        pairs = list(zip(views, stored, strict=True))
+        unended = {
+            view.id for view, value in pairs if view.id in foreign and self._is_own_and_live(value)
+        }
+        wrong = {
+            view.id: value
+            for view, value in pairs
+            if view.id not in foreign and not view_diff.names(value, view)
+        }
         named = {id_: other for id_, value in wrong.items() if (other := value.pointer)}
         keys = [schema.record_key(other) for other in named.values()]
         found = await view_diff.read_values(self._redis, keys)
         deciding = wrong | dict(zip(named, found, strict=True))
-        return {id_ for id_, value in deciding.items() if not self._is_foreign(value)}
+        return unended | {id_ for id_, value in deciding.items() if not self._is_foreign(value)}
 
     def _is_foreign(self, stored: StoredValue) -> bool:
         record = stored.record
         return record is not None and record.partition != self._partition
+
+    def _is_own_and_live(self, stored: StoredValue) -> bool:
+        record = stored.record
+        if record is None or record.status == 401:
+            return False
+        return record.partition == self._partition
 
     async def checkpoint(
         self,
@@ -404,6 +481,12 @@ class PartitionStore:
             raise WriteRefusedError(
                 f"views of partition {self._partition} are newer: {newest.decode()}"
             )
+
+    def _refuse_newer_records(self, stored: Iterable[StoredValue], version: Version) -> None:
+        """Raise `WriteRefusedError` if a record of this partition is newer than `version`."""
+        own = (r for value in stored if (r := value.record) and r.partition == self._partition)
+        newest = max((str(record.version) for record in own), default="")
+        self._refuse_newer(newest.encode() if newest > str(version) else b"")
 
     def refuse_changed_server(self) -> None:
         """Raise `WriteRefusedError` after a restart or failover: earlier writes may be lost."""

@@ -488,8 +488,8 @@ async def test_a_job_without_a_digest_takes_the_place_of_a_pointer(
 
     async def replaced_meanwhile(redis: Any, keys: list[str]) -> Any:
         found = await read(redis, keys)
-        if keys == [schema.job_key(11)]:
-            await redis.set(keys[0], digest("d"))
+        if schema.job_key(11) in keys:
+            await redis.set(schema.job_key(11), digest("d"))
         return found
 
     monkeypatch.setattr(view_diff, "read_values", replaced_meanwhile)
@@ -507,6 +507,134 @@ async def test_the_tombstone_of_an_orphan_replaces_no_pointer(
     await store.write_views([view()])
     await store.write_views([tombstone(ViewId("9"), 0)])
     assert await redis.get(schema.job_key(9)) == digest("a").encode()
+
+
+@pytest.mark.parametrize("late", [of_job(), view("b")], ids=["record", "pointer"])
+async def test_a_former_owner_replaces_no_pointer_of_a_newer_owner(
+    redis: fakeredis.FakeAsyncRedis, late: View
+) -> None:
+    """The job's signed tokens would get 503, or the proven 401 of its former digest."""
+    former = await claimed(redis)
+    await (await claimed(redis, "next")).write_views([view()])
+    with pytest.raises(WriteRefusedError, match="are newer"):
+        await former.write_views([late])
+    assert await redis.get(schema.job_key(9)) == digest("a").encode()
+
+
+async def test_a_pointer_that_a_former_owner_writes_late_replaces_no_newer_one(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was paused between the record and its pointer."""
+    former, successor = await claimed(redis), await claimed(redis, "next")
+    run = redis_batch.run_script
+
+    async def paused(*args: Any) -> Any:
+        if args[2] == [schema.job_key(9)] and not await redis.exists(schema.job_key(9)):
+            monkeypatch.setattr(redis_batch, "run_script", run)
+            ended = view("b", 401)._replace(is_current=False)
+            await successor.write_views([ended, view()])
+        return await run(*args)
+
+    monkeypatch.setattr(redis_batch, "run_script", paused)
+    with pytest.raises(WriteRefusedError, match="are newer"):
+        await former.write_views([view("b")])
+    assert await redis.get(schema.job_key(9)) == digest("a").encode()
+
+
+async def test_an_owner_replaces_its_own_pointer(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    await store.write_views([view()])
+    ended = view(status=401)._replace(is_current=False)
+    await store.write_views([ended, view("b", expires_at=FAR - 1)], {digest("b")})
+    assert await redis.get(schema.job_key(9)) == digest("b").encode()
+    assert await redis.pexpiretime(schema.job_key(9)) == FAR - 1
+
+
+@pytest.mark.parametrize("pointers", [None, {digest("a")}])
+async def test_a_job_whose_digest_is_another_partition_s_keeps_no_record_from_before(
+    redis: fakeredis.FakeAsyncRedis, pointers: set[ViewId] | None
+) -> None:
+    """No pointer replaces that record, and no revocation reaches it."""
+    other = PartitionStore(redis, RedisServers(), 4, "other")
+    await other.claim(4)
+    await other.write_views([view()._replace(job=77)])
+    store = await claimed(redis)
+    await store.write_views([of_job()])
+    assert await store.drifted([view()]) == [view()]
+    await store.write_views([view(), view("c")._replace(job=10)], pointers)
+    record = await record_of_job(redis)
+    assert (record.status, record.partition, record.body) == (401, 3, b"")
+    assert await redis.pexpiretime(schema.job_key(9)) == FAR
+    assert (theirs := await stored(redis)) is not None
+    assert theirs.partition == 4
+    assert await store.drifted([view()]) == []
+
+
+async def test_a_foreign_digest_changes_no_job_s_key_without_an_own_record(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """A tombstone there would block the job in the partition whose digest it is."""
+    other = PartitionStore(redis, RedisServers(), 4, "other")
+    await other.claim(4)
+    await other.write_views([view(), of_job()._replace(id=ViewId("10"), job=10)])
+    store = await claimed(redis)
+    for job in (9, 10, 11):
+        before = await redis.get(schema.job_key(job))
+        await store.write_views([view()._replace(job=job)])
+        assert await redis.get(schema.job_key(job)) == before
+
+
+async def test_an_orphan_under_a_job_id_blocks_no_other_partition(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await store.write_views([of_job()])
+    await store.delete_orphans([ViewId("9"), ViewId("10")])
+    other = PartitionStore(redis, RedisServers(), 4, "other")
+    await other.claim(4)
+    await other.write_views([of_job(body=b"other")])
+    await store.delete_orphans([ViewId("9")])
+    assert (await record_of_job(redis)).body == b"other"
+
+
+@pytest.mark.parametrize("there", [view(), of_job(401)], ids=["pointer", "tombstone"])
+async def test_a_value_that_is_no_live_record_is_no_orphan(
+    redis: fakeredis.FakeAsyncRedis, there: View
+) -> None:
+    store = await claimed(redis)
+    await store.write_views([there])
+    before = await redis.get(schema.job_key(9))
+    await store.delete_orphans([ViewId("9")])
+    assert await redis.get(schema.job_key(9)) == before
+
+
+async def test_a_former_owner_deletes_no_record_of_a_newer_owner(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """It has not applied the start of that job. Its tokens would get 401 until the sweep."""
+    former = await claimed(redis)
+    await (await claimed(redis, "next")).write_views([of_job()])
+    with pytest.raises(WriteRefusedError, match="are newer"):
+        await former.delete_orphans([ViewId("9")])
+    assert (await record_of_job(redis)).status == 200
+
+
+async def test_a_record_that_has_replaced_an_orphan_since_it_was_read_stays(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, successor = await claimed(redis), await claimed(redis, "next")
+    await store.write_views([of_job()])
+    read = view_diff.read_values
+
+    async def replaced_meanwhile(redis: Any, keys: list[str]) -> Any:
+        found = await read(redis, keys)
+        monkeypatch.setattr(view_diff, "read_values", read)
+        await successor.write_views([of_job(body=b"new")])
+        return found
+
+    monkeypatch.setattr(view_diff, "read_values", replaced_meanwhile)
+    await store.delete_orphans([ViewId("9")])
+    assert (await record_of_job(redis)).body == b"new"
 
 
 async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> None:
