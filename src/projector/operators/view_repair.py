@@ -29,9 +29,9 @@ from projector.operators.verify import Verifier
 from projector.operators.view_differences import Difference
 from projector.store import lua_scripts, schema
 from projector.store.partition_count import require_partition_count
-from projector.store.partition_store import FIRST_EXPIRY
 from projector.store.schema import ViewRecord
 from projector.store.view_diff import Mismatch, StoredValue
+from projector.store.view_writes import FIRST_EXPIRY
 
 
 class ViewRepairer:

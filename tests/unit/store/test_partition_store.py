@@ -118,7 +118,7 @@ async def test_an_attempt_that_is_late_overwrites_no_later_view(
     earlier = Version(store.version.epoch, store._written)
     await store.write_views([view(body=b"later")])
     with pytest.raises(WriteRefusedError):
-        await store._write_chunk([view(body=b"earlier")], earlier, None)
+        await store._views.write([view(body=b"earlier")], earlier, None)
     assert (record := await stored(redis)) is not None
     assert record.body == b"later"
 
@@ -142,14 +142,14 @@ async def test_views_are_computed_while_redis_works_on_others(
 ) -> None:
     monkeypatch.setattr(store_module, "VIEWS_PER_CALL", 1)
     store = await claimed(redis)
-    call, both = store._write_views, asyncio.Barrier(2)
+    call, both = store._views._write_views, asyncio.Barrier(2)
 
     async def held(**arguments: Any) -> Any:
         async with asyncio.timeout(5):
             await both.wait()
         return await call(**arguments)
 
-    monkeypatch.setattr(store, "_write_views", held)
+    monkeypatch.setattr(store._views, "_write_views", held)
     assert await store.write_views(view(str(n)) for n in range(8)) == {200: 8}
     assert len(await redis.keys(schema.TOKENS + "*")) == 8
 
@@ -308,7 +308,7 @@ async def test_whoever_stops_loading_leaves_nothing_running(
 async def test_large_facts_go_in_steps_that_take_no_seconds(
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projector.store.partition_store.BYTES_PER_CALL", 100)
+    monkeypatch.setattr("projector.store.portions.BYTES_PER_CALL", 100)
     store = await claimed(redis)
     await store.checkpoint(OFFSETS, {Key(f"3/group/{n}"): b"x" * 60 for n in range(3)}, 3)
     assert store.version.revision == 3
@@ -470,7 +470,7 @@ async def test_a_record_that_comes_late_does_not_replace_the_pointer_after_it(
     late = Version(store.version.epoch, store._written)
     await store.write_views([view()])
     record = ViewRecord(200, 3, late, b"{}").encode()
-    _, _, behind = await store._write_views(
+    _, _, behind = await store._views._write_views(
         keys=[schema.job_key(9)], args=["0003", str(late), record, FAR]
     )
     assert behind == [1]
@@ -576,12 +576,31 @@ async def test_a_foreign_digest_changes_no_job_s_key_without_an_own_record(
     """A tombstone there would block the job in the partition whose digest it is."""
     other = PartitionStore(redis, RedisServers(), 4, "other")
     await other.claim(4)
-    await other.write_views([view(), of_job()._replace(id=ViewId("10"), job=10)])
+    theirs = view(body=b'{"allowed_agents":[],"job":{"id":9}}')
+    await other.write_views([theirs, of_job()._replace(id=ViewId("10"), job=10)])
     store = await claimed(redis)
     for job in (9, 10, 11):
         before = await redis.get(schema.job_key(job))
         await store.write_views([view()._replace(job=job)])
         assert await redis.get(schema.job_key(job)) == before
+
+
+@pytest.mark.parametrize(("job", "is_kept"), [(77, False), (9, True)])
+async def test_a_pointer_that_leads_to_another_job_s_answer_is_deleted(
+    redis: fakeredis.FakeAsyncRedis, job: int, is_kept: bool
+) -> None:
+    """Redis lost the record of a digest that a faulty producer has sent twice."""
+    store = await claimed(redis)
+    await store.write_views([view()])
+    await redis.delete(schema.record_key(digest("a")))
+    other = PartitionStore(redis, RedisServers(), 4, "other")
+    await other.claim(4)
+    theirs = view(body=b'{"allowed_agents":[],"job":{"id":%d}}' % job)._replace(job=job)
+    await other.write_views([theirs], set())
+    assert await store.drifted([view()]) == ([] if is_kept else [view()])
+    await store.write_views([view()])
+    assert await redis.exists(schema.job_key(9)) == is_kept
+    assert await store.drifted([view()]) == []
 
 
 async def test_an_orphan_under_a_job_id_blocks_no_other_partition(
@@ -654,8 +673,8 @@ async def test_a_repeated_script_writes_its_views_as_the_first_time(
     await store.write_views([view()])
     version = Version(store.version.epoch, store._written)
     await redis.delete(schema.record_key(digest("b")))
-    await store._write_chunk([view(), view("b")], version, None)
-    await store._write_chunk([view(), view("b")], version, None)
+    await store._views.write([view(), view("b")], version, None)
+    await store._views.write([view(), view("b")], version, None)
     assert (record := await stored(redis, "b")) is not None
     assert record.version == version
 
@@ -896,7 +915,7 @@ async def test_large_views_are_compared_a_few_at_a_time(
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """500 of a megabyte would else be in memory at once."""
-    monkeypatch.setattr(store_module, "BYTES_PER_CALL", 100)
+    monkeypatch.setattr("projector.store.portions.BYTES_PER_CALL", 100)
     store, made, read = await claimed(redis), 0, view_diff.read_values
     ahead: list[int] = []
 
@@ -940,7 +959,7 @@ async def test_a_checkpoint_behind_a_failover_is_refused(redis: fakeredis.FakeAs
 async def test_facts_with_large_names_go_in_steps_too(
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projector.store.partition_store.BYTES_PER_CALL", 100)
+    monkeypatch.setattr("projector.store.portions.BYTES_PER_CALL", 100)
     store = await claimed(redis)
     await store.checkpoint(OFFSETS, {Key(f"3/group/{n}" + "x" * 60): None for n in range(3)}, 0)
     assert store.version.revision == 3
