@@ -114,17 +114,11 @@ def find_mismatches(
 
 
 def _is_misplaced(job_key: StoredValue, view: View, stored: StoredValue, partition: int) -> bool:
-    """Whether a job's key holds something else than the digest.
-
-    If the record of the digest is another partition's, the key must not lead to another job's
-    answer, nor hold a record from before the job had a digest.
-    """
+    """Whether a job's key holds something else than the digest, or leads astray."""
     record = stored.record
     if record is None or record.partition == partition:
         return not view_diff.names(job_key, view)
-    if job_key.pointer == view.id:
-        return record.status == HTTPStatus.OK and view_diff.job_of(record) != view.job
-    return _is_live(job_key, partition)
+    return view_diff.leads_astray(job_key, view, partition, record)
 
 
 def _is_live(stored: StoredValue, partition: int) -> bool:

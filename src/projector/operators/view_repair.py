@@ -24,14 +24,14 @@ from collections import defaultdict
 from redis.asyncio import Redis
 
 from projector.domain import fact_keys, views
-from projector.domain.views import View, ViewId
+from projector.domain.views import View, ViewId, is_digest
 from projector.operators.verify import Verifier
 from projector.operators.view_differences import Difference
 from projector.store import lua_scripts, schema
 from projector.store.partition_count import require_partition_count
-from projector.store.partition_store import FIRST_EXPIRY
 from projector.store.schema import ViewRecord
 from projector.store.view_diff import Mismatch, StoredValue
+from projector.store.view_writes import FIRST_EXPIRY
 
 
 class ViewRepairer:
@@ -95,7 +95,9 @@ class ViewRepairer:
 
     async def _write_record(self, difference: Difference) -> bool:
         key, value, expires_at = schema.record_key(difference.id), b"", 0
-        if difference.partition is not None:
+        # An orphan under a job's id is deleted: a tombstone could block another partition's job.
+        is_ended = difference.view is not None or is_digest(difference.id)
+        if difference.partition is not None and is_ended:
             view = difference.view or views.tombstone(difference.id, difference.now)
             version, partition = difference.version, difference.partition
             value = ViewRecord(view.status, partition, version, view.body).encode()

@@ -39,10 +39,10 @@ return 1
 
 # KEYS: records, and keys of jobs that get pointers. ARGV: partition (4 digits), version, then
 # (record or digest, expiry in ms) per key. Returns the newest version that refused a value ('' if
-# none), the positions of keys with a record of another partition, and those of records in whose
-# place there is a pointer. These stay: no partition can disturb another, and a pointer has no
-# version that would refuse a record which comes late. Other values are overwritten. A value between
-# `floor` and `mine` is an older record of this partition or malformed; only others are parsed.
+# none), the positions of keys with a record of another partition, and those of keys with another
+# pointer than the value. These stay: no partition can disturb another, and a pointer has no version
+# that would refuse a value which comes late. Other values are overwritten. A value between `floor`
+# and `mine` is an older record of this partition or malformed; only others are parsed.
 # (Epochs start with 0 until the year 2527.)
 WRITE_VIEWS: Final = """
 local call, pcall, ARGV = redis.call, redis.pcall, ARGV
@@ -59,7 +59,7 @@ for i, key in ipairs(KEYS) do
     partition, version = string.match(
       string.sub(whole, 1, 35), '^%d%d%d (%d%d%d%d) (0%x+ %x+) $'
     )
-    pointer = #whole == 64 and string.match(whole, '^%x+$') and string.sub(value, 4, 4) == ' '
+    pointer = #whole == 64 and whole ~= value and string.match(whole, '^%x+$')
   end
   if version and partition ~= ARGV[1] then
     foreign[#foreign + 1] = i

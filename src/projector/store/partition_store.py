@@ -4,7 +4,7 @@ Every write carries the owner's claim. Redis refuses it after a newer claim.
 """
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -16,13 +16,12 @@ from collections.abc import (
     Mapping,
 )
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, cast
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from projector import metrics
 from projector.clients import redis_batch
 from projector.clients.redis_batch import Argument
 from projector.clients.redis_servers import RedisServers
@@ -33,25 +32,19 @@ from projector.elapsed import elapsed
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.log_identity import LogIdentity
 from projector.events.model import Topic
-from projector.store import lua_scripts, partition_state, schema, view_diff
+from projector.store import lua_scripts, partition_state, schema
 from projector.store.partition_count import restore_partition_count
 from projector.store.partition_state import PartitionState
+from projector.store.portions import chunks, overlap
 from projector.store.schema import Version
-from projector.store.view_diff import Mismatch, StoredValue
-
-T = TypeVar("T")
+from projector.store.view_writes import ViewWrites
 
 # A script with 1,000 keys blocks Redis for some 7 ms; lookups must not wait that long.
 VIEWS_PER_CALL: Final = 100
 # One MGET blocks Redis for less than that.
 VIEWS_PER_READ: Final = 500
-# While Redis runs one call, the next is computed and sent. More calls gain nothing.
-CALLS_IN_FLIGHT: Final = 2
 FIELDS_PER_CALL: Final = 1000
-BYTES_PER_CALL: Final = 4 * 1024 * 1024
 INCOMPLETE: Final = -1
-# Redis refuses an expiry at or before 1970. Any later time in the past deletes the key.
-FIRST_EXPIRY: Final = 1
 # Survives a hand-over; expires soon after the last owner is gone.
 ACTIVITY_KEPT_S: Final = 300
 # A long step of another partition may make one answer late; a claim must not begin again for it.
@@ -91,12 +84,10 @@ class PartitionStore:
         self._revision = 0
         # The revision of the latest views; the next checkpoint makes it valid.
         self._written = 0
-        self._refused_by = 0
+        self._views = ViewWrites(redis, partition)
         self._hash = schema.partition_key(partition)
         self._facts = schema.facts_key(partition)
         self._claim = redis.register_script(lua_scripts.CLAIM)
-        self._write_views = redis.register_script(lua_scripts.WRITE_VIEWS)
-        self._repair = redis.register_script(lua_scripts.REPAIR)
         self._checkpoint = redis.register_script(lua_scripts.CHECKPOINT)
         self._forget = redis.register_script(lua_scripts.FORGET)
         self._stamp = redis.register_script(lua_scripts.STAMP)
@@ -127,7 +118,12 @@ class PartitionStore:
         now = await self.now()
         self._server_changes = self._server.changes
         await restore_partition_count(self._redis, partitions)
-        args: list[Argument] = [self.owner, self._refused_by, now, *_flat((rules or {}).items())]
+        args: list[Argument] = [
+            self.owner,
+            self._views.refused_by,
+            now,
+            *_flat((rules or {}).items()),
+        ]
         args += ["sources", ",".join(sources)]
         self._epoch = int(await self._claim(keys=[self._hash], args=args))
         state = await self._read_state()
@@ -213,105 +209,33 @@ class PartitionStore:
         """
         self._written = max(self._written, self._revision) + 1
         version = Version(self._epoch, self._written)
-        chunks = _chunks(changed, VIEWS_PER_CALL, lambda view: len(view.body))
+        portions = chunks(changed, VIEWS_PER_CALL, lambda view: len(view.body))
         statuses: Counter[int] = Counter()
 
         def writes() -> Iterator[Awaitable[None]]:
-            for chunk in chunks:
+            for chunk in portions:
                 statuses.update(view.status for view in chunk)
-                yield self._write_chunk(chunk, version, pointers)
+                yield self._views.write(chunk, version, pointers)
 
-        await _overlap(writes())
+        await overlap(writes())
         return statuses
 
-    async def _write_chunk(
-        self, chunk: list[View], version: Version, pointers: Container[ViewId] | None
-    ) -> None:
-        # A head for each view instead of each status would take four times as long.
-        heads = {
-            status: schema.ViewRecord(status, self._partition, version, b"").encode()
-            for status in {view.status for view in chunk}
-        }
-        keys, values = _record_keys(chunk), [heads[view.status] + view.body for view in chunk]
-        foreign, behind = await self._write_values(chunk, keys, values, version)
-        for at in behind:
-            if chunk[at].is_current:
-                await self._replace_pointer(chunk[at], values[at])
-        # Behind the records that they name, and never to a record of another partition.
-        pointed = [
-            view
-            for at, view in enumerate(chunk)
-            if view.has_pointer and at not in foreign and (pointers is None or view.id in pointers)
-        ]
-        if pointed:
-            keys = [schema.job_key(view.job) for view in pointed]
-            await self._write_values(pointed, keys, [v.id.encode() for v in pointed], version)
+    async def delete_orphans(self, ids: Collection[ViewId]) -> None:
+        """Delete this partition's live records under these ids of jobs, which no fact names.
 
-    async def _write_values(
-        self, views: list[View], keys: list[str], values: list[bytes], version: Version
-    ) -> tuple[set[int], list[int]]:
-        """Write a value for each view, unless a newer or a foreign record, or a pointer, is there.
-
-        Returns the positions of those behind foreign records, and behind pointers.
+        Raises `WriteRefusedError` if a newer claim has written one of these records.
         """
-        shared, own = [f"{self._partition:04}", str(version)], list[Argument]()
-        for view, value in zip(views, values, strict=True):
-            own += (value, max(view.expires_at, FIRST_EXPIRY))
-        results = await redis_batch.run_script(self._redis, self._write_views, keys, shared, own)
-        foreign = {first + at - 1 for first, (_, found, _) in results for at in found}
-        self._report_foreign(views, foreign)
-        self._refuse_newer(max(newest for _, (newest, _, _) in results))
-        return foreign, [first + at - 1 for first, (_, _, found) in results for at in found]
-
-    async def _replace_pointer(self, view: View, record: bytes) -> None:
-        """Write a record in place of the pointer that is there now, and of no other value.
-
-        The facts have lost the digest, or another job had this id. So a late attempt replaces no
-        pointer that came after.
-        """
-        key = schema.record_key(view.id)
-        (stored,) = await view_diff.read_values(self._redis, [key])
-        if stored.pointer:
-            expiry = max(view.expires_at, FIRST_EXPIRY)
-            await self._repair(keys=[key], args=["string", stored.pointer, record, expiry])
+        version = Version(self._epoch, max(self._written, self._revision))
+        for chunk in chunks(ids, VIEWS_PER_READ, len):
+            await self._views.delete_orphans(chunk, version)
 
     async def drifted(self, expected: Iterable[View]) -> list[View]:
         """Return the views whose records or pointers in Redis differ, in content or expiry."""
         found: list[View] = []
-        for chunk in _chunks(expected, VIEWS_PER_READ, lambda view: len(view.body)):
-            stored = await view_diff.read_values(self._redis, _record_keys(chunk))
-            pairs = list(zip(chunk, stored, strict=True))
-            unnamed = await self._unnamed([v for v, value in pairs if not self._is_foreign(value)])
+        for chunk in chunks(expected, VIEWS_PER_READ, lambda view: len(view.body)):
+            found += await self._views.drifted(chunk)
             self.refuse_changed_server()
-            for view, value in pairs:
-                if self._has_drifted(view, value) or view.id in unnamed:
-                    found.append(view)
         return found
-
-    def _has_drifted(self, view: View, stored: StoredValue) -> bool:
-        found = view_diff.mismatches(view, self._partition, stored)
-        return bool(found) and found != [Mismatch.FOREIGN]
-
-    async def _unnamed(self, views: list[View]) -> set[ViewId]:
-        """Return the views that the keys of their jobs should name and do not.
-
-        A late pointer of a former owner is not fenced by another pointer. The keys of another
-        partition's jobs are left alone: a job's own record, or a digest with one.
-        """
-        views = [view for view in views if view.has_pointer]
-        keys = [schema.job_key(view.job) for view in views]
-        stored = await view_diff.read_values(self._redis, keys)
-        pairs = zip(views, stored, strict=True)
-        wrong = {view.id: value for view, value in pairs if not view_diff.names(value, view)}
-        named = {id_: other for id_, value in wrong.items() if (other := value.pointer)}
-        keys = [schema.record_key(other) for other in named.values()]
-        found = await view_diff.read_values(self._redis, keys)
-        deciding = wrong | dict(zip(named, found, strict=True))
-        return {id_ for id_, value in deciding.items() if not self._is_foreign(value)}
-
-    def _is_foreign(self, stored: StoredValue) -> bool:
-        record = stored.record
-        return record is not None and record.partition != self._partition
 
     async def checkpoint(
         self,
@@ -327,8 +251,8 @@ class PartitionStore:
         incomplete, because its facts are ahead of its offsets.
         Raises `WriteRefusedError` if the claim or the revision in Redis is not this owner's last.
         """
-        chunks = _chunks(facts.items(), FIELDS_PER_CALL, lambda f: len(f[0]) + len(f[1] or b""))
-        *steps, last = list(chunks) or [[]]
+        portions = chunks(facts.items(), FIELDS_PER_CALL, lambda f: len(f[0]) + len(f[1] or b""))
+        *steps, last = list(portions) or [[]]
         for step in steps:
             await self._checkpoint_step({}, step, INCOMPLETE)
         await self._checkpoint_step(partition_state.encode_places(offsets, logs), last, total)
@@ -398,27 +322,12 @@ class PartitionStore:
                 f"partition {self._partition}: Redis no longer has this owner's {outcome.decode()}"
             )
 
-    def _refuse_newer(self, newest: bytes) -> None:
-        if newest:
-            self._refused_by = max(self._refused_by, int(newest.split()[0], 16))
-            raise WriteRefusedError(
-                f"views of partition {self._partition} are newer: {newest.decode()}"
-            )
-
     def refuse_changed_server(self) -> None:
         """Raise `WriteRefusedError` after a restart or failover: earlier writes may be lost."""
         if self._server.changes != self._server_changes:
             raise WriteRefusedError(
                 f"partition {self._partition}: Redis failed over, or restarted, or its clock jumped"
             )
-
-    def _report_foreign(self, views: list[View], foreign: Iterable[int]) -> None:
-        for at in foreign:
-            metrics.FOREIGN_TOKENS.inc()
-            log.warning(
-                "a job, or its token, belongs to another partition too; the first one keeps it",
-                partition=self._partition, job=views[at].job,
-            )  # fmt: skip
 
 
 def _is_malformed(error: Exception) -> bool:
@@ -430,41 +339,6 @@ async def _cancel(task: asyncio.Task[Any] | None) -> None:
     if task:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def _overlap(calls: Iterable[Awaitable[None]]) -> None:
-    """Await all calls in this order, `CALLS_IN_FLIGHT` at a time; no call survives an error."""
-    running: deque[asyncio.Future[None]] = deque()
-    try:
-        for call in calls:
-            running.append(asyncio.ensure_future(call))
-            # Lets the call be sent before the next one is computed. Twice, as in `load`.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            if len(running) == CALLS_IN_FLIGHT:
-                await running.popleft()
-        while running:
-            await running.popleft()
-    finally:
-        await asyncio.gather(*running, return_exceptions=True)
-
-
-def _record_keys(chunk: list[View]) -> list[str]:
-    return [schema.record_key(view.id) for view in chunk]
-
-
-def _chunks(items: Iterable[T], most: int, size: Callable[[T], int]) -> Iterator[list[T]]:
-    """Yield chunks of at most `most` items and, unless an item is larger, `BYTES_PER_CALL`."""
-    chunk: list[T] = []
-    total = 0
-    for item in items:
-        if chunk and (len(chunk) == most or total + size(item) > BYTES_PER_CALL):
-            yield chunk
-            chunk, total = [], 0
-        chunk.append(item)
-        total += size(item)
-    if chunk:
-        yield chunk
 
 
 def _flat(pairs: Iterable[tuple[str, Argument]]) -> list[Argument]:

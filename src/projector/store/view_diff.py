@@ -119,6 +119,17 @@ def mismatches(view: View, partition: int, stored: StoredValue) -> list[Mismatch
     return found
 
 
+def leads_astray(job_key: StoredValue, view: View, partition: int, foreign: ViewRecord) -> bool:
+    """Whether a job's key answers wrongly while the view's digest has a `foreign` record.
+
+    It must not lead to another job's answer, nor hold a record from before the job had a digest.
+    """
+    if job_key.pointer == view.id:
+        return foreign.status == 200 and job_of(foreign) != view.job
+    record = job_key.record
+    return record is not None and record.partition == partition and record.status != 401
+
+
 def diff_agents(view: View | None, stored: StoredValue) -> AgentDiff:
     """Compare the agents that the record allows with those of the view."""
     theirs = allowed_agents(stored.record)

@@ -12,7 +12,6 @@ from structlog.contextvars import bind_contextvars
 from projector import metrics
 from projector.clients.retry import retry_outages
 from projector.domain.projection import Policy
-from projector.domain.views import tombstone
 from projector.errors import HistoryLostError
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets, RangeReader, refuse_lost_history
@@ -122,8 +121,8 @@ class Recovery:
         """Rewrite every view: the former owner's last writes may be newer than its checkpoint."""
         applier = self._applier
         await self._advance()
-        unknown = self._initial_facts.unknown_views(applier)
-        await self._writer.write_all([tombstone(id_, applier.now) for id_ in unknown])
+        unknown = list(self._initial_facts.unknown_views(applier))
+        await self._writer.write_all(await self._writer.end_orphans(unknown))
         fields = await self._initial_facts.changed_fields(applier)
         if fields is None:
             await self._replace_checkpoint()

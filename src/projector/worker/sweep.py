@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from projector import metrics
 from projector.clients import redis_batch
 from projector.clients.retry import retry_outages
-from projector.domain.views import View, ViewId, is_digest, tombstone, view_id
+from projector.domain.views import View, ViewId, is_digest, view_id
 from projector.store.partition_store import PartitionStore
 from projector.store.record_scan import KEYS_PER_PAGE, RecordHeader, scan_headers
 from projector.worker.event_applier import EventApplier
@@ -103,7 +103,7 @@ class ViewSweep:
         )
         if drifted or orphans:
             self._report(drifted, orphans)
-            ended = [tombstone(id_, now) for id_ in orphans]
+            ended = await self._writer.end_orphans(orphans)
             await self._writer.write(lambda: drifted + ended)
             await self._writer.checkpoint(await self._applier.take_fields())
 

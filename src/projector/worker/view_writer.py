@@ -5,14 +5,14 @@ moment: an event that is not in the checkpoint is read again, and its views are 
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Final
 
 from projector.clients.retry import retry_outages
 from projector.domain.fact_keys import Key
-from projector.domain.views import View, ViewId
+from projector.domain.views import View, ViewId, is_digest, tombstone
 from projector.store.partition_store import PartitionStore
 from projector.worker.event_applier import EventApplier
 from projector.worker.instrumentation import OwnerInstruments
@@ -69,6 +69,12 @@ class ViewWriter:
     async def write(self, views: Callable[[], Iterable[View]]) -> None:
         """Write the views; `views` is called once for each attempt."""
         self._instruments.record_written(await self._write(views))
+
+    @retry_outages
+    async def end_orphans(self, ids: Collection[ViewId]) -> list[View]:
+        """Delete the orphans under ids of jobs; return the tombstones of those under digests."""
+        await self._store.delete_orphans([id_ for id_ in ids if not is_digest(id_)])
+        return [tombstone(id_, self._applier.now) for id_ in ids if is_digest(id_)]
 
     @retry_outages
     async def _write(

@@ -10,14 +10,15 @@ from projector.clients.redis_servers import RedisServers
 from projector.domain.decision import ViewRules
 from projector.domain.views import ViewId
 from projector.errors import DifferentRulesError
+from projector.events.partitioning import partition_of
 from projector.operators import snapshot, verify
 from projector.operators.verify import Findings, Verifier
 from projector.store import schema
 from projector.store.partition_store import PartitionStore
 from tests import builders
 from tests.builders import digest
-from tests.unit.operators.stored_views import NINE, agents, found
-from tests.unit.operators.worlds import FOREVER, HOME, LEVEL, OwnedPartition
+from tests.unit.operators.stored_views import NINE, agents, damage, found, only
+from tests.unit.operators.worlds import FOREVER, HOME, LEVEL, PARTITIONS, OwnedPartition
 
 
 async def test_nothing_is_compared_between_a_claim_and_its_first_stamp(
@@ -28,6 +29,19 @@ async def test_nothing_is_compared_between_a_claim_and_its_first_stamp(
     await other.claim(2, owned.policy.rules)
     await owned.apply(builders.started(10, 123213), checkpoint=False)
     with pytest.raises(errors.SnapshotError, match="does not serve it yet"):
+        await found(owned)
+
+
+@pytest.mark.parametrize(
+    ("ago", "since"), [(12_000, "for 1[23] s"), (None, "since the worker started")]
+)
+async def test_a_stamp_that_waits_for_a_source_is_blamed_on_it(
+    owned: OwnedPartition, ago: int | None, since: str
+) -> None:
+    other = PartitionStore(owned.redis, RedisServers(), HOME, "other")
+    await other.claim(2, owned.policy.rules)
+    await other.note_silence("gitlab", await other.now() - ago if ago else 0)
+    with pytest.raises(errors.SnapshotError, match=f"source gitlab has been silent {since}; ask"):
         await found(owned)
 
 
@@ -106,6 +120,8 @@ async def test_a_revocation_whose_checkpoint_is_not_written_yet_is_not_undone(
 # jobs without a digest
 
 SIGNED = builders.started(12, 7, token=None, expires_at=FOREVER)
+# Another root namespace of the same partition.
+NEIGHBOUR = next(r for n in range(10, 99) if partition_of(r := str(n), PARTITIONS) == HOME)
 
 
 async def test_a_job_without_a_digest_is_compared_like_a_token(owned: OwnedPartition) -> None:
@@ -117,6 +133,18 @@ async def test_a_job_without_a_digest_is_compared_like_a_token(owned: OwnedParti
     await owned.apply(builders.started(13, 7, token=None, expires_at=FOREVER))
     await owned.apply(builders.started(13, 7, expires_at=FOREVER))
     assert await found(owned) == Findings(4, [], [])
+
+
+async def test_a_job_is_compared_whose_id_another_namespace_has_with_a_digest(
+    owned: OwnedPartition,
+) -> None:
+    """A faulty producer used one job id twice. The key of that id holds the record of one."""
+    await owned.apply(SIGNED)
+    await owned.apply(builders.started(12, 7, root=NEIGHBOUR, expires_at=FOREVER))
+    assert (await found(owned)).differences == []
+    await damage(owned, b'"id":5', b'"id":77', schema.job_key(12))
+    difference = await only(owned)
+    assert (difference.id, difference.grants_more) == ("12", True)
 
 
 async def test_a_first_view_under_a_job_id_that_is_held_back_is_not_settled(

@@ -118,7 +118,7 @@ async def test_an_attempt_that_is_late_overwrites_no_later_view(
     earlier = Version(store.version.epoch, store._written)
     await store.write_views([view(body=b"later")])
     with pytest.raises(WriteRefusedError):
-        await store._write_chunk([view(body=b"earlier")], earlier, None)
+        await store._views.write([view(body=b"earlier")], earlier, None)
     assert (record := await stored(redis)) is not None
     assert record.body == b"later"
 
@@ -142,14 +142,14 @@ async def test_views_are_computed_while_redis_works_on_others(
 ) -> None:
     monkeypatch.setattr(store_module, "VIEWS_PER_CALL", 1)
     store = await claimed(redis)
-    call, both = store._write_views, asyncio.Barrier(2)
+    call, both = store._views._write_views, asyncio.Barrier(2)
 
     async def held(**arguments: Any) -> Any:
         async with asyncio.timeout(5):
             await both.wait()
         return await call(**arguments)
 
-    monkeypatch.setattr(store, "_write_views", held)
+    monkeypatch.setattr(store._views, "_write_views", held)
     assert await store.write_views(view(str(n)) for n in range(8)) == {200: 8}
     assert len(await redis.keys(schema.TOKENS + "*")) == 8
 
@@ -308,7 +308,7 @@ async def test_whoever_stops_loading_leaves_nothing_running(
 async def test_large_facts_go_in_steps_that_take_no_seconds(
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projector.store.partition_store.BYTES_PER_CALL", 100)
+    monkeypatch.setattr("projector.store.portions.BYTES_PER_CALL", 100)
     store = await claimed(redis)
     await store.checkpoint(OFFSETS, {Key(f"3/group/{n}"): b"x" * 60 for n in range(3)}, 3)
     assert store.version.revision == 3
@@ -470,7 +470,7 @@ async def test_a_record_that_comes_late_does_not_replace_the_pointer_after_it(
     late = Version(store.version.epoch, store._written)
     await store.write_views([view()])
     record = ViewRecord(200, 3, late, b"{}").encode()
-    _, _, behind = await store._write_views(
+    _, _, behind = await store._views._write_views(
         keys=[schema.job_key(9)], args=["0003", str(late), record, FAR]
     )
     assert behind == [1]
@@ -488,8 +488,8 @@ async def test_a_job_without_a_digest_takes_the_place_of_a_pointer(
 
     async def replaced_meanwhile(redis: Any, keys: list[str]) -> Any:
         found = await read(redis, keys)
-        if keys == [schema.job_key(11)]:
-            await redis.set(keys[0], digest("d"))
+        if schema.job_key(11) in keys:
+            await redis.set(schema.job_key(11), digest("d"))
         return found
 
     monkeypatch.setattr(view_diff, "read_values", replaced_meanwhile)
@@ -509,6 +509,153 @@ async def test_the_tombstone_of_an_orphan_replaces_no_pointer(
     assert await redis.get(schema.job_key(9)) == digest("a").encode()
 
 
+@pytest.mark.parametrize("late", [of_job(), view("b")], ids=["record", "pointer"])
+async def test_a_former_owner_replaces_no_pointer_of_a_newer_owner(
+    redis: fakeredis.FakeAsyncRedis, late: View
+) -> None:
+    """The job's signed tokens would get 503, or the proven 401 of its former digest."""
+    former = await claimed(redis)
+    await (await claimed(redis, "next")).write_views([view()])
+    with pytest.raises(WriteRefusedError, match="are newer"):
+        await former.write_views([late])
+    assert await redis.get(schema.job_key(9)) == digest("a").encode()
+
+
+async def test_a_pointer_that_a_former_owner_writes_late_replaces_no_newer_one(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was paused between the record and its pointer."""
+    former, successor = await claimed(redis), await claimed(redis, "next")
+    run = redis_batch.run_script
+
+    async def paused(*args: Any) -> Any:
+        if args[2] == [schema.job_key(9)] and not await redis.exists(schema.job_key(9)):
+            monkeypatch.setattr(redis_batch, "run_script", run)
+            ended = view("b", 401)._replace(is_current=False)
+            await successor.write_views([ended, view()])
+        return await run(*args)
+
+    monkeypatch.setattr(redis_batch, "run_script", paused)
+    with pytest.raises(WriteRefusedError, match="are newer"):
+        await former.write_views([view("b")])
+    assert await redis.get(schema.job_key(9)) == digest("a").encode()
+
+
+async def test_an_owner_replaces_its_own_pointer(redis: fakeredis.FakeAsyncRedis) -> None:
+    store = await claimed(redis)
+    await store.write_views([view()])
+    ended = view(status=401)._replace(is_current=False)
+    await store.write_views([ended, view("b", expires_at=FAR - 1)], {digest("b")})
+    assert await redis.get(schema.job_key(9)) == digest("b").encode()
+    assert await redis.pexpiretime(schema.job_key(9)) == FAR - 1
+
+
+@pytest.mark.parametrize("pointers", [None, {digest("a")}])
+async def test_a_job_whose_digest_is_another_partition_s_keeps_no_record_from_before(
+    redis: fakeredis.FakeAsyncRedis, pointers: set[ViewId] | None
+) -> None:
+    """No pointer replaces that record, and no revocation reaches it."""
+    other = PartitionStore(redis, RedisServers(), 4, "other")
+    await other.claim(4)
+    await other.write_views([view()._replace(job=77)])
+    store = await claimed(redis)
+    await store.write_views([of_job()])
+    assert await store.drifted([view()]) == [view()]
+    await store.write_views([view(), view("c")._replace(job=10)], pointers)
+    record = await record_of_job(redis)
+    assert (record.status, record.partition, record.body) == (401, 3, b"")
+    assert await redis.pexpiretime(schema.job_key(9)) == FAR
+    assert (theirs := await stored(redis)) is not None
+    assert theirs.partition == 4
+    assert await store.drifted([view()]) == []
+
+
+async def test_a_foreign_digest_changes_no_job_s_key_without_an_own_record(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """A tombstone there would block the job in the partition whose digest it is."""
+    other = PartitionStore(redis, RedisServers(), 4, "other")
+    await other.claim(4)
+    theirs = view(body=b'{"allowed_agents":[],"job":{"id":9}}')
+    await other.write_views([theirs, of_job()._replace(id=ViewId("10"), job=10)])
+    store = await claimed(redis)
+    for job in (9, 10, 11):
+        before = await redis.get(schema.job_key(job))
+        await store.write_views([view()._replace(job=job)])
+        assert await redis.get(schema.job_key(job)) == before
+
+
+@pytest.mark.parametrize(("job", "is_kept"), [(77, False), (9, True)])
+async def test_a_pointer_that_leads_to_another_job_s_answer_is_deleted(
+    redis: fakeredis.FakeAsyncRedis, job: int, is_kept: bool
+) -> None:
+    """Redis lost the record of a digest that a faulty producer has sent twice."""
+    store = await claimed(redis)
+    await store.write_views([view()])
+    await redis.delete(schema.record_key(digest("a")))
+    other = PartitionStore(redis, RedisServers(), 4, "other")
+    await other.claim(4)
+    theirs = view(body=b'{"allowed_agents":[],"job":{"id":%d}}' % job)._replace(job=job)
+    await other.write_views([theirs], set())
+    assert await store.drifted([view()]) == ([] if is_kept else [view()])
+    await store.write_views([view()])
+    assert await redis.exists(schema.job_key(9)) == is_kept
+    assert await store.drifted([view()]) == []
+
+
+async def test_an_orphan_under_a_job_id_blocks_no_other_partition(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    store = await claimed(redis)
+    await store.write_views([of_job()])
+    await store.delete_orphans([ViewId("9"), ViewId("10")])
+    other = PartitionStore(redis, RedisServers(), 4, "other")
+    await other.claim(4)
+    await other.write_views([of_job(body=b"other")])
+    await store.delete_orphans([ViewId("9")])
+    assert (await record_of_job(redis)).body == b"other"
+
+
+@pytest.mark.parametrize("there", [view(), of_job(401)], ids=["pointer", "tombstone"])
+async def test_a_value_that_is_no_live_record_is_no_orphan(
+    redis: fakeredis.FakeAsyncRedis, there: View
+) -> None:
+    store = await claimed(redis)
+    await store.write_views([there])
+    before = await redis.get(schema.job_key(9))
+    await store.delete_orphans([ViewId("9")])
+    assert await redis.get(schema.job_key(9)) == before
+
+
+async def test_a_former_owner_deletes_no_record_of_a_newer_owner(
+    redis: fakeredis.FakeAsyncRedis,
+) -> None:
+    """It has not applied the start of that job. Its tokens would get 401 until the sweep."""
+    former = await claimed(redis)
+    await (await claimed(redis, "next")).write_views([of_job()])
+    with pytest.raises(WriteRefusedError, match="are newer"):
+        await former.delete_orphans([ViewId("9")])
+    assert (await record_of_job(redis)).status == 200
+
+
+async def test_a_record_that_has_replaced_an_orphan_since_it_was_read_stays(
+    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, successor = await claimed(redis), await claimed(redis, "next")
+    await store.write_views([of_job()])
+    read = view_diff.read_values
+
+    async def replaced_meanwhile(redis: Any, keys: list[str]) -> Any:
+        found = await read(redis, keys)
+        monkeypatch.setattr(view_diff, "read_values", read)
+        await successor.write_views([of_job(body=b"new")])
+        return found
+
+    monkeypatch.setattr(view_diff, "read_values", replaced_meanwhile)
+    await store.delete_orphans([ViewId("9")])
+    assert (await record_of_job(redis)).body == b"new"
+
+
 async def test_scripts_survive_their_loss(redis: fakeredis.FakeAsyncRedis) -> None:
     store = await claimed(redis)
     await store.write_views([view()])
@@ -526,8 +673,8 @@ async def test_a_repeated_script_writes_its_views_as_the_first_time(
     await store.write_views([view()])
     version = Version(store.version.epoch, store._written)
     await redis.delete(schema.record_key(digest("b")))
-    await store._write_chunk([view(), view("b")], version, None)
-    await store._write_chunk([view(), view("b")], version, None)
+    await store._views.write([view(), view("b")], version, None)
+    await store._views.write([view(), view("b")], version, None)
     assert (record := await stored(redis, "b")) is not None
     assert record.version == version
 
@@ -768,7 +915,7 @@ async def test_large_views_are_compared_a_few_at_a_time(
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """500 of a megabyte would else be in memory at once."""
-    monkeypatch.setattr(store_module, "BYTES_PER_CALL", 100)
+    monkeypatch.setattr("projector.store.portions.BYTES_PER_CALL", 100)
     store, made, read = await claimed(redis), 0, view_diff.read_values
     ahead: list[int] = []
 
@@ -812,7 +959,7 @@ async def test_a_checkpoint_behind_a_failover_is_refused(redis: fakeredis.FakeAs
 async def test_facts_with_large_names_go_in_steps_too(
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("projector.store.partition_store.BYTES_PER_CALL", 100)
+    monkeypatch.setattr("projector.store.portions.BYTES_PER_CALL", 100)
     store = await claimed(redis)
     await store.checkpoint(OFFSETS, {Key(f"3/group/{n}" + "x" * 60): None for n in range(3)}, 0)
     assert store.version.revision == 3

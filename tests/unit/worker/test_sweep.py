@@ -231,14 +231,14 @@ async def test_a_job_s_own_record_that_drifted_is_repaired(setup: Setup) -> None
         await until(lambda: has_agents(setup, 9, [5]))
 
 
-async def test_a_job_s_record_that_no_fact_justifies_becomes_a_tombstone(setup: Setup) -> None:
+async def test_a_job_s_record_that_no_fact_justifies_is_deleted(setup: Setup) -> None:
     setup.kafka.add(*COMPANY, builders.started(9, 7, token=None))
     async with setup.owning() as owner:
         record = schema.ViewRecord(200, PARTITION, Version(owner.version.epoch, 1), b"{}")
         await setup.redis.set(schema.job_key(8), record.encode())
         owner.check_orphan(ViewId("8"))
         owner.check_orphan(ViewId("9"))
-        await until(lambda: is_tombstone(setup, 8))
+        await until(lambda: is_gone(setup, 8))
         assert await setup.agents_of(9) == [5]
 
 
@@ -266,7 +266,7 @@ async def test_a_record_from_before_a_job_s_digest_is_no_orphan_but_a_lost_point
     owner.check_orphan(digest("orphan"))
     await owner._sweep.run_portion()
     assert await is_named(setup, 9, "token-9")
-    assert await is_tombstone(setup, 10) != has_digest
+    assert await is_gone(setup, 10)
     assert await has_ended(setup, "orphan")
 
 
@@ -287,11 +287,34 @@ async def test_a_record_from_before_the_digest_of_an_expired_job_ends(setup: Set
     await setup.redis.set(schema.job_key(9), record.encode())
     owner.check_orphan(ViewId("9"))
     await owner._sweep.run_portion()
-    assert await is_tombstone(setup, 9)
+    assert await is_gone(setup, 9)
+
+
+async def test_no_record_of_a_job_outlasts_its_move_to_a_digest_of_another_partition(
+    setup: Setup,
+) -> None:
+    """A faulty producer sends one digest twice. Signed tokens would keep the former list."""
+    setup.kafka.add(*COMPANY, builders.started(9, 7, token=None))
+    foreign = ViewRecord(200, PARTITION + 5, Version(7, 3), b'{"job":{"id":77}}').encode()
+    await setup.redis.set(schema.record_key(digest("token-9")), foreign)
+    async with setup.owning() as owner:
+        before: Any = await setup.redis.get(schema.job_key(9))
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
+        await until(lambda: is_tombstone(setup, 9))
+        version = ViewRecord.decode(before).version._replace(revision=9)
+        late = ViewRecord.decode(before)._replace(version=version).encode()
+        await setup.redis.set(schema.job_key(9), late)
+        owner.check_orphan(ViewId("9"))
+        await until(lambda: is_tombstone(setup, 9))
+        assert await setup.redis.get(schema.record_key(digest("token-9"))) == foreign
 
 
 async def has_agents(setup: Setup, job: int, agents: list[int]) -> bool:
     return await setup.agents_of(job) == agents
+
+
+async def is_gone(setup: Setup, job: int) -> bool:
+    return not await setup.redis.exists(schema.job_key(job))
 
 
 async def is_tombstone(setup: Setup, job: int) -> bool:
