@@ -70,7 +70,7 @@ class Heartbeat(NamedTuple):
 
 
 class UntrueHeartbeatError(BadEvent):
-    """A heartbeat says what cannot be; the message is the reason, one sentence."""
+    """A heartbeat that cannot be true; the message is the reason, one sentence."""
 
 
 class HeartbeatEnvelope(Struct, frozen=True):

@@ -71,7 +71,7 @@ class _Evidence:
             self.ages.append((now_ms - then_ms) / 1000)
 
     def add_report(self, age: float | None, written_ago: float) -> None:
-        """Add what an activity says that was written so many seconds ago."""
+        """Add the age in an activity that was written so many seconds ago."""
         if age is not None:
             self.ages.append(age + written_ago)
         if written_ago <= REPORTED_S:
@@ -121,14 +121,14 @@ def _add_activity(found: defaultdict[str, _Evidence], stored: StoredPartition) -
             found[source].add_past(state.stamp or 0, stored.now)
         # The field `silent` names one source, although the partition may wait for more.
         is_late = written_ago <= REPORTED_S and (age is None or age > LATE_S)
-        if is_late and state and state.silent:
+        if is_late and state and state.awaited(stored.now):
             found[source].waiting[stored.partition] = True
 
 
 def _add_silence(found: defaultdict[str, _Evidence], stored: StoredPartition) -> None:
-    """Add the source that the owner last said it waits for; without the owner it proves little."""
+    """Add the source that the owner wrote it waits for, within the last two seconds."""
     activity = stored.activity
-    if silent := stored.state and stored.state.silent:
+    if silent := stored.state and stored.state.awaited(stored.now):
         reports = activity is not None and _written_ago(stored, activity) <= REPORTED_S
         found[silent.name].waiting[stored.partition] = reports
         found[silent.name].add_past(silent.vouched_ms, stored.now)

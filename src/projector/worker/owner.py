@@ -137,7 +137,7 @@ class Owner:
 
     def _hear(self) -> None:
         """Wake up for a heartbeat, unless the next probe will do so."""
-        if self._probes.is_waiting:
+        if self._probes.may_be_reached:
             self._wake.set()
 
     async def _run(self) -> None:
@@ -194,6 +194,7 @@ class Owner:
                 await self._stopped.wait()
 
     async def _own(self) -> None:
+        self.waits_for = None
         # They have the time of before, which may have gone back.
         self._probes.forget()
         await self._recovery.claim()
@@ -289,7 +290,7 @@ class Owner:
             if silence:
                 await self._store.note_silence(*silence)
                 self._instruments.record_silence()
-                self.waits_for = silence.source
+                self.waits_for = silence.name
             if probe or silence:
                 self._stamps.end()
         except OUTAGES as error:
