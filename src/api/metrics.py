@@ -52,7 +52,7 @@ MISSES_WAITING: Final = Gauge(
     registry=REGISTRY,
     multiprocess_mode="livesum",
 )
-# What became of signed job tokens. All but `known` and `verified` are refused; those of
+# The results of signed job tokens. All but `known` and `verified` are refused; those of
 # `UNVERIFIED_RESULTS` with 503, the others with 401.
 UNVERIFIED_RESULTS: Final = ("unknown key", "keys unreadable", "no clock")
 SIGNED_RESULTS: Final = (

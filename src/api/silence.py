@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from projector.clients.redis_cluster import CommandResult
-from projector.store.silent_source import decode_silent
+from projector.store.silent_source import NEVER_VOUCHED, decode_silent
 
 # A reason stays one line that a person can read.
 MAX_NAMED: Final = 3
@@ -30,7 +30,7 @@ def find_silences(sent: float, answers: Sequence[CommandResult]) -> Silences:
     for partition, answer in enumerate(answers):
         if isinstance(answer.value, Exception):
             continue
-        if silent := decode_silent(answer.value[-1]):
+        if silent := decode_silent(answer.value[-1], answer.now):
             seconds = silent.seconds(answer.now)
             found[partition] = Silence(
                 silent.name, sent - (math.inf if seconds is None else seconds)
@@ -50,5 +50,5 @@ def describe_silences(silences: Iterable[Silence], now: float) -> str:
 
 
 def _clause(source: str, seconds: float) -> str:
-    duration = "since the worker started" if seconds == math.inf else f"for {seconds:.0f} s"
+    duration = NEVER_VOUCHED if seconds == math.inf else f"for {seconds:.0f} s"
     return f"source {source} has been silent {duration}"

@@ -36,8 +36,9 @@ def new_sender(deployment: Deployment, source: str = "gitlab") -> HeartbeatSende
 
 
 def silent(deployment: Deployment) -> list[str]:
+    """Return the fields without the times of the notes."""
     fields = (deployment.redis.hget(schema.partition_key(p), "silent") for p in range(PARTITIONS))
-    return [field.decode() for field in fields if field]
+    return [field.decode().rpartition(" ")[0] for field in fields if field]
 
 
 def stamps(deployment: Deployment) -> list[int]:

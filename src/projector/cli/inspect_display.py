@@ -10,6 +10,7 @@ from projector.operators.inspect import (
     InspectedToken,
     SignedToken,
 )
+from projector.store.silent_source import NEVER_VOUCHED
 
 
 def job(found: InspectedJob) -> list[Row]:
@@ -74,7 +75,7 @@ def _awaited(found: InspectedPartition) -> list[Row]:
     awaited = found.waits_for
     if awaited is None:
         return []
-    since = "since the worker started" if awaited.silent is None else f"for {awaited.silent:.1f} s"
+    since = NEVER_VOUCHED if awaited.silent is None else f"for {awaited.silent:.1f} s"
     return [Row("waits for", f"source {awaited.source}, silent {since}")]
 
 

@@ -22,8 +22,8 @@ _TOPIC_PREFIX: Final = re.compile(r"[a-zA-Z0-9._-]{0,200}")
 _ISSUER: Final = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _TOKEN_PREFIX: Final = re.compile(r"[!-~]{0,100}")
 _SOURCE: Final = re.compile(SOURCE_PATTERN)
-# Each stamp looks at every source, and each owner keeps some heartbeats of every one.
-MAX_SOURCES: Final = 32
+# Each owner takes every heartbeat of every source, four a second, and keeps some.
+MAX_SOURCES: Final = 8
 _OPS_TOKEN: Final = re.compile(r"[!-~]{16,1024}")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -67,7 +67,7 @@ class Settings(ConnectionSettings):
     sources: str = Field(
         default="",
         description="names of the sources whose heartbeats a stamp waits for, comma-separated; "
-        "the same for all workers. None: the staleness bound begins at Kafka",
+        "at most eight, the same for all workers. None: the staleness bound begins at Kafka",
     )
     max_staleness: Seconds = Field(
         default=10.0, description="an answer is never older than this; beyond it lookups get 503"

@@ -37,7 +37,7 @@ Rules that no schema expresses:
 
 {"".join(f"- {sentence}{chr(10)}" for sentence in json_schemas.UNSAID)}"""
 
-# What the projector receives, by topic.
+# The events that the projector receives, by topic.
 _CHANNELS: Final[dict[str, str]] = {
     Topic.MEMBERSHIP: "Groups, projects, memberships and users.",
     Topic.AGENT_CONFIG: "Agents and whom they are shared with.",

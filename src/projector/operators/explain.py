@@ -44,7 +44,7 @@ class JobLocation(NamedTuple):
 
 
 class JobKey(NamedTuple):
-    """What the key of a job holds, None if it is missing, and the view id that it leads to."""
+    """The content of a job's key, None if it is missing, and the view id that it leads to."""
 
     content: Literal["record", "digest", "unreadable"] | None
     view_id: ViewId | None

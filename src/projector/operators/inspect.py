@@ -200,7 +200,7 @@ async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
 
 
 def _awaited(state: PartitionState, now: int) -> AwaitedSource | None:
-    silent = state.silent
+    silent = state.awaited(now)
     return AwaitedSource(silent.name, silent.seconds(now)) if silent else None
 
 

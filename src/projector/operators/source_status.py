@@ -121,14 +121,14 @@ def _add_activity(found: defaultdict[str, _Evidence], stored: StoredPartition) -
             found[source].add_past(state.stamp or 0, stored.now)
         # The field `silent` names one source, although the partition may wait for more.
         is_late = written_ago <= REPORTED_S and (age is None or age > LATE_S)
-        if is_late and state and state.silent:
+        if is_late and state and state.awaited(stored.now):
             found[source].waiting[stored.partition] = True
 
 
 def _add_silence(found: defaultdict[str, _Evidence], stored: StoredPartition) -> None:
-    """Add the source that the owner last wrote it waits for; without the owner it proves little."""
+    """Add the source that the owner wrote it waits for, within the last two seconds."""
     activity = stored.activity
-    if silent := stored.state and stored.state.silent:
+    if silent := stored.state and stored.state.awaited(stored.now):
         reports = activity is not None and _written_ago(stored, activity) <= REPORTED_S
         found[silent.name].waiting[stored.partition] = reports
         found[silent.name].add_past(silent.vouched_ms, stored.now)

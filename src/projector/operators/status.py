@@ -110,8 +110,8 @@ class Status(Struct, frozen=True):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether there are partitions, all are fresh, and all sources are heard."""
-        heard = all(source.state is SourceHealth.HEARD for source in self.sources)
+        """Whether there are partitions, all fresh, and each source is heard and nowhere ignored."""
+        heard = all(s.state is SourceHealth.HEARD and not s.ignored_by for s in self.sources)
         return heard and bool(self.partitions) and self.totals.fresh == len(self.partitions)
 
 

@@ -11,7 +11,8 @@ from typing import Final
 # believed TIME in ms, then the settings of the owner: (field, value)...
 # The time keeps the epoch rising even after FLUSHALL has deleted the stored one. It is not TIME at
 # this moment: a clock that jumps by centuries would use up the epochs. A key of another type is no
-# claim, and is written anew. A source that the former owner noted as silent is removed.
+# claim, and is written anew. A source that the former owner noted as silent is removed. Returns the
+# epoch, and the sources of the claim before, if it stored any.
 CLAIM: Final = """
 local held = redis.pcall('HGET', KEYS[1], 'epoch')
 if type(held) == 'table' and string.find(tostring(held.err), 'WRONGTYPE', 1, true) then
@@ -20,9 +21,10 @@ end
 local stored = type(held) == 'string' and tonumber(held) or 0
 local epoch = math.max(stored + 1, tonumber(ARGV[3]), ARGV[2] + 1)
 local text = string.format('%.0f', epoch)
+local sources = redis.call('HGET', KEYS[1], 'sources')
 redis.call('HSET', KEYS[1], 'epoch', text, 'owner', ARGV[1], unpack(ARGV, 4))
 redis.call('HDEL', KEYS[1], 'silent')
-return text
+return {text, sources}
 """
 
 # KEYS: the key of the number of partitions. ARGV: the number, the highest one. Returns 1 if it
@@ -157,11 +159,14 @@ return 'ok'
 """
 )
 
-# KEYS: partition hash. ARGV: epoch, owner, the source that stamps wait for and since when.
+# KEYS: partition hash. ARGV: epoch, owner, the source that stamps wait for and since when. TIME of
+# the note is added: nobody removes it after the owner.
 SILENCE: Final = (
     _CLAIMED
     + """
-redis.call('HSET', KEYS[1], 'silent', ARGV[3])
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('HSET', KEYS[1], 'silent', ARGV[3] .. ' ' .. now)
 return 'ok'
 """
 )

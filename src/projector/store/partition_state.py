@@ -36,7 +36,7 @@ class PartitionState(NamedTuple):
     steps, None without one. The partition is fresh as of `stamp` (ms of Redis TIME), under
     `stamp_epoch`. `rules` are the settings of the worker that claimed it, named as in
     `Policy.rules`, `logs` the logs that the offsets belong to, `sources` those that its stamps wait
-    for. Older workers did not store these. A stamp waits for the source `silent`.
+    for. Older workers did not store these. `silent` is the field of that name as it is stored.
     """
 
     owner: str
@@ -48,7 +48,7 @@ class PartitionState(NamedTuple):
     rules: Mapping[str, int] = MappingProxyType({})
     logs: Mapping[Topic, LogIdentity] = MappingProxyType({})
     sources: frozenset[str] | None = None
-    silent: SilentSource | None = None
+    silent: bytes | None = None
 
     @property
     def has_checkpoint(self) -> bool:
@@ -78,12 +78,17 @@ class PartitionState(NamedTuple):
                 for topic in Topic
                 if f"log:{topic}" in stored
             },
-            _names(stored.get("sources")),
-            decode_silent(stored.get("silent")),
+            decode_sources(stored.get("sources")),
+            stored.get("silent"),
         )
 
+    def awaited(self, now_ms: float) -> SilentSource | None:
+        """Return the silent source that a stamp waits for at this TIME of the server, if any."""
+        return decode_silent(self.silent, now_ms)
 
-def _names(stored: bytes | None) -> frozenset[str] | None:
+
+def decode_sources(stored: bytes | None) -> frozenset[str] | None:
+    """Decode the names of the sources that stamps wait for; None if an older worker claimed."""
     if stored is None:
         return None
     return frozenset(filter(None, stored.decode(errors="replace").split(",")))

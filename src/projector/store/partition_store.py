@@ -49,6 +49,8 @@ INCOMPLETE: Final = -1
 ACTIVITY_KEPT_S: Final = 300
 # A long step of another partition may make one answer late; a claim must not begin again for it.
 READINGS: Final = 3
+# Characters in the log of names that anyone may have written to Redis.
+MAX_LOGGED: Final = 500
 _key: Final = cast(Callable[[bytes], Key], bytes.decode)
 
 log = structlog.get_logger()
@@ -125,13 +127,22 @@ class PartitionStore:
             *_flat((rules or {}).items()),
         ]
         args += ["sources", ",".join(sources)]
-        self._epoch = int(await self._claim(keys=[self._hash], args=args))
+        epoch, former = await self._claim(keys=[self._hash], args=args)
+        self._epoch = int(epoch)
+        self._report_other_sources(former, sources)
         state = await self._read_state()
         if state is None:
             self._revision = 0
             return Checkpoint(0, {}, 0)
         self._revision = state.version.revision
         return Checkpoint(self._revision, state.offsets, state.facts or 0, state.logs)
+
+    def _report_other_sources(self, stored: bytes | None, sources: Collection[str]) -> None:
+        """Log that the former owner's stamps waited for other sources than this one's."""
+        former = partition_state.decode_sources(stored)
+        if former is not None and former != frozenset(sources):
+            log.warning("the former owner waited for other sources", partition=self._partition,
+                        former=_named(former), now=_named(sources))  # fmt: skip
 
     async def _read_state(self) -> PartitionState | None:
         """Read the state; drop a malformed checkpoint, which would stop every worker."""
@@ -288,10 +299,10 @@ class PartitionStore:
         self._check(outcome)
 
     async def note_silence(self, source: str, since_ms: int) -> None:
-        """Declare that stamps wait for this source alone; the next stamp takes that back.
+        """Declare that stamps wait for this source alone; it counts for two seconds.
 
-        The source last vouched for the partition as of `since_ms` (milliseconds of Redis TIME), 0
-        if it never did. Raises `WriteRefusedError`.
+        The next stamp takes it back. The source last vouched for the partition as of `since_ms`
+        (milliseconds of Redis TIME), 0 if it never did. Raises `WriteRefusedError`.
         """
         self.refuse_changed_server()
         args: list[Argument] = [self._epoch, self.owner, f"{source} {since_ms}"]
@@ -339,6 +350,10 @@ async def _cancel(task: asyncio.Task[Any] | None) -> None:
     if task:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def _named(sources: Collection[str]) -> str:
+    return ",".join(sorted(sources))[:MAX_LOGGED] or "none"
 
 
 def _flat(pairs: Iterable[tuple[str, Argument]]) -> list[Argument]:

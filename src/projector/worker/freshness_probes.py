@@ -15,6 +15,7 @@ from projector.clients.retry import OUTAGES, Call
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets, RangeReader
 from projector.store.partition_store import PartitionStore
+from projector.store.silent_source import SilentSource
 from projector.worker.delivery_queue import DeliveryQueue
 from projector.worker.known_logs import TopicLeaders
 from projector.worker.sources import Sources
@@ -52,13 +53,6 @@ class Probe(NamedTuple):
         return self.t0 <= now and all(applied[t] >= end for t, end in self.ends.items())
 
 
-class Silence(NamedTuple):
-    """A source that stamps wait for; `since` is the last T0 in ms that it vouched for, or 0."""
-
-    source: str
-    since: int
-
-
 class FreshnessProbes:
     """One partition's probes that are not reached, oldest first."""
 
@@ -93,9 +87,10 @@ class FreshnessProbes:
         return self._latest
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether there is a probe that is not reached."""
-        return bool(self._waiting)
+    def may_be_reached(self) -> bool:
+        """Whether all sources have sent heartbeats that answer the oldest probe, applied or not."""
+        oldest = self._waiting[0].source if self._waiting else None
+        return oldest is not None and self.vouchers.may_vouch(oldest)
 
     @property
     def latest_t0(self) -> int:
@@ -123,7 +118,7 @@ class FreshnessProbes:
             return False
         return probe.source is None or not self.vouchers.missing(probe.source)
 
-    def take_silence(self, now: int, applied: Offsets) -> Silence | None:
+    def take_silence(self, now: int, applied: Offsets) -> SilentSource | None:
         """Return the source that the oldest probe waits for alone, if any; once a probe."""
         if self._looked is self._latest or not self._waiting:
             return None
@@ -132,8 +127,8 @@ class FreshnessProbes:
         if oldest.source is None or waited < SILENT_AFTER_S or not oldest.is_reached(now, applied):
             return None
         silent = self.vouchers.silent(oldest.source)
-        found = [Silence(name, self._vouched_until(name)) for name in silent]
-        return min(found, key=lambda silence: silence.since, default=None)
+        found = [SilentSource(name, self._vouched_until(name)) for name in silent]
+        return min(found, key=lambda source: source.vouched_ms, default=None)
 
     def _vouched_until(self, name: str) -> int:
         """Return the last T0 that the source vouched for."""

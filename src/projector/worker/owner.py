@@ -24,11 +24,12 @@ from projector.kafka.range_reader import RangeReader
 from projector.process import refuse_stray_cancellation
 from projector.store.partition_store import PartitionStore
 from projector.store.schema import Version
+from projector.store.silent_source import SilentSource
 from projector.worker.dead_letter_outbox import DeadLetterOutbox
 from projector.worker.delivery_queue import Delivery, DeliveryQueue
 from projector.worker.event_applier import EventApplier
 from projector.worker.first_views import FirstViews
-from projector.worker.freshness_probes import FreshnessProbes, Probe, Silence
+from projector.worker.freshness_probes import FreshnessProbes, Probe
 from projector.worker.initial_facts import CheckpointFacts, InitialFacts
 from projector.worker.instrumentation import OwnerInstruments
 from projector.worker.recovery import Recovery
@@ -137,7 +138,7 @@ class Owner:
 
     def _wake_for_heartbeat(self) -> None:
         """Wake up, unless the next probe will do so."""
-        if self._probes.is_waiting:
+        if self._probes.may_be_reached:
             self._wake.set()
 
     async def _run(self) -> None:
@@ -194,6 +195,7 @@ class Owner:
                 await self._stopped.wait()
 
     async def _own(self) -> None:
+        self.waits_for = None
         # They have the time of before, which may have gone back.
         self._probes.forget()
         await self._recovery.claim()
@@ -294,10 +296,10 @@ class Owner:
             log.debug("no stamp", partition=self.partition, reason=repr(error))
             self._stamps.fail(error, self._timing.probe_timeout_s)
 
-    async def _note_silence(self, silence: Silence) -> None:
+    async def _note_silence(self, silence: SilentSource) -> None:
         await self._store.note_silence(*silence)
         self._instruments.record_silence()
-        self.waits_for = silence.source
+        self.waits_for = silence.name
         if self._sources:
             self._sources.report_silence(*silence)
 

@@ -61,6 +61,8 @@ class _Source:
 
     def __init__(self) -> None:
         self.vouched = NOTHING
+        # The highest `after` of those that were kept, applied or not.
+        self.highest = NOTHING
         self.pending: list[Voucher] = []
         # How far the furthest of them is beyond the ends, at most; known once there are too many.
         self._furthest: float = math.inf
@@ -83,6 +85,7 @@ class _Source:
                 p for p in self.pending if p.excess(ends) or not voucher.makes_needless(p)
             ]
         self.pending.append(voucher)
+        self.highest = max(self.highest, voucher.after)
         if len(self.pending) > MAX_PENDING:
             self._thin_out(ends)
         return True
@@ -174,6 +177,15 @@ class Vouchers:
         sources = self._sources.items()
         is_here = self._is_here(mark)
         return [name for name, source in sources if not is_here or source.vouched < mark.end]
+
+    def may_vouch(self, mark: SourceMark) -> bool:
+        """Whether all sources vouch for the mark's time once their heartbeats are applied.
+
+        Also if offsets are beyond the ends: these may have grown since.
+        """
+        return self._is_here(mark) and all(
+            source.highest >= mark.end for source in self._sources.values()
+        )
 
     def silent(self, mark: SourceMark) -> list[str]:
         """Return the sources without any heartbeat that could vouch for the mark's time."""

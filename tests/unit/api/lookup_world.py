@@ -79,13 +79,14 @@ class LookupWorld:
                 mapping={"epoch": epoch, "stamp": stamped_ms, "stamp_epoch": epoch},
             )
 
-    async def silence(self, partition: int, source: str, seconds: float | None) -> None:
+    async def silence(
+        self, partition: int, source: str, seconds: float | None, noted_ago: float = 0.0
+    ) -> None:
         """Let the partition wait for a source that has been silent so long; None: always."""
         now = await redis_batch.server_time(self.redis, schema.PARTITIONS_KEY)
         vouched_ms = 0 if seconds is None else now - round(seconds * 1000)
-        await self.redis.hset(
-            schema.partition_key(partition), mapping={"silent": f"{source} {vouched_ms}"}
-        )
+        field = f"{source} {vouched_ms} {now - round(noted_ago * 1000)}"
+        await self.redis.hset(schema.partition_key(partition), mapping={"silent": field})
 
     async def ask(self, token: str = "known", max_age: int | None = None) -> Reply:
         return await self.lookup.answer(LookupRequest(token.encode(), max_age))

@@ -176,7 +176,7 @@ async def test_the_reason_names_the_source_that_stale_partitions_wait_for(
     vouched_ms = round((time.time() - 60) * 1000)
     for partition in range(PARTITIONS):
         key = schema.partition_key(partition)
-        await api_world.writer.hset(key, "silent", f"gitlab {vouched_ms}")
+        await api_world.writer.hset(key, "silent", f"gitlab {vouched_ms} {vouched_ms + 60_000}")
     # Silent, but within the bound: nothing to explain yet.
     await api_world.fresh(200)
     await api_world.stamp(0, 1, age=60)

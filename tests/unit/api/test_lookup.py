@@ -243,7 +243,7 @@ async def test_a_partition_that_was_never_stamped_names_the_source_that_it_waits
     await lookup_world.silence(1, "gitlab", None)
     await lookup_world.polled()
     assert reason(await lookup_world.ask()) == (
-        "source gitlab has been silent since the worker started; "
+        "source gitlab has been silent since before the partition's owner began; "
         "partition 1 is not known to be fresh yet"
     )
 
@@ -286,6 +286,17 @@ async def test_a_removed_projects_token_waits_for_the_source_of_its_own_partitio
     await lookup_world.silence(1, "hr", 3)
     await lookup_world.polled()
     assert reason(await soon(lookup_world.ask())).startswith("source hr has been silent for 3 s; ")
+
+
+async def test_a_source_is_not_blamed_once_the_owner_that_noted_it_is_gone(
+    lookup_world: LookupWorld,
+) -> None:
+    """The owner died, or is of an older version that never removes the note."""
+    await lookup_world.put("known")
+    await lookup_world.stamp(0, age=12)
+    await lookup_world.silence(0, "gitlab", 12, noted_ago=3)
+    await lookup_world.polled()
+    assert reason(await lookup_world.ask()).startswith("partition 0 was last known fresh")
 
 
 async def test_a_source_is_not_blamed_while_redis_is_away(lookup_world: LookupWorld) -> None:

@@ -20,7 +20,7 @@ def answer(silent: bytes | None, now: float = 100_000) -> CommandResult:
     [
         ([], ""),
         ([Silence("gitlab", 88.4)], "source gitlab has been silent for 12 s"),
-        ([NEVER], "source hr has been silent since the worker started"),
+        ([NEVER], "source hr has been silent since before the partition's owner began"),
         # The same source in two partitions: the longer silence.
         (
             [Silence("gitlab", 95), Silence("gitlab", 40)],
@@ -28,7 +28,7 @@ def answer(silent: bytes | None, now: float = 100_000) -> CommandResult:
         ),
         (
             [Silence("gitlab", 88), NEVER],
-            "source hr has been silent since the worker started, "
+            "source hr has been silent since before the partition's owner began, "
             "source gitlab has been silent for 12 s",
         ),
         (
@@ -43,7 +43,12 @@ def test_the_longest_silences_are_named(silences: list[Silence], expected: str) 
 
 
 def test_each_silence_is_measured_by_the_clock_of_its_own_server() -> None:
-    answers = [answer(b"gitlab 88000"), answer(b"gitlab 88000", now=90_000), answer(b"hr 0")]
+    answers = [
+        answer(b"gitlab 88000 99900"),
+        answer(b"gitlab 88000 90000", now=90_000),
+        answer(b"hr 0 98000"),
+        answer(b"hr 0 97999"),
+    ]
     assert find_silences(50.0, answers) == {
         0: Silence("gitlab", 38.0), 1: Silence("gitlab", 48.0), 2: NEVER,
     }  # fmt: skip
@@ -51,4 +56,4 @@ def test_each_silence_is_measured_by_the_clock_of_its_own_server() -> None:
 
 def test_partitions_that_wait_for_no_source_or_cannot_be_read_are_left_out() -> None:
     away = CommandResult(ResponseError("LOADING"), 100_000)
-    assert find_silences(50.0, [away, answer(None), answer(b"gitlab x")]) == {}
+    assert find_silences(50.0, [away, answer(None), answer(b"gitlab x"), answer(b"gitlab 1")]) == {}

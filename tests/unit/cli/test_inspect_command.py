@@ -106,7 +106,7 @@ def test_a_partition_is_shown_with_what_it_holds(company: fakeredis.FakeServer) 
     ("vouched", "line"),
     [
         (12.0, r"waits for   source gitlab, silent for 1[23]\.\d s"),
-        (None, r"waits for   source gitlab, silent since the worker started"),
+        (None, r"waits for   source gitlab, silent since before the partition's owner began"),
     ],
 )
 def test_a_partition_is_shown_with_the_source_that_it_waits_for(
@@ -116,11 +116,17 @@ def test_a_partition_is_shown_with_the_source_that_it_waits_for(
     assert "waits for" not in before.stdout
     vouched_ms = 0 if vouched is None else round((time.time() - vouched) * 1000)
 
-    async def wait() -> None:
+    async def wait(noted_ago: int) -> None:
         redis: Any = fakeredis.FakeAsyncRedis(server=company)
-        await redis.hset(schema.partition_key(HOME), "silent", f"gitlab {vouched_ms}")
+        await redis.hset(
+            schema.partition_key(HOME),
+            "silent",
+            f"gitlab {vouched_ms} {round(time.time() * 1000) - noted_ago}",
+        )
 
-    asyncio.run(wait())
+    asyncio.run(wait(60_000))
+    assert "waits for" not in run("inspect", "partition", str(HOME)).stdout
+    asyncio.run(wait(0))
     assert re.search(line, run("inspect", "partition", str(HOME)).stdout)
     found = json.loads(run("inspect", "partition", str(HOME), "--json").stdout)["waits_for"]
     assert found["source"] == "gitlab"

@@ -31,11 +31,14 @@ class StoredStatus:
         }  # fmt: skip
         await self.redis.hset(schema.partition_key(partition), mapping=fields | more)
 
-    async def silence(self, partition: int, source: str, vouched: float | None) -> None:
+    async def silence(
+        self, partition: int, source: str, vouched: float | None, noted_ago: float = 0.1
+    ) -> None:
         """Let the partition wait for a source that vouched so many seconds ago; None: never."""
+        noted_ms = int((time.time() - noted_ago) * 1000)
         vouched_ms = 0 if vouched is None else int((time.time() - vouched) * 1000)
         key = schema.partition_key(partition)
-        await self.redis.hset(key, mapping={"silent": f"{source} {vouched_ms}"})
+        await self.redis.hset(key, mapping={"silent": f"{source} {vouched_ms} {noted_ms}"})
 
     async def publish(
         self, partition: int, *minutes: MinuteActivity, tokens: int = 2,

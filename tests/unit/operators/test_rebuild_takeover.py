@@ -122,7 +122,7 @@ async def test_a_source_that_is_silent_does_not_hold_it_up(
     await corrupt(setup)
     async with setup.waiting_for("gitlab"):
         assert await asyncio.wait_for(put_in_place(setup), 5) is False
-    assert await setup.field("silent") == b"gitlab 0"
+    assert (await setup.field("silent") or b"").startswith(b"gitlab 0 ")
     assert await setup.field("stamp") == stamp
 
 

@@ -126,11 +126,21 @@ async def test_the_last_word_of_a_worker_that_is_gone_blames_no_source(
     world: StoredStatus,
 ) -> None:
     await world.stamp(0, 12)
-    await world.silence(0, "gitlab", 12)
+    await world.silence(0, "gitlab", 12, noted_ago=8)
     await world.publish(0, sources={"gitlab": 4.0}, written_ago=8)
     (source,) = (await world.read()).sources
-    assert (source.state, source.waiting) == (UNKNOWN, [0])
+    assert (source.state, source.waiting) == (UNKNOWN, [])
     assert source.age == pytest.approx(12, abs=1)
+
+
+async def test_a_note_of_a_former_version_counts_for_nothing(world: StoredStatus) -> None:
+    """The version before this one never removes it."""
+    for partition in range(2):
+        await world.stamp(partition, 0.3)
+        await world.silence(partition, "gitlab", 60, noted_ago=60)
+    found = await world.read()
+    assert found.sources == []
+    assert found.is_fresh
 
 
 async def test_a_source_that_the_new_owner_does_not_name_is_gone(world: StoredStatus) -> None:
@@ -149,6 +159,8 @@ async def test_partitions_whose_owner_does_not_name_a_source_are_listed(
     await world.publish(1, sources={"hr": 0.1})
     found = await world.read()
     assert {s.source: s.ignored_by for s in found.sources} == {"gitlab": [1], "hr": []}
+    assert {s.state for s in found.sources} == {HEARD}
+    assert not found.is_fresh
     (line,) = (line for line in lines(found) if "wait" in line and "PROJECTOR" in line)
     assert line == (
         "1 partition does not wait for gitlab (1): set PROJECTOR_SOURCES alike for all workers"

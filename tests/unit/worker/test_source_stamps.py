@@ -69,6 +69,16 @@ async def beat(setup: Setup, log: Log, source: str = "gitlab") -> None:
         log.add(builders.heartbeat_record(message, key=source.encode()))
 
 
+async def silent(setup: Setup) -> bytes | None:
+    """Return the field without the time of the note."""
+    field = await setup.field("silent")
+    return field.rpartition(b" ")[0] if field else None
+
+
+async def is_silent_since(setup: Setup, vouched: bytes) -> bool:
+    return await silent(setup) == b"gitlab " + vouched
+
+
 async def stays(setup: Setup, stamp: bytes | None) -> None:
     await asyncio.sleep(PROBES_S)
     assert await setup.field("stamp") == stamp
@@ -130,12 +140,12 @@ async def test_a_first_view_that_is_held_back_is_not_applied_for_a_heartbeat_eit
 async def test_silence_is_noted_with_the_time_that_the_source_vouched_for(
     setup: Setup, log: Log
 ) -> None:
-    await until(lambda: field_is(setup, "silent", b"gitlab 0"))
+    await until(lambda: is_silent_since(setup, b"0"))
     await beat(setup, log)
     await until(lambda: setup.field("stamp"))
     await until(lambda: setup.field("silent"))
     stamp = await setup.field("stamp")
-    assert await setup.field("silent") == b"gitlab %s" % (stamp or b"")
+    assert await silent(setup) == b"gitlab %s" % (stamp or b"")
     await beat(setup, log)
     await until(lambda: differs(setup, stamp))
 
@@ -146,7 +156,7 @@ async def test_a_heartbeat_leads_to_a_stamp_without_another_probe(setup: Setup) 
         await until(lambda: setup.sources and setup.sources.mark(LEADER, 0).reading)
         owner = setup.new_owner()
         running = asyncio.create_task(owner.run())
-        await until(lambda: owner.is_serving and owner._probes.is_waiting)
+        await until(lambda: owner.is_serving and owner._probes.latest)
         probe = owner._probes.latest
         await asyncio.sleep(PROBES_S)
         await beat(setup, log)
@@ -178,9 +188,65 @@ async def test_of_two_sources_the_one_that_is_silent_is_named(setup: Setup) -> N
             if owner.waits_for:
                 break
         assert owner.waits_for == "hr"
-        assert await setup.field("silent") == b"hr 0"
+        assert await silent(setup) == b"hr 0"
         assert await setup.field("stamp") is None
         await cancel_until_done([running])
+
+
+async def test_a_stamp_ends_the_wait_for_a_source(setup: Setup, log: Log, owner: Owner) -> None:
+    await until(lambda: owner.waits_for == "gitlab")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(freshness_probes, "SILENT_AFTER_S", 3600)
+    await asyncio.sleep(PROBES_S)
+    await beat(setup, log)
+    await until(lambda: setup.field("stamp"))
+    await until(lambda: owner.waits_for is None)
+    monkeypatch.undo()
+
+
+async def test_a_claim_ends_the_wait_for_a_source(
+    setup: Setup, log: Log, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it nothing was noted yet, and the source may be back."""
+    assert log.end == 0
+    await until(lambda: owner.waits_for == "gitlab")
+    monkeypatch.setattr(freshness_probes, "SILENT_AFTER_S", 3600)
+    epoch = int(await setup.field("epoch") or 0)
+    setup.server.changes += 1
+    setup.deliver(owner, *setup.kafka.add(builders.user(1)))
+    await until(lambda: is_claimed_above(setup, epoch))
+    await until(lambda: owner.waits_for is None)
+
+
+async def test_only_the_last_of_the_awaited_heartbeats_wakes_the_owner(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.timing = QUICK._replace(probe_interval_s=2.0)
+    async with setup.waiting_for("gitlab", "hr") as log:
+        await until(lambda: setup.sources and setup.sources.mark(LEADER, 0).reading)
+        owner = setup.new_owner()
+        running = asyncio.create_task(owner.run())
+        await until(lambda: owner.is_serving and owner._probes.latest)
+        probe = owner._probes.latest
+        await asyncio.sleep(PROBES_S)
+        steps = 0
+        step = owner._step
+
+        async def counted() -> None:
+            nonlocal steps
+            steps += 1
+            await step()
+
+        monkeypatch.setattr(owner, "_step", counted)
+        for _ in range(20):
+            await beat(setup, log)
+        await asyncio.sleep(PROBES_S)
+        before = steps
+        await beat(setup, log, "hr")
+        await until(lambda: setup.field("stamp"))
+        assert owner._probes.latest is probe
+        await cancel_until_done([running])
+    assert (before, steps) == (0, 1)
 
 
 async def test_an_owner_that_is_behind_accuses_no_source(
@@ -201,7 +267,9 @@ async def test_a_zombie_cannot_note_silence(setup: Setup) -> None:
     new = PartitionStore(setup.redis, setup.server, PARTITION, "new")
     await old.claim(1)
     await old.note_silence("gitlab", 7)
-    assert await setup.field("silent") == b"gitlab 7"
+    assert await silent(setup) == b"gitlab 7"
+    noted = int((await setup.field("silent") or b"").rpartition(b" ")[2])
+    assert abs(noted - await new.now()) < 2000
     await new.claim(1)
     # The source may be back since.
     assert await setup.field("silent") is None
@@ -288,9 +356,23 @@ def _named(logged: Sequence[Any], event: str) -> list[Any]:
 async def test_a_claim_has_the_sources_that_its_stamps_wait_for(setup: Setup) -> None:
     async with setup.owning():
         assert await setup.field("sources") == b""
-    async with setup.waiting_for("gitlab", "hr") as log:
-        owner = setup.new_owner("other")
-        running = asyncio.create_task(owner.run())
-        await until(lambda: field_is(setup, "sources", b"gitlab,hr"))
-        assert log.end == 0
-        await cancel_until_done([running])
+    with capture_logs() as logs:
+        async with setup.waiting_for("gitlab", "hr") as log:
+            owner = setup.new_owner("other")
+            running = asyncio.create_task(owner.run())
+            await until(lambda: field_is(setup, "sources", b"gitlab,hr"))
+            assert log.end == 0
+            await until(lambda: owner.is_serving)
+            await cancel_until_done([running])
+    (warning,) = [entry for entry in logs if "other sources" in entry["event"]]
+    assert (warning["former"], warning["now"]) == ("none", "gitlab,hr")
+
+
+async def test_a_claim_after_one_with_the_same_sources_or_of_an_older_worker_logs_nothing(
+    setup: Setup,
+) -> None:
+    store = PartitionStore(setup.redis, setup.server, PARTITION, "me")
+    with capture_logs() as logs:
+        await store.claim(1, sources=("gitlab", "hr"))
+        await store.claim(1, sources=("hr", "gitlab"))
+    assert not [entry for entry in logs if "other sources" in entry["event"]]

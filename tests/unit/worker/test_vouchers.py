@@ -134,6 +134,22 @@ def test_a_source_is_silent_only_without_a_heartbeat_that_could_vouch() -> None:
     assert found.silent(mark(8)) == ["gitlab"]
 
 
+def test_the_time_of_a_mark_may_be_vouched_for_once_every_source_has_gone_on() -> None:
+    """Also by a heartbeat beyond the ends, which may have grown since they were asked."""
+    found = vouchers("gitlab", "hr")
+    assert not found.may_vouch(mark(0))
+    found.note(heartbeat(7, 11), 0)
+    assert not found.may_vouch(mark(7))
+    found.note(heartbeat(6, source="hr"), 0)
+    assert not found.may_vouch(mark(7))
+    found.note(heartbeat(7, source="hr"), 0)
+    assert found.may_vouch(mark(7))
+    assert not found.may_vouch(mark(8))
+    assert not found.may_vouch(SourceMark(READING + 1, 0))
+    found.begin(READING + 1)
+    assert not found.may_vouch(SourceMark(READING + 1, 0))
+
+
 def test_offsets_beyond_the_ends_do_not_vouch_and_are_reported_once_that_is_certain() -> None:
     found = vouchers()
     found.note(heartbeat(7, offsets(10, agent_config=11), offset=55), 100)
