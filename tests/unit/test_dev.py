@@ -18,7 +18,8 @@ from projector.dev import (
 from projector.errors import DevError
 
 REASON: Final = (
-    "source acme has been silent since the worker started, source b.c has been silent for 3 s; "
+    "source acme has been silent since before the partition's owner began, "
+    "source b.c has been silent for 3 s; "
     "16 of 16 partitions are staler than the bound"
 )
 

@@ -21,6 +21,7 @@ from projector.operators import snapshot, view_differences
 from projector.operators.snapshot import Snapshot
 from projector.operators.view_differences import Difference
 from projector.store import partition_state, record_scan, schema, view_diff
+from projector.store.silent_source import NEVER_VOUCHED
 from projector.store.view_diff import StoredValue
 
 # One round trip; more keys at once would delay lookups.
@@ -199,9 +200,9 @@ class Verifier:
 
 def _not_served(found: Snapshot) -> str:
     reason = f"a worker has claimed partition {found.partition} and does not serve it yet"
-    if silent := found.state.silent:
+    if silent := found.state.awaited(found.now):
         seconds = silent.seconds(found.now)
-        since = "since the worker started" if seconds is None else f"for {seconds:.0f} s"
+        since = NEVER_VOUCHED if seconds is None else f"for {seconds:.0f} s"
         reason += f", because source {silent.name} has been silent {since}"
     return f"{reason}; ask again when `projector status` shows it as fresh"
 

@@ -33,7 +33,7 @@ async def test_nothing_is_compared_between_a_claim_and_its_first_stamp(
 
 
 @pytest.mark.parametrize(
-    ("ago", "since"), [(12_000, "for 1[23] s"), (None, "since the worker started")]
+    ("ago", "since"), [(12_000, "for 1[23] s"), (None, "since before the partition's owner began")]
 )
 async def test_a_stamp_that_waits_for_a_source_is_blamed_on_it(
     owned: OwnedPartition, ago: int | None, since: str
