@@ -12,12 +12,12 @@ from projector.events.heartbeats import Heartbeat
 from projector.events.model import Topic
 from projector.kafka.broker_protocol import PartitionLeader
 from projector.kafka.range_reader import Offsets
+from projector.store.silent_source import SilentSource
 from projector.worker import freshness_probes
 from projector.worker.delivery_queue import Delivery, DeliveryQueue
 from projector.worker.freshness_probes import (
     FreshnessProbes,
     Probe,
-    Silence,
     truncated_topics,
 )
 from projector.worker.vouchers import SourceMark, Vouchers
@@ -315,12 +315,12 @@ async def test_silence_is_named_once_a_probe_and_not_before_its_time(
     # Timers or events that are missing are not the source's fault.
     assert waiting.take_silence(500, NOTHING) is None
     await waiting._ask(NOTHING)
-    assert waiting.take_silence(9999, NOTHING) == Silence("gitlab", 0)
+    assert waiting.take_silence(9999, NOTHING) == SilentSource("gitlab", 0)
     assert waiting.take_silence(9999, NOTHING) is None
     vouch(waiting, 0)
     waiting.take_reached(9999, NOTHING)
     await waiting._ask(NOTHING)
-    assert waiting.take_silence(9999, NOTHING) == Silence("gitlab", 1000)
+    assert waiting.take_silence(9999, NOTHING) == SilentSource("gitlab", 1000)
 
 
 async def test_each_source_is_silent_since_its_own_time(
@@ -334,7 +334,7 @@ async def test_each_source_is_silent_since_its_own_time(
     vouch(waiting, 1)
     assert waiting.take_reached(9999, NOTHING) is None
     assert waiting._vouched_until("gitlab") == 2000
-    assert waiting.take_silence(9999, NOTHING) == Silence("hr", 0)
+    assert waiting.take_silence(9999, NOTHING) == SilentSource("hr", 0)
 
 
 async def test_offsets_beyond_the_ends_are_reported(
