@@ -29,7 +29,7 @@ class SigningKey(NamedTuple):
 
     @property
     def pem(self) -> bytes:
-        """What an administrator prints for the API."""
+        """The public half, as an administrator prints it for the API."""
         return self.private.public_key().public_bytes(
             Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
         )

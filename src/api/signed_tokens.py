@@ -222,7 +222,7 @@ class SignedTokens:
 
 
 def _after_any_prefix(token: bytes) -> re.Match[bytes] | None:
-    """Return the JWT after whatever prefix: the signature decides.
+    """Return the JWT after any prefix: the signature decides.
 
     A prefix may hold dots or the name itself, and a JWT's header as GitLab writes it does not.
     """

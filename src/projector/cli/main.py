@@ -38,7 +38,7 @@ OUTPUT_CLOSED: Final = 128 + 13
 
 
 class Commands(TyperGroup):
-    """The commands, which end silently once nobody reads their output (`| head -1`)."""
+    """The commands, which end silently once their output is closed (`| head -1`)."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; end with `OUTPUT_CLOSED` if its output is closed."""

@@ -261,7 +261,7 @@ class InstanceAgentRemoved(Struct, frozen=True):
 
 
 class JobUser(Struct, frozen=True):
-    """Who runs a job."""
+    """The user that runs a job."""
 
     id: Id
     username: Text

@@ -17,7 +17,7 @@ MAX_GRANTS: Final = 20
 
 
 class MissingReason(StrEnum):
-    """Why an agent is not a candidate. Public, like `decision.Rule`: names of what refuses it."""
+    """A reason that an agent is not a candidate; public, like `decision.Rule`."""
 
     AGENT_UNKNOWN = "agent_unknown"
     AGENT_REMOVED = "agent_removed"
@@ -28,7 +28,7 @@ class MissingReason(StrEnum):
 
 
 class MissingAgent(NamedTuple):
-    """Why an agent is not authorized for a project, and what its file grants instead."""
+    """The reasons that an agent is not authorized for a project, and the grants of its file."""
 
     rule: MissingReason
     sentence: str

@@ -27,7 +27,7 @@ _KEPT: Final = 64 * 1024
 
 
 class Fault(str):
-    """Why a record cannot be read: one sentence, as the name of an additional first header.
+    """The reason that a record cannot be read: one sentence, the name of a header put first.
 
     The type distinguishes it from every header in Kafka.
     """

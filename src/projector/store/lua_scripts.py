@@ -160,7 +160,7 @@ return 'ok'
 )
 
 # KEYS: partition hash. ARGV: epoch, owner, the source that stamps wait for and since when. TIME of
-# the note is added: nobody removes it after the owner.
+# the note is added: no owner may be left to remove it.
 SILENCE: Final = (
     _CLAIMED
     + """
