@@ -121,12 +121,13 @@ def test_with_a_source_it_names_its_kafka_to_the_sender_and_is_ready_once_heartb
     tmp_path: Path,
 ) -> None:
     dev = DevCommand(PROJECTOR_SOURCES="acme")
+    assert dev.process.stderr is not None
+    lines = (json.loads(line) for line in dev.process.stderr)
+    reading = threading.Thread(target=list, args=[lines], daemon=True)
     try:
-        assert dev.process.stderr is not None
-        lines = (json.loads(line) for line in dev.process.stderr)
         waiting = next(line for line in lines if line["event"].startswith("not ready"))
         assert waiting["sources"] == ["acme"]
-        threading.Thread(target=list, args=[lines], daemon=True).start()
+        reading.start()
         sender = subprocess.Popen(
             [sys.executable, str(SENDER), waiting["kafka"], "acme", str(tmp_path / "acme.db")]
         )
@@ -139,6 +140,10 @@ def test_with_a_source_it_names_its_kafka_to_the_sender_and_is_ready_once_heartb
     finally:
         dev.process.terminate()
         dev.process.wait(20)
+        if reading.ident:
+            reading.join()
+        # Closes the pipes.
+        dev.process.communicate()
 
 
 def test_a_child_that_needs_another_setting_first_ends_it_before_it_is_ready() -> None:

@@ -38,7 +38,7 @@ def deployment(deployment: Deployment) -> Deployment:
 
 
 def reads_of(deployment: Deployment, key: str, act: Callable[[], object]) -> list[str]:
-    """The commands with this key that Redis gets meanwhile."""
+    """The commands with this key that Redis gets meanwhile, without the worker's sweep and scan."""
     seen: list[str] = []
     with redis.Redis.from_url(deployment.redis_url) as client, client.monitor() as monitor:
         act()
@@ -46,7 +46,8 @@ def reads_of(deployment: Deployment, key: str, act: Callable[[], object]) -> lis
         for found in monitor.listen():
             if found["command"] == "ECHO the end":
                 return seen
-            if key in found["command"]:
+            name, *_ = found["command"].split()
+            if key in found["command"] and name not in ("GET", "PTTL", "GETRANGE"):
                 seen.append(found["command"])
     return seen
 
