@@ -64,7 +64,8 @@ class _Numbered(Struct, frozen=True):
     id: Id
 
 
-def _from_wire(kind: type, value: object) -> object:
+def from_wire(kind: type, value: object) -> object:
+    """Parse an `Instant` for msgspec."""
     if kind is Instant:
         return Instant.parse(value)
     raise NotImplementedError(kind)
@@ -78,9 +79,9 @@ _TAKEN_AS_BINARY: Final = (
 _AS_HEADER: Final = re.compile(r"`\$\.(\w+)`")
 _MISSING: Final = re.compile(r"Object missing required field `([\w-]+)`(?: - at `\$([^`]*)`)?")
 _DATA: Final[dict[str, Decoder[Any]]] = {
-    name: msgspec.json.Decoder(kind.data, dec_hook=_from_wire) for name, kind in EVENT_TYPES.items()
+    name: msgspec.json.Decoder(kind.data, dec_hook=from_wire) for name, kind in EVENT_TYPES.items()
 }
-_ENVELOPE: Final = msgspec.json.Decoder(Envelope, dec_hook=_from_wire)
+_ENVELOPE: Final = msgspec.json.Decoder(Envelope, dec_hook=from_wire)
 _TYPED: Final = msgspec.json.Decoder(_Typed)
 _ROOT: Final = re.compile(ROOT_PATTERN.encode())
 # The errors of reading JSON.
@@ -216,7 +217,7 @@ def _refuse_heartbeat(record: AnyRecord, binary: bool) -> None:
 def _from_headers(record: AnyRecord, decoder: Decoder[S]) -> S:
     attributes: dict[str, Any] = read_attributes(record.headers)
     attributes["data"] = msgspec.Raw(record.value or b"null")
-    return msgspec.convert(attributes, decoder.type, dec_hook=_from_wire)
+    return msgspec.convert(attributes, decoder.type, dec_hook=from_wire)
 
 
 def _root_in_key(record: KafkaRecord, binary: bool) -> str:

@@ -5,13 +5,13 @@ sender's heartbeat `after` is in Kafka, below the `offsets`.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from projector.events import redaction
-from projector.events.cloudevents import read_data, read_envelope
+from projector.events.cloudevents import Envelope, from_wire, read_data, read_envelope
 from projector.events.header_attributes import is_binary
 from projector.events.model import (
     EVENT_TYPES,
@@ -19,10 +19,7 @@ from projector.events.model import (
     SOURCE_PATTERN,
     SOURCES,
     BadEvent,
-    Instant,
-    Sequence,
     SourceRecord,
-    Text,
     Topic,
     without_prefix,
 )
@@ -73,24 +70,13 @@ class UntrueHeartbeatError(BadEvent):
     """A heartbeat that cannot be true; the message is the reason, one sentence."""
 
 
-class HeartbeatEnvelope(Struct, frozen=True):
+class HeartbeatEnvelope(Envelope, frozen=True):
     """The CloudEvents attributes of a heartbeat; `partitionkey` is the source's name."""
 
-    specversion: Literal["1.0"]
-    id: Text
-    source: Text
-    type: Text
     partitionkey: SourceName | None = None
-    time: Instant | None = None
-    sequence: Sequence | None = None
-    data: msgspec.Raw | UnsetType = UNSET
 
 
-def _instant(_kind: type, value: object) -> Instant:
-    return Instant.parse(value)
-
-
-_ENVELOPE: Final = msgspec.json.Decoder(HeartbeatEnvelope, dec_hook=_instant)
+_ENVELOPE: Final = msgspec.json.Decoder(HeartbeatEnvelope, dec_hook=from_wire)
 _DATA: Final = msgspec.json.Decoder(SourceHeartbeat)
 
 
