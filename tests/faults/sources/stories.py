@@ -137,3 +137,15 @@ def go_on(scenario: SourceScenario, feeder: Feeder) -> float:
     scenario.traffic.rate = RATE
     scenario.until(lambda: len(feeder.lines("heartbeat")) > beats, "a heartbeat")
     return feeder.lines("heartbeat")[beats][0]
+
+
+def stop_past_the_bound(scenario: SourceScenario, feeder: Feeder) -> float:
+    """Stop the feeder until answers are too old, and prove the silence; return its return."""
+    scenario.start_scripted()
+    scenario.begin_fault()
+    stopped = fall_silent(scenario, feeder)
+    change_source(scenario, 1)
+    wait_past_the_bound(scenario)
+    returned = come_back(scenario, feeder)
+    prove_silence(scenario, stopped, returned)
+    return returned

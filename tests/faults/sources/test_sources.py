@@ -28,8 +28,6 @@ from tests.faults.sources.scenario import Feeder, SourceScenario
 from tests.faults.sources.stories import (
     LATE_EVENTS,
     change_source,
-    come_back,
-    fall_silent,
     go_on,
     kill,
     lag_behind,
@@ -37,7 +35,7 @@ from tests.faults.sources.stories import (
     prove_silence,
     prove_staleness,
     seconds_until_right,
-    wait_past_the_bound,
+    stop_past_the_bound,
 )
 from tests.integration.conftest import apache_or_skip
 from tests.integration.servers import apache_kafka, eventually, running
@@ -79,13 +77,7 @@ def test_clocks_apart(new_story: NewStory, new_redis: NewRedis, broker_apart: st
     apart = clocks(scenario)
     assert [*map(round, apart)] == [REDIS_AHEAD_S, -BROKER_BEHIND_S, -FEEDER_BEHIND_S]
     scenario.add_proof("Redis {:+.0f} s, Kafka {:+.0f} s, feeder {:+.0f} s".format(*apart))
-    scenario.start_scripted()
-    scenario.begin_fault()
-    stopped = fall_silent(scenario, feeder)
-    change_source(scenario, 1)
-    wait_past_the_bound(scenario)
-    returned = come_back(scenario, feeder)
-    prove_silence(scenario, stopped, returned)
+    stop_past_the_bound(scenario, feeder)
     scenario.until_fresh()
     scenario.finish().assert_clean()
 
@@ -111,13 +103,7 @@ def test_stopped_and_killed(new_story: NewStory) -> None:
     """Lies neither hold up the feeder's heartbeats, nor replace them."""
     scenario = new_story("feeder stopped; then killed, and lies told")
     feeder = scenario.start_fed(HEALTHY, HEALTHY)
-    scenario.start_scripted()
-    scenario.begin_fault()
-    stopped = fall_silent(scenario, feeder)
-    change_source(scenario, 1)
-    wait_past_the_bound(scenario)
-    returned = come_back(scenario, feeder)
-    prove_silence(scenario, stopped, returned)
+    returned = stop_past_the_bound(scenario, feeder)
     scenario.run_for(BACK_S + 1)
     back = [seconds_until_right(scenario, returned)]
 
