@@ -1,0 +1,59 @@
+"""Fixtures: one PostgreSQL per session, a database per test, and servers of a test's own."""
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.absence import skip_test
+from tests.integration.gitlab import postgres
+from tests.integration.gitlab.postgres import Postgres, running_postgres
+
+numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _template() -> Iterator[None]:
+    yield
+    postgres.forget_template()
+
+
+@pytest.fixture(scope="session")
+def shared_postgres() -> Iterator[Postgres]:
+    """Yield a server that tests share: none may stop it or change its settings."""
+    if reason := postgres.without_postgres():
+        skip_test(reason)
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """Yield a server that the test may stop, crash and set as it likes."""
+    if reason := postgres.without_postgres():
+        skip_test(reason)
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def database(shared_postgres: Postgres) -> Iterator[str]:
+    """Yield the name of a new, empty database on the shared server; its slots go with it."""
+    name = f"test_{os.getpid()}_{next(numbers)}"
+    shared_postgres.execute(f"CREATE DATABASE {name}")
+    yield name
+    shared_postgres.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", name
+    )
+    drop_slots(shared_postgres, name)
+    shared_postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def drop_slots(server: Postgres, database: str) -> None:
+    """Drop the slots of a database once their readers are gone."""
+    named = "FROM pg_replication_slots WHERE database = %s"
+    for _ in range(100):
+        if not server.execute(f"SELECT 1 {named} AND active", database):
+            break
+    server.execute(f"SELECT pg_drop_replication_slot(slot_name) {named}", database)
