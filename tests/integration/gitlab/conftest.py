@@ -8,6 +8,7 @@ import pytest
 
 from tests.absence import skip_test
 from tests.integration.gitlab import postgres
+from tests.integration.gitlab.gitlab_database import GitlabDatabase
 from tests.integration.gitlab.postgres import Postgres, running_postgres
 
 numbers = itertools.count(1)
@@ -57,3 +58,12 @@ def drop_slots(server: Postgres, database: str) -> None:
         if not server.execute(f"SELECT 1 {named} AND active", database):
             break
     server.execute(f"SELECT pg_drop_replication_slot(slot_name) {named}", database)
+
+
+@pytest.fixture
+def gitlab_database(shared_postgres: Postgres, database: str) -> GitlabDatabase:
+    """Return a new database with GitLab's tables, set up for the bridge."""
+    gitlab = GitlabDatabase(shared_postgres, database)
+    gitlab.create()
+    gitlab.set_up()
+    return gitlab
