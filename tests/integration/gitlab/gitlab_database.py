@@ -7,7 +7,8 @@ import psycopg
 
 from tests.integration.gitlab.postgres import Postgres
 
-FOLDER: Final = Path(__file__).parent
+SCHEMA: Final = Path(__file__).parents[3] / "examples" / "gitlab" / "schema.sql"
+SETUP: Final = Path(__file__).with_name("setup.sql")
 OWNER: Final = "gitlab"
 BRIDGE: Final = "projector"
 BRIDGE_PASSWORD: Final = "bridge's secret"
@@ -29,12 +30,12 @@ class GitlabDatabase:
         self.server.psql(ROLES)
         self.server.psql(f'ALTER DATABASE "{self.name}" OWNER TO {OWNER}')
         with self.connect() as gitlab:
-            gitlab.execute((FOLDER / "schema.sql").read_bytes())
+            gitlab.execute(SCHEMA.read_bytes())
 
     def set_up(self) -> None:
         """Do what an administrator does once: grants and the publication."""
         with self.connect() as gitlab:
-            gitlab.execute((FOLDER / "setup.sql").read_bytes())
+            gitlab.execute(SETUP.read_bytes())
 
     def connect(self, **options: Any) -> psycopg.Connection[Any]:
         """Connect as GitLab itself does: the owner of the tables, no superuser."""

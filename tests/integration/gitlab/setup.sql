@@ -19,8 +19,7 @@ GRANT SELECT (id, project_id, name, slug, tier) ON environments TO projector;
 GRANT SELECT (id, status, type, project_id, commit_id, user_id, protected, timeout, started_at)
   ON p_ci_builds TO projector;
 GRANT SELECT (id, build_id, expanded_environment_name) ON p_ci_builds_metadata TO projector;
-GRANT SELECT (organization_cluster_agent_authorization_enabled) ON application_settings
-  TO projector;
+GRANT SELECT (id, cluster_agents) ON application_settings TO projector;
 
 CREATE PUBLICATION projector FOR TABLE
   users, namespaces, projects, routes, members, group_group_links, project_group_links,

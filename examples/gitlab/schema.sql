@@ -6,7 +6,7 @@ CREATE SCHEMA gitlab_partitions_dynamic;
 CREATE TABLE application_settings (
   id bigserial PRIMARY KEY,
   signup_enabled boolean,
-  organization_cluster_agent_authorization_enabled boolean DEFAULT false NOT NULL,
+  cluster_agents jsonb DEFAULT '{}' NOT NULL,  -- organization_cluster_agent_authorization_enabled
   updated_at timestamp without time zone
 );
 INSERT INTO application_settings DEFAULT VALUES;
