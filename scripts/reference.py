@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 from typer.main import get_command
 
 from projector.cli.main import app
 from projector.config.connection_settings import ConnectionSettings
-from projector.config.env import variable_name
+from projector.config.env import GITLAB, variable_name
+from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
@@ -91,24 +93,24 @@ def _first_sentence(text: str) -> str:
 
 def _settings() -> str:
     groups: dict[str, list[str]] = {"Kafka": [], "Redis": [], "Everything else": []}
-    for name in Settings.model_fields:
+    for name, field in Settings.model_fields.items():
         server = name.partition("_")[0].capitalize()
-        groups[server if server in groups else "Everything else"].append(_row(name))
-    tables = [
-        part
-        for title, rows in groups.items()
-        for part in (
-            f"## {title}",
-            "\n".join(["| variable_name | default | |", "|---|---|---|", *rows]),
-        )
-    ]
+        groups[server if server in groups else "Everything else"].append(_row(name, field))
+    tables = [part for title, rows in groups.items() for part in (f"## {title}", _table(rows))]
     about, *more = _paragraphs(inspect.getdoc(Settings))
     _, *connections = _paragraphs(inspect.getdoc(ConnectionSettings))
-    return _text("# Settings", NOTE, about, *more, *connections, *tables)
+    gitlab = [_row(GITLAB + name, field) for name, field in GitlabSettings.model_fields.items()]
+    return _text(
+        "# Settings", NOTE, about, *more, *connections, *tables,
+        "## GitLab", *_paragraphs(inspect.getdoc(GitlabSettings)), _table(gitlab),
+    )  # fmt: skip
 
 
-def _row(name: str) -> str:
-    field = Settings.model_fields[name]
+def _table(rows: list[str]) -> str:
+    return "\n".join(["| variable_name | default | |", "|---|---|---|", *rows])
+
+
+def _row(name: str, field: FieldInfo) -> str:
     default = field.default
     shown = "" if default is None else "(empty)" if default == "" else f"`{_plain(default)}`"
     about = [field.description or "", *_values(field.annotation), *_bounds(field.metadata)]

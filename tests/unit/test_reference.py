@@ -9,7 +9,8 @@ import pytest
 from typer.main import get_command
 
 from projector.cli.main import app
-from projector.config.env import variable_name
+from projector.config.env import GITLAB, variable_name
+from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -24,6 +25,9 @@ def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from leaves(child, f"{path} {name}")
 
 
+FIELDS = Settings.model_fields | {
+    GITLAB + name: field for name, field in GitlabSettings.model_fields.items()
+}
 COMMANDS = dict(leaves(get_command(app), "projector"))
 
 
@@ -52,12 +56,12 @@ def test_every_exit_code_is_in_the_reference() -> None:
         assert f"with {code} when" in section
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
+@pytest.mark.parametrize("name", FIELDS)
 def test_every_setting_is_in_the_reference_with_its_meaning(name: str) -> None:
     (row,) = [
         line for line in DOCUMENTS["settings.md"].splitlines()
         if line.startswith(f"| `{variable_name(name)}` |")
     ]  # fmt: skip
-    description = Settings.model_fields[name].description
+    description = FIELDS[name].description
     assert description
     assert description.partition(" (docs/")[0] in row

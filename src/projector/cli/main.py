@@ -13,6 +13,7 @@ from projector.cli import (
     dead_letter_commands,
     explain_command,
     feed_command,
+    gitlab_commands,
     inspect_command,
     rebuild_command,
     schemas_command,
@@ -61,6 +62,7 @@ app = typer.Typer(
 # `--help` and docs/commands.md list the commands in this order, the groups last.
 app.add_typer(dead_letter_commands.app, name="dead-letters")
 app.add_typer(inspect_command.app, name="inspect")
+app.add_typer(gitlab_commands.app, name="gitlab")
 app.command("explain")(explain_command.explain)
 app.command("status")(status_command.status)
 app.command("worker")(serve_commands.worker)

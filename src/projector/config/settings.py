@@ -5,7 +5,7 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -13,7 +13,9 @@ from pydantic_settings import SettingsConfigDict
 from projector.config import credentials
 from projector.config.connection_settings import ConnectionSettings
 from projector.config.credentials import File
-from projector.config.env import PREFIX, variable_name
+from projector.config.env import GITLAB, PREFIX, variable_name
+from projector.config.gitlab_settings import GitlabSettings
+from projector.config.problems import described
 from projector.errors import SettingsError
 from projector.events.model import MAX_VIEW_BYTES, ROLES, SOURCE_PATTERN
 from projector.events.partitioning import MAX_PARTITIONS
@@ -235,7 +237,7 @@ class Settings(ConnectionSettings):
         try:
             settings = cls()
         except ValidationError as error:
-            problems += [line for problem in error.errors() for line in _lines(dict(problem))]
+            problems += described(error)
         if problems:
             raise SettingsError("\n".join(problems))
         return settings
@@ -271,20 +273,18 @@ _SERVICE_LINK: Final = re.compile(
 )
 
 
+def _fields() -> list[str]:
+    # Commands that do not read GitLab's database are given its settings all the same.
+    return [*Settings.model_fields, *(GITLAB + name for name in GitlabSettings.model_fields)]
+
+
 def _is_unknown(name: str) -> bool:
-    if not name.startswith(PREFIX) or name.removeprefix(PREFIX).lower() in Settings.model_fields:
+    if not name.startswith(PREFIX) or name.removeprefix(PREFIX).lower() in _fields():
         return False
     return "KUBERNETES_SERVICE_HOST" not in os.environ or not _SERVICE_LINK.fullmatch(name)
 
 
 def _suggestion(name: str) -> str:
-    known = [variable_name(field) for field in Settings.model_fields]
+    known = [variable_name(field) for field in _fields()]
     near = difflib.get_close_matches(name, known, n=1)
     return f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else "")
-
-
-def _lines(problem: dict[str, Any]) -> list[str]:
-    reason: str = problem["msg"].removeprefix("Value error, ")
-    if not problem["loc"]:  # of several settings together: the reason names them
-        return reason.splitlines()
-    return [f"{variable_name(str(problem['loc'][0]))}: {reason[0].lower()}{reason[1:]}"]
