@@ -19,6 +19,7 @@ ProjectorError
         RebuildLossError          `projector rebuild`
         RebuildFailedError
         WebPortError              ports and servers of a process
+        StateError                the state file of `projector gitlab`
         DevError
     TemporaryError                an outage: workers retry, commands exit with status 3
         RangeError
@@ -29,6 +30,7 @@ ProjectorError
     IncompleteCheckpointError
     NotCopartitionedError
     UnsupportedAiokafkaError
+    SnapshotNeededError           the bridge copies all tables of GitLab's database anew
 
 The message of an `OperatorError` is shown as it is: what is wrong, then what to do.
 
@@ -120,6 +122,10 @@ class WebPortError(OperatorError):
     """The worker's web page cannot listen on the port of the settings."""
 
 
+class StateError(OperatorError):
+    """The bridge cannot use its state file."""
+
+
 class DevError(OperatorError):
     """The development environment cannot run."""
 
@@ -158,3 +164,7 @@ class NotCopartitionedError(ProjectorError):
 
 class UnsupportedAiokafkaError(ProjectorError):
     """aiokafka's fetcher has changed, so that records it cannot parse would stop a partition."""
+
+
+class SnapshotNeededError(ProjectorError):
+    """The stream alone can no longer make the mirror what GitLab's database is."""

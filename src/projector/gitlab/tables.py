@@ -41,11 +41,15 @@ class Column(NamedTuple):
     source: str
 
 
+# In a database of its own, where GitLab is set up so.
+CI_TABLES: Final = frozenset({"p_ci_builds", "p_ci_builds_metadata"})
+
+
 class Table(NamedTuple):
     """A table of GitLab, with the rows of it that the bridge needs.
 
     The filters are SQL that PostgreSQL and SQLite both read; "" is every row. `row_filter` is about
-    the row alone. A snapshot and a poll may read fewer rows, where another table decides.
+    the row alone. A snapshot and a poll may read fewer rows, where the table of builds decides.
     """
 
     name: str
@@ -53,16 +57,19 @@ class Table(NamedTuple):
     row_filter: str = ""
     snapshot_filter: str = ""
     poll_filter: str = ""
+    optional: bool = False  # not in every version of GitLab; a missing one counts as empty
 
-    @property
-    def read_by_snapshot(self) -> str:
+    def read_by_snapshot(self, *, separate_ci: bool = False) -> str:
         """Return the WHERE of a snapshot, without the word."""
-        return self.snapshot_filter or self.row_filter
+        return (not self._is_cut_off(separate_ci) and self.snapshot_filter) or self.row_filter
 
-    @property
-    def read_by_poll(self) -> str:
+    def read_by_poll(self, *, separate_ci: bool = False) -> str:
         """Return the WHERE of a poll, without the word."""
-        return self.poll_filter or self.row_filter
+        return (not self._is_cut_off(separate_ci) and self.poll_filter) or self.row_filter
+
+    def _is_cut_off(self, separate_ci: bool) -> bool:
+        """Return if the builds are in another database than this table."""
+        return separate_ci and self.name not in CI_TABLES
 
 
 def _columns(**kinds: Kind) -> dict[str, Column]:
@@ -82,7 +89,7 @@ _WITH_ENVIRONMENT = "expanded_environment_name IS NOT NULL"
 
 
 def _of_builds(condition: str) -> str:
-    return f"{_WITH_ENVIRONMENT} AND build_id IN (SELECT id FROM p_ci_builds WHERE {condition})"
+    return f"IN (SELECT id FROM p_ci_builds WHERE {condition})"
 
 
 _ALL = (
@@ -125,7 +132,11 @@ _ALL = (
     Table("cluster_agents", _columns(id=_I, project_id=_I, name=_T)),
     Table("agent_project_authorizations", _columns(id=_I, project_id=_I, agent_id=_I, config=_T)),
     Table("agent_group_authorizations", _columns(id=_I, group_id=_I, agent_id=_I, config=_T)),
-    Table("agent_organization_authorizations", _columns(id=_I, agent_id=_I, config=_T)),
+    Table(
+        "agent_organization_authorizations",  # since GitLab 17.11
+        _columns(id=_I, agent_id=_I, config=_T),
+        optional=True,
+    ),
     Table("environments", _columns(id=_I, project_id=_I, name=_T, slug=_T, tier=_I)),
     Table(
         "p_ci_builds",
@@ -147,14 +158,20 @@ _ALL = (
         LIVE_BUILD,
     ),
     Table(
-        "p_ci_builds_metadata",
+        "job_environments",  # since GitLab 18.3; in the main database
+        _columns(id=_I, ci_job_id=_I, expanded_environment_name=_T),
+        snapshot_filter=f"ci_job_id {_of_builds(UNFINISHED_BUILD)}",
+        poll_filter=f"ci_job_id {_of_builds(LIVE_BUILD)}",
+        optional=True,
+    ),
+    Table(
+        "p_ci_builds_metadata",  # GitLab 19.3 drops it
         _columns(id=_I, build_id=_I, expanded_environment_name=_T),
         _WITH_ENVIRONMENT,
-        snapshot_filter=_of_builds(UNFINISHED_BUILD),
-        poll_filter=_of_builds(LIVE_BUILD),
+        snapshot_filter=f"{_WITH_ENVIRONMENT} AND build_id {_of_builds(UNFINISHED_BUILD)}",
+        poll_filter=f"{_WITH_ENVIRONMENT} AND build_id {_of_builds(LIVE_BUILD)}",
+        optional=True,
     ),
 )
 
 TABLES: Final = {table.name: table for table in _ALL}
-# In a database of its own, where GitLab is set up so.
-CI_TABLES: Final = frozenset({"p_ci_builds", "p_ci_builds_metadata"})
