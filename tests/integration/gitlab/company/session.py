@@ -1,0 +1,100 @@
+"""A company's connections, its dice, and what it remembers of its jobs."""
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.rows import dict_row
+
+from tests.integration.gitlab.company.database_tokens import DatabaseTokens
+
+T = TypeVar("T")
+Row = dict[str, Any]
+Connection = psycopg.Connection[Row]
+
+
+class RegretError(Exception):
+    """A transaction, or a part of one, that GitLab rolls back."""
+
+
+class Session:
+    """GitLab's connections: `ci` is another one where the jobs have a database of their own."""
+
+    def __init__(self, seed: int, main: str, ci: str | None = None) -> None:
+        self.random = random.Random(seed)
+        self.main: Connection = self._connect(main)
+        self.ci = self._connect(ci) if ci else self.main
+        self.tokens = DatabaseTokens(self.random)
+        self.encrypted: dict[int, str] = {}  # the database token of each build
+        self._names, self._seed = 0, seed
+
+    def _connect(self, dsn: str) -> Connection:
+        return psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
+
+    def close(self) -> None:
+        self.main.close()
+        self.ci.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Open a transaction, or a savepoint within it; `RegretError` rolls it back."""
+        try:
+            with ExitStack() as stack:
+                for connection in {id(c): c for c in (self.main, self.ci)}.values():
+                    stack.enter_context(connection.transaction())
+                yield
+        except RegretError:
+            pass
+
+    def rows(self, sql: str, *values: Any) -> list[Row]:
+        """Run a statement; return its rows."""
+        connection = self.ci if "p_ci_builds" in sql else self.main
+        cursor = connection.execute(sql.encode(), values)
+        return cursor.fetchall() if cursor.description else []
+
+    def value(self, sql: str, *values: Any) -> Any:
+        """Return the first column of the first row, or None."""
+        rows = self.rows(sql, *values)
+        return next(iter(rows[0].values())) if rows else None
+
+    def pick(self, table: str, *values: Any) -> Any:
+        """Return the id of one row of a table, or of a table with a condition; None without any."""
+        rows = self.rows(f"SELECT id FROM {table} ORDER BY id", *values)
+        return self.random.choice(rows)["id"] if rows else None
+
+    def insert(self, table: str, **columns: Any) -> int:
+        """Insert a row; return its id."""
+        names, marks = ", ".join(columns), ", ".join(["%s"] * len(columns))
+        sql = f"INSERT INTO {table} ({names}) VALUES ({marks}) RETURNING id"
+        return int(self.value(sql, *columns.values()))
+
+    def update(self, table: str, id_: Any, **columns: Any) -> None:
+        """Change one row."""
+        pairs = ", ".join(f"{name} = %s" for name in columns)
+        self.rows(f"UPDATE {table} SET {pairs} WHERE id = %s", *columns.values(), id_)
+
+    def delete(self, table: str, id_: Any) -> None:
+        """Delete one row."""
+        self.rows(f"DELETE FROM {table} WHERE id = %s", id_)
+
+    def name(self, prefix: str) -> str:
+        """Return a name that nothing else has."""
+        self._names += 1
+        return f"{prefix}{self._seed}-{self._names}"
+
+    def chance(self, share: float) -> bool:
+        return self.random.random() < share
+
+    def choice(self, *things: T) -> T:
+        return self.random.choice(things)
+
+    def sample(self, things: Iterable[T], most: int) -> list[T]:
+        """Return at most this many of the things."""
+        known = list(things)
+        return self.random.sample(known, min(most, len(known)))
+
+    def text(self, letters: int) -> str:
+        """Return a text that does not compress well, so that PostgreSQL stores it apart."""
+        return self.random.randbytes(letters // 2).hex()
