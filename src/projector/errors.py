@@ -21,6 +21,7 @@ ProjectorError
         WebPortError              ports and servers of a process
         StateError                the state file of `projector gitlab`
         DevError
+        UnpreparedError           `projector gitlab`
     TemporaryError                an outage: workers retry, commands exit with status 3
         RangeError
         NoAgreementError
@@ -37,8 +38,8 @@ The message of an `OperatorError` is shown as it is: what is wrong, then what to
 Exceptions with data of their own are beside that data: `BadEvent` in events/model, `BadAgentFile`
 in feed/agent_config_file, `UnreadableYaml` in feed/yaml_nodes, `AccessRefusedError` in
 api/ops/auth, `OverloadedError` in api/read_batcher, `UnprovenError` in api/proofs,
-`RefusedTokenError` in api/signed_tokens, `UnverifiableTokenError` in api/signed_tokens, and
-`ClockError` in clients/trusted_clock. clients/retry lists the exceptions of clients that count as
+`RefusedTokenError` in api/signed_tokens, `UnverifiableTokenError` in api/signed_tokens,
+`ClockError` in clients/trusted_clock, and `UnreachableError` in gitlab/check. clients/retry lists the exceptions of clients that count as
 outages.
 """
 
@@ -128,6 +129,10 @@ class StateError(OperatorError):
 
 class DevError(OperatorError):
     """The development environment cannot run."""
+
+
+class UnpreparedError(OperatorError):
+    """GitLab's database is not set up as the bridge needs it."""
 
 
 class TemporaryError(ProjectorError):

@@ -4,6 +4,7 @@ psycopg is imported inside the commands, since only the extra `gitlab` installs 
 """
 
 from importlib.util import find_spec
+from typing import Annotated
 
 import typer
 
@@ -33,3 +34,34 @@ def load_all_settings() -> tuple[Settings, GitlabSettings]:
             "pip install 'allowed-agents-projector[gitlab]'",
         )
     return settings, gitlab
+
+
+@app.command()
+def check(
+    *,
+    sql: Annotated[
+        bool,
+        typer.Option(
+            "--sql", help="Print the SQL for the database's administrator, and check nothing."
+        ),
+    ] = False,
+) -> None:
+    """Find what must be mended in GitLab's database, in Kafka and here, and print how.
+
+    It connects as the bridge does, and changes nothing. A finding is one sentence; below it are the
+    SQL, the line of a file, or the variable that mends it. A hint need not be mended.
+
+    Exits with 0 when the bridge can run; with 2 when something must be mended; with 3 when
+    PostgreSQL or Kafka cannot be reached.
+
+    \b
+    projector gitlab check
+    projector gitlab check --sql > for-the-administrator.sql
+    """
+    settings, gitlab = load_all_settings()
+    from projector.cli import gitlab_check_display
+
+    if sql:
+        gitlab_check_display.print_script(gitlab)
+    else:
+        gitlab_check_display.print_check(settings, gitlab)

@@ -13,7 +13,7 @@ from psycopg import Connection, OperationalError, conninfo
 
 from projector.config.env import GITLAB, variable_name
 from projector.config.gitlab_settings import GitlabSettings
-from projector.errors import ProjectorError
+from projector.errors import ProjectorError, UnpreparedError
 from projector.gitlab import (
     connection_refusals,
     publication_requirements,
@@ -25,9 +25,8 @@ from projector.gitlab.connection_refusals import Refused, Target
 from projector.gitlab.dsn import connection_strings, is_exposed, place
 from projector.gitlab.findings import ACCESS_FILE, ENVIRONMENT, Finding, Remedy
 from projector.gitlab.local_requirements import check_files, wrong_key
-from projector.gitlab.setup_reading import Setup, Wanted, connection_rows
+from projector.gitlab.setup_reading import Setup, Wanted, rows
 from projector.gitlab.tables import CI_TABLES, TABLES
-from projector.gitlab.token_digests import TokenDigests
 
 STATEMENT_TIMEOUT_MS: Final = 15_000
 # A transaction that ends within this time holds up no snapshot worth a word.
@@ -84,6 +83,21 @@ def wanted_of(settings: GitlabSettings, database: str) -> Wanted:
     )
 
 
+def require_followed(connection: Connection[Any], wanted: Wanted) -> None:
+    """Raise `UnpreparedError` unless the bridge gets every change of every table that there is.
+
+    A GitLab upgrade may have brought a table that is neither granted nor published yet.
+    """
+    setup = setup_reading.read_setup(connection, setup_reading.read_server(connection), wanted)
+    needs = [*table_requirements.REQUIREMENTS]
+    if wanted.streams:
+        needs += publication_requirements.REQUIREMENTS
+    found = [each for need in needs for each in need(setup) if not each.is_hint]
+    if found:
+        sentences = " ".join(each.sentence for each in found)
+        raise UnpreparedError(f"{sentences} `projector gitlab check` prints what mends it")
+
+
 def _check_database(string: str, wanted: Wanted) -> Iterator[Finding]:
     connection = _connect(string)
     if isinstance(connection, Refused):
@@ -93,15 +107,15 @@ def _check_database(string: str, wanted: Wanted) -> Iterator[Finding]:
         server = setup_reading.read_server(connection)
         first = [
             *server_requirements.pooled(server, connection.info.backend_pid),
-            *(found for need in server_requirements.FIRST for found in need(server, wanted)),
+            *(found for need in server_requirements.FIRST for found in need(server)),
         ]
         yield from first
         if first:
             return
         setup = _read_setup(connection, server, wanted)
     yield from _exposed(string)
-    yield from (found for need in server_requirements.SERVER for found in need(server, wanted))
-    yield from _check_setup(setup, wanted)
+    yield from (found for need in server_requirements.SERVER for found in need(server))
+    yield from _check_setup(setup)
     if wanted.streams and server.replication:
         yield from _check_replication(string, setup)
 
@@ -114,16 +128,16 @@ def _read_setup(
     if not setup.blockers:
         return setup
     time.sleep(BLOCKED_S)
-    later = {row.mend for row in connection_rows(connection, setup_reading.BLOCKERS, None)}
+    later = {row.mend for row in rows(connection, setup_reading.BLOCKERS)}
     return setup._replace(blockers=tuple(each for each in setup.blockers if each in later))
 
 
-def _check_setup(setup: Setup, wanted: Wanted) -> Iterator[Finding]:
+def _check_setup(setup: Setup) -> Iterator[Finding]:
     needs = [*server_requirements.SETTINGS, *table_requirements.REQUIREMENTS]
-    if wanted.streams:
+    if setup.wanted.streams:
         needs += publication_requirements.REQUIREMENTS
     for need in needs:
-        yield from need(setup, wanted)
+        yield from need(setup)
 
 
 def _exposed(string: str) -> Iterator[Finding]:
@@ -159,9 +173,7 @@ def _check_replication(string: str, setup: Setup) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _check_key(
-    string: str, settings: GitlabSettings, before: list[Finding]
-) -> Iterator[Finding]:
+def _check_key(string: str, settings: GitlabSettings, before: list[Finding]) -> Iterator[Finding]:
     """Open the newest token with the key, unless something else is wrong."""
     file = settings.db_key_file
     if file is None or any(not found.is_hint for found in [*before, *check_files(settings)]):
@@ -171,7 +183,9 @@ def _check_key(
         yield connection.finding
         return
     with closing(connection):
-        tokens = [row.token_encrypted for row in connection_rows(connection, SAMPLE, None)]
+        tokens = [row.token_encrypted for row in rows(connection, SAMPLE)]
+    from projector.gitlab.token_digests import TokenDigests
+
     with TokenDigests(file) as digests:
         if None in digests.digests(tokens):
             yield wrong_key(file)

@@ -5,8 +5,8 @@ from typing import Final
 
 from psycopg import sql
 
-from projector.gitlab.findings import Finding, finding, hint, name, statement
-from projector.gitlab.setup_reading import SCHEMA, Publication, PublishedTable, Setup, Wanted
+from projector.gitlab.findings import Finding, finding, hint, name, plain, statement
+from projector.gitlab.setup_reading import SCHEMA, Publication, PublishedTable, Setup
 from projector.gitlab.table_requirements import identify
 
 Findings = Iterator[Finding]
@@ -22,8 +22,8 @@ def create(publication: str, tables: list[str]) -> str:
     )  # fmt: skip
 
 
-def _tables(tables: list[str]) -> sql.Composed:
-    return sql.SQL(", ").join(name(SCHEMA, table) for table in tables)
+def _tables(tables: list[str]) -> sql.SQL:
+    return plain(*(f"{SCHEMA}.{table}" for table in tables))
 
 
 def _alter(publication: str, change: str, tables: list[str]) -> str:
@@ -33,33 +33,33 @@ def _alter(publication: str, change: str, tables: list[str]) -> str:
     )  # fmt: skip
 
 
-def _is_missing(setup: Setup, wanted: Wanted) -> Findings:
+def _is_missing(setup: Setup) -> Findings:
     if setup.publication is None and setup.tables:
         yield finding(
-            f"The publication {wanted.publication} is missing.",
-            create(wanted.publication, list(setup.tables)),
+            f"The publication {setup.wanted.publication} is missing.",
+            create(setup.wanted.publication, list(setup.tables)),
         )
 
 
-def _too_much(setup: Setup, wanted: Wanted) -> Findings:
+def _too_much(setup: Setup) -> Findings:
     """Find a publication of everything: secrets would travel, and tables without a key stick."""
     found = setup.publication
     if found is None or not (found.all_tables or found.schemas):
         return
-    parts = {"publication": name(wanted.publication)}
+    parts = {"publication": name(setup.wanted.publication)}
     what = "all tables" if found.all_tables else f"all tables of {', '.join(found.schemas)}"
     statements = [
         statement("DROP PUBLICATION {publication};", **parts),
-        create(wanted.publication, list(setup.tables)),
+        create(setup.wanted.publication, list(setup.tables)),
     ]
     yield finding(
-        f"The publication {wanted.publication} has {what}, so GitLab's UPDATE and DELETE fail in "
+        f"The publication {setup.wanted.publication} has {what}, so GitLab's UPDATE and DELETE fail in "
         "those without a primary key, and secrets of other tables travel.",
         "BEGIN;", *statements, "COMMIT;",
     )  # fmt: skip
 
 
-def _identities(setup: Setup, wanted: Wanted) -> Findings:
+def _identities(setup: Setup) -> Findings:
     """Find other published tables without a replica identity: GitLab's writes fail there now."""
     found = setup.publication
     if found is None or found.all_tables or found.schemas:
@@ -69,12 +69,12 @@ def _identities(setup: Setup, wanted: Wanted) -> Findings:
         if (part.schema, part.name) not in known:
             yield finding(
                 f"GitLab's own UPDATE and DELETE fail in {part.name}, which the publication "
-                f"{wanted.publication} has and which lacks a primary key.",
+                f"{setup.wanted.publication} has and which lacks a primary key.",
                 identify(part),
             )
 
 
-def _lacking(setup: Setup, wanted: Wanted) -> Findings:
+def _lacking(setup: Setup) -> Findings:
     found = _whole(setup)
     if found is None:
         return
@@ -82,23 +82,23 @@ def _lacking(setup: Setup, wanted: Wanted) -> Findings:
     lacking = [table for table in setup.tables if table not in published]
     if lacking:
         yield finding(
-            f"The publication {wanted.publication} lacks {', '.join(lacking)}.",
-            _alter(wanted.publication, "ADD", lacking),
+            f"The publication {setup.wanted.publication} lacks {', '.join(lacking)}.",
+            _alter(setup.wanted.publication, "ADD", lacking),
         )
 
 
-def _partial(setup: Setup, wanted: Wanted) -> Findings:
+def _partial(setup: Setup) -> Findings:
     """Find column lists and row filters: they make GitLab's UPDATE and its migrations fail."""
     found = _whole(setup)
     partial = [table for table in found.tables if _is_partial(table)] if found else []
     for table in partial:
         what = "a column list" if table.has_columns else "a row filter"
         parts = {
-            "publication": name(wanted.publication),
+            "publication": name(setup.wanted.publication),
             "table": name(table.schema, table.name),
         }
         yield finding(
-            f"The publication {wanted.publication} has {what} on {table.name}, which makes "
+            f"The publication {setup.wanted.publication} has {what} on {table.name}, which makes "
             "writes and migrations of GitLab fail.",
             "BEGIN;",
             statement("ALTER PUBLICATION {publication} DROP TABLE {table};", **parts),
@@ -111,38 +111,38 @@ def _is_partial(table: PublishedTable) -> bool:
     return table.has_columns or table.has_filter
 
 
-def _superfluous(setup: Setup, wanted: Wanted) -> Findings:
+def _superfluous(setup: Setup) -> Findings:
     found = _whole(setup)
     for table in found.tables if found else ():
-        if table.schema != SCHEMA or table.name not in wanted.tables:
+        if table.schema != SCHEMA or table.name not in setup.wanted.tables:
             yield hint(
-                f"The publication {wanted.publication} also has {table.name}, which the bridge "
+                f"The publication {setup.wanted.publication} also has {table.name}, which the bridge "
                 "does not read.",
                 statement(
                     "ALTER PUBLICATION {publication} DROP TABLE {table};",
-                    publication=name(wanted.publication), table=name(table.schema, table.name),
+                    publication=name(setup.wanted.publication), table=name(table.schema, table.name),
                 ),
             )  # fmt: skip
 
 
-def _actions(setup: Setup, wanted: Wanted) -> Findings:
+def _actions(setup: Setup) -> Findings:
     found = _whole(setup)
     lacking = [action for action in ACTIONS if found and action not in found.actions]
     if lacking:
         yield finding(
-            f"The publication {wanted.publication} leaves out {', '.join(lacking)}, so removals "
+            f"The publication {setup.wanted.publication} leaves out {', '.join(lacking)}, so removals "
             "or changes would be lost.",
-            _set(wanted.publication, "publish = 'insert, update, delete, truncate'"),
+            _set(setup.wanted.publication, "publish = 'insert, update, delete, truncate'"),
         )
 
 
-def _via_root(setup: Setup, wanted: Wanted) -> Findings:
+def _via_root(setup: Setup) -> Findings:
     found = _whole(setup)
     if found is not None and not found.via_root:
         yield finding(
-            f"The publication {wanted.publication} names partitions and not their tables, so a "
+            f"The publication {setup.wanted.publication} names partitions and not their tables, so a "
             "new partition would be unknown.",
-            _set(wanted.publication, "publish_via_partition_root = true"),
+            _set(setup.wanted.publication, "publish_via_partition_root = true"),
         )
 
 
@@ -158,7 +158,7 @@ def _whole(setup: Setup) -> Publication | None:
     return None if found is None or found.all_tables or found.schemas else found
 
 
-REQUIREMENTS: Final[tuple[Callable[[Setup, Wanted], Findings], ...]] = (
+REQUIREMENTS: Final[tuple[Callable[[Setup], Findings], ...]] = (
     _is_missing,
     _too_much,
     _identities,

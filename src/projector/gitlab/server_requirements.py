@@ -13,27 +13,27 @@ from projector.gitlab.findings import (
     name,
     statement,
 )
-from projector.gitlab.setup_reading import OLDEST_VERSION, ServerSetup, Setup, Slot, Wanted
+from projector.gitlab.setup_reading import OLDEST_VERSION, ServerSetup, Setup, Slot
 
 Findings = Iterator[Finding]
 RESTART: Final = "-- then restart PostgreSQL"
 RELOAD: Final = "SELECT pg_reload_conf();"
 
 
-def _version(server: ServerSetup, wanted: Wanted) -> Findings:
+def _version(server: ServerSetup) -> Findings:
     if server.version < OLDEST_VERSION:
         yield Finding(
             f"PostgreSQL is {server.version_name}, and the bridge needs 14 or newer; upgrade it."
         )
 
 
-def _primary(server: ServerSetup, wanted: Wanted) -> Findings:
+def _primary(server: ServerSetup) -> Findings:
     if server.standby:
         sentence = "This server is a standby, whose rows may be old; connect to the primary."
         yield Finding(sentence, (_database_variable(server, "the primary"),))
 
 
-def _schema(server: ServerSetup, wanted: Wanted) -> Findings:
+def _schema(server: ServerSetup) -> Findings:
     if not server.may_use_schema:
         yield finding(
             f"The role {server.user} may not use the schema public.",
@@ -56,7 +56,7 @@ def pooled(server: ServerSetup, client_pid: int) -> Findings:
         )
 
 
-def _encoding(server: ServerSetup, wanted: Wanted) -> Findings:
+def _encoding(server: ServerSetup) -> Findings:
     if server.encoding != "UTF8":
         yield Finding(
             f"The database {server.database} has the encoding {server.encoding}, and GitLab's is "
@@ -64,28 +64,26 @@ def _encoding(server: ServerSetup, wanted: Wanted) -> Findings:
         )
 
 
-def _superuser(server: ServerSetup, wanted: Wanted) -> Findings:
-    if server.superuser:
+def _superuser(setup: Setup) -> Findings:
+    if setup.server.superuser:
+        right = "REPLICATION" if setup.wanted.streams else "NOREPLICATION"
         yield hint(
-            f"The role {server.user} is a superuser, which the bridge does not need.",
-            statement(
-                "ALTER ROLE {role} NOSUPERUSER " + ("REPLICATION;" if wanted.streams else ";"),
-                role=name(server.user),
-            ),
+            f"The role {setup.server.user} is a superuser, which the bridge does not need.",
+            statement(f"ALTER ROLE {{role}} NOSUPERUSER {right};", role=name(setup.server.user)),
         )
 
 
-def _replication(setup: Setup, wanted: Wanted) -> Findings:
-    if wanted.streams and not setup.server.replication:
+def _replication(setup: Setup) -> Findings:
+    if setup.wanted.streams and not setup.server.replication:
         yield finding(
             f"The role {setup.server.user} may not replicate.",
             statement("ALTER ROLE {role} REPLICATION;", role=name(setup.server.user)),
         )
 
 
-def _wal_level(setup: Setup, wanted: Wanted) -> Findings:
+def _wal_level(setup: Setup) -> Findings:
     level = setup.settings["wal_level"]
-    if wanted.streams and level != "logical":
+    if setup.wanted.streams and level != "logical":
         yield finding(
             f"wal_level is {level}, so PostgreSQL does not log what logical replication needs "
             "(Omnibus: postgresql['wal_level'] = 'logical' in gitlab.rb).",
@@ -93,9 +91,9 @@ def _wal_level(setup: Setup, wanted: Wanted) -> Findings:
         )
 
 
-def _free_slots(setup: Setup, wanted: Wanted) -> Findings:
+def _free_slots(setup: Setup) -> Findings:
     most, used = int(setup.settings["max_replication_slots"]), len(setup.slots)
-    if wanted.streams and used >= most and _slot(setup, wanted) is None:
+    if setup.wanted.streams and used >= most and _slot(setup) is None:
         yield finding(
             f"All {most} replication slots are in use, and the bridge needs one more "
             "(Omnibus: postgresql['max_replication_slots'] in gitlab.rb).",
@@ -103,10 +101,10 @@ def _free_slots(setup: Setup, wanted: Wanted) -> Findings:
         )
 
 
-def _free_senders(setup: Setup, wanted: Wanted) -> Findings:
-    most, slot = int(setup.settings["max_wal_senders"]), _slot(setup, wanted)
+def _free_senders(setup: Setup) -> Findings:
+    most, slot = int(setup.settings["max_wal_senders"]), _slot(setup)
     is_ours = slot is not None and slot.active_pid is not None
-    if wanted.streams and setup.senders >= most and not is_ours:
+    if setup.wanted.streams and setup.senders >= most and not is_ours:
         yield finding(
             f"All {most} WAL senders are in use, and the bridge needs one more, and a second for a "
             "moment (Omnibus: postgresql['max_wal_senders'] in gitlab.rb).",
@@ -114,8 +112,8 @@ def _free_senders(setup: Setup, wanted: Wanted) -> Findings:
         )
 
 
-def _bounded_wal(setup: Setup, wanted: Wanted) -> Findings:
-    if wanted.streams and setup.settings["max_slot_wal_keep_size"] == "-1":
+def _bounded_wal(setup: Setup) -> Findings:
+    if setup.wanted.streams and setup.settings["max_slot_wal_keep_size"] == "-1":
         yield finding(
             "max_slot_wal_keep_size is -1, so a bridge that stands still would fill GitLab's disk "
             "(Omnibus: postgresql['max_slot_wal_keep_size'] = '10GB' in gitlab.rb).",
@@ -124,13 +122,13 @@ def _bounded_wal(setup: Setup, wanted: Wanted) -> Findings:
         )
 
 
-def _slot(setup: Setup, wanted: Wanted) -> Slot | None:
-    return next((slot for slot in setup.slots if slot.slot_name == wanted.slot), None)
+def _slot(setup: Setup) -> Slot | None:
+    return next((slot for slot in setup.slots if slot.slot_name == setup.wanted.slot), None)
 
 
-def _foreign_slot(setup: Setup, wanted: Wanted) -> Findings:
-    slot = _slot(setup, wanted)
-    if not wanted.streams or slot is None:
+def _foreign_slot(setup: Setup) -> Findings:
+    slot = _slot(setup)
+    if not setup.wanted.streams or slot is None:
         return
     if slot.plugin == "pgoutput" and slot.database == setup.server.database:
         return
@@ -140,31 +138,31 @@ def _foreign_slot(setup: Setup, wanted: Wanted) -> Findings:
     variable = variable_name(GITLAB + "slot")
     drop = "SELECT pg_drop_replication_slot({slot});  -- or set {variable} to another name"
     yield finding(
-        f"The replication slot {wanted.slot} belongs to {owner}, not to the bridge.",
-        statement(drop.replace("{variable}", variable), slot=wanted.slot),
+        f"The replication slot {setup.wanted.slot} belongs to {owner}, not to the bridge.",
+        statement(drop.replace("{variable}", variable), slot=setup.wanted.slot),
     )
 
 
-def _slot_in_use(setup: Setup, wanted: Wanted) -> Findings:
-    slot = _slot(setup, wanted)
-    if wanted.streams and slot is not None and slot.active_pid is not None:
+def _slot_in_use(setup: Setup) -> Findings:
+    slot = _slot(setup)
+    if setup.wanted.streams and slot is not None and slot.active_pid is not None:
         yield hint(
-            f"The replication slot {wanted.slot} is in use by process {slot.active_pid}, so "
+            f"The replication slot {setup.wanted.slot} is in use by process {slot.active_pid}, so "
             "another bridge runs, and a second one waits until that ends."
         )
 
 
-def _lost_slot(setup: Setup, wanted: Wanted) -> Findings:
-    slot = _slot(setup, wanted)
-    if wanted.streams and slot is not None and slot.wal_status == "lost":
+def _lost_slot(setup: Setup) -> Findings:
+    slot = _slot(setup)
+    if setup.wanted.streams and slot is not None and slot.wal_status == "lost":
         yield hint(
-            f"The replication slot {wanted.slot} has lost its WAL, so the bridge will take a new "
+            f"The replication slot {setup.wanted.slot} has lost its WAL, so the bridge will take a new "
             "snapshot when it starts."
         )
 
 
-def _blockers(setup: Setup, wanted: Wanted) -> Findings:
-    if setup.blockers and _slot(setup, wanted) is None:
+def _blockers(setup: Setup) -> Findings:
+    if setup.blockers and _slot(setup) is None:
         count = len(setup.blockers)
         yield hint(
             f"{count} open transaction{'' if count == 1 else 's'} would hold up the bridge's "
@@ -173,7 +171,7 @@ def _blockers(setup: Setup, wanted: Wanted) -> Findings:
         )
 
 
-def _setting(setup: Setup, wanted: Wanted) -> Findings:
+def _setting(setup: Setup) -> Findings:
     if setup.setting_readable is False:
         yield hint(
             f"The role {setup.server.user} may not read the setting that lets agents serve other "
@@ -186,13 +184,13 @@ def _setting(setup: Setup, wanted: Wanted) -> Findings:
 
 
 # Nothing else can be read unless these are met.
-FIRST: Final[tuple[Callable[[ServerSetup, Wanted], Findings], ...]] = (_version, _primary)
-SERVER: Final[tuple[Callable[[ServerSetup, Wanted], Findings], ...]] = (
+FIRST: Final[tuple[Callable[[ServerSetup], Findings], ...]] = (_version, _primary)
+SERVER: Final[tuple[Callable[[ServerSetup], Findings], ...]] = (
     _encoding,
-    _superuser,
     _schema,
 )
-SETTINGS: Final[tuple[Callable[[Setup, Wanted], Findings], ...]] = (
+SETTINGS: Final[tuple[Callable[[Setup], Findings], ...]] = (
+    _superuser,
     _replication,
     _wal_level,
     _free_slots,

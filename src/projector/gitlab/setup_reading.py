@@ -105,8 +105,9 @@ class Slot(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """All that the catalogs show."""
+    """All that the catalogs show, beside what is wanted."""
 
+    wanted: Wanted
     server: ServerSetup
     settings: Mapping[str, str]
     tables: Mapping[str, TableSetup]
@@ -192,13 +193,14 @@ WHERE p.pubname = %s
 """
 # Of everything that the publication covers: GitLab's UPDATE and DELETE fail on these tables.
 COVERED = f"""
+WITH published AS (
+  SELECT c.oid FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname
+    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
+  WHERE p.pubname = %s)
 SELECT * FROM ({IDENTITY} FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-  WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.oid IN (
-    SELECT t.relid FROM pg_publication_tables p
-      CROSS JOIN LATERAL pg_partition_tree(format('%%I.%%I', p.schemaname, p.tablename)::regclass) t
-      WHERE p.pubname = %(name)s
-    UNION SELECT format('%%I.%%I', schemaname, tablename)::regclass
-      FROM pg_publication_tables WHERE pubname = %(name)s)) covered
+  WHERE c.relkind = 'r' AND c.oid IN (
+    SELECT oid FROM published
+    UNION SELECT t.relid FROM published, LATERAL pg_partition_tree(oid) t)) covered
 WHERE identity IS NULL ORDER BY schema, name
 """
 SLOTS = """
@@ -230,29 +232,36 @@ def read_setup(connection: Connection[Any], server: ServerSetup, wanted: Wanted)
     """Read everything; the server is a primary, and new enough."""
     listed = list(wanted.tables)
     return Setup(
+        wanted,
         server,
-        {row.name: row.setting for row in _all(connection, SETTINGS)},
+        {row.name: row.setting for row in rows(connection, SETTINGS)},
         _tables(connection, listed),
         _publication(connection, wanted.publication) if wanted.streams else None,
-        tuple(Slot(*row) for row in _all(connection, SLOTS)),
+        tuple(Slot(*row) for row in rows(connection, SLOTS)),
         _one(connection, "SELECT count(*) FROM pg_stat_replication")[0],
-        tuple(row.mend for row in _all(connection, BLOCKERS)) if wanted.streams else (),
-        next((row.readable for row in _all(connection, SETTING)), None),
+        tuple(row.mend for row in rows(connection, BLOCKERS)) if wanted.streams else (),
+        next((row.readable for row in rows(connection, SETTING)), None),
     )
 
 
 def _tables(connection: Connection[Any], listed: list[str]) -> dict[str, TableSetup]:
     columns: dict[str, dict[str, ColumnSetup]] = {name: {} for name in listed}
-    for row in _all(connection, COLUMNS, listed):
+    for row in rows(connection, COLUMNS, listed):
         columns[row.table][row.name] = ColumnSetup(row.type, row.readable)
     parts: dict[str, list[Part]] = {name: [] for name in listed}
-    for row in _all(connection, PARTS, listed):
+    for row in rows(connection, PARTS, listed):
         parts[row.table].append(_part(row))
+    found = {row.name: row for row in rows(connection, TABLES, listed)}
     return {
-        row.name: TableSetup(
-            row.kind, row.is_logged, row.is_locked, columns[row.name], tuple(parts[row.name])
+        name: TableSetup(
+            found[name].kind,
+            found[name].is_logged,
+            found[name].is_locked,
+            columns[name],
+            tuple(parts[name]),
         )
-        for row in _all(connection, TABLES, listed)
+        for name in listed
+        if name in found
     }
 
 
@@ -261,7 +270,7 @@ def _part(row: Any) -> Part:
 
 
 def _publication(connection: Connection[Any], name: str) -> Publication | None:
-    found = _all(connection, PUBLICATION, name)
+    found = rows(connection, PUBLICATION, name)
     if not found:
         return None
     has_schemas = _one(connection, "SELECT to_regclass('pg_publication_namespace')")[0]
@@ -269,23 +278,19 @@ def _publication(connection: Connection[Any], name: str) -> Publication | None:
         found[0].all_tables,
         frozenset(found[0].actions),
         found[0].via_root,
-        tuple(row.schema for row in _all(connection, PUBLISHED_SCHEMAS, name))
+        tuple(row.schema for row in rows(connection, PUBLISHED_SCHEMAS, name))
         if has_schemas
         else (),
-        tuple(PublishedTable(*row) for row in _all(connection, PUBLISHED, name)),
-        tuple(_part(row) for row in connection_rows(connection, COVERED, {"name": name})),
+        tuple(PublishedTable(*row) for row in rows(connection, PUBLISHED, name)),
+        tuple(_part(row) for row in rows(connection, COVERED, name)),
     )
 
 
-def _all(connection: Connection[Any], query: str, *values: Any) -> list[Any]:
-    return connection_rows(connection, query, values or None)
-
-
 def _one(connection: Connection[Any], query: str) -> Any:
-    return _all(connection, query)[0]
+    return rows(connection, query)[0]
 
 
-def connection_rows(connection: Connection[Any], query: str, values: Any) -> list[Any]:
+def rows(connection: Connection[Any], query: str, *values: Any) -> list[Any]:
     """Run a query; return its rows with names."""
     with connection.cursor(row_factory=namedtuple_row) as cursor:
-        return cursor.execute(query.encode(), values).fetchall()
+        return cursor.execute(query.encode(), values or None).fetchall()

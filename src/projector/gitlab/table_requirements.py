@@ -6,14 +6,16 @@ from typing import Final
 from psycopg import sql
 
 from projector.config.env import GITLAB, variable_name
-from projector.gitlab.findings import ENVIRONMENT, Finding, Remedy, finding, name, names, statement
-from projector.gitlab.setup_reading import SCHEMA, ColumnSetup, Part, Setup, TableSetup, Wanted
+from projector.gitlab.findings import ENVIRONMENT, Finding, Remedy, finding, name, plain, statement
+from projector.gitlab.setup_reading import SCHEMA, ColumnSetup, Part, Setup, TableSetup
 from projector.gitlab.tables import Kind
 
 Findings = Iterator[Finding]
 OTHER_VERSION: Final = (
     "which this version of the bridge needs; docs/gitlab-setup.md lists the versions of GitLab"
 )
+# GitLab moved the environments of jobs from one to the other; one of them must be there.
+ENVIRONMENTS: Final = frozenset({"job_environments", "p_ci_builds_metadata"})
 INTEGERS: Final = frozenset({"int2", "int4", "int8"})
 BOOLEANS: Final = frozenset({"bool"})
 TEXTS: Final = frozenset(
@@ -22,7 +24,7 @@ TEXTS: Final = frozenset(
 TYPES: Final = {Kind.INTEGER: INTEGERS, Kind.BOOLEAN: BOOLEANS, Kind.TEXT: TEXTS}
 
 
-def _gitlab(setup: Setup, wanted: Wanted) -> Findings:
+def _gitlab(setup: Setup) -> Findings:
     if not setup.tables:
         yield Finding(
             f"The database {setup.server.database} has none of GitLab's tables; GitLab's own is "
@@ -31,15 +33,21 @@ def _gitlab(setup: Setup, wanted: Wanted) -> Findings:
         )
 
 
-def _missing_tables(setup: Setup, wanted: Wanted) -> Findings:
-    missing = [table for table in wanted.tables if table not in setup.tables]
+def _missing_tables(setup: Setup) -> Findings:
+    missing = [
+        name
+        for name, table in setup.wanted.tables.items()
+        if name not in setup.tables and not table.optional
+    ]
+    if ENVIRONMENTS <= setup.wanted.tables.keys() and not ENVIRONMENTS & setup.tables.keys():
+        missing.append(" or ".join(sorted(ENVIRONMENTS)))
     if missing and setup.tables:
         yield Finding(
             f"The database {setup.server.database} has no {_listed(missing)}, {OTHER_VERSION}."
         )
 
 
-def _no_tables(setup: Setup, wanted: Wanted) -> Findings:
+def _no_tables(setup: Setup) -> Findings:
     """Find views and the like in the place of tables: they have no changes."""
     for table, found in setup.tables.items():
         if found.kind not in "rp" or not found.is_logged:
@@ -49,7 +57,7 @@ def _no_tables(setup: Setup, wanted: Wanted) -> Findings:
             )
 
 
-def _locked(setup: Setup, wanted: Wanted) -> Findings:
+def _locked(setup: Setup) -> Findings:
     """Find tables that GitLab keeps in another database: here they are empty or old."""
     locked = [table for table, found in setup.tables.items() if found.is_locked]
     if locked:
@@ -61,9 +69,9 @@ def _locked(setup: Setup, wanted: Wanted) -> Findings:
         )
 
 
-def _columns(setup: Setup, wanted: Wanted) -> Findings:
+def _columns(setup: Setup) -> Findings:
     for table, found in setup.tables.items():
-        needed = wanted.columns(wanted.tables[table])
+        needed = setup.wanted.columns(setup.wanted.tables[table])
         missing = [column for column in needed if column not in found.columns]
         if missing:
             yield Finding(f"{table} has no column {_listed(missing)}, {OTHER_VERSION}.")
@@ -73,16 +81,18 @@ def _columns(setup: Setup, wanted: Wanted) -> Findings:
             if column in found.columns and not _fits(found.columns[column], kind)
         ]
         if wrong:
-            yield Finding(f"{table} has {_listed(wrong)} of a type other than that {OTHER_VERSION}.")
+            yield Finding(
+                f"{table} has {_listed(wrong)} of a type other than that {OTHER_VERSION}."
+            )
 
 
 def _fits(column: ColumnSetup, kind: Kind) -> bool:
     return column.type in TYPES[kind]
 
 
-def _rights(setup: Setup, wanted: Wanted) -> Findings:
+def _rights(setup: Setup) -> Findings:
     for table, found in setup.tables.items():
-        needed = [column for column in wanted.columns(wanted.tables[table])]
+        needed = list(setup.wanted.columns(setup.wanted.tables[table]))
         hidden = [c for c in needed if c in found.columns and not found.columns[c].readable]
         if hidden:
             yield finding(
@@ -95,13 +105,13 @@ def grant(table: str, columns: list[str], role: str) -> str:
     """Write the statement that lets the role read these columns."""
     return statement(
         "GRANT SELECT ({columns}) ON {table} TO {role};",
-        columns=names(columns), table=name(SCHEMA, table), role=name(role),
+        columns=plain(*columns), table=plain(f"{SCHEMA}.{table}"), role=name(role),
     )  # fmt: skip
 
 
-def _identities(setup: Setup, wanted: Wanted) -> Findings:
+def _identities(setup: Setup) -> Findings:
     """Find tables that GitLab could not UPDATE or DELETE in, once they are published."""
-    if not wanted.streams:
+    if not setup.wanted.streams:
         return
     for table, found in setup.tables.items():
         lacking = [part for part in found.parts if "id" not in part.identity]
@@ -135,7 +145,7 @@ def _listed(several: list[str]) -> str:
     return ", ".join(several)
 
 
-REQUIREMENTS: Final[tuple[Callable[[Setup, Wanted], Findings], ...]] = (
+REQUIREMENTS: Final[tuple[Callable[[Setup], Findings], ...]] = (
     _gitlab,
     _missing_tables,
     _no_tables,
