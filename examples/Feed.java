@@ -35,7 +35,7 @@ public class Feed {
     static String topic(String type) {
         return switch (type.substring(0, type.indexOf('.'))) {
             case "group", "project", "member", "user" -> "membership";
-            case "agent", "instance-agent" -> "agent-config";
+            case "agent", "shared-agent", "instance-agent" -> "agent-config";
             case "job" -> "job-lifecycle";
             default -> throw new IllegalArgumentException("unknown type " + type);
         };

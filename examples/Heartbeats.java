@@ -67,7 +67,7 @@ public class Heartbeats {
     static String topic(String type) {
         return switch (type.substring(0, type.indexOf('.'))) {
             case "group", "project", "member", "user" -> "membership";
-            case "agent", "instance-agent" -> "agent-config";
+            case "agent", "shared-agent", "instance-agent" -> "agent-config";
             case "job" -> "job-lifecycle";
             default -> throw new IllegalArgumentException("unknown type " + type);
         };

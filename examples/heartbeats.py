@@ -24,7 +24,9 @@ from aiokafka.structs import RecordMetadata
 ROUND_S = 0.25
 SOURCES = "sources"
 TOPICS = ("membership", "agent-config", "job-lifecycle")
-TOPIC_OF = {"agent": TOPICS[1], "instance-agent": TOPICS[1], "job": TOPICS[2]}
+TOPIC_OF = dict.fromkeys(("agent", "shared-agent", "instance-agent"), TOPICS[1]) | {
+    "job": TOPICS[2]
+}
 BROADCASTS = ("user.set", "instance-agent.set", "instance-agent.removed")
 # SQLite has one writer at a time, so a number can be seen only after all smaller ones. In
 # PostgreSQL that is not so: a smaller number may be committed later.

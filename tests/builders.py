@@ -73,6 +73,15 @@ def shared(number: int, project_id: int, configuration: Any = None, **more: Any)
     return event("instance-agent.set", data | {"configuration": configuration or {}}, **more)
 
 
+def shared_agent(
+    number: int, project_id: int, *, projects: Any = None, groups: Any = None, **more: Any
+) -> Any:
+    """Return an agent of another root namespace, shared with this one."""
+    data = {"id": number, "name": f"a{number}", "project_id": project_id}
+    config = {"ci_access": {"projects": projects, "groups": groups}}
+    return event("shared-agent.set", data | {"config": config}, **more)
+
+
 def started(job: int, project_id: int, user_id: int = 1, **more: Any) -> dict[str, Any]:
     """Return the start of a job; without a digest if `token` is None."""
     token = more.pop("token", f"token-{job}")

@@ -202,8 +202,8 @@ class Oracle:
         """Return the agents whose configuration names the project or group, by id or path."""
         path = self.entities[name, root, target]["path"]
         rows = []
-        for agent, project in sorted(self.counting_agents(root)):
-            config = self.entities.get(("configuration", root, agent)) or {}
+        counting = [*self.counting_agents(root), *self.agents_of_other_roots(root)]
+        for agent, project, config in sorted(counting, key=lambda found: found[0]):
             entries = ((config.get("ci_access") or {}).get(kind) or [])[:500]
             for entry in reversed(entries):
                 names = entry["id"] if isinstance(entry["id"], int) else entry["id"].lower()
@@ -212,14 +212,22 @@ class Oracle:
                     break
         return rows
 
-    def counting_agents(self, root: str) -> Iterator[tuple[int, int]]:
-        """Yield agents and their configuration projects, if both are known."""
+    def counting_agents(self, root: str) -> Iterator[tuple[int, int, Event]]:
+        """Yield agents whose configuration projects are known, with these and their files."""
         agents = [
             (key[2], a) for key, a in self.entities.items() if key[:2] == ("agent", root) and a
         ]
         for agent, data in agents:
             if self.entities.get(("project", root, data["project_id"])):
-                yield agent, data["project_id"]
+                config = self.entities.get(("configuration", root, agent)) or {}
+                yield agent, data["project_id"], config
+
+    def agents_of_other_roots(self, root: str) -> Iterator[tuple[int, int, Event]]:
+        """Yield the agents shared with this root namespace that are not known in it themselves."""
+        for key, shared in self.entities.items():
+            is_local = self.entities.get(("agent", root, key[-1]))
+            if key[:2] == ("shared-agent", root) and shared and not is_local:
+                yield key[2], shared["project_id"], shared["config"]
 
     def of_the_instance(self) -> Iterator[Row]:
         for key, agent in self.entities.items():

@@ -107,6 +107,7 @@ DATA: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "user.set": fields({"id": ids, "username": texts, "state": texts}),
     "agent.set": fields(named),
     "agent.configured": fields({"id": ids, "config": files}),
+    "shared-agent.set": fields({**named, "config": files}),
     "instance-agent.set": fields({**named, "configuration": configurations}),
     "job.started": fields(
         {

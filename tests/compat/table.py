@@ -79,7 +79,7 @@ class Case:
         full = self._with_ids(self._job(full, start_s) if kind == "job.started" else full)
         if (expires_in := full.pop("expires_in", None)) is not None:
             full["expires_at"] = _rfc3339(start_s + expires_in)
-        if kind == "agent.configured":
+        if kind in ("agent.configured", "shared-agent.set"):
             full = self._configured(**full)
         yield event(kind, full, root, **attributes)
 
@@ -102,12 +102,13 @@ class Case:
             job["environment"] = {"name": name, "slug": "a-slug", "tier": "development"}
         return job
 
-    def _configured(self, id: int, config: Message | None = None, **lists: Any) -> Message:
+    def _configured(self, config: Message | None = None, **rest: Any) -> Message:
+        lists = {name: rest.pop(name) for name in ("projects", "groups") if name in rest}
         access = {
             name: self._entries(entries) if isinstance(entries, list) else entries
             for name, entries in lists.items()
         }
-        return {"id": id, "config": config or {"ci_access": access}}
+        return rest | {"config": config or {"ci_access": access}}
 
     def _entries(self, entries: list[Any]) -> list[Any]:
         """Replace `fill: 499` by that many entries that name unknown projects."""
@@ -166,6 +167,7 @@ _DEFAULTS: Final[dict[str, Message]] = {
     "group.set": {"parent_id": None},
     "project.set": {"group_id": None},
     "agent.set": {"name": "an-agent"},
+    "shared-agent.set": {"name": "elsewhere"},
     "instance-agent.set": {"name": "shared"},
     "job.started": {"project_id": 7, "ref_protected": False},
 }

@@ -168,10 +168,14 @@ def test_events_of_every_type_are_taken(deployment: Deployment) -> None:
         STARTED,
         builders.user(1),
         builders.event("agent.configured", {"id": 5, "config": config}),
+        builders.shared_agent(7, 400, groups=[{"id": 3}]),
         builders.event("instance-agent.set", shared),
         builders.event("job.canceling", {"id": 9}),
         builders.event("member.removed", {"user_id": 1, "group_id": 3}),
-        *(builders.removed(kind, 99) for kind in ("group", "project", "agent", "instance-agent")),
+        *(
+            builders.removed(kind, 99)
+            for kind in ("group", "project", "agent", "shared-agent", "instance-agent")
+        ),
         builders.removed("job", 99),
     ]
     assert {event["type"] for event in events} == set(EVENT_TYPES)

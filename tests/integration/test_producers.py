@@ -46,7 +46,7 @@ PRODUCERS = {
 
 
 class Company(NamedTuple):
-    """A root namespace with a project, a member, two agents and a job; the ids follow `root`."""
+    """A root namespace with a project, a member, three agents and a job; the ids follow `root`."""
 
     root: int
 
@@ -56,10 +56,10 @@ class Company(NamedTuple):
 
     @property
     def agents(self) -> set[int]:
-        return {self.root + 3, self.root + 4}
+        return {self.root + 3, self.root + 4, self.root + 5}
 
     def events(self) -> list[dict[str, Any]]:
-        root, project, user, own, shared = range(self.root, self.root + 5)
+        root, project, user, own, shared, elsewhere = range(self.root, self.root + 6)
         grants = [{"id": f"company-{root}/shop"}]
         return [
             builders.group(root, path=f"company-{root}", root=str(root)),
@@ -69,14 +69,16 @@ class Company(NamedTuple):
             builders.agent(own, project, root=str(root)),
             builders.configured(own, projects=grants, root=str(root)),
             builders.shared(shared, project, root=str(root)),
+            builders.shared_agent(elsewhere, 9, groups=[{"id": root}], root=str(root)),
             builders.started(root, project, user, token=self.token, root=str(root)),
         ]
 
     def revocations(self) -> list[dict[str, Any]]:
-        own, shared = sorted(self.agents)
+        own, shared, elsewhere = sorted(self.agents)
         return [
             builders.removed("agent", own, root=str(self.root)),
             builders.removed("instance-agent", shared, root=str(self.root)),
+            builders.removed("shared-agent", elsewhere, root=str(self.root)),
         ]
 
     def end(self) -> list[dict[str, Any]]:
@@ -154,7 +156,7 @@ def agents_of(product: Deployment, company: Company) -> set[int] | None:
 def test_what_a_producer_feeds_is_answered(product: Deployment, producer: str) -> None:
     company = companies()[list(PRODUCERS).index(producer)]
     feed(product, producer, company.events())
-    eventually(lambda: agents_of(product, company) == company.agents, "both agents", 30)
+    eventually(lambda: agents_of(product, company) == company.agents, "all agents", 30)
     for partition in range(PARTITIONS):
         for broadcast in (f"*/user/{company.root + 2}", f"*/instance-agent/{company.root + 4}"):
             facts = f"allowed-agents:facts:{{{partition}}}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import cast
+from typing import Final, cast
 
 from projector.domain import fact_keys
 from projector.domain.dirty_views import WritePriority
@@ -15,6 +15,7 @@ from projector.domain.entities import (
     Job,
     Member,
     Project,
+    SharedAgent,
 )
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact, is_same_json
@@ -23,6 +24,7 @@ from projector.domain.live_job_index import LiveJobIndex
 from projector.domain.views import ViewId, view_id
 
 Scope = Group | Project
+_GRANTING: Final = (Configuration, SharedAgent)
 
 
 class AffectedJobs:
@@ -72,6 +74,8 @@ class AffectedJobs:
                 return self._of_agent(key, cast(Agent | None, data), cast(Agent | None, other))
             case "configuration":
                 return self._of_configuration(key, data, other)
+            case "shared-agent":
+                return self._of_shared_agent(key, data, other)
             case "instance-agent":
                 return self._live_jobs
         return ()
@@ -88,21 +92,33 @@ class AffectedJobs:
     def _of_agents_in(self, project: Key) -> Iterator[Key]:
         """The live jobs that are granted any agent that the project configures."""
         for agent in self._agents_of_project.get(project, ()):
-            yield from self._granted(fact_keys.root_of(project), agent)
+            yield from self._granted(fact_keys.configuration_key(fact_keys.root_of(project), agent))
 
     def _of_agent(self, key: Key, data: Agent | None, other: Agent | None) -> Iterable[Key]:
-        """An agent's own project, and all that it is granted to; its name affects nothing."""
+        """An agent's own project, and all that it is granted to; its name affects nothing.
+
+        A new or removed agent also decides whether the grants of its shared-agent count.
+        """
         if data is None or (other is not None and other.project == data.project):
             return ()
-        root = fact_keys.root_of(key)
+        root, agent = fact_keys.root_of(key), fact_keys.id_of(key)
         own = self._live_jobs.in_scope(fact_keys.project_key(root, data.project))
-        return chain(own, self._granted(root, fact_keys.id_of(key)))
+        granted = self._granted(fact_keys.configuration_key(root, agent))
+        shared = () if other else self._granted(fact_keys.shared_agent_key(root, agent))
+        return chain(own, granted, shared)
 
-    def _granted(self, root: fact_keys.Root, agent: int) -> Iterable[Key]:
-        """The live jobs that the agent's configuration grants it to."""
-        key = fact_keys.configuration_key(root, agent)
+    def _granted(self, key: Key) -> Iterable[Key]:
+        """The live jobs that a configuration, or a shared agent, grants an agent to."""
         fact = self._facts.get(key)
         return self._of_configuration(key, fact.data if fact else None, None)
+
+    def _of_shared_agent(
+        self, key: Key, data: Entity | None, other: Entity | None
+    ) -> Iterable[Key]:
+        """All that it is granted to, if its configuration project is another; else what differs."""
+        if isinstance(data, SharedAgent) and isinstance(other, SharedAgent):
+            other = other if other.project == data.project else None
+        return self._of_configuration(key, data, other)
 
     def _of_configuration(
         self, key: Key, data: Entity | None, other: Entity | None
@@ -111,9 +127,9 @@ class AffectedJobs:
 
     def _changed_scopes(self, key: Key, data: Entity | None, other: Entity | None) -> Iterator[Key]:
         """Yield every scope whose grant is not the same in `other`."""
-        if not isinstance(data, Configuration):
+        if not isinstance(data, _GRANTING):
             return
-        kept = dict(granted_targets(key, other)) if isinstance(other, Configuration) else {}
+        kept = dict(granted_targets(key, other)) if isinstance(other, _GRANTING) else {}
         for target, grant in dict(granted_targets(key, data)).items():
             if not is_same_json(grant, kept.get(target)):
                 yield from self._grants.scopes_of(target)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from projector.domain import fact_keys
 from projector.domain.fact_index import FactIndex
-from projector.domain.fact_keys import Root
+from projector.domain.fact_keys import Key, Root
 from projector.events.ci_access import Grant, unreadable_reason
 
 
@@ -30,6 +30,7 @@ class AgentAuthorization(NamedTuple):
     """One authorization of an agent for a project; `group` is the one that a grant names.
 
     `configuration` is the entry of the grant without its `id`; `{}` for the project's own agents.
+    `is_shared` marks the grant of an agent of another root namespace.
     """
 
     agent: int
@@ -37,6 +38,7 @@ class AgentAuthorization(NamedTuple):
     config_project: int
     configuration: dict[str, Any]
     group: int | None = None
+    is_shared: bool = False
 
 
 def authorizations_by_agent(
@@ -57,10 +59,8 @@ def authorizations_by_agent(
     return found
 
 
-def _project_authorizations(
-    facts: FactIndex, root: Root, project: int
-) -> Iterator[AgentAuthorization]:
-    return _granted(facts, root, facts.grants(fact_keys.project_key(root, project)))
+def _project_authorizations(facts: FactIndex, root: Root, project: int) -> list[AgentAuthorization]:
+    return _granted(facts, root, fact_keys.project_key(root, project))
 
 
 def _implicit_authorizations(
@@ -74,8 +74,7 @@ def _group_authorizations(
     facts: FactIndex, root: Root, groups: list[int]
 ) -> list[AgentAuthorization]:
     """By agent, and for each agent the nearest group first."""
-    grants = ((group, facts.grants(fact_keys.group_key(root, group))) for group in groups)
-    granted = (_granted(facts, root, grant, group) for group, grant in grants)
+    granted = (_granted(facts, root, fact_keys.group_key(root, group), group) for group in groups)
     return sorted(chain.from_iterable(granted), key=attrgetter("agent"))
 
 
@@ -89,13 +88,44 @@ def _instance_authorizations(facts: FactIndex) -> Iterator[AgentAuthorization]:
 
 
 def _granted(
-    facts: FactIndex, root: Root, grants: dict[int, Grant], group: int | None = None
+    facts: FactIndex, root: Root, scope: Key, group: int | None = None
+) -> list[AgentAuthorization]:
+    """Of all agents that are granted to exactly this project or group, by agent."""
+    source = AuthorizationSource.PROJECT_GRANT if group is None else AuthorizationSource.GROUP_GRANT
+    found = list(_local_grants(facts, root, scope, source, group))
+    if shared := facts.shared_grants(scope):
+        found += _shared_grants(facts, root, shared, source, group)
+        found.sort(key=attrgetter("agent"))
+    return found
+
+
+def _local_grants(
+    facts: FactIndex, root: Root, scope: Key, source: AuthorizationSource, group: int | None
 ) -> Iterator[AgentAuthorization]:
     """Only of agents whose configuration project is known in the same root namespace."""
-    source = AuthorizationSource.PROJECT_GRANT if group is None else AuthorizationSource.GROUP_GRANT
+    grants = facts.grants(scope)
     for number in sorted(grants):
         agent = facts.agent(root, number)
         if agent and facts.project(root, agent.project):
             yield AgentAuthorization(
                 number, source, agent.project, grants[number].configuration, group
+            )
+
+
+def _shared_grants(
+    facts: FactIndex,
+    root: Root,
+    grants: dict[int, Grant],
+    source: AuthorizationSource,
+    group: int | None,
+) -> Iterator[AgentAuthorization]:
+    """Only of agents that are not known in this root namespace themselves.
+
+    An agent that moves may have both for a while. Its own configuration then decides alone.
+    """
+    for number, grant in grants.items():
+        agent = facts.shared_agent(root, number)
+        if agent and not facts.agent(root, number):
+            yield AgentAuthorization(
+                number, source, agent.project, grant.configuration, group, is_shared=True
             )

@@ -54,6 +54,15 @@ class Configuration(Struct, frozen=True, gc=False):
     groups: list[dict[str, Any]]
 
 
+class SharedAgent(Struct, frozen=True, gc=False):
+    """An agent of another root namespace, and its grants in this one, as in `Configuration`."""
+
+    name: str
+    project: int
+    projects: list[dict[str, Any]]
+    groups: list[dict[str, Any]]
+
+
 class InstanceAgent(Struct, frozen=True, gc=False):
     """An agent shared with the whole instance."""
 
@@ -97,7 +106,8 @@ class EndedToken(Struct, frozen=True, gc=False):
 
 
 Entity = (
-    Group | Project | Member | User | Agent | Configuration | InstanceAgent | Job | EndedToken
+    Group | Project | Member | User | Agent | Configuration | SharedAgent | InstanceAgent | Job
+    | EndedToken
 )  # fmt: skip
 
 ENTITY_KINDS: Final[dict[str, type[Entity]]] = {
@@ -107,6 +117,7 @@ ENTITY_KINDS: Final[dict[str, type[Entity]]] = {
     "user": User,
     "agent": Agent,
     "configuration": Configuration,
+    "shared-agent": SharedAgent,
     "instance-agent": InstanceAgent,
     "job": Job,
     "token": EndedToken,
@@ -120,6 +131,7 @@ TOPIC_OF_KIND: Final[dict[str, Topic]] = {
     "user": Topic.MEMBERSHIP,
     "agent": Topic.AGENT_CONFIG,
     "configuration": Topic.AGENT_CONFIG,
+    "shared-agent": Topic.AGENT_CONFIG,
     "instance-agent": Topic.AGENT_CONFIG,
     "job": Topic.JOB_LIFECYCLE,
     "token": Topic.JOB_LIFECYCLE,

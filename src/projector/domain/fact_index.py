@@ -17,6 +17,7 @@ from projector.domain.entities import (
     Job,
     Member,
     Project,
+    SharedAgent,
     User,
 )
 from projector.domain.fact_keys import Key, Root
@@ -34,7 +35,9 @@ T = TypeVar("T", bound=Entity)
 STEP: Final = 1000
 # The kinds that decide a user's role, and those that decide which agents a project has.
 ROLE_KINDS: Final = ("member", "user")
-SCOPE_KINDS: Final = ("group", "project", "agent", "configuration", "instance-agent")
+SCOPE_KINDS: Final = (
+    "group", "project", "agent", "configuration", "shared-agent", "instance-agent",
+)  # fmt: skip
 
 
 class FactIndex:
@@ -280,6 +283,10 @@ class FactIndex:
         """Return the agent, if it is known in this root namespace."""
         return self._known(Agent, fact_keys.agent_key(root, agent))
 
+    def shared_agent(self, root: Root, agent: int) -> SharedAgent | None:
+        """Return the agent of another root namespace, if it is shared with this one."""
+        return self._known(SharedAgent, fact_keys.shared_agent_key(root, agent))
+
     def agents_of_project(self, root: Root, project: int) -> list[int]:
         """Return the ids of the agents that the project configures, ascending."""
         return sorted(self._agents_of_project.get(fact_keys.project_key(root, project), ()))
@@ -294,6 +301,10 @@ class FactIndex:
     def grants(self, scope: Key) -> dict[int, Grant]:
         """Return the grants that name exactly this project or group, by agent."""
         return self._grants.of_scope(scope, cast(Group | Project | None, self._data(scope)))
+
+    def shared_grants(self, scope: Key) -> dict[int, Grant]:
+        """Return the grants of shared agents that name exactly this project or group, by agent."""
+        return self._grants.shared_with(scope, cast(Group | Project | None, self._data(scope)))
 
     def memberships(self, scope: Key, user: int) -> list[tuple[Key, Member]]:
         """Return the user's memberships in exactly this group or project, with their keys."""
@@ -332,7 +343,7 @@ class FactIndex:
                 self._grants.add_scope(key, data)
             case Agent():
                 self._agents_of_project[_project_of(key, data)].add(fact_keys.id_of(key))
-            case Configuration():
+            case Configuration() | SharedAgent():
                 self._grants.add(key, data)
             case InstanceAgent():
                 self._instance_agents.add(fact_keys.id_of(key))
@@ -353,7 +364,7 @@ class FactIndex:
                 self._grants.discard_scope(key, data)
             case Agent():
                 self._agents_of_project.discard(_project_of(key, data), fact_keys.id_of(key))
-            case Configuration():
+            case Configuration() | SharedAgent():
                 self._grants.discard(key, data)
             case InstanceAgent():
                 self._instance_agents.discard(fact_keys.id_of(key))

@@ -45,6 +45,11 @@ def configuration_key(root: Root, agent: int) -> Key:
     return Key(f"{root}/configuration/{agent}")
 
 
+def shared_agent_key(root: Root, agent: int) -> Key:
+    """Return `12/shared-agent/5`, for the agent 5 of another root namespace."""
+    return Key(f"{root}/shared-agent/{agent}")
+
+
 def instance_agent_key(agent: int) -> Key:
     """Return `*/instance-agent/5`."""
     return Key(f"*/instance-agent/{agent}")

@@ -1,14 +1,16 @@
-"""Grants of agents' configurations by the project or group that they name."""
+"""Grants of agents' configurations, and of shared agents, by the project or group they name."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 from projector.domain import fact_keys
-from projector.domain.entities import Configuration, Group, Project
+from projector.domain.entities import Configuration, Group, Project, SharedAgent
 from projector.domain.fact_keys import Key
 from projector.domain.multimap import Multimap
 from projector.events import ci_access
 from projector.events.ci_access import Grant
+
+GrantsByTarget = defaultdict[Key, dict[int, Grant]]
 
 
 class GrantIndex:
@@ -18,23 +20,24 @@ class GrantIndex:
     """
 
     def __init__(self) -> None:
-        self._grants: defaultdict[Key, dict[int, Grant]] = defaultdict(dict)
+        self._grants: GrantsByTarget = defaultdict(dict)
+        self._shared: GrantsByTarget = defaultdict(dict)
         self._by_path: Multimap[Key, Key] = Multimap()
 
-    def add(self, key: Key, configuration: Configuration) -> None:
-        """Add the grants of an agent's configuration."""
-        agent = fact_keys.id_of(key)
-        for target, grant in granted_targets(key, configuration):
-            self._grants[target][agent] = grant
+    def add(self, key: Key, granting: Configuration | SharedAgent) -> None:
+        """Add the grants of an agent's configuration, or of a shared agent."""
+        agent, by_target = fact_keys.id_of(key), self._of_kind(granting)
+        for target, grant in granted_targets(key, granting):
+            by_target[target][agent] = grant
 
-    def discard(self, key: Key, configuration: Configuration) -> None:
-        """Remove the grants of an agent's configuration."""
-        agent = fact_keys.id_of(key)
-        for target, _ in granted_targets(key, configuration):
-            grants = self._grants.get(target, {})
+    def discard(self, key: Key, granting: Configuration | SharedAgent) -> None:
+        """Remove the grants of an agent's configuration, or of a shared agent."""
+        agent, by_target = fact_keys.id_of(key), self._of_kind(granting)
+        for target, _ in granted_targets(key, granting):
+            grants = by_target.get(target, {})
             grants.pop(agent, None)
             if not grants:
-                self._grants.pop(target, None)
+                by_target.pop(target, None)
 
     def add_scope(self, key: Key, scope: Group | Project) -> None:
         """Add the path of a project or group."""
@@ -45,25 +48,38 @@ class GrantIndex:
         self._by_path.discard(fact_keys.path_of(key, scope.path), key)
 
     def of_scope(self, key: Key, scope: Group | Project | None) -> dict[int, Grant]:
-        """Return what names exactly this project or group, by agent; the last entry counts."""
-        found = dict(self._grants.get(key, {}))
-        by_path = self._grants.get(fact_keys.path_of(key, scope.path), {}) if scope else {}
-        for agent, grant in by_path.items():
-            found[agent] = max(grant, found.get(agent, grant), key=lambda g: g.position)
-        return found
+        """Return what the configurations grant to exactly this project or group, by agent."""
+        return _of_scope(self._grants, key, scope)
+
+    def shared_with(self, key: Key, scope: Group | Project | None) -> dict[int, Grant]:
+        """Return what shared agents grant to exactly this project or group, by agent."""
+        return _of_scope(self._shared, key, scope) if self._shared else {}
 
     def names_path(self, key: Key, scope: Group | Project) -> bool:
         """Return whether any grant names this project or group by its path."""
-        return fact_keys.path_of(key, scope.path) in self._grants
+        path = fact_keys.path_of(key, scope.path)
+        return path in self._grants or path in self._shared
 
     def scopes_of(self, target: Key) -> Collection[Key]:
         """Return the keys of the projects or groups that a target names."""
         return self._by_path.get(target) or (target,)
 
+    def _of_kind(self, granting: Configuration | SharedAgent) -> GrantsByTarget:
+        return self._shared if isinstance(granting, SharedAgent) else self._grants
 
-def granted_targets(key: Key, configuration: Configuration) -> Iterator[tuple[Key, Grant]]:
-    """Yield each grant of a configuration with its target."""
+
+def _of_scope(grants: GrantsByTarget, key: Key, scope: Group | Project | None) -> dict[int, Grant]:
+    """Return the grants to exactly this project or group, by agent; the last entry counts."""
+    found = dict(grants.get(key, {}))
+    by_path = grants.get(fact_keys.path_of(key, scope.path), {}) if scope else {}
+    for agent, grant in by_path.items():
+        found[agent] = max(grant, found.get(agent, grant), key=lambda g: g.position)
+    return found
+
+
+def granted_targets(key: Key, granting: Configuration | SharedAgent) -> Iterator[tuple[Key, Grant]]:
+    """Yield each grant of a configuration, or of a shared agent, with its target."""
     root = fact_keys.root_of(key)
-    for kind, entries in (("project", configuration.projects), ("group", configuration.groups)):
+    for kind, entries in (("project", granting.projects), ("group", granting.groups)):
         for grant in ci_access.read_grants(entries):
             yield fact_keys.target_key(root, kind, grant.target), grant

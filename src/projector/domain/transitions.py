@@ -12,7 +12,7 @@ from projector.domain.fact_keys import Key
 from projector.domain.facts import NEVER, AnyFact, Fact
 from projector.domain.views import view_id
 from projector.events import model
-from projector.events.ci_access import MAX_ENTRIES
+from projector.events.ci_access import MAX_ENTRIES, Entry
 from projector.events.model import BadEvent, Event, KafkaRecord
 
 # A token lives at most this long after its job.started record, also with a later expiry. So a
@@ -75,18 +75,32 @@ def state(event: Event) -> tuple[Key, Entity | None]:
             return _member_key(root, member), None
         case model.UserSet(id=user, username=username, state=state):
             return fact_keys.user_key(user), entities.User(username, state)
+    if found := _agent_state(root, event.data):
+        return found
+    raise TypeError(f"{event.type} has no state of its own")
+
+
+def _agent_state(root: str, data: model.Data) -> tuple[Key, Entity | None] | None:
+    """Return the same for an event about an agent, None for any other."""
+    match data:
         case model.AgentSet(id=agent, name=name, project_id=project):
             return fact_keys.agent_key(root, agent), entities.Agent(name, project)
         case model.AgentRemoved(id=agent):
             return fact_keys.agent_key(root, agent), None
         case model.AgentConfigured(id=agent, config=config):
-            return fact_keys.configuration_key(root, agent), _configuration(config)
-        case model.InstanceAgentSet(id=agent, name=name, project_id=project) as shared:
-            data = entities.InstanceAgent(name, project, shared.configuration)
-            return fact_keys.instance_agent_key(agent), data
+            configuration = entities.Configuration(*_entries(config))
+            return fact_keys.configuration_key(root, agent), configuration
+        case model.SharedAgentSet(id=agent, name=name, project_id=project, config=config):
+            granted = entities.SharedAgent(name, project, *_entries(config))
+            return fact_keys.shared_agent_key(root, agent), granted
+        case model.SharedAgentRemoved(id=agent):
+            return fact_keys.shared_agent_key(root, agent), None
+        case model.InstanceAgentSet(id=agent, name=name, project_id=project) as of_all:
+            shared = entities.InstanceAgent(name, project, of_all.configuration)
+            return fact_keys.instance_agent_key(agent), shared
         case model.InstanceAgentRemoved(id=agent):
             return fact_keys.instance_agent_key(agent), None
-    raise TypeError(f"{event.type} has no state of its own")
+    return None
 
 
 def _member_key(root: str, member: model.MemberSet | model.MemberRemoved) -> Key:
@@ -104,12 +118,10 @@ def _milliseconds(time: model.Instant | None) -> int | None:
     return None if time is None else int(time)
 
 
-def _configuration(file: model.AgentFile) -> entities.Configuration:
+def _entries(file: model.AgentFile) -> tuple[list[Entry], list[Entry]]:
+    """Return the entries of a file for projects and for groups, as many as count."""
     access = file.ci_access or model.CiAccess()
-    return entities.Configuration(
-        projects=(access.projects or [])[:MAX_ENTRIES],
-        groups=(access.groups or [])[:MAX_ENTRIES],
-    )
+    return (access.projects or [])[:MAX_ENTRIES], (access.groups or [])[:MAX_ENTRIES]
 
 
 def _replace(

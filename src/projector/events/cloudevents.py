@@ -31,6 +31,7 @@ from projector.events.model import (
     ReplayPosition,
     RootNamespace,
     Sequence,
+    SharedAgentSet,
     SourceRecord,
     Text,
     known_type,
@@ -87,7 +88,7 @@ _ROOT: Final = re.compile(ROOT_PATTERN.encode())
 # The errors of reading JSON.
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 # Data with a configuration, of which parts may not count.
-_CONFIGURATIONS: Final = (AgentConfigured, InstanceAgentSet)
+_CONFIGURATIONS: Final = (AgentConfigured, SharedAgentSet, InstanceAgentSet)
 
 
 def decode_event(record: KafkaRecord) -> Event:
@@ -182,10 +183,11 @@ def _warning(data: Data) -> str | None:
     """Return why parts of the data do not count, or None if all of it does."""
     reasons: list[str] = []
     match data:
-        case AgentConfigured(
-            config=AgentFile(ci_access=CiAccess(projects=projects, groups=groups))
+        case (
+            AgentConfigured(config=AgentFile(ci_access=CiAccess() as access))
+            | SharedAgentSet(config=AgentFile(ci_access=CiAccess() as access))
         ):
-            for name, entries in ("projects", projects), ("groups", groups):
+            for name, entries in ("projects", access.projects), ("groups", access.groups):
                 counted = (entries or [])[: ci_access.MAX_ENTRIES]
                 reasons += ci_access.rejections(f"ci_access.{name}", counted)
         case InstanceAgentSet(configuration=configuration):

@@ -245,6 +245,21 @@ class AgentConfigured(Struct, frozen=True):
     config: AgentFile
 
 
+class SharedAgentSet(Struct, frozen=True):
+    """An agent of another root namespace, granted in this one by the entries of `config` alone."""
+
+    id: Id
+    name: Text
+    project_id: Id
+    config: AgentFile
+
+
+class SharedAgentRemoved(Struct, frozen=True):
+    """An agent of another root namespace is no longer shared with this one."""
+
+    id: Id
+
+
 class InstanceAgentSet(Struct, frozen=True):
     """An agent shared with every project of the instance."""
 
@@ -302,8 +317,8 @@ class JobFinished(Struct, frozen=True):
 
 Data = (
     GroupSet | GroupRemoved | ProjectSet | ProjectRemoved | MemberSet | MemberRemoved | UserSet
-    | AgentSet | AgentRemoved | AgentConfigured | InstanceAgentSet | InstanceAgentRemoved
-    | JobStarted | JobCanceling | JobFinished
+    | AgentSet | AgentRemoved | AgentConfigured | SharedAgentSet | SharedAgentRemoved
+    | InstanceAgentSet | InstanceAgentRemoved | JobStarted | JobCanceling | JobFinished
 )  # fmt: skip
 
 
@@ -327,6 +342,8 @@ EVENT_TYPES: Final[dict[str, EventType]] = {
     "agent.set": EventType(Topic.AGENT_CONFIG, AgentSet),
     "agent.removed": EventType(Topic.AGENT_CONFIG, AgentRemoved, revokes=True),
     "agent.configured": EventType(Topic.AGENT_CONFIG, AgentConfigured),
+    "shared-agent.set": EventType(Topic.AGENT_CONFIG, SharedAgentSet),
+    "shared-agent.removed": EventType(Topic.AGENT_CONFIG, SharedAgentRemoved, revokes=True),
     "instance-agent.set": EventType(Topic.AGENT_CONFIG, InstanceAgentSet, broadcast=True),
     "instance-agent.removed": EventType(
         Topic.AGENT_CONFIG, InstanceAgentRemoved, revokes=True, broadcast=True

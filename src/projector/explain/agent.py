@@ -28,7 +28,7 @@ def explain_candidate(context: ExplanationContext, found: Candidate) -> Explaine
             _lost(context, context.job, authorization)
             for authorization in found.authorizations[1 : 1 + MAX_LOST]
         ],
-        left_out=_rejected_entries(context, effective.agent),
+        left_out=_left_out(context, effective.agent),
     )
 
 
@@ -49,14 +49,18 @@ def _missing(context: ExplanationContext, agent: int) -> ExplainedAgent:
     found = missing_agent.find_missing_agent(context.facts, context.root, agent, context.scopes)
     return msgspec.structs.replace(
         _explained(context, agent, found.rule, found.sentence),
-        left_out=_rejected_entries(context, agent),
+        left_out=_left_out(context, agent),
         grants=found.grants,
         more_grants=found.more_grants,
     )
 
 
-def _rejected_entries(context: ExplanationContext, agent: int) -> list[str]:
-    return missing_agent.rejected_entries(context.facts, context.root, agent, context.scopes)
+def _left_out(context: ExplanationContext, agent: int) -> list[str]:
+    facts, root, scopes = context.facts, context.root, context.scopes
+    ignored = missing_agent.ignored_grant(facts, root, agent, scopes)
+    return missing_agent.rejected_entries(facts, root, agent, scopes) + (
+        [ignored] if ignored else []
+    )
 
 
 def _explained(
@@ -79,7 +83,9 @@ def _explained(
         group=effective.group if effective else None,
         configuration=_shown_configuration(effective),
         event=context.event(known.key),
-        configuration_event=context.event(fact_keys.configuration_key(context.root, agent)),
+        configuration_event=context.event(
+            missing_agent.granting_key(context.facts, context.root, agent)
+        ),
         config_project_event=None
         if project is None
         else context.event(fact_keys.project_key(context.root, project)),

@@ -68,14 +68,15 @@ def authorization_sentence(
 
 
 def _source(authorization: AgentAuthorization, job: Job, path: str | None) -> str:
+    grants = "its shared-agent.set" if authorization.is_shared else "the agent's configuration"
     match authorization.source:
         case AuthorizationSource.PROJECT_GRANT:
-            return f"the agent's configuration grants it to project {job.project}"
+            return f"{grants} grants it to project {job.project}"
         case AuthorizationSource.OWN_PROJECT:
             return f"it is configured in project {job.project}, the job's own"
         case AuthorizationSource.GROUP_GRANT:
             group = f"group {authorization.group}" + (f" ({path})" if path else "")
-            return f"the agent's configuration grants it to {group}, above project {job.project}"
+            return f"{grants} grants it to {group}, above project {job.project}"
     return "it is shared with the whole instance"
 
 

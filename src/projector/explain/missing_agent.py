@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator
 from enum import StrEnum
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 from projector.domain import fact_keys
 from projector.domain.authorizations import AgentAuthorization, AuthorizationSource
-from projector.domain.entities import Agent, Configuration, InstanceAgent
+from projector.domain.entities import Agent, Configuration, InstanceAgent, SharedAgent
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
 from projector.events import ci_access
 from projector.events.ci_access import MAX_ENTRIES, MAX_REJECTIONS_SHOWN
 
 MAX_GRANTS: Final = 20
+Granting = Configuration | SharedAgent
 
 
 class MissingReason(StrEnum):
@@ -48,20 +49,33 @@ def find_agent(
     facts: FactIndex, root: Root, agent: int, effective: AgentAuthorization | None
 ) -> KnownAgent:
     """Return the agent of the authorization; without one, that of the root namespace or shared."""
-    shared, own = fact_keys.instance_agent_key(agent), fact_keys.agent_key(root, agent)
-    of_instance = (
-        effective.source == AuthorizationSource.INSTANCE if effective else facts.get(own) is None
-    )
-    key = shared if of_instance and facts.get(shared) else own
+    key = _authorized_key(root, effective) if effective else _known_key(facts, root, agent)
     fact = facts.get(key)
-    if fact and isinstance(fact.data, Agent | InstanceAgent):
+    if fact and isinstance(fact.data, Agent | SharedAgent | InstanceAgent):
         return KnownAgent(key, fact.data.name, fact.data.project)
     return KnownAgent(key, None, None)
 
 
+def granting_key(facts: FactIndex, root: Root, agent: int) -> Key:
+    """Return the key of what may grant the agent: its configuration, or its shared-agent."""
+    if facts.shared_agent(root, agent) and not facts.agent(root, agent):
+        return fact_keys.shared_agent_key(root, agent)
+    return fact_keys.configuration_key(root, agent)
+
+
+def ignored_grant(facts: FactIndex, root: Root, agent: int, scopes: list[Key]) -> str | None:
+    """Return why a grant of the agent's shared-agent to one of the scopes does not count."""
+    if facts.agent(root, agent) and any(agent in facts.shared_grants(scope) for scope in scopes):
+        return (
+            "its shared-agent.set does not count, because the agent itself is known in root "
+            f"namespace {root}"
+        )
+    return None
+
+
 def find_missing_agent(facts: FactIndex, root: Root, agent: int, scopes: list[Key]) -> MissingAgent:
     """Find why the agent is not authorized; `scopes` are the project, then the groups above it."""
-    granted = _grants(_configuration(facts, root, agent))
+    granted = _grants(_granting(facts, root, agent))
     shown = granted[:MAX_GRANTS]
     rule, sentence = _reason(facts, root, agent, scopes)
     return MissingAgent(rule, sentence, shown, len(granted) - len(shown))
@@ -72,6 +86,30 @@ def rejected_entries(facts: FactIndex, root: Root, agent: int, scopes: list[Key]
     return list(islice(_rejected(facts, root, agent, scopes), MAX_REJECTIONS_SHOWN))
 
 
+def _keys(root: Root, agent: int) -> tuple[Key, ...]:
+    """The keys under which an agent may be known, the one of its own root namespace first."""
+    return (
+        fact_keys.agent_key(root, agent),
+        fact_keys.shared_agent_key(root, agent),
+        fact_keys.instance_agent_key(agent),
+    )
+
+
+def _known_key(facts: FactIndex, root: Root, agent: int) -> Key:
+    """Return the first key of an agent that is there, else of one that was removed."""
+    keys = _keys(root, agent)
+    there = (key for key in keys if (fact := facts.get(key)) and fact.data is not None)
+    removed = (key for key in keys if facts.get(key))
+    return next(chain(there, removed), keys[0])
+
+
+def _authorized_key(root: Root, authorization: AgentAuthorization) -> Key:
+    own, shared, of_instance = _keys(root, authorization.agent)
+    if authorization.source == AuthorizationSource.INSTANCE:
+        return of_instance
+    return shared if authorization.is_shared else own
+
+
 def _reason(
     facts: FactIndex, root: Root, agent: int, scopes: list[Key]
 ) -> tuple[MissingReason, str]:
@@ -80,6 +118,10 @@ def _reason(
     if known is None:
         if unreadable:
             return MissingReason.ENTRY_UNREADABLE, unreadable[0]
+        if shared := facts.shared_agent(root, agent):
+            where = f"it is configured in project {shared.project} of another root namespace"
+            refused = _names_none(scopes, shared)
+            return MissingReason.NOT_GRANTED, f"{where}, and its shared-agent.set {refused}"
         return _unknown(facts, root, agent)
     if any(agent in facts.grants(scope) for scope in scopes):
         return MissingReason.CONFIG_PROJECT_UNKNOWN, _without_project(facts, root, known)
@@ -93,13 +135,15 @@ def _unknown(facts: FactIndex, root: Root, agent: int) -> tuple[MissingReason, s
         other = " and ".join(roots)
         return (
             MissingReason.AGENT_ELSEWHERE,
-            f"it belongs to root namespace {other} and the job to {root}; agents reach only jobs "
-            "of their own root namespace",
+            f"it belongs to root namespace {other} and the job to {root}, where no "
+            "shared-agent.set shares it",
         )
-    keys = (fact_keys.agent_key(root, agent), fact_keys.instance_agent_key(agent))
-    if any(facts.is_removed(key) for key in keys):
-        return MissingReason.AGENT_REMOVED, "it was removed"
-    configured = " though its configuration did" if _configuration(facts, root, agent) else ""
+    removed = [key for key in _keys(root, agent) if facts.is_removed(key)]
+    if removed:
+        is_shared = removed[0] == fact_keys.shared_agent_key(root, agent)
+        ended = f"it is no longer shared with root namespace {root}"
+        return MissingReason.AGENT_REMOVED, ended if is_shared else "it was removed"
+    configured = " though its configuration did" if _granting(facts, root, agent) else ""
     return (
         MissingReason.AGENT_UNKNOWN,
         f"no such agent is known in root namespace {root}: no agent.set came for it{configured} "
@@ -122,27 +166,31 @@ def _without_project(facts: FactIndex, root: Root, agent: Agent) -> str:
 def _not_granted(facts: FactIndex, root: Root, agent: int, known: Agent, scopes: list[Key]) -> str:
     project = fact_keys.id_of(scopes[0])
     configured = f"it is configured in project {known.project}"
-    configuration = _configuration(facts, root, agent)
+    configuration = _granting(facts, root, agent)
     if configuration is None:
         return f"{configured}, not in {project}, and no configuration that grants it came"
+    return f"{configured}, and its configuration {_names_none(scopes, configuration)}"
+
+
+def _names_none(scopes: list[Key], granting: Granting) -> str:
+    project = fact_keys.id_of(scopes[0])
     target = f"project {project}" if len(scopes) == 1 else f"project {project} nor a group above it"
     verb = "does not grant" if len(scopes) == 1 else "grants neither"
-    lists = (configuration.projects, configuration.groups)
-    cut = any(len(entries) >= MAX_ENTRIES for entries in lists)
+    cut = any(len(entries) >= MAX_ENTRIES for entries in (granting.projects, granting.groups))
     limit = f"; only the first {MAX_ENTRIES} entries of a list count" if cut else ""
-    return f"{configured}, and its configuration {verb} {target}{limit}"
+    return f"{verb} {target}{limit}"
 
 
-def _configuration(facts: FactIndex, root: Root, agent: int) -> Configuration | None:
-    fact = facts.get(fact_keys.configuration_key(root, agent))
-    return fact.data if fact and isinstance(fact.data, Configuration) else None
+def _granting(facts: FactIndex, root: Root, agent: int) -> Granting | None:
+    fact = facts.get(granting_key(facts, root, agent))
+    return fact.data if fact and isinstance(fact.data, Configuration | SharedAgent) else None
 
 
-def _grants(configuration: Configuration | None) -> list[str]:
-    """The grants of the agent's file that count, as `project acme/shop` or `group 12`."""
-    if configuration is None:
+def _grants(granting: Granting | None) -> list[str]:
+    """The grants that count, as `project acme/shop` or `group 12`."""
+    if granting is None:
         return []
-    lists = (("project", configuration.projects), ("group", configuration.groups))
+    lists = (("project", granting.projects), ("group", granting.groups))
     return [
         f"{kind} {grant.target}"
         for kind, entries in lists
@@ -151,9 +199,9 @@ def _grants(configuration: Configuration | None) -> list[str]:
 
 
 def _rejected(facts: FactIndex, root: Root, agent: int, scopes: list[Key]) -> Iterator[str]:
-    if configuration := _configuration(facts, root, agent):
+    if granting := _granting(facts, root, agent):
         targets = {target for scope in scopes for target in _targets(facts, scope)}
-        for kind, entries in (("project", configuration.projects), ("group", configuration.groups)):
+        for kind, entries in (("project", granting.projects), ("group", granting.groups)):
             for position, entry in enumerate(entries):
                 if _target(root, kind, entry) in targets and (
                     reason := ci_access.rejection_reason(entry)

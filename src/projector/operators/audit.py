@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from projector.domain import entities, fact_keys
-from projector.domain.entities import Configuration, Entity, Job, Member
+from projector.domain.entities import Configuration, Entity, Job, Member, SharedAgent
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
 from projector.domain.transitions import MAX_TOKEN_LIFE_MS, job_of, state
@@ -187,7 +187,7 @@ def _is_over(entity: Entity, now: int) -> bool:
             return not entity.is_in_force(now)
         case Job():
             return entity.finished or entity.expires_at <= now
-        case Configuration():
+        case Configuration() | SharedAgent():
             return not entity.projects and not entity.groups
     return False
 

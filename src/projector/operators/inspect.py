@@ -208,7 +208,7 @@ async def inspect_agent(redis: Redis, rules: ViewRules, number: int) -> Inspecte
     """Read an agent, and find the live jobs that may use it."""
     everywhere = list(range(await require_partition_count(redis)))
     suffix = f"/{number}"
-    kinds = ("agent", "instance-agent", "configuration")
+    kinds = ("agent", "configuration", "shared-agent", "instance-agent")
     known = [
         fact
         async for fact in _search(redis, everywhere, suffix)

@@ -7,7 +7,8 @@ from typing import Any
 
 TOPICS = {
     "group": "membership", "project": "membership", "member": "membership", "user": "membership",
-    "agent": "agent-config", "instance-agent": "agent-config", "job": "job-lifecycle",
+    "agent": "agent-config", "shared-agent": "agent-config", "instance-agent": "agent-config",
+    "job": "job-lifecycle",
 }  # fmt: skip
 BROADCASTS = ("user.set", "instance-agent.set", "instance-agent.removed")
 

@@ -80,6 +80,7 @@ FULL = {
     for event in [
         *VALID,
         builders.configured(5, projects=ENTRIES, groups=[{"id": 3, "access_as": {"ci_job": {}}}]),
+        builders.shared_agent(5, 3, projects=ENTRIES, groups=[{"id": 3, "access_as": None}]),
         builders.shared(5, 3, {"access_as": {"agent": {}}, "default_namespace": None}),
         builders.started(9, 7, environment={"name": "a", "slug": "a", "tier": "a"}),
     ]
@@ -231,7 +232,7 @@ def test_the_committed_files_are_what_the_code_generates() -> None:
 
 def test_the_command_writes_every_file_and_prints_asyncapi(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["schemas", str(tmp_path / "new")])
-    assert (done.exit_code, done.output) == (0, f"17 files written to {tmp_path / 'new'}\n")
+    assert (done.exit_code, done.output) == (0, f"19 files written to {tmp_path / 'new'}\n")
     for name, text in CONTRACT.items():
         assert (tmp_path / "new" / name).read_text() == text
     assert CliRunner().invoke(app, ["schemas"]).stdout == CONTRACT["asyncapi.yaml"]

@@ -87,6 +87,10 @@ SETS: st.SearchStrategy[Message] = st.one_of(
         builders.configured, AGENTS, projects=entries(PROJECTS | PATHS),
         groups=entries(GROUPS | GROUP_PATHS), root=ROOTS,
     ),
+    st.builds(
+        builders.shared_agent, st.integers(2, 5), PROJECTS, projects=entries(PROJECTS | PATHS),
+        groups=entries(GROUPS | GROUP_PATHS), root=ROOTS,
+    ),
     st.builds(builders.shared, st.integers(3, 4), PROJECTS, FILTERS),
     STARTS,
 )  # fmt: skip
@@ -99,7 +103,8 @@ REMOVALS: st.SearchStrategy[Message] = st.one_of(
     st.builds(member_removed, USERS, SCOPES, VIAS, ROOTS),
     st.builds(
         builders.removed,
-        st.sampled_from(["group", "project", "agent", "job"]), st.integers(1, 4), root=ROOTS,
+        st.sampled_from(["group", "project", "agent", "shared-agent", "job"]), st.integers(1, 5),
+        root=ROOTS,
     ),
     st.builds(builders.removed, st.just("instance-agent"), st.integers(3, 4)),
 )  # fmt: skip
@@ -131,6 +136,12 @@ BASE: list[Message] = [
         3, groups=[{"id": "g3", "default_namespace": "near"}, {"id": 1}, {"id": 2}], root="1"
     ),
     builders.shared(4, 9),
+    builders.shared_agent(
+        2, 9, projects=[{"id": 3}], groups=[{"id": 1, "environments": ["*"]}], root="1"
+    ),
+    builders.shared_agent(
+        5, 9, projects=[{"id": "p2"}], groups=[{"id": "G1", "environments": ["*"]}], root="1"
+    ),
     builders.started(1, 1, 1, token="1-1", root="1"),
     builders.started(2, 2, 1, token="1-2", root="1"),
     builders.started(3, 1, 2, token="1-3", root="1"),

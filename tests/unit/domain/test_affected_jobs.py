@@ -221,6 +221,21 @@ COSTLY: dict[str, tuple[Message, set[int]]] = {
     "the group moved": (builders.group(GROUP, 4), {1, 2, 3, 4, 5}),
     "the project moved": (builders.project(PROJECT, 4), {1, 2, 3, 4, 5}),
     "a project without jobs moved": (builders.project(11, 4), set()),
+    "a shared agent": (
+        builders.shared_agent(AGENT + 3, 99, projects=[{"id": PROJECT}]),
+        {1, 2, 3, 4, 5},
+    ),
+    "the same, from another project": (
+        builders.shared_agent(AGENT + 3, 98, projects=[{"id": PROJECT}]),
+        {1, 2, 3, 4, 5},
+    ),
+    "the same, renamed, and shared with more": (
+        builders.shared_agent(AGENT + 3, 98, projects=[{"id": PROJECT}, {"id": OTHER}]),
+        {6, 7},
+    ),
+    "the shared agent itself": (builders.agent(AGENT + 3, 11), set(range(1, 8))),
+    "the same, removed": (builders.removed("agent", AGENT + 3), set(range(1, 8))),
+    "the end of its sharing": (builders.removed("shared-agent", AGENT + 3), set(range(1, 8))),
     "an agent of the instance": (builders.event("instance-agent.set", SHARED), set(range(1, 8))),
     "a job started": (builders.started(8, PROJECT), {8}),
     "a job finished": (builders.removed("job", 1), {1}),

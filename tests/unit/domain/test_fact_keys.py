@@ -18,6 +18,7 @@ def test_keys_name_their_root_namespace_kind_and_id(root: str, number: int) -> N
         "project": fact_keys.project_key(root, number),
         "agent": fact_keys.agent_key(root, number),
         "configuration": fact_keys.configuration_key(root, number),
+        "shared-agent": fact_keys.shared_agent_key(root, number),
         "job": fact_keys.job_key(root, number),
     }
     for kind, key in keys.items():
@@ -40,7 +41,7 @@ def test_a_membership_names_its_scope_its_user_and_any_via(
     assert fact_keys.USER in key
 
 
-def test_users_and_shared_agents_belong_to_no_root_namespace() -> None:
+def test_users_and_agents_of_the_instance_belong_to_no_root_namespace() -> None:
     assert fact_keys.user_key(1) == "*/user/1"
     assert fact_keys.instance_agent_key(5) == "*/instance-agent/5"
     assert fact_keys.token_key("12", DIGEST) == f"12/token/{DIGEST}"

@@ -1,7 +1,7 @@
 """Grants by the project or group that they name, by id or by path."""
 
 from projector.domain import fact_keys
-from projector.domain.entities import Configuration, Project
+from projector.domain.entities import Configuration, Project, SharedAgent
 from projector.domain.grant_index import GrantIndex
 
 SHOP = Project(None, "Acme/Shop")
@@ -47,3 +47,19 @@ def test_what_is_discarded_leaves_nothing_behind() -> None:
     assert named(index) == {6: None}
     index.discard(fact_keys.configuration_key("3", 6), grants({"id": 7}))
     assert not index._grants
+
+
+def test_grants_of_shared_agents_are_kept_apart_from_those_of_configurations() -> None:
+    index, key = GrantIndex(), fact_keys.shared_agent_key("3", 5)
+    shared = SharedAgent("far", 99, [{"id": 7}, {"id": "ACME/shop", "default_namespace": "s"}], [])
+    index.add(AGENT, grants({"id": 7, "default_namespace": "c"}))
+    index.add(key, shared)
+    assert index.names_path(KEY, SHOP)
+    assert named(index) == {5: "c"}
+    assert index.shared_with(KEY, SHOP)[5].configuration == {"default_namespace": "s"}
+    assert index.shared_with(KEY, None)[5].configuration == {}
+    index.discard(key, shared)
+    assert not index.names_path(KEY, SHOP)
+    assert named(index) == {5: "c"}
+    assert index.shared_with(KEY, SHOP) == {}
+    assert not index._shared

@@ -17,12 +17,14 @@ from tests.builders import (
     project,
     record,
     removed,
+    shared_agent,
     started,
     user,
 )
 
 ENVIRONMENT = {"name": "review/7", "slug": "review-7-abc", "tier": "development"}
 CONFIG = {"ci_access": {"projects": [{"id": "acme/shop"}, {"id": 7}], "groups": None}, "more": 1}
+SHARED = {"id": 5, "name": "far", "project_id": 3, "config": CONFIG}
 INSTANCE = {"id": 5, "name": "shared", "project_id": 3, "configuration": {"a": 1}}
 
 VALID = [
@@ -40,6 +42,9 @@ VALID = [
     removed("agent", 5),
     event("agent.configured", {"id": 5, "config": CONFIG}),
     event("agent.configured", {"id": 5, "config": {}}),
+    event("shared-agent.set", SHARED),
+    event("shared-agent.set", SHARED | {"config": {}}),
+    removed("shared-agent", 5),
     event("instance-agent.set", INSTANCE),
     removed("instance-agent", 5),
     started(9, 7, environment=ENVIRONMENT),
@@ -318,6 +323,10 @@ def test_what_is_expected_is_said_in_words(message: dict[str, Any], says: str) -
         ),
         ({k: v for k, v in group(3).items() if k != "source"}, "`event.source` is missing"),
         (event("agent.configured", {"id": 5}), "`data.config` is missing"),
+        (
+            event("shared-agent.set", {"id": 5, "name": "far", "project_id": 3}),
+            "`data.config` is missing",
+        ),
     ],
 )
 def test_a_missing_field_is_named_with_where_it_belongs(message: Any, says: str) -> None:
@@ -334,6 +343,7 @@ def test_a_complaint_says_that_the_event_is_applied_all_the_same() -> None:
     for message in (
         removed("group", 3, time="noon"),
         configured(5, projects=[{"id": 0}]),
+        shared_agent(5, 3, groups=[{"id": 3, "enviroments": ["production"]}]),
         event("instance-agent.set", INSTANCE | {"configuration": {"access_as": {}}}),
     ):
         assert (decode_event(record(message)).warning or "").startswith("applied all the same: ")

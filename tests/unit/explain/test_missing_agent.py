@@ -22,6 +22,30 @@ MISSING: list[tuple[str, list[Message], str | None, str]] = [
         "`access_as` must name exactly one of agent, ci_job, impersonate",
     ),
     (
+        "no longer shared",
+        [
+            builders.removed("agent", 6),
+            builders.shared_agent(6, 400, groups=[{"id": 3}]),
+            builders.removed("shared-agent", 6),
+        ],
+        "agent_removed",
+        "it was removed",
+    ),
+    (
+        "unreadable where it is shared",
+        [builders.removed("agent", 6), builders.shared_agent(6, 400, groups=[UNREADABLE])],
+        "entry_unreadable",
+        "its entry `ci_access.groups[0]` does not count: "
+        "`access_as` must name exactly one of agent, ci_job, impersonate",
+    ),
+    (
+        "shared with others",
+        [builders.removed("agent", 6), builders.shared_agent(6, 400, groups=[{"id": 13}])],
+        "not_granted",
+        "it is configured in project 400 of another root namespace, and its shared-agent.set "
+        "grants neither project 7 nor a group above it",
+    ),
+    (
         "unreadable for the instance",
         [builders.removed("agent", 6), builders.shared(6, 99, {"access_as": {}})],
         "entry_unreadable",
@@ -87,9 +111,16 @@ def test_an_agent_of_another_root_namespace_in_the_same_partition_is_said_to_be_
     world = World(*COMPANY, STARTED, builders.agent(50, 400, root="40"))
     assert world.agent(50).rule == "agent_elsewhere"
     assert world.agent(50).sentence == (
-        "it belongs to root namespace 40 and the job to 3; "
-        "agents reach only jobs of their own root namespace"
+        "it belongs to root namespace 40 and the job to 3, where no shared-agent.set shares it"
     )
+
+
+def test_an_agent_that_was_only_shared_is_not_called_removed() -> None:
+    shared = builders.shared_agent(50, 400, projects=[{"id": 7}])
+    found = World(*COMPANY, STARTED, shared, builders.removed("shared-agent", 50)).agent(50)
+    assert (found.rule, found.sentence) == (
+        "agent_removed", "it is no longer shared with root namespace 3",
+    )  # fmt: skip
 
 
 def test_an_agent_that_is_not_granted_shows_what_it_does_grant_and_how_much_more() -> None:
@@ -103,6 +134,8 @@ def test_an_agent_that_is_not_granted_shows_what_it_does_grant_and_how_much_more
     )
     world.apply(builders.configured(6, groups=[{"id": n} for n in range(100, 130)]))
     assert (len(world.agent(6).grants), world.agent(6).more_grants) == (20, 10)
+    world.apply(builders.shared_agent(50, 400, projects=[{"id": "acme/X"}]))
+    assert (world.agent(50).name, world.agent(50).grants) == ("a50", ["project acme/x"])
 
 
 def test_every_reason_is_among_the_examples() -> None:

@@ -8,7 +8,16 @@ import pytest
 
 from projector.events.model import MAX_EVENT_BYTES, BadEvent
 from projector.feed.event_file import BadLine, Findings, check_lines, numbered_lines, parse_line
-from tests.builders import configured, event, group, heartbeat, removed, shared, started
+from tests.builders import (
+    configured,
+    event,
+    group,
+    heartbeat,
+    removed,
+    shared,
+    shared_agent,
+    started,
+)
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 GOOD = json.dumps(group(3)).encode()
@@ -108,11 +117,15 @@ def test_a_mistake_in_a_revocation_is_doubtful(attributes: dict[str, Any], says:
 
 def test_an_entry_that_a_worker_leaves_out_is_doubtful_and_named() -> None:
     entries = [{"id": 7}, {"id": 8, "access_as": {}}]
-    messages = [configured(5, groups=entries), shared(5, 3, {"access_as": {}})]
+    messages = [
+        configured(5, groups=entries), shared(5, 3, {"access_as": {}}),
+        shared_agent(5, 3, groups=entries),
+    ]  # fmt: skip
     count, bad, doubtful = findings(GOOD, *(json.dumps(each).encode() for each in messages))
-    assert (count, bad) == (3, [])
-    assert [line.number for line in doubtful] == [2, 3]
+    assert (count, bad) == (4, [])
+    assert [line.number for line in doubtful] == [2, 3, 4]
     assert doubtful[0].reason.startswith("`ci_access.groups[1]` does not count: `access_as` must")
+    assert doubtful[2].reason == doubtful[0].reason
     assert doubtful[1].reason.startswith("the agent does not count: `access_as` must name")
     assert parse_line(json.dumps(messages[0]).encode()).warning
 

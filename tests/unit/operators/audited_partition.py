@@ -21,7 +21,8 @@ BEFORE = TAKEN - 1000
 AFTER = TAKEN + 1000
 COMPANY = [
     builders.group(3), builders.project(7, 3), builders.member(1, group_id=3), builders.user(1),
-    builders.agent(5, 7), builders.configured(5, projects=[{"id": 7}]), builders.shared(6, 7),
+    builders.agent(5, 7), builders.configured(5, projects=[{"id": 7}]),
+    builders.shared_agent(8, 99, groups=[{"id": 3}]), builders.shared(6, 7),
     builders.started(9, 7),
 ]  # fmt: skip
 

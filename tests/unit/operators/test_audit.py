@@ -34,6 +34,8 @@ def test_an_export_of_what_there_is_differs_in_nothing() -> None:
         ("3/agent/5", builders.agent(5, 7), builders.agent(5, 8)),
         ("3/configuration/5", builders.configured(5, projects=[{"id": 7}]),
          builders.configured(5, projects=[{"id": 8}])),
+        ("3/shared-agent/8", builders.shared_agent(8, 99, groups=[{"id": 3}]),
+         builders.shared_agent(8, 99, groups=[{"id": 3, "environments": ["a"]}])),
         ("*/instance-agent/6", builders.shared(6, 7), builders.shared(6, 7, {"x": 1})),
         ("3/job/9", builders.started(9, 7), builders.started(9, 7, token="other")),
     ],
@@ -42,7 +44,7 @@ def test_every_kind_can_be_missing_extra_and_different_and_is_mended(
     key: str, message: dict[str, Any], changed: dict[str, Any]
 ) -> None:
     others = [other for other in COMPANY if other["type"] != message["type"]]
-    kinds = "group project member user agent configuration instance-agent job"
+    kinds = "group project member user agent configuration shared-agent instance-agent job"
 
     more = [builders.group(300), builders.started(80, 7)]
     lacks = AuditedPartition(*others, *more)

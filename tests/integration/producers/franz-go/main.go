@@ -15,7 +15,8 @@ import (
 
 var topics = map[string]string{
 	"group": "membership", "project": "membership", "member": "membership", "user": "membership",
-	"agent": "agent-config", "instance-agent": "agent-config", "job": "job-lifecycle",
+	"agent": "agent-config", "shared-agent": "agent-config", "instance-agent": "agent-config",
+	"job": "job-lifecycle",
 }
 
 var broadcasts = map[string]bool{

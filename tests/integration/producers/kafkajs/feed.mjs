@@ -4,7 +4,8 @@ import { Kafka, logLevel } from "kafkajs";
 
 const TOPICS = {
   group: "membership", project: "membership", member: "membership", user: "membership",
-  agent: "agent-config", "instance-agent": "agent-config", job: "job-lifecycle",
+  agent: "agent-config", "shared-agent": "agent-config", "instance-agent": "agent-config",
+  job: "job-lifecycle",
 };
 const BROADCASTS = ["user.set", "instance-agent.set", "instance-agent.removed"];
 
