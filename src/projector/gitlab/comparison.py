@@ -28,7 +28,8 @@ _TABLES: Final = (
     f"due {_FACTS}",
     f"gone {_FACTS}",
     "later (number INTEGER PRIMARY KEY, place INTEGER, type TEXT, root TEXT, data TEXT)",
-    "scopes (kind TEXT, a INTEGER, root TEXT, went INTEGER)",
+    "scopes (a INTEGER, kind TEXT, root TEXT, went INTEGER,"
+    " PRIMARY KEY (a, kind, root, went)) WITHOUT ROWID",
 )
 
 _SAME: Final = "t.kind = d.kind AND t.a = d.a AND t.b = d.b AND t.via = d.via AND t.root = d.root"
@@ -58,8 +59,8 @@ _KEPT: Final = {
     "configuration": (empty_configuration("t.a"), ""),
 }
 _NOTE_SCOPES: Final = (
-    f"INSERT INTO scopes SELECT kind, a, root, 0 FROM due d WHERE NOT {_IS_TOLD}",
-    "INSERT INTO scopes SELECT kind, a, root, 1 FROM gone",
+    f"INSERT INTO scopes SELECT a, kind, root, 0 FROM due d WHERE NOT {_IS_TOLD}",
+    "INSERT INTO scopes SELECT a, kind, root, 1 FROM gone",
 )
 _DIRTY: Final = "INSERT OR IGNORE INTO dirty SELECT"
 _MARK_MEMBERS: Final = (
@@ -73,14 +74,12 @@ _MARK_MEMBERS: Final = (
 )
 # What `member.removed` needs of the data of `member.set`.
 _MEMBER: Final = "json_remove(t.data, '$.role', '$.expires_at')"
-_SCOPE: Final = (
-    "json_extract({0}.data, '$.group_id') IS NULL,"
-    " coalesce(json_extract({0}.data, '$.group_id'), json_extract({0}.data, '$.project_id'))"
-).format
+_GROUP: Final = "json_extract({0}.data, '$.group_id')".format
+_SCOPE: Final = f"{_GROUP('{0}')}, json_extract({{0}}.data, '$.project_id')".format
 # The memberships of a removed group or project end with it.
 _GOES_ALONG: Final = (
-    f"EXISTS (SELECT 1 FROM scopes s WHERE s.went AND s.root = t.root"
-    f" AND (s.kind = 'project', s.a) = ({_SCOPE('t')}))"
+    f"EXISTS (SELECT 1 FROM scopes s WHERE s.a = coalesce({_SCOPE('t')}) AND s.root = t.root"
+    f" AND s.kind = iif({_GROUP('t')} IS NULL, 'project', 'group') AND s.went = 1)"
 )
 
 
@@ -197,7 +196,9 @@ class _Comparison:
         _, event, place = KINDS[kind]
         if kind in _MEMBERSHIPS:
             # A row that moved to another group or project has the same key, but is another entity.
-            moved = f"due d CROSS JOIN told t ON {_SAME} WHERE ({_SCOPE('t')}) <> ({_SCOPE('d')})"
+            moved = (
+                f"due d CROSS JOIN told t ON {_SAME} WHERE ({_SCOPE('t')}) IS NOT ({_SCOPE('d')})"
+            )
             ended = (f"gone t WHERE NOT {_GOES_ALONG}", f"{moved} AND NOT {_GOES_ALONG}")
             for rows in ended:
                 self._defer(f"SELECT t.root, {_MEMBER} AS data FROM {rows}", event, place)
