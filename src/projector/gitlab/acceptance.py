@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -10,6 +10,9 @@ from projector.gitlab import envelope
 from projector.gitlab.due import KINDS
 
 log = structlog.get_logger()
+
+# Refusals of one comparison that are logged; one mistake may be in every row.
+MAX_LOGGED: Final = 20
 
 
 class Refusal(NamedTuple):
@@ -20,31 +23,33 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def log_refusal(refusal: Refusal) -> None:
-    """Log that a row counts as not there."""
-    log.warning(
-        "a row of GitLab counts as not there, since a worker would refuse its event",
-        kind=refusal.kind, id=refusal.id, reason=refusal.reason,
-    )  # fmt: skip
-
-
 class Acceptance:
     """The check of the events of one comparison, as a function of SQL."""
 
     def __init__(
-        self, sequence: str, time_ms: int | None, refused: Callable[[Refusal], None]
+        self, sequence: str, time_ms: int | None, refused: Callable[[Refusal], object]
     ) -> None:
         self._sequence = sequence
         self._time = time_ms
         self._refused = refused
+        self._refusals = 0
 
     def __call__(self, kind: str, number: int, root: str, data: str | None) -> str | None:
         """Return the data as it may be sent; None if the row counts as not there."""
         reason = self._refusal(kind, root, data)
         if reason is None:
             return data
-        self._refused(Refusal(kind, number, reason))
+        self._report(Refusal(kind, number, reason))
         return self._block(number, root, data) if kind == "user" and data else None
+
+    def _report(self, refusal: Refusal) -> None:
+        self._refused(refusal)
+        self._refusals += 1
+        if self._refusals <= MAX_LOGGED:
+            log.warning(
+                "a row of GitLab counts as not there, since a worker would refuse its event",
+                kind=refusal.kind, id=refusal.id, reason=refusal.reason,
+            )  # fmt: skip
 
     def _refusal(self, kind: str, root: str, data: str | None) -> str | None:
         if data is None:

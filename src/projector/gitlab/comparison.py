@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from projector.gitlab.acceptance import Acceptance, Refusal, log_refusal
+from projector.gitlab.acceptance import Acceptance, Refusal
 from projector.gitlab.due import DUE, KINDS
 from projector.gitlab.due_agents import empty_configuration
 
@@ -46,7 +46,8 @@ _REFUSE: Final = (
     f"UPDATE due AS d SET data = accepted(kind, a, root, data) WHERE NOT {_IS_UNCHANGED}",
     "DELETE FROM due WHERE data IS NULL",
 )
-_IS_LIVE: Final = "a IN (SELECT id FROM p_ci_builds)"
+# Not with IN: SQLite would go through all builds for each row.
+_IS_LIVE: Final = "EXISTS (SELECT 1 FROM p_ci_builds x WHERE x.id = {}.a)".format
 # A job keeps its first root, and starts once. Its data is empty once it has left that root.
 _LEAVE_OUT_PINNED: Final = (
     "DELETE FROM due AS d WHERE EXISTS (SELECT 1 FROM told t WHERE t.kind = 'job' AND t.a = d.a"
@@ -54,7 +55,7 @@ _LEAVE_OUT_PINNED: Final = (
 )
 # These rows of `told` are due whatever the mirror has, with this data.
 _KEPT: Final = {
-    "job": ("t.data", f"AND t.data = '' AND t.{_IS_LIVE}"),
+    "job": ("t.data", f"AND t.data = '' AND {_IS_LIVE('t')}"),
     "user": ("t.data", ""),  # a worker has no event for a user who is gone
     "configuration": (empty_configuration("t.a"), ""),
 }
@@ -88,11 +89,12 @@ def compare(
     *,
     sequence: str,
     time_ms: int | None,
-    refused: Callable[[Refusal], None] = log_refusal,
+    refused: Callable[[Refusal], object] = bool,
 ) -> int:
     """Write the events that make what was told into what is due; return their number.
 
-    `sequence` must be above that of each earlier comparison. Empties `dirty`.
+    `sequence` must be above that of each earlier comparison. Calls `refused` for each row that
+    counts as not there. Empties `dirty`.
     """
     for table in _TABLES:
         db.execute(f"CREATE TEMP TABLE IF NOT EXISTS {table}")
@@ -210,7 +212,7 @@ class _Comparison:
         """Finish jobs, those for good that run on under another root."""
         finished = "SELECT :type AS type, root, json_object('id', a) AS data FROM gone"
         self._send(f"{finished} WHERE data <> ''", type=KINDS["job"].removed)
-        gone = f"({_KEY}) IN (SELECT {_KEY} FROM gone WHERE {{}} {_IS_LIVE})".format
+        gone = f"({_KEY}) IN (SELECT {_KEY} FROM gone WHERE {{}} {_IS_LIVE('gone')})".format
         self._run(
             f"UPDATE told SET data = '' WHERE {gone('')}",
             f"DELETE FROM told WHERE {gone('NOT')}",

@@ -125,7 +125,7 @@ class GitLab:
         events = self.compare_dirty()
         return [event for event in events if not kinds or event.type.startswith(kinds)]
 
-    def compare_dirty(self, refused: Callable[[Refusal], None] | None = None) -> list[Told]:
+    def compare_dirty(self, refused: Callable[[Refusal], object] | None = None) -> list[Told]:
         roots.work_out_all(self.db)
         self.sequence += 1
         before = self.last_number()
