@@ -22,9 +22,11 @@ _NEW_ROOTS = """INSERT INTO new_roots WITH RECURSIVE found (id, root) AS (
         WHERE n.parent_id IS NULL OR n.parent_id NOT IN (SELECT id FROM reparented)
     UNION ALL SELECT n.id, f.root FROM found f CROSS JOIN namespaces n ON n.parent_id = f.id)
     SELECT id, root FROM found"""
+# A row that went and came back in one batch has lost the root that it had.
 _REROOTED = """INSERT INTO rerooted SELECT r.id FROM reparented r
     LEFT JOIN namespaces n ON n.id = r.id LEFT JOIN new_roots f ON f.id = r.id
-    WHERE n.id IS NULL OR n.root IS NOT f.root"""
+    WHERE n.id IS NULL OR n.root IS NOT f.root
+    OR n.root IS NULL AND r.id IN (SELECT id FROM changed_namespaces)"""
 _STORE = """UPDATE namespaces SET root = (SELECT f.root FROM new_roots f WHERE f.id = namespaces.id)
     WHERE id IN (SELECT id FROM rerooted)"""
 
@@ -36,8 +38,8 @@ def create(db: sqlite3.Connection) -> None:
     db.execute("CREATE TEMP TABLE new_roots (id INTEGER PRIMARY KEY, root TEXT)")
 
 
-def follow_moves(db: sqlite3.Connection) -> tuple[bool, bool]:
-    """Work out roots below all that moved; return if `reparented` and `rerooted` have rows."""
+def follow_moves(db: sqlite3.Connection) -> set[str]:
+    """Work out roots below all that moved; return those of `reparented`, `rerooted` with rows."""
     return _work_out(db, _BELOW_MOVED)
 
 
@@ -53,10 +55,10 @@ def forget(db: sqlite3.Connection) -> None:
         db.execute(f"DELETE FROM {table}")
 
 
-def _work_out(db: sqlite3.Connection, reparented: str) -> tuple[bool, bool]:
+def _work_out(db: sqlite3.Connection, reparented: str) -> set[str]:
     if not db.execute(reparented).rowcount:
-        return False, False
+        return set()
     db.execute(_NEW_ROOTS)
     rerooted = db.execute(_REROOTED).rowcount
     db.execute(_STORE)
-    return True, rerooted > 0
+    return {"reparented", "rerooted"} if rerooted else {"reparented"}
