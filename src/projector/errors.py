@@ -5,6 +5,7 @@ ProjectorError
         SettingsError             environment variables
         NotReadyError             may still appear: servers wait for it
             MissingTopicsError
+            StandbyError          GitLab's database
         UnusableTopicsError       topics in Kafka
         ChangedPartitionsError
         AccessError               credentials, rights and certificates
@@ -20,17 +21,23 @@ ProjectorError
         RebuildFailedError
         WebPortError              ports and servers of a process
         StateError                the state file of `projector gitlab`
+        GitlabTablesError         GitLab's database
+        SlotError
+        TokenKeyError             the key of GitLab's encrypted tokens
         DevError
         UnpreparedError           `projector gitlab`
     TemporaryError                an outage: workers retry, commands exit with status 3
         RangeError
         NoAgreementError
         UnansweredError
+        SlotBusyError
+        OpenTransactionsError
     HistoryLostError              inside a process; an owner handles the first three
     WriteRefusedError
     IncompleteCheckpointError
     NotCopartitionedError
     UnsupportedAiokafkaError
+    MalformedMessageError
     SnapshotNeededError           the bridge copies all tables of GitLab's database anew
 
 The message of an `OperatorError` is shown as it is: what is wrong, then what to do.
@@ -62,6 +69,10 @@ class NotReadyError(OperatorError):
 
 class MissingTopicsError(NotReadyError):
     """Topics do not exist yet."""
+
+
+class StandbyError(NotReadyError):
+    """GitLab's database is a standby at present."""
 
 
 class UnusableTopicsError(OperatorError):
@@ -127,6 +138,18 @@ class StateError(OperatorError):
     """The bridge cannot use its state file."""
 
 
+class GitlabTablesError(OperatorError):
+    """GitLab's database lacks what the bridge reads, or does not let it."""
+
+
+class SlotError(OperatorError):
+    """The replication slot or the publication is not as it must be."""
+
+
+class TokenKeyError(OperatorError):
+    """The key of GitLab's encrypted tokens cannot be used."""
+
+
 class DevError(OperatorError):
     """The development environment cannot run."""
 
@@ -151,6 +174,14 @@ class UnansweredError(TemporaryError):
     """Kafka does not return dead letters that it has."""
 
 
+class SlotBusyError(TemporaryError):
+    """Another connection reads the replication slot."""
+
+
+class OpenTransactionsError(TemporaryError):
+    """Transactions in GitLab's database stay open, and a new slot waits for them."""
+
+
 class HistoryLostError(ProjectorError):
     """Kafka no longer has events that the facts need: retrying cannot help, lookups get 503."""
 
@@ -169,6 +200,10 @@ class NotCopartitionedError(ProjectorError):
 
 class UnsupportedAiokafkaError(ProjectorError):
     """aiokafka's fetcher has changed, so that records it cannot parse would stop a partition."""
+
+
+class MalformedMessageError(ProjectorError):
+    """PostgreSQL sent what its replication protocol does not have."""
 
 
 class SnapshotNeededError(ProjectorError):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from projector.errors import ProjectorError
+from projector.errors import MalformedMessageError
 from projector.gitlab.tables import UNCHANGED, Unchanged
 
 # Values as PostgreSQL wrote them, in the order of the relation's columns.
@@ -26,8 +26,15 @@ _NULL, _UNCHANGED, _TEXT = b"nut"
 _NEW, _KEY, _OLD = b"NKO"
 
 
-class MalformedMessageError(ProjectorError):
-    """A message is not as the protocol says."""
+def lsn_text(lsn: int) -> str:
+    """Return a position in the WAL as PostgreSQL writes it."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+def lsn_number(text: str) -> int:
+    """Return a position in the WAL from PostgreSQL's way to write it."""
+    high, low = text.split("/")
+    return (int(high, 16) << 32) | int(low, 16)
 
 
 class Begin(NamedTuple):

@@ -3,17 +3,8 @@
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from projector.errors import GitlabTablesError, SnapshotNeededError
-from projector.gitlab import pgoutput
-from projector.gitlab.pgoutput import (
-    Delete,
-    Insert,
-    MalformedMessageError,
-    RawRow,
-    Relation,
-    Truncate,
-    Update,
-)
+from projector.errors import GitlabTablesError, MalformedMessageError, SnapshotNeededError
+from projector.gitlab.pgoutput import Delete, Insert, RawRow, Relation, Truncate, Update
 from projector.gitlab.tables import TABLES, UNCHANGED, Change, Kind, Row, Table, Unchanged, Value
 
 SCHEMA: Final = "public"
@@ -41,9 +32,10 @@ def parse(kind: Kind, raw: bytes) -> Value:
 
 
 class _Needed(NamedTuple):
-    """A table's columns by their places in PostgreSQL's rows; the first is the id."""
+    """A table's columns by their places in PostgreSQL's rows."""
 
     table: Table
+    id_place: int
     places: tuple[tuple[int | None, Kind], ...]  # None: the mirror's column stays empty
     width: int
 
@@ -56,21 +48,17 @@ class _Needed(NamedTuple):
 
     def id(self, raw: RawRow) -> int:
         self.check(raw)
-        place, kind = self.places[0]
-        assert place is not None
-        found = _value(kind, raw[place], None)
-        if not isinstance(found, int):
+        found = raw[self.id_place]
+        if not isinstance(found, bytes):
             raise MalformedMessageError(f"a row of {self.table.name} came without its id")
-        return found
+        return int(found)
 
     def check(self, raw: RawRow) -> None:
         if len(raw) != self.width:
             raise MalformedMessageError(f"a row of {self.table.name} has not all columns")
 
 
-def _value(
-    kind: Kind, raw: bytes | Unchanged | None, old: bytes | Unchanged | None
-) -> Value:
+def _value(kind: Kind, raw: bytes | Unchanged | None, old: bytes | Unchanged | None) -> Value:
     if raw is UNCHANGED:
         # With REPLICA IDENTITY FULL the former row has the large values that the new one lacks.
         raw = UNCHANGED if old is None else old
@@ -107,7 +95,7 @@ class Relations:
             found.append((place, column.kind))
         if not relation.columns[places["id"]].in_key:
             raise GitlabTablesError(_WITHOUT_ID.format(table=table.name))
-        return _Needed(table, tuple(found), len(relation.columns))
+        return _Needed(table, places["id"], tuple(found), len(relation.columns))
 
     def changes(self, message: Insert | Update | Delete | Truncate) -> Iterator[Change]:
         """Yield the changes of one message: none, one, or two where the id was changed.
@@ -117,7 +105,10 @@ class Relations:
         if isinstance(message, Truncate):
             self._refuse_truncated(message)
         elif needed := self._relation(message.oid):
-            yield from _changes(needed, message)
+            try:
+                yield from _changes(needed, message)
+            except ValueError:
+                raise MalformedMessageError("an integer of PostgreSQL is none") from None
 
     def _refuse_truncated(self, message: Truncate) -> None:
         for needed in map(self._relation, message.oids):
