@@ -43,9 +43,9 @@ _PAGE_HEADER: Final = 24
 
 # Names that a version of PostgreSQL does not have are left out.
 SESSION: Final = """
-    SELECT set_config(wanted.name, wanted.setting, false)
+    SELECT pg_catalog.set_config(known.name, wanted.setting, false)
     FROM unnest(%s::text[], %s::text[]) AS wanted (name, setting)
-    JOIN pg_catalog.pg_settings USING (name)
+    JOIN pg_catalog.pg_settings AS known ON lower(known.name) = wanted.name
 """
 
 
@@ -99,7 +99,8 @@ def copy_table(
 ) -> Iterator[Row]:
     """Yield the rows of a table, without holding them all.
 
-    Without `digests` encrypted tokens are not read. Raises `GitlabTablesError`.
+    Without `digests` encrypted tokens are not read. An optional table that is missing has no rows.
+    Raises `GitlabTablesError`.
     """
     rows = _copied(connection, table, where, tokens=digests is not None)
     if digests is None or all(column.source != TOKEN for column in table.columns.values()):
@@ -109,11 +110,13 @@ def copy_table(
 
 def _copied(connection: Connection, table: Table, where: str, *, tokens: bool) -> Iterator[Row]:
     kinds = [column.kind for column in table.columns.values()]
+    if table.optional and not _exists(connection, table):
+        return
     try:
         with connection.cursor().copy(_copy_statement(table, where, tokens=tokens)) as copy:
             for raw in copy.rows():
                 yield tuple(
-                    None if value is None else parse(kind, bytes(value))
+                    None if value is None else parse(kind, value)
                     for value, kind in zip(raw, kinds, strict=True)
                 )
     except (errors.UndefinedTable, errors.UndefinedColumn, errors.InsufficientPrivilege) as error:
@@ -121,6 +124,11 @@ def _copied(connection: Connection, table: Table, where: str, *, tokens: bool) -
             f"the table {table.name} of GitLab's database cannot be read "
             f"({error.diag.message_primary}); `projector gitlab check` names what is missing"
         ) from error
+
+
+def _exists(connection: Connection, table: Table) -> bool:
+    name = f"{SCHEMA}.{table.name}"
+    return connection.execute("SELECT to_regclass(%s)", [name]).fetchone() != (None,)
 
 
 def _copy_statement(table: Table, where: str, *, tokens: bool) -> sql.Composed:

@@ -21,14 +21,13 @@ _TYPES: Final = {
 }  # fmt: skip
 
 
-def parse(kind: Kind, raw: bytes) -> Value:
+def parse(kind: Kind, text: str) -> Value:
     """Return a value of PostgreSQL's text format as the mirror stores it."""
     if kind is Kind.INTEGER:
-        return int(raw)
+        return int(text)
     if kind is Kind.BOOLEAN:
-        return int(raw == b"t")
-    # A database in SQL_ASCII may hold anything; SQLite and JSON take valid text alone.
-    return raw.decode(errors="replace")
+        return int(text == "t")
+    return text
 
 
 class _Needed(NamedTuple):
@@ -62,7 +61,8 @@ def _value(kind: Kind, raw: bytes | Unchanged | None, old: bytes | Unchanged | N
     if raw is UNCHANGED:
         # With REPLICA IDENTITY FULL the former row has the large values that the new one lacks.
         raw = UNCHANGED if old is None else old
-    return parse(kind, raw) if isinstance(raw, bytes) else raw
+    # A database in SQL_ASCII may hold anything; SQLite and JSON take valid text alone.
+    return parse(kind, raw.decode(errors="replace")) if isinstance(raw, bytes) else raw
 
 
 class Relations:
