@@ -35,17 +35,17 @@ class Follower:
             if self.confirming and (piece.commit or not piece.changes):
                 self.replication.confirm(piece.delivered)
 
-    async def until(self, holds: Callable[[], bool], timeout: float = 20) -> None:
+    async def until(self, holds: Callable[[], bool], within_s: float = 20) -> None:
         """Read until `holds` returns true; raises what reading raises."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within_s):
             while not holds():
                 if self._task.done():
                     self._task.result()
                 await asyncio.sleep(0.01)
 
-    async def end(self, timeout: float = 20) -> None:
+    async def end(self, within_s: float = 20) -> None:
         """Wait for the end of the stream; raises its error."""
-        await asyncio.wait_for(asyncio.shield(self._task), timeout)
+        await asyncio.wait_for(asyncio.shield(self._task), within_s)
 
     async def close(self) -> None:
         self._task.cancel()
