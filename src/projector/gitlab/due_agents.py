@@ -87,7 +87,7 @@ def _roots_of(target: str) -> str:
     return (
         f"SELECT c.id, t.root FROM {_OF_AGENT('n', 'n')}"
         f" CROSS JOIN agent_{target}_authorizations x ON x.agent_id = c.id {_TARGETS[target]}"
-        " WHERE d.kind = 'shared_agent' AND t.root <> n.root"
+        " WHERE d.kind = 'shared_agent' AND t.root <> n.root AND NOT coalesce(p.pending_delete, 0)"
     )
 
 
