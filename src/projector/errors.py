@@ -25,7 +25,7 @@ ProjectorError
         SlotError
         TokenKeyError             the key of GitLab's encrypted tokens
         DevError
-        UnpreparedError           `projector gitlab`
+        LostTopicsError           `projector gitlab`
     TemporaryError                an outage: workers retry, commands exit with status 3
         RangeError
         NoAgreementError
@@ -154,8 +154,8 @@ class DevError(OperatorError):
     """The development environment cannot run."""
 
 
-class UnpreparedError(OperatorError):
-    """GitLab's database is not set up as the bridge needs it."""
+class LostTopicsError(OperatorError):
+    """Topics no longer have what Kafka had acknowledged to the GitLab bridge."""
 
 
 class TemporaryError(ProjectorError):
