@@ -192,6 +192,19 @@ CREATE TABLE environments (
 CREATE UNIQUE INDEX ON environments (project_id, name);
 CREATE UNIQUE INDEX ON environments (project_id, slug);
 
+CREATE TABLE job_environments (
+  id bigserial PRIMARY KEY,
+  project_id bigint NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+  environment_id bigint NOT NULL REFERENCES environments (id) ON DELETE CASCADE,
+  ci_pipeline_id bigint NOT NULL,
+  ci_job_id bigint NOT NULL,
+  deployment_id bigint,
+  expanded_environment_name text NOT NULL,
+  options jsonb DEFAULT '{}' NOT NULL
+);
+CREATE INDEX ON job_environments (ci_job_id);
+CREATE INDEX ON job_environments (environment_id);
+
 CREATE SEQUENCE ci_builds_id_seq;
 CREATE TABLE p_ci_builds (
   status varchar,

@@ -19,10 +19,12 @@ GRANT SELECT (id, project_id, name, slug, tier) ON environments TO projector;
 GRANT SELECT (id, status, type, project_id, commit_id, user_id, protected, timeout, started_at)
   ON p_ci_builds TO projector;
 GRANT SELECT (id, build_id, expanded_environment_name) ON p_ci_builds_metadata TO projector;
+GRANT SELECT (id, ci_job_id, expanded_environment_name) ON job_environments TO projector;
 GRANT SELECT (id, cluster_agents) ON application_settings TO projector;
 
 CREATE PUBLICATION projector FOR TABLE
   users, namespaces, projects, routes, members, group_group_links, project_group_links,
   cluster_agents, agent_project_authorizations, agent_group_authorizations,
-  agent_organization_authorizations, environments, p_ci_builds, p_ci_builds_metadata
+  agent_organization_authorizations, environments, job_environments, p_ci_builds,
+  p_ci_builds_metadata
   WITH (publish_via_partition_root = true);

@@ -135,6 +135,6 @@ def touch_grant(it: Session) -> None:
 
 
 WEIGHTS: dict[Act, int] = {
-    new_agent: 4, remove_agent: 1, rehome_agent: 1, touch_agent: 1, grant: 12, change_grant: 5,
+    new_agent: 6, remove_agent: 1, rehome_agent: 1, touch_agent: 1, grant: 20, change_grant: 5,
     ungrant: 4, refresh_file: 2, share_with_instance: 2, touch_grant: 4,
 }  # fmt: skip

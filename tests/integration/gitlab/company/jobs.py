@@ -57,14 +57,30 @@ def write_metadata(it: Session, job: int) -> None:
     row = it.rows("SELECT project_id, partition_id FROM p_ci_builds WHERE id = %s", job)[0]
     name = it.choice(*ENVIRONMENTS)
     it.update("p_ci_builds", job, environment=name)
+    if name and it.chance(0.7):
+        ensure_environment(it, row["project_id"], name)
+    if write_job_environment(it, job, row["project_id"], name) and it.chance(0.5):
+        return  # as since GitLab 18.4
     it.rows(
         "INSERT INTO p_ci_builds_metadata (build_id, project_id, partition_id,"
         " expanded_environment_name) VALUES (%s, %s, %s, %s) ON CONFLICT (build_id, partition_id)"
         " DO UPDATE SET expanded_environment_name = excluded.expanded_environment_name",
         job, row["project_id"], row["partition_id"], name,
     )  # fmt: skip
-    if name and it.chance(0.7):
-        ensure_environment(it, row["project_id"], name)
+
+
+def write_job_environment(it: Session, job: int, project: int, name: str | None) -> bool:
+    """Write a job's environment as GitLab does since 18.3, or leave it to the metadata."""
+    it.rows("DELETE FROM job_environments WHERE ci_job_id = %s", job)
+    same = "SELECT id FROM environments WHERE project_id = %s AND name = %s"
+    environment = it.value(same, project, name)
+    if environment is None or it.chance(0.4):
+        return False
+    it.insert(
+        "job_environments", project_id=project, environment_id=environment, ci_job_id=job,
+        ci_pipeline_id=1, expanded_environment_name=name,
+    )  # fmt: skip
+    return True
 
 
 def ensure_environment(it: Session, project: int, name: str) -> None:

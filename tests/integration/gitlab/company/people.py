@@ -7,7 +7,7 @@ from tests.integration.gitlab.company.tree import GROUPS, Act, delete_project, n
 
 LEVELS = (5, 10, 15, 20, 25, 30, 40, 50)
 # Mostly levels at which a change shows in the list of agents.
-USUAL = (20, 30, 30, 40, 50)
+USUAL = (20, 30, 30, 40, 40, 50)
 # A day before and after today are different days in every time zone, and on both sides of a run.
 DAYS = (None, None, None, "-400 days", "-1 day", "0 days", "2 days", "400 days")
 STATES = ("blocked", "blocked_pending_approval", "deactivated", "ldap_blocked", "banned")
