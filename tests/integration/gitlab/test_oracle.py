@@ -80,7 +80,7 @@ def test_a_whole_answer(case: Case) -> None:
     )  # fmt: skip
     own = case.agent(case.project)
     name = case.company.value("SELECT username FROM users")
-    assert case.answer == (
+    assert case.answer == Verdict(
         200,
         {
             "allowed_agents": [

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from itertools import accumulate
 from typing import Final
 
+import psycopg
+
 from tests.integration.gitlab.company import agents, jobs, people, tree
 from tests.integration.gitlab.company.session import RegretError, Session
 
@@ -66,6 +68,14 @@ class Company(Session):
 
     def _acts(self) -> int:
         return self.choice(1, 1, 1, 1, 2, 4)
+
+    def change_or_reconnect(self) -> None:
+        """Change the database; where the connection was cut, get another one."""
+        try:
+            self.change()
+        except psycopg.OperationalError:
+            self.reconnect()
+            self.watch()
 
     def transact(self, acts: Iterable[tree.Act]) -> None:
         """Run acts as one transaction, with savepoints; rarely GitLab rolls back."""

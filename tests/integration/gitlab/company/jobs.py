@@ -38,7 +38,7 @@ def new_job(it: Session, status: str = "pending") -> int | None:
     who = somebody(it)
     if who["project_id"] is None:
         return None
-    partition = it.choice(100, 101)
+    partition = it.choice(*it.partitions)
     token = it.tokens.new(partition)
     job = it.insert(
         "p_ci_builds", partition_id=partition, status=status, commit_id=it.random.randint(1, 2**40),

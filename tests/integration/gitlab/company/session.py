@@ -1,6 +1,7 @@
 """A company's connections, its dice, and what it remembers of its jobs."""
 
 import random
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
@@ -24,14 +25,30 @@ class Session:
 
     def __init__(self, seed: int, main: str, ci: str | None = None) -> None:
         self.random = random.Random(seed)
-        self.main: Connection = self._connect(main)
-        self.ci = self._connect(ci) if ci else self.main
+        self._dsns = main, ci
+        self.main, self.ci = self._connect()
         self.tokens = DatabaseTokens(self.random)
         self.encrypted: dict[int, str] = {}  # the database token of each build
+        self.partitions = [100, 101]
         self._names, self._seed = 0, seed
 
-    def _connect(self, dsn: str) -> Connection:
-        return psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
+    def _connect(self) -> tuple[Connection, Connection]:
+        main, ci = self._dsns
+        connected: Connection = psycopg.connect(main, autocommit=True, row_factory=dict_row)
+        if ci is None:
+            return connected, connected
+        return connected, psycopg.connect(ci, autocommit=True, row_factory=dict_row)
+
+    def reconnect(self) -> None:
+        """Connect again once PostgreSQL answers."""
+        self.close()
+        end = time.monotonic() + 30
+        while self.main.closed:
+            try:
+                self.main, self.ci = self._connect()
+            except psycopg.OperationalError:
+                assert time.monotonic() < end, "PostgreSQL does not come back"
+                time.sleep(0.05)
 
     def close(self) -> None:
         self.main.close()
