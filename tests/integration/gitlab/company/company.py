@@ -15,7 +15,7 @@ CUMULATIVE: Final = tuple(accumulate(WEIGHTS.values()))
 ROOTS: Final = """
 WITH RECURSIVE up (project, id, parent_id) AS (
   SELECT p.id, n.id, n.parent_id FROM projects p JOIN namespaces n ON n.id = p.namespace_id
-    WHERE p.id = ANY (%s) AND p.pending_delete IS NOT TRUE
+    WHERE p.id = ANY (%s)
   UNION ALL
   SELECT project, n.id, n.parent_id FROM up JOIN namespaces n ON n.id = up.parent_id)
 SELECT project, id AS root FROM up WHERE parent_id IS NULL
@@ -97,5 +97,5 @@ class Company(Session):
         roots = {row["project"]: row["root"] for row in self.rows(ROOTS, projects)}
         for row in live:
             root = roots.get(row["project_id"])
-            if self.homes.setdefault(row["id"], root) != root or root is None:
+            if root != self.homes.setdefault(row["id"], root):
                 self.strayed.add(row["id"])
