@@ -4,6 +4,7 @@ psycopg is imported inside the commands, since only the extra `gitlab` installs 
 """
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -59,9 +60,38 @@ def check(
     projector gitlab check --sql > for-the-administrator.sql
     """
     settings, gitlab = load_all_settings()
-    from projector.cli import gitlab_check_display
+    from projector.cli import gitlab_output
 
     if sql:
-        gitlab_check_display.print_script(gitlab)
+        gitlab_output.print_script(gitlab)
     else:
-        gitlab_check_display.print_check(settings, gitlab)
+        gitlab_output.print_check(settings, gitlab)
+
+
+@app.command()
+def export(
+    *,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="The bridge's state file; it may be in use. Without it, users who were blocked "
+            "once and jobs that left their root namespace are not as the bridge has told them."
+        ),
+    ] = None,
+) -> None:
+    """Print everything that is due now, one CloudEvent (JSON) a line, for `projector audit`.
+
+    It reads GitLab's tables in one snapshot, and needs nothing but the right to SELECT. The bridge
+    may run meanwhile.
+
+    Exits with 0; with 2 when a table or the state file cannot be read; with 3 when PostgreSQL
+    cannot be reached.
+
+    \b
+    projector gitlab export --state gitlab.db > export.ndjson
+    projector gitlab export --state gitlab.db | projector audit -
+    """
+    _, gitlab = load_all_settings()
+    from projector.cli import gitlab_output
+
+    gitlab_output.print_export(gitlab, state)

@@ -5,7 +5,7 @@ It connects as the bridge does, reads PostgreSQL's catalogs, and changes nothing
 
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -196,13 +196,31 @@ def _connect(string: str, **options: str) -> Connection[Any] | Refused:
     connection = _try(string, **options)
     if isinstance(connection, Connection):
         return connection
-    parts = conninfo.conninfo_to_dict(string)
-    user = str(parts.get("user") or "")
-    target = Target(place(string), user, str(parts.get("dbname") or user))
-    refused = connection_refusals.explain(str(connection), target)
+    refused = _refused(connection, string)
     if refused.is_outage:
         raise UnreachableError(refused.finding) from connection
     return refused
+
+
+def _refused(error: OperationalError, string: str) -> Refused:
+    parts = conninfo.conninfo_to_dict(string)
+    user = str(parts.get("user") or "")
+    target = Target(place(string), user, str(parts.get("dbname") or user))
+    return connection_refusals.explain(str(error), target)
+
+
+@contextmanager
+def explained(string: str) -> Iterator[None]:
+    """Raise errors of the connection as `UnpreparedError` or `UnreachableError`."""
+    try:
+        yield
+    except OperationalError as error:
+        refused = _refused(error, string)
+        if refused.is_outage:
+            raise UnreachableError(refused.finding) from error
+        raise UnpreparedError(
+            f"{refused.finding.sentence} `projector gitlab check` prints what mends it"
+        ) from error
 
 
 def _try(string: str, **options: str) -> Connection[Any] | OperationalError:

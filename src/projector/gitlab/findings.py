@@ -37,7 +37,7 @@ def hint(sentence: str, *statements: str) -> Finding:
 
 def statement(template: str, **parts: Any) -> str:
     """Fill names and literals into SQL: names are quoted as PostgreSQL needs them."""
-    return sql.SQL(template).format(**parts).as_string()  # type: ignore[arg-type]
+    return sql.SQL(template).format(**parts).as_string()
 
 
 def name(*parts: str) -> sql.Identifier:
@@ -47,4 +47,4 @@ def name(*parts: str) -> sql.Identifier:
 
 def plain(*several: str) -> sql.SQL:
     """List names of tables.py, which need no quotes."""
-    return sql.SQL(", ".join(several))  # type: ignore[arg-type]
+    return sql.SQL(", ".join(several))

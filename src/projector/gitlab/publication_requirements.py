@@ -53,8 +53,8 @@ def _too_much(setup: Setup) -> Findings:
         create(setup.wanted.publication, list(setup.tables)),
     ]
     yield finding(
-        f"The publication {setup.wanted.publication} has {what}, so GitLab's UPDATE and DELETE fail in "
-        "those without a primary key, and secrets of other tables travel.",
+        f"The publication {setup.wanted.publication} has {what}, so GitLab's UPDATE and DELETE "
+        "fail in those without a primary key, and secrets of other tables travel.",
         "BEGIN;", *statements, "COMMIT;",
     )  # fmt: skip
 
@@ -116,8 +116,8 @@ def _superfluous(setup: Setup) -> Findings:
     for table in found.tables if found else ():
         if table.schema != SCHEMA or table.name not in setup.wanted.tables:
             yield hint(
-                f"The publication {setup.wanted.publication} also has {table.name}, which the bridge "
-                "does not read.",
+                f"The publication {setup.wanted.publication} also has {table.name}, which the "
+                "bridge does not read.",
                 statement(
                     "ALTER PUBLICATION {publication} DROP TABLE {table};",
                     publication=name(setup.wanted.publication), table=name(table.schema, table.name),

@@ -127,6 +127,16 @@ class State:
                 dirty.mark_everything(self._db, ["shared_agent", "instance_agent"])
             return self._compare(mark.lsn, mark.time_ms)
 
+    def remember_users(self, ids: Iterable[int], mark: Mark) -> Remembered:
+        """Send the state of users that workers know of, though they were not told from here."""
+        with self._transaction():
+            rows = [(user,) for user in ids]
+            self._db.executemany(
+                "INSERT OR IGNORE INTO told VALUES ('user', ?, 0, '', '*', '')", rows
+            )
+            self._db.executemany("INSERT OR IGNORE INTO dirty VALUES ('user', ?, 0)", rows)
+            return self._compare(mark.lsn, mark.time_ms)
+
     # snapshots
 
     def start_snapshot(self, databases: Mapping[str, Position]) -> None:

@@ -365,3 +365,35 @@ def test_a_publication_with_missing_rights_stops_the_bridge(
         gitlab.server.execute("ALTER PUBLICATION projector DROP TABLE users", database=gitlab.name)
         with pytest.raises(checks.UnpreparedError, match="lacks users"):
             checks.require_followed(connection, wanted)
+
+
+def test_the_publication_never_makes_a_write_of_gitlab_fail(gitlab: GitlabDatabase) -> None:
+    """PostgreSQL refuses UPDATE and DELETE for want of an identity even where no row is met."""
+    tables = gitlab.server.execute(
+        "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p') AND "
+        "relnamespace IN ('public'::regnamespace, 'gitlab_partitions_dynamic'::regnamespace)",
+        database=gitlab.name,
+    )
+    assert len(tables) > 15
+    with closing(gitlab.connect()) as writer:
+        for (table,) in tables:
+            writer.execute(f"DELETE FROM {table} WHERE false")
+            column = "line" if table == "audit_lines" else "id"
+            writer.execute(f"UPDATE {table} SET {column} = {column} WHERE false")
+
+
+def test_the_script_makes_no_publication_of_a_table_without_a_key(
+    gitlab: GitlabDatabase, tmp_path: Path
+) -> None:
+    gitlab.server.execute("DROP PUBLICATION projector; ALTER TABLE members DROP CONSTRAINT "
+                          "members_pkey", database=gitlab.name)  # fmt: skip
+    given = settings(gitlab, tmp_path)
+    with pytest.raises(AssertionError, match="no replica identity: members"):
+        gitlab.server.psql(script(given), gitlab.name)
+    with closing(gitlab.connect()) as writer:
+        writer.execute("DELETE FROM members WHERE false")
+    # In the order in which they are printed, what is found mends it without harm.
+    mend(gitlab, must(given))
+    assert must(given) == []
+    with closing(gitlab.connect()) as writer:
+        writer.execute("DELETE FROM members WHERE false")

@@ -1,9 +1,11 @@
-"""`projector gitlab check`: findings on a terminal.
+"""`projector gitlab check` and `export`: findings on a terminal, and lines of events.
 
 Names in GitLab's database are not trusted: control characters are escaped.
 """
 
+import sys
 import textwrap
+from pathlib import Path
 
 import typer
 
@@ -12,6 +14,7 @@ from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
 from projector.errors import OperatorError
 from projector.gitlab.check import Checked, UnreachableError, check
+from projector.gitlab.export import exported
 from projector.gitlab.findings import Finding
 from projector.gitlab.kafka_requirements import check_topics
 from projector.gitlab.setup_script import script
@@ -42,6 +45,19 @@ def print_check(settings: Settings, gitlab: GitlabSettings) -> None:
         typer.echo(f"{must} to mend; `projector gitlab check --sql` prints all of the SQL")
         raise typer.Exit(WRONG)
     typer.echo("the bridge can run")
+
+
+def print_export(gitlab: GitlabSettings, state: Path | None) -> None:
+    """Print the lines of an export, once all tables are read."""
+    try:
+        with exported(gitlab, state) as lines:
+            for line in lines:
+                sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+    except UnreachableError as error:
+        fail(OUTAGE, str(error))
+    except OperatorError as error:
+        fail(WRONG, str(error))
 
 
 def _print(checked: Checked) -> int:
