@@ -120,7 +120,8 @@ def _superfluous(setup: Setup) -> Findings:
                 "bridge does not read.",
                 statement(
                     "ALTER PUBLICATION {publication} DROP TABLE {table};",
-                    publication=name(setup.wanted.publication), table=name(table.schema, table.name),
+                    publication=name(setup.wanted.publication),
+                    table=name(table.schema, table.name),
                 ),
             )  # fmt: skip
 
@@ -130,8 +131,8 @@ def _actions(setup: Setup) -> Findings:
     lacking = [action for action in ACTIONS if found and action not in found.actions]
     if lacking:
         yield finding(
-            f"The publication {setup.wanted.publication} leaves out {', '.join(lacking)}, so removals "
-            "or changes would be lost.",
+            f"The publication {setup.wanted.publication} leaves out {', '.join(lacking)}, so "
+            "removals or changes would be lost.",
             _set(setup.wanted.publication, "publish = 'insert, update, delete, truncate'"),
         )
 
@@ -140,8 +141,8 @@ def _via_root(setup: Setup) -> Findings:
     found = _whole(setup)
     if found is not None and not found.via_root:
         yield finding(
-            f"The publication {setup.wanted.publication} names partitions and not their tables, so a "
-            "new partition would be unknown.",
+            f"The publication {setup.wanted.publication} names partitions and not their tables, so "
+            "a new partition would be unknown.",
             _set(setup.wanted.publication, "publish_via_partition_root = true"),
         )
 

@@ -156,8 +156,8 @@ def _lost_slot(setup: Setup) -> Findings:
     slot = _slot(setup)
     if setup.wanted.streams and slot is not None and slot.wal_status == "lost":
         yield hint(
-            f"The replication slot {setup.wanted.slot} has lost its WAL, so the bridge will take a new "
-            "snapshot when it starts."
+            f"The replication slot {setup.wanted.slot} has lost its WAL, so the bridge will take a "
+            "new snapshot when it starts."
         )
 
 

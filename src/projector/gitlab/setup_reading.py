@@ -9,8 +9,8 @@ from psycopg.rows import namedtuple_row
 from projector.gitlab.tables import Kind, Table
 
 SCHEMA = "public"
-# GitLab locks the tables of another database with triggers on this function.
-# Source: lib/gitlab/database/lock_writes_manager.rb
+# GitLab locks the tables of another database with triggers on this function (its
+# LockWritesManager).
 LOCKING_FUNCTION = "gitlab_schema_prevent_write"
 OLDEST_VERSION = 14_00_00
 

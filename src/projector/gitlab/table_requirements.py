@@ -39,7 +39,7 @@ def _missing_tables(setup: Setup) -> Findings:
         for name, table in setup.wanted.tables.items()
         if name not in setup.tables and not table.optional
     ]
-    if ENVIRONMENTS <= setup.wanted.tables.keys() and not ENVIRONMENTS & setup.tables.keys():
+    if setup.wanted.tables.keys() >= ENVIRONMENTS and not ENVIRONMENTS & setup.tables.keys():
         missing.append(" or ".join(sorted(ENVIRONMENTS)))
     if missing and setup.tables:
         yield Finding(

@@ -1,0 +1,168 @@
+"""The audit of `projector gitlab run --audit`: facts that a bridge without its state cannot end.
+
+A bridge with a new state sends all that is due. What an earlier one told, and what is gone since,
+no table has any more. The facts that workers have in Redis show it.
+"""
+
+import asyncio
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import BinaryIO, Final, NamedTuple, Protocol, cast
+
+import structlog
+from redis.asyncio import Redis
+
+from projector.cli.terminal import SPOOL_BYTES, connected
+from projector.clients import redis_batch
+from projector.config.settings import Settings
+from projector.domain import fact_keys
+from projector.errors import OperatorError
+from projector.gitlab.export import Fact, export_lines
+from projector.operators import snapshot
+from projector.operators.audit import (
+    AUDITED_KINDS,
+    AuditScope,
+    Export,
+    FactMismatch,
+    read_export,
+)
+from projector.operators.audit_run import (
+    AuditRequest,
+    AuditRow,
+    AuditRun,
+    FindingRow,
+    refuse_unsafe_repair,
+)
+from projector.store.partition_count import require_partition_count
+from projector.store.schema import PARTITIONS_KEY
+
+log = structlog.get_logger()
+
+PAUSE_S: Final = 1.0
+# Longer than workers need for their next step, so one of them stands still.
+PATIENCE_S: Final = 120.0
+SHOWN: Final = 10
+
+
+class Told(Protocol):
+    """What the bridge has told, for the audit; the bridge sends nothing else meanwhile."""
+
+    async def remember_users(self, ids: Collection[int]) -> None:
+        """Tell of these users too; return once Kafka has acknowledged it."""
+
+    async def facts(self) -> list[Fact]:
+        """Return type, root and data of all that was told."""
+
+
+class Look(NamedTuple):
+    """One comparison of all partitions; `rows` are without users whom GitLab no longer has."""
+
+    counts: Counter[FactMismatch]
+    rows: list[AuditRow]
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether workers have applied all that was told."""
+        behind = self.counts[FactMismatch.MISSING] + self.counts[FactMismatch.DIFFERENT]
+        return not behind and all(isinstance(row, FindingRow) for row in self.rows)
+
+    @property
+    def left(self) -> int:
+        """How many differences there are. A newer fact is one: the bridge sends nothing now."""
+        return len(self.rows) + self.counts[FactMismatch.NEWER]
+
+
+async def audit_lost_state(settings: Settings, told: Told) -> None:
+    """End every fact that was not told, once workers have applied all that was.
+
+    Raises `OperatorError` when facts stay different, and `RedisError`.
+    """
+    async with connected(settings) as redis:
+        partitions = await require_partition_count(redis)
+        await told.remember_users(await _users(redis, partitions))
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+            source = cast(BinaryIO, spool)
+            source.writelines(export_lines(await told.facts(), int(time.time() * 1000)))
+            source.seek(0)
+            export, bad = await asyncio.to_thread(read_export, source, partitions)
+            if bad:
+                raise OperatorError(f"an event of the bridge has no place in an audit: {bad[0]}")
+            audit = _Audit(settings, redis, export, source)
+            await audit.until(lambda look: look.is_applied, "workers have not applied")
+            await audit.until(lambda look: not look.left, "no event ends", repair=True)
+
+
+async def _users(redis: Redis, partitions: int) -> set[int]:
+    """Return the users that workers know of."""
+    found: set[int] = set()
+    for partition in range(partitions):
+        look = await snapshot.read_snapshot(redis, partition)
+        found |= {
+            fact_keys.id_of(key)
+            for key, fact in look.facts.items()
+            if fact_keys.kind_of(key) == "user" and fact.data is not None
+        }
+    return found
+
+
+class _Audit:
+    """Comparisons of all partitions with what was told."""
+
+    def __init__(self, settings: Settings, redis: Redis, export: Export, source: BinaryIO) -> None:
+        self._settings = settings
+        self._redis = redis
+        self._export = export
+        self._source = source
+        self._roots = frozenset(export.roots)
+
+    async def until(
+        self, is_done: Callable[[Look], bool], obstacle: str, *, repair: bool = False
+    ) -> None:
+        """Compare again and again; raise `OperatorError` when nothing gets better any more."""
+        best, since = math.inf, time.monotonic()
+        while not is_done(look := await self._compare(repair)):
+            if look.left < best:
+                best, since = look.left, time.monotonic()
+            if time.monotonic() - since > PATIENCE_S:
+                raise OperatorError(
+                    f"{obstacle} {look.left} facts, such as {_shown(look)}; see that all workers "
+                    "run, then run with --audit again"
+                )
+            log.info("the audit goes on", differences=look.left, ending=repair)
+            await asyncio.sleep(PAUSE_S)
+        log.info(
+            "audited", ended=repair, **{each.value: look.counts[each] for each in FactMismatch}
+        )
+
+    async def _compare(self, repair: bool) -> Look:
+        """Compare all partitions now. A first look shows which namespaces are gone."""
+        now = await redis_batch.server_time(self._redis, PARTITIONS_KEY)
+        scope = AuditScope(frozenset(AUDITED_KINDS), self._roots)
+        request = AuditRequest(self._export, scope, self._source, now, 0, repair)
+        if repair:
+            await refuse_unsafe_repair(self._settings, self._redis, request)
+        run = AuditRun(self._settings, self._redis, request)
+        rows = [
+            row
+            for partition in range(self._export.partitions)
+            for row in await run.audit(partition)
+        ]
+        self._roots |= run.left_out_roots
+        return Look(run.counts, [row for row in rows if not _is_former_user(row)])
+
+
+def _is_former_user(row: AuditRow) -> bool:
+    """Whether the row is a user that GitLab no longer has: no event ends one, and none must."""
+    return (
+        isinstance(row, FindingRow)
+        and row.what is FactMismatch.EXTRA
+        and fact_keys.kind_of(row.key) == "user"
+    )
+
+
+def _shown(look: Look) -> str:
+    keys = [row.key if isinstance(row, FindingRow) else row.error for row in look.rows]
+    return ", ".join(keys[:SHOWN]) or "some that are newer"

@@ -1,0 +1,150 @@
+"""The audit after a lost state: facts that nobody told of end, and all others stay."""
+
+import json
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from typing import Any
+
+import fakeredis
+import pytest
+
+from projector.cli import gitlab_audit
+from projector.cli.gitlab_audit import audit_lost_state
+from projector.config.settings import Settings
+from projector.errors import OperatorError
+from projector.events.model import DEAD_LETTERS, KafkaRecord, Topic
+from projector.feed import producer
+from projector.feed.producer import Message, Send
+from projector.gitlab.export import Fact
+from projector.kafka import topics
+from tests import builders
+from tests.unit.operators import worlds
+from tests.unit.operators.worlds import COMPANY, PARTITIONS, STARTED, World
+
+GONE_ROOT = "40"
+
+
+class Bridge:
+    """What a bridge has told, and would tell of users."""
+
+    def __init__(self, world: World, *told: dict[str, Any]) -> None:
+        self.world, self.told = world, list(told)
+        self.users: dict[int, dict[str, Any]] = {}
+
+    async def remember_users(self, ids: Collection[int]) -> None:
+        known = [self.users[user] for user in ids if user in self.users]
+        self.told += known
+        await apply(self.world, *known)
+
+    async def facts(self) -> list[Fact]:
+        return [
+            (
+                message["type"],
+                "*" if message["type"] == "user.set" else message["partitionkey"],
+                json.dumps(message["data"]),
+            )
+            for message in self.told
+        ]
+
+
+async def apply(world: World, *messages: dict[str, Any]) -> None:
+    """Apply to each root's partition, and broadcasts to all."""
+    for partition in world.partitions:
+        own = [
+            m for m in messages
+            if m["type"] == "user.set" or worlds.home_of(m) == partition.number
+        ]  # fmt: skip
+        await partition.apply(*own)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> fakeredis.FakeServer:
+    server = fakeredis.FakeServer()
+
+    @asynccontextmanager
+    async def connected(settings: Settings) -> AsyncIterator[Any]:
+        yield fakeredis.FakeAsyncRedis(server=server)
+
+    monkeypatch.setattr(gitlab_audit, "connected", connected)
+    monkeypatch.setattr(gitlab_audit, "PAUSE_S", 0.01)
+    monkeypatch.setattr(gitlab_audit, "PATIENCE_S", 0.2)
+    return server
+
+
+@pytest.fixture
+async def world(server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A world whose workers apply what an audit feeds."""
+    world = World(server)
+    await world.claim()
+    await apply(world, *COMPANY, STARTED)
+
+    async def put(message: Message) -> None:
+        owner = world.partitions[message.partition]
+        offset = owner.next[Topic(message.topic)]
+        record = KafkaRecord(
+            Topic(message.topic), message.partition, offset, await owner.store.now(), None,
+            message.value, message.headers,
+        )  # fmt: skip
+        assert owner.projection.apply(record) is None
+        owner.next[record.topic] = offset + 1
+        await owner.write()
+
+    @asynccontextmanager
+    async def sending(settings: Settings) -> AsyncIterator[Send]:
+        yield put
+
+    async def check_topics(settings: Settings) -> dict[str, int]:
+        return {**dict.fromkeys(Topic, PARTITIONS), DEAD_LETTERS: 1}
+
+    async def refuse_nothing(settings: Settings) -> None:
+        return None
+
+    monkeypatch.setattr(producer, "sending", sending)
+    monkeypatch.setattr(topics, "check_topics", check_topics)
+    monkeypatch.setattr(topics, "refuse_producers_time", refuse_nothing)
+    return world
+
+
+def live(world: World) -> set[str]:
+    return {
+        key
+        for partition in world.partitions
+        for key, fact in partition.projection.facts.items()
+        if fact.data is not None and not getattr(fact.data, "finished", False)
+    }
+
+
+async def test_all_that_was_not_told_ends(world: World) -> None:
+    await apply(world, builders.group(40, root=GONE_ROOT), builders.agent(9, 7))
+    told = [m for m in COMPANY if m["type"] != "member.set"]
+    await audit_lost_state(Settings(), Bridge(world, *told))
+    assert live(world) == {"3/group/3", "3/project/7", "3/agent/5", "3/agent/6"}
+
+
+async def test_nothing_that_was_told_is_touched(world: World) -> None:
+    before = live(world)
+    await audit_lost_state(Settings(), Bridge(world, *COMPANY, STARTED))
+    assert live(world) == before
+
+
+async def test_a_user_who_is_active_again_is_told(world: World) -> None:
+    await apply(world, builders.user(1, state="blocked"), builders.user(2, state="blocked"))
+    bridge = Bridge(world, *COMPANY, STARTED)
+    bridge.users = {1: builders.user(1, state="active")}  # GitLab no longer has user 2
+    await audit_lost_state(Settings(), bridge)
+    states = [dict(p.projection.facts.items())["*/user/1"].data.state for p in world.partitions]
+    assert states == ["active"] * PARTITIONS
+    assert "*/user/2" in live(world)
+
+
+async def test_nothing_ends_before_workers_have_applied_what_was_told(world: World) -> None:
+    await apply(world, builders.agent(9, 7))
+    late = builders.agent(10, 7)
+    with pytest.raises(OperatorError, match=r"workers have not applied.*3/agent/10"):
+        await audit_lost_state(Settings(), Bridge(world, *COMPANY, STARTED, late))
+    assert "3/agent/9" in live(world)
+
+
+async def test_a_company_that_is_gone_ends_altogether(world: World) -> None:
+    await audit_lost_state(Settings(), Bridge(world))
+    assert live(world) == set()
