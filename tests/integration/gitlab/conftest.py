@@ -67,3 +67,13 @@ def gitlab_database(shared_postgres: Postgres, database: str) -> GitlabDatabase:
     gitlab.create()
     gitlab.set_up()
     return gitlab
+
+
+@pytest.fixture
+def own_gitlab(own_postgres: Postgres) -> GitlabDatabase:
+    """Return a database with GitLab's tables on a server of the test's own."""
+    own_postgres.execute("CREATE DATABASE gitlab")
+    gitlab = GitlabDatabase(own_postgres, "gitlab")
+    gitlab.create()
+    gitlab.set_up()
+    return gitlab

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from projector.gitlab.database import connect, insert_lsn, push_wal
+from projector.gitlab.pgoutput import lsn_number
 from projector.gitlab.pieces import Piece
 from projector.gitlab.replication import Replication
 from projector.gitlab.snapshot import slot_snapshot
@@ -12,6 +14,10 @@ from projector.gitlab.tables import Change
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
 
 PUBLICATION = "projector"
+ADD_USERS = (
+    "INSERT INTO users (id, email, username, state) SELECT number, number, 'u' || number, 'active'"
+    " FROM generate_series(%s::int, %s) AS number"
+)
 
 
 def slot_of(gitlab: GitlabDatabase) -> str:
@@ -81,3 +87,31 @@ async def following(
         yield follower
     finally:
         await follower.close()
+
+
+def position(gitlab: GitlabDatabase) -> int:
+    with connect(gitlab.bridge_dsn) as connection:
+        return insert_lsn(connection)
+
+
+def confirmed(gitlab: GitlabDatabase) -> int:
+    [(lsn,)] = gitlab.server.execute(
+        "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s",
+        slot_of(gitlab),
+    )
+    return lsn_number(lsn)
+
+
+async def reached(follower: Follower, target: int) -> None:
+    while follower.replication.delivered < target:
+        follower.replication.ask()
+        await follower.until(lambda: True)
+        await asyncio.sleep(0.02)
+
+
+async def caught_up(follower: Follower, gitlab: GitlabDatabase) -> None:
+    """Wait until everything that was committed before the call has been handed out."""
+    with connect(gitlab.bridge_dsn) as connection:
+        target = insert_lsn(connection)
+        push_wal(connection)
+    await reached(follower, target)

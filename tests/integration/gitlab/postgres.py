@@ -234,3 +234,21 @@ def running_postgres(*, fresh: bool = False, **settings: str) -> Iterator[Postgr
             server.kill()
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def running_standby(primary: Postgres) -> Iterator[Postgres]:
+    """Run a hot standby of a server."""
+    folder = new_folder()
+    try:
+        run(
+            program("pg_basebackup"), "--pgdata", str(folder / "data"), "--write-recovery-conf",
+            "--checkpoint", "fast", "--no-sync", "--dbname", primary.socket_dsn(),
+        )  # fmt: skip
+        server = Postgres(folder)
+        try:
+            yield server
+        finally:
+            server.kill()
+    finally:
+        shutil.rmtree(folder)

@@ -7,53 +7,23 @@ import psycopg
 import pytest
 
 from projector.errors import SlotBusyError, SnapshotNeededError
-from projector.gitlab.database import connect, insert_lsn, push_wal
-from projector.gitlab.pgoutput import lsn_number
+from projector.gitlab.database import connect, push_wal
 from projector.gitlab.pieces import MAX_BYTES
 from projector.gitlab.replication import Replication
 from projector.gitlab.tables import UNCHANGED, Change
 from tests.integration.gitlab.follower import (
+    ADD_USERS,
     PUBLICATION,
-    Follower,
+    caught_up,
+    confirmed,
     follow,
     following,
     new_slot,
+    position,
+    reached,
     slot_of,
 )
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
-
-ADD_USERS = (
-    "INSERT INTO users (id, email, username, state) SELECT number, number, 'u' || number, 'active'"
-    " FROM generate_series(%s::int, %s) AS number"
-)
-
-
-def position(gitlab: GitlabDatabase) -> int:
-    with connect(gitlab.bridge_dsn) as connection:
-        return insert_lsn(connection)
-
-
-def confirmed(gitlab: GitlabDatabase) -> int:
-    [(lsn,)] = gitlab.server.execute(
-        "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s",
-        slot_of(gitlab),
-    )
-    return lsn_number(lsn)
-
-
-async def reached(follower: Follower, target: int) -> None:
-    while follower.replication.delivered < target:
-        follower.replication.ask()
-        await follower.until(lambda: True)
-        await asyncio.sleep(0.02)
-
-
-async def caught_up(follower: Follower, gitlab: GitlabDatabase) -> None:
-    """Wait until everything that was committed before the call has been handed out."""
-    with connect(gitlab.bridge_dsn) as connection:
-        target = insert_lsn(connection)
-        push_wal(connection)
-    await reached(follower, target)
 
 
 async def test_rows_arrive_with_their_needed_columns_alone(gitlab_database: GitlabDatabase) -> None:
