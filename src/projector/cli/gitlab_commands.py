@@ -4,12 +4,11 @@ psycopg is imported inside the commands, since only the extra `gitlab` installs 
 """
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from projector.cli.terminal import WRONG, fail, load_settings
+from projector.cli.terminal import WRONG, fail, load_settings, run_command
 from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
 from projector.errors import SettingsError
@@ -37,61 +36,30 @@ def load_all_settings() -> tuple[Settings, GitlabSettings]:
     return settings, gitlab
 
 
-@app.command()
-def check(
-    *,
-    sql: Annotated[
+@app.command("run")
+def run(
+    resend: Annotated[
         bool,
         typer.Option(
-            "--sql", help="Print the SQL for the database's administrator, and check nothing."
+            "--resend",
+            help="Forget what was sent, and send everything again: for topics that were made anew.",
         ),
     ] = False,
 ) -> None:
-    """Find what must be mended in GitLab's database, in Kafka and here, and print how.
+    """Feed the topics from GitLab's PostgreSQL, and send the heartbeats of the source `gitlab`.
 
-    It connects as the bridge does, and changes nothing. A finding is one sentence; below it are the
-    SQL, the line of a file, or the variable that mends it. A hint need not be mended.
+    Run one for each GitLab: a second one waits until the first ends. Waits for Kafka, the topics
+    and PostgreSQL. Let a supervisor start it again whenever it ends: it goes on from its state.
 
-    Exits with 0 when the bridge can run; with 2 when something must be mended; with 3 when
-    PostgreSQL or Kafka cannot be reached.
+    Exits with 0 on SIGINT or SIGTERM; with 1 when it cannot go on; with 2 when a setting, the
+    state, a topic, or GitLab's database must be corrected first.
 
     \b
-    projector gitlab check
-    projector gitlab check --sql > for-the-administrator.sql
+    export PROJECTOR_SOURCES=gitlab PROJECTOR_KAFKA=kafka:9092
+    export PROJECTOR_GITLAB_DATABASE='host=db dbname=gitlabhq_production user=projector'
+    projector gitlab run
     """
     settings, gitlab = load_all_settings()
-    from projector.cli import gitlab_output
+    from projector.gitlab.bridge import Orders, run_bridge
 
-    if sql:
-        gitlab_output.print_script(gitlab)
-    else:
-        gitlab_output.print_check(settings, gitlab)
-
-
-@app.command()
-def export(
-    *,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            help="The bridge's state file; it may be in use. Without it, users who were blocked "
-            "once and jobs that left their root namespace are not as the bridge has told them."
-        ),
-    ] = None,
-) -> None:
-    """Print everything that is due now, one CloudEvent (JSON) a line, for `projector audit`.
-
-    It reads GitLab's tables in one snapshot, and needs nothing but the right to SELECT. The bridge
-    may run meanwhile.
-
-    Exits with 0; with 2 when a table or the state file cannot be read; with 3 when PostgreSQL
-    cannot be reached.
-
-    \b
-    projector gitlab export --state gitlab.db > export.ndjson
-    projector gitlab export --state gitlab.db | projector audit -
-    """
-    _, gitlab = load_all_settings()
-    from projector.cli import gitlab_output
-
-    gitlab_output.print_export(gitlab, state)
+    run_command(settings, run_bridge(settings, gitlab, Orders(resend=resend)))

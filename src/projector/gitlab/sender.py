@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -18,7 +18,8 @@ from projector.events.model import EVENT_TYPES, Topic
 from projector.events.partitioning import partition_of
 from projector.feed.producer import CONTENT_TYPE, MAX_REQUEST_BYTES
 from projector.gitlab import metrics
-from projector.gitlab.state_thread import StateThread
+from projector.gitlab.envelope import BROADCAST, OutboxRow, encode, partition_key
+from projector.gitlab.own_thread import OwnThread
 from projector.kafka.range_reader import RangeReader
 
 log = structlog.get_logger()
@@ -30,22 +31,11 @@ MAX_BATCH_BYTES: Final = 256 * 1024
 REQUEST_TIMEOUT_MS: Final = 10_000
 # A request under way ends with its connection.
 DISCARD_S: Final = 1.0
-EVERYONE: Final = "*"
-# Every record needs a namespace's id as its key; a broadcast is about no namespace.
-BROADCAST_KEY: Final = b"1"
 JOB_STARTED: Final = "job.started"
 
 
-class OutboxRow(NamedTuple):
-    """An event that is remembered, and not yet acknowledged."""
-
-    number: int
-    type: str
-    root: str
-
-
-Offsets = Mapping[Topic, Mapping[int, int]]
-Encode = Callable[[Any, int], bytes]
+# By topic and partition.
+Offsets = Mapping[str, Mapping[int, int]]
 
 
 class Outbox(Protocol):
@@ -76,14 +66,12 @@ class Sender:
         self,
         settings: Settings,
         reader: RangeReader,
-        state: StateThread[Outbox],
-        encode: Encode,
+        state: OwnThread[Any],
         partitions: int,
     ) -> None:
         self._settings = settings
         self._reader = reader
         self._state = state
-        self._encode = encode
         self._partitions = partitions
         self._call = Call(None)
         self._wake = asyncio.Event()
@@ -202,7 +190,9 @@ class Sender:
 
     async def _advance(self, number: int) -> None:
         if number > self.acknowledged:
-            offsets = {topic: dict(enumerate(ends)) for topic, ends in self.offsets.items()}
+            offsets: Offsets = {
+                str(topic): dict(enumerate(ends)) for topic, ends in self.offsets.items()
+            }
             await self._state.run(lambda state: state.acknowledged(number, offsets))
         async with self._progress:
             self.acknowledged = max(self.acknowledged, number)
@@ -227,7 +217,7 @@ class Sender:
         now = int(time.time() * 1000)
         try:
             for row in rows:
-                value, key = self._encode(row, now), _key(row.root)
+                value, key = encode(row, now), partition_key(row.root).encode()
                 topic = self._settings.topic(EVENT_TYPES[row.type].topic)
                 for partition in self._targets(row.root):
                     sent.append(
@@ -242,7 +232,7 @@ class Sender:
             raise
 
     def _targets(self, root: str) -> Iterable[int]:
-        if root == EVERYONE:
+        if root == BROADCAST:
             return range(self._partitions)
         return (partition_of(root, self._partitions),)
 
@@ -290,10 +280,6 @@ async def discard_producer(producer: AIOKafkaProducer) -> None:
     await producer.client.close()
     if sending is not None:
         await asyncio.wait({sending}, timeout=DISCARD_S)
-
-
-def _key(root: str) -> bytes:
-    return BROADCAST_KEY if root == EVERYONE else root.encode()
 
 
 def _retrieve(future: asyncio.Future[RecordMetadata]) -> None:

@@ -67,8 +67,8 @@ class State:
 
     @property
     def is_empty(self) -> bool:
-        """Return if the state never had a snapshot."""
-        return self._get("epoch") is None
+        """Return if the state has no snapshot, or has forgotten what was told."""
+        return self._get("epoch") is None or self._get("forgotten") is not None
 
     def position(self, database: str) -> Position | None:
         """Return where the state is in the WAL of a database."""
@@ -146,6 +146,7 @@ class State:
             drop_indexes(self._db)
             self._mirror.empty()
             self._begin_epoch()
+            self._put("forgotten", None)
             for database, position in databases.items():
                 for name, value in position._asdict().items():
                     self._put(f"{database}.{name}", value)
@@ -178,6 +179,15 @@ class State:
             )
             return [OutboxRow(*row) for row in rows]
 
+    @property
+    def last_number(self) -> int:
+        """Return the largest number that an event of the outbox ever had."""
+        with in_plain_words(self._file.path):
+            row = self._db.execute(
+                "SELECT seq FROM sqlite_sequence WHERE name = 'outbox'"
+            ).fetchone()
+        return int(row[0]) if row else 0
+
     def acknowledged(self, upto: int, offsets: Mapping[str, Mapping[int, int]]) -> None:
         """Note what Kafka has acknowledged; the next commit stores it."""
         last, known = self._acknowledged
@@ -206,9 +216,25 @@ class State:
         return True
 
     def forget_told(self) -> None:
-        """Forget what was told, so that a snapshot sends everything again."""
+        """Forget what was told and sent: the next snapshot sends everything again.
+
+        Until then the state counts as empty, or a killed bridge would go on without it.
+        """
         with self._transaction():
-            self._db.execute("DELETE FROM told")
+            for table in ("told", "outbox", "offsets"):
+                self._db.execute(f"DELETE FROM {table}")
+            self._put("forgotten", 1)
+
+    # notes
+
+    def note(self, name: str, value: int | str | None) -> None:
+        """Store a value of the bridge's own under a name."""
+        with self._transaction():
+            self._put(f"note.{name}", value)
+
+    def noted(self, name: str) -> int | str | None:
+        """Return the value that was stored under a name, or None."""
+        return self._get(f"note.{name}")
 
     # within
 
@@ -258,8 +284,7 @@ class State:
         events = comparison.compare(self._db, sequence=f"{sequence:030d}", time_ms=time_ms)
         if events:
             self._put("sequence", str(sequence))
-        last = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'outbox'").fetchone()
-        return Remembered(events, last[0] if last else 0)
+        return Remembered(events, self.last_number)
 
     def _begin_epoch(self) -> None:
         last = self._get("epoch")

@@ -21,9 +21,10 @@ from projector.events.heartbeats import Heartbeat, decode_heartbeat
 from projector.events.model import EVENT_TYPES, SourceRecord, Topic
 from projector.events.partitioning import partition_of
 from projector.gitlab import sender as sender_module
-from projector.gitlab.sender import Offsets, OutboxRow, Sender
+from projector.gitlab.envelope import OutboxRow
+from projector.gitlab.own_thread import OwnThread
+from projector.gitlab.sender import Offsets, Sender
 from projector.gitlab.source_heartbeats import SourceHeartbeats
-from projector.gitlab.state_thread import StateThread
 from projector.kafka import topics
 from projector.kafka.range_reader import RangeReader
 from projector.process import is_listening
@@ -43,12 +44,14 @@ class Memory:
     def __init__(self) -> None:
         self.rows: list[OutboxRow] = []
         self.last_number = 0
-        self.stored: dict[Topic, dict[int, int]] = {}
+        self.stored: dict[str, dict[int, int]] = {}
 
     def add(self, *events: tuple[str, str]) -> int:
         for kind, root in events:
             self.last_number += 1
-            self.rows.append(OutboxRow(self.last_number, kind, root))
+            self.rows.append(
+                OutboxRow(self.last_number, kind, root, str(self.last_number), None, "{}")
+            )
         return self.last_number
 
     def unsent(self, after: int, limit: int) -> list[OutboxRow]:
@@ -58,12 +61,8 @@ class Memory:
         self.rows = [row for row in self.rows if row.number > upto]
         self.stored = {topic: dict(numbers) for topic, numbers in offsets.items()}
 
-    def offsets(self) -> Mapping[Topic, Mapping[int, int]]:
+    def offsets(self) -> Mapping[str, Mapping[int, int]]:
         return self.stored
-
-
-def encode(row: OutboxRow, now_ms: int) -> bytes:
-    return json.dumps({"type": row.type, "root": row.root, "number": row.number}).encode()
 
 
 class Record(NamedTuple):
@@ -96,9 +95,9 @@ async def opened(
     settings: Settings, memory: Memory, look: Callable[[], Any] | None = None
 ) -> AsyncIterator[Sender]:
     """Run a sender, with heartbeats if there is a look; errors end the block."""
-    reader, state = RangeReader(settings), StateThread(lambda: memory)
+    reader, state = RangeReader(settings), OwnThread("state", lambda: memory)
     await reader.start()
-    sender = Sender(settings, reader, state, encode, PARTITIONS)
+    sender = Sender(settings, reader, state, PARTITIONS)
     tasks = [asyncio.create_task(sender.run())]
     if look:
         beats = SourceHeartbeats(settings, sender, look, 0.25)
@@ -126,7 +125,7 @@ async def send(sender: Sender, memory: Memory, *events: tuple[str, str]) -> None
 async def read(settings: Settings) -> list[Record]:
     names = {settings.topic(topic): topic for topic in Topic}
     return [
-        Record(names[r.topic], r.partition, r.offset, json.loads(r.value)["number"])
+        Record(names[r.topic], r.partition, r.offset, int(json.loads(r.value)["sequence"]))
         for r in await _read(settings, dict.fromkeys(names, PARTITIONS))
     ]
 
@@ -435,8 +434,8 @@ def test_every_type_but_a_started_job_may_be_sent_at_once() -> None:
 
 def test_the_thread_of_the_state_is_one() -> None:
     async def work() -> set[int]:
-        state = StateThread(threading.get_ident)
-        opened_in = await state.opened()
+        state = OwnThread("state", threading.get_ident)
+        opened_in = await state.created()
         found = {await state.run(lambda _: threading.get_ident()) for _ in range(5)}
         state.stop()
         return found | {opened_in}

@@ -1,0 +1,224 @@
+"""The bridge's process: state, source, sender and heartbeats, wired together until a signal."""
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final, NamedTuple, NoReturn
+
+import structlog
+
+from projector.clients.retry import wait_until_ready
+from projector.config.gitlab_settings import GitlabSettings
+from projector.config.settings import Settings
+from projector.errors import StateError
+from projector.events.model import SOURCES, Topic
+from projector.gitlab import metrics, web
+from projector.gitlab.dsn import connection_strings, is_exposed, place
+from projector.gitlab.memory import Memory
+from projector.gitlab.own_thread import OwnThread
+from projector.gitlab.poll import PollSource, needed_staleness
+from projector.gitlab.self_check import check_forever
+from projector.gitlab.sender import Sender
+from projector.gitlab.source import Source, databases
+from projector.gitlab.source_heartbeats import SOURCE, SourceHeartbeats
+from projector.gitlab.state import State
+from projector.gitlab.state_file import StateInUseError
+from projector.gitlab.stream_source import StreamSource
+from projector.kafka import topics
+from projector.kafka.range_reader import RangeReader
+from projector.process import refuse_stray_cancellation, until_signalled
+
+log = structlog.get_logger()
+
+# Between attempts to lock the state: another bridge may end.
+LOCK_S: Final = 0.5
+# Acknowledgements that no batch has stored are stored after this time.
+SETTLE_S: Final = 1.0
+# A statement of SQLite or a read from PostgreSQL may go on for minutes. The state's file is safe.
+HARD_EXIT_S: Final = 0.8
+AUDIT: Final = "audit"
+
+Audit = Callable[[Memory, Sender], Awaitable[None]]
+
+
+class Orders(NamedTuple):
+    """What the command line asks for beside the settings."""
+
+    audit: Audit | None = None  # compares and repairs before heartbeats begin
+    resend: bool = False
+
+
+async def run_bridge(settings: Settings, gitlab: GitlabSettings, orders: Orders) -> None:
+    """Feed the topics until SIGTERM or SIGINT; raise the error that makes that impossible."""
+    dsns = connection_strings(gitlab)
+    _warn(settings, gitlab, dsns)
+    try:
+        await until_signalled(_run(settings, gitlab, dsns, orders))
+        log.info("bridge stopped")
+    finally:
+        _exit_soon()
+
+
+def _exit_soon() -> None:
+    """End the process although a thread may be busy for long; a clean end comes first."""
+    timer = threading.Timer(HARD_EXIT_S, os._exit, [0])
+    timer.daemon = True
+    timer.start()
+
+
+def _warn(settings: Settings, gitlab: GitlabSettings, dsns: Any) -> None:
+    for dsn in dsns.values():
+        if is_exposed(dsn):
+            log.warning(
+                "the connection to PostgreSQL may be read or forged", place=place(dsn),
+                advice="set sslmode=verify-full and sslrootcert in its connection string",
+            )  # fmt: skip
+    if SOURCE not in settings.source_names:
+        log.warning("workers do not wait for the bridge's heartbeats",
+                    advice=f"set PROJECTOR_SOURCES={SOURCE} for all commands")  # fmt: skip
+    if gitlab.source == "poll":
+        needed = needed_staleness(gitlab)
+        write = log.warning if settings.max_staleness < needed else log.info
+        write("polling", least_max_staleness=needed, max_staleness=settings.max_staleness,
+              setting="PROJECTOR_MAX_STALENESS")  # fmt: skip
+
+
+async def _run(settings: Settings, gitlab: GitlabSettings, dsns: Any, orders: Orders) -> None:
+    health: dict[str, Any] = {"step": "waiting for the state"}
+    async with AsyncExitStack() as stack:
+        page = await stack.enter_async_context(web.serving(gitlab, lambda: health))
+        log.info(
+            "bridge started", kafka=settings.kafka, state=str(gitlab.state), source=gitlab.source,
+            databases=[place(dsn) for dsn in dsns.values()], metrics=f"http://{page}/metrics",
+        )  # fmt: skip
+        state = await stack.enter_async_context(_opened(gitlab, by_counter=_counts(gitlab, dsns)))
+        health["step"] = "waiting for Kafka"
+        reader = RangeReader(settings)
+        partitions, has_sources = await _wait_for_topics(settings)
+        await wait_until_ready("Kafka", settings.kafka, reader.start)
+        stack.push_async_callback(reader.stop)
+        sender = Sender(settings, reader, state, partitions)
+        metrics.UNSENT.set_function(lambda: sender.unsent)
+        await _refuse_lost_state(state, sender, settings, orders)
+        health["step"] = "running"
+        memory = Memory(state, sender)
+        source = _source(gitlab, dsns, memory, sender)
+        works = [source.run(), sender.run(), _settle(state), _watch(settings, partitions)]
+        works.append(_check(source, memory))
+        works.append(_vouch(settings, gitlab, source, memory, sender, orders, has_sources))
+        await _until_one_fails(works)
+
+
+def _counts(gitlab: GitlabSettings, dsns: Any) -> bool:
+    """Whether no LSN orders the events: there is none, or there are those of two databases."""
+    return gitlab.source == "poll" or len(dsns) > 1
+
+
+def _source(gitlab: GitlabSettings, dsns: Any, memory: Memory, sender: Sender) -> Source:
+    kind = PollSource if gitlab.source == "poll" else StreamSource
+    return kind(databases(gitlab, dsns), gitlab, memory, sender)
+
+
+@asynccontextmanager
+async def _opened(gitlab: GitlabSettings, *, by_counter: bool) -> AsyncIterator[OwnThread[State]]:
+    """Wait until no other bridge has the state; close it at the end."""
+    waits = False
+    while True:
+        thread = OwnThread("state", lambda: State(gitlab.state, by_counter=by_counter))
+        try:
+            state = await thread.created()
+            break
+        except StateInUseError as error:
+            thread.stop()
+            if not waits:
+                log.warning("waiting for another bridge to end", reason=str(error))
+            waits = True
+            await asyncio.sleep(LOCK_S)
+    try:
+        yield thread
+    finally:
+        await thread.run(lambda _: state.close())
+        thread.stop()
+
+
+async def _wait_for_topics(settings: Settings) -> tuple[int, bool]:
+    """Wait for the topics; return the number of partitions, and if heartbeats have a topic."""
+    found = await wait_until_ready("Kafka", settings.kafka, lambda: topics.check_topics(settings))
+    if SOURCES not in found:
+        log.warning("no heartbeats are sent", reason=f"the topic {SOURCES} is missing",
+                    advice="create it with `projector topics`")  # fmt: skip
+    return found[Topic.MEMBERSHIP], SOURCES in found
+
+
+async def _refuse_lost_state(
+    state: OwnThread[State], sender: Sender, settings: Settings, orders: Orders
+) -> None:
+    """Refuse to go on without what was told before: nobody would remove what is gone meanwhile."""
+    if orders.resend:
+        await state.run(State.forget_told)
+    await wait_until_ready("Kafka", settings.kafka, sender.ask_ends)
+    is_empty, pending = await state.run(lambda s: (s.is_empty, s.noted(AUDIT)))
+    has_events = any(end for ends in sender.offsets.values() for end in ends)
+    if orders.audit:
+        await state.run(lambda s: s.note(AUDIT, 1))
+    elif pending:
+        raise StateError(
+            "the run with --audit before this one has not ended its audit; run "
+            "`projector gitlab run --audit` again"
+        )
+    elif is_empty and has_events and not orders.resend:
+        raise StateError(
+            "the state is empty, but the topics are not: what GitLab has removed since would stay "
+            "for ever. Restore the file that PROJECTOR_GITLAB_STATE names, or run "
+            "`projector gitlab run --audit`, which finds and removes it"
+        )
+
+
+async def _settle(state: OwnThread[State]) -> NoReturn:
+    while True:
+        await asyncio.sleep(SETTLE_S)
+        await state.run(State.settle)
+
+
+async def _watch(settings: Settings, partitions: int) -> NoReturn:
+    """End the process once the topics have another number of partitions."""
+    await topics.watch_topics(settings, partitions)
+
+
+async def _check(source: Source, memory: Memory) -> NoReturn:
+    await source.ready.wait()
+    await check_forever(memory)
+
+
+async def _vouch(  # noqa: PLR0913, PLR0917  all parts of the process meet here
+    settings: Settings,
+    gitlab: GitlabSettings,
+    source: Source,
+    memory: Memory,
+    sender: Sender,
+    orders: Orders,
+    has_sources: bool,
+) -> None:
+    """Send heartbeats, once the audit has repaired what a lost state has left behind."""
+    if orders.audit:
+        await source.ready.wait()
+        await orders.audit(memory, sender)
+        await memory.state.run(lambda state: state.note(AUDIT, None))
+        log.info("audited", advice="from now on run without --audit")
+    if has_sources:
+        await SourceHeartbeats(settings, sender, source.look, gitlab.heartbeat).run()
+    await asyncio.Event().wait()
+
+
+async def _until_one_fails(works: list[Any]) -> None:
+    tasks = [asyncio.create_task(refuse_stray_cancellation(work)) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,74 @@
+"""The state in its thread, one batch at a time; the sender learns of each."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from projector.gitlab import metrics
+from projector.gitlab.own_thread import OwnThread
+from projector.gitlab.sender import Sender
+from projector.gitlab.state import Mark, Remembered, State
+from projector.gitlab.tables import Change
+
+
+class Memory:
+    """The state as several tasks use it."""
+
+    def __init__(self, state: OwnThread[State], sender: Sender) -> None:
+        self.state = state
+        self._sender = sender
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncIterator["Batch"]:
+        """Begin a batch; it is rolled back where the block fails."""
+        async with self._lock, AsyncExitStack() as stack:
+            stack.push_async_callback(self.state.run, State.abandon)
+            batch = Batch(self.state)
+            yield batch
+            stack.pop_all()
+            self._sender.remembered(batch.last_number)
+
+    async def change(self, work: Callable[[State], Remembered]) -> Remembered:
+        """Do work that stores its events by itself, and begin to send them."""
+        async with self._lock:
+            remembered = await self.state.run(work)
+            self._sender.remembered(remembered.last_number)
+            return remembered
+
+    @property
+    def last_number(self) -> int:
+        """The number of the last event that is remembered."""
+        return self._sender.last_number
+
+
+class Batch:
+    """Changes on their way into the state."""
+
+    def __init__(self, state: OwnThread[State]) -> None:
+        self._state = state
+        self.last_number = 0
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Apply a piece of a transaction that goes on."""
+        await self._state.run(lambda state: _apply(state, changes))
+
+    async def finish(self, changes: Sequence[Change], mark: Mark) -> None:
+        """Apply the last piece, and store all of the batch with its events."""
+
+        def work(state: State) -> Remembered:
+            _apply(state, changes)
+            with metrics.BATCH.labels("finish").time():
+                return state.finish(mark)
+
+        self.last_number = (await self._state.run(work)).last_number
+
+
+def _apply(state: State, changes: Sequence[Change]) -> None:
+    began = time.perf_counter()
+    state.apply(changes)
+    metrics.BATCH.labels("apply").observe(time.perf_counter() - began)
+    for table, count in Counter(change.table for change in changes).items():
+        metrics.CHANGES.labels(table).inc(count)

@@ -1,0 +1,184 @@
+"""The source `poll`: tables that are read again and again, each time in one snapshot."""
+
+import asyncio
+import time
+from collections.abc import Collection
+from typing import Final, NoReturn
+
+import psycopg
+import structlog
+
+from projector.clients.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, Call
+from projector.config.gitlab_settings import GitlabSettings
+from projector.errors import NotReadyError, TemporaryError
+from projector.gitlab import metrics
+from projector.gitlab.database import Digests, copy_table, reading
+from projector.gitlab.memory import Memory
+from projector.gitlab.organization_agents import read_organization_agents
+from projector.gitlab.sender import Sender
+from projector.gitlab.source import MAIN, SERVER, Database, layout
+from projector.gitlab.state import Mark, Position, Remembered, State
+from projector.gitlab.stream import MAX_UNSENT
+from projector.gitlab.tables import CI_TABLES, TABLES
+
+log = structlog.get_logger()
+
+# The tables whose changes cannot wait for a round of all: who runs jobs, and whether they may.
+JOB_TABLES: Final = frozenset({*CI_TABLES, "job_environments", "users"} & TABLES.keys())
+OUTAGES: Final = (psycopg.Error, TemporaryError, NotReadyError, OSError)
+# A poll has no position in the WAL.
+MARK: Final = Mark(MAIN, 0, None)
+# Time for the reading itself and for the way through Kafka.
+ROUND_S: Final = 2.0
+
+
+def needed_staleness(settings: GitlabSettings) -> float:
+    """Return the least PROJECTOR_MAX_STALENESS, in seconds, with which polled answers stay fresh.
+
+    A heartbeat vouches for what had happened before the one before it. So an answer is as old as
+    two rounds before the next comes.
+    """
+    return 2 * (settings.poll_interval + ROUND_S)
+
+
+class PollSource:
+    """Reads all tables every interval, and those of jobs more often."""
+
+    def __init__(
+        self,
+        databases: tuple[Database, ...],
+        settings: GitlabSettings,
+        memory: Memory,
+        sender: Sender,
+        digests: Digests | None = None,
+    ) -> None:
+        self.ready = asyncio.Event()
+        self._databases = databases
+        self._settings = settings
+        self._memory = memory
+        self._sender = sender
+        self._digests = digests
+        self._call = Call(None)
+        self._begun = self._ended = 0
+        self._progress = asyncio.Condition()
+
+    async def look(self) -> int:
+        """Wait for a full round that begins from now on; return the last event's number."""
+        wanted = self._begun + 1
+        async with self._progress:
+            await self._progress.wait_for(lambda: self._ended >= wanted)
+        return self._memory.last_number
+
+    async def run(self) -> NoReturn:
+        """Read until cancelled; raises `OperatorError`."""
+        pause = FIRST_PAUSE_S
+        all_at = 0.0
+        try:
+            while True:
+                began = time.monotonic()
+                try:
+                    if began >= all_at:
+                        all_at = began + self._settings.poll_interval
+                        await self._full_round()
+                    else:
+                        await self._read(JOB_TABLES)
+                except OUTAGES as error:
+                    all_at = 0.0
+                    self._call.fail(error, pause, SERVER)
+                    await asyncio.sleep(pause)
+                    pause = min(LONGEST_PAUSE_S, 2 * pause)
+                    continue
+                self._call.end()
+                pause = FIRST_PAUSE_S
+                await self._sender.until(lambda: self._sender.unsent <= MAX_UNSENT)
+                next_at = min(all_at, began + self._settings.poll_jobs_interval)
+                await asyncio.sleep(max(0.0, next_at - time.monotonic()))
+        finally:
+            self._call.end(gave_up=True)
+
+    async def _full_round(self) -> None:
+        self._begun += 1
+        number = self._begun
+        if await self._memory.state.run(self._is_unfilled):
+            await self._fill()
+        else:
+            await self._read(TABLES)
+        self.ready.set()
+        async with self._progress:
+            self._ended = number
+            self._progress.notify_all()
+
+    def _is_unfilled(self, state: State) -> bool:
+        kept = layout(self._databases, self._settings)
+        return state.is_empty or state.noted("layout") != kept
+
+    async def _fill(self) -> None:
+        """Read all tables into a state that has none, or was filled under other settings."""
+        began = time.perf_counter()
+        allowed: bool | None = None
+        rows = 0
+
+        def work(state: State) -> Remembered:
+            nonlocal allowed, rows
+            try:
+                state.start_snapshot({d.name: Position(0, 0, "", 0) for d in self._databases})
+                allowed, rows = self._copy(state, TABLES, fill=True)
+                return state.finish_snapshot()
+            except BaseException:
+                state.abandon()
+                raise
+
+        remembered = await self._memory.change(work)
+        await self._memory.change(lambda state: state.set_organization_agents(allowed, MARK))
+        kept = layout(self._databases, self._settings)
+        await self._memory.state.run(lambda state: state.note("layout", kept))
+        seconds = time.perf_counter() - began
+        metrics.SNAPSHOTS.labels("new").inc()
+        metrics.BATCH.labels("snapshot").observe(seconds)
+        log.info(
+            "snapshot", rows=rows, events=remembered.events, seconds=round(seconds, 2),
+            reason="the state is empty, or was filled under other settings",
+        )  # fmt: skip
+
+    async def _read(self, names: Collection[str]) -> None:
+        """Read tables in one snapshot of each database, and remember what has changed."""
+        step = "poll_all" if len(names) == len(TABLES) else "poll_jobs"
+        allowed: bool | None = None
+
+        def work(state: State) -> Remembered:
+            nonlocal allowed
+            try:
+                allowed, _ = self._copy(state, names, fill=False)
+                return state.finish(MARK)
+            except BaseException:
+                state.abandon()
+                raise
+
+        with metrics.BATCH.labels(step).time():
+            await self._memory.change(work)
+            if step == "poll_all":
+                await self._memory.change(
+                    lambda state: state.set_organization_agents(allowed, MARK)
+                )
+
+    def _copy(self, state: State, names: Collection[str], *, fill: bool) -> tuple[bool | None, int]:
+        """Copy the tables into the state; return GitLab's setting, and the number of rows."""
+        allowed: bool | None = None
+        rows = 0
+        separate = len(self._databases) > 1
+        for database in self._databases:
+            with reading(database.dsn) as connection:
+                for table in database.tables:
+                    if table.name not in names:
+                        continue
+                    where = table.read_by_poll(separate_ci=separate)
+                    read = copy_table(connection, table, where, self._digests)
+                    if fill:
+                        rows += state.load(table.name, read)
+                    else:
+                        state.replace(table.name, read)
+            if database.name == MAIN and len(names) == len(TABLES):
+                # Not in the snapshot: a table that is missing would end its transaction.
+                with reading(database.dsn) as connection:
+                    allowed = read_organization_agents(connection)
+        return allowed, rows

@@ -1,0 +1,37 @@
+"""The decision at the start of a stream: go on, or take a snapshot."""
+
+from typing import NamedTuple
+
+from projector.gitlab.replication import Identity, SlotStatus
+from projector.gitlab.state import Position
+
+
+class Reason(NamedTuple):
+    """Why all tables must be read anew: a word for the metric, a sentence for the log."""
+
+    label: str
+    sentence: str
+
+
+NO_STATE = Reason("new", "the state is empty")
+OTHER_SETTINGS = Reason("settings", "the databases, the source or the mode of tokens were others")
+STREAM = "stream"
+
+
+def reason_for_snapshot(
+    position: Position | None, identity: Identity, slot: SlotStatus | None
+) -> Reason | None:
+    """Return why the slot does not lead on from the state's position, or None."""
+    if position is None:
+        return NO_STATE
+    if position.system != str(identity.system):
+        return Reason("cluster", "GitLab's database is another database cluster")
+    if position.timeline != identity.timeline:
+        return Reason("timeline", "GitLab's database has a new timeline, as after a failover")
+    if slot is None:
+        return Reason("slot", "the replication slot is gone")
+    if slot.confirmed is None or slot.wal_status == "lost":
+        return Reason("slot", "PostgreSQL has removed WAL that the replication slot needs")
+    if slot.confirmed > max(position.lsn, position.confirmed):
+        return Reason("behind", "the state is older than the replication slot, as after a restore")
+    return None

@@ -1,0 +1,276 @@
+"""The source `stream`: logical replication of one database or two, and snapshots where needed."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Final, NoReturn
+
+import psycopg
+import structlog
+
+from projector.clients.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, Call
+from projector.config.gitlab_settings import GitlabSettings
+from projector.errors import (
+    MalformedMessageError,
+    NotReadyError,
+    SnapshotNeededError,
+    TemporaryError,
+)
+from projector.gitlab import metrics, resume
+from projector.gitlab.database import Digests, copy_table, reading
+from projector.gitlab.look import Looker, Sight
+from projector.gitlab.memory import Memory
+from projector.gitlab.own_thread import OwnThread
+from projector.gitlab.pgoutput import lsn_text
+from projector.gitlab.replication import Replication
+from projector.gitlab.resume import Reason
+from projector.gitlab.sender import Sender
+from projector.gitlab.snapshot import SlotSnapshot, slot_snapshot
+from projector.gitlab.source import MAIN, SERVER, Database, layout
+from projector.gitlab.state import Mark, Position, Remembered, State
+from projector.gitlab.stream import OutboxFullError, Stream
+
+log = structlog.get_logger()
+
+# PostgreSQL is made to write its WAL, and asked again, where it has not reached a position so soon.
+PUSH_S: Final = 0.1
+ASK_AGAIN_S: Final = 1.0
+OUTAGES: Final = (psycopg.Error, TemporaryError, NotReadyError, OSError, MalformedMessageError)
+
+
+class StreamSource:
+    """Follows the databases through their slots."""
+
+    def __init__(
+        self,
+        databases: tuple[Database, ...],
+        settings: GitlabSettings,
+        memory: Memory,
+        sender: Sender,
+        digests: Digests | None = None,
+    ) -> None:
+        self.ready = asyncio.Event()
+        self._databases = databases
+        self._publication = settings.publication
+        self._memory = memory
+        self._sender = sender
+        self._layout = layout(databases, settings)
+        self._digests = digests
+        self._streams: dict[str, Stream] = {}
+        self._moved = asyncio.Condition()
+        self._reason: Reason | None = None
+        self._call = Call(None)
+        self._looker = OwnThread("look", lambda: Looker({d.name: d.dsn for d in databases}))
+        self._other_server = asyncio.Event()
+        self._organization_agents: bool | None = None
+        self._looked = False
+
+    async def run(self) -> NoReturn:
+        """Follow the databases until cancelled; raises `OperatorError`."""
+        pause = FIRST_PAUSE_S
+        try:
+            while True:
+                began = time.monotonic()
+                try:
+                    await self._run_session()
+                except SnapshotNeededError as error:
+                    self._reason = Reason(resume.STREAM, str(error))
+                except OutboxFullError:
+                    await self._sender.until(lambda: self._sender.unsent == 0)
+                except OUTAGES as error:
+                    lasted = time.monotonic() - began
+                    pause = FIRST_PAUSE_S if lasted > LONGEST_PAUSE_S else pause
+                    self._call.fail(_in_one_line(error), pause, SERVER)
+                    await asyncio.sleep(pause)
+                    pause = min(LONGEST_PAUSE_S, 2 * pause)
+        finally:
+            self._call.end(gave_up=True)
+
+    async def _run_session(self) -> None:
+        """Connect, take a snapshot if one is needed, and follow the streams to their end."""
+        async with AsyncExitStack() as stack:
+            replications: dict[str, Replication] = {}
+            for database in self._databases:
+                replication = await Replication.connect(database.dsn, self._digests)
+                stack.push_async_callback(replication.close)
+                replications[database.name] = replication
+            if reason := self._reason or await self._reason_for_snapshot(replications):
+                self._reason = reason
+                await self._take_snapshot(reason)
+                self._reason = None
+            self._streams = {d.name: await self._start(d, replications) for d in self._databases}
+            stack.callback(self._streams.clear)
+            self._call.end()
+            self.ready.set()
+            self._other_server.clear()
+            streams = [stream.follow(self._notify) for stream in self._streams.values()]
+            await _first_failure([*streams, self._until_other_server()])
+
+    async def _reason_for_snapshot(self, replications: Mapping[str, Replication]) -> Reason | None:
+        empty, layout = await self._memory.state.run(
+            lambda state: (state.is_empty, state.noted("layout"))
+        )
+        if empty:
+            return resume.NO_STATE
+        if layout != self._layout:
+            return resume.OTHER_SETTINGS
+        for database in self._databases:
+            replication = replications[database.name]
+            slot = await replication.slot(database.slot)
+            position = await self._position(database)
+            if reason := resume.reason_for_snapshot(position, replication.identity, slot):
+                return reason
+        return None
+
+    async def _position(self, database: Database) -> Position | None:
+        return await self._memory.state.run(lambda state: state.position(database.name))
+
+    async def _start(self, database: Database, replications: Mapping[str, Replication]) -> Stream:
+        replication, position = replications[database.name], await self._position(database)
+        assert position is not None  # noqa: S101  a snapshot has stored it
+        if position.system != str(replication.identity.system):
+            raise psycopg.OperationalError("the snapshot was taken from another server")
+        lsn = max(position.lsn, position.confirmed)
+        await replication.start(database.slot, self._publication, lsn)
+        log.info("streaming", database=database.name, since=lsn_text(lsn), slot=database.slot)
+        return Stream(database.name, replication, self._memory, self._sender)
+
+    async def _until_other_server(self) -> NoReturn:
+        await self._other_server.wait()
+        raise psycopg.OperationalError("GitLab's primary is another server than the stream's")
+
+    # snapshots
+
+    async def _take_snapshot(self, reason: Reason) -> None:
+        began = time.perf_counter()
+        async with AsyncExitStack() as stack:
+            slots = {
+                database.name: await stack.enter_async_context(
+                    slot_snapshot(database.dsn, database.slot, self._publication)
+                )
+                for database in self._databases
+            }
+            rows = 0
+
+            def load(state: State) -> Remembered:
+                nonlocal rows
+                rows, remembered = _load(state, self._databases, slots, self._digests)
+                return remembered
+
+            remembered = await self._memory.change(load)
+        await self._memory.state.run(lambda state: state.note("layout", self._layout))
+        seconds = time.perf_counter() - began
+        metrics.SNAPSHOTS.labels(reason.label).inc()
+        metrics.BATCH.labels("snapshot").observe(seconds)
+        log.info(
+            "snapshot", rows=rows, events=remembered.events, seconds=round(seconds, 2),
+            reason=reason.sentence,
+        )  # fmt: skip
+
+    # looks
+
+    async def look(self) -> int:
+        """Wait until all that has happened by now is remembered; return the last event's number."""
+        while True:
+            try:
+                return await self._look()
+            except OUTAGES as error:
+                # The streams meet it too, and log it.
+                log.debug("no look", reason=repr(error))
+                await self._looker.run(Looker.close)
+                await asyncio.sleep(LONGEST_PAUSE_S)
+
+    async def _look(self) -> int:
+        await self.ready.wait()
+        sights = await self._looker.run(Looker.look)
+        await self._read_settings()
+        for name, sight in sights.items():
+            await self._until_passed(name, sight)
+        return self._memory.last_number
+
+    async def _read_settings(self) -> None:
+        allowed = await self._looker.run(Looker.organization_agents)
+        if self._looked and allowed == self._organization_agents:
+            return
+        position = await self._position(self._databases[0])
+        mark = Mark(MAIN, position.lsn if position else 0, None)
+        await self._memory.change(lambda state: state.set_organization_agents(allowed, mark))
+        self._organization_agents, self._looked = allowed, True
+
+    async def _until_passed(self, name: str, sight: Sight) -> None:
+        """Wait until the state has everything below the position, and PostgreSQL is asked for it.
+
+        Raises `psycopg.OperationalError` where the look was at another server than the stream.
+        """
+        waited = 0.0
+        while not self._has_passed(name, sight):
+            if stream := self._streams.get(name):
+                stream.replication.ask()
+            pause = ASK_AGAIN_S if waited else PUSH_S
+            try:
+                async with asyncio.timeout(pause), self._moved:
+                    await self._moved.wait_for(lambda: self._has_passed(name, sight))
+            except TimeoutError:
+                if not waited:
+                    await self._looker.run(lambda looker: looker.push_wal(name))
+                waited += pause
+
+    def _has_passed(self, name: str, sight: Sight) -> bool:
+        stream = self._streams.get(name)
+        if stream is None:
+            return False
+        identity = stream.identity
+        if (identity.system, identity.timeline) != (sight.system, sight.timeline):
+            self._other_server.set()
+            raise psycopg.OperationalError("the look was at another server than the stream's")
+        return stream.passed >= sight.lsn
+
+    async def _notify(self) -> None:
+        async with self._moved:
+            self._moved.notify_all()
+
+
+def _load(
+    state: State,
+    databases: tuple[Database, ...],
+    slots: Mapping[str, SlotSnapshot],
+    digests: Digests | None,
+) -> tuple[int, Remembered]:
+    """Read all tables as of the slots' beginnings into the state, in one transaction."""
+    rows = 0
+    try:
+        state.start_snapshot({name: _beginning(slot) for name, slot in slots.items()})
+        for database in databases:
+            with reading(database.dsn, slots[database.name].name) as connection:
+                for table in database.tables:
+                    where = table.read_by_snapshot(separate_ci=len(databases) > 1)
+                    rows += state.load(table.name, copy_table(connection, table, where, digests))
+        return rows, state.finish_snapshot()
+    except BaseException:
+        state.abandon()
+        raise
+
+
+def _beginning(slot: SlotSnapshot) -> Position:
+    return Position(slot.lsn, 0, str(slot.identity.system), slot.identity.timeline)
+
+
+async def _first_failure(works: list[Any]) -> NoReturn:
+    """Run the works at once until one raises; raise its exception once all have ended."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+    raise RuntimeError("a stream has ended without an exception")
+
+
+def _in_one_line(error: Exception) -> Exception:
+    """Return the error without the lines behind the first, which may quote a statement."""
+    lines = str(error).strip().splitlines()
+    return type(error)(lines[0]) if lines else error
