@@ -14,10 +14,12 @@ from tests.unit.gitlab.recorded import STEPS, changes, changes_of
 TYPES = {Kind.INTEGER: 20, Kind.BOOLEAN: 16, Kind.TEXT: 1043}
 
 
-def relation(name: str, *, schema: str = "public", without: str = "", **types: int) -> Relation:
+def relation(
+    name: str, types: dict[str, int] | None = None, *, schema: str = "public", without: str = ""
+) -> Relation:
     """Return a table's description, perhaps without a column or with other types."""
     columns = [
-        RelationColumn(column.source, types.get(column.source, TYPES[column.kind]),
+        RelationColumn(column.source, (types or {}).get(column.source, TYPES[column.kind]),
                        column.source == "id")
         for column in TABLES[name].columns.values()
         if column.source != without
@@ -118,7 +120,7 @@ def test_every_needed_column_that_is_missing_is_named(name: str) -> None:
 
 def test_the_column_of_tokens_may_be_missing_where_they_are_not_read() -> None:
     Relations().describe(relation("p_ci_builds", without="token_encrypted"))
-    Relations().describe(relation("p_ci_builds", token_encrypted=17))
+    Relations().describe(relation("p_ci_builds", {"token_encrypted": 17}))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_the_column_of_tokens_may_be_missing_where_they_are_not_read() -> None:
 )
 def test_an_unexpected_type_is_named(name: str, column: str, oid: int) -> None:
     with pytest.raises(GitlabTablesError, match=rf"{name}\.{column} is "):
-        Relations().describe(relation(name, **{column: oid}))
+        Relations().describe(relation(name, {column: oid}))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_an_unexpected_type_is_named(name: str, column: str, oid: int) -> None:
     [("members", "state", 23), ("users", "state", 100_000), ("members", "expires_at", 1184)],
 )
 def test_types_that_read_the_same_are_taken(name: str, column: str, oid: int) -> None:
-    Relations().describe(relation(name, **{column: oid}))
+    Relations().describe(relation(name, {column: oid}))
 
 
 def test_an_identity_without_the_id_is_refused_with_the_sql_that_mends_it() -> None:
