@@ -56,13 +56,10 @@ class State:
         self._mirror = Mirror(self._db)
         self._acknowledged: tuple[int, dict[tuple[str, int], int]] = (0, {})
         if by_counter and not self.is_empty:
-            # A counter in a restored file would begin below what workers have seen.
-            with self._transaction():
-                self._begin_epoch()
+            self._leave_epoch()
 
     def close(self) -> None:
         """Drop an unfinished batch, and let another bridge have the file."""
-        self.abandon()
         self._file.close()
 
     @property
@@ -285,6 +282,15 @@ class State:
         if events:
             self._put("sequence", str(sequence))
         return Remembered(events, self.last_number)
+
+    def _leave_epoch(self) -> None:
+        """Begin an epoch: a counter in a restored file is below what workers have seen."""
+        try:
+            with self._transaction():
+                self._begin_epoch()
+        except BaseException:
+            self.close()
+            raise
 
     def _begin_epoch(self) -> None:
         last = self._get("epoch")

@@ -4,7 +4,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from projector.errors import StateError
@@ -63,37 +63,34 @@ class StateFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = -1
-        with in_plain_words(path):
-            self._lock = _lock(path)
-            try:
-                self.db = _open(path)
-            except BaseException:
-                os.close(self._lock)
-                raise
+        with in_plain_words(path), ExitStack() as resources:
+            resources.enter_context(_locked(path))
+            self.db = resources.enter_context(closing(_open(path)))
+            self._resources = resources.pop_all()
 
     def close(self) -> None:
         """Close the file, then let another bridge have it."""
-        self.db.close()
-        os.close(self._lock)
+        self._resources.close()
 
 
-def _lock(path: Path) -> int:
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
     """Lock a file of its own: locks on SQLite's file would be lost with any handle on it."""
-    lock = os.open(
-        path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600
-    )
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise StateInUseError(f"another bridge uses the state file {path}") from None
-    return lock
+    with open(path.with_name(path.name + ".lock"), "ab", opener=_for_owner) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateInUseError(f"another bridge uses the state file {path}") from None
+        yield
+
+
+def _for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _open(path: Path) -> sqlite3.Connection:
     """Open the file with the mode 0600, and check that it is a state of this version."""
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    open(path, "ab", opener=_for_owner).close()
     path.chmod(0o600)
     # Large batches spill beside the state file: a container may have no other place to write.
     os.environ.setdefault("SQLITE_TMPDIR", str(path.parent))

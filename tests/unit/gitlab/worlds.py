@@ -1,7 +1,7 @@
 """Small random worlds: rows of GitLab's tables over few ids, so that most of them meet."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from projector.gitlab.tables import TABLES, Change, Row, Value
@@ -34,7 +34,7 @@ WORLD: dict[str, Choices] = {
     "namespaces": Choices(
         GROUPS,
         {
-            "type": _often("Group", "User", "Project"),
+            "type": ("Group",) * 10 + ("User",) * 3 + ("Project",),
             "parent_id": (None, None, None, *GROUPS, 99),
             "owner_id": (None, *USERS),
             "share_with_group_lock": (0, 0, 0, 1),
@@ -122,6 +122,9 @@ WORLD: dict[str, Choices] = {
 }
 
 
+_OFTEN = [table for table, choices in WORLD.items() for _ in range(choices.weight)]
+
+
 class World:
     """A GitLab's rows, changed at random."""
 
@@ -140,12 +143,12 @@ class World:
             for change in self._set(table, row_id, self._new_row(table, row_id))
         ]
 
-    def batch(self) -> list[Change]:
-        """Change one row, or a few."""
-        tables = [table for table, choices in WORLD.items() for _ in range(choices.weight)]
+    def batch(self, focus: Sequence[str] = ()) -> list[Change]:
+        """Change one row, or a few; mostly of the tables in focus."""
         found: list[Change] = []
         for _ in range(self.random.choice((1, 1, 1, 2, 5))):
-            found += self.change(self.random.choice(tables))
+            focused = focus and self.random.random() < 0.7
+            found += self.change(self.random.choice(focus if focused else _OFTEN))
         return found
 
     def change(self, table: str) -> Iterator[Change]:
