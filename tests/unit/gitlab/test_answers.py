@@ -1,0 +1,178 @@
+"""The product's answers from the bridge's events, against GitLab's rules over the same rows."""
+
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from projector.domain.projection import Policy, Projection
+from projector.domain.views import ViewId
+from projector.events.model import EVENT_TYPES, KafkaRecord, Topic
+from projector.gitlab.envelope import encode
+from projector.gitlab.state import Mark, Position, State
+from projector.gitlab.tables import TABLES, Change
+from tests.oracle import milliseconds
+from tests.unit.gitlab.rules import UNKNOWN, Rules
+from tests.unit.gitlab.worlds import BUILDS, ENVIRONMENTS, PROJECTS, STARTED, USERS, World
+
+TODAY = "2026-11-28"
+NOW = milliseconds("2026-11-28T10:30:00Z")
+SOON = {"2031-01-31": TODAY}  # one of the two expiries is over
+GENERATION = 100
+NAMED = 10**6
+LIVE = ("running", "canceling")
+
+
+class Product:
+    """One partition of the product, fed from the outbox."""
+
+    def __init__(self) -> None:
+        self.projection = Projection(0, Policy(1, 30, 7 * 24 * 3600 * 1000))
+        self.offsets = dict.fromkeys(Topic, 0)
+        self.sent = 0
+
+    def follow(self, state: State) -> None:
+        for row in state.unsent(self.sent, 10**6):
+            topic = EVENT_TYPES[row.type].topic
+            record = KafkaRecord(topic, 0, self.offsets[topic], NOW, None, encode(row, NOW))
+            fault = self.projection.apply(record)
+            assert fault is None or "is above itself" in fault, (row, fault)
+            self.offsets[topic] += 1
+            self.sent = row.number
+
+    def answer(self, job: int) -> tuple[int, Any]:
+        found = list(self.projection.views([ViewId(str(job))], NOW))
+        if not found or found[0].status != 200:
+            return (int(found[0].status) if found else UNKNOWN), None
+        document = json.loads(found[0].body)
+        document["allowed_agents"].sort(key=lambda agent: agent["id"])
+        return 200, document
+
+
+@dataclass
+class Judge:
+    """The rows that the bridge was given, and what became of the jobs in them."""
+
+    tables: Any = field(default_factory=lambda: {name: {} for name in TABLES})
+    generations: dict[int, int] = field(default_factory=lambda: dict.fromkeys(BUILDS, 0))
+    roots: dict[int, int | None] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
+
+    def take(self, changes: Iterable[Change]) -> list[Change]:
+        """Note the changes; a build that comes again gets a new id, as in GitLab."""
+        return [self._note(self._renamed(change)) for change in changes]
+
+    def _renamed(self, change: Change) -> Change:
+        row = None if change.row is None else [SOON.get(v, v) for v in change.row]
+        row_id = change.id
+        columns = list(TABLES[change.table].columns)
+        builds = {"job_environments": "ci_job_id", "p_ci_builds_metadata": "build_id"}
+        if change.table == "p_ci_builds":
+            row_id = self._generation(row_id)
+            if row:
+                row[0] = row_id
+        elif (
+            row and change.table == "namespaces" and (row[2] or 0) >= row_id and row[4] is not None
+        ):
+            row[2] = None if row[2] != 99 and (row_id + row[2]) % 5 else row[2]  # few circles
+        elif row and change.table in builds:
+            at = columns.index(builds[change.table])
+            row[at] = self._generation(row[at])
+        # Rows of a build's environment may name another build now, as no row of GitLab does.
+        return Change(change.table, row_id, row and tuple(row), inserted=True)
+
+    def _generation(self, build: int) -> int:
+        return build + GENERATION * self.generations[build]
+
+    def _note(self, change: Change) -> Change:
+        rows = self.tables[change.table]
+        row = (
+            dict(zip(TABLES[change.table].columns, change.row, strict=True)) if change.row else None
+        )
+        if change.table == "p_ci_builds" and not is_live(row):
+            if is_live(rows.get(change.id)) or not row or row["status"] != "pending":
+                self.generations[change.id % GENERATION] += 1
+            row = None
+        if row is None:
+            rows.pop(change.id, None)
+        else:
+            rows[change.id] = row
+        return change
+
+    def renewed(self, rules: Rules, dice: random.Random) -> list[Change]:
+        """Start jobs in place of those that ended, mostly of users who are developers there."""
+        found = []
+        for build in BUILDS:
+            number = self._generation(build)
+            if number in self.ended or number not in self.tables["p_ci_builds"]:
+                found.append(self._note(Change("p_ci_builds", number, None)))
+                number = self._generation(build)
+                row = (number, "running", "Ci::Build", *self._place(rules, dice))
+                found.append(self._note(Change("p_ci_builds", number, row)))
+                row = (NAMED + number, number, dice.choice(ENVIRONMENTS))
+                found.append(self._note(Change("job_environments", row[0], row)))
+        return found
+
+    def _place(self, rules: Rules, dice: random.Random) -> tuple[Any, ...]:
+        """Return the project and user of a job, and the rest of its row."""
+        for _ in range(30):
+            project, user = dice.choice(PROJECTS), dice.choice(USERS)
+            job = {"id": 0, "project_id": project, "user_id": user, "commit_id": 1, "protected": 1}
+            status, document = rules.answer(job) if rules.is_started(job) else ({0}, None)
+            if status == {200} and "developer" in document["user"]["roles_in_project"]:
+                break
+        return project, 1, user, dice.choice((0, 1)), 3600, STARTED, None
+
+    def expected(self, rules: Rules) -> dict[int, tuple[set[int], Any]]:
+        """Return the statuses that are right for each live job, and the document of a 200."""
+        return {job: self._expected(rules, row) for job, row in self.tables["p_ci_builds"].items()}
+
+    def _expected(self, rules: Rules, job: Any) -> tuple[set[int], Any]:
+        number, root = job["id"], rules.root_of_project(job["project_id"])
+        may_run = rules.is_started(job)
+        if number in self.roots and (not may_run or self.roots[number] != root):
+            self.ended.add(number)  # it has left its root, for good
+        if may_run and number not in self.roots and not rules.is_deleted_soon(job["project_id"]):
+            self.roots[number] = root
+        if number in self.ended or number not in self.roots:
+            return {UNKNOWN}, None
+        return rules.answer(job)
+
+
+def is_live(row: Any) -> bool:
+    return bool(row) and row["status"] in LIVE and row["type"] == "Ci::Build"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_answers_are_right_after_each_of_many_random_changes(tmp_path: Path, seed: int) -> None:
+    world, judge, product = World(seed), Judge(), Product()
+    state = State(tmp_path / "state.db", by_counter=True)
+    setting: int | None = None
+    state.start_snapshot({"main": Position(1, 1, "1", 1)})
+    rows = judge.take(world.seeded())
+    for table in TABLES:
+        state.load(table, [c.row for c in rows if c.table == table and c.row])
+    state.finish_snapshot()
+    for batch in range(150):
+        product.follow(state)
+        compare_answers(judge, product, setting)
+        if batch % 10 == 9:
+            setting = world.random.choice((None, 0, 1))
+            state.set_organization_agents(
+                None if setting is None else bool(setting), Mark("main", 0, None)
+            )
+        state.apply(judge.take(world.batch()))
+        state.apply(judge.renewed(Rules(judge.tables, TODAY, setting), world.random))
+        state.finish(Mark("main", batch + 2, NOW))
+    state.close()
+
+
+def compare_answers(judge: Judge, product: Product, setting: int | None) -> None:
+    rules = Rules(judge.tables, TODAY, setting)
+    for job, (statuses, document) in judge.expected(rules).items():
+        status, answer = product.answer(job)
+        assert (status in statuses, answer) == (True, document), (job, status, statuses)
