@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from tests.job_tokens import ISSUER, claims_of, signing_key
 
 KEY: Final = signing_key()
 SOURCE: Final = "gitlab"
+DATABASES: Final = ("PROJECTOR_GITLAB_DATABASE", "PROJECTOR_GITLAB_CI_DATABASE")
 # Between two of the company's transactions while something else happens.
 PAUSE_S: Final = 0.01
 DEAD_JOBS: Final = 12
@@ -30,29 +31,28 @@ class Bridged:
     """The whole product beside a company that changes GitLab's database at random."""
 
     def __init__(
-        self, deployment: Deployment, gitlab: GitlabDatabase, ci: GitlabDatabase | None = None,
-        seed: int = 1, **settings: str,
+        self, deployment: Deployment, databases: Sequence[GitlabDatabase],
+        settings: Mapping[str, str], seed: int = 1,
     ) -> None:  # fmt: skip
-        self.deployment, self.gitlab, self.ci = deployment, gitlab, ci
+        self.deployment, self.gitlab = deployment, databases[0]
+        self.server = self.gitlab.server
         self.state: Path = deployment.folder / "gitlab.db"
         (key := deployment.folder / "key.pem").write_bytes(KEY.pem)
         deployment.env |= {
             "PROJECTOR_SOURCES": SOURCE,
             "PROJECTOR_JOB_TOKEN_KEYS": str(key),
             "PROJECTOR_JOB_TOKEN_ISSUER": ISSUER,
-            "PROJECTOR_GITLAB_DATABASE": gitlab.bridge_dsn,
             "PROJECTOR_GITLAB_STATE": str(self.state),
-            **({"PROJECTOR_GITLAB_CI_DATABASE": ci.bridge_dsn} if ci else {}),
+            **dict(zip(DATABASES, (g.bridge_dsn for g in databases), strict=False)),
             **settings,
         }
-        owners = [g.server.socket_dsn(g.name, OWNER) for g in (gitlab, ci) if g]
+        owners = [g.server.socket_dsn(g.name, OWNER) for g in databases]
         self.company, self.oracle = Company(seed, *owners), Oracle(*owners)
         self.answers: Counter[str] = Counter()
         self._signed: dict[int, str] = {}
 
     def close(self) -> None:
         self.company.close()
-        self.oracle.close()
 
     # processes
 

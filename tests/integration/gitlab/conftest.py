@@ -2,15 +2,24 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
+from projector.process import is_listening
 from tests.absence import skip_test
+from tests.integration.conftest import apache_or_skip
+from tests.integration.deployment import Deployment
 from tests.integration.gitlab import postgres
+from tests.integration.gitlab.bridged import Bridged
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
 from tests.integration.gitlab.postgres import Postgres, running_postgres
+from tests.integration.ports import free_port
+from tests.integration.servers import eventually, running, valkey
 
+NewBridged = Callable[..., Bridged]
 numbers = itertools.count(1)
 
 
@@ -49,6 +58,39 @@ def database(shared_postgres: Postgres) -> Iterator[str]:
     )
     drop_slots(shared_postgres, name)
     shared_postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def new_bridged(address_of: Callable[[str], str], tmp_path: Path) -> Iterator[NewBridged]:
+    """Return a function that makes a GitLab and the whole product behind it, not yet started."""
+    if reason := postgres.without_postgres():
+        skip_test(reason)
+    with ExitStack() as stack:
+
+        def new_bridged(
+            broker: str = "embedded", kafka: str = "", *, separate_ci: bool = False, seed: int = 1,
+            **settings: str,
+        ) -> Bridged:  # fmt: skip
+            apache_or_skip(broker)
+            server = stack.enter_context(running_postgres())
+            databases = [new_gitlab(server, name) for name in ("gitlabhq", "ci")[: 1 + separate_ci]]
+            port = free_port()
+            stack.enter_context(running(valkey(tmp_path, port)))
+            eventually(lambda: is_listening(port), "Valkey listening")
+            address, prefix = kafka or address_of(broker), f"gitlab-{next(numbers)}."
+            deployment = stack.enter_context(Deployment(address, port, prefix, tmp_path))
+            return stack.enter_context(closing(Bridged(deployment, databases, settings, seed)))
+
+        yield new_bridged
+
+
+def new_gitlab(server: Postgres, name: str) -> GitlabDatabase:
+    """Make a database with GitLab's tables, set up for the bridge."""
+    server.execute(f"CREATE DATABASE {name}")
+    gitlab = GitlabDatabase(server, name)
+    gitlab.create()
+    gitlab.set_up()
+    return gitlab
 
 
 def drop_slots(server: Postgres, database: str) -> None:

@@ -31,42 +31,35 @@ class Oracle:
     """GitLab's rules in SQL; where the jobs have a database of their own, it copies them."""
 
     def __init__(self, main: str, ci: str | None = None) -> None:
-        self._main = psycopg.connect(main)
-        self._ci = psycopg.connect(ci) if ci else None
-        if self._ci:
-            for table in CI_TABLES:  # temporary tables come before others of the same name
-                self._main.execute(f"CREATE TEMP TABLE {table} (LIKE {table})".encode())
-        self._main.execute(ORACLE.read_bytes())
-        self._main.commit()
-
-    def close(self) -> None:
-        self._main.close()
-        if self._ci:
-            self._ci.close()
+        self._main, self._ci = main, ci
 
     def answers(self) -> dict[int, Verdict]:
         """Return the right answer for each live job; all others are 401."""
-        if self._ci:
-            self._copy_jobs(self._ci)
-        rows = self._main.execute("SELECT id, status, state, body FROM answers").fetchall()
-        self._main.rollback()
-        return {job: self._verdict(*answer) for job, *answer in rows}
+        with psycopg.connect(self._main) as main:
+            if self._ci:
+                with psycopg.connect(self._ci) as ci:
+                    copy_jobs(ci, main)
+            main.execute(ORACLE.read_bytes())
+            rows = main.execute("SELECT id, status, state, body FROM answers").fetchall()
+        return {job: verdict(*answer) for job, *answer in rows}
 
-    def _copy_jobs(self, ci: psycopg.Connection[Any]) -> None:
-        for table in CI_TABLES:
-            self._main.execute(f"DELETE FROM pg_temp.{table}".encode())
-            with (
-                ci.cursor().copy(f"COPY (SELECT * FROM {table}) TO STDOUT".encode()) as source,
-                self._main.cursor().copy(f"COPY pg_temp.{table} FROM STDIN".encode()) as target,
-            ):
-                for data in source:
-                    target.write(data)
-        ci.rollback()
 
-    def _verdict(self, status: int, state: str | None, body: Any) -> Verdict:
-        if status == 200:
-            return Verdict(200, body)
-        if status == 403:
-            reason = REASONS.get(state or "", BLOCKED)
-            return Verdict(403, {"message": f"403 Forbidden - {reason}"})
-        return UNKNOWN
+def copy_jobs(ci: psycopg.Connection[Any], main: psycopg.Connection[Any]) -> None:
+    """Copy the jobs into temporary tables, which come before others of the same name."""
+    for table in CI_TABLES:
+        main.execute(f"CREATE TEMP TABLE {table} (LIKE {table})".encode())
+        with (
+            ci.cursor().copy(f"COPY (SELECT * FROM {table}) TO STDOUT".encode()) as source,
+            main.cursor().copy(f"COPY pg_temp.{table} FROM STDIN".encode()) as target,
+        ):
+            for data in source:
+                target.write(data)
+
+
+def verdict(status: int, state: str | None, body: Any) -> Verdict:
+    if status == 200:
+        return Verdict(200, body)
+    if status == 403:
+        reason = REASONS.get(state or "", BLOCKED)
+        return Verdict(403, {"message": f"403 Forbidden - {reason}"})
+    return UNKNOWN

@@ -32,7 +32,6 @@ class Case:
 
     def close(self) -> None:
         self.company.close()
-        self.oracle.close()
 
     def member(self, level: int, group: int | None = None, **columns: Any) -> int:
         return self.company.insert(

@@ -45,8 +45,11 @@ class Reader:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_random_company_gets_gitlabs_answers(gitlab_database: GitlabDatabase, seed: int) -> None:
     dsn = gitlab_database.server.socket_dsn(gitlab_database.name, OWNER)
-    reader, seen = Reader(gitlab_database.bridge_dsn), Counter[object]()
-    with closing(Company(seed, dsn)) as company, closing(Oracle(dsn)) as oracle:
+    oracle, seen = Oracle(dsn), Counter[object]()
+    with (
+        closing(Company(seed, dsn)) as company,
+        closing(Pipe(gitlab_database.bridge_dsn, tmp_path)) as pipe,
+    ):
         company.found()
         for round_ in range(12):
             company.set_cross_root_grants(cross_root := round_ % 6 != 0)

@@ -16,6 +16,13 @@ Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
 
 
+def connect(dsn: str | None) -> Connection | None:
+    """Connect without prepared statements: those fail once after a change of a table."""
+    if dsn is None:
+        return None
+    return psycopg.connect(dsn, autocommit=True, row_factory=dict_row, prepare_threshold=None)
+
+
 class RegretError(Exception):
     """A transaction, or a part of one, that GitLab rolls back."""
 
@@ -33,11 +40,9 @@ class Session:
         self._names, self._seed = 0, seed
 
     def _connect(self) -> tuple[Connection, Connection]:
-        main, ci = self._dsns
-        connected: Connection = psycopg.connect(main, autocommit=True, row_factory=dict_row)
-        if ci is None:
-            return connected, connected
-        return connected, psycopg.connect(ci, autocommit=True, row_factory=dict_row)
+        main, ci = map(connect, self._dsns)
+        assert main
+        return main, ci or main
 
     def reconnect(self) -> None:
         """Connect again once PostgreSQL answers."""
