@@ -1,6 +1,8 @@
 """The oracle itself: GitLab's rules on a few rows, with answers written by hand."""
 
+import os
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -8,16 +10,19 @@ from psycopg.types.json import Jsonb
 
 from tests.integration.gitlab.company import people, tree
 from tests.integration.gitlab.company.company import Company
+from tests.integration.gitlab.conftest import new_gitlab
 from tests.integration.gitlab.gitlab_database import OWNER, GitlabDatabase
 from tests.integration.gitlab.oracle import UNKNOWN, Oracle, Verdict
+from tests.integration.gitlab.postgres import Postgres
 
 
 class Case:
     """A company of two roots with one live job in the first, and what GitLab answers it."""
 
-    def __init__(self, gitlab: GitlabDatabase) -> None:
+    def __init__(self, gitlab: GitlabDatabase, seed: int) -> None:
         dsn = gitlab.server.socket_dsn(gitlab.name, OWNER)
-        self.company, self.oracle = Company(1, dsn), Oracle(dsn)
+        self.company, self.oracle = Company(seed, dsn), Oracle(dsn)
+        self.company.set_cross_root_grants(on=False)
         it = self.company
         self.user = people.new_user(it)
         self.root, self.other_root = tree.new_group(it), tree.new_group(it)
@@ -61,9 +66,18 @@ class Case:
         return list(self.answer.body["user"]["roles_in_project"])
 
 
+@pytest.fixture(scope="module")
+def gitlab(shared_postgres: Postgres) -> GitlabDatabase:
+    return new_gitlab(shared_postgres, f"oracle_{os.getpid()}")
+
+
+numbers = count(1)
+
+
 @pytest.fixture
-def case(gitlab_database: GitlabDatabase) -> Iterator[Case]:
-    case = Case(gitlab_database)
+def case(gitlab: GitlabDatabase) -> Iterator[Case]:
+    """Yield a new company beside those of the tests before."""
+    case = Case(gitlab, next(numbers))
     yield case
     case.close()
 
@@ -78,7 +92,7 @@ def test_a_whole_answer(case: Case) -> None:
         ci_pipeline_id=5, ci_job_id=case.job, expanded_environment_name="production",
     )  # fmt: skip
     own = case.agent(case.project)
-    name = case.company.value("SELECT username FROM users")
+    name = case.company.value("SELECT username FROM users WHERE id = %s", case.user)
     assert case.answer == Verdict(
         200,
         {
@@ -100,7 +114,7 @@ def test_a_whole_answer(case: Case) -> None:
     assert case.answer.status == 403
     case.company.update("projects", case.project, pending_delete=True)
     assert case.answer == UNKNOWN
-    case.company.rows("UPDATE p_ci_builds SET status = 'success'")
+    case.company.update("p_ci_builds", case.job, status="success")
     assert case.answer == UNKNOWN
 
 
@@ -116,7 +130,8 @@ def test_the_closest_grant_wins_and_a_filter_has_no_way_around(case: Case) -> No
     for config in (
         {"protected_branches_only": "false"}, {"environments": ["*"]}, {"environments": "x"},
     ):  # fmt: skip
-        case.company.rows("UPDATE agent_project_authorizations SET config = %s", Jsonb(config))
+        row = case.company.pick("agent_project_authorizations WHERE agent_id = %s", agent)
+        case.company.update("agent_project_authorizations", row, config=Jsonb(config))
         assert case.agents == [(own, {})]
 
 
