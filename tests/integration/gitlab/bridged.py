@@ -56,12 +56,12 @@ class Bridged:
 
     # processes
 
-    def start(self, *, cross_root: bool = True) -> None:
+    def start(self, *, cross_root: bool = True, module: str = "projector", **env: str) -> None:
         """Found the company, then start everything and wait until all is fresh."""
         self.company.set_cross_root_grants(cross_root)
         self.company.found()
         assert self.deployment.command("topics").returncode == 0
-        self.start_bridge()
+        self.start_bridge(module=module, **env)
         self.deployment.start("worker")
         self.deployment.start_api()
         self.deployment.until_fresh()
