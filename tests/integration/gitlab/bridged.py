@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from psycopg.rows import dict_row
@@ -56,7 +57,10 @@ class Bridged:
 
     # processes
 
-    def start(self, *, cross_root: bool = True, module: str = "projector", **env: str) -> None:
+    def start(
+        self, *, cross_root: bool = True, module: str = "projector",
+        env: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         """Found the company, then start everything and wait until all is fresh."""
         self.company.set_cross_root_grants(cross_root)
         self.company.found()

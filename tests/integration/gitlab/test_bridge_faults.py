@@ -198,6 +198,15 @@ def test_gitlab_is_upgraded(new_bridged: NewBridged) -> None:
         it.check()
 
 
+def test_a_table_is_emptied_at_once(new_bridged: NewBridged) -> None:
+    it = started(new_bridged)
+    with it.changing():
+        time.sleep(0.3)
+        it.rows("TRUNCATE agent_project_authorizations, members")
+        time.sleep(0.3)
+    it.check()
+
+
 def test_a_second_bridge_takes_over(new_bridged: NewBridged) -> None:
     it = started(new_bridged)
     first = it.bridge

@@ -31,7 +31,7 @@ def killed_with_unsent_events(it: Bridged, kafka: Server) -> None:
     it.judge()
 
 
-def killed_between_a_membership_and_its_end(it: Bridged, _: Server) -> None:
+def killed_between_a_membership_and_its_end(it: Bridged, _kafka: Server) -> None:
     """Both are one batch for the next bridge; the first one has sent the beginning alone."""
     company = it.company
     user, group = people.new_user(company), tree.new_group(company)
@@ -52,7 +52,7 @@ def killed_between_a_membership_and_its_end(it: Bridged, _: Server) -> None:
     it.judge()
 
 
-def much_has_gone_at_a_snapshot(it: Bridged, _: Server) -> None:
+def much_has_gone_at_a_snapshot(it: Bridged, _kafka: Server) -> None:
     it.bridge.kill()
     drop_slot(it)
     it.company.transact([people.empty_group] * 10)
@@ -61,7 +61,7 @@ def much_has_gone_at_a_snapshot(it: Bridged, _: Server) -> None:
     it.judge()
 
 
-def a_long_time_passes(it: Bridged, _: Server) -> None:
+def a_long_time_passes(it: Bridged, _kafka: Server) -> None:
     for _ in range(10):
         it.company.change(60)
         it.judge()
@@ -84,7 +84,7 @@ def test_the_judge_notices(
     with running(embedded_kafka(tmp_path, port)) as kafka:
         eventually(lambda: is_listening(port), "the broker listening")
         it = new_bridged(kafka=f"127.0.0.1:{port}")
-        it.start(module=MUTANT, **{mutated_bridge.VARIABLE: json.dumps(mutation)})
+        it.start(module=MUTANT, env={mutated_bridge.VARIABLE: json.dumps(mutation)})
         with pytest.raises(AssertionError, match="wrong"):
             story(it, kafka)
 

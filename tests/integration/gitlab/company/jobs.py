@@ -149,6 +149,12 @@ def retry_job(it: Session) -> None:
         start_job(it)
 
 
+def move_partition(it: Session) -> None:
+    """Let PostgreSQL move a row, and those that refer to it, to another partition."""
+    if job := it.pick(LIVE):
+        it.update("p_ci_builds", job, partition_id=it.choice(*it.partitions))
+
+
 def touch_job(it: Session) -> None:
     if job := it.pick(LIVE):
         it.rows(
@@ -178,5 +184,5 @@ def change_environment(it: Session) -> None:
 
 WEIGHTS: dict[Act, int] = {
     start_job: 14, start_pipeline: 2, wait: 3, run_job: 4, cancel_job: 3, finish_job: 12,
-    short_job: 1, delete_job: 1, erase_job: 1, retry_job: 2, touch_job: 3, change_environment: 5,
+    short_job: 1, delete_job: 1, erase_job: 1, retry_job: 2, touch_job: 3, move_partition: 1, change_environment: 5,
 }  # fmt: skip
