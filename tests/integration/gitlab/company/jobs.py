@@ -184,5 +184,6 @@ def change_environment(it: Session) -> None:
 
 WEIGHTS: dict[Act, int] = {
     start_job: 14, start_pipeline: 2, wait: 3, run_job: 4, cancel_job: 3, finish_job: 12,
-    short_job: 1, delete_job: 1, erase_job: 1, retry_job: 2, touch_job: 3, move_partition: 1, change_environment: 5,
+    short_job: 1, delete_job: 1, erase_job: 1, retry_job: 2, touch_job: 3, move_partition: 1,
+    change_environment: 5,
 }  # fmt: skip
