@@ -19,8 +19,12 @@ from projector.cli.terminal import SPOOL_BYTES, connected
 from projector.clients import redis_batch
 from projector.config.settings import Settings
 from projector.domain import fact_keys
+from projector.domain.fact_keys import Key
 from projector.errors import OperatorError
+from projector.gitlab.bridge import Audit
 from projector.gitlab.export import Fact, export_lines
+from projector.gitlab.memory import Memory
+from projector.gitlab.sender import Sender
 from projector.operators import snapshot
 from projector.operators.audit import (
     AUDITED_KINDS,
@@ -95,6 +99,16 @@ async def audit_lost_state(settings: Settings, told: Told) -> None:
             await audit.until(lambda look: not look.left, "no event ends", repair=True)
 
 
+def audit_hook(settings: Settings) -> Audit:
+    """Return the audit as the bridge calls it before its first heartbeat."""
+
+    async def audit(memory: Memory, _sender: Sender) -> None:
+        async with memory.quiet() as told:
+            await audit_lost_state(settings, told)
+
+    return audit
+
+
 async def _users(redis: Redis, partitions: int) -> set[int]:
     """Return the users that workers know of."""
     found: set[int] = set()
@@ -159,7 +173,7 @@ def _is_former_user(row: AuditRow) -> bool:
     return (
         isinstance(row, FindingRow)
         and row.what is FactMismatch.EXTRA
-        and fact_keys.kind_of(row.key) == "user"
+        and fact_keys.kind_of(Key(row.key)) == "user"
     )
 
 

@@ -45,6 +45,14 @@ def run(
             help="Forget what was sent, and send everything again: for topics that were made anew.",
         ),
     ] = False,
+    audit: Annotated[
+        bool,
+        typer.Option(
+            "--audit",
+            help="After the state was lost: send everything, then end all facts that GitLab no "
+            "longer has, whoever told them. Needs Redis and the workers.",
+        ),
+    ] = False,
 ) -> None:
     """Feed the topics from GitLab's PostgreSQL, and send the heartbeats of the source `gitlab`.
 
@@ -62,4 +70,9 @@ def run(
     settings, gitlab = load_all_settings()
     from projector.gitlab.bridge import Orders, run_bridge
 
-    run_command(settings, run_bridge(settings, gitlab, Orders(resend=resend)))
+    hook = None
+    if audit:
+        from projector.cli.gitlab_audit import audit_hook
+
+        hook = audit_hook(settings)
+    run_command(settings, run_bridge(settings, gitlab, Orders(hook, resend)))

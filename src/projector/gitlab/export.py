@@ -100,8 +100,8 @@ def _load(loaded: State, settings: GitlabSettings, strings: dict[Database, str])
         for name, string in strings.items():
             with explained(string):
                 connections[name] = stack.enter_context(database.reading(string))
-        with explained(strings["main"]):
-            allowed = read_organization_agents(connections["main"])
+        with explained(strings["main"]), database.connect(strings["main"]) as connection:
+            allowed = read_organization_agents(connection)
         loaded.start_snapshot({})
         for table in TABLES.values():
             place: Database = "ci" if "ci" in strings and table.name in CI_TABLES else "main"

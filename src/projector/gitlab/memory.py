@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from projector.gitlab import metrics
 from projector.gitlab.own_thread import OwnThread
 from projector.gitlab.sender import Sender
+from projector.gitlab.source import MAIN
 from projector.gitlab.state import Mark, Remembered, State
 from projector.gitlab.tables import Change
 
@@ -38,6 +39,13 @@ class Memory:
             self._sender.remembered(remembered.last_number)
             return remembered
 
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator["Quiet"]:
+        """Hold back all batches, once Kafka has everything of before."""
+        async with self._lock:
+            await self._sender.until_acknowledged(self.last_number)
+            yield Quiet(self.state, self._sender)
+
     @property
     def last_number(self) -> int:
         """The number of the last event that is remembered."""
@@ -64,6 +72,29 @@ class Batch:
                 return state.finish(mark)
 
         self.last_number = (await self._state.run(work)).last_number
+
+
+class Quiet:
+    """The state while no batch comes, for an audit of what was told."""
+
+    def __init__(self, state: OwnThread[State], sender: Sender) -> None:
+        self._state = state
+        self._sender = sender
+
+    async def remember_users(self, ids: Collection[int]) -> None:
+        """Tell of these users too; return once Kafka has acknowledged it."""
+
+        def remember(state: State) -> Remembered:
+            position = state.position(MAIN)
+            return state.remember_users(ids, Mark(MAIN, position.lsn if position else 0, None))
+
+        number = (await self._state.run(remember)).last_number
+        self._sender.remembered(number)
+        await self._sender.until_acknowledged(number)
+
+    async def facts(self) -> list[tuple[str, str, str]]:
+        """Return type, root and data of all that was told."""
+        return await self._state.run(State.facts)
 
 
 def _apply(state: State, changes: Sequence[Change]) -> None:

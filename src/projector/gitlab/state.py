@@ -134,6 +134,11 @@ class State:
             self._db.executemany("INSERT OR IGNORE INTO dirty VALUES ('user', ?, 0)", rows)
             return self._compare(mark.lsn, mark.time_ms)
 
+    def facts(self) -> list[tuple[str, str, str]]:
+        """Return type, root and data of everything that was told."""
+        with in_plain_words(self._file.path):
+            return list(comparison.facts(self._db))
+
     # snapshots
 
     def start_snapshot(self, databases: Mapping[str, Position]) -> None:

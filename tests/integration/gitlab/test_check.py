@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from projector.config.gitlab_settings import GitlabSettings
+from projector.errors import UnpreparedError
 from projector.gitlab import check as checks
 from projector.gitlab.check import UnreachableError, check
 from projector.gitlab.findings import ACCESS_FILE, SQL, Finding
@@ -18,12 +19,12 @@ from tests.integration.gitlab.conftest import drop_slots
 from tests.integration.gitlab.gitlab_database import BRIDGE, BRIDGE_PASSWORD, GitlabDatabase
 from tests.integration.gitlab.postgres import Postgres, running_postgres
 
-WAL = {"max_slot_wal_keep_size": "1GB"}
+WAL = "1GB"
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
-    with running_postgres(**WAL) as server:
+    with running_postgres(max_slot_wal_keep_size=WAL) as server:
         yield server
 
 
@@ -336,7 +337,7 @@ def test_settings_of_the_server_are_mended_by_the_printed_sql(tmp_path: Path) ->
 
 
 def test_a_standby_is_refused(tmp_path: Path) -> None:
-    with running_postgres(**WAL) as server:
+    with running_postgres(max_slot_wal_keep_size=WAL) as server:
         server.execute("CREATE DATABASE gitlabhq_production")
         gitlab = GitlabDatabase(server, "gitlabhq_production")
         gitlab.create()
@@ -363,7 +364,7 @@ def test_a_publication_with_missing_rights_stops_the_bridge(
     with closing(psycopg.connect(gitlab.bridge_dsn, autocommit=True)) as connection:
         checks.require_followed(connection, wanted)
         gitlab.server.execute("ALTER PUBLICATION projector DROP TABLE users", database=gitlab.name)
-        with pytest.raises(checks.UnpreparedError, match="lacks users"):
+        with pytest.raises(UnpreparedError, match="lacks users"):
             checks.require_followed(connection, wanted)
 
 

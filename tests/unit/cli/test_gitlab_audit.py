@@ -132,7 +132,12 @@ async def test_a_user_who_is_active_again_is_told(world: World) -> None:
     bridge = Bridge(world, *COMPANY, STARTED)
     bridge.users = {1: builders.user(1, state="active")}  # GitLab no longer has user 2
     await audit_lost_state(Settings(), bridge)
-    states = [dict(p.projection.facts.items())["*/user/1"].data.state for p in world.partitions]
+    states = [
+        getattr(fact.data, "state", None)
+        for partition in world.partitions
+        for key, fact in partition.projection.facts.items()
+        if key == "*/user/1"
+    ]
     assert states == ["active"] * PARTITIONS
     assert "*/user/2" in live(world)
 
