@@ -105,7 +105,12 @@ async def _run(settings: Settings, gitlab: GitlabSettings, dsns: Any, orders: Or
         health["step"] = "running"
         memory = Memory(state, sender)
         source = _source(gitlab, dsns, memory, sender)
-        works = [source.run(), sender.run(), _settle(state), _watch(settings, partitions)]
+        works: list[Any] = [
+            source.run(),
+            sender.run(),
+            _settle(state),
+            _watch(settings, partitions),
+        ]
         works.append(_check(source, memory))
         works.append(_vouch(settings, gitlab, source, memory, sender, orders, has_sources))
         await _until_one_fails(works)
