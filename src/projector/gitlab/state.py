@@ -14,7 +14,8 @@ from projector.gitlab import comparison, dirty, roots
 from projector.gitlab.dirty import RULES, Rule
 from projector.gitlab.due import EVERYTHING
 from projector.gitlab.envelope import OutboxRow
-from projector.gitlab.mirror import Mirror, create_indexes, drop_indexes
+from projector.gitlab.mirror import Mirror
+from projector.gitlab.mirror_tables import create_indexes, drop_indexes
 from projector.gitlab.state_file import StateFile, in_plain_words
 from projector.gitlab.tables import Change, Row
 
@@ -281,6 +282,8 @@ class State:
 
     def _compare(self, lsn: int, time_ms: int | None) -> Remembered:
         """Write the events of what is dirty, with a sequence above all before."""
+        if self._db.execute("SELECT 1 FROM dirty LIMIT 1").fetchone() is None:
+            return Remembered(0, self.last_number)
         base = int(self._get("epoch") or 0) * _EPOCH + (0 if self._by_counter else lsn)
         sequence = max(base, int(self._get("sequence") or 0) + 1)
         events = comparison.compare(self._db, sequence=f"{sequence:030d}", time_ms=time_ms)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from projector.errors import StateError
-from projector.gitlab import dirty, mirror, roots
+from projector.gitlab import dirty, mirror_tables, roots
 
 VERSION = 1  # of the schema; a state of another version is refused
 # Twice this, with the temporary tables, of the 300 MB that a bridge may take at a million rows.
@@ -131,7 +131,7 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute("BEGIN IMMEDIATE")
     for statement in _TABLES.split(";"):
         db.execute(statement)
-    mirror.create(db)
+    mirror_tables.create(db)
     roots.create(db)
     dirty.create(db)
     db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", [VERSION])

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from projector.gitlab import mirror, roots
+from projector.gitlab import mirror_tables, roots
 from projector.gitlab.acceptance import Refusal
 from projector.gitlab.comparison import compare
 from projector.gitlab.due import EVERYTHING
@@ -47,7 +47,7 @@ class GitLab:
     def __init__(self) -> None:
         self.db = sqlite3.connect(":memory:", isolation_level=None)
         self.db.executescript(SCHEMA)
-        mirror.create(self.db)
+        mirror_tables.create(self.db)
         roots.create(self.db)
         self.sequence = 0
         self.refused: list[Refusal] = []

@@ -5,8 +5,9 @@ import sqlite3
 import pytest
 
 from projector.errors import SnapshotNeededError
-from projector.gitlab import mirror
-from projector.gitlab.mirror import ENVIRONMENT_NAMES, Mirror
+from projector.gitlab import mirror, mirror_tables
+from projector.gitlab.mirror import Mirror
+from projector.gitlab.mirror_tables import ENVIRONMENT_NAMES
 from projector.gitlab.tables import TABLES, UNCHANGED, Change, Row, Value
 from tests.unit.gitlab.worlds import World
 
@@ -18,7 +19,7 @@ class Tables:
 
     def __init__(self) -> None:
         self.db = sqlite3.connect(":memory:", isolation_level=None)
-        mirror.create(self.db)
+        mirror_tables.create(self.db)
         self.mirror = Mirror(self.db)
 
     def rows(self, table: str) -> dict[int, Row]:

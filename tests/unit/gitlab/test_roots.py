@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from projector.gitlab import mirror, roots
+from projector.gitlab import mirror_tables, roots
 from projector.gitlab.mirror import Mirror
 from projector.gitlab.tables import Change
 from tests.unit.gitlab.worlds import GROUPS, World
@@ -16,7 +16,7 @@ class Namespaces:
 
     def __init__(self) -> None:
         self.db = sqlite3.connect(":memory:", isolation_level=None)
-        mirror.create(self.db)
+        mirror_tables.create(self.db)
         roots.create(self.db)
         self.mirror = Mirror(self.db)
 
