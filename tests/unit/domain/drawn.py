@@ -58,7 +58,9 @@ def member_removed(user: int, scope: dict[str, int], via: str, root: str) -> Mes
     return builders.event("member.removed", {"user_id": user, "via": via, **scope}, root)
 
 
-AGENTS = st.integers(1, 3)
+AGENTS = st.integers(1, 4)
+# Of the base's shared agent 5. Only its configuration project is drawn.
+SHARED_WITH: dict[str, Any] = {"projects": [{"id": "p2"}], "groups": [{"id": "G1"}]}
 
 
 STARTS: st.SearchStrategy[Message] = st.builds(
@@ -88,9 +90,10 @@ SETS: st.SearchStrategy[Message] = st.one_of(
         groups=entries(GROUPS | GROUP_PATHS), root=ROOTS,
     ),
     st.builds(
-        builders.shared_agent, st.integers(2, 5), PROJECTS, projects=entries(PROJECTS | PATHS),
+        builders.shared_agent, AGENTS, PROJECTS, projects=entries(PROJECTS | PATHS),
         groups=entries(GROUPS | GROUP_PATHS), root=ROOTS,
     ),
+    PROJECTS.map(lambda project: builders.shared_agent(5, project, **SHARED_WITH, root="1")),
     st.builds(builders.shared, st.integers(3, 4), PROJECTS, FILTERS),
     STARTS,
 )  # fmt: skip
@@ -136,12 +139,8 @@ BASE: list[Message] = [
         3, groups=[{"id": "g3", "default_namespace": "near"}, {"id": 1}, {"id": 2}], root="1"
     ),
     builders.shared(4, 9),
-    builders.shared_agent(
-        2, 9, projects=[{"id": 3}], groups=[{"id": 1, "environments": ["*"]}], root="1"
-    ),
-    builders.shared_agent(
-        5, 9, projects=[{"id": "p2"}], groups=[{"id": "G1", "environments": ["*"]}], root="1"
-    ),
+    builders.shared_agent(1, 9, groups=[{"id": 2}], root="1"),
+    builders.shared_agent(5, 9, **SHARED_WITH, root="1"),
     builders.started(1, 1, 1, token="1-1", root="1"),
     builders.started(2, 2, 1, token="1-2", root="1"),
     builders.started(3, 1, 2, token="1-3", root="1"),

@@ -45,6 +45,23 @@ def test_users_and_instance_agents_are_taken_in_every_partition() -> None:
     assert World(partitions=4).take(*messages) == [None] * 16
 
 
+def test_a_shared_agent_is_no_broadcast_but_belongs_to_the_root_namespace_of_the_jobs() -> None:
+    (complaint,) = World(partitions=4).take(builders.shared_agent(5, 99, groups=[{"id": 3}]))
+    assert complaint is not None
+    assert complaint.startswith("partitionkey 3 belongs in partition")
+
+
+def test_the_end_of_a_shared_agent_revokes_whatever_else_is_wrong_with_it() -> None:
+    shared = builders.shared_agent(5, 99, groups=[{"id": 3}])
+    world = World(*HIERARCHY, builders.member(1, group_id=3), shared, builders.started(9, 7))
+    assert world.agents() == [5]
+    end = builders.event("shared-agent.removed", {"id": "5", "token": "x"}, time="noon")
+    (complaint,) = world.take(end)
+    assert complaint is not None
+    assert complaint.startswith("applied all the same: ")
+    assert world.agents() == []
+
+
 def test_an_event_in_the_wrong_topic_is_refused() -> None:
     world = World()
     complaint = world.projection.apply(

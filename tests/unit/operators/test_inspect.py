@@ -59,6 +59,13 @@ async def test_of_many_jobs_some_are_named_and_all_are_counted(world: World) -> 
     assert found.jobs_total == inspect.MAX_JOBS + 1
 
 
+async def test_a_shared_agent_is_shown_with_the_jobs_that_it_is_shared_with(world: World) -> None:
+    await world.apply(builders.shared_agent(7, 99, groups=[{"id": 3}]))
+    found = await inspect.inspect_agent(world.redis, ViewRules(LEVEL), 7)
+    assert [fact.key for fact in found.facts] == ["3/shared-agent/7"]
+    assert (found.jobs, found.facts[0].event.topic) == ([9], "agent-config")
+
+
 # jobs without a digest
 
 
