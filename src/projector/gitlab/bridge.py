@@ -15,6 +15,7 @@ from projector.config.settings import Settings
 from projector.errors import StateError
 from projector.events.model import SOURCES, Topic
 from projector.gitlab import metrics, web
+from projector.gitlab.database import Digests
 from projector.gitlab.dsn import connection_strings, is_exposed, place
 from projector.gitlab.memory import Memory
 from projector.gitlab.own_thread import OwnThread
@@ -26,6 +27,7 @@ from projector.gitlab.source_heartbeats import SOURCE, SourceHeartbeats
 from projector.gitlab.state import State
 from projector.gitlab.state_file import StateInUseError
 from projector.gitlab.stream_source import StreamSource
+from projector.gitlab.token_digests import TokenDigests
 from projector.kafka import topics
 from projector.kafka.range_reader import RangeReader
 from projector.process import refuse_stray_cancellation, until_signalled
@@ -104,7 +106,9 @@ async def _run(settings: Settings, gitlab: GitlabSettings, dsns: Any, orders: Or
         await _refuse_lost_state(state, sender, settings, orders)
         health["step"] = "running"
         memory = Memory(state, sender)
-        source = _source(gitlab, dsns, memory, sender)
+        kind = PollSource if gitlab.source == "poll" else StreamSource
+        digests = await stack.enter_async_context(_decrypting(gitlab))
+        source = kind(databases(gitlab, dsns), gitlab, memory, sender, digests)
         works: list[Any] = [
             source.run(),
             sender.run(),
@@ -121,9 +125,26 @@ def _counts(gitlab: GitlabSettings, dsns: Any) -> bool:
     return gitlab.source == "poll" or len(dsns) > 1
 
 
-def _source(gitlab: GitlabSettings, dsns: Any, memory: Memory, sender: Sender) -> Source:
-    kind = PollSource if gitlab.source == "poll" else StreamSource
-    return kind(databases(gitlab, dsns), gitlab, memory, sender)
+@asynccontextmanager
+async def _decrypting(gitlab: GitlabSettings) -> AsyncIterator[Digests | None]:
+    """Start the process that has GitLab's key, where tokens are to be decrypted."""
+    if gitlab.db_key_file is None:
+        yield None
+        return
+    tokens = await asyncio.to_thread(TokenDigests, gitlab.db_key_file)
+    try:
+        yield _counting(tokens)
+    finally:
+        tokens.close()
+
+
+def _counting(tokens: TokenDigests) -> Digests:
+    def digests(encrypted: list[str]) -> list[str | None]:
+        found = tokens.digests(encrypted)
+        metrics.UNREADABLE_TOKENS.inc(found.count(None))
+        return found
+
+    return digests
 
 
 @asynccontextmanager

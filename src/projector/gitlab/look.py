@@ -6,7 +6,8 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
-from projector.gitlab import database
+from projector.config.gitlab_settings import GitlabSettings
+from projector.gitlab import check, database
 from projector.gitlab.organization_agents import read_organization_agents
 
 # The first eight digits of a WAL file's name are the timeline.
@@ -28,7 +29,8 @@ class Sight(NamedTuple):
 class Looker:
     """Connections to the databases, which are kept open; for one thread."""
 
-    def __init__(self, dsns: Mapping[str, str]) -> None:
+    def __init__(self, settings: GitlabSettings, dsns: Mapping[str, str]) -> None:
+        self._settings = settings
         self._dsns = dsns
         self._stack = ExitStack()
         self._open: dict[str, tuple[psycopg.Connection[Any], tuple[int, int]]] = {}
@@ -36,6 +38,11 @@ class Looker:
     def look(self) -> dict[str, Sight]:
         """Ask each database where it writes next; raises `psycopg.Error`, `StandbyError`."""
         return {name: self._sight(name) for name in self._dsns}
+
+    def require_followed(self) -> None:
+        """Raise `UnpreparedError` unless each database shows every change of every table."""
+        for name in self._dsns:
+            check.require_followed(self._connected(name)[0], check.wanted_of(self._settings, name))
 
     def organization_agents(self) -> bool | None:
         """Read if agents may be used outside their top-level group; None is unknown."""

@@ -36,6 +36,8 @@ log = structlog.get_logger()
 # PostgreSQL is made to write its WAL, and asked again, where it has not reached a position so soon.
 PUSH_S: Final = 0.1
 ASK_AGAIN_S: Final = 1.0
+# Between two readings of PostgreSQL's catalogs: grants and the publication may be changed.
+CHECK_S: Final = 3600.0
 OUTAGES: Final = (psycopg.Error, TemporaryError, NotReadyError, OSError, MalformedMessageError)
 
 
@@ -61,10 +63,12 @@ class StreamSource:
         self._moved = asyncio.Condition()
         self._reason: Reason | None = None
         self._call = Call(None)
-        self._looker = OwnThread("look", lambda: Looker({d.name: d.dsn for d in databases}))
+        dsns = {database.name: database.dsn for database in databases}
+        self._looker = OwnThread("look", lambda: Looker(settings, dsns))
         self._other_server = asyncio.Event()
         self._organization_agents: bool | None = None
         self._looked = False
+        self._checked_at = 0.0
 
     async def run(self) -> NoReturn:
         """Follow the databases until cancelled; raises `OperatorError`."""
@@ -82,6 +86,7 @@ class StreamSource:
                     lasted = time.monotonic() - began
                     pause = FIRST_PAUSE_S if lasted > LONGEST_PAUSE_S else pause
                     self._call.fail(_in_one_line(error), pause, SERVER)
+                    await self._looker.run(Looker.close)
                     await asyncio.sleep(pause)
                     pause = min(LONGEST_PAUSE_S, 2 * pause)
         finally:
@@ -95,6 +100,7 @@ class StreamSource:
                 replication = await Replication.connect(database.dsn, self._digests)
                 stack.push_async_callback(replication.close)
                 replications[database.name] = replication
+            await self._require_followed()
             if reason := self._reason or await self._reason_for_snapshot(replications):
                 self._reason = reason
                 await self._take_snapshot(reason)
@@ -189,7 +195,14 @@ class StreamSource:
             await self._until_passed(name, sight)
         return self._memory.last_number
 
+    async def _require_followed(self) -> None:
+        """Refuse a table that a GitLab upgrade has brought and nobody has granted or published."""
+        await self._looker.run(Looker.require_followed)
+        self._checked_at = time.monotonic()
+
     async def _read_settings(self) -> None:
+        if time.monotonic() - self._checked_at > CHECK_S:
+            await self._require_followed()
         allowed = await self._looker.run(Looker.organization_agents)
         if self._looked and allowed == self._organization_agents:
             return
