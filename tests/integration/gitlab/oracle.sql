@@ -107,11 +107,11 @@ settings AS MATERIALIZED (
   FROM application_settings ORDER BY id DESC LIMIT 1),
 
 -- All authorizations of an agent for a project: 1 to the project, 2 its own, 3 to a group, 4 all.
--- Ours: a configuration project that is about to be deleted grants nothing within its root.
+-- Ours: a configuration project that is about to be deleted grants nothing, but to the instance.
 authorizations AS MATERIALIZED (
   WITH agents AS (
-    SELECT a.id, a.project_id, h.root, p.pending_delete IS TRUE AS leaves
-    FROM cluster_agents a JOIN homes h USING (project_id) JOIN projects p ON p.id = a.project_id)
+    SELECT a.id, a.project_id, h.root FROM cluster_agents a JOIN homes h USING (project_id)
+    JOIN projects p ON p.id = a.project_id AND p.pending_delete IS NOT TRUE)
   SELECT h.project_id, a.id AS agent_id, a.project_id AS config_project_id, kind, distance, config
   FROM homes h CROSS JOIN settings s JOIN (
     SELECT project_id AS target, agent_id, 1 AS kind, 0 AS distance, config
@@ -120,11 +120,10 @@ authorizations AS MATERIALIZED (
     SELECT above.project_id, agent_id, 3, distance, config
     FROM agent_group_authorizations JOIN above ON above.id = group_id AND above.type = 'Group'
   ) granted ON target = h.project_id
-  JOIN agents a ON a.id = agent_id
-    AND CASE WHEN a.root = h.root THEN NOT a.leaves ELSE s.across_roots END
+  JOIN agents a ON a.id = agent_id AND (a.root = h.root OR s.across_roots)
   WHERE pg_temp.is_readable(config)
   UNION ALL
-  SELECT project_id, id, project_id, 2, 0, '{}' FROM agents WHERE NOT leaves
+  SELECT project_id, id, project_id, 2, 0, '{}' FROM agents
   UNION ALL
   SELECT h.project_id, a.id, a.project_id, 4, 0, config
   FROM agent_organization_authorizations o JOIN cluster_agents a ON a.id = o.agent_id
