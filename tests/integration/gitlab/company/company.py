@@ -47,7 +47,7 @@ class Company(Session):
         for act, times in (
             (people.join, 2 * users), (people.share_group, 4), (people.share_project, 5),
             (agents.new_agent, projects // 2), (agents.grant, 3 * projects),
-            (agents.share_with_instance, 2), (jobs.start_job, projects),
+            (agents.share_with_instance, 2), (jobs.start_job, 2 * projects),
         ):  # fmt: skip
             with self.transaction():
                 for _ in range(times):
