@@ -7,7 +7,7 @@ END_TO_END := tests/integration/test_end_to_end.py tests/integration/test_compat
 # More than there are cores: most tests wait for a broker most of the time.
 PROCESSES ?= 4
 
-.PHONY: help setup run test test-all browser faults model bench bench-smoke bench-setup format lint types schemas reference lock kafka producers clean
+.PHONY: help setup run gitlab test test-all browser faults model bench bench-smoke bench-setup format lint types schemas reference lock kafka producers clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -25,6 +25,10 @@ setup: .venv/ready ## everything into .venv
 run: PORT := 8000
 run: setup ## the product with example events, on http://127.0.0.1:8000; PORT=0: a free port
 	@$(BIN)/python examples/demo.py $(PORT)
+
+gitlab: PORT := 8000
+gitlab: setup ## the same fed from a GitLab-shaped database, where PostgreSQL is installed
+	@$(BIN)/python -m examples.gitlab.demo $(PORT)
 
 test: setup kafka ## unit tests, and the product from end to end on both brokers; two and a half minutes
 	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(END_TO_END) tests/unit tests/compat

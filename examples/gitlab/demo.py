@@ -1,0 +1,158 @@
+"""Feeds `projector dev` from a GitLab-shaped database, changes that in SQL; stays up.
+
+    python -m examples.gitlab.demo [PORT]
+"""
+
+import http.client
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from examples.demo import ENDINGS, PATH, PROJECTOR, DemoError, drop_settings, fail, is_taken
+from examples.gitlab import postgres, story
+from examples.gitlab.postgres import Postgres, PostgresError, last_line
+from examples.gitlab.processes import Process, until
+from examples.gitlab.story import JOBS, Story
+
+FOLDER = Path(__file__).parent
+DATABASE = "gitlabhq_production"
+SOURCE = "gitlab"
+
+
+def tell(api: str, server: Postgres, folder: Path, bridge: Process) -> None:
+    tokens = {job: (folder / f"token-{job}").read_text() for job in JOBS}
+    told = Story(api, server.dsn("postgres", DATABASE), tokens)
+    print("\nWhich agents may a job use, by its signed token?")
+    told.look_up(9)
+    told.change("The group web leaves the group that may use agent 5", story.MOVE, 9)
+    told.change("Ben is blocked", story.BLOCK, 10)
+    told.change("Job 9 finishes", story.FINISH, 9)
+    print("The bridge stops, and the lookup accepts no answer older than a second:", flush=True)
+    bridge.stop()
+    told.fall_silent(11, SOURCE)
+    print("The bridge starts again:", flush=True)
+    bridge.start()
+    told.look_up(11)
+    print("\nIn another terminal, a whole answer:")
+    print(f"""  curl -H "Job-Token: $(cat {folder}/token-11)" {api}{PATH}""")
+    print("and GitLab's tables; this moves the group back:")
+    print(f"  {shlex.join(server.psql(DATABASE))}")
+    print("  UPDATE namespaces SET parent_id = 2 WHERE id = 3;")
+    print(f"The logs are in {folder}.")
+    print("\nIt runs until Ctrl-C.", flush=True)
+
+
+# GitLab: its database, its signing key
+
+
+def make_database(server: Postgres) -> None:
+    psql(server, "postgres", f"CREATE DATABASE {DATABASE};")
+    for name in ("schema.sql", "company.sql"):
+        psql(server, DATABASE, (FOLDER / name).read_text())
+
+
+def psql(server: Postgres, database: str, script: str) -> None:
+    options = ["--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1"]
+    if database == "postgres":
+        options.remove("--single-transaction")
+    done = subprocess.run(
+        [*server.psql(database), *options], input=script, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise DemoError(f"psql: {last_line(done.stderr)}")
+
+
+def set_up(server: Postgres, env: Mapping[str, str]) -> None:
+    """Make role, grants and publication by the SQL that the product prints, and check them."""
+    print("$ projector gitlab check --sql | psql", flush=True)
+    psql(server, DATABASE, projector("gitlab", "check", "--sql", env=env, expected=(0, 2)))
+    print("$ projector gitlab check", flush=True)
+    print(projector("gitlab", "check", env=env), end="", flush=True)
+
+
+def projector(*command: str, env: Mapping[str, str], expected: tuple[int, ...] = (0,)) -> str:
+    done = subprocess.run(
+        [*PROJECTOR, *command], env=os.environ | env, capture_output=True, text=True, check=False
+    )
+    if done.returncode not in expected:
+        raise DemoError(f"`projector {' '.join(command)}`: {last_line(done.stderr or done.stdout)}")
+    return done.stdout
+
+
+def make_tokens(folder: Path) -> dict[str, str]:
+    """Sign a token for each job; return the settings of an API that accepts them."""
+    from examples.gitlab.job_tokens import ISSUER, SigningKey  # noqa: PLC0415  slow
+
+    key, file = SigningKey(), folder / "job_token_key.pem"
+    key.write_public_half(file)
+    for job in JOBS:
+        (folder / f"token-{job}").write_text(key.token(job))
+    return {"PROJECTOR_JOB_TOKEN_KEYS": str(file), "PROJECTOR_JOB_TOKEN_ISSUER": ISSUER}
+
+
+# the processes
+
+
+def run(port: str, folder: Path) -> None:
+    with ExitStack() as stack:
+        stack.callback(ignore_endings)
+        settings = make_tokens(folder) | {"PROJECTOR_SOURCES": SOURCE}
+        dev = Process(["dev", "--port", port], settings, folder)
+        stack.callback(dev.stop)
+        dev.start()
+        server = stack.enter_context(postgres.running(folder))
+        print(f"PostgreSQL {server.version} is up; the rest takes some ten seconds", flush=True)
+        make_database(server)
+        own = {
+            "PROJECTOR_GITLAB_DATABASE": server.dsn("projector", DATABASE),
+            "PROJECTOR_GITLAB_STATE": str(folder / "gitlab.db"),
+        }
+        set_up(server, own)
+        waiting = until(dev.waiting, [dev], "Kafka, Redis, a worker and the API at work")
+        own |= {
+            "PROJECTOR_KAFKA": waiting["kafka"], "PROJECTOR_REDIS_URL": waiting["redis"],
+        }  # fmt: skip
+        bridge = Process(["gitlab", "run"], own, folder)
+        stack.callback(bridge.stop)
+        bridge.start()
+        ready = until(dev.ready, [dev, bridge], "the company in Redis")
+        print(f"$ projector gitlab run\nready {' '.join(f'{k}={v}' for k, v in ready.items())}")
+        tell(ready["api"], server, folder, bridge)
+        while True:
+            time.sleep(0.5)
+            dev.check()
+            bridge.check()
+
+
+def ignore_endings() -> None:
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def main() -> int:
+    port = sys.argv[1] if len(sys.argv) > 1 else "8000"
+    if is_taken(port):
+        return fail(f"port {port} is in use; `make gitlab PORT=0` takes a free one")
+    drop_settings()
+    try:
+        with tempfile.TemporaryDirectory(prefix="projector-gitlab-") as folder:
+            run(port, Path(folder))
+    except KeyboardInterrupt:
+        return 0
+    except (DemoError, PostgresError, OSError, http.client.HTTPException) as error:
+        return fail(f"the demo cannot go on: {error}")
+    return 0
+
+
+if __name__ == "__main__":
+    for number in ENDINGS:
+        signal.signal(number, signal.default_int_handler)
+    sys.exit(main())
