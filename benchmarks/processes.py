@@ -38,6 +38,12 @@ class CpuClock:
         return float(times.user + times.system)
 
 
+def peak_bytes(pid: int) -> int:
+    """Return the largest resident size that the process has had, as Linux counts it."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+
+
 class Conversation:
     """A process of the benchmarks that answers each line with a line."""
 

@@ -1,6 +1,6 @@
 """Feeds `projector dev` from a GitLab-shaped database, changes that in SQL; stays up.
 
-    python -m examples.gitlab.demo [PORT]
+python -m examples.gitlab.demo [PORT]
 """
 
 import http.client

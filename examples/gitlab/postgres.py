@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,11 +138,9 @@ def stop(server: "subprocess.Popen[bytes]") -> None:
     """End the server and everything that it runs."""
     for number in (signal.SIGINT, signal.SIGQUIT):  # "fast", then "immediate"
         server.send_signal(number)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             server.wait(STOP_S)
             return
-        except subprocess.TimeoutExpired:
-            continue
     server.kill()
     server.wait()
 
