@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -18,18 +18,24 @@ from benchmarks.processes import peak_bytes
 from projector.gitlab.tables import TABLES, Table
 
 FILTERS: Final[dict[str, Callable[[Table], str]]] = {
-    "snapshot": lambda table: table.read_by_snapshot,
-    "poll": lambda table: table.read_by_poll,
-    "jobs": lambda table: table.read_by_poll,
+    "snapshot": lambda table: table.read_by_snapshot(),
+    "poll": lambda table: table.read_by_poll(),
+    "jobs": lambda table: table.read_by_poll(),
 }
 # What a poll reads more often than the rest.
-JOB_TABLES: Final = ("users", "p_ci_builds", "p_ci_builds_metadata")
+JOB_TABLES: Final = ("users", "p_ci_builds", "p_ci_builds_metadata", "job_environments")
 ENCRYPTED: Final = "token_encrypted"
 
 
-def tables_of(kind: str) -> list[Table]:
-    """Return the tables that are read."""
-    return [TABLES[name] for name in JOB_TABLES] if kind == "jobs" else list(TABLES.values())
+def tables_of(kind: str, connection: "psycopg.Connection[Any]") -> list[Table]:
+    """Return the tables that are read, without those that this GitLab lacks."""
+    tables = [TABLES[name] for name in JOB_TABLES] if kind == "jobs" else list(TABLES.values())
+    present = connection.execute(
+        "SELECT name FROM unnest(%s::text[]) name WHERE to_regclass(name) IS NOT NULL",
+        [[table.name for table in tables]],
+    )
+    names = {name for (name,) in present}
+    return [table for table in tables if table.name in names]
 
 
 def statement(table: Table, where: str) -> sql.Composed:
@@ -47,7 +53,7 @@ def read(dsn: str, kind: str) -> int:
     total = 0
     with psycopg.connect(dsn) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        for table in tables_of(kind):
+        for table in tables_of(kind, connection):
             with connection.cursor().copy(statement(table, FILTERS[kind](table))) as rows:
                 total += sum(map(len, rows))
     return total

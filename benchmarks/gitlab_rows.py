@@ -34,8 +34,8 @@ _STATEMENTS: Final[tuple[LiteralString, ...]] = (
     FROM generate_series(0, %(environments)s - 1) n""",
     """INSERT INTO members (id, access_level, source_type, source_id, user_id, type)
     SELECT n + 1, 30,
-      CASE WHEN n %% 4 = 0 THEN 'Project' ELSE 'Namespace' END,
-      (n / %(users)s * 13 + n) %% CASE WHEN n %% 4 = 0 THEN %(projects)s ELSE %(groups)s END + 1,
+      CASE WHEN n %% 4 = 0 THEN 'Namespace' ELSE 'Project' END,
+      (n / %(users)s * 13 + n) %% CASE WHEN n %% 4 = 0 THEN %(groups)s ELSE %(projects)s END + 1,
       n %% %(users)s + 1, 'Member'
     FROM generate_series(0, %(members)s - 1) n""",
     """INSERT INTO project_group_links (project_id, group_id, group_access)

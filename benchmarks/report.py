@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from benchmarks.rounds import Point, Report, Round, Spread, spread, spread_of
-from benchmarks.table import FIGURES, GROWTH, Bound, Figure
+from benchmarks.table import FIGURES, GROWTH, OF_THE_PRODUCT, Figure
 
 RAW: Final = "report.json"
 TEXT: Final = "report.md"
@@ -97,7 +97,7 @@ def _reasons(report: Report) -> Iterator[str]:
 
 
 def _wanted(figure: Figure) -> str:
-    unit = f" {figure.unit}" if figure.bound is Bound.UNDER else ""
+    unit = f" {figure.unit}" if figure.bound in OF_THE_PRODUCT else ""
     return (
         figure.bound.format(figure.wanted)
         .replace(" of the limit", "")
@@ -168,7 +168,7 @@ def _plot(name: str, points: list[Point], path: Path) -> None:
     _curve(ratios, points, lambda r: r.ratio, "by the clock")
     if points[0].rounds[0].cpu_ratio is not None:
         _curve(ratios, points, figure.ratio_by_cpu, "by CPU time")
-    if figure.bound is not Bound.UNDER:
+    if figure.bound not in OF_THE_PRODUCT:
         ratios.axhline(figure.wanted, color="grey", linestyle=":", label="wanted")
     ratios.set(ylabel="product / limit", ylim=(0, None))
     for axes in (values, ratios):

@@ -18,6 +18,11 @@ class Sizes(NamedTuple):
     rebuilt_events: int = 30_000
     fan_out_views: int = 100_000
     facts: int = 1_000_000
+    gitlab_rows: int = 250_000
+    gitlab_many_rows: int = 1_000_000
+    gitlab_commits: int = 10_000
+    gitlab_changes: int = 50_000
+    gitlab_rate: int = 25
 
     def numbers(self) -> dict[str, float]:
         """Return each option by its name, as the report keeps it."""
@@ -33,4 +38,5 @@ class Sizes(NamedTuple):
 SMOKE = Sizes(
     rounds=2, grows=False, lookup_seconds=1, tokens=5_000, many_tokens=20_000, live_events=4_000,
     rate=125, rate_seconds=2, rebuilt_events=6_000, fan_out_views=20_000, facts=100_000,
+    gitlab_rows=20_000, gitlab_many_rows=20_000, gitlab_commits=3_000, gitlab_changes=6_000,
 )  # fmt: skip

@@ -13,6 +13,11 @@ class Bound(StrEnum):
     AT_LEAST = "at least {:g} of the limit"
     AT_MOST = "at most {:g} times the limit"
     UNDER = "under {:g}"
+    OVER = "over {:g}"
+
+
+OF_THE_PRODUCT: Final = (Bound.UNDER, Bound.OVER)
+GROWING: Final = (Bound.AT_LEAST, Bound.OVER)
 
 
 class Figure(NamedTuple):
@@ -30,7 +35,7 @@ class Figure(NamedTuple):
 
     def judged(self, rounds: list[Round]) -> float:
         """Return the number to compare with `wanted`: the median of the rounds."""
-        if self.bound is Bound.UNDER:
+        if self.bound in OF_THE_PRODUCT:
             return spread([r.product.value for r in rounds]).median
         return spread([r.ratio for r in rounds]).median
 
@@ -40,7 +45,7 @@ class Figure(NamedTuple):
         Of a figure that is the better the larger it is, the work done in a second of CPU time.
         """
         dearer = measured.cpu_ratio
-        return 1 / dearer if dearer and self.bound is Bound.AT_LEAST else dearer
+        return 1 / dearer if dearer and self.bound in GROWING else dearer
 
     def is_met(self, rounds: list[Round]) -> bool:
         """Whether the median reaches the wanted number."""
@@ -55,13 +60,22 @@ class Figure(NamedTuple):
         """
         if spread([r.limit.value for r in rounds]).median > self.limit_on_idle:
             return False
-        by_cpu = [found for r in rounds if (found := self.ratio_by_cpu(r)) is not None]
+        by_cpu = [found for r in rounds if (found := self._judged_by_cpu(r)) is not None]
         return not any(
             self._is_within(value, FALL) for value in (*(self.judged([r]) for r in rounds), *by_cpu)
         )
 
+    def _judged_by_cpu(self, measured: Round) -> float | None:
+        """Return the number to compare with `wanted` as if the processor were the product's alone.
+
+        A rate is that of a second of CPU time. Another value of the product alone has none.
+        """
+        if self.bound is Bound.OVER:
+            return 1e6 / measured.product.cpu if measured.product.cpu else None
+        return None if self.bound is Bound.UNDER else self.ratio_by_cpu(measured)
+
     def _is_within(self, value: float, share: float) -> bool:
-        if self.bound is Bound.AT_LEAST:
+        if self.bound in GROWING:
             return value >= self.wanted * share
         return value <= self.wanted / share
 
@@ -87,6 +101,9 @@ REBUILDING: Final = (
 HELLO: Final = 'bare uvicorn, ASGI "hello", same flags'
 SETS: Final = "pipelined SETs of the same bytes"
 PLAIN: Final = "produced and consumed by plain aiokafka"
+RELAYED: Final = "pg_recvlogical's output, produced and consumed by plain aiokafka"
+COPIED: Final = "COPY of the same rows to a client"
+DRAINED: Final = "pg_recvlogical of the same stream, then the same events by plain aiokafka"
 
 FIGURES: Final = {
     "lookups_64": Figure(
@@ -129,6 +146,35 @@ FIGURES: Final = {
     ),
     "claim": Figure(
         "claim of a partition until it is fresh", "s", "HSCAN of the same hash", Bound.AT_MOST, 3
+    ),
+    "gitlab_visible_p50": Figure(
+        "COMMIT in GitLab's database until the answer has changed over HTTP, p50", "ms", RELAYED,
+        Bound.UNDER, 60, limit_on_idle=20,
+    ),
+    "gitlab_visible_p95": Figure(
+        "COMMIT in GitLab's database until the answer has changed over HTTP, p95", "ms", RELAYED,
+        Bound.UNDER, 150, limit_on_idle=50,
+    ),
+    "gitlab_snapshot": Figure(
+        "snapshot of GitLab's tables until Kafka has all of it", "rows/s", COPIED,
+        Bound.OVER, 20_000,
+    ),
+    "gitlab_memory": Figure(
+        "memory of the bridge after a snapshot, at most", "MB", COPIED, Bound.UNDER, 300
+    ),
+    "gitlab_commits": Figure(
+        "a backlog of transactions of one row until Kafka has all of it", "transactions/s",
+        DRAINED, Bound.OVER, 2_000,
+    ),
+    "gitlab_changes": Figure(
+        "one transaction of many rows until Kafka has all of it", "rows/s", DRAINED,
+        Bound.OVER, 5_000,
+    ),
+    "gitlab_poll": Figure(
+        "a poll of GitLab's tables without a change", "s", COPIED, Bound.UNDER, 5.2
+    ),
+    "gitlab_poll_jobs": Figure(
+        "a poll of jobs and users without a change", "s", COPIED, Bound.UNDER, 0.5
     ),
 }  # fmt: skip
 

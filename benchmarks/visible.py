@@ -113,7 +113,7 @@ class Watch:
                 await self._send(sender, partition, user, may)
                 acknowledged = time.monotonic()
                 if number % every == 0:
-                    await _until_answered(asker, token(_job(partition, user)), may)
+                    await until_answered(asker, token(_job(partition, user)), may)
                     found.append(time.monotonic() - acknowledged)
 
             await producing.steadily(rate, count, change)
@@ -163,7 +163,7 @@ async def _consume(consumer: AIOKafkaConsumer, count: int, found: list[float]) -
             found += [now - float(dict(record.headers)[MOMENT]) for record in records]
 
 
-async def _until_answered(asker: Asker, wanted: str, may: bool) -> None:
+async def until_answered(asker: Asker, wanted: str, may: bool) -> None:
     """Look up every millisecond, later every twentieth of the time that has passed."""
     began = time.monotonic()
     while (NO_AGENTS not in await asker.ask(wanted)) != may:
