@@ -44,7 +44,7 @@ def statement(table: Table, where: str) -> sql.Composed:
     columns = sql.SQL(", ").join(map(sql.Identifier, names))
     found = sql.SQL("SELECT {} FROM {}").format(columns, sql.Identifier(table.name))
     if where:
-        found += sql.SQL(" WHERE " + where)  # type: ignore[arg-type]  # SQL of the product
+        found += sql.SQL(" WHERE " + where)  # SQL of the product
     return sql.SQL("COPY ({}) TO STDOUT").format(found)
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     if not read(dsn, kind):
         raise SystemExit("no rows")
     seconds, spent = time.monotonic() - began, time.process_time() - cpu
-    print(f"[{seconds}, {spent}, {peak_bytes(os.getpid())}]")
+    sys.stdout.write(f"[{seconds}, {spent}, {peak_bytes(os.getpid())}]\n")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ async def main() -> None:
         drained = time.monotonic() - began
         await produce(producer, copy, events)
         seconds, cpu = time.monotonic() - began, spent() - before
-    print(f"[{seconds}, {cpu}, {drained}, {len(events)}]")
+    sys.stdout.write(f"[{seconds}, {cpu}, {drained}, {len(events)}]\n")
 
 
 def spent() -> float:

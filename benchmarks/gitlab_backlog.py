@@ -4,12 +4,10 @@ The bridge is paused while the changes are made, so that the clock runs for its 
 """
 
 import time
-from collections.abc import Callable
 from typing import Final
 
 from aiokafka.admin import NewTopic
 from tests.integration.deployment import Deployment
-from tests.integration.servers import Server
 
 from benchmarks import gitlab_sent, gitlab_server
 from benchmarks.gitlab_server import GitLab, paused, start_bridge

@@ -31,6 +31,7 @@ PARTITIONS: Final = 4
 ROWS: Final = 5_000
 WATCHED: Final = 120
 SECONDS: Final = 4
+WARM_UP: Final = 20
 SLOT, TOPIC = "relay", "relay"
 MAINTAINER, GUEST = 40, 10
 # Those watched have no membership but one in their job's project.
@@ -107,7 +108,7 @@ class Watch:
             async def seen(_: int, __: bool, mark: str) -> None:
                 await relay.until_consumed(mark)
 
-            await self._watched(database, rate, rate, seen)
+            await self._watched(database, rate, WARM_UP, seen)
             return await self._watched(database, rate, count, seen)
 
     async def _watched(

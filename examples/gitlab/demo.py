@@ -73,17 +73,19 @@ def psql(server: Postgres, database: str, script: str) -> None:
 def set_up(server: Postgres, env: Mapping[str, str]) -> None:
     """Make role, grants and publication by the SQL that the product prints, and check them."""
     print("$ projector gitlab check --sql | psql", flush=True)
-    psql(server, DATABASE, projector("gitlab", "check", "--sql", env=env, expected=(0, 2)))
+    psql(server, DATABASE, check(env, "--sql"))
     print("$ projector gitlab check", flush=True)
-    print(projector("gitlab", "check", env=env), end="", flush=True)
+    print(check(env), end="", flush=True)
 
 
-def projector(*command: str, env: Mapping[str, str], expected: tuple[int, ...] = (0,)) -> str:
+def check(env: Mapping[str, str], *options: str) -> str:
+    command = ["gitlab", "check", *options]
     done = subprocess.run(
         [*PROJECTOR, *command], env=os.environ | env, capture_output=True, text=True, check=False
     )
-    if done.returncode not in expected:
-        raise DemoError(f"`projector {' '.join(command)}`: {last_line(done.stderr or done.stdout)}")
+    if done.returncode:
+        found = done.stdout + done.stderr
+        raise DemoError(f"`projector {' '.join(command)}` ends with {done.returncode}:\n{found}")
     return done.stdout
 
 
@@ -103,38 +105,39 @@ def make_tokens(folder: Path) -> dict[str, str]:
 
 def run(port: str, folder: Path) -> None:
     with ExitStack() as stack:
-        stack.callback(ignore_endings)
-        settings = make_tokens(folder) | {"PROJECTOR_SOURCES": SOURCE}
-        dev = Process(["dev", "--port", port], settings, folder)
-        stack.callback(dev.stop)
-        dev.start()
-        server = stack.enter_context(postgres.running(folder))
-        print(f"PostgreSQL {server.version} is up; the rest takes some ten seconds", flush=True)
-        make_database(server)
-        own = {
-            "PROJECTOR_GITLAB_DATABASE": server.dsn("projector", DATABASE),
-            "PROJECTOR_GITLAB_STATE": str(folder / "gitlab.db"),
-        }
-        set_up(server, own)
-        waiting = until(dev.waiting, [dev], "Kafka, Redis, a worker and the API at work")
-        own |= {
-            "PROJECTOR_KAFKA": waiting["kafka"], "PROJECTOR_REDIS_URL": waiting["redis"],
-        }  # fmt: skip
-        bridge = Process(["gitlab", "run"], own, folder)
-        stack.callback(bridge.stop)
-        bridge.start()
-        ready = until(dev.ready, [dev, bridge], "the company in Redis")
-        print(f"$ projector gitlab run\nready {' '.join(f'{k}={v}' for k, v in ready.items())}")
-        tell(ready["api"], server, folder, bridge)
-        while True:
-            time.sleep(0.5)
-            dev.check()
-            bridge.check()
+        try:
+            server = stack.enter_context(postgres.running(folder))
+            print(f"PostgreSQL {server.version} is up; the rest takes some ten seconds", flush=True)
+            settings = make_tokens(folder) | {"PROJECTOR_SOURCES": SOURCE}
+            dev = Process(["dev", "--port", port], settings, folder)
+            stack.callback(dev.stop)
+            dev.start()
+            feed(dev, server, folder, stack)
+        finally:
+            # All has its own time to end: another Ctrl-C must not leave something behind.
+            for number in ENDINGS:
+                signal.signal(number, signal.SIG_IGN)
 
 
-def ignore_endings() -> None:
-    for number in ENDINGS:
-        signal.signal(number, signal.SIG_IGN)
+def feed(dev: Process, server: Postgres, folder: Path, stack: ExitStack) -> None:
+    make_database(server)
+    own = {
+        "PROJECTOR_GITLAB_DATABASE": server.dsn("projector", DATABASE),
+        "PROJECTOR_GITLAB_STATE": str(folder / "gitlab.db"),
+        "PROJECTOR_KAFKA": until(dev.waiting, [dev], "Kafka and the rest at work")["kafka"],
+    }
+    set_up(server, own)
+    print("$ projector gitlab run", flush=True)
+    bridge = Process(["gitlab", "run"], own, folder)
+    stack.callback(bridge.stop)
+    bridge.start()
+    ready = until(dev.ready, [dev, bridge], "the company in Redis")
+    print("ready", *(f"{name}={value}" for name, value in ready.items()), flush=True)
+    tell(ready["api"], server, folder, bridge)
+    while True:
+        time.sleep(0.5)
+        dev.check()
+        bridge.check()
 
 
 def main() -> int:

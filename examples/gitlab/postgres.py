@@ -28,6 +28,8 @@ SETTINGS = {
     "fsync": "off",  # only a crash of the machine would lose anything
     "log_min_messages": "warning",
 }
+# Who may enter the folder may do everything, but take no base backup.
+ACCESS = "local all all trust\n"
 
 
 class PostgresError(Exception):
@@ -114,7 +116,6 @@ def other_user() -> dict[str, Any]:
 
 
 def initialise(programs: Path, data: Path, become: dict[str, Any]) -> None:
-    # `trust`: who may enter the folder may do everything.
     done = subprocess.run(
         [programs / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C",
          "--auth=trust", "--no-sync"],
@@ -122,6 +123,7 @@ def initialise(programs: Path, data: Path, become: dict[str, Any]) -> None:
     )  # fmt: skip
     if done.returncode:
         raise PostgresError(f"initdb fails: {last_line(done.stderr)}")
+    (data / "pg_hba.conf").write_text(ACCESS)
 
 
 def until_ready(server: "subprocess.Popen[bytes]", programs: Path, folder: Path) -> None:

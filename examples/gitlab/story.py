@@ -36,7 +36,7 @@ class Story:
                 raise DemoError(f"after {CHANGE_S:.0f} seconds the answer is still the same")
             time.sleep(0.002)
         took = (time.monotonic() - committed) * 1000
-        self._step(job, answer, f", {took:.0f} ms after COMMIT")
+        self._step(job, answer, f"  ({took:.0f} ms after COMMIT)")
 
     def fall_silent(self, job: int, source: str) -> None:
         """Show that an answer without news from the source is soon too old for this request."""
@@ -70,5 +70,6 @@ def describe(answer: Answer) -> str:
         return f"503 {body.get('reason')}"
     if status != 200:
         return str(body.get("message", status))
-    agents = " and ".join(str(agent["id"]) for agent in body["allowed_agents"])
-    return f"200, agents {agents}" if agents else "200, no agent"
+    agents = [str(agent["id"]) for agent in body["allowed_agents"]]
+    word = "agents" if len(agents) > 1 else "agent"
+    return f"200, {word} {' and '.join(agents) or '-'}"

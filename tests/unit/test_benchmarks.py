@@ -15,6 +15,7 @@ from tests import builders
 FAST = Figure("lookups", "lookups/s", "hello", Bound.AT_LEAST, 0.8)
 SOON = Figure("change", "s", "SETs", Bound.AT_MOST, 1.5)
 SHORT = Figure("visible", "ms", "plain", Bound.UNDER, 50)
+MANY = Figure("snapshot", "rows/s", "COPY", Bound.OVER, 20_000)
 
 
 def measured(
@@ -44,6 +45,8 @@ def test_product_and_limit_take_turns() -> None:
         (SOON, measured((3.1, 2)), False),
         (SHORT, measured((49, 1)), True),
         (SHORT, measured((51, 100)), False),
+        (MANY, measured((20_000, 1)), True),
+        (MANY, measured((19_999, 1)), False),
     ],
 )
 def test_a_figure_is_held_against_its_limit_or_against_its_own_value(
@@ -78,6 +81,17 @@ def test_a_fall_by_the_clock_alone_is_the_machines() -> None:
     assert FAST.has_fallen(measured((1, 10), cpu=(30, 10)))
     assert not SOON.has_fallen(measured((10, 1), cpu=(30, 10)))
     assert SOON.has_fallen(measured((10, 1), cpu=(31, 10)))
+
+
+def test_a_rate_without_a_ratio_is_a_fall_if_a_second_of_cpu_time_does_less_than_half() -> None:
+    assert not MANY.has_fallen(measured((10_000, 1)))
+    assert MANY.has_fallen(measured((9_999, 1)))
+    assert not MANY.has_fallen(measured((9_999, 1), cpu=(100, 1)))
+    assert MANY.has_fallen(measured((9_999, 1), cpu=(101, 1)))
+
+
+def test_a_value_without_a_ratio_is_not_held_against_cpu_time() -> None:
+    assert SHORT.has_fallen(measured((101, 1), cpu=(1, 1)))
 
 
 def test_no_fall_is_told_on_a_machine_too_busy_for_the_limit_itself() -> None:
