@@ -3,7 +3,7 @@
 import asyncio
 import struct
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Self
 
@@ -12,6 +12,7 @@ from psycopg import errors, sql
 
 from projector.errors import MalformedMessageError, SlotBusyError, SnapshotNeededError
 from projector.gitlab import database, pgoutput
+from projector.gitlab.copy_both import LOST, Connection, CopyBoth
 from projector.gitlab.database import Digests
 from projector.gitlab.pieces import Piece, Pieces
 from projector.gitlab.relations import Relations
@@ -24,11 +25,6 @@ _KEEPALIVE: Final = struct.Struct("!QqB")
 _READS: Final = 32
 _EMPTY_READS: Final = 2
 _DATA_HEADER: Final = 25  # bytes: kind, two positions, a time
-
-# The slot or its publication is gone, or PostgreSQL has removed WAL that the slot needs.
-_LOST: Final = (errors.UndefinedObject, errors.ObjectNotInPrerequisiteState, errors.UndefinedFile)
-
-Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
 class Identity(NamedTuple):
@@ -54,6 +50,7 @@ class Replication:
     def __init__(self, connection: Connection, identity: Identity, digests: Digests | None) -> None:
         self.identity = identity
         self._connection = connection
+        self._stream = CopyBoth(connection)
         self._pieces = Pieces(Relations(tokens=digests is not None), digests)
         self._confirmed = 0
         self._status: asyncio.Task[None] | None = None
@@ -75,15 +72,16 @@ class Replication:
     async def start(self, slot: str, publication: str, lsn: int) -> None:
         """Begin to stream the transactions that were committed at a position or after it.
 
-        Raises `SlotBusyError`, or `SnapshotNeededError` where the slot is gone or lost.
+        Raises `SlotBusyError`, or `SnapshotNeededError` where the slot does not lead on from there.
         """
+        require_continuation(await self.slot(slot), lsn, await _written(self._connection))
         self._confirmed = lsn
         self._pieces.start(lsn)
         try:
             await self._connection.execute(_start_statement(slot, publication, lsn))
         except errors.ObjectInUse as error:
             raise SlotBusyError(str(error.diag.message_primary)) from error
-        except _LOST as error:
+        except LOST as error:
             raise SnapshotNeededError(str(error.diag.message_primary)) from error
         self._send_status()
         self._status = asyncio.create_task(self._repeat_status())
@@ -99,7 +97,7 @@ class Replication:
             if piece := self._pieces.take(limit):
                 yield await self._pieces.digested(piece)
             elif not full:
-                await self._readable()
+                await self._stream.readable()
 
     def confirm(self, lsn: int) -> None:
         """Send PostgreSQL a position up to which the state holds everything: it may forget it."""
@@ -122,7 +120,7 @@ class Replication:
         empty = 0
         for _ in range(_READS):
             empty += 1
-            for message in self._messages():
+            for message in self._stream.messages():
                 empty = 0
                 self._receive(message)
                 if self._pieces.is_full(limit):
@@ -130,18 +128,8 @@ class Replication:
             # With TLS one read may leave a rest for which the socket is not readable.
             if empty > _EMPTY_READS:
                 break
-            self._connection.pgconn.consume_input()
+            self._stream.read()
         return False
-
-    def _messages(self) -> Iterator[bytes]:
-        connection = self._connection.pgconn
-        while True:
-            size, message = connection.get_copy_data(1)
-            if size == 0:
-                return
-            if size < 0:
-                raise self._end()
-            yield bytes(message)
 
     def _receive(self, message: bytes) -> None:
         kind = message[:1]
@@ -155,26 +143,6 @@ class Replication:
         else:
             raise MalformedMessageError("PostgreSQL sent an unknown kind of replication message")
 
-    def _end(self) -> Exception:
-        """Return the exception for the end of the stream."""
-        result = self._connection.pgconn.get_result()
-        if result is None or not result.error_message:
-            return psycopg.OperationalError("PostgreSQL has ended the stream")
-        error = errors.error_from_result(result)
-        # The publication is looked up as of each change: one made anew is of no use to the slot.
-        if isinstance(error, _LOST):
-            return SnapshotNeededError(str(error.diag.message_primary))
-        return error
-
-    async def _readable(self) -> None:
-        loop, socket = asyncio.get_running_loop(), self._connection.pgconn.socket
-        ready = asyncio.Event()
-        loop.add_reader(socket, ready.set)
-        try:
-            await ready.wait()
-        finally:
-            loop.remove_reader(socket)
-
     async def _repeat_status(self) -> None:
         """Send a status every second, also while nobody reads: PostgreSQL would end the stream."""
         # The reader meets the error of a connection that is gone.
@@ -186,9 +154,21 @@ class Replication:
     def _send_status(self, *, reply: bool = False) -> None:
         now = time.time_ns() // 1000 - _EPOCH_US
         lsn = self._confirmed
-        connection = self._connection.pgconn
-        connection.put_copy_data(_STATUS.pack(b"r", lsn, lsn, lsn, now, reply))
-        connection.flush()
+        self._stream.send(_STATUS.pack(b"r", lsn, lsn, lsn, now, reply))
+
+
+def require_continuation(slot: SlotStatus | None, lsn: int, written: int) -> None:
+    """Refuse a slot from which PostgreSQL would silently leave changes out."""
+    if slot is None:
+        raise SnapshotNeededError("the replication slot does not exist")
+    if slot.active_pid is not None:
+        raise SlotBusyError(f"the replication slot is active for PID {slot.active_pid}")
+    if slot.confirmed is None or slot.wal_status == "lost":
+        raise SnapshotNeededError("PostgreSQL has removed WAL that the replication slot needs")
+    if slot.confirmed > lsn:
+        raise SnapshotNeededError("the replication slot is ahead of the state")
+    if lsn > written:
+        raise SnapshotNeededError("the state is ahead of PostgreSQL, which was set back")
 
 
 async def connect_to_primary(dsn: str) -> tuple[Connection, Identity]:
@@ -208,9 +188,20 @@ async def _identify(connection: Connection) -> Identity:
     cursor = await connection.execute("SELECT pg_catalog.pg_is_in_recovery()")
     [(is_standby,)] = await cursor.fetchall()
     database.refuse_standby(is_standby)
-    cursor = await connection.execute("IDENTIFY_SYSTEM")
-    [(system, timeline, *_)] = await cursor.fetchall()
+    system, timeline, *_ = await _identify_system(connection)
     return Identity(int(system), int(timeline), connection.info.server_version)
+
+
+async def _written(connection: Connection) -> int:
+    """Return up to where the WAL is on PostgreSQL's disk."""
+    _, _, lsn, *_ = await _identify_system(connection)
+    return pgoutput.lsn_number(lsn)
+
+
+async def _identify_system(connection: Connection) -> tuple[Any, ...]:
+    cursor = await connection.execute("IDENTIFY_SYSTEM")
+    [row] = await cursor.fetchall()
+    return row
 
 
 async def read_slot(connection: Connection, name: str) -> SlotStatus | None:

@@ -11,7 +11,8 @@ from psycopg import errors, sql
 
 from projector.errors import OpenTransactionsError, SlotBusyError, SlotError
 from projector.gitlab import pgoutput
-from projector.gitlab.replication import Connection, Identity, connect_to_primary, read_slot
+from projector.gitlab.copy_both import Connection
+from projector.gitlab.replication import Identity, connect_to_primary, read_slot
 
 log = structlog.get_logger()
 

@@ -185,7 +185,7 @@ async def test_a_reconnect_without_memory_gets_all_that_was_not_confirmed(
 async def test_a_busy_slot_is_waited_for(gitlab_database: GitlabDatabase) -> None:
     async with following(gitlab_database) as first:
         with pytest.raises(SlotBusyError, match="is active for PID"):
-            await follow(gitlab_database)
+            await follow(gitlab_database, first.replication.delivered)
         second = await Replication.connect(gitlab_database.bridge_dsn)
         status = await second.slot(slot_of(gitlab_database))
         await second.close()
@@ -194,12 +194,30 @@ async def test_a_busy_slot_is_waited_for(gitlab_database: GitlabDatabase) -> Non
         assert status.ours
         await first.close()
         await asyncio.sleep(0.3)
-        await (await follow(gitlab_database)).close()
+        await (await follow(gitlab_database, first.replication.delivered)).close()
 
 
 async def test_a_dropped_slot_needs_a_snapshot(gitlab_database: GitlabDatabase) -> None:
     with pytest.raises(SnapshotNeededError, match="does not exist"):
         await follow(gitlab_database)
+
+
+async def test_a_state_older_than_the_slot_needs_a_snapshot(
+    gitlab_database: GitlabDatabase,
+) -> None:
+    """PostgreSQL would begin at the slot's position, and leave out what is between."""
+    lsn = await new_slot(gitlab_database)
+    with pytest.raises(SnapshotNeededError, match="ahead of the state"):
+        await follow(gitlab_database, lsn - 1)
+
+
+async def test_a_server_that_was_set_back_needs_a_snapshot(
+    gitlab_database: GitlabDatabase,
+) -> None:
+    """PostgreSQL would leave out every commit up to the position of the state."""
+    lsn = await new_slot(gitlab_database)
+    with pytest.raises(SnapshotNeededError, match="set back"):
+        await follow(gitlab_database, lsn + (1 << 30))
 
 
 async def test_a_truncated_table_needs_a_snapshot(gitlab_database: GitlabDatabase) -> None:

@@ -89,8 +89,7 @@ async def test_a_lost_slot_needs_a_snapshot(own_gitlab: GitlabDatabase) -> None:
         await replication.start(slot_of(own_gitlab), PUBLICATION, 0)
     await replication.close()
     # A snapshot mends it.
-    await new_slot(own_gitlab)
-    await (await follow(own_gitlab)).close()
+    await (await follow(own_gitlab, await new_slot(own_gitlab))).close()
 
 
 async def test_a_slot_lost_while_read_is_an_outage_then_a_snapshot(
