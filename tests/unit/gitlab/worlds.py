@@ -9,9 +9,10 @@ from projector.gitlab.tables import TABLES, Change, Row, Value
 GROUPS, PROJECTS, USERS = range(1, 8), range(1, 6), range(1, 5)
 AGENTS, BUILDS = range(1, 5), range(1, 5)
 ENVIRONMENTS = ("production", "review/1", "nowhere")
-LEVELS = (5, 20, 30, 40, 50)
+# Among the values are a few whose events a worker would refuse.
+LEVELS = (5, 20, 30, 40, 50, 99)
 EXPIRIES = (None, None, "2031-01-31", "2032-01-31")
-CONFIGS = ("{}", '{"default_namespace": "shop"}', '{"environments": ["production"]}')
+CONFIGS = ("[]", "{}", '{"default_namespace": "shop"}', '{"environments": ["production"]}')
 STARTED = "2026-11-28 10:00:00"
 
 
@@ -29,7 +30,8 @@ def _often(value: Value, *others: Value) -> tuple[Value, ...]:
 
 WORLD: dict[str, Choices] = {
     "users": Choices(
-        USERS, {"username": ("ada", "grace", "alan"), "state": ("active", "active", "blocked")}
+        USERS,
+        {"username": ("ada", "grace", "alan", None), "state": ("active", "active", "blocked")},
     ),
     "namespaces": Choices(
         GROUPS,
@@ -80,7 +82,7 @@ WORLD: dict[str, Choices] = {
         },
         2,
     ),
-    "cluster_agents": Choices(AGENTS, {"project_id": (*PROJECTS,), "name": ("a", "b")}),
+    "cluster_agents": Choices(AGENTS, {"project_id": (*PROJECTS,), "name": ("a", "b", "c", "")}),
     "agent_project_authorizations": Choices(
         range(1, 6), {"project_id": (*PROJECTS,), "agent_id": (*AGENTS,), "config": CONFIGS}
     ),
@@ -183,7 +185,7 @@ class World:
 
     def _route(self, row_id: int) -> Row:
         """Return a route of a group or project; the id says of which, so that most have one."""
-        path = f"p{self.random.randrange(3)}/r{row_id}"
+        path = self.random.choice((*(f"p{n}/r{row_id}" for n in range(6)), None))
         if row_id <= len(GROUPS):
             return (row_id, row_id, "Namespace", path)
         return (
