@@ -55,9 +55,8 @@ _LEAVE_OUT_PINNED: Final = (
 )
 # These rows of `told` are due whatever the mirror has, with this data.
 _KEPT: Final = {
-    "job": ("t.data", f"AND t.data = '' AND {_IS_LIVE('t')}"),
-    "user": ("t.data", ""),  # a worker has no event for a user who is gone
-    "configuration": (empty_configuration("t.a"), ""),
+    "user": "t.data",  # a worker has no event for a user who is gone
+    "configuration": empty_configuration("t.a"),
 }
 _NOTE_SCOPES: Final = (
     f"INSERT INTO scopes SELECT a, kind, root, 0 FROM due d WHERE NOT {_IS_TOLD}",
@@ -142,7 +141,7 @@ class _Comparison:
 
     def finish(self) -> int:
         """Write the events that follow all others; return the number of all."""
-        self._send("SELECT type, root, data FROM later ORDER BY place, number")
+        self._send("later ORDER BY place, number")
         self._run("DELETE FROM later", "DELETE FROM scopes", "DELETE FROM dirty")
         return self._events
 
@@ -150,11 +149,11 @@ class _Comparison:
         for statement in statements:
             self._db.execute(statement, values)
 
-    def _send(self, select: str, **values: object) -> None:
+    def _send(self, rows: str, **values: object) -> None:
         values |= {"sequence": self._sequence, "time": self._time}
         self._events += self._db.execute(
             "INSERT INTO outbox (type, root, sequence, time, data)"
-            f" SELECT type, root, :sequence, :time, data FROM ({select})",
+            f" SELECT type, root, :sequence, :time, data FROM {rows}",
             values,
         ).rowcount
 
@@ -166,10 +165,9 @@ class _Comparison:
         self._run(*_REFUSE)
         for told in _TOLD:
             if kind in _KEPT:
-                data, condition = _KEPT[kind]
                 self._run(
                     "INSERT OR IGNORE INTO due SELECT t.kind, t.a, t.b, t.via, t.root,"
-                    f" {data} {told} {condition}",
+                    f" {_KEPT[kind]} {told}",
                     kind=kind,
                 )
             self._run(
@@ -184,7 +182,7 @@ class _Comparison:
         if kind == "job":
             self._defer("SELECT root, data FROM due", event, _STARTS)
         else:
-            self._send("SELECT :type AS type, root, data FROM due", type=event)
+            self._send("(SELECT :type AS type, * FROM due)", type=event)
         self._run("INSERT OR REPLACE INTO told SELECT * FROM due")
 
     def _defer(self, select: str, event: str, place: int) -> None:
@@ -211,7 +209,7 @@ class _Comparison:
     def _finish_jobs(self) -> None:
         """Finish jobs, those for good that run on under another root."""
         finished = "SELECT :type AS type, root, json_object('id', a) AS data FROM gone"
-        self._send(f"{finished} WHERE data <> ''", type=KINDS["job"].removed)
+        self._send(f"({finished} WHERE gone.data <> '')", type=KINDS["job"].removed)
         gone = f"({_KEY}) IN (SELECT {_KEY} FROM gone WHERE {{}} {_IS_LIVE('gone')})".format
         self._run(
             f"UPDATE told SET data = '' WHERE {gone('')}",

@@ -16,6 +16,7 @@ from projector.gitlab.envelope import encode
 from projector.gitlab.state import Mark, Position, State
 from projector.gitlab.tables import TABLES, Change
 from tests.oracle import milliseconds
+from tests.unit.gitlab.gitlab_world import GitLab
 from tests.unit.gitlab.rules import UNKNOWN, Rules
 from tests.unit.gitlab.worlds import BUILDS, ENVIRONMENTS, PROJECTS, STARTED, USERS, World
 
@@ -25,6 +26,7 @@ SOON = {"2031-01-31": TODAY}  # one of the two expiries is over
 GENERATION = 100
 NAMED = 10**6
 LIVE = ("running", "canceling")
+Fact = tuple[Any, ...]
 
 
 class Product:
@@ -67,7 +69,7 @@ class Judge:
         return [self._note(self._renamed(change)) for change in changes]
 
     def _renamed(self, change: Change) -> Change:
-        row = None if change.row is None else [SOON.get(v, v) for v in change.row]
+        row: Any = change.row and [SOON.get(str(value), value) for value in change.row]
         row_id = change.id
         columns = list(TABLES[change.table].columns)
         builds = {"job_environments": "ci_job_id", "p_ci_builds_metadata": "build_id"}
@@ -83,7 +85,7 @@ class Judge:
             at = columns.index(builds[change.table])
             row[at] = self._generation(row[at])
         # Rows of a build's environment may name another build now, as no row of GitLab does.
-        return Change(change.table, row_id, row and tuple(row), inserted=True)
+        return Change(change.table, row_id, tuple(row) if row else None, inserted=True)
 
     def _generation(self, build: int) -> int:
         return build + GENERATION * self.generations[build]
@@ -111,10 +113,10 @@ class Judge:
             if number in self.ended or number not in self.tables["p_ci_builds"]:
                 found.append(self._note(Change("p_ci_builds", number, None)))
                 number = self._generation(build)
-                row = (number, "running", "Ci::Build", *self._place(rules, dice))
-                found.append(self._note(Change("p_ci_builds", number, row)))
-                row = (NAMED + number, number, dice.choice(ENVIRONMENTS))
-                found.append(self._note(Change("job_environments", row[0], row)))
+                job = (number, "running", "Ci::Build", *self._place(rules, dice))
+                found.append(self._note(Change("p_ci_builds", number, job)))
+                named = (NAMED + number, number, dice.choice(ENVIRONMENTS))
+                found.append(self._note(Change("job_environments", NAMED + number, named)))
         return found
 
     def _place(self, rules: Rules, dice: random.Random) -> tuple[Any, ...]:
@@ -122,7 +124,7 @@ class Judge:
         for _ in range(30):
             project, user = dice.choice(PROJECTS), dice.choice(USERS)
             job = {"id": 0, "project_id": project, "user_id": user, "commit_id": 1, "protected": 1}
-            status, document = rules.answer(job) if rules.is_started(job) else ({0}, None)
+            status, document = rules.answer(job) if rules.is_started(job) else (set(), {})
             if status == {200} and "developer" in document["user"]["roles_in_project"]:
                 break
         return project, 1, user, dice.choice((0, 1)), 3600, STARTED, None
@@ -147,32 +149,94 @@ def is_live(row: Any) -> bool:
     return bool(row) and row["status"] in LIVE and row["type"] == "Ci::Build"
 
 
+class Run:
+    """The bridge's heart, the product and the judge, under random changes."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.world, self.judge, self.product = World(seed), Judge(), Product()
+        self.state = State(path / "state.db", by_counter=True)
+        self.setting: int | None = None
+        self.batches = 0
+        self.state.start_snapshot({"main": Position(1, 1, "1", 1)})
+        rows = self.judge.take(self.world.seeded())
+        for table in TABLES:
+            self.state.load(table, [row.row for row in rows if row.table == table and row.row])
+        self.state.finish_snapshot()
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(self.judge.tables, TODAY, self.setting)
+
+    def change(self) -> None:
+        self.batches += 1
+        if self.batches % 10 == 0:
+            self.setting = self.world.random.choice((None, 0, 1))
+            allowed = None if self.setting is None else bool(self.setting)
+            self.state.set_organization_agents(allowed, Mark("main", 0, None))
+        self.state.apply(self.judge.take(self.world.batch()))
+        self.state.apply(self.judge.renewed(self.rules, self.world.random))
+        self.state.finish(Mark("main", self.batches + 1, NOW))
+
+    def check_answers(self) -> None:
+        self.product.follow(self.state)
+        for job, (statuses, document) in self.judge.expected(self.rules).items():
+            status, answer = self.product.answer(job)
+            assert (status in statuses, answer) == (True, document), (job, status, statuses)
+
+    def told(self) -> set[Fact]:
+        return set(self.state._db.execute("SELECT * FROM told"))
+
+    def told_afresh(self) -> set[Fact]:
+        """Return what a bridge tells that begins now."""
+        fresh = GitLab()
+        fresh.setting(self.setting)
+        for table, rows in self.judge.tables.items():
+            for row in rows.values():
+                fresh.db.execute(
+                    f"INSERT INTO {table} ({', '.join(row)})"
+                    f" VALUES ({', '.join('?' * len(row))})", list(row.values())
+                )  # fmt: skip
+            if row_filter := TABLES[table].row_filter:
+                fresh.db.execute(f"DELETE FROM {table} WHERE NOT coalesce(({row_filter}), 0)")
+        fresh.compare()
+        return fresh.told()
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_answers_are_right_after_each_of_many_random_changes(tmp_path: Path, seed: int) -> None:
-    world, judge, product = World(seed), Judge(), Product()
-    state = State(tmp_path / "state.db", by_counter=True)
-    setting: int | None = None
-    state.start_snapshot({"main": Position(1, 1, "1", 1)})
-    rows = judge.take(world.seeded())
-    for table in TABLES:
-        state.load(table, [c.row for c in rows if c.table == table and c.row])
-    state.finish_snapshot()
-    for batch in range(150):
-        product.follow(state)
-        compare_answers(judge, product, setting)
-        if batch % 10 == 9:
-            setting = world.random.choice((None, 0, 1))
-            state.set_organization_agents(
-                None if setting is None else bool(setting), Mark("main", 0, None)
-            )
-        state.apply(judge.take(world.batch()))
-        state.apply(judge.renewed(Rules(judge.tables, TODAY, setting), world.random))
-        state.finish(Mark("main", batch + 2, NOW))
-    state.close()
+    run = Run(tmp_path, seed)
+    for _ in range(150):
+        run.check_answers()
+        run.change()
+    run.state.close()
 
 
-def compare_answers(judge: Judge, product: Product, setting: int | None) -> None:
-    rules = Rules(judge.tables, TODAY, setting)
-    for job, (statuses, document) in judge.expected(rules).items():
-        status, answer = product.answer(job)
-        assert (status in statuses, answer) == (True, document), (job, status, statuses)
+@pytest.mark.parametrize("seed", range(100, 104))
+def test_a_bridge_that_began_early_tells_the_same_as_one_that_begins_now(
+    tmp_path: Path, seed: int
+) -> None:
+    run = Run(tmp_path, seed)
+    for _ in range(120):
+        run.check_answers()  # notes which jobs have left their root
+        run.change()
+    run.judge.expected(run.rules)
+    early, now = run.told(), run.told_afresh()
+    assert without_history(early, run) == without_history(now, run)
+    users = {fact for fact in now if fact[0] == "user"}
+    assert users <= early
+    assert all('"state":"active"' in fact[5] or fact[1] not in run.judge.tables["users"]
+               for fact in early - users if fact[0] == "user")  # fmt: skip
+    run.state.close()
+
+
+def without_history(facts: set[Fact], run: Run) -> set[Fact]:
+    """Leave out what only a bridge from before can know of."""
+    return {fact for fact in facts if fact[0] != "user" and not is_history(fact, run)}
+
+
+def is_history(fact: Fact, run: Run) -> bool:
+    if fact[0] == "configuration":
+        return str(fact[5]).endswith('"projects":[],"groups":[]}}}')
+    if fact[0] != "job" or fact[1] in run.judge.ended or not fact[5]:
+        return fact[0] == "job"
+    return run.rules.is_deleted_soon(json.loads(fact[5])["project_id"])
