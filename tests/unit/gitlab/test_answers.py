@@ -238,5 +238,5 @@ def is_history(fact: Fact, run: Run) -> bool:
     if fact[0] == "configuration":
         return str(fact[5]).endswith('"projects":[],"groups":[]}}}')
     if fact[0] != "job" or fact[1] in run.judge.ended or not fact[5]:
-        return fact[0] == "job"
+        return bool(fact[0] == "job")
     return run.rules.is_deleted_soon(json.loads(fact[5])["project_id"])
