@@ -11,6 +11,7 @@ import pytest
 
 from projector.domain.projection import Policy, Projection
 from projector.domain.views import ViewId
+from projector.events.cloudevents import subject
 from projector.events.model import EVENT_TYPES, KafkaRecord, Topic
 from projector.gitlab.envelope import encode
 from projector.gitlab.state import Mark, Position, State
@@ -36,11 +37,15 @@ class Product:
         self.projection = Projection(0, Policy(1, 30, 7 * 24 * 3600 * 1000))
         self.offsets = dict.fromkeys(Topic, 0)
         self.sent = 0
+        self.entities: set[tuple[str, str, str | None]] = set()
 
     def follow(self, state: State) -> None:
         for row in state.unsent(self.sent, 10**6):
             topic = EVENT_TYPES[row.type].topic
             record = KafkaRecord(topic, 0, self.offsets[topic], NOW, None, encode(row, NOW))
+            entity = (row.sequence, row.root, subject(record))
+            assert entity not in self.entities, row  # a worker ignores the second one
+            self.entities.add(entity)
             fault = self.projection.apply(record)
             assert fault is None or "is above itself" in fault, (row, fault)
             self.offsets[topic] += 1
