@@ -24,14 +24,16 @@ class Refusal(NamedTuple):
 
 
 class Acceptance:
-    """The check of the events of one comparison, as a function of SQL."""
+    """The check of the events of comparisons, as a function of SQL."""
 
-    def __init__(
-        self, sequence: str, time_ms: int | None, refused: Callable[[Refusal], object]
-    ) -> None:
+    def __init__(self, refused: Callable[[Refusal], object]) -> None:
+        self._refused = refused
+        self.begin("0", None)
+
+    def begin(self, sequence: str, time_ms: int | None) -> None:
+        """Begin a comparison, whose events have this sequence and time."""
         self._sequence = sequence
         self._time = time_ms
-        self._refused = refused
         self._refusals = 0
 
     def __call__(self, kind: str, number: int, root: str, data: str | None) -> str | None:

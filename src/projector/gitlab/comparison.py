@@ -83,6 +83,36 @@ _GOES_ALONG: Final = (
 )
 
 
+class Comparisons:
+    """The comparisons on one connection.
+
+    Its tables and its function are made once: after each change SQLite prepares all statements
+    anew, which takes longer than the comparison of a small batch.
+    """
+
+    def __init__(self, db: sqlite3.Connection, refused: Callable[[Refusal], object] = bool) -> None:
+        self._db = db
+        self._acceptance = Acceptance(refused)
+        for table in _TABLES:
+            db.execute(f"CREATE TEMP TABLE IF NOT EXISTS {table}")
+        db.create_function("accepted", 4, self._acceptance)
+
+    def compare(self, *, sequence: str, time_ms: int | None) -> int:
+        """Write the events that make what was told into what is due; return their number.
+
+        `sequence` must be above that of each earlier comparison. Calls `refused` for each row
+        that counts as not there. Empties `dirty`.
+        """
+        self._acceptance.begin(sequence, time_ms)
+        comparison = _Comparison(self._db, sequence, time_ms)
+        for kind in KINDS:
+            if self._db.execute("SELECT 1 FROM dirty WHERE kind = ? LIMIT 1", [kind]).fetchone():
+                comparison.compare_kind(kind)
+            if kind == _SCOPES[-1]:
+                comparison.mark_members()
+        return comparison.finish()
+
+
 def compare(
     db: sqlite3.Connection,
     *,
@@ -90,21 +120,8 @@ def compare(
     time_ms: int | None,
     refused: Callable[[Refusal], object] = bool,
 ) -> int:
-    """Write the events that make what was told into what is due; return their number.
-
-    `sequence` must be above that of each earlier comparison. Calls `refused` for each row that
-    counts as not there. Empties `dirty`.
-    """
-    for table in _TABLES:
-        db.execute(f"CREATE TEMP TABLE IF NOT EXISTS {table}")
-    db.create_function("accepted", 4, Acceptance(sequence, time_ms, refused))
-    comparison = _Comparison(db, sequence, time_ms)
-    for kind in KINDS:
-        if db.execute("SELECT 1 FROM dirty WHERE kind = ? LIMIT 1", [kind]).fetchone():
-            comparison.compare_kind(kind)
-        if kind == _SCOPES[-1]:
-            comparison.mark_members()
-    return comparison.finish()
+    """Compare once on a connection that is used for nothing else; see Comparisons."""
+    return Comparisons(db, refused).compare(sequence=sequence, time_ms=time_ms)
 
 
 def facts(db: sqlite3.Connection) -> Iterator[tuple[str, str, str]]:

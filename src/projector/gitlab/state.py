@@ -5,12 +5,14 @@ All methods run in the thread that made the state. Each batch is one transaction
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from projector.gitlab import comparison, dirty, roots
+from projector.gitlab import dirty, roots
+from projector.gitlab.acceptance import Refusal
+from projector.gitlab.comparison import Comparisons
 from projector.gitlab.dirty import RULES, Rule
 from projector.gitlab.due import EVERYTHING
 from projector.gitlab.envelope import OutboxRow
@@ -49,12 +51,20 @@ class Remembered(NamedTuple):
 class State:
     """The state file, open for one bridge."""
 
-    def __init__(self, path: Path, *, by_counter: bool, rules: Iterable[Rule] = RULES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        by_counter: bool,
+        rules: Iterable[Rule] = RULES,
+        refused: Callable[[Refusal], object] = bool,
+    ) -> None:
         self._file = StateFile(path)
         self._db = self._file.db
         self._by_counter = by_counter
         self._rules = tuple(rules)
         self._mirror = Mirror(self._db)
+        self._comparisons = Comparisons(self._db, refused)
         self._acknowledged: tuple[int, dict[tuple[str, int], int]] = (0, {})
         if by_counter and not self.is_empty:
             self._leave_epoch()
@@ -151,8 +161,10 @@ class State:
             self._begin_epoch()
             self._put("forgotten", None)
             for database, position in databases.items():
-                for name, value in position._asdict().items():
-                    self._put(f"{database}.{name}", value)
+                self._put(f"{database}.lsn", position.lsn)
+                self._put(f"{database}.confirmed", position.confirmed)
+                self._put(f"{database}.system", position.system)
+                self._put(f"{database}.timeline", position.timeline)
 
     def load(self, table: str, rows: Iterable[Row]) -> int:
         """Add rows of a snapshot; return how many of them the mirror keeps."""
@@ -286,7 +298,7 @@ class State:
             return Remembered(0, self.last_number)
         base = int(self._get("epoch") or 0) * _EPOCH + (0 if self._by_counter else lsn)
         sequence = max(base, int(self._get("sequence") or 0) + 1)
-        events = comparison.compare(self._db, sequence=f"{sequence:030d}", time_ms=time_ms)
+        events = self._comparisons.compare(sequence=f"{sequence:030d}", time_ms=time_ms)
         if events:
             self._put("sequence", str(sequence))
         return Remembered(events, self.last_number)

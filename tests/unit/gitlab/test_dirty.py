@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from projector.gitlab import comparison, dirty
+from projector.gitlab import dirty
 from projector.gitlab.dirty import RULES, Rule
 from projector.gitlab.due import EVERYTHING
 from projector.gitlab.state import Mark, State
@@ -32,7 +32,7 @@ def _left(state: State, kinds: Iterable[str] = EVERYTHING) -> list[tuple[str, st
     db.execute("SAVEPOINT everything")
     (last,) = db.execute("SELECT coalesce(max(number), 0) FROM outbox").fetchone()
     dirty.mark_everything(db, kinds)
-    comparison.compare(db, sequence="9" * 40, time_ms=None)
+    state._comparisons.compare(sequence="9" * 40, time_ms=None)
     left = db.execute("SELECT type, root, data FROM outbox WHERE number > ?", [last]).fetchall()
     db.execute("ROLLBACK TO everything")
     db.execute("RELEASE everything")
@@ -46,9 +46,12 @@ def _begin(state: State, world: World) -> None:
     state.set_organization_agents(True, MARK)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_after_each_batch_nothing_is_left_to_send(tmp_path: Path, seed: int) -> None:
-    world = World(seed)
+@pytest.mark.parametrize("hostile", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_after_each_batch_nothing_is_left_to_send(
+    tmp_path: Path, seed: int, *, hostile: bool
+) -> None:
+    world = World(seed, hostile=hostile)
     with _state(tmp_path / "state.db") as state:
         _begin(state, world)
         for _ in range(150):

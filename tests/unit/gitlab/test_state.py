@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from projector.errors import SnapshotNeededError, StateError
+from projector.gitlab.mirror_tables import ENVIRONMENT_NAMES
 from projector.gitlab.state import Mark, Position, State
 from projector.gitlab.state_file import StateInUseError
 from projector.gitlab.tables import TABLES, UNCHANGED, Change
@@ -120,7 +121,8 @@ def test_a_batch_that_a_killed_bridge_began_leaves_no_trace(
 @pytest.mark.parametrize("seed", range(2))
 def test_pieces_of_a_batch_give_what_the_whole_gives(tmp_path: Path, seed: int) -> None:
     world = World(seed)
-    changes = [change for n in range(30) for change in (world.batch() if n else world.seeded())]
+    batches = [world.seeded(), *(world.batch() for _ in range(30))]
+    changes = [c for batch in batches for c in batch if c.table not in ENVIRONMENT_NAMES]
     states = [State(tmp_path / name, by_counter=True) for name in ("whole", "pieces")]
     for state, size in zip(states, (len(changes), 7), strict=True):
         state.start_snapshot({})

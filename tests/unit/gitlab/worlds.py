@@ -9,10 +9,9 @@ from projector.gitlab.tables import TABLES, Change, Row, Value
 GROUPS, PROJECTS, USERS = range(1, 8), range(1, 6), range(1, 5)
 AGENTS, BUILDS = range(1, 5), range(1, 5)
 ENVIRONMENTS = ("production", "review/1", "nowhere")
-# Among the values are a few whose events a worker would refuse.
-LEVELS = (5, 20, 30, 40, 50, 99)
+LEVELS = (5, 20, 30, 40, 50)
 EXPIRIES = (None, None, "2031-01-31", "2032-01-31")
-CONFIGS = ("[]", "{}", '{"default_namespace": "shop"}', '{"environments": ["production"]}')
+CONFIGS = ("{}", '{"default_namespace": "shop"}', '{"environments": ["production"]}')
 STARTED = "2026-11-28 10:00:00"
 
 
@@ -31,7 +30,7 @@ def _often(value: Value, *others: Value) -> tuple[Value, ...]:
 WORLD: dict[str, Choices] = {
     "users": Choices(
         USERS,
-        {"username": ("ada", "grace", "alan", None), "state": ("active", "active", "blocked")},
+        {"username": ("ada", "grace", "alan"), "state": ("active", "active", "blocked")},
     ),
     "namespaces": Choices(
         GROUPS,
@@ -82,7 +81,7 @@ WORLD: dict[str, Choices] = {
         },
         2,
     ),
-    "cluster_agents": Choices(AGENTS, {"project_id": (*PROJECTS,), "name": ("a", "b", "c", "")}),
+    "cluster_agents": Choices(AGENTS, {"project_id": (*PROJECTS,), "name": ("a", "b")}),
     "agent_project_authorizations": Choices(
         range(1, 6), {"project_id": (*PROJECTS,), "agent_id": (*AGENTS,), "config": CONFIGS}
     ),
@@ -124,16 +123,26 @@ WORLD: dict[str, Choices] = {
 }
 
 
+# Values whose events a worker would refuse.
+HOSTILE: dict[tuple[str, str], Value] = {
+    ("users", "username"): None,
+    ("routes", "path"): None,
+    ("members", "access_level"): 99,
+    ("cluster_agents", "name"): "",
+    ("agent_project_authorizations", "config"): "[]",
+    ("agent_group_authorizations", "config"): "null",
+    ("environments", "slug"): None,
+}
 _OFTEN = [table for table, choices in WORLD.items() for _ in range(choices.weight)]
 
 
 class World:
     """A GitLab's rows, changed at random."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, hostile: bool = False) -> None:
+        self._hostile = hostile
         self.random = random.Random(seed)
         self.rows: dict[str, dict[int, Row]] = {table: {} for table in TABLES}
-        self._builds = 0
 
     def seeded(self) -> list[Change]:
         """Fill most ids of each table."""
@@ -177,27 +186,25 @@ class World:
     def _new_row(self, table: str, row_id: int) -> Row:
         if table == "routes":
             return self._route(row_id)
-        columns = WORLD[table].columns
-        return (
-            row_id,
-            *(self.random.choice(columns[name]) for name in list(TABLES[table].columns)[1:]),
-        )
+        return (row_id, *(self._value(table, name) for name in list(TABLES[table].columns)[1:]))
+
+    def _value(self, table: str, column: str) -> Value:
+        if self._hostile and (table, column) in HOSTILE and self.random.random() < 0.15:
+            return HOSTILE[table, column]
+        return self.random.choice(WORLD[table].columns[column])
 
     def _route(self, row_id: int) -> Row:
         """Return a route of a group or project; the id says of which, so that most have one."""
-        path = self.random.choice((*(f"p{n}/r{row_id}" for n in range(6)), None))
+        path: Value = f"p{self.random.randrange(3)}/r{row_id}"
+        if self._hostile and self.random.random() < 0.15:
+            path = HOSTILE["routes", "path"]
         if row_id <= len(GROUPS):
             return (row_id, row_id, "Namespace", path)
-        return (
-            row_id,
-            row_id - len(GROUPS),
-            self.random.choice(("Project",) * 9 + ("Other",)),
-            path,
-        )
+        kind = self.random.choice(("Project",) * 9 + ("Other",))
+        return (row_id, row_id - len(GROUPS), kind, path)
 
     def _altered(self, table: str, row: Row) -> Row:
         values = list(row)
         at = self.random.randrange(1, len(values))
-        name = list(TABLES[table].columns)[at]
-        values[at] = self.random.choice(WORLD[table].columns[name])
+        values[at] = self._value(table, list(TABLES[table].columns)[at])
         return tuple(values)
