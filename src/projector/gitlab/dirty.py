@@ -154,7 +154,7 @@ def mark(db: sqlite3.Connection, changed: Set[str], rules: Iterable[Rule] = RULE
         "DELETE FROM dirty WHERE b <> 0 AND EXISTS"
         " (SELECT 1 FROM dirty d WHERE d.kind = dirty.kind AND d.a = dirty.a AND d.b = 0)"
     )
-    for table in (NAMESPACES, PROJECTS):
+    for table in sources & {NAMESPACES, PROJECTS}:
         db.execute(f"DELETE FROM {table}")
 
 
@@ -168,11 +168,6 @@ def mark_everything(db: sqlite3.Connection, kinds: Iterable[str]) -> None:
             "INSERT OR IGNORE INTO dirty SELECT DISTINCT kind, a, 0 FROM told WHERE kind = ?",
             [kind],
         )
-
-
-def forget(db: sqlite3.Connection) -> None:
-    """Empty the table of marks."""
-    db.execute("DELETE FROM dirty")
 
 
 def _marking(rule: Rule) -> str:

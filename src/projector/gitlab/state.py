@@ -108,8 +108,9 @@ class State:
                 dirty.mark(self._db, changed, self._rules)
             remembered = self._compare(mark.lsn, mark.time_ms)
             self._put(f"{mark.database}.lsn", mark.lsn)
+            if "namespaces" in changed:
+                roots.forget(self._db)
             self._mirror.forget_changes()
-            roots.forget(self._db)
         self._commit()
         return remembered
 
@@ -212,8 +213,9 @@ class State:
     def offsets(self) -> dict[str, dict[int, int]]:
         """Return the next offsets that Kafka has acknowledged, as stored."""
         found: dict[str, dict[int, int]] = {}
-        for topic, partition, end in self._db.execute("SELECT topic, partition, next FROM offsets"):
-            found.setdefault(topic, {})[partition] = end
+        with in_plain_words(self._file.path):
+            for topic, partition, end in self._db.execute("SELECT * FROM offsets"):
+                found.setdefault(topic, {})[partition] = end
         return found
 
     def settle(self) -> None:

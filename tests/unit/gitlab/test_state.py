@@ -324,6 +324,11 @@ def test_the_file_is_for_its_owner_only(state: State, path: Path) -> None:
         assert file.stat().st_mode & 0o077 == 0, file
 
 
+def test_each_commit_is_on_disk_before_it_returns(state: State) -> None:
+    assert state._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert state._db.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
 def test_a_file_that_others_can_read_is_closed_to_them(open_state: Opener, path: Path) -> None:
     open_state()
     path.chmod(0o644)
