@@ -114,7 +114,8 @@ class ExplainedAgent(Struct, frozen=True):
     authorization, None without one. `configuration` is its entry, None if that is too large to
     show. `lost` are less specific authorizations. `left_out` has a sentence for each entry that
     names the project or a group above it but does not count. `grants` is what the agent's file
-    grants, only if the agent is not authorized; `more_grants` are not listed.
+    grants, only if the agent is not authorized; `more_grants` are not listed. For an agent of
+    another root namespace its shared-agent is in the place of the file, and in both events.
     """
 
     id: int
