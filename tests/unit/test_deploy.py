@@ -18,6 +18,7 @@ from api.freshness import Freshness
 from projector import metrics
 from projector.config.env import variable_name
 from projector.config.settings import Settings
+from projector.gitlab import metrics as gitlab_metrics
 from tests.absence import skip_test
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,8 +33,9 @@ COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 
 
 def families() -> Iterator[Metric]:
-    """Everything that workers and the API expose."""
+    """Everything that workers, the GitLab bridge and the API expose."""
     assert metrics.EVENTS
+    assert gitlab_metrics.EVENTS
     yield from REGISTRY.collect()
     yield from api_metrics.REGISTRY.collect()
     yield from api_metrics.FreshnessCollector(Freshness(None)).collect()  # type: ignore[arg-type]
@@ -96,6 +98,7 @@ def test_no_label_can_have_values_without_end() -> None:
     assert labels <= {
         "topic", "outcome", "status", "partition", "facts", "what", "reason", "le", "result",
         "source",  # of PROJECTOR_SOURCES
+        "type", "table", "kind", "step",  # of the bridge
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, NamedTuple, NoReturn
@@ -15,6 +16,7 @@ from projector.config.settings import Settings
 from projector.errors import StateError
 from projector.events.model import SOURCES, Topic
 from projector.gitlab import metrics, web
+from projector.gitlab.acceptance import Refusal
 from projector.gitlab.database import Digests
 from projector.gitlab.dsn import connection_strings, is_exposed, place
 from projector.gitlab.memory import Memory
@@ -82,13 +84,17 @@ def _warn(settings: Settings, gitlab: GitlabSettings, dsns: Any) -> None:
                     advice=f"set PROJECTOR_SOURCES={SOURCE} for all commands")  # fmt: skip
     if gitlab.source == "poll":
         needed = needed_staleness(gitlab)
-        write = log.warning if settings.max_staleness < needed else log.info
-        write("polling", least_max_staleness=needed, max_staleness=settings.max_staleness,
-              setting="PROJECTOR_MAX_STALENESS")  # fmt: skip
+        log.info("polling", least_max_staleness=needed, max_staleness=settings.max_staleness)
+        if settings.max_staleness < needed:
+            log.warning("polled answers will be too old", least=needed,
+                        advice="raise PROJECTOR_MAX_STALENESS for all commands, or poll more "
+                        "often")  # fmt: skip
 
 
 async def _run(settings: Settings, gitlab: GitlabSettings, dsns: Any, orders: Orders) -> None:
     health: dict[str, Any] = {"step": "waiting for the state"}
+    began = time.monotonic()
+    metrics.LAG.set_function(lambda: time.monotonic() - began)
     async with AsyncExitStack() as stack:
         page = await stack.enter_async_context(web.serving(gitlab, lambda: health))
         log.info(
@@ -147,12 +153,20 @@ def _counting(tokens: TokenDigests) -> Digests:
     return digests
 
 
+def _count_refusal(refusal: Refusal) -> None:
+    metrics.REFUSED_ROWS.labels(refusal.kind).inc()
+
+
 @asynccontextmanager
 async def _opened(gitlab: GitlabSettings, *, by_counter: bool) -> AsyncIterator[OwnThread[State]]:
     """Wait until no other bridge has the state; close it at the end."""
+
+    def open_state() -> State:
+        return State(gitlab.state, by_counter=by_counter, refused=_count_refusal)
+
     waits = False
     while True:
-        thread = OwnThread("state", lambda: State(gitlab.state, by_counter=by_counter))
+        thread = OwnThread("state", open_state)
         try:
             state = await thread.created()
             break
@@ -232,7 +246,7 @@ async def _vouch(  # noqa: PLR0913, PLR0917  all parts of the process meet here
         await source.ready.wait()
         await orders.audit(memory, sender)
         await memory.state.run(lambda state: state.note(AUDIT, None))
-        log.info("audited", advice="from now on run without --audit")
+        log.info("heartbeats begin after the audit", advice="from now on run without --audit")
     if has_sources:
         await SourceHeartbeats(settings, sender, source.look, gitlab.heartbeat).run()
     await asyncio.Event().wait()

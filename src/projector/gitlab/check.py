@@ -27,6 +27,7 @@ from projector.gitlab.findings import ACCESS_FILE, ENVIRONMENT, Finding, Remedy
 from projector.gitlab.local_requirements import check_files, wrong_key
 from projector.gitlab.setup_reading import Setup, Wanted, rows
 from projector.gitlab.tables import CI_TABLES, TABLES
+from projector.gitlab.token_digests import TokenDigests
 
 STATEMENT_TIMEOUT_MS: Final = 15_000
 # A transaction that ends within this time holds up no snapshot worth a word.
@@ -184,8 +185,6 @@ def _check_key(string: str, settings: GitlabSettings, before: list[Finding]) -> 
         return
     with closing(connection):
         tokens = [row.token_encrypted for row in rows(connection, SAMPLE)]
-    from projector.gitlab.token_digests import TokenDigests
-
     with TokenDigests(file) as digests:
         if None in digests.digests(tokens):
             yield wrong_key(file)

@@ -24,6 +24,7 @@ from projector.gitlab.organization_agents import read_organization_agents
 from projector.gitlab.state import Mark, State
 from projector.gitlab.state_file import VERSION
 from projector.gitlab.tables import CI_TABLES, TABLES
+from projector.gitlab.token_digests import TokenDigests
 
 Fact = tuple[str, str, str]  # type, root, and data of an event
 NO_STATE: Final = Mark("main", 0, None)
@@ -116,7 +117,5 @@ def _load(loaded: State, settings: GitlabSettings, strings: dict[Database, str])
 def _digests(settings: GitlabSettings, stack: ExitStack) -> database.Digests | None:
     if settings.db_key_file is None:
         return None
-    from projector.gitlab.token_digests import TokenDigests
-
     digests: database.Digests = stack.enter_context(TokenDigests(settings.db_key_file)).digests
     return digests

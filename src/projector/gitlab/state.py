@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from projector.gitlab import dirty, roots
 from projector.gitlab.acceptance import Refusal
-from projector.gitlab.comparison import Comparisons
+from projector.gitlab.comparison import Comparisons, facts
 from projector.gitlab.dirty import RULES, Rule
 from projector.gitlab.due import EVERYTHING
 from projector.gitlab.envelope import OutboxRow
@@ -149,7 +149,7 @@ class State:
     def facts(self) -> list[tuple[str, str, str]]:
         """Return type, root and data of everything that was told."""
         with in_plain_words(self._file.path):
-            return list(comparison.facts(self._db))
+            return list(facts(self._db))
 
     # snapshots
 

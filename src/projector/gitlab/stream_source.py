@@ -36,6 +36,7 @@ log = structlog.get_logger()
 # PostgreSQL is made to write its WAL, and asked again, where it has not reached a position so soon.
 PUSH_S: Final = 0.1
 ASK_AGAIN_S: Final = 1.0
+LOOK_AGAIN_S: Final = 0.25
 # Between two readings of PostgreSQL's catalogs: grants and the publication may be changed.
 CHECK_S: Final = 3600.0
 OUTAGES: Final = (psycopg.Error, TemporaryError, NotReadyError, OSError, MalformedMessageError)
@@ -185,7 +186,7 @@ class StreamSource:
                 # The streams meet it too, and log it.
                 log.debug("no look", reason=repr(error))
                 await self._looker.run(Looker.close)
-                await asyncio.sleep(LONGEST_PAUSE_S)
+                await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _look(self) -> int:
         await self.ready.wait()
