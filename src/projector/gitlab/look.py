@@ -37,7 +37,7 @@ class Looker:
 
     def look(self) -> dict[str, Sight]:
         """Ask each database where it writes next; raises `psycopg.Error`, `StandbyError`."""
-        return {name: self._sight(name) for name in self._dsns}
+        return {name: self.look_at(name) for name in self._dsns}
 
     def require_followed(self) -> None:
         """Raise `UnpreparedError` unless each database shows every change of every table."""
@@ -57,7 +57,8 @@ class Looker:
         self._open.clear()
         self._stack.close()
 
-    def _sight(self, name: str) -> Sight:
+    def look_at(self, name: str) -> Sight:
+        """Ask one database; raises as `look` does."""
         connection, identity = self._connected(name)
         return Sight(database.insert_lsn(connection), *identity)
 

@@ -12,7 +12,7 @@ from projector.clients.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, Call
 from projector.config.gitlab_settings import GitlabSettings
 from projector.errors import NotReadyError, TemporaryError
 from projector.gitlab import metrics
-from projector.gitlab.database import Digests, copy_table, reading
+from projector.gitlab.database import Connection, Digests, connect, copy_table, reading
 from projector.gitlab.memory import Memory
 from projector.gitlab.organization_agents import read_organization_agents
 from projector.gitlab.sender import Sender
@@ -162,23 +162,59 @@ class PollSource:
                 )
 
     def _copy(self, state: State, names: Collection[str], *, fill: bool) -> tuple[bool | None, int]:
-        """Copy the tables into the state; return GitLab's setting, and the number of rows."""
+        """Copy the tables into the state; return GitLab's setting, and the number of rows.
+
+        Jobs are read first, so that their projects are known as they are then, or later.
+        """
         allowed: bool | None = None
         rows = 0
-        separate = len(self._databases) > 1
-        for database in self._databases:
+        is_full = len(names) == len(TABLES)
+        for database in reversed(self._databases):
             with reading(database.dsn) as connection:
-                for table in database.tables:
-                    if table.name not in names:
-                        continue
-                    where = table.read_by_poll(separate_ci=separate)
-                    read = copy_table(connection, table, where, self._digests)
-                    if fill:
-                        rows += state.load(table.name, read)
-                    else:
-                        state.replace(table.name, read)
-            if database.name == MAIN and len(names) == len(TABLES):
+                rows += self._copy_tables(state, connection, database, names, fill=fill)
+                if database.name == MAIN and not is_full and not _are_known(state, connection):
+                    others = TABLES.keys() - names
+                    self._copy_tables(state, connection, database, others, fill=False)
+            if database.name == MAIN and is_full:
                 # Not in the snapshot: a table that is missing would end its transaction.
-                with reading(database.dsn) as connection:
+                with connect(database.dsn) as connection:
                     allowed = read_organization_agents(connection)
         return allowed, rows
+
+    def _copy_tables(
+        self, state: State, connection: Connection, database: Database, names: Collection[str],
+        *, fill: bool,
+    ) -> int:  # fmt: skip
+        rows = 0
+        for table in database.tables:
+            if table.name in names:
+                where = table.read_by_poll(separate_ci=len(self._databases) > 1)
+                read = copy_table(connection, table, where, self._digests)
+                if fill:
+                    rows += state.load(table.name, read)
+                else:
+                    state.replace(table.name, read)
+        return rows
+
+
+def _are_known(state: State, connection: Connection) -> bool:
+    """Whether the projects of changed jobs, and all above them, are in the mirror as they are.
+
+    A job that started in a project that has just moved would else belong to its former root.
+    """
+    projects = ", ".join(map(str, state.projects_of_changed_jobs()))
+    if not projects:
+        return True
+    above = (
+        f"WITH RECURSIVE above (id) AS (SELECT namespace_id FROM public.projects"
+        f" WHERE id IN ({projects}) UNION SELECT n.parent_id FROM public.namespaces n"
+        " JOIN above ON n.id = above.id WHERE n.parent_id IS NOT NULL) SELECT id FROM above"
+    )
+    homes = {
+        "projects": f"id IN ({projects})",
+        "namespaces": f"{TABLES['namespaces'].row_filter} AND id IN ({above})",
+    }
+    return all(
+        state.has(name, copy_table(connection, TABLES[name], where))
+        for name, where in homes.items()
+    )

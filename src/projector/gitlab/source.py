@@ -9,6 +9,7 @@ from projector.gitlab.tables import CI_TABLES, TABLES, Table
 
 MAIN: Final = "main"
 CI: Final = "ci"
+BUILDS: Final = "p_ci_builds"
 # The name of the server in logs of outages.
 SERVER: Final = "GitLab's database"
 

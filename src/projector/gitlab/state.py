@@ -19,7 +19,7 @@ from projector.gitlab.envelope import OutboxRow
 from projector.gitlab.mirror import Mirror
 from projector.gitlab.mirror_tables import create_indexes, drop_indexes
 from projector.gitlab.state_file import StateFile, in_plain_words
-from projector.gitlab.tables import Change, Row
+from projector.gitlab.tables import TABLES, Change, Row
 
 _EPOCH = 10**20  # an LSN has 64 bits, so it is below this
 
@@ -97,6 +97,19 @@ class State:
         """Make a table what a poll has read, as a piece of a batch."""
         with self._in_batch():
             self._mirror.replace(table, rows)
+
+    def projects_of_changed_jobs(self) -> list[int]:
+        """Return the projects of the jobs that the open batch has changed."""
+        with in_plain_words(self._file.path):
+            rows = self._db.execute("SELECT DISTINCT project_id FROM changed_p_ci_builds")
+            return [project for (project,) in rows if project is not None]
+
+    def has(self, table: str, rows: Iterable[Row]) -> bool:
+        """Return if the mirror has all these rows as they are."""
+        columns = ", ".join(TABLES[table].columns)
+        statement = f"SELECT {columns} FROM {table} WHERE id = ?"
+        with in_plain_words(self._file.path):
+            return all(self._db.execute(statement, row[:1]).fetchone() == row for row in rows)
 
     def finish(self, mark: Mark) -> Remembered:
         """End a batch: work out its events, and store all of it at once."""

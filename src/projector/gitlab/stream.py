@@ -30,13 +30,21 @@ class OutboxFullError(Exception):
 class Stream:
     """One connection's stream; `passed` is up to where the state has everything."""
 
-    def __init__(self, name: str, replication: Replication, memory: Memory, sender: Sender) -> None:
+    def __init__(
+        self,
+        name: str,
+        replication: Replication,
+        memory: Memory,
+        sender: Sender,
+        before: Callable[[Piece], Awaitable[None]] | None = None,
+    ) -> None:
         self.name = name
         self.replication = replication
         self.identity = replication.identity
         self.passed = replication.delivered
         self._memory = memory
         self._sender = sender
+        self._before = before
         self._confirmed = self.passed
         self._confirmed_at = time.monotonic()
 
@@ -57,6 +65,8 @@ class Stream:
 
     async def _take(self, piece: Piece, pieces: AsyncGenerator[Piece]) -> Piece:
         """Remember a piece, and those that follow up to the end of its transaction."""
+        if self._before:
+            await self._before(piece)
         async with self._memory.batch() as batch:
             while piece.commit is None:
                 await batch.apply(piece.changes)

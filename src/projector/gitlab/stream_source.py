@@ -23,11 +23,12 @@ from projector.gitlab.look import Looker, Sight
 from projector.gitlab.memory import Memory
 from projector.gitlab.own_thread import OwnThread
 from projector.gitlab.pgoutput import lsn_text
+from projector.gitlab.pieces import Piece
 from projector.gitlab.replication import Replication
 from projector.gitlab.resume import Reason
 from projector.gitlab.sender import Sender
 from projector.gitlab.snapshot import SlotSnapshot, slot_snapshot
-from projector.gitlab.source import MAIN, SERVER, Database, layout
+from projector.gitlab.source import BUILDS, CI, MAIN, SERVER, Database, layout
 from projector.gitlab.state import Mark, Position, Remembered, State
 from projector.gitlab.stream import OutboxFullError, Stream
 
@@ -141,7 +142,18 @@ class StreamSource:
         lsn = max(position.lsn, position.confirmed)
         await replication.start(database.slot, self._publication, lsn)
         log.info("streaming", database=database.name, since=lsn_text(lsn), slot=database.slot)
-        return Stream(database.name, replication, self._memory, self._sender)
+        before = self._follow_homes if database.name == CI else None
+        return Stream(database.name, replication, self._memory, self._sender, before)
+
+    async def _follow_homes(self, piece: Piece) -> None:
+        """Let the main database's stream come first, up to where it is now.
+
+        A job belongs to the root of its project. A project that moved before the job was created
+        would still be at its former root, where the job would stay for ever.
+        """
+        if any(change.table == BUILDS and change.row is not None for change in piece.changes):
+            sight = await self._looker.run(lambda looker: looker.look_at(MAIN))
+            await self._until_passed(MAIN, sight)
 
     async def _until_other_server(self) -> NoReturn:
         await self._other_server.wait()
@@ -152,11 +164,12 @@ class StreamSource:
     async def _take_snapshot(self, reason: Reason) -> None:
         began = time.perf_counter()
         async with AsyncExitStack() as stack:
+            # Jobs first: their projects are then known as they are now, or later.
             slots = {
                 database.name: await stack.enter_async_context(
                     slot_snapshot(database.dsn, database.slot, self._publication)
                 )
-                for database in self._databases
+                for database in reversed(self._databases)
             }
             rows = 0
 
