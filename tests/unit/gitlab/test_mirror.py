@@ -258,6 +258,18 @@ def test_a_name_that_a_running_build_gets_is_kept(tables: Tables, names: str) ->
     assert tables.rows(names) == {1: (1, 1, "production")}
 
 
+def test_a_name_that_is_updated_where_it_was_inserted_waits(tables: Tables, names: str) -> None:
+    tables.mirror.apply(
+        [_set(names, 1, 1, "review"), _set(names, 1, 1, "production", inserted=False)]
+    )
+    assert tables.rows(names) == {1: (1, 1, "production")}
+
+
+def test_a_name_of_a_job_that_triggers_a_pipeline_is_not_kept(tables: Tables, names: str) -> None:
+    tables.mirror.apply([_set(names, 1, 1, "production"), _build(1, "created", "Ci::Bridge")])
+    assert tables.rows(names) == {}
+
+
 def test_a_snapshot_reads_names_of_builds_that_may_still_run() -> None:
     db = sqlite3.connect(":memory:")
     db.execute("CREATE TABLE p_ci_builds (id, status, type)")

@@ -101,6 +101,14 @@ def test_a_batch_without_changes_moves_the_position(state: State) -> None:
     assert state.position("main") == POSITION._replace(lsn=500)
 
 
+def test_a_batch_leaves_nothing_for_the_next(state: State) -> None:
+    state.apply(World(1).seeded())
+    state.finish(MARK)
+    temporary = state._db.execute("SELECT name FROM sqlite_temp_master WHERE type = 'table'")
+    for (table,) in temporary.fetchall():
+        assert state._db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+
+
 def test_an_abandoned_batch_leaves_no_trace(state: State, path: Path) -> None:
     before = _contents(path)
     state.apply(World(1).seeded())
