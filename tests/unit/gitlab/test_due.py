@@ -4,8 +4,6 @@ import pytest
 
 from tests.unit.gitlab.gitlab_world import GitLab, Told
 
-EMPTY = {"ci_access": {"projects": [], "groups": []}}
-
 
 @pytest.fixture
 def gitlab() -> GitLab:

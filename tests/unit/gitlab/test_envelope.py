@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ SEQUENCE = "000179600000000000000000000042"
 GROUP = '{"id":3,"parent_id":null,"path":"acme"}'
 
 
-def row(**fields: object) -> OutboxRow:
+def row(**fields: Any) -> OutboxRow:
     return OutboxRow(7, "group.set", "3", SEQUENCE, NOW, GROUP)._replace(**fields)
 
 
