@@ -13,7 +13,7 @@ from psycopg import Connection, OperationalError, conninfo
 
 from projector.config.env import GITLAB, variable_name
 from projector.config.gitlab_settings import GitlabSettings
-from projector.errors import ProjectorError, UnpreparedError
+from projector.errors import ProjectorError, TokenKeyError, UnpreparedError
 from projector.gitlab import (
     connection_refusals,
     publication_requirements,
@@ -185,9 +185,12 @@ def _check_key(string: str, settings: GitlabSettings, before: list[Finding]) -> 
         return
     with closing(connection):
         tokens = [row.token_encrypted for row in rows(connection, SAMPLE)]
-    with TokenDigests(file) as digests:
-        if None in digests.digests(tokens):
-            yield wrong_key(file)
+    try:
+        with TokenDigests(file) as digests:
+            if None in digests.digests(tokens):
+                yield wrong_key(file)
+    except TokenKeyError as error:
+        yield Finding(f"{error}.", wrong_key(file).remedies)
 
 
 def _connect(string: str, **options: str) -> Connection[Any] | Refused:
