@@ -21,8 +21,8 @@ from projector.config.settings import Settings
 from projector.domain import fact_keys
 from projector.domain.fact_keys import Key
 from projector.errors import OperatorError
-from projector.gitlab.bridge import Audit
 from projector.gitlab.export import Fact, export_lines
+from projector.gitlab.lost_state import Audit
 from projector.gitlab.memory import Memory
 from projector.gitlab.sender import Sender
 from projector.operators import snapshot

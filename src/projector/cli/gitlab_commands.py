@@ -68,7 +68,8 @@ def run(
     projector gitlab run
     """
     settings, gitlab = load_all_settings()
-    from projector.gitlab.bridge import Orders, run_bridge
+    from projector.gitlab.bridge import run_bridge
+    from projector.gitlab.lost_state import Orders
 
     hook = None
     if audit:

@@ -4,28 +4,30 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NoReturn
 
 import structlog
 
 from projector.clients.retry import wait_until_ready
 from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
-from projector.errors import StateError
+from projector.errors import OperatorError
 from projector.events.model import SOURCES, Topic
-from projector.gitlab import metrics, web
+from projector.gitlab import lost_state, metrics, web
 from projector.gitlab.acceptance import Refusal
 from projector.gitlab.database import Digests
 from projector.gitlab.dsn import connection_strings, is_exposed, place
+from projector.gitlab.last_sent import SOURCE
+from projector.gitlab.lost_state import Orders
 from projector.gitlab.memory import Memory
 from projector.gitlab.own_thread import OwnThread
 from projector.gitlab.poll import PollSource, needed_staleness
 from projector.gitlab.self_check import check_forever
 from projector.gitlab.sender import Sender
 from projector.gitlab.source import Source, databases
-from projector.gitlab.source_heartbeats import SOURCE, SourceHeartbeats
+from projector.gitlab.source_heartbeats import SourceHeartbeats
 from projector.gitlab.state import State
 from projector.gitlab.state_file import StateInUseError
 from projector.gitlab.stream_source import StreamSource
@@ -42,32 +44,20 @@ LOCK_S: Final = 0.5
 SETTLE_S: Final = 1.0
 # A statement of SQLite or a read from PostgreSQL may go on for minutes. The state's file is safe.
 HARD_EXIT_S: Final = 0.8
-AUDIT: Final = "audit"
-
-Audit = Callable[[Memory, Sender], Awaitable[None]]
-
-
-class Orders(NamedTuple):
-    """What the command line asks for beside the settings."""
-
-    audit: Audit | None = None  # compares and repairs before heartbeats begin
-    resend: bool = False
+HARD_EXIT_AFTER_ERROR_S: Final = 5.0
 
 
 async def run_bridge(settings: Settings, gitlab: GitlabSettings, orders: Orders) -> None:
     """Feed the topics until SIGTERM or SIGINT; raise the error that makes that impossible."""
     dsns = connection_strings(gitlab)
     _warn(settings, gitlab, dsns)
-    try:
-        await until_signalled(_run(settings, gitlab, dsns, orders))
-        log.info("bridge stopped")
-    finally:
-        _exit_soon()
+    await until_signalled(_run(settings, gitlab, dsns, orders))
+    log.info("bridge stopped")
 
 
-def _exit_soon() -> None:
+def _exit_within(seconds: float, status: int) -> None:
     """End the process although a thread may be busy for long; a clean end comes first."""
-    timer = threading.Timer(HARD_EXIT_S, os._exit, [0])
+    timer = threading.Timer(seconds, os._exit, [status])
     timer.daemon = True
     timer.start()
 
@@ -109,7 +99,7 @@ async def _run(settings: Settings, gitlab: GitlabSettings, dsns: Any, orders: Or
         stack.push_async_callback(reader.stop)
         sender = Sender(settings, reader, state, partitions)
         metrics.UNSENT.set_function(lambda: sender.unsent)
-        await _refuse_lost_state(state, sender, settings, orders)
+        await lost_state.refuse(state, sender, settings, orders, has_sources=has_sources)
         health["step"] = "running"
         memory = Memory(state, sender)
         kind = PollSource if gitlab.source == "poll" else StreamSource
@@ -192,30 +182,6 @@ async def _wait_for_topics(settings: Settings) -> tuple[int, bool]:
     return found[Topic.MEMBERSHIP], SOURCES in found
 
 
-async def _refuse_lost_state(
-    state: OwnThread[State], sender: Sender, settings: Settings, orders: Orders
-) -> None:
-    """Refuse to go on without what was told before: nobody would remove what is gone meanwhile."""
-    if orders.resend:
-        await state.run(State.forget_told)
-    await wait_until_ready("Kafka", settings.kafka, sender.ask_ends)
-    is_empty, pending = await state.run(lambda s: (s.is_empty, s.noted(AUDIT)))
-    has_events = any(end for ends in sender.offsets.values() for end in ends)
-    if orders.audit:
-        await state.run(lambda s: s.note(AUDIT, 1))
-    elif pending:
-        raise StateError(
-            "the run with --audit before this one has not ended its audit; run "
-            "`projector gitlab run --audit` again"
-        )
-    elif is_empty and has_events and not orders.resend:
-        raise StateError(
-            "the state is empty, but the topics are not: what GitLab has removed since would stay "
-            "for ever. Restore the file that PROJECTOR_GITLAB_STATE names, or run "
-            "`projector gitlab run --audit`, which finds and removes it"
-        )
-
-
 async def _settle(state: OwnThread[State]) -> NoReturn:
     while True:
         await asyncio.sleep(SETTLE_S)
@@ -245,10 +211,11 @@ async def _vouch(  # noqa: PLR0913, PLR0917  all parts of the process meet here
     if orders.audit:
         await source.ready.wait()
         await orders.audit(memory, sender)
-        await memory.state.run(lambda state: state.note(AUDIT, None))
+        await lost_state.end_audit(memory.state)
         log.info("heartbeats begin after the audit", advice="from now on run without --audit")
     if has_sources:
-        await SourceHeartbeats(settings, sender, source.look, gitlab.heartbeat).run()
+        name = await lost_state.name_of(memory.state)
+        await SourceHeartbeats(settings, sender, source.look, gitlab.heartbeat, name).run()
     await asyncio.Event().wait()
 
 
@@ -258,6 +225,12 @@ async def _until_one_fails(works: list[Any]) -> None:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+    except asyncio.CancelledError:
+        _exit_within(HARD_EXIT_S, 0)
+        raise
+    except Exception as error:
+        _exit_within(HARD_EXIT_AFTER_ERROR_S, 2 if isinstance(error, OperatorError) else 1)
+        raise
     finally:
         for task in tasks:
             task.cancel()

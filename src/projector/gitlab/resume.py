@@ -15,6 +15,8 @@ class Reason(NamedTuple):
 
 NO_STATE = Reason("new", "the state is empty")
 OTHER_SETTINGS = Reason("settings", "the databases, the source or the mode of tokens were others")
+UNFINISHED = Reason("new", "the snapshot before was not finished")
+BEHIND = Reason("behind", "the state is older than the replication slot, as after a restore")
 STREAM = "stream"
 
 
@@ -33,5 +35,5 @@ def reason_for_snapshot(
     if slot.confirmed is None or slot.wal_status == "lost":
         return Reason("slot", "PostgreSQL has removed WAL that the replication slot needs")
     if slot.confirmed > max(position.lsn, position.confirmed):
-        return Reason("behind", "the state is older than the replication slot, as after a restore")
+        return BEHIND
     return None

@@ -15,11 +15,11 @@ from projector.config.settings import Settings
 from projector.events.model import HEARTBEAT, SOURCES
 from projector.feed.producer import CONTENT_TYPE
 from projector.gitlab import metrics
+from projector.gitlab.last_sent import ATTRIBUTE, SOURCE, LastSent
 from projector.gitlab.sender import Sender, create_producer, discard_producer
 
 log = structlog.get_logger()
 
-SOURCE: Final = "gitlab"
 # In a record of the topic, it has one partition.
 ONLY_PARTITION: Final = 0
 
@@ -35,12 +35,16 @@ class SourceHeartbeats:
     acknowledged; the next heartbeat is sent. It names the one before, `after`.
     """
 
-    def __init__(self, settings: Settings, sender: Sender, look: Look, interval_s: float) -> None:
+    def __init__(
+        self, settings: Settings, sender: Sender, look: Look, interval_s: float, state: str
+    ) -> None:
         self._settings = settings
         self._topic = settings.topic(SOURCES)
         self._sender = sender
         self._look = look
         self._interval_s = interval_s
+        # The name of the state, which each heartbeat has.
+        self._state = state
         self._call = Call(None)
         self._after: int | None = None
         self._sent_at = self._vouched_at = time.monotonic()
@@ -103,4 +107,5 @@ class SourceHeartbeats:
         return {
             "specversion": "1.0", "id": str(uuid.uuid4()), "source": f"/{SOURCE}",
             "type": HEARTBEAT, "data": data,
+            ATTRIBUTE: str(LastSent(self._state, self._sender.acknowledged)),
         }  # fmt: skip

@@ -174,6 +174,7 @@ class State:
             self._mirror.empty()
             self._begin_epoch()
             self._put("forgotten", None)
+            self._put("note.unfinished", None)
             for database, position in databases.items():
                 self._put(f"{database}.lsn", position.lsn)
                 self._put(f"{database}.confirmed", position.confirmed)

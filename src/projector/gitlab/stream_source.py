@@ -15,11 +15,13 @@ from projector.errors import (
     MalformedMessageError,
     NotReadyError,
     SnapshotNeededError,
+    StateError,
     TemporaryError,
 )
-from projector.gitlab import metrics, resume
-from projector.gitlab.database import Digests, copy_table, reading
+from projector.gitlab import resume
+from projector.gitlab.database import Digests
 from projector.gitlab.look import Looker, Sight
+from projector.gitlab.lost_state import OLD_STATE
 from projector.gitlab.memory import Memory
 from projector.gitlab.own_thread import OwnThread
 from projector.gitlab.pgoutput import lsn_text
@@ -27,10 +29,10 @@ from projector.gitlab.pieces import Piece
 from projector.gitlab.replication import Replication
 from projector.gitlab.resume import Reason
 from projector.gitlab.sender import Sender
-from projector.gitlab.snapshot import SlotSnapshot, slot_snapshot
 from projector.gitlab.source import BUILDS, CI, MAIN, SERVER, Database, layout
-from projector.gitlab.state import Mark, Position, Remembered, State
+from projector.gitlab.state import Mark, Position
 from projector.gitlab.stream import OutboxFullError, Stream
+from projector.gitlab.stream_snapshot import take_snapshot
 
 log = structlog.get_logger()
 
@@ -116,11 +118,13 @@ class StreamSource:
             await _first_failure([*streams, self._until_other_server()])
 
     async def _reason_for_snapshot(self, replications: Mapping[str, Replication]) -> Reason | None:
-        empty, layout = await self._memory.state.run(
-            lambda state: (state.is_empty, state.noted("layout"))
+        empty, unfinished, layout = await self._memory.state.run(
+            lambda state: (state.is_empty, state.noted("unfinished"), state.noted("layout"))
         )
         if empty:
             return resume.NO_STATE
+        if unfinished:
+            return resume.UNFINISHED
         if layout != self._layout:
             return resume.OTHER_SETTINGS
         for database in self._databases:
@@ -128,6 +132,8 @@ class StreamSource:
             slot = await replication.slot(database.slot)
             position = await self._position(database)
             if reason := resume.reason_for_snapshot(position, replication.identity, slot):
+                if reason is resume.BEHIND:
+                    raise StateError(OLD_STATE)
                 return reason
         return None
 
@@ -162,31 +168,10 @@ class StreamSource:
     # snapshots
 
     async def _take_snapshot(self, reason: Reason) -> None:
-        began = time.perf_counter()
-        async with AsyncExitStack() as stack:
-            # Jobs first: their projects are then known as they are now, or later.
-            slots = {
-                database.name: await stack.enter_async_context(
-                    slot_snapshot(database.dsn, database.slot, self._publication)
-                )
-                for database in reversed(self._databases)
-            }
-            rows = 0
-
-            def load(state: State) -> Remembered:
-                nonlocal rows
-                rows, remembered = _load(state, self._databases, slots, self._digests)
-                return remembered
-
-            remembered = await self._memory.change(load)
+        # Without this a state that is killed now would be taken for one that was put back.
+        await self._memory.state.run(lambda state: state.note("unfinished", 1))
+        await take_snapshot(self._memory, self._databases, self._publication, reason, self._digests)
         await self._memory.state.run(lambda state: state.note("layout", self._layout))
-        seconds = time.perf_counter() - began
-        metrics.SNAPSHOTS.labels(reason.label).inc()
-        metrics.BATCH.labels("snapshot").observe(seconds)
-        log.info(
-            "snapshot", rows=rows, events=remembered.events, seconds=round(seconds, 2),
-            reason=reason.sentence,
-        )  # fmt: skip
 
     # looks
 
@@ -256,31 +241,6 @@ class StreamSource:
     async def _notify(self) -> None:
         async with self._moved:
             self._moved.notify_all()
-
-
-def _load(
-    state: State,
-    databases: tuple[Database, ...],
-    slots: Mapping[str, SlotSnapshot],
-    digests: Digests | None,
-) -> tuple[int, Remembered]:
-    """Read all tables as of the slots' beginnings into the state, in one transaction."""
-    rows = 0
-    try:
-        state.start_snapshot({name: _beginning(slot) for name, slot in slots.items()})
-        for database in databases:
-            with reading(database.dsn, slots[database.name].name) as connection:
-                for table in database.tables:
-                    where = table.read_by_snapshot(separate_ci=len(databases) > 1)
-                    rows += state.load(table.name, copy_table(connection, table, where, digests))
-        return rows, state.finish_snapshot()
-    except BaseException:
-        state.abandon()
-        raise
-
-
-def _beginning(slot: SlotSnapshot) -> Position:
-    return Position(slot.lsn, 0, str(slot.identity.system), slot.identity.timeline)
 
 
 async def _first_failure(works: list[Any]) -> NoReturn:

@@ -100,7 +100,7 @@ async def opened(
     sender = Sender(settings, reader, state, PARTITIONS)
     tasks = [asyncio.create_task(sender.run())]
     if look:
-        beats = SourceHeartbeats(settings, sender, look, 0.25)
+        beats = SourceHeartbeats(settings, sender, look, 0.25, "state")
         tasks.append(asyncio.create_task(beats.run()))
     try:
         yield sender

@@ -1,0 +1,75 @@
+"""The mark in heartbeats that shows which state was the last to send, and how far it was.
+
+A state that was put back from a backup does not know what was sent since. What GitLab has removed
+meanwhile would be removed by nobody.
+"""
+
+import json
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, Self
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from projector.clients import kafka
+from projector.config.settings import Settings
+from projector.events.model import SOURCES
+
+SOURCE: Final = "gitlab"
+# An attribute of CloudEvents that workers ignore.
+ATTRIBUTE: Final = "bridgestate"
+REQUEST_TIMEOUT_MS: Final = 5000
+POLL_MS: Final = 500
+# Heartbeats of other sources may lie between: ever more are read, up to the beginning.
+FIRST_RECORDS: Final = 200
+MORE: Final = 10
+
+
+class LastSent(NamedTuple):
+    """The name of a state, and the number of the last event that Kafka had acknowledged to it."""
+
+    state: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.state}-{self.number}"
+
+    @classmethod
+    def parse(cls, value: bytes | None) -> Self | None:
+        """Read the mark of a heartbeat; None where there is none."""
+        with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            state, _, number = json.loads(value or b"")[ATTRIBUTE].partition("-")
+            return cls(state, int(number))
+        return None
+
+
+async def read_last_sent(settings: Settings) -> LastSent | None:
+    """Read the mark of the last heartbeat that has one; raises `KafkaError`."""
+    async with kafka.open_consumer(
+        settings, "gitlab", request_timeout_ms=REQUEST_TIMEOUT_MS
+    ) as consumer:
+        place = TopicPartition(settings.topic(SOURCES), 0)
+        consumer.assign([place])
+        begin = (await consumer.beginning_offsets([place]))[place]
+        end = (await consumer.end_offsets([place]))[place]
+        count = FIRST_RECORDS
+        while True:
+            start = max(begin, end - count)
+            if (found := await _last(consumer, place, start, end)) or start == begin:
+                return found
+            count *= MORE
+
+
+async def _last(
+    consumer: AIOKafkaConsumer, place: TopicPartition, start: int, end: int
+) -> LastSent | None:
+    """Read from `start` to the end, and on while records come: a broker may name too low an end."""
+    found: LastSent | None = None
+    consumer.seek(place, start)
+    while True:
+        polled: dict[Any, Any] = await consumer.getmany(timeout_ms=POLL_MS)
+        records = polled.get(place, [])
+        for record in records:
+            if record.key == SOURCE.encode():
+                found = LastSent.parse(record.value) or found
+        if not records and await consumer.position(place) >= end:
+            return found

@@ -1,0 +1,76 @@
+"""The snapshot of all tables from which the streams go on."""
+
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+
+import structlog
+
+from projector.gitlab import metrics
+from projector.gitlab.database import Digests, copy_table, reading
+from projector.gitlab.memory import Memory
+from projector.gitlab.resume import Reason
+from projector.gitlab.snapshot import SlotSnapshot, slot_snapshot
+from projector.gitlab.source import Database
+from projector.gitlab.state import Position, Remembered, State
+
+log = structlog.get_logger()
+
+
+async def take_snapshot(
+    memory: Memory,
+    databases: tuple[Database, ...],
+    publication: str,
+    reason: Reason,
+    digests: Digests | None,
+) -> None:
+    """Make new slots, and read all tables as of their beginnings into the state."""
+    began = time.perf_counter()
+    async with AsyncExitStack() as stack:
+        # Jobs first: their projects are then known as they are now, or later.
+        slots = {
+            database.name: await stack.enter_async_context(
+                slot_snapshot(database.dsn, database.slot, publication)
+            )
+            for database in reversed(databases)
+        }
+        rows = 0
+
+        def load(state: State) -> Remembered:
+            nonlocal rows
+            rows, remembered = _load(state, databases, slots, digests)
+            return remembered
+
+        remembered = await memory.change(load)
+    seconds = time.perf_counter() - began
+    metrics.SNAPSHOTS.labels(reason.label).inc()
+    metrics.BATCH.labels("snapshot").observe(seconds)
+    log.info(
+        "snapshot", rows=rows, events=remembered.events, seconds=round(seconds, 2),
+        reason=reason.sentence,
+    )  # fmt: skip
+
+
+def _load(
+    state: State,
+    databases: tuple[Database, ...],
+    slots: Mapping[str, SlotSnapshot],
+    digests: Digests | None,
+) -> tuple[int, Remembered]:
+    """Read all tables as of the slots' beginnings into the state, in one transaction."""
+    rows = 0
+    try:
+        state.start_snapshot({name: _beginning(slot) for name, slot in slots.items()})
+        for database in databases:
+            with reading(database.dsn, slots[database.name].name) as connection:
+                for table in database.tables:
+                    where = table.read_by_snapshot(separate_ci=len(databases) > 1)
+                    rows += state.load(table.name, copy_table(connection, table, where, digests))
+        return rows, state.finish_snapshot()
+    except BaseException:
+        state.abandon()
+        raise
+
+
+def _beginning(slot: SlotSnapshot) -> Position:
+    return Position(slot.lsn, 0, str(slot.identity.system), slot.identity.timeline)
