@@ -9,11 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, NoReturn
 
 import structlog
+from aiokafka.errors import KafkaError
 
-from projector.clients.retry import wait_until_ready
+from projector.clients.retry import retry_outages, wait_until_ready
 from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
-from projector.errors import OperatorError
+from projector.errors import AccessError, OperatorError
 from projector.events.model import SOURCES, Topic
 from projector.gitlab import lost_state, metrics, web
 from projector.gitlab.acceptance import Refusal
@@ -188,9 +189,14 @@ async def _settle(state: OwnThread[State]) -> NoReturn:
         await state.run(State.settle)
 
 
-async def _watch(settings: Settings, partitions: int) -> NoReturn:
+@retry_outages
+async def _watch(settings: Settings, partitions: int) -> None:
     """End the process once the topics have another number of partitions."""
-    await topics.watch_topics(settings, partitions)
+    try:
+        await topics.watch_topics(settings, partitions)
+    except AccessError as refused:
+        # Kafka let this bridge in at its start. The right may come back, so it is an outage.
+        raise KafkaError(str(refused)) from None
 
 
 async def _check(source: Source, memory: Memory) -> NoReturn:
