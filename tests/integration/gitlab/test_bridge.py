@@ -1,6 +1,11 @@
 """`projector gitlab run` as a process, from a GitLab-shaped PostgreSQL to answers."""
 
+import random
+import time
+
+from projector.events.model import Topic
 from tests.integration.gitlab.conftest import NewBridged
+from tests.integration.servers import eventually
 
 
 def test_answers_follow_gitlabs_database(new_bridged: NewBridged) -> None:
@@ -58,3 +63,52 @@ def test_a_slot_that_is_ahead_shows_an_old_state_without_heartbeats(
     it.bridge.start()
     assert it.bridge.process.wait(30) == 2
     assert "the state is older than what was sent" in " ".join(it.bridge.log().split())
+
+
+def test_a_signal_ends_the_bridge_within_a_second_also_while_it_reads_all_tables(
+    new_bridged: NewBridged,
+) -> None:
+    it = new_bridged()
+    with it.gitlab.connect() as gitlab:
+        gitlab.execute(
+            "INSERT INTO users (id, username, state, email)"
+            " SELECT i, 'many' || i, 'blocked', i || '@example.com'"
+            " FROM generate_series(1000000, 1300000) AS i"
+        )
+    assert it.deployment.command("topics").returncode == 0
+    it.start_bridge()
+    slots = "SELECT count(*) FROM pg_replication_slots"
+    eventually(lambda: it.server.execute(slots) == [(1,)], f"a slot: {it.bridge.log()}")
+    began = time.monotonic()
+    assert it.bridge.stop() == 0
+    assert time.monotonic() - began < 1.5
+    assert '"snapshot"' not in it.bridge.log()
+    it.bridge.start()
+    eventually(lambda: '"snapshot"' in it.bridge.log(), f"a snapshot: {it.bridge.log()}")
+
+
+def test_topics_that_were_made_anew_are_fed_again_when_asked(new_bridged: NewBridged) -> None:
+    it = new_bridged()
+    it.start()
+    it.settle()
+    assert it.bridge.stop() == 0
+    for name in Topic:
+        it.deployment.delete_topic(name)
+    assert it.deployment.command("topics").returncode == 0
+    it.bridge.start()
+    assert it.bridge.process.wait(30) == 2
+    assert "--resend" in it.bridge.log()
+    sent = it.start_bridge("--resend")
+    eventually(lambda: '"snapshot"' in sent.log(), f"a snapshot: {sent.log()}")
+
+
+def test_kills_at_any_moment_lose_nothing(new_bridged: NewBridged) -> None:
+    chance = random.Random(14)
+    it = new_bridged(seed=14)
+    it.start()
+    with it.changing():
+        for _ in range(12):
+            time.sleep(chance.uniform(0.0, 1.5))
+            it.restart_bridge()
+    it.judge()
+    it.audit()
