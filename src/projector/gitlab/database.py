@@ -25,11 +25,11 @@ _FORMATS: Final = {
     "client_encoding": "UTF8",
 }
 # PostgreSQL notices a bridge that vanished: its snapshot would hold back VACUUM for two hours.
-_TIMEOUTS: Final = {
+TIMEOUTS: Final = {
     "statement_timeout": "0",
     "transaction_timeout": "0",
     "idle_session_timeout": "0",
-    "idle_in_transaction_session_timeout": "60s",
+    "idle_in_transaction_session_timeout": "10min",
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
@@ -51,7 +51,7 @@ SESSION: Final = """
 
 def session_settings(**further: str) -> tuple[list[str], list[str]]:
     """Return names and values for the statement `SESSION`."""
-    settings = {**_FORMATS, **_TIMEOUTS, **further}
+    settings = {**_FORMATS, **TIMEOUTS, **further}
     return list(settings), list(settings.values())
 
 

@@ -182,7 +182,8 @@ async def connect_to_primary(dsn: str) -> tuple[Connection, Identity]:
 
 
 async def _identify(connection: Connection) -> Identity:
-    names, values = database.session_settings()
+    # A snapshot that was exported is idle in a transaction while other tables are copied.
+    names, values = database.session_settings(idle_in_transaction_session_timeout="0")
     # The replication protocol has no parameters.
     await connection.execute(sql.SQL(database.SESSION.replace("%s", "{}")).format(names, values))
     cursor = await connection.execute("SELECT pg_catalog.pg_is_in_recovery()")

@@ -9,7 +9,7 @@ import psycopg
 import structlog
 from psycopg import errors, sql
 
-from projector.errors import OpenTransactionsError, SlotBusyError, SlotError
+from projector.errors import OpenTransactionsError, SlotBusyError, SlotError, StandbyError
 from projector.gitlab import pgoutput
 from projector.gitlab.copy_both import Connection
 from projector.gitlab.replication import Identity, connect_to_primary, read_slot
@@ -59,7 +59,8 @@ async def slot_snapshot(
         try:
             yield created
         except BaseException:
-            await _drop_unused(connection, slot)
+            await connection.close()
+            await _drop_unused(dsn, slot)
             raise
     finally:
         await connection.close()
@@ -150,9 +151,11 @@ async def _report(dsn: str, pid: int, blockers: list[str]) -> None:
                 wait_s = REPORT_S
 
 
-async def _drop_unused(connection: Connection, slot: str) -> None:
+async def _drop_unused(dsn: str, slot: str) -> None:
     """Drop a slot that nobody will read; the next start does it where this fails."""
     try:
-        await connection.execute(_drop_statement(slot))
-    except psycopg.Error as error:
+        connection, _ = await connect_to_primary(dsn)
+        async with connection:
+            await connection.execute(_drop_statement(slot))
+    except (psycopg.Error, StandbyError) as error:
         log.warning("slot-left-behind", slot=slot, error=str(error).strip())

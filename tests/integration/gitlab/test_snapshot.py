@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from projector.errors import GitlabTablesError, OpenTransactionsError, SlotBusyError, SlotError
+from projector.gitlab import database
 from projector.gitlab.database import copy_table, reading
 from projector.gitlab.snapshot import slot_snapshot
 from projector.gitlab.tables import TABLES, Row
@@ -149,6 +150,38 @@ async def test_a_snapshot_that_fails_leaves_no_slot(gitlab_database: GitlabDatab
     assert slots(gitlab_database) == []
 
 
+async def test_a_snapshot_whose_connection_is_cut_leaves_no_slot(
+    gitlab_database: GitlabDatabase,
+) -> None:
+    dsn, slot = gitlab_database.bridge_dsn, slot_of(gitlab_database)
+    with suppress(ZeroDivisionError):
+        async with slot_snapshot(dsn, slot, PUBLICATION):
+            gitlab_database.server.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE backend_type = 'walsender' AND datname = %s", gitlab_database.name,
+            )  # fmt: skip
+            raise ZeroDivisionError
+    assert slots(gitlab_database) == []
+
+
+async def test_a_snapshot_that_is_cancelled_leaves_no_slot(
+    gitlab_database: GitlabDatabase,
+) -> None:
+    held = asyncio.Event()
+
+    async def hold() -> None:
+        async with slot_snapshot(gitlab_database.bridge_dsn, slot_of(gitlab_database), PUBLICATION):
+            held.set()
+            await asyncio.sleep(60)
+
+    holding = asyncio.create_task(hold())
+    await asyncio.wait_for(held.wait(), 20)
+    assert slots(gitlab_database) != []
+    holding.cancel()
+    await asyncio.wait([holding])
+    assert slots(gitlab_database) == []
+
+
 async def test_an_idle_slot_is_made_anew_and_a_busy_one_is_not(
     gitlab_database: GitlabDatabase,
 ) -> None:
@@ -189,3 +222,43 @@ async def test_the_same_snapshot_is_read_by_every_table(gitlab_database: GitlabD
         assert list(copy_table(connection, TABLES["users"])) == []
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             connection.execute("CREATE TABLE written (id int)")
+
+
+async def test_timeouts_of_the_database_end_neither_snapshot_nor_stream(
+    gitlab_database: GitlabDatabase,
+) -> None:
+    """GitLab's own sessions may have short ones; a large snapshot takes minutes."""
+    for name in (
+        "statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout",
+        "lock_timeout",
+    ):  # fmt: skip
+        gitlab_database.server.execute(
+            f"ALTER DATABASE {gitlab_database.name} SET {name} = '500ms'"
+        )
+    dsn, slot = gitlab_database.bridge_dsn, slot_of(gitlab_database)
+    async with slot_snapshot(dsn, slot, PUBLICATION) as snapshot:
+        await asyncio.sleep(1)
+        with reading(dsn, snapshot.name) as connection:
+            await asyncio.sleep(1)
+            assert list(copy_table(connection, TABLES["users"])) == []
+    follower = await follow(gitlab_database, snapshot.lsn)
+    await asyncio.sleep(1)
+    with gitlab_database.connect() as gitlab:
+        gitlab.execute("INSERT INTO users (id, email) VALUES (1, '')")
+    await follower.until(lambda: len(follower.changes) == 1)
+    await follower.close()
+
+
+async def test_a_snapshot_that_waits_for_its_turn_outlives_our_own_timeouts(
+    gitlab_database: GitlabDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is idle in a transaction while the tables of another database are copied."""
+    monkeypatch.setitem(database.TIMEOUTS, "idle_in_transaction_session_timeout", "500ms")
+    dsn, slot = gitlab_database.bridge_dsn, slot_of(gitlab_database)
+    async with slot_snapshot(dsn, slot, PUBLICATION) as snapshot:
+        await asyncio.sleep(1)
+        with reading(dsn, snapshot.name) as connection:
+            assert list(copy_table(connection, TABLES["users"])) == []
+            await asyncio.sleep(1)
+            with pytest.raises(psycopg.errors.IdleInTransactionSessionTimeout):
+                list(copy_table(connection, TABLES["users"]))
