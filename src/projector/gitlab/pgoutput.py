@@ -160,8 +160,9 @@ def _update(message: bytes) -> Update:
 
 
 def _only(message: bytes, row: RawRow, end: int) -> RawRow:
+    # Of a value that goes on beyond the end, a slice is short and raises nothing.
     if end != len(message):
-        raise ValueError("bytes after the end")
+        raise ValueError("the row does not end where the message ends")
     return row
 
 
@@ -185,9 +186,6 @@ def _row(message: bytes, at: int, kinds: bytes) -> tuple[RawRow, int]:
             row.append(UNCHANGED)
         else:
             raise ValueError("unknown kind of value")
-    # A slice beyond the end is short and raises nothing.
-    if at > len(message):
-        raise ValueError("a value goes on beyond the end")
     return row, at
 
 
