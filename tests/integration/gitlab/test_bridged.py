@@ -33,6 +33,13 @@ def run_rounds(it: Bridged, rounds: int = ROUNDS) -> None:
     assert min(it.answers["200 with agents"], it.answers["401"]) > 5, it.answers
 
 
+def start_job(it: Bridged, project: int, user: int) -> int:
+    return it.company.insert(
+        "p_ci_builds", partition_id=100, status="running", type="Ci::Build", commit_id=1,
+        project_id=project, user_id=user,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("broker", list(BROKERS))
 def test_every_answer_is_gitlabs(new_bridged: NewBridged, broker: str) -> None:
     it = new_bridged(broker)
@@ -63,6 +70,22 @@ def test_polling(new_bridged: NewBridged) -> None:
             time.sleep(0.7)
             it.restart_bridge()
     it.check()
+
+
+def test_polling_sees_a_job_and_the_move_of_its_project_at_once(new_bridged: NewBridged) -> None:
+    """A job that were started under the old root would lose its tokens for good."""
+    it = new_bridged(seed=8, **POLL | {"PROJECTOR_GITLAB_POLL_INTERVAL": "2"})
+    it.start()
+    user, (old, new) = people.new_user(it.company), [tree.new_group(it.company) for _ in range(2)]
+    projects = [tree.new_project(it.company, old) for _ in range(5)]
+    it.settle()
+    running = []
+    for project in projects:
+        it.company.update("projects", project, namespace_id=new)
+        running.append(start_job(it, project, user))
+        time.sleep(0.5)
+    it.settle()
+    assert [it.look_up(it.tokens(job)[0]).status for job in running] == [200] * 5
 
 
 def test_jobs_in_a_database_of_their_own(new_bridged: NewBridged) -> None:
@@ -97,11 +120,7 @@ def test_a_job_whose_project_leaves_its_root_has_lost_its_tokens(new_bridged: Ne
     it.start()
     user, (home, away) = people.new_user(company), [tree.new_group(company) for _ in range(2)]
     project = tree.new_project(company, home)
-    moved, ended = (
-        company.insert("p_ci_builds", partition_id=100, status="running", type="Ci::Build",
-                       commit_id=1, project_id=project, user_id=user)
-        for _ in range(2)
-    )  # fmt: skip
+    moved, ended = (start_job(it, project, user) for _ in range(2))
     it.settle()
     tokens = [it.tokens(job)[0] for job in (moved, ended)]
     assert [it.look_up(token).status for token in tokens] == [200, 200]
