@@ -17,12 +17,14 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 Digests = Callable[[list[str]], list[str | None]]
 
 # Values travel as text. A subscriber sets the same formats: they depend on no server's settings.
+# The filters of rows name other tables of GitLab without their schema.
 _FORMATS: Final = {
     "datestyle": "ISO, YMD",
     "intervalstyle": "postgres",
     "extra_float_digits": "3",
     "timezone": "UTC",
     "client_encoding": "UTF8",
+    "search_path": SCHEMA,
 }
 # PostgreSQL notices a bridge that vanished: its snapshot would hold back VACUUM for two hours.
 TIMEOUTS: Final = {
