@@ -33,7 +33,8 @@ STATEMENT_TIMEOUT_MS: Final = 15_000
 # A transaction that ends within this time holds up no snapshot worth a word.
 BLOCKED_S: Final = 1.0
 SAMPLE: Final = """
-SELECT token_encrypted FROM p_ci_builds WHERE token_encrypted IS NOT NULL ORDER BY id DESC LIMIT 1
+SELECT token_encrypted FROM p_ci_builds
+WHERE status IN ('running', 'canceling') AND token_encrypted IS NOT NULL LIMIT 1
 """
 
 
@@ -105,7 +106,8 @@ def _check_database(string: str, wanted: Wanted) -> Iterator[Finding]:
         yield connection.finding
         return
     with closing(connection):
-        server = setup_reading.read_server(connection)
+        with explained(string):
+            server = setup_reading.read_server(connection)
         first = [
             *server_requirements.pooled(server, connection.info.backend_pid),
             *(found for need in server_requirements.FIRST for found in need(server)),
@@ -113,7 +115,8 @@ def _check_database(string: str, wanted: Wanted) -> Iterator[Finding]:
         yield from first
         if first:
             return
-        setup = _read_setup(connection, server, wanted)
+        with explained(string):
+            setup = _read_setup(connection, server, wanted)
     yield from _exposed(string)
     yield from (found for need in server_requirements.SERVER for found in need(server))
     yield from _check_setup(setup)
@@ -175,7 +178,7 @@ def _check_replication(string: str, setup: Setup) -> Iterator[Finding]:
 
 
 def _check_key(string: str, settings: GitlabSettings, before: list[Finding]) -> Iterator[Finding]:
-    """Open the newest token with the key, unless something else is wrong."""
+    """Open a live token with the key, unless something else is wrong."""
     file = settings.db_key_file
     if file is None or any(not found.is_hint for found in [*before, *check_files(settings)]):
         return
@@ -183,7 +186,7 @@ def _check_key(string: str, settings: GitlabSettings, before: list[Finding]) -> 
     if isinstance(connection, Refused):
         yield connection.finding
         return
-    with closing(connection):
+    with closing(connection), explained(string):
         tokens = [row.token_encrypted for row in rows(connection, SAMPLE)]
     try:
         with TokenDigests(file) as digests:

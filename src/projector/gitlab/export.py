@@ -98,7 +98,8 @@ def _load(loaded: State, settings: GitlabSettings, strings: dict[Database, str])
     with ExitStack() as stack:
         digests = _digests(settings, stack)
         connections: dict[Database, database.Connection] = {}
-        for name, string in strings.items():
+        # The jobs first: their projects are older than they are.
+        for name, string in reversed(strings.items()):
             with explained(string):
                 connections[name] = stack.enter_context(database.reading(string))
         with explained(strings["main"]), database.connect(strings["main"]) as connection:

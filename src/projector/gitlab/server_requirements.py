@@ -95,7 +95,7 @@ def _free_slots(setup: Setup) -> Findings:
     most, used = int(setup.settings["max_replication_slots"]), len(setup.slots)
     if setup.wanted.streams and used >= most and _slot(setup) is None:
         yield finding(
-            f"All {most} replication slots are in use, and the bridge needs one more "
+            f"max_replication_slots is {most} with {used} in use, and the bridge needs one more "
             "(Omnibus: postgresql['max_replication_slots'] in gitlab.rb).",
             f"ALTER SYSTEM SET max_replication_slots = {used + 2};  {RESTART}",
         )
@@ -106,8 +106,8 @@ def _free_senders(setup: Setup) -> Findings:
     is_ours = slot is not None and slot.active_pid is not None
     if setup.wanted.streams and setup.senders >= most and not is_ours:
         yield finding(
-            f"All {most} WAL senders are in use, and the bridge needs one more, and a second for a "
-            "moment (Omnibus: postgresql['max_wal_senders'] in gitlab.rb).",
+            f"max_wal_senders is {most} with {setup.senders} in use, and the bridge needs one more, "
+            "and another for a moment (Omnibus: postgresql['max_wal_senders'] in gitlab.rb).",
             f"ALTER SYSTEM SET max_wal_senders = {setup.senders + 2};  {RESTART}",
         )
 

@@ -16,7 +16,7 @@ from tests.integration.deployment import Deployment
 from tests.integration.gitlab.company.company import Company
 from tests.integration.gitlab.company.database_tokens import DB_KEY_BASE
 from tests.integration.gitlab.gitlab_database import BRIDGE, BRIDGE_PASSWORD, GitlabDatabase
-from tests.integration.gitlab.postgres import Postgres, running_postgres
+from tests.integration.gitlab.postgres import Postgres, program, run, running_postgres
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "gitlab-setup.md").read_text()
 VARIABLE = re.compile(r"\bPROJECTOR_[A-Z_]+\b")
@@ -78,6 +78,25 @@ def test_the_guide_leads_to_a_bridge_that_can_run(
     deployment.env["PROJECTOR_GITLAB_DATABASE"] = "no connection string"
     assert deployment.command("gitlab", "check").returncode == 2
     assert deployment.command("gitlab", "check", "--sql").returncode == 2
+
+
+def test_two_databases_are_set_up_by_one_script(gitlab: GitlabDatabase, tmp_path: Path) -> None:
+    gitlab.server.execute("CREATE DATABASE gitlabhq_production_ci")
+    ci = GitlabDatabase(gitlab.server, "gitlabhq_production_ci")
+    ci.create()
+    given = {
+        "database": gitlab.bridge_dsn, "ci_database": ci.bridge_dsn, "state": tmp_path / "gitlab.db",
+    }  # fmt: skip
+    settings = GitlabSettings(**given)  # type: ignore[arg-type]
+    file = gitlab.server.folder / "both.sql"
+    file.write_text(script(settings))
+    run(program("psql"), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--file", str(file),
+        gitlab.server.socket_dsn(gitlab.name))  # fmt: skip
+    found = [each for checked in check(settings) for each in checked.findings]
+    assert [each.sentence for each in found if not each.is_hint] == []
+    published = "SELECT tablename FROM pg_publication_tables ORDER BY 1"
+    assert "p_ci_builds" not in gitlab.server.psql(published, gitlab.name)
+    assert gitlab.server.psql(published, ci.name) == "p_ci_builds\np_ci_builds_metadata\n"
 
 
 def test_the_key_must_open_the_tokens_of_gitlab(gitlab: GitlabDatabase, tmp_path: Path) -> None:
