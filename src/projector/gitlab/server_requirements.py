@@ -106,8 +106,8 @@ def _free_senders(setup: Setup) -> Findings:
     is_ours = slot is not None and slot.active_pid is not None
     if setup.wanted.streams and setup.senders >= most and not is_ours:
         yield finding(
-            f"max_wal_senders is {most} with {setup.senders} in use, and the bridge needs one more, "
-            "and another for a moment (Omnibus: postgresql['max_wal_senders'] in gitlab.rb).",
+            f"max_wal_senders is {most} with {setup.senders} in use, and the bridge needs one "
+            "more, and another for a moment (Omnibus: postgresql['max_wal_senders']).",
             f"ALTER SYSTEM SET max_wal_senders = {setup.senders + 2};  {RESTART}",
         )
 

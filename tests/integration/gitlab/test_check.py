@@ -328,9 +328,10 @@ def test_settings_of_the_server_are_mended_by_the_printed_sql(tmp_path: Path) ->
             standby.pgconn.send_query(b"START_REPLICATION SLOT standby 0/0")
             found = must(given)
         sentences = " ".join(each.sentence for each in found)
-        for part in ("wal_level is replica", "max_replication_slots is 1 with 1", "max_wal_senders is 1 with 1",
-                     "max_slot_wal_keep_size is -1"):  # fmt: skip
-            assert part in sentences
+        assert "wal_level is replica" in sentences
+        assert "max_replication_slots is 1 with 1" in sentences
+        assert "max_wal_senders is 1 with 1" in sentences
+        assert "max_slot_wal_keep_size is -1" in sentences
         mend(gitlab, found)
         server.restart()
         assert must(given) == []

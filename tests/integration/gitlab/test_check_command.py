@@ -85,7 +85,8 @@ def test_two_databases_are_set_up_by_one_script(gitlab: GitlabDatabase, tmp_path
     ci = GitlabDatabase(gitlab.server, "gitlabhq_production_ci")
     ci.create()
     given = {
-        "database": gitlab.bridge_dsn, "ci_database": ci.bridge_dsn, "state": tmp_path / "gitlab.db",
+        "database": gitlab.bridge_dsn, "ci_database": ci.bridge_dsn,
+        "state": tmp_path / "gitlab.db",
     }  # fmt: skip
     settings = GitlabSettings(**given)  # type: ignore[arg-type]
     file = gitlab.server.folder / "both.sql"
