@@ -33,7 +33,7 @@ STATEMENT_TIMEOUT_MS: Final = 15_000
 # A transaction that ends within this time holds up no snapshot worth a word.
 BLOCKED_S: Final = 1.0
 SAMPLE: Final = """
-SELECT token_encrypted FROM p_ci_builds
+SELECT token_encrypted FROM public.p_ci_builds
 WHERE status IN ('running', 'canceling') AND token_encrypted IS NOT NULL LIMIT 1
 """
 
