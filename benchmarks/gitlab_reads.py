@@ -3,21 +3,38 @@
 import time
 import urllib.request
 from itertools import count
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.integration.deployment import Deployment
+from tests.integration.servers import eventually
 
 from benchmarks import gitlab_sent, gitlab_server
 from benchmarks.gitlab_server import PATIENCE_S, GitLab, paused, start_bridge
 from benchmarks.processes import CpuClock, Servers, once, peak_bytes
 from benchmarks.rounds import Report, Round, Sample, interleaved
 from benchmarks.sizes import Sizes
-from projector.process import free_port
+from projector.process import free_port, is_listening
 
 PARTITIONS: Final = 4
 MB: Final = 1e6
+SELDOM, OFTEN = "3600", "0.1"
+INTERVALS: Final = ("POLL_INTERVAL", "POLL_JOBS_INTERVAL")
 STEPS: Final = "projector_gitlab_batch_seconds"
 slots: Final = count(1)
+
+
+class Polled(NamedTuple):
+    """What is polled often: the interval that is short, the step of the metric, the limit."""
+
+    interval: str
+    step: str
+    copied: str
+
+
+POLLS: Final = {
+    "gitlab_poll": Polled("POLL_INTERVAL", "poll_all", "poll"),
+    "gitlab_poll_jobs": Polled("POLL_JOBS_INTERVAL", "poll_jobs", "jobs"),
+}
 
 
 def snapshot(servers: Servers, sizes: Sizes, report: Report) -> None:
@@ -63,59 +80,54 @@ def _memory(sample: Sample) -> Sample:
 
 def poll(servers: Servers, sizes: Sizes, report: Report) -> None:
     """Measure the polls of all tables, and of jobs and users, while nothing changes."""
-    with (
-        gitlab_server.running(sizes.gitlab_rows) as gitlab,
-        servers.deployment(PARTITIONS) as deployment,
-    ):
-        poller = Poller(servers, gitlab, deployment)
-        for figure, step, kind in (
-            ("gitlab_poll", "poll_all", "poll"),
-            ("gitlab_poll_jobs", "poll_jobs", "jobs"),
-        ):
-            report.figures[figure] = [
-                Round(poller.polled(step), poller.copied(kind)) for _ in range(sizes.rounds)
-            ]
+    with gitlab_server.running(sizes.gitlab_rows) as gitlab:
+        for figure, polled in POLLS.items():
+            with servers.deployment(PARTITIONS) as deployment:
+                poller = Poller(gitlab, deployment, polled)
+                report.figures[figure] = interleaved(sizes.rounds, poller.polled, poller.copied)
 
 
 class Poller:
-    """A bridge that polls without a pause, except while the limit is measured."""
+    """A bridge that reads some tables again and again, except while the limit is measured."""
 
-    def __init__(self, servers: Servers, gitlab: GitLab, deployment: Deployment) -> None:
+    def __init__(self, gitlab: GitLab, deployment: Deployment, polled: Polled) -> None:
         self._gitlab = gitlab
+        self._polled = polled
         port = free_port()
         self._metrics = f"http://127.0.0.1:{port}/metrics"
+        intervals = {f"PROJECTOR_GITLAB_{name}": SELDOM for name in INTERVALS}
+        intervals[f"PROJECTOR_GITLAB_{polled.interval}"] = OFTEN
         self._bridge = start_bridge(
-            deployment, gitlab, "poll",
+            deployment, gitlab, polled.step, **intervals,
             PROJECTOR_GITLAB_SOURCE="poll", PROJECTOR_GITLAB_WEB_PORT=str(port),
-            PROJECTOR_GITLAB_POLL_INTERVAL="0.1", PROJECTOR_GITLAB_POLL_JOBS_INTERVAL="0.1",
         )  # fmt: skip
-        gitlab_sent.until_vouched(servers.kafka, deployment.prefix, PARTITIONS)
+        eventually(lambda: is_listening(port), f"the bridge listens: {self._bridge.log()}")
 
-    def polled(self, step: str) -> Sample:
-        """Return the seconds of the next polls; the one under way may have been paused."""
-        before = self._until(step, self._spent(step)[0] + 2)
-        after = self._until(step, before[0] + 2)
+    def polled(self) -> Sample:
+        """Return the seconds of the next poll; the one under way may have been paused."""
+        before = self._until(self._spent()[0] + 2)
+        after = self._until(before[0] + 1)
         return Sample((after[1] - before[1]) / (after[0] - before[0]))
 
-    def copied(self, kind: str) -> Sample:
+    def copied(self) -> Sample:
         """Return the seconds of COPY, while the bridge stands still."""
         with paused(self._bridge):
-            copied = _copied(self._gitlab, kind)
+            copied = _copied(self._gitlab, self._polled.copied)
         return Sample(copied.more["s"], None, copied.more)
 
-    def _until(self, step: str, count: float) -> tuple[float, float]:
+    def _until(self, steps: float) -> tuple[float, float]:
         deadline = time.monotonic() + PATIENCE_S
-        while (found := self._spent(step))[0] < count:
+        while (found := self._spent())[0] < steps:
             if self._bridge.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the bridge does not poll: {self._bridge.log()}")
             time.sleep(0.02)
         return found
 
-    def _spent(self, step: str) -> tuple[float, float]:
+    def _spent(self) -> tuple[float, float]:
         """Return how many steps there were, and their seconds."""
         with urllib.request.urlopen(self._metrics, timeout=30) as answer:
             text = answer.read().decode()
-        labels = "{" + f'step="{step}"' + "}"
+        labels = "{" + f'step="{self._polled.step}"' + "}"
         found = dict(line.rsplit(" ", 1) for line in text.splitlines() if labels in line)
         steps, seconds = (found.get(STEPS + kind + labels, 0) for kind in ("_count", "_sum"))
         return float(steps), float(seconds)

@@ -11,7 +11,7 @@ from projector.events.model import Topic
 
 FED: Final = (Topic.MEMBERSHIP, Topic.AGENT_CONFIG, Topic.JOB_LIFECYCLE)
 SOURCES: Final = "sources"
-PATIENCE_S: Final = 300.0
+PATIENCE_S: Final = 120.0
 POLL_S: Final = 0.005
 
 

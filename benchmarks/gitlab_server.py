@@ -16,7 +16,7 @@ from tests.integration.servers import Server, eventually
 from benchmarks import gitlab_rows
 
 SOURCE: Final = "gitlab"
-PATIENCE_S: Final = 300.0
+PATIENCE_S: Final = 120.0
 databases: Final = count(1)
 
 
@@ -72,7 +72,9 @@ class GitLab:
             time.sleep(0.01)
 
     def _slots(self, name: str, where: str) -> bool:
-        found = self.execute(f"SELECT FROM pg_replication_slots WHERE slot_name = %s {where}", name)
+        found = self.execute(
+            f"SELECT 1 FROM pg_replication_slots WHERE slot_name = %s {where}", name
+        )
         return bool(found)
 
     def close(self) -> None:
@@ -92,7 +94,8 @@ def running(rows: int) -> Iterator[GitLab]:
 
 
 def start_bridge(deployment: Deployment, gitlab: GitLab, slot: str, **env: str) -> Server:
-    """Start `projector gitlab run` with a state and a slot of its own."""
+    """Start `projector gitlab run` with a state and a slot of its own, as the source of all."""
+    deployment.env["PROJECTOR_SOURCES"] = SOURCE
     own = {
         "PROJECTOR_GITLAB_DATABASE": gitlab.dsn,
         "PROJECTOR_GITLAB_STATE": str(deployment.folder / f"{slot}.db"),

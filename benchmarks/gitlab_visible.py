@@ -20,7 +20,7 @@ from tests.integration.servers import eventually
 from benchmarks import gitlab_server, producing, progress
 from benchmarks.asking import Asker
 from benchmarks.drain_and_produce import OPTIONS
-from benchmarks.gitlab_server import SOURCE, GitLab, start_bridge
+from benchmarks.gitlab_server import GitLab, start_bridge
 from benchmarks.lookups import Signed
 from benchmarks.processes import Servers
 from benchmarks.rounds import Report, Round, Sample
@@ -30,7 +30,6 @@ from benchmarks.visible import PATIENCE_S, until_answered
 PARTITIONS: Final = 4
 ROWS: Final = 5_000
 WATCHED: Final = 120
-SECONDS: Final = 4
 WARM_UP: Final = 20
 SLOT, TOPIC = "relay", "relay"
 MAINTAINER, GUEST = 40, 10
@@ -52,7 +51,10 @@ def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
             gitlab.connection.execute(sql, {"watched": WATCHED})
         watch = Watch(servers, gitlab, deployment)
         asyncio.run(watch.round(sizes.gitlab_rate, 1))
-        rounds = [asyncio.run(watch.round(sizes.gitlab_rate, SECONDS)) for _ in range(sizes.rounds)]
+        rounds = [
+            asyncio.run(watch.round(sizes.gitlab_rate, sizes.rate_seconds))
+            for _ in range(sizes.rounds)
+        ]
     for percent in ("p50", "p95"):
         report.figures[f"gitlab_visible_{percent}"] = [
             Round(_picked(r.product, percent), _picked(r.limit, percent)) for r in rounds
@@ -73,10 +75,10 @@ class Watch:
         self._turn = 0
         self._relayed = deployment.prefix + TOPIC
         deployment.administrate(lambda admin: admin.create_topics([NewTopic(self._relayed, 1, 1)]))
-        deployment.env |= self._signed.env | {"PROJECTOR_SOURCES": SOURCE}
+        deployment.env |= self._signed.env
+        start_bridge(deployment, gitlab, "visible")
         deployment.start("worker")
         deployment.start_api()
-        start_bridge(deployment, gitlab, "visible")
         progress.until_fresh(deployment.redis, PARTITIONS, 0)
         deployment.until_fresh()
         for job in (1, WATCHED):
