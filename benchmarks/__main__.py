@@ -40,6 +40,8 @@ GROUPS: Final[dict[str, Callable[[Servers, Sizes, Report], None]]] = {
     "gitlab-backlog": gitlab_backlog.measure,
     "gitlab-poll": gitlab_reads.poll,
 }
+# A poll reads as a snapshot does, and two more bridges take too long to start.
+LEFT_OUT_OF_SMOKE: Final = ("gitlab-poll",)
 DEFAULTS: Final = Sizes()
 
 app = typer.Typer(
@@ -90,7 +92,8 @@ def run(  # noqa: PLR0913  one for each size
     sizes = Sizes(
         rounds=rounds, grows=growth, tokens=tokens, many_tokens=many_tokens,
         live_events=live_events, rate=rate, rebuilt_events=rebuilt_events, fan_out_views=views,
-        facts=facts, gitlab_rows=gitlab_rows, gitlab_many_rows=gitlab_many_rows,
+        facts=facts, gitlab_rounds=rounds, gitlab_rows=gitlab_rows,
+        gitlab_many_rows=gitlab_many_rows,
     )  # fmt: skip
     measured = _measured(sizes, only, lambda so_far: report.save(so_far, folder))
     report.write(measured, folder)
@@ -100,7 +103,8 @@ def run(  # noqa: PLR0913  one for each size
 @app.command()
 def smoke(only: Only = None) -> None:
     """Measure everything briefly; fail only if a figure is below half of the wanted one."""
-    measured = _measured(SMOKE, only, lambda _: None)
+    groups = only or [group for group in GROUPS if group not in LEFT_OUT_OF_SMOKE]
+    measured = _measured(SMOKE, groups, lambda _: None)
     _show(measured)
     fallen = [name for name, rounds in measured.figures.items() if FIGURES[name].has_fallen(rounds)]
     for name in fallen:

@@ -42,10 +42,10 @@ def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
         gitlab.execute("SET synchronous_commit = off")
         rig = Rig(servers, gitlab, deployment)
         report.figures["gitlab_commits"] = rig.rounds(
-            sizes.rounds, sizes.gitlab_commits, "CALL one_by_one({number}, {level})"
+            sizes.gitlab_rounds, sizes.gitlab_commits, "CALL one_by_one({number}, {level})"
         )
         report.figures["gitlab_changes"] = rig.rounds(
-            sizes.rounds, sizes.gitlab_changes,
+            sizes.gitlab_rounds, sizes.gitlab_changes,
             f"UPDATE members SET access_level = {{level}} WHERE id IN ({CHANGED} {{number}})",
         )  # fmt: skip
 

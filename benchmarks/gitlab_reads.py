@@ -40,11 +40,11 @@ POLLS: Final = {
 def snapshot(servers: Servers, sizes: Sizes, report: Report) -> None:
     """Measure the rows a second of a snapshot, and the bridge's memory with many rows."""
     with gitlab_server.running(sizes.gitlab_rows) as gitlab:
-        rounds = _snapshots(servers, gitlab, sizes.rounds)
+        rounds = _snapshots(servers, gitlab, sizes.gitlab_rounds)
     report.figures["gitlab_snapshot"] = rounds
     if sizes.gitlab_many_rows != sizes.gitlab_rows:
         with gitlab_server.running(sizes.gitlab_many_rows) as gitlab:
-            rounds = _snapshots(servers, gitlab, sizes.growth_rounds)
+            rounds = _snapshots(servers, gitlab, min(sizes.growth_rounds, sizes.gitlab_rounds))
     report.figures["gitlab_memory"] = [Round(_memory(r.product), _memory(r.limit)) for r in rounds]
 
 
@@ -84,7 +84,9 @@ def poll(servers: Servers, sizes: Sizes, report: Report) -> None:
         for figure, polled in POLLS.items():
             with servers.deployment(PARTITIONS) as deployment:
                 poller = Poller(gitlab, deployment, polled)
-                report.figures[figure] = interleaved(sizes.rounds, poller.polled, poller.copied)
+                report.figures[figure] = interleaved(
+                    sizes.gitlab_rounds, poller.polled, poller.copied
+                )
 
 
 class Poller:

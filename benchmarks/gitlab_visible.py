@@ -30,6 +30,7 @@ from benchmarks.visible import PATIENCE_S, until_answered
 PARTITIONS: Final = 4
 ROWS: Final = 5_000
 WATCHED: Final = 120
+WARM_UP_S: Final = 0.5
 WARM_UP: Final = 20
 SLOT, TOPIC = "relay", "relay"
 MAINTAINER, GUEST = 40, 10
@@ -50,10 +51,10 @@ def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
         for sql in MEMBERSHIPS:
             gitlab.connection.execute(sql, {"watched": WATCHED})
         watch = Watch(servers, gitlab, deployment)
-        asyncio.run(watch.round(sizes.gitlab_rate, 1))
+        asyncio.run(watch.round(sizes.gitlab_rate, WARM_UP_S))
         rounds = [
             asyncio.run(watch.round(sizes.gitlab_rate, sizes.rate_seconds))
-            for _ in range(sizes.rounds)
+            for _ in range(sizes.gitlab_rounds)
         ]
     for percent in ("p50", "p95"):
         report.figures[f"gitlab_visible_{percent}"] = [

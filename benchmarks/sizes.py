@@ -23,6 +23,7 @@ class Sizes(NamedTuple):
     gitlab_commits: int = 10_000
     gitlab_changes: int = 50_000
     gitlab_rate: int = 25
+    gitlab_rounds: int = 5
 
     def numbers(self) -> dict[str, float]:
         """Return each option by its name, as the report keeps it."""
@@ -39,4 +40,5 @@ SMOKE = Sizes(
     rounds=2, grows=False, lookup_seconds=1, tokens=5_000, many_tokens=20_000, live_events=4_000,
     rate=125, rate_seconds=2, rebuilt_events=6_000, fan_out_views=20_000, facts=100_000,
     gitlab_rows=20_000, gitlab_many_rows=20_000, gitlab_commits=3_000, gitlab_changes=6_000,
+    gitlab_rounds=1,
 )  # fmt: skip
