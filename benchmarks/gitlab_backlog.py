@@ -29,7 +29,8 @@ BEGIN
     COMMIT;
   END LOOP;
 END $$"""
-LEVELS: Final = (20, 30)
+# None is that of the rows as they were made, so that each round changes all.
+LEVELS: Final = (20, 40, 10, 50)
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
@@ -72,7 +73,7 @@ class Rig:
         return [self._round(number, sql) for _ in range(rounds)]
 
     def _round(self, number: int, sql: str) -> Round:
-        level = LEVELS[self._turn % 2]
+        level = LEVELS[self._turn % len(LEVELS)]
         self._turn += 1
         starts = gitlab_sent.ends(self._kafka, self._topic, PARTITIONS)
         with CpuClock(self._bridge.process.pid) as cpu:

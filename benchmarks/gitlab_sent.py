@@ -23,7 +23,8 @@ def ends(kafka: str, topic: str, partitions: int) -> list[int]:
 async def _ends(kafka: str, topic: str, partitions: int) -> list[int]:
     places = [TopicPartition(topic, number) for number in range(partitions)]
     async with AIOKafkaConsumer(bootstrap_servers=kafka) as consumer:
-        return list((await consumer.end_offsets(places)).values())
+        found = await consumer.end_offsets(places)
+    return [found[place] for place in places]  # in any order in the answer
 
 
 def until_ends(kafka: str, topic: str, partitions: int, total: int) -> float:
