@@ -92,7 +92,7 @@ STEPS: Final = {
         INSERT INTO other.users VALUES ('x', 'y');
         DELETE FROM users WHERE id = 1
     """,
-    "truncate": "TRUNCATE agent_project_authorizations, environments",
+    "truncate": "TRUNCATE agent_project_authorizations, agent_group_authorizations",
 }
 
 
