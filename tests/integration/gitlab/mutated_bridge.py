@@ -29,15 +29,17 @@ def outbox_forgotten() -> None:
 
 
 def remembered_after_sending() -> None:
-    """The bridge sends, and is killed before it has stored what it sent."""
+    """From its second run on, the bridge sends, and is killed before it has stored what it sent."""
     opened = State.__init__
 
     def open_a_copy(self: State, path: Path, **options: Any) -> None:
-        copy = path.with_name(f"{path.name}.copy")
+        copy = path.with_name("copy.db")
+        for old in path.parent.glob(f"{copy.name}*"):
+            old.unlink()
         for end in ("", "-wal"):
             if (file := path.with_name(path.name + end)).exists():
                 shutil.copy(file, copy.with_name(copy.name + end))
-        opened(self, copy, **options)
+        opened(self, copy if path.exists() else path, **options)
 
     _replace(State, "__init__", open_a_copy)
     _replace(State, "confirm", lambda *_: False)

@@ -40,6 +40,7 @@ def killed_between_a_membership_and_its_end(it: Bridged, _kafka: Server) -> None
         project_id=tree.new_project(company, group), user_id=user,
     )  # fmt: skip
     it.judge()
+    it.restart_bridge()
     member = company.insert(
         "members", user_id=user, access_level=30, source_type="Namespace", source_id=group,
         type="GroupMember",
