@@ -85,7 +85,7 @@ def run(  # noqa: PLR0913  one for each size
         int, typer.Option(help="Rows of them where memory is measured.", min=5_000)
     ] = DEFAULTS.gitlab_many_rows,
 ) -> None:
-    """Measure everything and write the report; a quarter of an hour on two idle cores.
+    """Measure everything and write the report; some twenty minutes on two idle cores.
 
     Example: python -m benchmarks run --only live --only visible --rounds 3 --folder /tmp/report
     """

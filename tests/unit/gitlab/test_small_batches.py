@@ -43,7 +43,7 @@ def scanned(state: State, statement: str) -> set[str]:
     """Return the large tables that the statement reads from one end to the other."""
     names = {alias: table for table, alias in ALIAS.findall(statement)}
     steps = state._db.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
-    read = [found[1] for step in steps if (found := WHOLE_TABLE.match(step[-1]))]
+    read = [str(found[1]) for step in steps if (found := WHOLE_TABLE.match(step[-1]))]
     return {names.get(name, name) for name in read} & LARGE
 
 
