@@ -85,7 +85,10 @@ class GitLab:
 @contextmanager
 def running(rows: int) -> Iterator[GitLab]:
     """Start a PostgreSQL with so many rows."""
-    with postgres.running_postgres(shared_buffers="256MB", max_wal_size="4GB") as server:
+    # Fresh: the template that other servers are copied from would stay behind.
+    with postgres.running_postgres(
+        fresh=True, shared_buffers="256MB", max_wal_size="4GB"
+    ) as server:
         gitlab = GitLab(server, rows)
         try:
             yield gitlab
