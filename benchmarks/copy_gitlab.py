@@ -15,7 +15,7 @@ import psycopg
 from psycopg import sql
 
 from benchmarks.processes import peak_bytes
-from projector.gitlab.tables import TABLES, Table
+from projector.gitlab.mapping.tables import TABLES, Table
 
 FILTERS: Final[dict[str, Callable[[Table], str]]] = {
     "snapshot": lambda table: table.read_by_snapshot(),

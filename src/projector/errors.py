@@ -46,9 +46,9 @@ Exceptions with data of their own are beside that data: `BadEvent` in events/mod
 in feed/agent_config_file, `UnreadableYaml` in feed/yaml_nodes, `AccessRefusedError` in
 api/ops/auth, `OverloadedError` in api/read_batcher, `UnprovenError` in api/proofs,
 `RefusedTokenError` in api/signed_tokens, `UnverifiableTokenError` in api/signed_tokens,
-`ClockError` in clients/trusted_clock, `StateInUseError` in gitlab/state_file, `OutboxFullError` in
-gitlab/stream, and `UnreachableError` in gitlab/check. clients/retry lists the exceptions of clients
-that count as outages.
+`ClockError` in clients/trusted_clock, `StateInUseError` in gitlab/mapping/state_file,
+`OutboxFullError` in gitlab/stream, and `UnreachableError` in gitlab/setup/check. clients/retry
+lists the exceptions of clients that count as outages.
 """
 
 

@@ -77,6 +77,7 @@ def test_a_link_to_nothing_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
 def test_every_module_that_is_named_exists(name: str) -> None:
     packages = {path.name for path in (SOURCE / "projector").iterdir() if path.is_dir()}
+    packages |= {path.name for path in (SOURCE / "projector/gitlab").iterdir() if path.is_dir()}
     packages |= {"api", "projector"}
     named = {
         path for path in MODULE.findall(prose(REPOSITORY / name))
@@ -89,7 +90,7 @@ def test_every_module_that_is_named_exists(name: str) -> None:
 def exists(path: str) -> bool:
     return any(
         (place / path).is_dir() or (place / f"{path}.py").is_file()
-        for place in (SOURCE, SOURCE / "projector")
+        for place in (SOURCE, SOURCE / "projector", SOURCE / "projector/gitlab")
     )
 
 

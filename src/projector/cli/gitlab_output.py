@@ -13,11 +13,11 @@ from projector.cli.terminal import OUTAGE, WRONG, fail, run_command
 from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
 from projector.errors import OperatorError
-from projector.gitlab.check import Checked, UnreachableError, check
 from projector.gitlab.export import exported
-from projector.gitlab.findings import Finding
-from projector.gitlab.kafka_requirements import check_topics
-from projector.gitlab.setup_script import script
+from projector.gitlab.setup.check import Checked, UnreachableError, check
+from projector.gitlab.setup.findings import Finding
+from projector.gitlab.setup.kafka_requirements import check_topics
+from projector.gitlab.setup.setup_script import script
 from projector.log import escape_control_chars
 
 

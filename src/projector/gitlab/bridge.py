@@ -17,22 +17,22 @@ from projector.config.settings import Settings
 from projector.errors import AccessError, OperatorError
 from projector.events.model import SOURCES, Topic
 from projector.gitlab import lost_state, metrics, web
-from projector.gitlab.acceptance import Refusal
-from projector.gitlab.database import Digests
-from projector.gitlab.dsn import connection_strings, is_exposed, place
 from projector.gitlab.last_sent import SOURCE
 from projector.gitlab.lost_state import Orders
+from projector.gitlab.mapping.acceptance import Refusal
+from projector.gitlab.mapping.state import State
+from projector.gitlab.mapping.state_file import StateInUseError
 from projector.gitlab.memory import Memory
 from projector.gitlab.own_thread import OwnThread
 from projector.gitlab.poll import PollSource, needed_staleness
+from projector.gitlab.postgres.database import Digests
+from projector.gitlab.postgres.dsn import connection_strings, is_exposed, place
+from projector.gitlab.postgres.token_digests import TokenDigests
 from projector.gitlab.self_check import check_forever
 from projector.gitlab.sender import Sender
 from projector.gitlab.source import Source, databases
 from projector.gitlab.source_heartbeats import SourceHeartbeats
-from projector.gitlab.state import State
-from projector.gitlab.state_file import StateInUseError
 from projector.gitlab.stream_source import StreamSource
-from projector.gitlab.token_digests import TokenDigests
 from projector.kafka import topics
 from projector.kafka.range_reader import RangeReader
 from projector.process import refuse_stray_cancellation, until_signalled

@@ -16,15 +16,16 @@ from typing import Final
 from projector.config.gitlab_settings import GitlabSettings
 from projector.errors import StateError
 from projector.events.timestamps import to_rfc3339
-from projector.gitlab import comparison, database
-from projector.gitlab.check import explained
-from projector.gitlab.dsn import Database, connection_strings
-from projector.gitlab.envelope import partition_key
-from projector.gitlab.organization_agents import read_organization_agents
-from projector.gitlab.state import Mark, State
-from projector.gitlab.state_file import VERSION
-from projector.gitlab.tables import CI_TABLES, TABLES
-from projector.gitlab.token_digests import TokenDigests
+from projector.gitlab.mapping import comparison
+from projector.gitlab.mapping.envelope import partition_key
+from projector.gitlab.mapping.state import Mark, State
+from projector.gitlab.mapping.state_file import VERSION
+from projector.gitlab.mapping.tables import CI_TABLES, TABLES
+from projector.gitlab.postgres import database
+from projector.gitlab.postgres.dsn import Database, connection_strings
+from projector.gitlab.postgres.organization_agents import read_organization_agents
+from projector.gitlab.postgres.token_digests import TokenDigests
+from projector.gitlab.setup.check import explained
 
 Fact = tuple[str, str, str]  # type, root, and data of an event
 NO_STATE: Final = Mark("main", 0, None)

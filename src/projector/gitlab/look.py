@@ -7,8 +7,9 @@ from typing import Any, Final, NamedTuple
 import psycopg
 
 from projector.config.gitlab_settings import GitlabSettings
-from projector.gitlab import check, database
-from projector.gitlab.organization_agents import read_organization_agents
+from projector.gitlab.postgres import database
+from projector.gitlab.postgres.organization_agents import read_organization_agents
+from projector.gitlab.setup import check
 
 # The first eight digits of a WAL file's name are the timeline.
 _IDENTITY: Final = (

@@ -8,10 +8,10 @@ from projector.clients.retry import wait_until_ready
 from projector.config.settings import Settings
 from projector.errors import StateError
 from projector.gitlab.last_sent import read_last_sent
+from projector.gitlab.mapping.state import State
 from projector.gitlab.memory import Memory
 from projector.gitlab.own_thread import OwnThread
 from projector.gitlab.sender import Sender
-from projector.gitlab.state import State
 
 # A state that does not know all that was sent would leave some of it for ever.
 OLD_STATE: Final = (

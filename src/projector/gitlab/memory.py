@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from projector.gitlab import metrics
+from projector.gitlab.mapping.state import Mark, Remembered, State
+from projector.gitlab.mapping.tables import Change
 from projector.gitlab.own_thread import OwnThread
 from projector.gitlab.sender import Sender
 from projector.gitlab.source import MAIN
-from projector.gitlab.state import Mark, Remembered, State
-from projector.gitlab.tables import Change
 
 
 class Memory:

@@ -12,14 +12,14 @@ from projector.clients.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, Call
 from projector.config.gitlab_settings import GitlabSettings
 from projector.errors import NotReadyError, TemporaryError
 from projector.gitlab import metrics
-from projector.gitlab.database import Connection, Digests, connect, copy_table, reading
+from projector.gitlab.mapping.state import Mark, Position, Remembered, State
+from projector.gitlab.mapping.tables import CI_TABLES, TABLES
 from projector.gitlab.memory import Memory
-from projector.gitlab.organization_agents import read_organization_agents
+from projector.gitlab.postgres.database import Connection, Digests, connect, copy_table, reading
+from projector.gitlab.postgres.organization_agents import read_organization_agents
 from projector.gitlab.sender import Sender
 from projector.gitlab.source import MAIN, SERVER, Database, layout
-from projector.gitlab.state import Mark, Position, Remembered, State
 from projector.gitlab.stream import MAX_UNSENT
-from projector.gitlab.tables import CI_TABLES, TABLES
 
 log = structlog.get_logger()
 

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from projector.gitlab.replication import Identity, SlotStatus
-from projector.gitlab.state import Position
+from projector.gitlab.mapping.state import Position
+from projector.gitlab.postgres.replication import Identity, SlotStatus
 
 
 class Reason(NamedTuple):

@@ -7,10 +7,10 @@ from typing import Final, NoReturn
 import structlog
 
 from projector.gitlab import metrics
-from projector.gitlab.due import EVERYTHING
+from projector.gitlab.mapping.due import EVERYTHING
+from projector.gitlab.mapping.state import Mark, Remembered, State
 from projector.gitlab.memory import Memory
 from projector.gitlab.source import MAIN
-from projector.gitlab.state import Mark, Remembered, State
 
 log = structlog.get_logger()
 

@@ -18,7 +18,7 @@ from projector.events.model import EVENT_TYPES, Topic
 from projector.events.partitioning import partition_of
 from projector.feed.producer import CONTENT_TYPE, MAX_REQUEST_BYTES
 from projector.gitlab import metrics
-from projector.gitlab.envelope import BROADCAST, OutboxRow, encode, partition_key
+from projector.gitlab.mapping.envelope import BROADCAST, OutboxRow, encode, partition_key
 from projector.gitlab.own_thread import OwnThread
 from projector.kafka.range_reader import RangeReader
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple, NoReturn, Protocol
 
 from projector.config.gitlab_settings import GitlabSettings
-from projector.gitlab.tables import CI_TABLES, TABLES, Table
+from projector.gitlab.mapping.tables import CI_TABLES, TABLES, Table
 
 MAIN: Final = "main"
 CI: Final = "ci"

@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final, NoReturn, cast
 
+from projector.gitlab.mapping.state import Mark
 from projector.gitlab.memory import Memory
-from projector.gitlab.pieces import Piece
-from projector.gitlab.replication import Replication
+from projector.gitlab.postgres.pieces import Piece
+from projector.gitlab.postgres.replication import Replication
 from projector.gitlab.sender import Sender
-from projector.gitlab.state import Mark
 
 # Changes. What has arrived goes into one batch, up to so many.
 LIMIT: Final = 5000

@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 import structlog
 
 from projector.gitlab import metrics
-from projector.gitlab.database import Digests, copy_table, reading
+from projector.gitlab.mapping.state import Position, Remembered, State
 from projector.gitlab.memory import Memory
+from projector.gitlab.postgres.database import Digests, copy_table, reading
+from projector.gitlab.postgres.snapshot import SlotSnapshot, slot_snapshot
 from projector.gitlab.resume import Reason
-from projector.gitlab.snapshot import SlotSnapshot, slot_snapshot
 from projector.gitlab.source import Database
-from projector.gitlab.state import Position, Remembered, State
 
 log = structlog.get_logger()
 

@@ -19,18 +19,18 @@ from projector.errors import (
     TemporaryError,
 )
 from projector.gitlab import resume
-from projector.gitlab.database import Digests
 from projector.gitlab.look import Looker, Sight
 from projector.gitlab.lost_state import OLD_STATE
+from projector.gitlab.mapping.state import Mark, Position
 from projector.gitlab.memory import Memory
 from projector.gitlab.own_thread import OwnThread
-from projector.gitlab.pgoutput import lsn_text
-from projector.gitlab.pieces import Piece
-from projector.gitlab.replication import Replication
+from projector.gitlab.postgres.database import Digests
+from projector.gitlab.postgres.pgoutput import lsn_text
+from projector.gitlab.postgres.pieces import Piece
+from projector.gitlab.postgres.replication import Replication
 from projector.gitlab.resume import Reason
 from projector.gitlab.sender import Sender
 from projector.gitlab.source import BUILDS, CI, MAIN, SERVER, Database, layout
-from projector.gitlab.state import Mark, Position
 from projector.gitlab.stream import OutboxFullError, Stream
 from projector.gitlab.stream_snapshot import take_snapshot
 

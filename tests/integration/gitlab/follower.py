@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from projector.gitlab.database import connect, insert_lsn, push_wal
-from projector.gitlab.pgoutput import lsn_number
-from projector.gitlab.pieces import Piece
-from projector.gitlab.replication import Replication
-from projector.gitlab.snapshot import slot_snapshot
-from projector.gitlab.tables import Change
+from projector.gitlab.mapping.tables import Change
+from projector.gitlab.postgres.database import connect, insert_lsn, push_wal
+from projector.gitlab.postgres.pgoutput import lsn_number
+from projector.gitlab.postgres.pieces import Piece
+from projector.gitlab.postgres.replication import Replication
+from projector.gitlab.postgres.snapshot import slot_snapshot
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
 
 PUBLICATION = "projector"

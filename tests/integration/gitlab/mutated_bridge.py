@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from projector.cli import main as cli
-from projector.gitlab.dirty import RULES
-from projector.gitlab.state import State
+from projector.gitlab.mapping.dirty import RULES
+from projector.gitlab.mapping.state import State
 
 VARIABLE: Final = "BRIDGE_MUTATION"
 

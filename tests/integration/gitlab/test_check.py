@@ -11,10 +11,10 @@ import pytest
 
 from projector.config.gitlab_settings import GitlabSettings
 from projector.errors import UnpreparedError
-from projector.gitlab import check as checks
-from projector.gitlab.check import UnreachableError, check
-from projector.gitlab.findings import ACCESS_FILE, SQL, Finding
-from projector.gitlab.setup_script import script
+from projector.gitlab.setup import check as checks
+from projector.gitlab.setup.check import UnreachableError, check
+from projector.gitlab.setup.findings import ACCESS_FILE, SQL, Finding
+from projector.gitlab.setup.setup_script import script
 from tests.integration.gitlab.conftest import drop_slots
 from tests.integration.gitlab.gitlab_database import BRIDGE, BRIDGE_PASSWORD, GitlabDatabase
 from tests.integration.gitlab.postgres import Postgres, running_postgres

@@ -10,8 +10,8 @@ import pytest
 from projector.config.env import GITLAB_PREFIX
 from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
-from projector.gitlab.check import check
-from projector.gitlab.setup_script import script
+from projector.gitlab.setup.check import check
+from projector.gitlab.setup.setup_script import script
 from tests.integration.deployment import Deployment
 from tests.integration.gitlab.company.company import Company
 from tests.integration.gitlab.company.database_tokens import DB_KEY_BASE

@@ -14,9 +14,9 @@ import pytest
 import trustme
 
 from projector.config.gitlab_settings import GitlabSettings
-from projector.gitlab.check import check
-from projector.gitlab.findings import Finding
-from projector.gitlab.setup_script import script
+from projector.gitlab.setup.check import check
+from projector.gitlab.setup.findings import Finding
+from projector.gitlab.setup.setup_script import script
 from tests.integration.gitlab import postgres
 from tests.integration.gitlab.gitlab_database import BRIDGE, BRIDGE_PASSWORD, GitlabDatabase
 from tests.integration.gitlab.postgres import Postgres, running_postgres

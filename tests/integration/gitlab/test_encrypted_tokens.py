@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from projector.gitlab.database import copy_table, reading
-from projector.gitlab.tables import TABLES
-from projector.gitlab.token_digests import TokenDigests
+from projector.gitlab.mapping.tables import TABLES
+from projector.gitlab.postgres.database import copy_table, reading
+from projector.gitlab.postgres.token_digests import TokenDigests
 from tests.integration.gitlab.follower import following
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
 

@@ -12,12 +12,13 @@ import pytest
 
 from projector.config.gitlab_settings import GitlabSettings
 from projector.errors import GitlabTablesError, StateError, UnpreparedError
-from projector.gitlab import comparison, database
-from projector.gitlab.check import UnreachableError
 from projector.gitlab.export import exported
-from projector.gitlab.organization_agents import read_organization_agents
-from projector.gitlab.state import Mark, Position, State
-from projector.gitlab.tables import TABLES
+from projector.gitlab.mapping import comparison
+from projector.gitlab.mapping.state import Mark, Position, State
+from projector.gitlab.mapping.tables import TABLES
+from projector.gitlab.postgres import database
+from projector.gitlab.postgres.organization_agents import read_organization_agents
+from projector.gitlab.setup.check import UnreachableError
 from projector.operators.audit import read_export
 from tests.integration.gitlab.company.company import Company
 from tests.integration.gitlab.gitlab_database import GitlabDatabase

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from projector.gitlab.tables import TABLES
+from projector.gitlab.mapping.tables import TABLES
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
 
 

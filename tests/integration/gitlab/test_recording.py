@@ -5,9 +5,9 @@ from contextlib import suppress
 import pytest
 
 from projector.errors import SnapshotNeededError
-from projector.gitlab.pgoutput import decode
-from projector.gitlab.relations import Relations
-from projector.gitlab.tables import Change
+from projector.gitlab.mapping.tables import Change
+from projector.gitlab.postgres.pgoutput import decode
+from projector.gitlab.postgres.relations import Relations
 from tests.absence import skip_test
 from tests.integration.gitlab import postgres, recording
 from tests.unit.gitlab import recorded

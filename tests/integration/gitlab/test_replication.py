@@ -7,10 +7,10 @@ import psycopg
 import pytest
 
 from projector.errors import SlotBusyError, SnapshotNeededError
-from projector.gitlab.database import connect, push_wal
-from projector.gitlab.pieces import MAX_BYTES
-from projector.gitlab.replication import Replication
-from projector.gitlab.tables import UNCHANGED, Change
+from projector.gitlab.mapping.tables import UNCHANGED, Change
+from projector.gitlab.postgres.database import connect, push_wal
+from projector.gitlab.postgres.pieces import MAX_BYTES
+from projector.gitlab.postgres.replication import Replication
 from tests.integration.gitlab.follower import (
     ADD_USERS,
     PUBLICATION,

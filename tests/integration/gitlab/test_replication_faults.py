@@ -8,11 +8,11 @@ import psycopg
 import pytest
 
 from projector.errors import SnapshotNeededError, StandbyError
-from projector.gitlab.database import connect, copy_table, reading
-from projector.gitlab.pgoutput import lsn_number
-from projector.gitlab.replication import Replication
-from projector.gitlab.snapshot import slot_snapshot
-from projector.gitlab.tables import TABLES, Row
+from projector.gitlab.mapping.tables import TABLES, Row
+from projector.gitlab.postgres.database import connect, copy_table, reading
+from projector.gitlab.postgres.pgoutput import lsn_number
+from projector.gitlab.postgres.replication import Replication
+from projector.gitlab.postgres.snapshot import slot_snapshot
 from tests.integration.gitlab.follower import (
     ADD_USERS,
     PUBLICATION,

@@ -8,7 +8,7 @@ import pytest
 import trustme
 from psycopg.conninfo import make_conninfo
 
-from projector.gitlab.replication import Replication
+from projector.gitlab.postgres.replication import Replication
 from projector.process import LOOPBACK
 from tests.integration.gitlab.follower import PUBLICATION, Follower, new_slot, slot_of
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
@@ -39,7 +39,7 @@ async def test_messages_larger_than_a_record_of_tls_are_not_left_lying(
     authority = with_tls(own_gitlab.server)
     dsn = make_conninfo(own_gitlab.bridge_dsn, sslmode="verify-full", sslrootcert=authority)
     # The status of every second would read the rest, and hide what is wrong.
-    monkeypatch.setattr("projector.gitlab.replication.STATUS_S", 3600.0)
+    monkeypatch.setattr("projector.gitlab.postgres.replication.STATUS_S", 3600.0)
     lsn = await new_slot(own_gitlab)
     replication = await Replication.connect(dsn)
     await replication.start(slot_of(own_gitlab), PUBLICATION, lsn)

@@ -11,12 +11,12 @@ import pytest
 
 from projector.domain.projection import Policy, Projection
 from projector.events.model import EVENT_TYPES, KafkaRecord
-from projector.gitlab import database
-from projector.gitlab.envelope import encode
-from projector.gitlab.pieces import Piece
-from projector.gitlab.snapshot import slot_snapshot
-from projector.gitlab.state import Mark, Position, State
-from projector.gitlab.tables import TABLES
+from projector.gitlab.mapping.envelope import encode
+from projector.gitlab.mapping.state import Mark, Position, State
+from projector.gitlab.mapping.tables import TABLES
+from projector.gitlab.postgres import database
+from projector.gitlab.postgres.pieces import Piece
+from projector.gitlab.postgres.snapshot import slot_snapshot
 from tests.integration.gitlab import follower
 from tests.integration.gitlab.company.company import Company
 from tests.integration.gitlab.gitlab_database import OWNER, GitlabDatabase

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from projector.errors import GitlabTablesError
-from projector.gitlab.tables import Change
+from projector.gitlab.mapping.tables import Change
 from tests.integration.gitlab.follower import ADD_USERS, following
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
 

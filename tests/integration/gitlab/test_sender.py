@@ -21,7 +21,7 @@ from projector.events.heartbeats import Heartbeat, decode_heartbeat
 from projector.events.model import EVENT_TYPES, SourceRecord, Topic
 from projector.events.partitioning import partition_of
 from projector.gitlab import sender as sender_module
-from projector.gitlab.envelope import OutboxRow
+from projector.gitlab.mapping.envelope import OutboxRow
 from projector.gitlab.own_thread import OwnThread
 from projector.gitlab.sender import Offsets, Sender
 from projector.gitlab.source_heartbeats import SourceHeartbeats

@@ -9,10 +9,10 @@ import psycopg
 import pytest
 
 from projector.errors import GitlabTablesError, OpenTransactionsError, SlotBusyError, SlotError
-from projector.gitlab import database
-from projector.gitlab.database import copy_table, reading
-from projector.gitlab.snapshot import slot_snapshot
-from projector.gitlab.tables import TABLES, Row
+from projector.gitlab.mapping.tables import TABLES, Row
+from projector.gitlab.postgres import database
+from projector.gitlab.postgres.database import copy_table, reading
+from projector.gitlab.postgres.snapshot import slot_snapshot
 from tests.integration.gitlab.follower import PUBLICATION, follow, following, new_slot, slot_of
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
 

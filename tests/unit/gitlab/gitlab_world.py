@@ -5,10 +5,10 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from projector.gitlab import mirror_tables, roots
-from projector.gitlab.acceptance import Refusal
-from projector.gitlab.comparison import compare
-from projector.gitlab.due import EVERYTHING
+from projector.gitlab.mapping import mirror_tables, roots
+from projector.gitlab.mapping.acceptance import Refusal
+from projector.gitlab.mapping.comparison import compare
+from projector.gitlab.mapping.due import EVERYTHING
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from projector.gitlab.pgoutput import Delete, Insert, Relation, Truncate, Update, decode
-from projector.gitlab.relations import Relations
-from projector.gitlab.tables import Change
+from projector.gitlab.mapping.tables import Change
+from projector.gitlab.postgres.pgoutput import Delete, Insert, Relation, Truncate, Update, decode
+from projector.gitlab.postgres.relations import Relations
 
 _FILE: Final = Path(__file__).parents[2] / "data" / "pgoutput-15.json"
 STEPS: Final = {

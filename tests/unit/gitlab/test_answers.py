@@ -13,9 +13,9 @@ from projector.domain.projection import Policy, Projection
 from projector.domain.views import ViewId
 from projector.events.cloudevents import subject
 from projector.events.model import EVENT_TYPES, KafkaRecord, Topic
-from projector.gitlab.envelope import encode
-from projector.gitlab.state import Mark, Position, State
-from projector.gitlab.tables import TABLES, Change
+from projector.gitlab.mapping.envelope import encode
+from projector.gitlab.mapping.state import Mark, Position, State
+from projector.gitlab.mapping.tables import TABLES, Change
 from tests.oracle import milliseconds
 from tests.unit.gitlab.gitlab_world import GitLab
 from tests.unit.gitlab.rules import UNKNOWN, Rules

@@ -3,9 +3,9 @@
 import pytest
 
 from projector.gitlab import resume
-from projector.gitlab.replication import Identity, SlotStatus
+from projector.gitlab.mapping.state import Position
+from projector.gitlab.postgres.replication import Identity, SlotStatus
 from projector.gitlab.resume import reason_for_snapshot
-from projector.gitlab.state import Position
 
 POSITION = Position(100, 120, "7", 1)
 IDENTITY = Identity(7, 1, 150000)

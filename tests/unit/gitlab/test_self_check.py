@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from projector.gitlab.dirty import RULES, Rule
-from projector.gitlab.due import EVERYTHING
+from projector.gitlab.mapping.dirty import RULES, Rule
+from projector.gitlab.mapping.due import EVERYTHING
+from projector.gitlab.mapping.state import Mark, State
 from projector.gitlab.memory import Memory
 from projector.gitlab.own_thread import OwnThread
 from projector.gitlab.self_check import check_forever, check_kind
-from projector.gitlab.state import Mark, State
 from tests.unit.gitlab.worlds import World
 
 

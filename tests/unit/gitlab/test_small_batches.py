@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from projector.gitlab.state import Mark, Position, State
-from projector.gitlab.tables import TABLES
+from projector.gitlab.mapping.state import Mark, Position, State
+from projector.gitlab.mapping.tables import TABLES
 from tests.unit.gitlab.worlds import World
 
 WHOLE_TABLE = re.compile(r"SCAN (\w+)")

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from projector.gitlab.tables import TABLES, Change, Row, Value
+from projector.gitlab.mapping.tables import TABLES, Change, Row, Value
 
 GROUPS, PROJECTS, USERS = range(1, 8), range(1, 6), range(1, 5)
 AGENTS, BUILDS = range(1, 5), range(1, 5)

@@ -1,0 +1,1 @@
+"""The mapping of GitLab's rows to events: pure, over one SQLite file."""

@@ -1,0 +1,1 @@
+"""GitLab's PostgreSQL: connections, snapshots, and the stream of a replication slot."""

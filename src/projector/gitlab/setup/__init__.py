@@ -1,0 +1,1 @@
+"""The check of a database's setup: findings, and the SQL that mends them."""
