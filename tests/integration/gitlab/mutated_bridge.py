@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from projector.cli import main as cli
+from projector.config.settings import Settings
+from projector.gitlab import lost_state
 from projector.gitlab.mapping.dirty import RULES
 from projector.gitlab.mapping.state import State
+from projector.gitlab.postgres.replication import Replication
 
 VARIABLE: Final = "BRIDGE_MUTATION"
 
@@ -29,8 +32,14 @@ def outbox_forgotten() -> None:
 
 
 def remembered_after_sending() -> None:
-    """From its second run on, the bridge sends, and is killed before it has stored what it sent."""
+    """From its second run on, the bridge sends, and is killed before it has stored what it sent.
+
+    The marks of heartbeats and a confirmed slot would show it: neither is there.
+    """
     opened = State.__init__
+
+    async def none_was_sent(_settings: Settings) -> None:
+        return None
 
     def open_a_copy(self: State, path: Path, **options: Any) -> None:
         copy = path.with_name("copy.db")
@@ -43,6 +52,8 @@ def remembered_after_sending() -> None:
 
     _replace(State, "__init__", open_a_copy)
     _replace(State, "confirm", lambda *_: False)
+    _replace(Replication, "confirm", lambda *_: None)
+    _replace(lost_state, "read_last_sent", none_was_sent)
 
 
 def told_forgotten_at_a_snapshot() -> None:

@@ -65,24 +65,6 @@ def test_the_slot_is_dropped(new_bridged: NewBridged) -> None:
     it.check()
 
 
-def test_an_old_state_is_put_back(new_bridged: NewBridged) -> None:
-    it = started(new_bridged)
-    it.bridge.stop()
-    kept = {file: file.read_bytes() for file in state_files(it)}
-    it.bridge.start()
-    it.company.change(60)
-    it.settle()
-    time.sleep(6)  # until the bridge has confirmed to PostgreSQL what it has
-    it.bridge.kill()
-    for file in state_files(it):
-        file.unlink()
-    for file, content in kept.items():
-        file.write_bytes(content)
-    it.company.change(20)
-    it.bridge.start()
-    it.check()
-
-
 def test_the_state_is_lost(new_bridged: NewBridged) -> None:
     it = started(new_bridged)
     it.bridge.kill()

@@ -19,6 +19,7 @@ from tests.integration.servers import Server, embedded_kafka, eventually, runnin
 
 Story = Callable[[Bridged, Server], None]
 MUTANT = mutated_bridge.__name__
+TIMES = 5
 
 
 def killed_with_unsent_events(it: Bridged, kafka: Server) -> None:
@@ -87,7 +88,9 @@ def test_the_judge_notices(
         it = new_bridged(kafka=f"127.0.0.1:{port}")
         it.start(module=MUTANT, env={mutated_bridge.VARIABLE: json.dumps(mutation)})
         with pytest.raises(AssertionError, match="wrong"):
-            story(it, kafka)
+            # PostgreSQL decides what comes in one batch, so a story may have to be told again.
+            for _ in range(TIMES):
+                story(it, kafka)
 
 
 @pytest.mark.parametrize(
