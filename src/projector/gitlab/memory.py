@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 from projector.gitlab import metrics
 from projector.gitlab.mapping.state import Mark, Remembered, State
@@ -25,31 +25,44 @@ class Memory:
     @asynccontextmanager
     async def batch(self) -> AsyncIterator["Batch"]:
         """Begin a batch; it is rolled back where the block fails."""
-        async with self._lock, AsyncExitStack() as stack:
-            stack.push_async_callback(self.state.run, State.abandon)
+        async with self._alone():
             batch = Batch(self.state)
             yield batch
-            stack.pop_all()
             self._sender.remembered(batch.last_number)
 
     async def change(self, work: Callable[[State], Remembered]) -> Remembered:
         """Do work that stores its events by itself, and begin to send them."""
-        async with self._lock:
+        async with self._alone():
             remembered = await self.state.run(work)
             self._sender.remembered(remembered.last_number)
             return remembered
 
     @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Have the state alone; where the block fails, roll back what it has not stored.
+
+        Work of a block that was cancelled goes on in the thread, and may store its events.
+        """
+        async with self._lock:
+            try:
+                yield
+            except BaseException:
+                await self.state.run(State.abandon)
+                await self.last_number()
+                raise
+
+    @asynccontextmanager
     async def quiet(self) -> AsyncIterator["Quiet"]:
         """Hold back all batches, once Kafka has everything of before."""
         async with self._lock:
-            await self._sender.until_acknowledged(self.last_number)
+            await self._sender.until_acknowledged(await self.last_number())
             yield Quiet(self.state, self._sender)
 
-    @property
-    def last_number(self) -> int:
-        """The number of the last event that is remembered."""
-        return self._sender.last_number
+    async def last_number(self) -> int:
+        """Return the number of the last event that the state has, and begin to send up to it."""
+        number = await self.state.run(lambda state: state.last_number)
+        self._sender.remembered(number)
+        return number
 
 
 class Batch:

@@ -67,7 +67,7 @@ class PollSource:
         wanted = self._begun + 1
         async with self._progress:
             await self._progress.wait_for(lambda: self._ended >= wanted)
-        return self._memory.last_number
+        return await self._memory.last_number()
 
     async def run(self) -> NoReturn:
         """Read until cancelled; raises `OperatorError`."""

@@ -192,7 +192,7 @@ class StreamSource:
         await self._read_settings()
         for name, sight in sights.items():
             await self._until_passed(name, sight)
-        return self._memory.last_number
+        return await self._memory.last_number()
 
     async def _require_followed(self) -> None:
         """Refuse a table that a GitLab upgrade has brought and nobody has granted or published."""
