@@ -28,12 +28,14 @@ def reason_for_snapshot(
         return NO_STATE
     if position.system != str(identity.system):
         return Reason("cluster", "GitLab's database is another database cluster")
+    # Before all that a snapshot would mend: a slot that is lost still shows what was confirmed.
+    known = max(position.lsn, position.confirmed)
+    if slot and slot.confirmed is not None and slot.confirmed > known:
+        return BEHIND
     if position.timeline != identity.timeline:
         return Reason("timeline", "GitLab's database has a new timeline, as after a failover")
     if slot is None:
         return Reason("slot", "the replication slot is gone")
     if slot.confirmed is None or slot.wal_status == "lost":
         return Reason("slot", "PostgreSQL has removed WAL that the replication slot needs")
-    if slot.confirmed > max(position.lsn, position.confirmed):
-        return BEHIND
     return None

@@ -125,17 +125,17 @@ class StreamSource:
             return resume.NO_STATE
         if unfinished:
             return resume.UNFINISHED
+        found = [await self._compare(d, replications[d.name]) for d in self._databases]
+        if resume.BEHIND in found:
+            raise StateError(OLD_STATE)
         if layout != self._layout:
             return resume.OTHER_SETTINGS
-        for database in self._databases:
-            replication = replications[database.name]
-            slot = await replication.slot(database.slot)
-            position = await self._position(database)
-            if reason := resume.reason_for_snapshot(position, replication.identity, slot):
-                if reason is resume.BEHIND:
-                    raise StateError(OLD_STATE)
-                return reason
-        return None
+        return next((reason for reason in found if reason), None)
+
+    async def _compare(self, database: Database, replication: Replication) -> Reason | None:
+        slot = await replication.slot(database.slot)
+        position = await self._position(database)
+        return resume.reason_for_snapshot(position, replication.identity, slot)
 
     async def _position(self, database: Database) -> Position | None:
         return await self._memory.state.run(lambda state: state.position(database.name))

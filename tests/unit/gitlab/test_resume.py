@@ -38,6 +38,9 @@ def test_the_stream_goes_on_where_the_state_is() -> None:
         (label(slot=SLOT._replace(confirmed=None)), "slot"),
         (label(slot=SLOT._replace(confirmed=121)), "behind"),
         (label(POSITION._replace(confirmed=0), slot=SLOT._replace(confirmed=101)), "behind"),
+        (label(slot=SLOT._replace(confirmed=121, wal_status="lost")), "behind"),
+        (label(identity=IDENTITY._replace(timeline=2), slot=SLOT._replace(confirmed=121)),
+         "behind"),
     ],
 )  # fmt: skip
 def test_a_snapshot_is_needed_where_it_does_not(found: str | None, wanted: str) -> None:
