@@ -33,6 +33,7 @@ from projector.gitlab.sender import Sender
 from projector.gitlab.source import BUILDS, CI, MAIN, SERVER, Database, layout
 from projector.gitlab.stream import OutboxFullError, Stream
 from projector.gitlab.stream_snapshot import take_snapshot
+from projector.process import refuse_stray_cancellation
 
 log = structlog.get_logger()
 
@@ -157,7 +158,7 @@ class StreamSource:
         A job belongs to the root of its project. A project that moved before the job was created
         would still be at its former root, where the job would stay for ever.
         """
-        if any(change.table == BUILDS and change.row is not None for change in piece.changes):
+        if may_have_builds(piece):
             sight = await self._looker.run(lambda looker: looker.look_at(MAIN))
             await self._until_passed(MAIN, sight)
 
@@ -243,9 +244,19 @@ class StreamSource:
             self._moved.notify_all()
 
 
+def may_have_builds(piece: Piece) -> bool:
+    """Whether there are builds in the piece, or perhaps in those after it.
+
+    The later pieces of a large transaction are committed with the first: one look is enough.
+    """
+    return piece.commit is None or any(
+        change.table == BUILDS and change.row is not None for change in piece.changes
+    )
+
+
 async def _first_failure(works: list[Any]) -> NoReturn:
     """Run the works at once until one raises; raise its exception once all have ended."""
-    tasks = [asyncio.create_task(work) for work in works]
+    tasks = [asyncio.create_task(refuse_stray_cancellation(work)) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     finally:
