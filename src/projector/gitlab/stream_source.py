@@ -19,9 +19,10 @@ from projector.errors import (
     TemporaryError,
 )
 from projector.gitlab import resume
+from projector.gitlab.live_settings import LiveSettings
 from projector.gitlab.look import Looker, Sight
 from projector.gitlab.lost_state import OLD_STATE
-from projector.gitlab.mapping.state import Mark, Position
+from projector.gitlab.mapping.state import Position
 from projector.gitlab.memory import Memory
 from projector.gitlab.own_thread import OwnThread
 from projector.gitlab.postgres.database import Digests
@@ -41,8 +42,7 @@ log = structlog.get_logger()
 PUSH_S: Final = 0.1
 ASK_AGAIN_S: Final = 1.0
 LOOK_AGAIN_S: Final = 0.25
-# Between two readings of PostgreSQL's catalogs: grants and the publication may be changed.
-CHECK_S: Final = 3600.0
+READ_SETTINGS_S: Final = 10.0
 OUTAGES: Final = (psycopg.Error, TemporaryError, NotReadyError, OSError, MalformedMessageError)
 
 
@@ -71,9 +71,7 @@ class StreamSource:
         dsns = {database.name: database.dsn for database in databases}
         self._looker = OwnThread("look", lambda: Looker(settings, dsns))
         self._other_server = asyncio.Event()
-        self._organization_agents: bool | None = None
-        self._looked = False
-        self._checked_at = 0.0
+        self._settings = LiveSettings(self._looker, memory)
 
     async def run(self) -> NoReturn:
         """Follow the databases until cancelled; raises `OperatorError`."""
@@ -105,18 +103,19 @@ class StreamSource:
                 replication = await Replication.connect(database.dsn, self._digests)
                 stack.push_async_callback(replication.close)
                 replications[database.name] = replication
-            await self._require_followed()
+            await self._settings.require_followed()
             if reason := self._reason or await self._reason_for_snapshot(replications):
                 self._reason = reason
                 await self._take_snapshot(reason)
                 self._reason = None
+            await self._settings.follow()
             self._streams = {d.name: await self._start(d, replications) for d in self._databases}
             stack.callback(self._streams.clear)
             self._call.end()
             self.ready.set()
             self._other_server.clear()
             streams = [stream.follow(self._notify) for stream in self._streams.values()]
-            await _first_failure([*streams, self._until_other_server()])
+            await _first_failure([*streams, self._until_other_server(), self._read_settings()])
 
     async def _reason_for_snapshot(self, replications: Mapping[str, Replication]) -> Reason | None:
         empty, unfinished, layout = await self._memory.state.run(
@@ -190,26 +189,20 @@ class StreamSource:
     async def _look(self) -> int:
         await self.ready.wait()
         sights = await self._looker.run(Looker.look)
-        await self._read_settings()
+        await self._settings.follow()
         for name, sight in sights.items():
             await self._until_passed(name, sight)
         return await self._memory.last_number()
 
-    async def _require_followed(self) -> None:
-        """Refuse a table that a GitLab upgrade has brought and nobody has granted or published."""
-        await self._looker.run(Looker.require_followed)
-        self._checked_at = time.monotonic()
-
-    async def _read_settings(self) -> None:
-        if time.monotonic() - self._checked_at > CHECK_S:
-            await self._require_followed()
-        allowed = await self._looker.run(Looker.organization_agents)
-        if self._looked and allowed == self._organization_agents:
-            return
-        position = await self._position(self._databases[0])
-        mark = Mark(MAIN, position.lsn if position else 0, None)
-        await self._memory.change(lambda state: state.set_organization_agents(allowed, mark))
-        self._organization_agents, self._looked = allowed, True
+    async def _read_settings(self) -> NoReturn:
+        """Read GitLab's settings also where no heartbeats are sent, and nobody looks."""
+        while True:
+            await asyncio.sleep(READ_SETTINGS_S)
+            try:
+                await self._settings.follow()
+            except OUTAGES as error:
+                log.debug("settings not read", reason=repr(error))
+                await self._looker.run(Looker.close)
 
     async def _until_passed(self, name: str, sight: Sight) -> None:
         """Wait until the state has everything below the position, and PostgreSQL is asked for it.
