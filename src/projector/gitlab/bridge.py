@@ -225,6 +225,13 @@ async def _vouch(  # noqa: PLR0913, PLR0917  all parts of the process meet here
     await asyncio.Event().wait()
 
 
+def _report(error: Exception) -> None:
+    """Log the reason of the end at once: the process may be ended before it comes to print it."""
+    # The text of an error in this program may hold anything.
+    reason = str(error) if isinstance(error, OperatorError) else type(error).__name__
+    log.error("the bridge cannot go on", reason=reason)
+
+
 async def _until_one_fails(works: list[Any]) -> None:
     tasks = [asyncio.create_task(refuse_stray_cancellation(work)) for work in works]
     try:
@@ -235,6 +242,7 @@ async def _until_one_fails(works: list[Any]) -> None:
         _exit_within(HARD_EXIT_S, 0)
         raise
     except Exception as error:
+        _report(error)
         _exit_within(HARD_EXIT_AFTER_ERROR_S, 2 if isinstance(error, OperatorError) else 1)
         raise
     finally:
