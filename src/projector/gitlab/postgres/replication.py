@@ -93,10 +93,12 @@ class Replication:
         TRUNCATE, `GitlabTablesError` where a needed column is gone.
         """
         while True:
-            full = self._read_arrived(limit)
+            has_more = self._read_arrived(limit)
             if piece := self._pieces.take(limit):
                 yield await self._pieces.digested(piece)
-            elif not full:
+            elif has_more:
+                await asyncio.sleep(0)
+            else:
                 await self._stream.readable()
 
     def confirm(self, lsn: int) -> None:
@@ -116,7 +118,7 @@ class Replication:
         await self._connection.close()
 
     def _read_arrived(self, limit: int) -> bool:
-        """Read what has arrived; return whether it was enough for a piece."""
+        """Read what has arrived; return whether there may be more that waits for no socket."""
         empty = 0
         for _ in range(_READS):
             empty += 1
@@ -127,9 +129,10 @@ class Replication:
                     return True
             # With TLS one read may leave a rest for which the socket is not readable.
             if empty > _EMPTY_READS:
-                break
+                return False
             self._stream.read()
-        return False
+        # What the last read has brought is not received yet.
+        return True
 
     def _receive(self, message: bytes) -> None:
         kind = message[:1]
