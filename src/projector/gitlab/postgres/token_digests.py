@@ -72,12 +72,17 @@ class TokenDigests:
         self.close()
 
     def _start(self) -> "subprocess.Popen[str]":
-        child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", __name__, str(self._key_file)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-        )
+        try:
+            child = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", __name__, str(self._key_file)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                encoding="utf-8",
+            )
+        except OSError as error:
+            raise TokenKeyError(
+                f"the process that decrypts tokens cannot start: {error.strerror}"
+            ) from error
         if (first := _pipe(child.stdout).readline()) != _READY:
             child.communicate()
             raise TokenKeyError(first.strip() or "the process that decrypts tokens cannot start")
@@ -93,7 +98,14 @@ class TokenDigests:
             self._child.kill()
             self._child.communicate()
             self._child = self._start()
+        try:
             return _exchange(self._child, line)
+        except (OSError, EOFError):
+            raise TokenKeyError(
+                "the process that decrypts tokens died, and the one after it too (status "
+                f"{self._child.poll()}): find out who ends it, perhaps the system for want of "
+                "memory, and start this command again"
+            ) from None
 
 
 def _exchange(child: "subprocess.Popen[str]", line: str) -> list[str | None]:
@@ -101,7 +113,8 @@ def _exchange(child: "subprocess.Popen[str]", line: str) -> list[str | None]:
     questions.write(line)
     questions.flush()
     answer = _pipe(child.stdout).readline()
-    if not answer:
+    # A child that is killed may leave half a line.
+    if not answer.endswith("\n"):
         raise EOFError
     found: list[str | None] = json.loads(answer)
     return found

@@ -106,6 +106,53 @@ def test_a_child_that_died_is_replaced(key_file: Path) -> None:
         assert tokens.digests([FIRST["dynamic"]]) == [FIRST["sha256"]]
 
 
+def test_a_second_death_ends_the_command_with_a_sentence(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TokenDigests(key_file) as tokens:
+        start = tokens._start
+
+        def start_dead() -> "subprocess.Popen[str]":
+            child = start()
+            child.kill()
+            child.wait()
+            return child
+
+        monkeypatch.setattr(tokens, "_start", start_dead)
+        tokens._child.kill()
+        tokens._child.wait()
+        for _ in range(2):
+            with pytest.raises(TokenKeyError, match=r"the one after it too \(status -9\)"):
+                tokens.digests([FIRST["dynamic"]])
+
+
+@pytest.mark.parametrize("answer", ["", '["half an ans'])
+def test_a_child_that_dies_over_its_answer_is_replaced(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    with TokenDigests(key_file) as tokens:
+        tokens._child.kill()
+        tokens._child.communicate()
+        program = f"input(); print({answer!r}, end='')"
+        dying = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            encoding="utf-8",
+        )  # fmt: skip
+        monkeypatch.setattr(tokens, "_child", dying)
+        assert tokens.digests([FIRST["dynamic"]]) == [FIRST["sha256"]]
+
+
+def test_a_system_without_room_for_a_child_is_named(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(TokenKeyError, match="cannot start: Resource temporarily unavailable"):
+        TokenDigests(key_file)
+
+
 def test_a_child_ends_with_its_parent(key_file: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path;"
