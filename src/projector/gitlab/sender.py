@@ -18,7 +18,13 @@ from projector.events.model import EVENT_TYPES, Topic
 from projector.events.partitioning import partition_of
 from projector.feed.producer import CONTENT_TYPE, MAX_REQUEST_BYTES
 from projector.gitlab import metrics
-from projector.gitlab.mapping.envelope import BROADCAST, OutboxRow, encode, partition_key
+from projector.gitlab.mapping.envelope import (
+    BROADCAST,
+    MAX_TIME_AGE_MS,
+    OutboxRow,
+    encode,
+    partition_key,
+)
 from projector.gitlab.own_thread import OwnThread
 from projector.kafka.range_reader import RangeReader
 
@@ -214,10 +220,10 @@ class Sender:
         self, producer: AIOKafkaProducer, rows: Sequence[OutboxRow]
     ) -> list[RecordMetadata]:
         sent: list[asyncio.Future[RecordMetadata]] = []
-        now = int(time.time() * 1000)
+        now, max_age = int(time.time() * 1000), max_time_age_ms(self._settings)
         try:
             for row in rows:
-                value, key = encode(row, now), partition_key(row.root).encode()
+                value, key = encode(row, now, max_age), partition_key(row.root).encode()
                 topic = self._settings.topic(EVENT_TYPES[row.type].topic)
                 for partition in self._targets(row.root):
                     sent.append(
@@ -253,6 +259,11 @@ class Sender:
         for topic, partition in unknown:
             end = (await self._reader.ends(partition))[topic]
             await self._compare(topic, partition, self.offsets[topic][partition], end)
+
+
+def max_time_age_ms(settings: Settings) -> int:
+    """Return the age from which an event's time is left out: workers refuse older ones as late."""
+    return min(MAX_TIME_AGE_MS, settings.tombstone_retention_ms // 2)
 
 
 def create_producer(settings: Settings, name: str) -> AIOKafkaProducer:

@@ -38,10 +38,10 @@ def partition_key(root: str) -> str:
     return _ANY_ROOT if root == BROADCAST else root
 
 
-def encode(row: OutboxRow, now_ms: int) -> bytes:
-    """Encode the event of an outbox row as it is sent at `now_ms`."""
+def encode(row: OutboxRow, now_ms: int, max_age_ms: int = MAX_TIME_AGE_MS) -> bytes:
+    """Encode the event of an outbox row as it is sent at `now_ms`; an older time is left out."""
     time = ""
-    if row.time is not None and now_ms - row.time < MAX_TIME_AGE_MS:
+    if row.time is not None and now_ms - row.time < max_age_ms:
         time = f'"time":"{to_rfc3339(row.time)}",'
     return (
         f'{{"specversion":"1.0","id":"{row.sequence}-{row.number}","source":"/gitlab",'

@@ -52,6 +52,11 @@ def test_a_young_time_travels(time: int) -> None:
     assert "time" in json.loads(encode(row(time=time), NOW))
 
 
+def test_a_shorter_age_may_be_given() -> None:
+    assert "time" not in json.loads(encode(row(time=NOW - 1000), NOW, 1000))
+    assert "time" in json.loads(encode(row(time=NOW - 999), NOW, 1000))
+
+
 def test_a_broadcast_has_a_key_of_its_own() -> None:
     assert partition_key("*") == "1"
     assert partition_key("40") == "40"
