@@ -6,7 +6,7 @@ All methods run in the thread that made the state. Each batch is one transaction
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from projector.gitlab.mapping.mirror_tables import create_indexes, drop_indexes
 from projector.gitlab.mapping.state_file import StateFile, in_plain_words
 from projector.gitlab.mapping.tables import TABLES, Change, Row
 
+# Of the data of events that are read at once: agents may have megabytes of configuration.
+MAX_UNSENT_CHARS = 8 << 20
 _EPOCH = 10**20  # an LSN has 64 bits, so it is below this
 
 
@@ -200,14 +202,21 @@ class State:
     # the outbox
 
     def unsent(self, after: int, limit: int) -> list[OutboxRow]:
-        """Read events of the outbox above a number, in order."""
-        with in_plain_words(self._file.path):
-            rows = self._db.execute(
-                "SELECT number, type, root, sequence, time, data FROM outbox"
-                " WHERE number > ? ORDER BY number LIMIT ?",
-                [after, limit],
-            )
-            return [OutboxRow(*row) for row in rows]
+        """Read events of the outbox above a number, in order; fewer where they are large."""
+        statement = (
+            "SELECT number, type, root, sequence, time, data FROM outbox"
+            " WHERE number > ? ORDER BY number LIMIT ?"
+        )
+        found: list[OutboxRow] = []
+        size = 0
+        # Rows that are not read would hold their statement open.
+        with in_plain_words(self._file.path), closing(self._db.cursor()) as cursor:
+            for row in cursor.execute(statement, [after, limit]):
+                found.append(OutboxRow(*row))
+                size += len(found[-1].data)
+                if size >= MAX_UNSENT_CHARS:
+                    break
+        return found
 
     @property
     def last_number(self) -> int:

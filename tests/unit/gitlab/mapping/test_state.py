@@ -96,6 +96,21 @@ def test_a_batch_is_remembered_with_its_position(state: State, open_state: Opene
     assert [(row.type, row.time) for row in rows[1:]] == [("user.set", MARK.time_ms)] * 2
 
 
+def test_large_events_are_read_a_few_at_a_time(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state.apply([_user(number, "blocked") for number in range(1, 6)])
+    state.finish(MARK)
+    rows = state.unsent(0, 10)
+    monkeypatch.setattr("projector.gitlab.mapping.state.MAX_UNSENT_CHARS", len(rows[0].data) + 1)
+    assert state.unsent(0, 10) == rows[:2]
+    state.acknowledged(rows[0].number, {})
+    state.settle()
+    assert state.unsent(rows[0].number, 10)[0] == rows[1]
+    monkeypatch.setattr("projector.gitlab.mapping.state.MAX_UNSENT_CHARS", 1)
+    assert state.unsent(rows[0].number, 10) == rows[1:2]
+
+
 def test_a_batch_without_changes_moves_the_position(state: State) -> None:
     assert state.finish(MARK).events == 0
     assert state.position("main") == POSITION._replace(lsn=500)
