@@ -102,7 +102,7 @@ def _load(loaded: State, settings: GitlabSettings, strings: dict[Database, str])
         # The jobs first: their projects are older than they are.
         for name, string in reversed(strings.items()):
             with explained(string):
-                connections[name] = stack.enter_context(database.reading(string))
+                connections[name] = stack.enter_context(database.reading(string, waits=True))
         with explained(strings["main"]), database.connect(strings["main"]) as connection:
             allowed = read_organization_agents(connection)
         loaded.start_snapshot({})

@@ -4,6 +4,7 @@ import psycopg
 import pytest
 
 from projector.gitlab.mapping.tables import TABLES
+from projector.gitlab.postgres.database import reading
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
 
 
@@ -27,3 +28,14 @@ def test_the_publication_has_whole_tables(gitlab_database: GitlabDatabase) -> No
             "SELECT tablename, rowfilter FROM pg_publication_tables WHERE pubname = 'projector'"
         ).fetchall()
     assert sorted(published) == sorted((name, None) for name in TABLES)
+
+
+def test_a_reading_is_as_of_its_beginning(gitlab_database: GitlabDatabase) -> None:
+    dsn = gitlab_database.bridge_dsn
+    with reading(dsn, waits=True) as bridge, gitlab_database.connect() as gitlab:
+        gitlab.execute("INSERT INTO users (id, username, state) VALUES (901, 'late', 'active')")
+        assert bridge.execute("SELECT FROM users WHERE id = 901").fetchall() == []
+        timeout = bridge.execute("SHOW idle_in_transaction_session_timeout").fetchall()
+        assert timeout == [("0",)]
+    with reading(dsn) as bridge:
+        assert bridge.execute("SELECT FROM users WHERE id = 901").fetchall() == [()]

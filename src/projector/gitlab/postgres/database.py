@@ -74,12 +74,18 @@ def connect(dsn: str) -> Iterator[Connection]:
 
 
 @contextmanager
-def reading(dsn: str, snapshot: str | None = None) -> Iterator[Connection]:
-    """Open a connection that reads the primary as of one moment, perhaps that of a snapshot."""
-    with _connect(dsn) as connection, connection.transaction():
+def reading(dsn: str, snapshot: str | None = None, *, waits: bool = False) -> Iterator[Connection]:
+    """Open a connection that reads the primary as of now, or as of a snapshot.
+
+    One that `waits` may be idle for long, while other databases are read.
+    """
+    further = {"idle_in_transaction_session_timeout": "0"} if waits else {}
+    with _connect(dsn, **further) as connection, connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         if snapshot is not None:
             connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
+        # The moment is that of the first question, not of the transaction's beginning.
+        connection.execute("SELECT 1")
         yield connection
 
 
