@@ -55,7 +55,7 @@ _LEAVE_OUT_PINNED: Final = (
 )
 # These rows of `told` are due whatever the mirror has, with this data.
 _KEPT: Final = {
-    "user": "t.data",  # a worker has no event for a user who is gone
+    "user": "rtrim(t.data)",  # a worker has no event for a user who is gone
     "configuration": empty_configuration("t.a"),
 }
 _NOTE_SCOPES: Final = (

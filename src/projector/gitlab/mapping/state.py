@@ -24,6 +24,8 @@ from projector.gitlab.mapping.tables import TABLES, Change, Row
 # Of the data of events that are read at once: agents may have megabytes of configuration.
 MAX_UNSENT_CHARS = 8 << 20
 _EPOCH = 10**20  # an LSN has 64 bits, so it is below this
+# What was told differs then from all that is due. The blank is none of JSON's content.
+_DIFFERENT = "UPDATE told SET data = data || ' ' WHERE data <> ''"
 
 
 class Position(NamedTuple):
@@ -77,8 +79,8 @@ class State:
 
     @property
     def is_empty(self) -> bool:
-        """Return if the state has no snapshot, or has forgotten what was told."""
-        return self._get("epoch") is None or self._get("forgotten") is not None
+        """Return if the state has no snapshot, or waits for one that sends everything again."""
+        return self._get("epoch") is None or self._get("again") is not None
 
     def position(self, database: str) -> Position | None:
         """Return where the state is in the WAL of a database."""
@@ -172,10 +174,12 @@ class State:
         """Empty the mirror, and begin a new epoch at these positions. What was told is kept."""
         self.abandon()
         with self._in_batch():
+            if self._get("again") is not None:
+                self._db.execute(_DIFFERENT)
             drop_indexes(self._db)
             self._mirror.empty()
             self._begin_epoch()
-            self._put("forgotten", None)
+            self._put("again", None)
             self._put("note.unfinished", None)
             for database, position in databases.items():
                 self._put(f"{database}.lsn", position.lsn)
@@ -255,15 +259,15 @@ class State:
             self._put(f"{database}.confirmed", lsn)
         return True
 
-    def forget_told(self) -> None:
-        """Forget what was told and sent: the next snapshot sends everything again.
+    def send_all_again(self) -> None:
+        """Let the next snapshot send all that is due, and remove what was told and is gone.
 
-        Until then the state counts as empty, or a killed bridge would go on without it.
+        Until then the state counts as empty, or a killed bridge would go on without it. The
+        offsets are forgotten: Kafka may have lost what it had acknowledged.
         """
         with self._transaction():
-            for table in ("told", "outbox", "offsets"):
-                self._db.execute(f"DELETE FROM {table}")
-            self._put("forgotten", 1)
+            self._db.execute("DELETE FROM offsets")
+            self._put("again", 1)
 
     # notes
 

@@ -1,14 +1,16 @@
 """The state file: one transaction for each batch, one bridge at a time, errors in plain words."""
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from projector.errors import SnapshotNeededError, StateError
+from projector.gitlab.mapping.due import KINDS
 from projector.gitlab.mapping.mirror_tables import ENVIRONMENT_NAMES
-from projector.gitlab.mapping.state import Mark, Position, State
+from projector.gitlab.mapping.state import Mark, Position, Remembered, State
 from projector.gitlab.mapping.state_file import StateInUseError
 from projector.gitlab.mapping.tables import TABLES, UNCHANGED, Change
 from tests.unit.gitlab.worlds import World
@@ -206,12 +208,51 @@ def test_a_second_snapshot_sends_only_what_differs(state: State) -> None:
     assert [row.type for row in state.unsent(second.number, 10)] == ["group.removed"] * 2
 
 
-def test_what_was_told_can_be_forgotten(state: State) -> None:
-    state.forget_told()
+def _snapshot(state: State, changes: Sequence[Change]) -> Remembered:
     state.start_snapshot({"main": POSITION})
-    state.load("namespaces", [(1, "Group", None, None, 0)])
-    state.load("routes", [(1, 1, "Namespace", "acme")])
-    assert state.finish_snapshot().events == 1
+    for table in TABLES:
+        state.load(table, [c.row for c in changes if c.table == table and c.row])
+    return state.finish_snapshot()
+
+
+def test_all_is_sent_again_and_what_has_gone_meanwhile_is_removed(tmp_path: Path) -> None:
+    seeded = World(22).seeded()
+    state = State(tmp_path / "asked.db", by_counter=False)
+    last = _snapshot(state, seeded).last_number
+    told = _told(state)
+    state.send_all_again()
+    assert state.is_empty
+    assert _told(state) == told
+    assert [row.number for row in state.unsent(0, last)] == list(range(1, last + 1))
+    members = [change for change in seeded if change.table == "members"]
+    gone = len([row for row in told if row[0] in {"member", "group_share", "project_share"}])
+    _snapshot(state, [change for change in seeded if change not in members])
+    again = Counter(row.type for row in state.unsent(last, 10_000))
+    assert again["member.removed"] == gone > 0
+    assert not any(data.endswith(" ") for *_, data in _told(state))
+    assert not state.is_empty
+    # Each fact that is left was sent: as many as a state would send that had sent nothing.
+    sets = [kind.set for kind in KINDS.values()]
+    left = [row for row in _told(state) if row[-1]]
+    assert sum(again[event] for event in sets) == len(left)
+    state.close()
+
+
+def test_offsets_are_forgotten_where_all_is_sent_again(state: State) -> None:
+    state.acknowledged(1, {"membership": {0: 7}})
+    state.settle()
+    state.send_all_again()
+    assert state.offsets() == {}
+
+
+def test_a_user_who_is_gone_is_sent_again(state: State) -> None:
+    state.apply([_user(7, "blocked")])
+    state.finish(MARK)
+    last = state.last_number
+    state.send_all_again()
+    state.start_snapshot({"main": POSITION})
+    state.finish_snapshot()
+    assert "user.set" in [row.type for row in state.unsent(last, 10)]
 
 
 def test_a_check_of_one_kind_finds_what_is_missing(state: State) -> None:
