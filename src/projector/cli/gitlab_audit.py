@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import BinaryIO, Final, NamedTuple, Protocol, cast
 
 import structlog
@@ -17,6 +18,7 @@ from redis.asyncio import Redis
 
 from projector.cli.terminal import SPOOL_BYTES, connected
 from projector.clients import redis_batch
+from projector.clients.retry import retry_outages, wait_until_ready
 from projector.config.settings import Settings
 from projector.domain import fact_keys
 from projector.domain.fact_keys import Key
@@ -79,10 +81,11 @@ class Look(NamedTuple):
         return len(self.rows) + self.counts[FactMismatch.NEWER]
 
 
+@retry_outages
 async def audit_lost_state(settings: Settings, told: Told) -> None:
     """End every fact that was not told, once workers have applied all that was.
 
-    Raises `OperatorError` when facts stay different, and `RedisError`.
+    Begins anew after an outage of Redis or Kafka. Raises `OperatorError` when facts stay different.
     """
     async with connected(settings) as redis:
         partitions = await require_partition_count(redis)
@@ -103,10 +106,18 @@ def audit_hook(settings: Settings) -> Audit:
     """Return the audit as the bridge calls it before its first heartbeat."""
 
     async def audit(memory: Memory, _sender: Sender) -> None:
+        # Before all batches are held back: workers may come late.
+        await wait_until_ready("Redis", settings.redis_place, partial(_require_workers, settings))
         async with memory.quiet() as told:
             await audit_lost_state(settings, told)
 
     return audit
+
+
+async def _require_workers(settings: Settings) -> None:
+    """Raise `NotReadyError` before a worker has run on the Redis database, and `RedisError`."""
+    async with connected(settings) as redis:
+        await require_partition_count(redis)
 
 
 async def _users(redis: Redis, partitions: int) -> set[int]:
@@ -145,7 +156,7 @@ class _Audit:
                     f"{obstacle} {look.left} facts, such as {_shown(look)}; see that all workers "
                     "run, then run with --audit again"
                 )
-            log.info("the audit goes on", differences=look.left, ending=repair)
+            log.info("the audit goes on", differences=look.left, ending=repair, waits_for="workers")
             await asyncio.sleep(PAUSE_S)
         log.info(
             "audited", ended=repair, **{each.value: look.counts[each] for each in FactMismatch}

@@ -38,19 +38,13 @@ def load_all_settings() -> tuple[Settings, GitlabSettings]:
 
 @app.command("run")
 def run(
-    resend: Annotated[
-        bool,
-        typer.Option(
-            "--resend",
-            help="Forget what was sent, and send everything again: for topics that were made anew.",
-        ),
-    ] = False,
     audit: Annotated[
         bool,
         typer.Option(
             "--audit",
-            help="After the state was lost: send everything, then end all facts that GitLab no "
-            "longer has, whoever told them. Needs Redis and the workers.",
+            help="After the state was lost or restored, topics were made anew or Kafka lost "
+            "records: send everything again, then end all facts that GitLab no longer has, whoever "
+            "told them. Waits for Redis and the workers.",
         ),
     ] = False,
 ) -> None:
@@ -60,7 +54,8 @@ def run(
     and PostgreSQL. Let a supervisor start it again whenever it ends: it goes on from its state.
 
     Exits with 0 on SIGINT or SIGTERM; with 1 when it cannot go on; with 2 when a setting, the
-    state, a topic, or GitLab's database must be corrected first.
+    state, a topic, or GitLab's database must be corrected first; with 3 when Kafka or Redis cannot
+    be reached any more.
 
     \b
     export PROJECTOR_SOURCES=gitlab PROJECTOR_KAFKA=kafka:9092
@@ -69,11 +64,10 @@ def run(
     """
     settings, gitlab = load_all_settings()
     from projector.gitlab.bridge import run_bridge
-    from projector.gitlab.lost_state import Orders
 
     hook = None
     if audit:
         from projector.cli.gitlab_audit import audit_hook
 
         hook = audit_hook(settings)
-    run_command(settings, run_bridge(settings, gitlab, Orders(hook, resend)))
+    run_command(settings, run_bridge(settings, gitlab, hook))

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import structlog
@@ -18,7 +19,7 @@ from projector.errors import AccessError, OperatorError
 from projector.events.model import SOURCES, Topic
 from projector.gitlab import lost_state, metrics, web
 from projector.gitlab.last_sent import SOURCE
-from projector.gitlab.lost_state import Orders
+from projector.gitlab.lost_state import Audit
 from projector.gitlab.mapping.acceptance import Refusal
 from projector.gitlab.mapping.state import State
 from projector.gitlab.mapping.state_file import StateInUseError
@@ -48,11 +49,14 @@ HARD_EXIT_S: Final = 0.8
 HARD_EXIT_AFTER_ERROR_S: Final = 5.0
 
 
-async def run_bridge(settings: Settings, gitlab: GitlabSettings, orders: Orders) -> None:
-    """Feed the topics until SIGTERM or SIGINT; raise the error that makes that impossible."""
+async def run_bridge(settings: Settings, gitlab: GitlabSettings, audit: Audit | None) -> None:
+    """Feed the topics until SIGTERM or SIGINT; raise the error that makes that impossible.
+
+    With an audit everything is sent again, and it ends the rest before heartbeats begin.
+    """
     dsns = connection_strings(gitlab)
     _warn(settings, gitlab, dsns)
-    await until_signalled(_run(settings, gitlab, dsns, orders))
+    await until_signalled(_run(settings, gitlab, dsns, audit))
     log.info("bridge stopped")
 
 
@@ -82,7 +86,7 @@ def _warn(settings: Settings, gitlab: GitlabSettings, dsns: Any) -> None:
                         "often")  # fmt: skip
 
 
-async def _run(settings: Settings, gitlab: GitlabSettings, dsns: Any, orders: Orders) -> None:
+async def _run(settings: Settings, gitlab: GitlabSettings, dsns: Any, audit: Audit | None) -> None:
     health: dict[str, Any] = {"step": "waiting for the state"}
     began = time.monotonic()
     metrics.LAG.set_function(lambda: time.monotonic() - began)
@@ -98,14 +102,23 @@ async def _run(settings: Settings, gitlab: GitlabSettings, dsns: Any, orders: Or
         partitions, has_sources = await _wait_for_topics(settings)
         await wait_until_ready("Kafka", settings.kafka, reader.start)
         stack.push_async_callback(reader.stop)
-        sender = Sender(settings, reader, state, partitions)
+        check = partial(lost_state.require_last, state, settings) if has_sources else None
+        sender = Sender(settings, reader, state, partitions, check)
         metrics.UNSENT.set_function(lambda: sender.unsent)
-        await lost_state.refuse(state, sender, settings, orders, has_sources=has_sources)
+        begins = await lost_state.refuse(
+            state, sender, settings, audits=audit is not None, has_sources=has_sources
+        )
         health["step"] = "running"
         memory = Memory(state, sender)
         kind = PollSource if gitlab.source == "poll" else StreamSource
         digests = await stack.enter_async_context(_decrypting(gitlab))
         source = kind(databases(gitlab, dsns), gitlab, memory, sender, digests)
+        beats: SourceHeartbeats | None = None
+        if has_sources:
+            name = str(await state.run(lambda s: s.noted(lost_state.NAME)))
+            beats = SourceHeartbeats(settings, sender, source.look, gitlab.heartbeat, name)
+            if begins:
+                await wait_until_ready("Kafka", settings.kafka, beats.claim)
         works: list[Any] = [
             source.run(),
             sender.run(),
@@ -113,7 +126,7 @@ async def _run(settings: Settings, gitlab: GitlabSettings, dsns: Any, orders: Or
             _watch(settings, partitions),
         ]
         works.append(_check(source, memory))
-        works.append(_vouch(settings, gitlab, source, memory, sender, orders, has_sources))
+        works.append(_vouch(source, memory, sender, beats, audit))
         await _until_one_fails(works)
 
 
@@ -204,24 +217,21 @@ async def _check(source: Source, memory: Memory) -> NoReturn:
     await check_forever(memory)
 
 
-async def _vouch(  # noqa: PLR0913, PLR0917  all parts of the process meet here
-    settings: Settings,
-    gitlab: GitlabSettings,
+async def _vouch(
     source: Source,
     memory: Memory,
     sender: Sender,
-    orders: Orders,
-    has_sources: bool,
+    beats: SourceHeartbeats | None,
+    audit: Audit | None,
 ) -> None:
     """Send heartbeats, once the audit has repaired what a lost state has left behind."""
-    if orders.audit:
+    if audit:
         await source.ready.wait()
-        await orders.audit(memory, sender)
-        await lost_state.end_audit(memory.state)
+        await audit(memory, sender)
+        await lost_state.end_audit(memory)
         log.info("heartbeats begin after the audit", advice="from now on run without --audit")
-    if has_sources:
-        name = await lost_state.name_of(memory.state)
-        await SourceHeartbeats(settings, sender, source.look, gitlab.heartbeat, name).run()
+    if beats:
+        await beats.run()
     await asyncio.Event().wait()
 
 

@@ -25,7 +25,7 @@ MORE: Final = 10
 
 
 class LastSent(NamedTuple):
-    """The name of a state, and the number of the last event that Kafka had acknowledged to it."""
+    """The name of a state, and the number of the last event that it had remembered."""
 
     state: str
     number: int

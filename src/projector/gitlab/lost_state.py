@@ -1,7 +1,8 @@
 """The refusal of a state that does not have all that was sent, and the audit that replaces it."""
 
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final
 from uuid import uuid4
 
 from projector.clients.retry import wait_until_ready
@@ -15,10 +16,10 @@ from projector.gitlab.sender import Sender
 
 # A state that does not know all that was sent would leave some of it for ever.
 OLD_STATE: Final = (
-    "the state is older than what was sent, as after a restore from a backup: what GitLab has "
-    "removed since would stay for ever. Put the newest file back that PROJECTOR_GITLAB_STATE "
-    "names, or run `projector gitlab run --audit`, which sends everything again and removes what "
-    "is gone"
+    "the state is older than what was sent: it was restored from a backup, or a bridge with "
+    "another state has sent since. What GitLab has removed meanwhile would stay for ever. Run that "
+    "bridge alone, or put the newest file back that PROJECTOR_GITLAB_STATE names, or run "
+    "`projector gitlab run --audit`, which sends everything again and removes what is gone"
 )
 AUDIT: Final = "audit"
 NAME: Final = "name"
@@ -26,69 +27,71 @@ NAME: Final = "name"
 Audit = Callable[[Memory, Sender], Awaitable[None]]
 
 
-class Orders(NamedTuple):
-    """What the command line asks for beside the settings."""
-
-    audit: Audit | None = None  # compares and repairs before heartbeats begin
-    resend: bool = False
-
-
 async def refuse(
-    state: OwnThread[State],
-    sender: Sender,
-    settings: Settings,
-    orders: Orders,
-    *,
-    has_sources: bool,
-) -> None:
+    state: OwnThread[State], sender: Sender, settings: Settings, *, audits: bool, has_sources: bool
+) -> bool:
     """Refuse a state without what was sent before: nobody would remove what is gone meanwhile.
 
-    With an audit everything is sent again, and the audit removes the rest.
+    With an audit everything is sent again, and the audit removes the rest. Return whether the
+    state begins to send: its mark must be in a heartbeat before its first event.
     """
-    if orders.audit:
-        await state.run(lambda s: s.note(AUDIT, 1))
-    if orders.audit or orders.resend:
-        await state.run(State.forget_told)
+    if audits:
+        await state.run(_begin_audit)
     await wait_until_ready("Kafka", settings.kafka, sender.ask_ends)
-    if orders.audit:
-        return
-    is_empty, pending = await state.run(lambda s: (s.is_empty, s.noted(AUDIT)))
+    is_empty = await state.run(_name)
     has_events = any(end for ends in sender.offsets.values() for end in ends)
+    if not audits:
+        await _refuse_lost_state(state, has_events=has_events)
+        if has_sources and has_events:
+            check = partial(require_last, state, settings)
+            await wait_until_ready("Kafka", settings.kafka, check)
+    return is_empty
+
+
+async def _refuse_lost_state(state: OwnThread[State], *, has_events: bool) -> None:
+    is_empty, pending = await state.run(lambda s: (s.is_empty, s.noted(AUDIT)))
     if pending:
         raise StateError(
             "the run with --audit before this one has not ended its audit; run "
             "`projector gitlab run --audit` again"
         )
-    if is_empty and has_events and not orders.resend:
+    if is_empty and has_events:
         raise StateError(
             "the state is empty, but the topics are not: what GitLab has removed since would stay "
             "for ever. Restore the file that PROJECTOR_GITLAB_STATE names, or run "
             "`projector gitlab run --audit`, which finds and removes it"
         )
-    if has_sources and has_events and (not is_empty or orders.resend):
-        await _refuse_old_state(state, settings)
 
 
-async def _refuse_old_state(state: OwnThread[State], settings: Settings) -> None:
-    """Refuse a state that was not the last to send, or has less than it had sent."""
-    sent = await wait_until_ready("Kafka", settings.kafka, lambda: read_last_sent(settings))
-    name, number = await name_of(state), await state.run(lambda s: s.last_number)
+async def require_last(state: OwnThread[State], settings: Settings) -> None:
+    """Refuse a state that was not the last to send, or has less than it had sent.
+
+    Raises `StateError` and `KafkaError`.
+    """
+    sent = await read_last_sent(settings)
+    name, number = await state.run(lambda s: (s.noted(NAME), s.last_number))
     if sent and (sent.state != name or sent.number > number):
         raise StateError(OLD_STATE)
 
 
-async def name_of(state: OwnThread[State], *, renew: bool = False) -> str:
-    """Return the name of the state, which its copies share; an audit gives it a new one."""
+def _begin_audit(state: State) -> None:
+    """Give the state a new name, so that copies from before and former bridges are refused.
 
-    def name(found: State) -> str:
-        if renew or found.noted(NAME) is None:
-            found.note(NAME, uuid4().hex)
-        return str(found.noted(NAME))
+    Killed at any point, it is refused without --audit until an audit has ended.
+    """
+    state.note(AUDIT, 1)
+    state.send_all_again()
+    state.note(NAME, uuid4().hex)
 
-    return await state.run(name)
+
+def _name(state: State) -> bool:
+    """Give the state a name, which its copies share; return whether it has sent nothing yet."""
+    if state.noted(NAME) is None:
+        state.note(NAME, uuid4().hex)
+    return state.is_empty
 
 
-async def end_audit(state: OwnThread[State]) -> None:
-    """Note that the audit has ended; copies of the state from before count as old from now on."""
-    await name_of(state, renew=True)
-    await state.run(lambda found: found.note(AUDIT, None))
+async def end_audit(memory: Memory) -> None:
+    """Note that the audit has ended."""
+    async with memory.quiet():
+        await memory.state.run(lambda state: state.note(AUDIT, None))

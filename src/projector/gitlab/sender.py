@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NoReturn, Protocol
 
 import structlog
@@ -13,7 +14,8 @@ from aiokafka.structs import RecordMetadata
 from projector.clients import kafka
 from projector.clients.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, OUTAGES, Call
 from projector.config.settings import Settings
-from projector.errors import LostTopicsError
+from projector.elapsed import elapsed
+from projector.errors import LostTopicsError, TemporaryError
 from projector.events.model import EVENT_TYPES, Topic
 from projector.events.partitioning import partition_of
 from projector.feed.producer import CONTENT_TYPE, MAX_REQUEST_BYTES
@@ -38,7 +40,9 @@ REQUEST_TIMEOUT_MS: Final = 10_000
 # A request under way ends with its connection.
 DISCARD_S: Final = 1.0
 JOB_STARTED: Final = "job.started"
-
+# An idle sender looks at the clock so often: a process that was paused shows by a longer time.
+TICK_S: Final = 1.0
+PAUSED_S: Final = 5.0
 
 # By topic and partition.
 Offsets = Mapping[str, Mapping[int, int]]
@@ -65,7 +69,8 @@ class Sender:
     """Sends what the outbox has, in order, for as long as the process lives.
 
     Kafka's ends are asked after the state is read: what an earlier run had acknowledged lies below
-    them. A failed send begins a new session: another producer, and the ends are asked again.
+    them. A failed send begins a new session: another producer, and the ends are asked again. From
+    the second session on `check` comes first: meanwhile another bridge may have begun to send.
     """
 
     def __init__(
@@ -74,11 +79,13 @@ class Sender:
         reader: RangeReader,
         state: OwnThread[Any],
         partitions: int,
+        check: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._settings = settings
         self._reader = reader
         self._state = state
         self._partitions = partitions
+        self._check = check
         self._call = Call(None)
         self._wake = asyncio.Event()
         self._progress = asyncio.Condition()
@@ -100,6 +107,11 @@ class Sender:
         self.last_number = max(self.last_number, last_number)
         self._wake.set()
 
+    def doubt(self) -> None:
+        """Begin a new session before more is sent: Kafka or this process has stood still."""
+        self.ready = False
+        self._wake.set()
+
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait until something holds that depends on acknowledgements."""
         async with self._progress:
@@ -114,7 +126,8 @@ class Sender:
 
         Raises `LostTopicsError` if Kafka no longer has what it had acknowledged.
         """
-        stored = await self._state.run(lambda state: state.offsets())
+        stored, last = await self._state.run(lambda state: (state.offsets(), state.last_number))
+        self.last_number = max(self.last_number, last)
         expected = {
             topic: [
                 max(known, stored.get(topic, {}).get(partition, 0))
@@ -137,8 +150,8 @@ class Sender:
         return LostTopicsError(
             f"the topic {self._settings.topic(topic)} has only {found} records in partition "
             f"{partition}, but Kafka had acknowledged {expected}: the topic was made anew, or "
-            "Kafka lost records. Send everything again with `projector gitlab run --resend`; "
-            "workers need an empty Redis database, or `projector rebuild`"
+            "Kafka lost records. Send everything again with `projector gitlab run --audit`; if the "
+            "topic was made anew, workers need an empty Redis database first"
         )
 
     async def run(self) -> NoReturn:
@@ -161,6 +174,8 @@ class Sender:
         self.session += 1
         self.ready = False
         await self.ask_ends()
+        if self._check and self.session > 1:
+            await self._check()
         async with self._progress:
             self.ready = True
             self._progress.notify_all()
@@ -176,10 +191,12 @@ class Sender:
             self._wake.clear()
             rows, last = await self._state.run(self._unsent)
             self.last_number = max(self.last_number, last)
+            if not self.ready:
+                raise TemporaryError("Kafka or this process has stood still")
             if not rows:
                 self._call.end()
                 await self._advance(last)
-                await self._wake.wait()
+                await self._idle()
                 continue
             began = time.perf_counter()
             await self._send(producer, rows)
@@ -188,6 +205,15 @@ class Sender:
             for name, count in Counter(row.type for row in rows).items():
                 metrics.EVENTS.labels(name).inc(count)
             await self._advance(rows[-1].number)
+
+    async def _idle(self) -> None:
+        """Wait for events, or for a while."""
+        began = elapsed()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TICK_S):
+                await self._wake.wait()
+        if elapsed() - began > PAUSED_S:
+            self.doubt()
 
     def _unsent(self, outbox: Outbox) -> tuple[Sequence[OutboxRow], int]:
         # In this order: a number counts as sent once no row up to it is left.

@@ -62,9 +62,20 @@ class SourceHeartbeats:
                     again = time.monotonic() - began < LONGEST_PAUSE_S
                     pause = min(LONGEST_PAUSE_S, 2 * pause) if again else self._interval_s
                     self._call.fail(error, pause, "Kafka")
+                    # Its mark would hide that of a bridge that has begun to send meanwhile.
+                    self._sender.doubt()
                 await asyncio.sleep(pause)
         finally:
             self._call.end(gave_up=True)
+
+    async def claim(self) -> None:
+        """Send a heartbeat that vouches for nothing: its mark is that of the last to send."""
+        producer = create_producer(self._settings, "gitlab-heartbeats")
+        try:
+            await producer.start()
+            await self._send(producer)
+        finally:
+            await discard_producer(producer)
 
     async def _run_session(self) -> None:
         """Send until the sender begins a new session; the first heartbeat vouches for nothing."""
@@ -86,7 +97,7 @@ class SourceHeartbeats:
         number = await self._look()
         await self._sender.until_acknowledged(number)
         # A new session has asked for the ends anew: so must this one begin anew.
-        if session == self._sender.session:
+        if self._sender.ready and session == self._sender.session:
             vouches = self._after is not None
             await self._send(producer)
             self._vouched_at = looked_at if vouches else self._vouched_at
@@ -107,5 +118,5 @@ class SourceHeartbeats:
         return {
             "specversion": "1.0", "id": str(uuid.uuid4()), "source": f"/{SOURCE}",
             "type": HEARTBEAT, "data": data,
-            ATTRIBUTE: str(LastSent(self._state, self._sender.acknowledged)),
+            ATTRIBUTE: str(LastSent(self._state, self._sender.last_number)),
         }  # fmt: skip

@@ -26,17 +26,28 @@ async def serving(
     """
     host = settings.web_host
     if obstacle := port_obstacle(settings.web_port, host):
-        names = (variable_name(GITLAB + name) for name in ("web_host", "web_port"))
-        raise WebPortError(f"{obstacle}; {' and '.join(names)} choose another, port 0 a free one")
+        raise _error(obstacle)
     port = settings.web_port or free_port(host)
     # A client that holds its connection must not hold up the end of the process.
     runner = web.AppRunner(_application(describe), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await _listen(web.TCPSite(runner, host, port))
         yield f"{host}:{port}"
     finally:
         await runner.cleanup()
+
+
+async def _listen(site: web.TCPSite) -> None:
+    try:
+        await site.start()
+    except OSError as error:
+        raise _error(f"no server can listen there ({error.strerror})") from error
+
+
+def _error(obstacle: str) -> WebPortError:
+    names = (variable_name(GITLAB + name) for name in ("web_host", "web_port"))
+    return WebPortError(f"{obstacle}; {' and '.join(names)} choose another, port 0 a free one")
 
 
 def _application(describe: Callable[[], dict[str, Any]]) -> web.Application:

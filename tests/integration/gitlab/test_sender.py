@@ -238,7 +238,7 @@ async def test_topics_that_were_made_anew_stop_the_sender(settings: Settings) ->
         async with opened(settings, memory):
             await asyncio.sleep(3)
 
-    with pytest.raises(LostTopicsError, match=r"agent-config .* partition 2.*17.*--resend"):
+    with pytest.raises(LostTopicsError, match=r"agent-config .* partition 2.*17.*--audit"):
         await use()
     assert await read(settings) == []
 
