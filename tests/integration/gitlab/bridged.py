@@ -66,7 +66,7 @@ class Bridged:
         self.company.found()
         assert self.deployment.command("topics").returncode == 0
         self.start_bridge(module=module, **env)
-        self.deployment.start("worker")
+        self.worker = self.deployment.start("worker")
         self.deployment.start_api()
         self.deployment.until_fresh()
 

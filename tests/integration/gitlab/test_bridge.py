@@ -1,6 +1,7 @@
 """`projector gitlab run` as a process, from a GitLab-shaped PostgreSQL to answers."""
 
 import random
+import signal
 import time
 
 from projector.events.model import Topic
@@ -87,7 +88,7 @@ def test_a_signal_ends_the_bridge_within_a_second_also_while_it_reads_all_tables
     eventually(lambda: '"snapshot"' in it.bridge.log(), f"a snapshot: {it.bridge.log()}")
 
 
-def test_topics_that_were_made_anew_are_fed_again_when_asked(new_bridged: NewBridged) -> None:
+def test_topics_that_were_made_anew_are_fed_again_by_an_audit(new_bridged: NewBridged) -> None:
     it = new_bridged()
     it.start()
     it.settle()
@@ -97,9 +98,36 @@ def test_topics_that_were_made_anew_are_fed_again_when_asked(new_bridged: NewBri
     assert it.deployment.command("topics").returncode == 0
     it.bridge.start()
     assert it.bridge.process.wait(30) == 2
-    assert "--resend" in it.bridge.log()
-    sent = it.start_bridge("--resend")
-    eventually(lambda: '"snapshot"' in sent.log(), f"a snapshot: {sent.log()}")
+    assert "--audit" in it.bridge.log()
+    it.worker.stop()
+    it.deployment.redis.flushdb()
+    it.start_bridge("--audit")
+    eventually(lambda: "no worker has run" in it.bridge.log(), f"a wait: {it.bridge.log()}")
+    it.company.change(30)
+    it.worker.start()
+    it.check()
+    it.restart_bridge()
+    it.settle()
+
+
+def test_a_bridge_that_was_paused_is_refused_once_another_has_taken_its_place(
+    new_bridged: NewBridged,
+) -> None:
+    it = new_bridged()
+    it.start()
+    it.settle()
+    former = it.bridge
+    former.signal(signal.SIGSTOP)
+    # As on another host: a state and a slot of its own.
+    state = it.state.with_name("other.db")
+    env = {"PROJECTOR_GITLAB_STATE": str(state), "PROJECTOR_GITLAB_SLOT": "another"}
+    it.deployment.env |= env
+    it.start_bridge("--audit")
+    it.settle()
+    former.signal(signal.SIGCONT)
+    assert former.process.wait(30) == 2
+    assert "a bridge with another state has sent since" in " ".join(former.log().split())
+    it.settle()
 
 
 def test_kills_at_any_moment_lose_nothing(new_bridged: NewBridged) -> None:
