@@ -1,22 +1,27 @@
 """The audit after a lost state: facts that nobody told of end, and all others stay."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import fakeredis
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from projector.cli import gitlab_audit
-from projector.cli.gitlab_audit import audit_lost_state
+from projector.cli.gitlab_audit import audit_hook, audit_lost_state
 from projector.config.settings import Settings
 from projector.errors import OperatorError
 from projector.events.model import DEAD_LETTERS, KafkaRecord, Topic
 from projector.feed import producer
 from projector.feed.producer import Message, Send
 from projector.gitlab.export import Fact
+from projector.gitlab.memory import Memory
+from projector.gitlab.sender import Sender
 from projector.kafka import topics
+from projector.operators import snapshot
 from tests import builders
 from tests.unit.operators import worlds
 from tests.unit.operators.worlds import COMPANY, PARTITIONS, STARTED, World
@@ -153,3 +158,44 @@ async def test_nothing_ends_before_workers_have_applied_what_was_told(world: Wor
 async def test_a_company_that_is_gone_ends_altogether(world: World) -> None:
     await audit_lost_state(Settings(), Bridge(world))
     assert live(world) == set()
+
+
+async def test_an_outage_of_redis_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [RedisConnectionError("away"), RedisConnectionError("away")]
+    read = snapshot.read_snapshot
+
+    async def flaky(*args: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await read(*args)
+
+    monkeypatch.setattr(snapshot, "read_snapshot", flaky)
+    await audit_lost_state(Settings(), Bridge(world))
+    assert live(world) == set()
+
+
+async def test_the_audit_waits_for_the_first_worker(
+    server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audited = asyncio.Event()
+
+    async def audit(_settings: Settings, _told: object) -> None:
+        audited.set()
+
+    monkeypatch.setattr(gitlab_audit, "audit_lost_state", audit)
+    task = asyncio.create_task(audit_hook(Settings())(cast(Memory, Quiet()), cast(Sender, None)))
+    await asyncio.sleep(0.1)
+    assert not audited.is_set()
+    await World(server).claim()
+    await asyncio.wait_for(task, 5)
+    assert audited.is_set()
+
+
+class Quiet:
+    """The memory of a bridge that is at rest."""
+
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        yield None
