@@ -185,7 +185,8 @@ async def test_the_audit_waits_for_the_first_worker(
         audited.set()
 
     monkeypatch.setattr(gitlab_audit, "audit_lost_state", audit)
-    task = asyncio.create_task(audit_hook(Settings())(cast(Memory, Quiet()), cast(Sender, None)))
+    hook = audit_hook(Settings())
+    task = asyncio.ensure_future(hook(cast(Memory, Quiet()), cast(Sender, None)))
     await asyncio.sleep(0.1)
     assert not audited.is_set()
     await World(server).claim()
