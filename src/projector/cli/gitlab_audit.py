@@ -22,7 +22,7 @@ from projector.clients.retry import retry_outages, wait_until_ready
 from projector.config.settings import Settings
 from projector.domain import fact_keys
 from projector.domain.fact_keys import Key
-from projector.errors import OperatorError
+from projector.errors import NotReadyError, OperatorError, SnapshotError
 from projector.gitlab.export import Fact, export_lines
 from projector.gitlab.lost_state import Audit
 from projector.gitlab.memory import Memory
@@ -115,9 +115,12 @@ def audit_hook(settings: Settings) -> Audit:
 
 
 async def _require_workers(settings: Settings) -> None:
-    """Raise `NotReadyError` before a worker has run on the Redis database, and `RedisError`."""
+    """Raise `NotReadyError` until workers have written all partitions, and `RedisError`."""
     async with connected(settings) as redis:
-        await require_partition_count(redis)
+        try:
+            await _users(redis, await require_partition_count(redis))
+        except SnapshotError as error:
+            raise NotReadyError(str(error)) from None
 
 
 async def _users(redis: Redis, partitions: int) -> set[int]:

@@ -5,6 +5,7 @@ import signal
 import time
 
 from projector.events.model import Topic
+from projector.gitlab.sender import PAUSED_S
 from tests.integration.gitlab.conftest import NewBridged
 from tests.integration.servers import eventually
 
@@ -118,6 +119,7 @@ def test_a_bridge_that_was_paused_is_refused_once_another_has_taken_its_place(
     it.settle()
     former = it.bridge
     former.signal(signal.SIGSTOP)
+    time.sleep(PAUSED_S)
     # As on another host: a state and a slot of its own.
     state = it.state.with_name("other.db")
     env = {"PROJECTOR_GITLAB_STATE": str(state), "PROJECTOR_GITLAB_SLOT": "another"}

@@ -176,7 +176,7 @@ async def test_an_outage_of_redis_is_waited_for(
     assert live(world) == set()
 
 
-async def test_the_audit_waits_for_the_first_worker(
+async def test_the_audit_waits_until_workers_have_written_all_partitions(
     server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audited = asyncio.Event()
@@ -189,7 +189,11 @@ async def test_the_audit_waits_for_the_first_worker(
     task = asyncio.ensure_future(hook(cast(Memory, Quiet()), cast(Sender, None)))
     await asyncio.sleep(0.1)
     assert not audited.is_set()
-    await World(server).claim()
+    world = World(server)
+    await world.claim()
+    await asyncio.sleep(0.1)
+    assert not audited.is_set()
+    await apply(world)
     await asyncio.wait_for(task, 5)
     assert audited.is_set()
 
