@@ -1,7 +1,8 @@
 """The audit of `projector gitlab run --audit`: facts that a bridge without its state cannot end.
 
 A bridge with a new state sends all that is due. What an earlier one told, and what is gone since,
-no table has any more. The facts that workers have in Redis show it.
+no table has any more. The facts that workers have in Redis show it. They show too which jobs have
+ended for good, though GitLab has them running.
 """
 
 import asyncio
@@ -21,10 +22,12 @@ from projector.clients import redis_batch
 from projector.clients.retry import retry_outages, wait_until_ready
 from projector.config.settings import Settings
 from projector.domain import fact_keys
+from projector.domain.entities import Job
 from projector.domain.fact_keys import Key
 from projector.errors import NotReadyError, OperatorError, SnapshotError
 from projector.gitlab.export import Fact, export_lines
 from projector.gitlab.lost_state import Audit
+from projector.gitlab.mapping.state import HeldJob
 from projector.gitlab.memory import Memory
 from projector.gitlab.sender import Sender
 from projector.operators import snapshot
@@ -59,8 +62,18 @@ class Told(Protocol):
     async def remember_users(self, ids: Collection[int]) -> None:
         """Tell of these users too; return once Kafka has acknowledged it."""
 
+    async def leave_out_jobs(self, held: Collection[HeldJob]) -> None:
+        """Pin jobs that workers have ended, or have under another root namespace."""
+
     async def facts(self) -> list[Fact]:
         """Return type, root and data of all that was told."""
+
+
+class _Known(NamedTuple):
+    """What workers know of that no start or set of the bridge changes."""
+
+    users: set[int]
+    jobs: list[HeldJob]
 
 
 class Look(NamedTuple):
@@ -89,15 +102,13 @@ async def audit_lost_state(settings: Settings, told: Told) -> None:
     """
     async with connected(settings) as redis:
         partitions = await require_partition_count(redis)
-        await told.remember_users(await _users(redis, partitions))
+        known = await _known(redis, partitions)
+        await told.leave_out_jobs(known.jobs)
+        await told.remember_users(known.users)
         with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
             source = cast(BinaryIO, spool)
-            source.writelines(export_lines(await told.facts(), int(time.time() * 1000)))
-            source.seek(0)
-            export, bad = await asyncio.to_thread(read_export, source, partitions)
-            if bad:
-                raise OperatorError(f"an event of the bridge has no place in an audit: {bad[0]}")
-            audit = _Audit(settings, redis, export, source)
+            export = await _export(told, source, partitions)
+            audit = _Audit(settings, redis, told, export, source)
             await audit.until(lambda look: look.is_applied, "workers have not applied")
             await audit.until(lambda look: not look.left, "no event ends", repair=True)
 
@@ -114,34 +125,43 @@ def audit_hook(settings: Settings) -> Audit:
     return audit
 
 
-async def _require_workers(settings: Settings) -> None:
-    """Raise `NotReadyError` until workers have written all partitions, and `RedisError`."""
-    async with connected(settings) as redis:
-        try:
-            await _users(redis, await require_partition_count(redis))
-        except SnapshotError as error:
-            raise NotReadyError(str(error)) from None
-
-
-async def _users(redis: Redis, partitions: int) -> set[int]:
-    """Return the users that workers know of."""
-    found: set[int] = set()
+async def _known(redis: Redis, partitions: int) -> _Known:
+    """Return the users and the jobs that workers know of."""
+    known = _Known(set(), [])
     for partition in range(partitions):
         look = await snapshot.read_snapshot(redis, partition)
-        found |= {
-            fact_keys.id_of(key)
-            for key, fact in look.facts.items()
-            if fact_keys.kind_of(key) == "user" and fact.data is not None
-        }
-    return found
+        for key, fact in look.facts.items():
+            kind = fact_keys.kind_of(key)
+            if kind == "user" and fact.data is not None:
+                known.users.add(fact_keys.id_of(key))
+            elif kind == "job":
+                job = fact.data if isinstance(fact.data, Job) else None
+                root, number = fact_keys.job_of(key)
+                known.jobs.append(HeldJob(number, root, job is None or job.finished))
+    return known
+
+
+async def _export(told: Told, source: BinaryIO, partitions: int) -> Export:
+    """Write all that was told into the file, and read it as an export."""
+    source.seek(0)
+    source.truncate()
+    source.writelines(export_lines(await told.facts(), int(time.time() * 1000)))
+    source.seek(0)
+    export, bad = await asyncio.to_thread(read_export, source, partitions)
+    if bad:
+        raise OperatorError(f"an event of the bridge has no place in an audit: {bad[0]}")
+    return export
 
 
 class _Audit:
     """Comparisons of all partitions with what was told."""
 
-    def __init__(self, settings: Settings, redis: Redis, export: Export, source: BinaryIO) -> None:
+    def __init__(
+        self, settings: Settings, redis: Redis, told: Told, export: Export, source: BinaryIO
+    ) -> None:
         self._settings = settings
         self._redis = redis
+        self._told = told
         self._export = export
         self._source = source
         self._roots = frozenset(export.roots)
@@ -179,7 +199,24 @@ class _Audit:
             for row in await run.audit(partition)
         ]
         self._roots |= run.left_out_roots
+        if not repair and any(map(_is_job_behind, rows)):
+            await self._leave_out_ended_jobs()
         return Look(run.counts, [row for row in rows if not _is_former_user(row)])
+
+    async def _leave_out_ended_jobs(self) -> None:
+        """Leave out jobs whose end workers have applied since, from events of an earlier bridge."""
+        partitions = self._export.partitions
+        await self._told.leave_out_jobs((await _known(self._redis, partitions)).jobs)
+        self._export = await _export(self._told, self._source, partitions)
+
+
+def _is_job_behind(row: AuditRow) -> bool:
+    """Whether workers do not have the job as it was told."""
+    return (
+        isinstance(row, FindingRow)
+        and row.what in (FactMismatch.MISSING, FactMismatch.DIFFERENT)
+        and fact_keys.kind_of(Key(row.key)) == "job"
+    )
 
 
 def _is_former_user(row: AuditRow) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from projector.gitlab import metrics
-from projector.gitlab.mapping.state import Mark, Remembered, State
+from projector.gitlab.mapping.state import HeldJob, Mark, Remembered, State
 from projector.gitlab.mapping.tables import Change
 from projector.gitlab.own_thread import OwnThread
 from projector.gitlab.sender import Sender
@@ -104,6 +104,10 @@ class Quiet:
         number = (await self._state.run(remember)).last_number
         self._sender.remembered(number)
         await self._sender.until_acknowledged(number)
+
+    async def leave_out_jobs(self, held: Collection[HeldJob]) -> None:
+        """Pin jobs that workers have ended, or have under another root namespace."""
+        await self._state.run(lambda state: state.leave_out_jobs(held))
 
     async def facts(self) -> list[tuple[str, str, str]]:
         """Return type, root and data of all that was told."""

@@ -67,6 +67,8 @@ def test_the_slot_is_dropped(new_bridged: NewBridged) -> None:
 
 def test_the_state_is_lost(new_bridged: NewBridged) -> None:
     it = started(new_bridged)
+    for is_back in (True, False) * 3:
+        stray(it, is_back=is_back)
     it.bridge.kill()
     for file in state_files(it):
         file.unlink()
@@ -209,6 +211,21 @@ def started(new_bridged: NewBridged, **options: str) -> Bridged:
     it.start()
     it.judge()
     return it
+
+
+def stray(it: Bridged, *, is_back: bool) -> None:
+    """Move a project, with a job that runs, to another root namespace, and perhaps back."""
+    company = it.company
+    here, there = tree.new_group(company), tree.new_group(company)
+    project = tree.new_project(company, here)
+    company.insert(
+        "p_ci_builds", partition_id=100, status="running", type="Ci::Build", commit_id=1,
+        project_id=project, user_id=people.new_user(company),
+    )  # fmt: skip
+    for place in (here, there, here)[: 3 if is_back else 2]:
+        it.rows("UPDATE projects SET namespace_id = %s WHERE id = %s", place, project)
+        company.watch()
+        it.settle()
 
 
 def state_files(it: Bridged) -> list[Path]:

@@ -52,6 +52,14 @@ class Remembered(NamedTuple):
     last_number: int
 
 
+class HeldJob(NamedTuple):
+    """A job as workers have it."""
+
+    id: int
+    root: str
+    is_finished: bool
+
+
 class State:
     """The state file, open for one bridge."""
 
@@ -162,6 +170,16 @@ class State:
             )
             self._db.executemany("INSERT OR IGNORE INTO dirty VALUES ('user', ?, 0)", rows)
             return self._compare(mark.lsn, mark.time_ms)
+
+    def leave_out_jobs(self, held: Iterable[HeldJob]) -> None:
+        """Pin told jobs that workers have ended, or have under another root namespace.
+
+        Workers end a job for good, and take it from one root namespace alone.
+        """
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE told SET data = '' WHERE kind = 'job' AND a = ? AND (root <> ? OR ?)", held
+            )
 
     def facts(self) -> list[tuple[str, str, str]]:
         """Return type, root and data of everything that was told."""

@@ -10,7 +10,7 @@ import pytest
 from projector.errors import SnapshotNeededError, StateError
 from projector.gitlab.mapping.due import KINDS
 from projector.gitlab.mapping.mirror_tables import ENVIRONMENT_NAMES
-from projector.gitlab.mapping.state import Mark, Position, Remembered, State
+from projector.gitlab.mapping.state import HeldJob, Mark, Position, State
 from projector.gitlab.mapping.state_file import StateInUseError
 from projector.gitlab.mapping.tables import TABLES, UNCHANGED, Change
 from tests.unit.gitlab.worlds import World
@@ -261,6 +261,41 @@ def test_a_check_of_one_kind_finds_what_is_missing(state: State) -> None:
     assert state.recheck("group", MARK).events == 1
     assert state.recheck("group", MARK).events == 0
     assert state.position("main") == POSITION
+
+
+def _build(status: str) -> Change:
+    row = (9, status, "Ci::Build", 7, 2000, 1, 0, 3600, "2026-11-29 00:00:00", None)
+    return Change("p_ci_builds", 9, row)
+
+
+@pytest.fixture
+def with_job(state: State) -> State:
+    """The state once job 9 has started in root namespace 1."""
+    state.apply([_user(1, "active"), _build("running"), Change("projects", 7, (7, 1, 0))])
+    state.finish(MARK)
+    assert _events(state)[-1] == ("job.started", "1")
+    return state
+
+
+@pytest.mark.parametrize("held", [HeldJob(9, "1", True), HeldJob(9, "2", False)])
+def test_a_job_that_is_left_out_is_never_told_again(with_job: State, held: HeldJob) -> None:
+    last = with_job.last_number
+    with_job.leave_out_jobs([held])
+    assert "job.started" not in {kind for kind, *_ in with_job.facts()}
+    with_job.recheck("job", MARK)
+    with_job.apply([_build("canceling")])
+    with_job.finish(MARK)
+    with_job.apply([_build("success")])
+    with_job.finish(MARK)
+    assert with_job.last_number == last
+    found = with_job._db.execute("SELECT count(*) FROM told WHERE kind = 'job'").fetchone()
+    assert found == (0,)
+
+
+@pytest.mark.parametrize("held", [HeldJob(9, "1", False), HeldJob(8, "2", True)])
+def test_a_job_that_workers_have_as_told_stays(with_job: State, held: HeldJob) -> None:
+    with_job.leave_out_jobs([held])
+    assert "job.started" in {kind for kind, *_ in with_job.facts()}
 
 
 def test_organization_agents_are_compared_only_when_the_setting_changes(state: State) -> None:
