@@ -46,7 +46,7 @@ class Looker:
             check.require_followed(self._connected(name)[0], check.wanted_of(self._settings, name))
 
     def organization_agents(self) -> bool | None:
-        """Read if agents may be used outside their top-level group; None is unknown."""
+        """Read if agents may be used outside their top-level group."""
         return read_organization_agents(self._connected("main")[0])
 
     def push_wal(self, name: str) -> None:

@@ -104,10 +104,8 @@ class GitLab:
         return self.add("p_ci_builds", row_id, project_id=project, user_id=user, **values)
 
     def setting(self, value: int | None) -> None:
-        """Set GitLab's application setting about agents across root namespaces."""
-        self.db.execute("DELETE FROM meta WHERE name = 'organization_agents'")
-        if value is not None:
-            self.db.execute("INSERT INTO meta VALUES ('organization_agents', ?)", [value])
+        """Set GitLab's setting about agents across root namespaces; None: it has no settings."""
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES ('organization_agents', ?)", [value])
 
     # comparisons
 

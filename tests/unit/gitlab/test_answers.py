@@ -160,7 +160,7 @@ class Run:
     def __init__(self, path: Path, seed: int) -> None:
         self.world, self.judge, self.product = World(seed), Judge(), Product()
         self.state = State(path / "state.db", by_counter=True)
-        self.setting: int | None = None
+        self.setting: int | None = 0  # as long as nobody has read it
         self.batches = 0
         self.state.start_snapshot({"main": Position(1, 1, "1", 1)})
         rows = self.judge.take(self.world.seeded())

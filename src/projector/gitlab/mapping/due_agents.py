@@ -6,8 +6,11 @@ A row counts in the root namespace of its project or group. Each row's `config` 
 from typing import Final
 
 _BLANKS: Final = "char(32, 9, 10, 13)"
-# GitLab's setting for grants across root namespaces and of the whole instance: 1 on, 0 off.
-_ORGANIZATION: Final = "(SELECT value FROM meta WHERE name = 'organization_agents')"
+# GitLab's setting for grants across root namespaces and of the whole instance. It is off until it
+# has been read. NULL: a database without such settings, where only instance agents count.
+_SETTING: Final = "EXISTS (SELECT 1 FROM meta WHERE name = 'organization_agents' AND value {})"
+_ACROSS_ROOTS: Final = _SETTING.format("= 1")
+_OF_INSTANCE: Final = _SETTING.format("IS NOT 0")
 
 
 AGENT: Final = """
@@ -97,7 +100,7 @@ SHARED_AGENT: Final = f"""
 WITH roots (agent, root) AS ({_roots_of("project")} UNION {_roots_of("group")}),
 found (a, root, agent, access) AS MATERIALIZED (
     SELECT c.id, r.root, {_and_more(_AGENT_FIELDS)}, {_ACCESS}
-    FROM roots r CROSS JOIN cluster_agents c ON c.id = r.agent WHERE {_ORGANIZATION} = 1)
+    FROM roots r CROSS JOIN cluster_agents c ON c.id = r.agent WHERE {_ACROSS_ROOTS})
 SELECT a, 0, '', root, agent || '"config":' || access || char(125) FROM found
 WHERE access <> '{_EMPTY_ACCESS}'
 """
@@ -107,5 +110,5 @@ SELECT c.id, 0, '', '*', {_and_more(_AGENT_FIELDS)} || '"configuration":' || o.c
 FROM dirty d CROSS JOIN cluster_agents c ON c.id = d.a
 CROSS JOIN agent_organization_authorizations o ON o.id = (
     SELECT max(x.id) FROM agent_organization_authorizations x WHERE x.agent_id = c.id)
-WHERE d.kind = 'instance_agent' AND coalesce({_ORGANIZATION}, 1) <> 0 AND {_is_object("o")}
+WHERE d.kind = 'instance_agent' AND {_OF_INSTANCE} AND {_is_object("o")}
 """

@@ -153,10 +153,11 @@ class State:
             return self._compare(mark.lsn, None)
 
     def set_organization_agents(self, allowed: bool | None, mark: Mark) -> Remembered:
-        """Store if grants may leave their root namespace; None is unknown, so they do not."""
+        """Store if grants may leave their root namespace; None: this GitLab has no settings."""
         with self._transaction():
             value = None if allowed is None else int(allowed)
-            if self._get("organization_agents") != value:
+            known = self._db.execute("SELECT value FROM meta WHERE name = 'organization_agents'")
+            if known.fetchone() != (value,):
                 self._put("organization_agents", value)
                 dirty.mark_everything(self._db, ["shared_agent", "instance_agent"])
             return self._compare(mark.lsn, mark.time_ms)

@@ -1,4 +1,4 @@
-"""GitLab's setting that lets agents be used outside their top-level group."""
+"""GitLab's setting that lets agents be used outside their top-level group, or everywhere."""
 
 from typing import Any, Final
 
@@ -13,9 +13,15 @@ _READ: Final = (
 
 
 def read_organization_agents(connection: "psycopg.Connection[Any]") -> bool | None:
-    """Read the setting; None where this GitLab has none, or the bridge may not read it."""
+    """Read the setting; what cannot be read is off. None: this is a database without settings.
+
+    An administrator may have turned it off, and agents must not be listed then. No GitLab is
+    without `application_settings`.
+    """
     try:
         row = connection.execute(_READ).fetchone()
-    except (errors.UndefinedTable, errors.UndefinedColumn, errors.InsufficientPrivilege):
+    except errors.UndefinedTable:
         return None
-    return None if row is None else row[0] == "true"
+    except psycopg.ProgrammingError:
+        return False
+    return row is not None and row[0] == "true"

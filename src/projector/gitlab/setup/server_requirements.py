@@ -175,7 +175,7 @@ def _setting(setup: Setup) -> Findings:
     if setup.setting_readable is False:
         yield hint(
             f"The role {setup.server.user} may not read the setting that lets agents serve other "
-            "groups, so the bridge takes it as off.",
+            "groups or the whole instance, so the bridge takes it as off.",
             statement(
                 "GRANT SELECT (id, cluster_agents) ON public.application_settings TO {role};",
                 role=name(setup.server.user),

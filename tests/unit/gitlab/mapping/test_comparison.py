@@ -55,8 +55,8 @@ def test_jobs_end_first_and_start_last_and_removals_follow_sets() -> None:
     gitlab.grant(1, 5, group_id=3)
     gitlab.add("agent_organization_authorizations", 1, agent_id=5, config="{}")
     gitlab.job(9, 7, 1)
-    first = gitlab.compare()
     gitlab.setting(1)
+    first = gitlab.compare()
     gitlab.group(40)
     gitlab.change("projects", 7, namespace_id=40)  # and all that is in it
     gitlab.change("users", 2, state="blocked")

@@ -228,6 +228,7 @@ def test_an_agent_of_the_instance(gitlab: GitLab, setting: int | None, is_shared
     gitlab.agent(5, 7)
     gitlab.add("agent_organization_authorizations", 1, agent_id=5, config="{}")
     gitlab.add("agent_organization_authorizations", 2, agent_id=5, config='{"a": 1}')
+    assert not gitlab.compare("instance"), "the setting is not read yet"
     gitlab.setting(setting)
     data = {"id": 5, "name": "a5", "project_id": 7, "configuration": {"a": 1}}
     expected = [Told("instance-agent.set", "*", data)]
@@ -253,6 +254,7 @@ def test_a_configuration_is_kept_as_it_is_written(gitlab: GitLab, config: str, e
     gitlab.agent(5, 7)
     gitlab.grant(1, 5, config, project_id=7)
     gitlab.add("agent_organization_authorizations", 1, agent_id=5, config=config)
+    gitlab.setting(1)
     gitlab.compare()
     data = [data for (data,) in gitlab.db.execute("SELECT data FROM told WHERE a = 5")]
     assert f'{{"ci_access":{{"projects":[{entry}],"groups":[]}}}}' in "".join(data)

@@ -303,9 +303,19 @@ def test_organization_agents_are_compared_only_when_the_setting_changes(state: S
     state.load("cluster_agents", [(1, 1, "agent")])
     state.load("agent_organization_authorizations", [(1, 1, "{}")])
     state.finish(MARK)
+    assert state.recheck("instance_agent", MARK).events == 0, "the setting is not read yet"
     assert state.set_organization_agents(True, MARK).events == 1
     assert state.set_organization_agents(True, MARK).events == 0
     assert state.set_organization_agents(False, MARK).events == 1
+
+
+def test_without_any_settings_agents_serve_the_instance(state: State) -> None:
+    state.load("projects", [(1, 1, 0)])
+    state.load("cluster_agents", [(1, 1, "agent")])
+    state.load("agent_organization_authorizations", [(1, 1, "{}")])
+    state.finish(MARK)
+    assert state.set_organization_agents(None, MARK).events == 1
+    assert state.set_organization_agents(None, MARK).events == 0
 
 
 # sequences
