@@ -19,7 +19,7 @@ UNKNOWN, UNAVAILABLE, FORBIDDEN = 401, 503, 403
 
 
 class Rules:
-    """The answers of one moment; `setting`: may agents leave their root namespace (None: no settings)."""
+    """The answers of one moment; `setting`: may agents leave their root (None: none)."""
 
     def __init__(self, tables: Tables, today: str, setting: int | None) -> None:
         self.tables = tables
