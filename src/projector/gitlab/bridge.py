@@ -29,6 +29,7 @@ from projector.gitlab.poll import PollSource, needed_staleness
 from projector.gitlab.postgres.database import Digests
 from projector.gitlab.postgres.dsn import connection_strings, is_exposed, place
 from projector.gitlab.postgres.token_digests import TokenDigests
+from projector.gitlab.prune import prune_forever
 from projector.gitlab.self_check import check_forever
 from projector.gitlab.sender import Sender
 from projector.gitlab.source import Source, databases
@@ -112,13 +113,8 @@ async def _run(settings: Settings, gitlab: GitlabSettings, dsns: Any, audit: Aud
         memory = Memory(state, sender)
         kind = PollSource if gitlab.source == "poll" else StreamSource
         digests = await stack.enter_async_context(_decrypting(gitlab))
-        source = kind(databases(gitlab, dsns), gitlab, memory, sender, digests)
-        beats: SourceHeartbeats | None = None
-        if has_sources:
-            name = str(await state.run(lambda s: s.noted(lost_state.NAME)))
-            beats = SourceHeartbeats(settings, sender, source.look, gitlab.heartbeat, name)
-            if begins:
-                await wait_until_ready("Kafka", settings.kafka, beats.claim)
+        followed = databases(gitlab, dsns)
+        source = kind(followed, gitlab, memory, sender, digests)
         works: list[Any] = [
             source.run(),
             sender.run(),
@@ -126,7 +122,9 @@ async def _run(settings: Settings, gitlab: GitlabSettings, dsns: Any, audit: Aud
             _watch(settings, partitions),
         ]
         works.append(_check(source, memory))
-        works.append(_vouch(source, memory, sender, beats, audit))
+        if kind is StreamSource:
+            works.append(_prune(source, memory, followed[-1].dsn))
+        works.append(_vouch(settings, gitlab, source, memory, sender, orders, has_sources))
         await _until_one_fails(works)
 
 
@@ -217,7 +215,14 @@ async def _check(source: Source, memory: Memory) -> NoReturn:
     await check_forever(memory)
 
 
-async def _vouch(
+async def _prune(source: Source, memory: Memory, dsn: str) -> NoReturn:
+    await source.ready.wait()
+    await prune_forever(memory, dsn)
+
+
+async def _vouch(  # noqa: PLR0913, PLR0917  all parts of the process meet here
+    settings: Settings,
+    gitlab: GitlabSettings,
     source: Source,
     memory: Memory,
     sender: Sender,

@@ -108,7 +108,7 @@ def _load(loaded: State, settings: GitlabSettings, strings: dict[Database, str])
         loaded.start_snapshot({})
         for table in TABLES.values():
             place: Database = "ci" if "ci" in strings and table.name in CI_TABLES else "main"
-            where = table.read_by_poll(separate_ci="ci" in strings)
+            where = table.read_by_poll(loaded.live_builds() if "ci" in strings else None)
             with explained(strings[place]):
                 rows = database.copy_table(connections[place], table, where, digests)
                 loaded.load(table.name, rows)

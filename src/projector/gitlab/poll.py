@@ -186,9 +186,10 @@ class PollSource:
         *, fill: bool,
     ) -> int:  # fmt: skip
         rows = 0
+        builds = state.live_builds() if len(self._databases) > 1 else None
         for table in database.tables:
             if table.name in names:
-                where = table.read_by_poll(separate_ci=len(self._databases) > 1)
+                where = table.read_by_poll(builds)
                 read = copy_table(connection, table, where, self._digests)
                 if fill:
                     rows += state.load(table.name, read)

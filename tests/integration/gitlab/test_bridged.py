@@ -99,6 +99,12 @@ def test_jobs_in_a_database_of_their_own(new_bridged: NewBridged) -> None:
     it.check()
 
 
+def test_polling_jobs_in_a_database_of_their_own(new_bridged: NewBridged) -> None:
+    it = new_bridged(seed=9, separate_ci=True, **POLL)
+    it.start()
+    run_rounds(it, 2)
+
+
 def test_decrypted_tokens(new_bridged: NewBridged) -> None:
     it = new_bridged(seed=5, PROJECTOR_GITLAB_TOKENS="decrypt")
     (file := it.deployment.folder / "db-key").write_text(DB_KEY_BASE[:32])

@@ -6,7 +6,7 @@ from projector.gitlab.mapping.tables import TABLES, Column, Kind, Table
 
 BUILDS = "p_ci_builds"
 # The tables of a build's environment, by their column with the build's id.
-ENVIRONMENT_NAMES = {"p_ci_builds_metadata": "build_id", "job_environments": "ci_job_id"}
+ENVIRONMENT_NAMES = {name: table.build for name, table in TABLES.items() if table.build}
 # Other builds may still run, and GitLab sends no row of their metadata then.
 _ENDED = "status IS NULL OR status IN ('success', 'failed', 'canceled') OR type IS NOT 'Ci::Build'"
 

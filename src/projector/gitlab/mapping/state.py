@@ -17,7 +17,11 @@ from projector.gitlab.mapping.dirty import RULES, Rule
 from projector.gitlab.mapping.due import EVERYTHING
 from projector.gitlab.mapping.envelope import OutboxRow
 from projector.gitlab.mapping.mirror import Mirror
-from projector.gitlab.mapping.mirror_tables import create_indexes, drop_indexes
+from projector.gitlab.mapping.mirror_tables import (
+    ENVIRONMENT_NAMES,
+    create_indexes,
+    drop_indexes,
+)
 from projector.gitlab.mapping.state_file import StateFile, in_plain_words
 from projector.gitlab.mapping.tables import TABLES, Change, Row
 
@@ -115,6 +119,34 @@ class State:
         with in_plain_words(self._file.path):
             rows = self._db.execute("SELECT DISTINCT project_id FROM changed_p_ci_builds")
             return [project for (project,) in rows if project is not None]
+
+    def live_builds(self) -> list[int]:
+        """Return the builds that run, as the open batch leaves them."""
+        with in_plain_words(self._file.path):
+            return [build for (build,) in self._db.execute("SELECT id FROM p_ci_builds")]
+
+    def waiting_builds(self, after: int, limit: int) -> list[int]:
+        """Return builds above an id that do not run, and have the name of an environment."""
+        names = " UNION ".join(
+            f"SELECT {build} AS build FROM {table} x WHERE {build} > ?1"
+            f" AND NOT EXISTS (SELECT 1 FROM p_ci_builds b WHERE b.id = x.{build})"
+            for table, build in ENVIRONMENT_NAMES.items()
+        )
+        with in_plain_words(self._file.path):
+            found = self._db.execute(f"{names} ORDER BY build LIMIT ?2", [after, limit])
+            return [build for (build,) in found]
+
+    def forget_builds(self, ended: Iterable[int]) -> Remembered:
+        """Forget the names of environments of builds that have ended, unless one runs here yet."""
+        builds = [(build,) for build in ended]
+        with self._transaction():
+            for table, column in ENVIRONMENT_NAMES.items():
+                self._db.executemany(
+                    f"DELETE FROM {table} WHERE {column} = ?1"
+                    " AND NOT EXISTS (SELECT 1 FROM p_ci_builds WHERE id = ?1)",
+                    builds,
+                )
+        return Remembered(0, self.last_number)
 
     def has(self, table: str, rows: Iterable[Row]) -> bool:
         """Return if the mirror has all these rows as they are."""

@@ -1,6 +1,7 @@
 """The tables and columns of GitLab's database that the bridge reads, and their rows and changes."""
 
 import enum
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 
@@ -57,15 +58,24 @@ class Table(NamedTuple):
     row_filter: str = ""
     snapshot_filter: str = ""
     poll_filter: str = ""
+    build: str = ""  # the column of a build's id, in a table that is read for its builds alone
     optional: bool = False  # not in every version of GitLab; a missing one counts as empty
 
     def read_by_snapshot(self, *, separate_ci: bool = False) -> str:
         """Return the WHERE of a snapshot, without the word."""
         return (not self._is_cut_off(separate_ci) and self.snapshot_filter) or self.row_filter
 
-    def read_by_poll(self, *, separate_ci: bool = False) -> str:
-        """Return the WHERE of a poll, without the word."""
-        return (not self._is_cut_off(separate_ci) and self.poll_filter) or self.row_filter
+    def read_by_poll(self, live_builds: Iterable[int] | None = None) -> str:
+        """Return the WHERE of a poll, without the word.
+
+        `live_builds` are those of a database of their own; None: they are beside this table.
+        """
+        if live_builds is None or not self._is_cut_off(separate_ci=True):
+            return self.poll_filter or self.row_filter
+        if self.build:
+            ids = ",".join(map(str, live_builds))
+            return f"{self.build} = ANY ('{{{ids}}}'::bigint[])"
+        return self.row_filter
 
     def _is_cut_off(self, separate_ci: bool) -> bool:
         """Return if the builds are in another database than this table."""
@@ -162,6 +172,7 @@ _ALL = (
         _columns(id=_I, ci_job_id=_I, expanded_environment_name=_T),
         snapshot_filter=f"ci_job_id {_of_builds(UNFINISHED_BUILD)}",
         poll_filter=f"ci_job_id {_of_builds(LIVE_BUILD)}",
+        build="ci_job_id",
         optional=True,
     ),
     Table(
@@ -170,6 +181,7 @@ _ALL = (
         _WITH_ENVIRONMENT,
         snapshot_filter=f"{_WITH_ENVIRONMENT} AND build_id {_of_builds(UNFINISHED_BUILD)}",
         poll_filter=f"{_WITH_ENVIRONMENT} AND build_id {_of_builds(LIVE_BUILD)}",
+        build="build_id",
         optional=True,
     ),
 )

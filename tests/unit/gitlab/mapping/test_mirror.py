@@ -288,5 +288,13 @@ def test_a_snapshot_reads_names_of_builds_that_may_still_run() -> None:
 def test_no_filter_asks_for_builds_of_another_database() -> None:
     for table in TABLES.values():
         apart = table.name not in ("p_ci_builds", "p_ci_builds_metadata")
-        for where in (table.read_by_snapshot, table.read_by_poll):
-            assert not apart or "p_ci_builds" not in where(separate_ci=True)
+        for where in (table.read_by_snapshot(separate_ci=True), table.read_by_poll([7, 9])):
+            assert not apart or "p_ci_builds" not in where
+
+
+def test_a_poll_of_another_database_reads_names_of_its_live_builds_alone() -> None:
+    table = TABLES["job_environments"]
+    assert table.read_by_poll([7, 9]) == "ci_job_id = ANY ('{7,9}'::bigint[])"
+    assert table.read_by_poll([]) == "ci_job_id = ANY ('{}'::bigint[])"
+    metadata = TABLES["p_ci_builds_metadata"]
+    assert metadata.read_by_poll([7, 9]) == metadata.read_by_poll()
