@@ -141,7 +141,9 @@ class Bridged:
         strayed = job in self.company.strayed
         agents = answer.status == 200 and answer.body["allowed_agents"]
         self.answers[f"{answer.status}{' with agents' if agents else ''}"] += 1
-        # A job whose project left its root has lost its tokens, if the bridge saw it there.
+        # A job whose project left its root has lost its tokens, if the bridge saw it there. A poll,
+        # and a bridge that begins later, may not have. So both answers pass, also where a stream
+        # must end the job: tests of the mapping hold that.
         if answer in ((right, UNKNOWN) if strayed else (right,)):
             return None
         return f"job {job}{' (strayed)' if strayed else ''}:\n  {answer}\nbut right is\n  {right}"
