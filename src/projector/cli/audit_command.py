@@ -27,6 +27,7 @@ from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
 from projector.operators.audit import (
     AUDITED_KINDS,
+    EVERYTHING,
     AuditScope,
     Export,
     FactMismatch,
@@ -48,8 +49,9 @@ NOTHING: Final = "nothing was compared"
 
 
 class Options(NamedTuple):
-    """The options of the command line; `taken` in ms."""
+    """The options of the command line; `taken` in ms. `scope` None: what the export has."""
 
+    scope: AuditScope | None
     kinds: frozenset[str]
     roots: frozenset[str]
     taken: int | None
@@ -80,6 +82,14 @@ def audit(  # noqa: PLR0913  one for each option
             help="The same for a root namespace. Unless given: those that occur in it.",
         ),
     ] = None,
+    all_: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="The export lists everything: all kinds, and all root namespaces that Redis has "
+            "facts of. It may be empty then.",
+        ),
+    ] = False,
     taken: Annotated[
         str | None,
         typer.Option(
@@ -103,10 +113,12 @@ def audit(  # noqa: PLR0913  one for each option
 
     SNAPSHOT has the lines that `feed` takes, of what there is: `*.set`, `job.started`,
     `agent.configured`. It counts as complete for the kinds and root namespaces that occur in it;
-    all else that the facts hold of those is extra.
+    all else that the facts hold of those is extra. A kind or a root namespace that has become empty
+    is in no line: it is compared with --all, or where --kind and --namespace name it.
 
-    A fact whose event came after the export is newer, and not a difference. Repairs rank at the
-    export's time: they never undo later events, not even a revocation that is still on its way.
+    A fact whose event came after the export is newer, and not a difference. So are facts up to
+    --clock-skew seconds older: what went wrong just now shows in a later export. Repairs rank at
+    the export's time: they never undo later events, not even a revocation that is still on its way.
     What an export must have is in docs/operations.md.
 
     Exits with 0 when all is equal, or every difference was fed; with 1 when there are differences
@@ -115,6 +127,7 @@ def audit(  # noqa: PLR0913  one for each option
 
     \b
     projector audit export.ndjson
+    projector gitlab export --state gitlab.db | projector audit --all -
     my-export --members | projector audit - --taken 2027-01-15T08:00:00Z --repair
     projector audit export.ndjson --kind job --json | jq 'select(.what == "extra")'
     """
@@ -122,7 +135,10 @@ def audit(  # noqa: PLR0913  one for each option
     kinds = _parsed("--kind", lambda: kinds_named(kind or ()))
     moment = None if taken is None else _parsed("--taken", lambda: Instant.parse(taken))
     roots = frozenset(map(str, namespace or ()))
-    options = Options(kinds, roots, moment, int(clock_skew * 1000), repair, as_json_)
+    if all_ and (kinds or roots):
+        fail(WRONG, "--all: compares everything; leave --kind and --namespace out")
+    scope = EVERYTHING if all_ else None
+    options = Options(scope, kinds, roots, moment, int(clock_skew * 1000), repair, as_json_)
     with open_input(snapshot) as source:
         is_good = run_command(settings, _audit(settings, snapshot, source, options))
     if not is_good:
@@ -140,7 +156,7 @@ async def _audit(settings: Settings, name: str, source: BinaryIO, options: Optio
     """Compare and print; return False if differences are left."""
     async with connected(settings) as redis:
         partitions = await require_partition_count(redis)
-        export = _read_export(name, source, partitions)
+        export = _read_export(name, source, partitions, may_be_empty=options.scope is not None)
         request = _request(export, source, options)
         if options.repair:
             await refuse_unsafe_repair(settings, redis, request)
@@ -155,18 +171,18 @@ async def _audit(settings: Settings, name: str, source: BinaryIO, options: Optio
     return run.is_good
 
 
-def _read_export(name: str, source: BinaryIO, partitions: int) -> Export:
+def _read_export(name: str, source: BinaryIO, partitions: int, *, may_be_empty: bool) -> Export:
     export, bad = read_export(source, partitions)
     if bad:
         refuse_lines(name, bad, NOTHING)
-    if not export.count:
+    if not export.count and not may_be_empty:
         fail(WRONG, f"{name} does not hold an event", NOTHING)
     return export
 
 
 def _request(export: Export, source: BinaryIO, options: Options) -> AuditRequest:
     """Fill in from the export the options that were not given."""
-    scope = AuditScope(
+    scope = options.scope or AuditScope(
         options.kinds or frozenset(export.kinds), options.roots or frozenset(export.roots)
     )
     taken = export.taken if options.taken is None else options.taken
@@ -201,8 +217,10 @@ def _summary(run: AuditRun, request: AuditRequest) -> Iterator[str]:
         f"{export.count} entities in the export {when}: {differing}, "
         f"{counts[FactMismatch.NEWER]} newer than the export"
     )
-    kinds, roots = sorted(scope.kinds), sorted(scope.roots)
-    yield f"compared: {', '.join(kinds)} of namespace {', '.join(roots)}"
+    where = (
+        "all namespaces" if scope.roots is None else f"namespace {', '.join(sorted(scope.roots))}"
+    )
+    yield f"compared: {', '.join(sorted(scope.kinds))} of {where}"
     if left_out := _left_out(run):
         yield f"not compared: {', '.join(left_out)}"
     if run.fed:

@@ -32,8 +32,7 @@ from projector.gitlab.memory import Memory
 from projector.gitlab.sender import Sender
 from projector.operators import snapshot
 from projector.operators.audit import (
-    AUDITED_KINDS,
-    AuditScope,
+    EVERYTHING,
     Export,
     FactMismatch,
     read_export,
@@ -164,7 +163,6 @@ class _Audit:
         self._told = told
         self._export = export
         self._source = source
-        self._roots = frozenset(export.roots)
 
     async def until(
         self, is_done: Callable[[Look], bool], obstacle: str, *, repair: bool = False
@@ -186,10 +184,9 @@ class _Audit:
         )
 
     async def _compare(self, repair: bool) -> Look:
-        """Compare all partitions now. A first look shows which namespaces are gone."""
+        """Compare all partitions now."""
         now = await redis_batch.server_time(self._redis, PARTITIONS_KEY)
-        scope = AuditScope(frozenset(AUDITED_KINDS), self._roots)
-        request = AuditRequest(self._export, scope, self._source, now, 0, repair)
+        request = AuditRequest(self._export, EVERYTHING, self._source, now, 0, repair)
         if repair:
             await refuse_unsafe_repair(self._settings, self._redis, request)
         run = AuditRun(self._settings, self._redis, request)
@@ -198,7 +195,6 @@ class _Audit:
             for partition in range(self._export.partitions)
             for row in await run.audit(partition)
         ]
-        self._roots |= run.left_out_roots
         if not repair and any(map(_is_job_behind, rows)):
             await self._leave_out_ended_jobs()
         return Look(run.counts, [row for row in rows if not _is_former_user(row)])

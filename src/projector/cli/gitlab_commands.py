@@ -36,6 +36,66 @@ def load_all_settings() -> tuple[Settings, GitlabSettings]:
     return settings, gitlab
 
 
+@app.command()
+def check(
+    *,
+    sql: Annotated[
+        bool,
+        typer.Option(
+            "--sql", help="Print the SQL for the database's administrator, and check nothing."
+        ),
+    ] = False,
+) -> None:
+    """Find what must be mended in GitLab's database, in Kafka and here, and print how.
+
+    It connects as the bridge does, and changes nothing. A finding is one sentence; below it are the
+    SQL, the line of a file, or the variable that mends it. A hint need not be mended.
+
+    Exits with 0 when the bridge can run; with 2 when something must be mended; with 3 when
+    PostgreSQL or Kafka cannot be reached.
+
+    \b
+    projector gitlab check
+    projector gitlab check --sql > for-the-administrator.sql
+    """
+    settings, gitlab = load_all_settings()
+    from projector.cli import gitlab_output
+
+    if sql:
+        gitlab_output.print_script(gitlab)
+    else:
+        gitlab_output.print_check(settings, gitlab)
+
+
+@app.command()
+def export(
+    *,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="The bridge's state file; it may be in use. Without it, users who were blocked "
+            "once and jobs that left their root namespace are not as the bridge has told them."
+        ),
+    ] = None,
+) -> None:
+    """Print everything that is due now, one CloudEvent (JSON) a line, for `projector audit`.
+
+    It reads GitLab's tables in one snapshot, and needs nothing but the right to SELECT. The bridge
+    may run meanwhile.
+
+    Exits with 0; with 2 when a table or the state file cannot be read; with 3 when PostgreSQL
+    cannot be reached.
+
+    \b
+    projector gitlab export --state gitlab.db > export.ndjson
+    projector gitlab export --state gitlab.db | projector audit --all -
+    """
+    _, gitlab = load_all_settings()
+    from projector.cli import gitlab_output
+
+    gitlab_output.print_export(gitlab, state)
+
+
 @app.command("run")
 def run(
     audit: Annotated[

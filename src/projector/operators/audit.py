@@ -62,15 +62,25 @@ class AuditFinding(NamedTuple):
 
 
 class AuditScope(NamedTuple):
-    """The kinds and root namespaces of which the export lists everything."""
+    """The kinds and root namespaces of which the export lists everything.
+
+    `roots` None: all root namespaces, those that occur in facts alone too.
+    """
 
     kinds: frozenset[str]
-    roots: frozenset[str]
+    roots: frozenset[str] | None
 
     def covers(self, key: Key) -> bool:
         """Whether the export would list the entity."""
-        root = fact_keys.root_of(key)
-        return fact_keys.kind_of(key) in self.kinds and (root == "*" or root in self.roots)
+        return fact_keys.kind_of(key) in self.kinds and self.covers_root(fact_keys.root_of(key))
+
+    def covers_root(self, root: str) -> bool:
+        """Whether the export would list what there is in the root namespace; `*` is all."""
+        return root == "*" or self.roots is None or root in self.roots
+
+
+# A kind or a root namespace that has become empty is in no line of the export.
+EVERYTHING: Final = AuditScope(frozenset(AUDITED_KINDS), None)
 
 
 class Export:

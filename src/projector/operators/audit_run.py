@@ -143,7 +143,7 @@ class AuditRun:
             kind, root = fact_keys.kind_of(key), fact_keys.root_of(key)
             if kind in AUDITED_KINDS and kind not in scope.kinds:
                 self.left_out_kinds.add(kind)
-            elif kind in AUDITED_KINDS and root != "*" and root not in scope.roots:
+            elif kind in AUDITED_KINDS and not scope.covers_root(root):
                 self.left_out_roots.add(root)
 
     def _compare(self, look: Snapshot) -> list[AuditFinding]:

@@ -174,3 +174,43 @@ def test_a_bad_line_or_none_exits_with_2(tmp_path: Path) -> None:
     assert result.stderr.splitlines()[-1] == "nothing was compared"
     empty = run("audit", written(tmp_path, "\n"))
     assert (empty.exit_code, empty.stderr.splitlines()[-1]) == (2, "nothing was compared")
+
+
+def test_what_has_become_empty_is_extra_when_everything_is_compared(
+    server: fakeredis.FakeServer, tmp_path: Path
+) -> None:
+    """No line of the export is of that kind or of that root namespace any more."""
+    gone = builders.group(5, root="5"), builders.member(1, group_id=5, root="5")
+    asyncio.run(_fill(server, *gone))
+    company = [m for m in COMPANY if m["type"] != "member.set"]
+    file = export(tmp_path, *company, STARTED)
+    assert "0 missing, 0 extra, 0 different" in run("audit", file).stdout
+    result = run("audit", file, "--all")
+    assert result.exit_code == 1
+    found = [line.split(", by")[0] for line in result.stdout.splitlines()]
+    assert sorted(found[:3]) == [
+        f"extra: {MEMBER}", "extra: 5/group/5", "extra: 5/member/group:5/user:1/direct",
+    ]  # fmt: skip
+    assert "0 missing, 3 extra, 0 different" in found[3]
+    assert found[4].startswith("compared: agent, ")
+    assert found[4].endswith(" of all namespaces")
+    assert len(found) == 5
+
+
+@pytest.mark.usefixtures("company")
+def test_an_empty_export_of_everything_leaves_nothing(tmp_path: Path, sent: list[Message]) -> None:
+    empty = written(tmp_path, "")
+    result = run("audit", empty, "--all")
+    assert result.exit_code == 1
+    assert "0 missing, 6 extra, 0 different" in result.stdout
+    # A command that fails before it writes a line must not end everything.
+    assert run("audit", empty, "--all", "--repair").exit_code == 2
+    assert sent == []
+
+
+@pytest.mark.usefixtures("company")
+@pytest.mark.parametrize("option", ["--kind=member", "--namespace=3"])
+def test_everything_is_not_a_part(tmp_path: Path, option: str) -> None:
+    result = run("audit", export(tmp_path, *COMPANY), "--all", option)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "leave --kind and --namespace out" in result.stderr
