@@ -14,9 +14,9 @@ from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
 from projector.errors import OperatorError
 from projector.gitlab.export import exported
+from projector.gitlab.kafka_check import check_kafka
 from projector.gitlab.setup.check import Checked, UnreachableError, check
 from projector.gitlab.setup.findings import Finding
-from projector.gitlab.setup.kafka_requirements import check_topics
 from projector.gitlab.setup.setup_script import script
 from projector.log import escape_control_chars
 
@@ -40,7 +40,7 @@ def print_check(settings: Settings, gitlab: GitlabSettings) -> None:
         raise typer.Exit(OUTAGE) from None
     except OperatorError as error:
         fail(WRONG, str(error))
-    must += _print(Checked("Kafka", run_command(settings, check_topics(settings))))
+    must += _print(Checked("Kafka", run_command(settings, check_kafka(settings, gitlab))))
     if must:
         typer.echo(f"{must} to mend; `projector gitlab check --sql` prints all of the SQL")
         raise typer.Exit(WRONG)

@@ -39,13 +39,29 @@ async def refuse(
         await state.run(_begin_audit)
     await wait_until_ready("Kafka", settings.kafka, sender.ask_ends)
     is_empty = await state.run(_name)
-    has_events = any(end for ends in sender.offsets.values() for end in ends)
     if not audits:
-        await _refuse_lost_state(state, has_events=has_events)
-        if has_sources and has_events:
+        await _refuse_lost_state(state, has_events=_has_events(sender))
+        if has_sources and _has_events(sender):
             check = partial(require_last, state, settings)
             await wait_until_ready("Kafka", settings.kafka, check)
     return is_empty
+
+
+async def require_nothing_lost(
+    state: OwnThread[State], sender: Sender, settings: Settings, *, has_sources: bool
+) -> None:
+    """Raise what a run without an audit would be refused for, and change nothing.
+
+    Raises `StateError`, `LostTopicsError`, and `KafkaError`.
+    """
+    await sender.ask_ends()
+    await _refuse_lost_state(state, has_events=_has_events(sender))
+    if has_sources and _has_events(sender):
+        await require_last(state, settings)
+
+
+def _has_events(sender: Sender) -> bool:
+    return any(end for ends in sender.offsets.values() for end in ends)
 
 
 async def _refuse_lost_state(state: OwnThread[State], *, has_events: bool) -> None:

@@ -74,15 +74,16 @@ class State:
         by_counter: bool,
         rules: Iterable[Rule] = RULES,
         refused: Callable[[Refusal], object] = bool,
+        read_only: bool = False,
     ) -> None:
-        self._file = StateFile(path)
+        self._file = StateFile(path, read_only=read_only)
         self._db = self._file.db
         self._by_counter = by_counter
         self._rules = tuple(rules)
         self._mirror = Mirror(self._db)
         self._comparisons = Comparisons(self._db, refused)
         self._acknowledged: tuple[int, dict[tuple[str, int], int]] = (0, {})
-        if by_counter and not self.is_empty:
+        if by_counter and not read_only and not self.is_empty:
             self._leave_epoch()
 
     def close(self) -> None:

@@ -59,13 +59,18 @@ def in_plain_words(path: Path) -> Iterator[None]:
 
 
 class StateFile:
-    """An open state file, which no other bridge can open meanwhile."""
+    """An open state file, which no other bridge can open meanwhile.
 
-    def __init__(self, path: Path) -> None:
+    One that is only read is as it is, and may be in use; an empty one stands for a missing file.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         with in_plain_words(path), ExitStack() as resources:
-            resources.enter_context(_locked(path))
-            self.db = resources.enter_context(closing(_open(path)))
+            if not read_only:
+                resources.enter_context(_locked(path))
+            opened = _open_to_read(path) if read_only else _open(path)
+            self.db = resources.enter_context(closing(opened))
             self._resources = resources.pop_all()
 
     def close(self) -> None:
@@ -98,6 +103,22 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         _check(db, path)
         _prepare(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """Open the file without a change to it, after the same check."""
+    # An empty file is what a bridge leaves that was killed before its first transaction.
+    if not path.exists() or not path.stat().st_size:
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        _prepare(db)
+        return db
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    try:
+        _check(db, path)
     except BaseException:
         db.close()
         raise

@@ -1,11 +1,27 @@
 """Requirements of the topics in Kafka that the bridge sends to."""
 
+from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.errors import MissingTopicsError, OperatorError
-from projector.gitlab.setup.findings import SHELL, Finding, Remedy
+from projector.gitlab.setup.findings import ENVIRONMENT, SHELL, Finding, Remedy
 from projector.kafka import topics
 
 SOURCE = "gitlab"
+
+
+def check_sources(settings: Settings) -> list[Finding]:
+    """Hint at it when workers do not wait for the bridge's heartbeats."""
+    if SOURCE in settings.source_names:
+        return []
+    sources = ",".join([*settings.source_names, SOURCE])
+    return [
+        Finding(
+            "Workers do not wait for the bridge's heartbeats, so answers of a bridge that has "
+            "stopped count as fresh. Set this for all commands.",
+            (Remedy(ENVIRONMENT, f"{variable_name('sources')}={sources}"),),
+            is_hint=True,
+        )
+    ]
 
 
 async def check_topics(settings: Settings) -> list[Finding]:
