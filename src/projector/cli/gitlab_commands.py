@@ -4,7 +4,8 @@ psycopg is imported inside the commands, since only the extra `gitlab` installs 
 """
 
 from importlib.util import find_spec
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -26,14 +27,24 @@ def load_all_settings() -> tuple[Settings, GitlabSettings]:
     try:
         gitlab = GitlabSettings.load()
     except SettingsError as error:
-        fail(WRONG, *(f"wrong setting: {line}" for line in str(error).splitlines()))
+        _refuse(error)
     if find_spec("psycopg") is None:
         fail(
             WRONG,
             "psycopg, the client of PostgreSQL, is not installed; "
             "pip install 'allowed-agents-projector[gitlab]'",
         )
+    from projector.gitlab.postgres.dsn import connection_strings
+
+    try:
+        connection_strings(gitlab)
+    except SettingsError as error:
+        _refuse(error)
     return settings, gitlab
+
+
+def _refuse(error: SettingsError) -> NoReturn:
+    fail(WRONG, *(f"wrong setting: {line}" for line in str(error).splitlines()))
 
 
 @app.command()

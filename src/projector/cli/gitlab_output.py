@@ -6,6 +6,7 @@ Names in GitLab's database are not trusted: control characters are escaped.
 import sys
 import textwrap
 from pathlib import Path
+from typing import Final
 
 import typer
 
@@ -16,9 +17,12 @@ from projector.errors import OperatorError
 from projector.gitlab.export import exported
 from projector.gitlab.kafka_check import check_kafka
 from projector.gitlab.setup.check import Checked, UnreachableError, check
-from projector.gitlab.setup.findings import Finding
+from projector.gitlab.setup.findings import SQL, Finding
 from projector.gitlab.setup.setup_script import script
 from projector.log import escape_control_chars
+
+# The beginnings of what the script for the administrator has too.
+SCRIPTED: Final = ("GRANT", "ALTER ROLE", "CREATE ROLE", "CREATE PUBLICATION", "ALTER PUBLICATION")
 
 
 def print_script(gitlab: GitlabSettings) -> None:
@@ -31,7 +35,7 @@ def print_script(gitlab: GitlabSettings) -> None:
 
 def print_check(settings: Settings, gitlab: GitlabSettings) -> None:
     """Print all findings; end with an exit code unless the bridge can run."""
-    must = 0
+    must: list[Finding] = []
     try:
         for checked in check(gitlab):
             must += _print(checked)
@@ -42,7 +46,7 @@ def print_check(settings: Settings, gitlab: GitlabSettings) -> None:
         fail(WRONG, str(error))
     must += _print(Checked("Kafka", run_command(settings, check_kafka(settings, gitlab))))
     if must:
-        typer.echo(f"{must} to mend; `projector gitlab check --sql` prints all of the SQL")
+        typer.echo(_summary(must))
         raise typer.Exit(WRONG)
     typer.echo("the bridge can run")
 
@@ -60,11 +64,20 @@ def print_export(gitlab: GitlabSettings, state: Path | None) -> None:
         fail(WRONG, str(error))
 
 
-def _print(checked: Checked) -> int:
-    """Print the findings at one place; return how many must be mended."""
+def _print(checked: Checked) -> list[Finding]:
+    """Print the findings at one place; return those that must be mended."""
     for finding in checked.findings:
         typer.echo(as_text(finding))
-    return sum(not finding.is_hint for finding in checked.findings)
+    return [finding for finding in checked.findings if not finding.is_hint]
+
+
+def _summary(must: list[Finding]) -> str:
+    statements = (text for each in must for place, text in each.remedies if place == SQL)
+    if not any(text.startswith(SCRIPTED) for text in statements):
+        return f"{len(must)} to mend"
+    return (
+        f"{len(must)} to mend; `projector gitlab check --sql` prints role, rights and publication"
+    )
 
 
 def as_text(finding: Finding) -> str:

@@ -4,12 +4,19 @@ import ssl
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 from projector.config.env import variable_name
 
 # Larger than any password; a wrong path must not fill the memory.
 MAX_SECRET_BYTES: Final = 64 * 1024
+
+
+def _named(path: object) -> object:
+    """Refuse an empty name, which would be the folder here."""
+    if path == "":
+        raise ValueError("is empty; give a file, or leave the variable unset")
+    return path
 
 
 def _readable(path: Path) -> Path:
@@ -20,7 +27,8 @@ def _readable(path: Path) -> Path:
         raise ValueError(f"{path}: {error.strerror}") from None
 
 
-File = Annotated[Path, AfterValidator(_readable)]
+NamedPath = Annotated[Path, BeforeValidator(_named)]
+File = Annotated[NamedPath, AfterValidator(_readable)]
 
 
 class Identity(NamedTuple):

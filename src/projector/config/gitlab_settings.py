@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from projector.config import credentials
-from projector.config.credentials import File
+from projector.config.credentials import File, NamedPath
 from projector.config.env import GITLAB, GITLAB_PREFIX, variable_name
 from projector.config.problems import described
 from projector.errors import SettingsError
@@ -53,7 +53,7 @@ class GitlabSettings(BaseSettings):
     password_file: File | None = Field(
         default=None, description="instead of `PROJECTOR_GITLAB_PASSWORD`: a file that holds it"
     )
-    state: Path = Field(
+    state: NamedPath = Field(
         default=Path("gitlab.db"),
         description="file of the bridge's own state, some 440 bytes for each row that it follows; "
         "on a local disk. Without it the bridge must send everything again",

@@ -47,6 +47,6 @@ def test_wrong_settings_are_named_and_secrets_are_not() -> None:
     assert "wrong setting: PROJECTOR_GITLAB_SLOT" in done.stderr
     done = run(code, "gitlab", "run", **{DATABASE: "hunter2"})
     assert done.returncode == 2
-    assert f"{DATABASE}: is not a connection string" in done.stderr
+    assert f"wrong setting: {DATABASE}: is not a connection string" in done.stderr
     assert "hunter2" not in done.stderr
     assert "Traceback" not in done.stderr

@@ -101,6 +101,12 @@ def test_an_empty_password_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
     assert found.startswith(f"{NAME}PASSWORD_FILE: ")
 
 
+@pytest.mark.parametrize("name", ["PASSWORD_FILE", "DB_KEY_FILE", "STATE"])
+def test_an_empty_name_of_a_file_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    found = refusal(monkeypatch, **{name: ""})
+    assert found == f"{NAME}{name}: is empty; give a file, or leave the variable unset"
+
+
 def test_the_key_and_the_mode_that_needs_it_are_set_together(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,10 +1,12 @@
 """Connection strings for GitLab's databases: checked, completed, and shown without secrets."""
 
+import re
+from difflib import get_close_matches
 from ipaddress import ip_address
 from typing import Final, Literal
 
 import psycopg
-from psycopg import conninfo
+from psycopg import conninfo, pq
 from pydantic import SecretStr
 
 from projector.config.env import GITLAB, variable_name
@@ -24,6 +26,7 @@ _DEFAULTS: Final = {
 }
 # The bridge sets these itself, for some of its connections.
 _RESERVED: Final = ("replication", "options", "client_encoding")
+_UNKNOWN: Final = re.compile(r'invalid (?:connection option|URI query parameter:) "(\w+)"')
 
 
 def connection_strings(settings: GitlabSettings) -> dict[Database, str]:
@@ -47,9 +50,9 @@ def _completed(field: str, text: str, settings: GitlabSettings) -> str:
     name = variable_name(GITLAB + field)
     try:
         parts = conninfo.conninfo_to_dict(text)
-    except psycopg.ProgrammingError:  # its message quotes the text, perhaps the password
+    except psycopg.ProgrammingError as error:  # it quotes the text, perhaps the password
         raise SettingsError(
-            f"{name}: is not a connection string of PostgreSQL; write "
+            f"{name}: is not a connection string of PostgreSQL; {_misspelt(str(error))}write "
             "`host=... dbname=... user=...`, values with spaces in single quotes, or a URL whose "
             "password has its special characters percent-encoded"
         ) from None
@@ -64,6 +67,14 @@ def _completed(field: str, text: str, settings: GitlabSettings) -> str:
     if "," in str(parts.get("host", "")):
         parts.setdefault("target_session_attrs", "primary")
     return conninfo.make_conninfo("", **{**_DEFAULTS, **parts})
+
+
+def _misspelt(message: str) -> str:
+    """Name an unknown option that resembles a known one. Any other may be part of a password."""
+    known = [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
+    found = _UNKNOWN.search(message)
+    meant = get_close_matches(found[1], known, 1, cutoff=0.75) if found else []
+    return f"`{found[1]}` is no option, `{meant[0]}` is; " if found and meant else ""
 
 
 def place(connection_string: str) -> str:

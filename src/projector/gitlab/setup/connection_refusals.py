@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from projector.config.env import GITLAB, variable_name
-from projector.gitlab.setup.findings import ACCESS_FILE, ENVIRONMENT, SQL, Finding, Remedy, name
+from projector.gitlab.setup.findings import (
+    ACCESS_FILE,
+    ENVIRONMENT,
+    SHELL,
+    SQL,
+    Finding,
+    Remedy,
+    name,
+)
 
 DATABASE: Final = variable_name(GITLAB + "database")
 PASSWORD: Final = variable_name(GITLAB + "password_file")
@@ -20,7 +28,7 @@ class Target(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A message of libpq or PostgreSQL, its explanation, and templates of what mends it."""
+    """A message of libpq or PostgreSQL, and templates of its explanation and of what mends it."""
 
     pattern: str
     sentence: str
@@ -37,6 +45,9 @@ def _dsn(text: str) -> tuple[Remedy, ...]:
 
 
 ACCESS: Final = (Remedy(ACCESS_FILE, "{access}"), Remedy(SQL, "SELECT pg_reload_conf();"))
+# Before a line for connections without TLS would let someone in between read the rows.
+TLS: Final = _dsn("… sslmode=verify-full sslrootcert=<file with the CA's certificate>")
+WHO: Final = "the role {user} to the database {base}"
 CA: Final = _dsn("… sslrootcert=<file with the CA's certificate>")
 
 # The first that matches, in the English texts of libpq and of PostgreSQL 14 to 17.
@@ -57,17 +68,22 @@ REFUSALS: Final = (
             "something like PgBouncer is between, and replication does not pass it",
             _dsn("host=… port=<PostgreSQL's own> …")),
     Refusal(r"password authentication failed|no password supplied",
-            "the password is wrong or missing",
-            (Remedy(SQL, "\\password {role}"),
+            "the password of the role {user} is wrong or missing, or there is no such role, which "
+            "`check --sql` creates",
+            (Remedy(SHELL, "projector gitlab check --sql"),
+             Remedy(SQL, "\\password {role}"),
              Remedy(ENVIRONMENT, f"{PASSWORD}=<a file with that password>"))),
     Refusal(r'role ".*" does not exist', "the role does not exist",
             _sql("CREATE ROLE {role} LOGIN REPLICATION;")),
     Refusal(r"is not permitted to log in", "the role may not log in",
             _sql("ALTER ROLE {role} LOGIN;")),
-    Refusal(r'no pg_hba\.conf entry for (replication connection from )?host "(?P<host>[^"]+)"'
-            r"(?P<rest>.*)", "pg_hba.conf does not admit the role from here", ACCESS),
-    Refusal(r'pg_hba\.conf rejects .*host "(?P<host>[^"]+)"(?P<rest>.*)',
-            "a line of pg_hba.conf rejects the role, and this one must be above it", ACCESS),
+    # Only a connection without TLS was tried, or TLS was refused before for another reason.
+    Refusal(r'^(?!.*, SSL (encryption|on)).*(no pg_hba\.conf entry|pg_hba\.conf rejects).*'
+            r'host "(?!\[local\])', f"pg_hba.conf does not admit {WHO} without TLS", TLS),
+    Refusal(r'no pg_hba\.conf entry for (replication connection from )?host "(?P<host>[^"]+)"',
+            f"pg_hba.conf does not admit {WHO} from here", ACCESS),
+    Refusal(r'pg_hba\.conf rejects .*?host "(?P<host>[^"]+)"',
+            f"a line of pg_hba.conf rejects {WHO}, and this one must be above it", ACCESS),
     Refusal(r'database ".*" does not exist', "the database does not exist",
             _dsn("… dbname=<GitLab's, usually gitlabhq_production>")),
     Refusal(r"permission denied for database", "the role may not connect to the database",
@@ -108,7 +124,8 @@ def explain(message: str, target: Target) -> Refused:
     for refusal in REFUSALS:
         if match := re.search(refusal.pattern, message, re.IGNORECASE | re.DOTALL):
             verb = "cannot be reached" if refusal.is_outage else "refuses the bridge"
-            sentence = f"PostgreSQL at {target.place} {verb}: {refusal.sentence}."
+            reason = refusal.sentence.format(user=target.user, base=target.database)
+            sentence = f"PostgreSQL at {target.place} {verb}: {reason}."
             remedies = _filled(refusal, target, match.groupdict(""))
             return Refused(Finding(sentence, remedies), refusal.is_outage)
     return Refused(Finding(f"PostgreSQL at {target.place} cannot be used: {message}"), True)
@@ -118,13 +135,14 @@ def _filled(refusal: Refusal, target: Target, found: Mapping[str, str]) -> tuple
     parts = {
         "role": name(target.user).as_string(),
         "database": name(target.database).as_string(),
-        "access": _access(target, found) if "host" in found else "",
+        "access": _access(target, found["host"]) if "host" in found else "",
     }
     return tuple(Remedy(place, text.format_map(parts)) for place, text in refusal.remedies)
 
 
-def _access(target: Target, found: Mapping[str, str]) -> str:
-    """Write the line of pg_hba.conf that admits this role from this address."""
-    is_encrypted = "no encryption" not in found["rest"] and "SSL off" not in found["rest"]
-    kind, bits = "hostssl" if is_encrypted else "host", 128 if ":" in found["host"] else 32
-    return f"{kind} {target.database} {target.user} {found['host']}/{bits} scram-sha-256"
+def _access(target: Target, host: str) -> str:
+    """Write the line of pg_hba.conf that admits this role from this address, with TLS alone."""
+    who = f"{target.database} {target.user}"
+    if host == "[local]":  # a Unix socket
+        return f"local {who} scram-sha-256"
+    return f"hostssl {who} {host}/{128 if ':' in host else 32} scram-sha-256"

@@ -53,6 +53,18 @@ def test_what_is_no_connection_string_is_refused_and_not_quoted(text: str) -> No
     assert refused.value.__suppress_context__
 
 
+@pytest.mark.parametrize("text", ["hst=db dbname=x", "postgresql://me:hunter2@db/x?hst=db"])
+def test_a_misspelt_option_is_named(text: str) -> None:
+    with pytest.raises(SettingsError, match="`hst` is no option, `host` is; write"):
+        dsn.connection_strings(settings(text))
+
+
+def test_a_piece_of_a_password_is_not_taken_for_an_option() -> None:
+    with pytest.raises(SettingsError) as refused:
+        dsn.connection_strings(settings("host=db password=some hunter2=more"))
+    assert "hunter2" not in str(refused.value)
+
+
 @pytest.mark.parametrize("option", ["replication=database", "options=-cx=1", "client_encoding=x"])
 def test_what_the_bridge_sets_itself_is_refused(option: str) -> None:
     with pytest.raises(SettingsError, match=f"must not set `{option.partition('=')[0]}`"):
