@@ -18,6 +18,7 @@ from projector.gitlab.memory import Memory
 from projector.gitlab.postgres.database import Connection, Digests, connect, copy_table, reading
 from projector.gitlab.postgres.organization_agents import read_organization_agents
 from projector.gitlab.sender import Sender
+from projector.gitlab.resume import Reason, reason_to_fill
 from projector.gitlab.source import MAIN, SERVER, Database, layout
 from projector.gitlab.stream import MAX_UNSENT
 
@@ -99,8 +100,10 @@ class PollSource:
     async def _full_round(self) -> None:
         self._begun += 1
         number = self._begun
-        if await self._memory.state.run(self._is_unfilled):
-            await self._fill()
+        kept = layout(self._databases, self._settings)
+        reason = await self._memory.state.run(lambda state: reason_to_fill(state, kept))
+        if reason:
+            await self._fill(reason)
         else:
             await self._read(TABLES)
         self.ready.set()
@@ -108,11 +111,7 @@ class PollSource:
             self._ended = number
             self._progress.notify_all()
 
-    def _is_unfilled(self, state: State) -> bool:
-        kept = layout(self._databases, self._settings)
-        return state.is_empty or state.noted("layout") != kept
-
-    async def _fill(self) -> None:
+    async def _fill(self, reason: Reason) -> None:
         """Read all tables into a state that has none, or was filled under other settings."""
         began = time.perf_counter()
         allowed: bool | None = None
@@ -133,11 +132,11 @@ class PollSource:
         kept = layout(self._databases, self._settings)
         await self._memory.state.run(lambda state: state.note("layout", kept))
         seconds = time.perf_counter() - began
-        metrics.SNAPSHOTS.labels("new").inc()
+        metrics.SNAPSHOTS.labels(reason.label).inc()
         metrics.BATCH.labels("snapshot").observe(seconds)
         log.info(
             "snapshot", rows=rows, events=remembered.events, seconds=round(seconds, 2),
-            reason="the state is empty, or was filled under other settings",
+            reason=reason.sentence,
         )  # fmt: skip
 
     async def _read(self, names: Collection[str]) -> None:

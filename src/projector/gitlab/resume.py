@@ -1,8 +1,8 @@
-"""The decision at the start of a stream: go on, or take a snapshot."""
+"""The decision at the start of a stream or of polls: go on, or take a snapshot."""
 
 from typing import NamedTuple
 
-from projector.gitlab.mapping.state import Position
+from projector.gitlab.mapping.state import Position, State
 from projector.gitlab.postgres.replication import Identity, SlotStatus
 
 
@@ -18,6 +18,13 @@ OTHER_SETTINGS = Reason("settings", "the databases, the source or the mode of to
 UNFINISHED = Reason("new", "the snapshot before was not finished")
 BEHIND = Reason("behind", "the state is older than the replication slot, as after a restore")
 STREAM = "stream"
+
+
+def reason_to_fill(state: State, layout: str) -> Reason | None:
+    """Return why polls must fill the state first, or None."""
+    if state.is_empty:
+        return NO_STATE
+    return OTHER_SETTINGS if state.noted("layout") != layout else None
 
 
 def reason_for_snapshot(

@@ -13,7 +13,7 @@ from projector.config.gitlab_settings import GitlabSettings
 from projector.errors import UnpreparedError
 from projector.gitlab.setup import check as checks
 from projector.gitlab.setup.check import UnreachableError, check
-from projector.gitlab.setup.findings import ACCESS_FILE, SQL, Finding
+from projector.gitlab.setup.findings import SQL, Finding
 from projector.gitlab.setup.setup_script import script
 from tests.integration.gitlab.conftest import drop_slots
 from tests.integration.gitlab.gitlab_database import BRIDGE, BRIDGE_PASSWORD, GitlabDatabase
@@ -223,7 +223,11 @@ def test_a_slot_in_use_is_another_bridge(gitlab: GitlabDatabase, tmp_path: Path)
 
 
 REFUSED: list[tuple[Callable[[GitlabDatabase], str], str]] = [
-    (lambda g: g.server.dsn(g.name, BRIDGE, "wrong"), "the password is wrong"),
+    (
+        lambda g: g.server.dsn(g.name, BRIDGE, "wrong"),
+        "the password of the role projector is wrong",
+    ),
+    (lambda g: g.server.dsn(g.name, "nobody_here", "wrong"), "or there is no such role"),
     (lambda g: g.server.dsn("nothing", BRIDGE, BRIDGE_PASSWORD), "the database does not exist"),
     (lambda g: g.server.dsn("postgres", BRIDGE, BRIDGE_PASSWORD), "none of GitLab's tables"),
     (lambda g: g.bridge_dsn + " sslmode=require", "does not speak TLS"),
@@ -266,25 +270,6 @@ def test_a_role_without_login_is_mended(gitlab: GitlabDatabase, tmp_path: Path) 
     assert "may not log in" in found[0].sentence
     mend(gitlab, found)
     assert must(given) == []
-
-
-def test_pg_hba_conf_is_mended_by_the_printed_line(gitlab: GitlabDatabase, tmp_path: Path) -> None:
-    access = gitlab.server.data / "pg_hba.conf"
-    before = access.read_text()
-    given = settings(gitlab, tmp_path)
-    try:
-        access.write_text("local all all trust\nhost all postgres 127.0.0.1/32 scram-sha-256\n")
-        gitlab.server.set()
-        found = must(given)
-        assert "pg_hba.conf does not admit" in found[0].sentence
-        lines = [each.text for each in found[0].remedies if each.place == ACCESS_FILE]
-        access.write_text(access.read_text() + "\n".join(lines) + "\n")
-        mend(gitlab, found)
-        gitlab.server.set()
-        assert must(given) == []
-    finally:
-        access.write_text(before)
-        gitlab.server.set()
 
 
 def test_the_right_to_a_base_backup_is_noticed(gitlab: GitlabDatabase, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import trustme
 
 from projector.config.gitlab_settings import GitlabSettings
 from projector.gitlab.setup.check import check
-from projector.gitlab.setup.findings import Finding
+from projector.gitlab.setup.findings import ACCESS_FILE, ENVIRONMENT, Finding
 from projector.gitlab.setup.setup_script import script
 from tests.integration.gitlab import postgres
 from tests.integration.gitlab.gitlab_database import BRIDGE, BRIDGE_PASSWORD, GitlabDatabase
@@ -86,6 +86,32 @@ def test_certificates_that_tls_refuses_are_explained(server: Postgres, root: Pat
         assert sentence in one.sentence
         assert not one.is_hint
         assert one.remedies
+
+
+def test_pg_hba_conf_is_mended_by_the_printed_line_and_never_without_tls(
+    server: Postgres, root: Path
+) -> None:
+    access = server.data / "pg_hba.conf"
+    before = access.read_text()
+    string = dsn(server, host="localhost", sslmode="verify-full", sslrootcert=root)
+    try:
+        access.write_text("local all all trust\nhostssl all postgres 127.0.0.1/32 scram-sha-256\n")
+        server.set()
+        (plain,) = found(dsn(server, sslmode="disable"), root.parent)
+        assert "without TLS" in plain.sentence
+        assert [each.place for each in plain.remedies] == [ENVIRONMENT]
+        (refused,) = found(string, root.parent)
+        assert f"does not admit the role {BRIDGE} to the database {BASE}" in refused.sentence
+        line, reload = refused.remedies
+        assert line.place == ACCESS_FILE
+        access.write_text(f"{access.read_text()}{line.text}\n")
+        server.execute(reload.text)
+        server.set()
+        assert [each for each in found(string, root.parent) if not each.is_hint] == []
+        assert "without TLS" in found(dsn(server, sslmode="disable"), root.parent)[0].sentence
+    finally:
+        access.write_text(before)
+        server.set()
 
 
 def test_a_pooler_is_noticed(server: Postgres, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_what_cannot_be_read_is_named(gitlab_database: GitlabDatabase, tmp_path:
     with pytest.raises(StateError, match="another version"):
         lines(given, tmp_path / "other.db")
     wrong = psycopg.conninfo.make_conninfo(gitlab_database.bridge_dsn, password="wrong")
-    with pytest.raises(UnpreparedError, match="password is wrong"):
+    with pytest.raises(UnpreparedError, match="the password of the role"):
         lines(settings(gitlab_database, database=wrong))
     nowhere = psycopg.conninfo.make_conninfo(gitlab_database.bridge_dsn, port=1)
     with pytest.raises(UnreachableError, match="nothing listens"):

@@ -1,11 +1,14 @@
 """Decide at the start of a stream whether the state leads on."""
 
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
 from projector.gitlab import resume
-from projector.gitlab.mapping.state import Position
+from projector.gitlab.mapping.state import Position, State
 from projector.gitlab.postgres.replication import Identity, SlotStatus
-from projector.gitlab.resume import reason_for_snapshot
+from projector.gitlab.resume import reason_for_snapshot, reason_to_fill
 
 POSITION = Position(100, 120, "7", 1)
 IDENTITY = Identity(7, 1, 150000)
@@ -53,3 +56,14 @@ def test_a_newer_cluster_is_no_old_state() -> None:
         POSITION, IDENTITY._replace(system=8), SLOT._replace(confirmed=10**9)
     )
     assert reason is not resume.BEHIND
+
+
+def test_polls_fill_an_empty_state_and_one_of_other_settings(tmp_path: Path) -> None:
+    with closing(State(tmp_path / "gitlab.db", by_counter=True)) as state:
+        assert reason_to_fill(state, "poll jwt main") == resume.NO_STATE
+        state.start_snapshot({"main": POSITION})
+        state.finish_snapshot()
+        state.note("layout", "stream jwt main")
+        assert reason_to_fill(state, "poll jwt main") == resume.OTHER_SETTINGS
+        state.note("layout", "poll jwt main")
+        assert reason_to_fill(state, "poll jwt main") is None
