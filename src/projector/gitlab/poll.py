@@ -17,8 +17,8 @@ from projector.gitlab.mapping.tables import CI_TABLES, TABLES
 from projector.gitlab.memory import Memory
 from projector.gitlab.postgres.database import Connection, Digests, connect, copy_table, reading
 from projector.gitlab.postgres.organization_agents import read_organization_agents
-from projector.gitlab.sender import Sender
 from projector.gitlab.resume import Reason, reason_to_fill
+from projector.gitlab.sender import Sender
 from projector.gitlab.source import MAIN, SERVER, Database, layout
 from projector.gitlab.stream import MAX_UNSENT
 
