@@ -5,6 +5,7 @@ meanwhile would be removed by nobody.
 """
 
 import json
+import time
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Self
 
@@ -19,6 +20,8 @@ SOURCE: Final = "gitlab"
 ATTRIBUTE: Final = "bridgestate"
 REQUEST_TIMEOUT_MS: Final = 5000
 POLL_MS: Final = 500
+# Heartbeats go on while a bridge or another source lives: the reading ends after this time.
+LIVE_S: Final = 2.0
 # Heartbeats of other sources may lie between: ever more are read, up to the beginning.
 FIRST_RECORDS: Final = 200
 MORE: Final = 10
@@ -62,8 +65,9 @@ async def read_last_sent(settings: Settings) -> LastSent | None:
 async def _last(
     consumer: AIOKafkaConsumer, place: TopicPartition, start: int, end: int
 ) -> LastSent | None:
-    """Read from `start` to the end, and on while records come: a broker may name too low an end."""
+    """Read from `start` to the end, and a little further: a broker may name too low an end."""
     found: LastSent | None = None
+    reached: float | None = None
     consumer.seek(place, start)
     while True:
         polled: dict[Any, Any] = await consumer.getmany(timeout_ms=POLL_MS)
@@ -71,5 +75,7 @@ async def _last(
         for record in records:
             if record.key == SOURCE.encode():
                 found = LastSent.parse(record.value) or found
-        if not records and await consumer.position(place) >= end:
-            return found
+        if await consumer.position(place) >= end:
+            reached = reached or time.monotonic()
+            if not records or time.monotonic() - reached > LIVE_S:
+                return found
