@@ -29,12 +29,21 @@ def test_a_state_that_was_put_back_is_refused_until_an_audit(new_bridged: NewBri
     it.bridge.start()
     it.company.change(30)
     it.settle()
+    good = it.deployment.command("gitlab", "check")
+    assert good.returncode != 3, good.stderr
+    assert "the state is" not in good.stdout
     it.bridge.kill()
     for path in it.state.parent.glob("gitlab.db*"):
         path.unlink()
+    lost = it.deployment.command("gitlab", "check")
+    assert lost.returncode == 2
+    assert "the state is empty, but the topics are not" in lost.stdout
     for path, content in copies.items():
         path.write_bytes(content)
     it.company.change(30)
+    old = it.deployment.command("gitlab", "check")
+    assert old.returncode == 2
+    assert "the state is older than what was sent" in old.stdout
     it.bridge.start()
     assert it.bridge.process.wait(30) == 2
     assert "the state is older than what was sent" in " ".join(it.bridge.log().split())
