@@ -122,6 +122,7 @@ def run(port: str, folder: Path) -> None:
 def feed(dev: Process, server: Postgres, folder: Path, stack: ExitStack) -> None:
     make_database(server)
     own = {
+        "PROJECTOR_SOURCES": SOURCE,
         "PROJECTOR_GITLAB_DATABASE": server.dsn("projector", DATABASE),
         "PROJECTOR_GITLAB_STATE": str(folder / "gitlab.db"),
         "PROJECTOR_KAFKA": until(dev.waiting, [dev], "Kafka and the rest at work")["kafka"],
