@@ -10,7 +10,7 @@ import structlog
 
 from projector.clients.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, Call
 from projector.config.gitlab_settings import GitlabSettings
-from projector.errors import NotReadyError, TemporaryError
+from projector.errors import AccessError, NotReadyError, TemporaryError
 from projector.gitlab import metrics
 from projector.gitlab.mapping.state import Mark, Position, Remembered, State
 from projector.gitlab.mapping.tables import CI_TABLES, TABLES
@@ -19,6 +19,7 @@ from projector.gitlab.postgres.database import Connection, Digests, connect, cop
 from projector.gitlab.postgres.organization_agents import read_organization_agents
 from projector.gitlab.resume import Reason, reason_to_fill
 from projector.gitlab.sender import Sender
+from projector.gitlab.setup.access import explained_access, in_one_line
 from projector.gitlab.source import MAIN, SERVER, Database, layout
 from projector.gitlab.stream import MAX_UNSENT
 
@@ -83,9 +84,11 @@ class PollSource:
                         await self._full_round()
                     else:
                         await self._read(JOB_TABLES)
-                except OUTAGES as error:
+                except (AccessError, *OUTAGES) as error:
+                    if isinstance(error, AccessError) and not self.ready.is_set():
+                        raise
                     all_at = 0.0
-                    self._call.fail(error, pause, SERVER)
+                    self._call.fail(in_one_line(error), pause, SERVER)
                     await asyncio.sleep(pause)
                     pause = min(LONGEST_PAUSE_S, 2 * pause)
                     continue
@@ -169,7 +172,7 @@ class PollSource:
         rows = 0
         is_full = len(names) == len(TABLES)
         for database in reversed(self._databases):
-            with reading(database.dsn) as connection:
+            with explained_access(database.dsn), reading(database.dsn) as connection:
                 rows += self._copy_tables(state, connection, database, names, fill=fill)
                 if database.name == MAIN and not is_full and not _are_known(state, connection):
                     others = TABLES.keys() - names

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from typing import Any, Final, NamedTuple
 
 import psycopg
-from psycopg import Connection, OperationalError, conninfo
+from psycopg import Connection, OperationalError
 
 from projector.config.env import GITLAB, variable_name
 from projector.config.gitlab_settings import GitlabSettings
@@ -24,7 +24,7 @@ from projector.gitlab.setup import (
     setup_reading,
     table_requirements,
 )
-from projector.gitlab.setup.connection_refusals import Refused, Target
+from projector.gitlab.setup.connection_refusals import Refused
 from projector.gitlab.setup.findings import ACCESS_FILE, ENVIRONMENT, Finding, Remedy
 from projector.gitlab.setup.local_requirements import check_files, wrong_key
 from projector.gitlab.setup.setup_reading import Setup, Wanted, rows
@@ -208,10 +208,7 @@ def _connect(string: str, **options: str) -> Connection[Any] | Refused:
 
 
 def _refused(error: OperationalError, string: str) -> Refused:
-    parts = conninfo.conninfo_to_dict(string)
-    user = str(parts.get("user") or "")
-    target = Target(place(string), user, str(parts.get("dbname") or user))
-    return connection_refusals.explain(str(error), target)
+    return connection_refusals.explain(str(error), connection_refusals.target_of(string))
 
 
 @contextmanager

@@ -4,16 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from psycopg import conninfo
+
 from projector.config.env import GITLAB, variable_name
-from projector.gitlab.setup.findings import (
-    ACCESS_FILE,
-    ENVIRONMENT,
-    SHELL,
-    SQL,
-    Finding,
-    Remedy,
-    name,
-)
+from projector.gitlab.postgres.dsn import place
+from projector.gitlab.setup.findings import ACCESS_FILE, ENVIRONMENT, SQL, Finding, Remedy, name
 
 DATABASE: Final = variable_name(GITLAB + "database")
 PASSWORD: Final = variable_name(GITLAB + "password_file")
@@ -27,6 +22,13 @@ class Target(NamedTuple):
     database: str
 
 
+def target_of(dsn: str) -> Target:
+    """Return the target of a connection string."""
+    parts = conninfo.conninfo_to_dict(dsn)
+    user = str(parts.get("user") or "")
+    return Target(place(dsn), user, str(parts.get("dbname") or user))
+
+
 class Refusal(NamedTuple):
     """A message of libpq or PostgreSQL, and templates of its explanation and of what mends it."""
 
@@ -34,6 +36,7 @@ class Refusal(NamedTuple):
     sentence: str
     remedies: tuple[Remedy, ...] = ()
     is_outage: bool = False
+    may_pass: bool = False  # must be mended, but others may leave room meanwhile
 
 
 def _sql(text: str) -> tuple[Remedy, ...]:
@@ -92,9 +95,9 @@ REFUSALS: Final = (
             "the role may not replicate", _sql("ALTER ROLE {role} REPLICATION;")),
     Refusal(r"exceeds max_wal_senders", "all WAL senders are in use",
             _sql("ALTER SYSTEM SET max_wal_senders = 10;  -- more than now; then restart "
-                 "PostgreSQL")),
+                 "PostgreSQL"), may_pass=True),
     Refusal(r"too many connections for role", "the role has too many connections",
-            _sql("ALTER ROLE {role} CONNECTION LIMIT -1;")),
+            _sql("ALTER ROLE {role} CONNECTION LIMIT -1;"), may_pass=True),
     Refusal(r"too many clients|remaining connection slots are reserved",
             "all connections are in use; try again, or raise max_connections", is_outage=True),
     Refusal(r"server does not support SSL",
@@ -117,6 +120,7 @@ class Refused(NamedTuple):
 
     finding: Finding
     is_outage: bool
+    may_pass: bool = False
 
 
 def explain(message: str, target: Target) -> Refused:
@@ -127,7 +131,7 @@ def explain(message: str, target: Target) -> Refused:
             reason = refusal.sentence.format(user=target.user, base=target.database)
             sentence = f"PostgreSQL at {target.place} {verb}: {reason}."
             remedies = _filled(refusal, target, match.groupdict(""))
-            return Refused(Finding(sentence, remedies), refusal.is_outage)
+            return Refused(Finding(sentence, remedies), refusal.is_outage, refusal.may_pass)
     return Refused(Finding(f"PostgreSQL at {target.place} cannot be used: {message}"), True)
 
 
