@@ -9,6 +9,7 @@ import psycopg
 from projector.config.gitlab_settings import GitlabSettings
 from projector.gitlab.postgres import database
 from projector.gitlab.postgres.organization_agents import read_organization_agents
+from projector.gitlab.postgres.published import read_published
 from projector.gitlab.setup import check
 
 # The first eight digits of a WAL file's name are the timeline.
@@ -44,6 +45,15 @@ class Looker:
         """Raise `UnpreparedError` unless each database shows every change of every table."""
         for name in self._dsns:
             check.require_followed(self._connected(name)[0], check.wanted_of(self._settings, name))
+
+    def published(self) -> str:
+        """Return what the databases publish now, as `read_published` does."""
+        return "; ".join(map(self._published, self._dsns))
+
+    def _published(self, name: str) -> str:
+        wanted = check.wanted_of(self._settings, name)
+        connection = self._connected(name)[0]
+        return read_published(connection, wanted.publication, wanted.tables.values())
 
     def organization_agents(self) -> bool | None:
         """Read if agents may be used outside their top-level group."""

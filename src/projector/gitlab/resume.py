@@ -15,6 +15,7 @@ class Reason(NamedTuple):
 
 NO_STATE = Reason("new", "the state is empty")
 OTHER_SETTINGS = Reason("settings", "the databases, the source or the mode of tokens were others")
+REPUBLISHED = Reason("publication", "tables were not published for a while, or are published anew")
 UNFINISHED = Reason("new", "the snapshot before was not finished")
 BEHIND = Reason("behind", "the state is older than the replication slot, as after a restore")
 STREAM = "stream"

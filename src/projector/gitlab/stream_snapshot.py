@@ -1,5 +1,6 @@
 """The snapshot of all tables from which the streams go on."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -10,6 +11,7 @@ from projector.gitlab import metrics
 from projector.gitlab.mapping.state import Position, Remembered, State
 from projector.gitlab.memory import Memory
 from projector.gitlab.postgres.database import Digests, copy_table, reading
+from projector.gitlab.postgres.published import read_published
 from projector.gitlab.postgres.snapshot import SlotSnapshot, slot_snapshot
 from projector.gitlab.resume import Reason
 from projector.gitlab.source import Database
@@ -23,8 +25,11 @@ async def take_snapshot(
     publication: str,
     reason: Reason,
     digests: Digests | None,
-) -> None:
-    """Make new slots, and read all tables as of their beginnings into the state."""
+) -> str:
+    """Make new slots, and read all tables as of their beginnings into the state.
+
+    Returns what the databases published then, as `Looker.published` does later.
+    """
     began = time.perf_counter()
     async with AsyncExitStack() as stack:
         # Jobs first: their projects are then known as they are now, or later.
@@ -35,6 +40,7 @@ async def take_snapshot(
             for database in reversed(databases)
         }
         rows = 0
+        published = await asyncio.to_thread(_published, databases, slots, publication)
 
         def load(state: State) -> Remembered:
             nonlocal rows
@@ -49,6 +55,18 @@ async def take_snapshot(
         "snapshot", rows=rows, events=remembered.events, seconds=round(seconds, 2),
         reason=reason.sentence,
     )  # fmt: skip
+    return published
+
+
+def _published(
+    databases: tuple[Database, ...], slots: Mapping[str, SlotSnapshot], publication: str
+) -> str:
+    """Read the publication in PostgreSQL's catalogs as of the slots' beginnings."""
+    found = []
+    for database in databases:
+        with reading(database.dsn, slots[database.name].name) as connection:
+            found.append(read_published(connection, publication, database.tables))
+    return "; ".join(found)
 
 
 def _load(

@@ -12,6 +12,7 @@ import structlog
 from projector.clients.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, Call
 from projector.config.gitlab_settings import GitlabSettings
 from projector.errors import (
+    AccessError,
     MalformedMessageError,
     NotReadyError,
     SnapshotNeededError,
@@ -31,6 +32,7 @@ from projector.gitlab.postgres.pieces import Piece
 from projector.gitlab.postgres.replication import Replication
 from projector.gitlab.resume import Reason
 from projector.gitlab.sender import Sender
+from projector.gitlab.setup.access import explained_access, in_one_line
 from projector.gitlab.source import BUILDS, CI, MAIN, SERVER, Database, layout
 from projector.gitlab.stream import OutboxFullError, Stream
 from projector.gitlab.stream_snapshot import take_snapshot
@@ -44,6 +46,10 @@ ASK_AGAIN_S: Final = 1.0
 LOOK_AGAIN_S: Final = 0.25
 READ_SETTINGS_S: Final = 10.0
 OUTAGES: Final = (psycopg.Error, TemporaryError, NotReadyError, OSError, MalformedMessageError)
+
+
+class RepublishedError(Exception):
+    """The publication is not as it was when the tables were read."""
 
 
 class StreamSource:
@@ -71,6 +77,7 @@ class StreamSource:
         dsns = {database.name: database.dsn for database in databases}
         self._looker = OwnThread("look", lambda: Looker(settings, dsns))
         self._other_server = asyncio.Event()
+        self._republished = asyncio.Event()
         self._settings = LiveSettings(self._looker, memory)
 
     async def run(self) -> NoReturn:
@@ -83,12 +90,16 @@ class StreamSource:
                     await self._run_session()
                 except SnapshotNeededError as error:
                     self._reason = Reason(resume.STREAM, str(error))
+                except RepublishedError:
+                    log.info("publication changed", publication=self._publication)
                 except OutboxFullError:
                     await self._sender.until(lambda: self._sender.unsent == 0)
-                except OUTAGES as error:
+                except (AccessError, *OUTAGES) as error:
+                    if isinstance(error, AccessError) and not self.ready.is_set():
+                        raise
                     lasted = time.monotonic() - began
                     pause = FIRST_PAUSE_S if lasted > LONGEST_PAUSE_S else pause
-                    self._call.fail(_in_one_line(error), pause, SERVER)
+                    self._call.fail(in_one_line(error), pause, SERVER)
                     await self._looker.run(Looker.close)
                     await asyncio.sleep(pause)
                     pause = min(LONGEST_PAUSE_S, 2 * pause)
@@ -100,7 +111,8 @@ class StreamSource:
         async with AsyncExitStack() as stack:
             replications: dict[str, Replication] = {}
             for database in self._databases:
-                replication = await Replication.connect(database.dsn, self._digests)
+                with explained_access(database.dsn):
+                    replication = await Replication.connect(database.dsn, self._digests)
                 stack.push_async_callback(replication.close)
                 replications[database.name] = replication
             await self._settings.require_followed()
@@ -108,14 +120,18 @@ class StreamSource:
                 self._reason = reason
                 await self._take_snapshot(reason)
                 self._reason = None
+                # A table may have been left out between the first answer and the snapshot.
+                await self._settings.require_followed()
             await self._settings.follow()
             self._streams = {d.name: await self._start(d, replications) for d in self._databases}
             stack.callback(self._streams.clear)
             self._call.end()
             self.ready.set()
             self._other_server.clear()
+            self._republished.clear()
             streams = [stream.follow(self._notify) for stream in self._streams.values()]
-            await _first_failure([*streams, self._until_other_server(), self._read_settings()])
+            ends = [self._until_other_server(), self._until_republished(), self._read_settings()]
+            await _first_failure([*streams, *ends])
 
     async def _reason_for_snapshot(self, replications: Mapping[str, Replication]) -> Reason | None:
         empty, unfinished, layout = await self._memory.state.run(
@@ -130,7 +146,9 @@ class StreamSource:
             raise StateError(OLD_STATE)
         if layout != self._layout:
             return resume.OTHER_SETTINGS
-        return next((reason for reason in found if reason), None)
+        if reason := next((reason for reason in found if reason), None):
+            return reason
+        return resume.REPUBLISHED if await self._is_republished() else None
 
     async def _compare(self, database: Database, replication: Replication) -> Reason | None:
         slot = await replication.slot(database.slot)
@@ -165,12 +183,30 @@ class StreamSource:
         await self._other_server.wait()
         raise psycopg.OperationalError("GitLab's primary is another server than the stream's")
 
+    async def _until_republished(self) -> NoReturn:
+        await self._republished.wait()
+        raise RepublishedError("the publication has changed")
+
+    async def _require_unchanged(self) -> None:
+        """Raise `RepublishedError`, and end the session, unless the publication is as it was."""
+        if await self._is_republished():
+            self._republished.set()
+            raise RepublishedError("the publication has changed")
+
+    async def _is_republished(self) -> bool:
+        """Whether PostgreSQL may have left out changes since the tables were read."""
+        published = await self._looker.run(Looker.published)
+        return published != await self._memory.state.run(lambda state: state.noted("published"))
+
     # snapshots
 
     async def _take_snapshot(self, reason: Reason) -> None:
         # Without this a state that is killed now would be taken for one that was put back.
         await self._memory.state.run(lambda state: state.note("unfinished", 1))
-        await take_snapshot(self._memory, self._databases, self._publication, reason, self._digests)
+        published = await take_snapshot(
+            self._memory, self._databases, self._publication, reason, self._digests
+        )
+        await self._memory.state.run(lambda state: state.note("published", published))
         await self._memory.state.run(lambda state: state.note("layout", self._layout))
 
     # looks
@@ -180,7 +216,7 @@ class StreamSource:
         while True:
             try:
                 return await self._look()
-            except OUTAGES as error:
+            except (RepublishedError, *OUTAGES) as error:
                 # The streams meet it too, and log it.
                 log.debug("no look", reason=repr(error))
                 await self._looker.run(Looker.close)
@@ -192,6 +228,8 @@ class StreamSource:
         await self._settings.follow()
         for name, sight in sights.items():
             await self._until_passed(name, sight)
+        # Only now: as it is after the position, it has been all the way up to there.
+        await self._require_unchanged()
         return await self._memory.last_number()
 
     async def _read_settings(self) -> NoReturn:
@@ -200,6 +238,7 @@ class StreamSource:
             await asyncio.sleep(READ_SETTINGS_S)
             try:
                 await self._settings.follow()
+                await self._require_unchanged()
             except OUTAGES as error:
                 log.debug("settings not read", reason=repr(error))
                 await self._looker.run(Looker.close)
@@ -259,9 +298,3 @@ async def _first_failure(works: list[Any]) -> NoReturn:
     for task in done:
         task.result()
     raise RuntimeError("a stream has ended without an exception")
-
-
-def _in_one_line(error: Exception) -> Exception:
-    """Return the error without the lines behind the first, which may quote a statement."""
-    lines = str(error).strip().splitlines()
-    return type(error)(lines[0]) if lines else error

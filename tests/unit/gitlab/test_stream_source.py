@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from projector.config.gitlab_settings import GitlabSettings
 from projector.errors import StateError
-from projector.gitlab import stream_source
-from projector.gitlab.look import Looker
+from projector.gitlab import resume, stream_source
+from projector.gitlab.look import Looker, Sight
 from projector.gitlab.mapping.state import Position, State
 from projector.gitlab.mapping.tables import Change
 from projector.gitlab.memory import Memory
@@ -19,6 +19,7 @@ from projector.gitlab.own_thread import OwnThread
 from projector.gitlab.postgres.pgoutput import Commit
 from projector.gitlab.postgres.pieces import Piece
 from projector.gitlab.postgres.replication import Identity, Replication, SlotStatus
+from projector.gitlab.resume import Reason
 from projector.gitlab.source import databases, layout
 from projector.gitlab.stream_source import StreamSource, may_have_builds
 from tests.unit.gitlab.test_self_check import Outbox
@@ -57,6 +58,7 @@ async def state(tmp_path: Path) -> AsyncIterator[OwnThread[State]]:
     await state.run(lambda found: found.start_snapshot(beginning))
     await state.run(State.finish_snapshot)
     await state.run(lambda found: found.note("layout", layout(DATABASES, SETTINGS)))
+    await state.run(lambda found: found.note("published", "all"))
     yield state
     await state.run(State.close)
     state.stop()
@@ -67,6 +69,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[bool | None]:
     """Answer for GitLab's setting, the last of these."""
     answers: list[bool | None] = [True]
     monkeypatch.setattr(Looker, "require_followed", lambda _: None)
+    monkeypatch.setattr(Looker, "published", lambda _: "all")
     monkeypatch.setattr(Looker, "organization_agents", lambda _: answers[-1])
 
     async def connect(*_: object) -> Any:
@@ -106,6 +109,33 @@ async def test_gitlabs_setting_is_followed_without_a_look(
     finally:
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_no_look_vouches_once_the_publication_has_changed(
+    state: OwnThread[State], answers: list[bool | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert answers
+    reasons: list[Reason] = []
+
+    async def take_snapshot(*arguments: Any) -> str:
+        reasons.append(arguments[3])
+        return "another"
+
+    monkeypatch.setattr(stream_source, "take_snapshot", take_snapshot)
+    monkeypatch.setattr(Looker, "look", lambda _: {"main": Sight(100, 7, 1)})
+    source = source_of(state)
+    running = asyncio.create_task(source.run())
+    try:
+        async with asyncio.timeout(5):
+            await source.look()
+            assert reasons == []
+            monkeypatch.setattr(Looker, "published", lambda _: "another")
+            await source.look()
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+    assert reasons == [resume.REPUBLISHED]
+    assert await state.run(lambda found: found.noted("published")) == "another"
 
 
 @pytest.mark.parametrize("kept", ["another layout", layout(DATABASES, SETTINGS)])
