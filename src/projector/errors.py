@@ -47,8 +47,9 @@ in feed/agent_config_file, `UnreadableYaml` in feed/yaml_nodes, `AccessRefusedEr
 api/ops/auth, `OverloadedError` in api/read_batcher, `UnprovenError` in api/proofs,
 `RefusedTokenError` in api/signed_tokens, `UnverifiableTokenError` in api/signed_tokens,
 `ClockError` in clients/trusted_clock, `StateInUseError` in gitlab/mapping/state_file,
-`OutboxFullError` in gitlab/stream, and `UnreachableError` in gitlab/setup/check. clients/retry
-lists the exceptions of clients that count as outages.
+`OutboxFullError` in gitlab/stream, `RepublishedError` in gitlab/stream_source, and
+`UnreachableError` in gitlab/setup/check. clients/retry lists the exceptions of clients that count
+as outages.
 """
 
 
