@@ -228,8 +228,10 @@ def stray(it: Bridged, *, is_back: bool) -> None:
         "p_ci_builds", partition_id=100, status="running", type="Ci::Build", commit_id=1,
         project_id=project, user_id=people.new_user(company),
     )  # fmt: skip
+    own = "SELECT project_namespace_id FROM projects WHERE id = %s"
     for place in (here, there, here)[: 3 if is_back else 2]:
         it.rows("UPDATE projects SET namespace_id = %s WHERE id = %s", place, project)
+        it.rows(f"UPDATE namespaces SET parent_id = %s WHERE id = ({own})", place, project)
         company.watch()
         it.settle()
 
