@@ -24,7 +24,7 @@ slots: Final = count(1)
 
 
 class Polled(NamedTuple):
-    """What is polled often: the interval that is short, the step of the metric, the limit."""
+    """A kind of poll: the interval that is short, the step of the metric, the limit."""
 
     interval: str
     step: str

@@ -56,7 +56,7 @@ SHOWN: Final = 10
 
 
 class Told(Protocol):
-    """What the bridge has told, for the audit; the bridge sends nothing else meanwhile."""
+    """The facts that the bridge has told; it sends nothing else during the audit."""
 
     async def remember_users(self, ids: Collection[int]) -> None:
         """Tell of these users too; return once Kafka has acknowledged it."""
@@ -69,7 +69,7 @@ class Told(Protocol):
 
 
 class _Known(NamedTuple):
-    """What workers know of that no start or set of the bridge changes."""
+    """Users and jobs that workers hold, and that no set or start of the bridge changes."""
 
     users: set[int]
     jobs: list[HeldJob]
@@ -89,7 +89,7 @@ class Look(NamedTuple):
 
     @property
     def left(self) -> int:
-        """How many differences there are. A newer fact is one: the bridge sends nothing now."""
+        """The number of differences. A newer fact is one: the bridge sends nothing now."""
         return len(self.rows) + self.counts[FactMismatch.NEWER]
 
 

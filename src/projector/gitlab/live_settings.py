@@ -15,7 +15,7 @@ CHECK_S: Final = 3600.0
 
 
 class LiveSettings:
-    """What no stream shows, and must be asked for."""
+    """The settings that no stream shows, and that must be asked for."""
 
     def __init__(self, looker: OwnThread[Looker], memory: Memory) -> None:
         self._looker = looker

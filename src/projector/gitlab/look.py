@@ -21,7 +21,7 @@ _IDENTITY: Final = (
 
 
 class Sight(NamedTuple):
-    """What a database showed: all that had happened in it by then lies below `lsn`."""
+    """The position that a database showed: all that had happened in it by then lies below `lsn`."""
 
     lsn: int
     system: int
