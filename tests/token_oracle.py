@@ -124,6 +124,8 @@ def strictly(text: bytes) -> Any:
     def checked(members: list[tuple[str, Any]]) -> dict[str, Any]:
         # Here are the values too that a later member of the same name replaces.
         json.dumps(members, ensure_ascii=False).encode()
+        if len({name for name, _ in members}) < len(members):
+            raise NotStrictError  # a reader may look at the first as well (RFC 8259, section 4)
         return dict(members)
 
     try:

@@ -112,7 +112,7 @@ def test_kafka_is_killed(new_bridged: NewBridged, tmp_path: Path) -> None:
 
 def test_a_transaction_of_a_hundred_thousand_rows(new_bridged: NewBridged) -> None:
     it = started(new_bridged)
-    group = it.company.pick(tree.GROUPS)
+    group = tree.new_group(it.company)  # shared with none, so that each member is one event
     with it.gitlab.connect() as gitlab, it.changing(), gitlab.transaction():
         gitlab.execute(
             "WITH many AS (INSERT INTO users (username, email, state) SELECT 'many' || n,"

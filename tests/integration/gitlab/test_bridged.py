@@ -14,7 +14,7 @@ from tests.integration.gitlab.company import jobs, people, tree
 from tests.integration.gitlab.company.database_tokens import DB_KEY_BASE
 from tests.integration.gitlab.conftest import NewBridged
 
-ROUNDS = 4
+ROUNDS = 3
 CHANGES = 40
 POLL = {
     "PROJECTOR_GITLAB_SOURCE": "poll",
