@@ -26,7 +26,7 @@ SUBJECT: Final = "gid://gitlab/Ci::Build/"
 
 
 class NotStrictError(Exception):
-    """JSON that parsers read differently: NaN, lone surrogates, wrong UTF-8, or deep nesting."""
+    """JSON that parsers read differently: NaN, repeated names, odd texts, or deep nesting."""
 
 
 class Oracle(NamedTuple):
