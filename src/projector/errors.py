@@ -26,6 +26,7 @@ ProjectorError
         TokenKeyError             the key of GitLab's encrypted tokens
         DevError
         LostTopicsError           `projector gitlab`
+        UnpreparedError
     TemporaryError                an outage: workers retry, commands exit with status 3
         RangeError
         NoAgreementError
@@ -158,6 +159,10 @@ class DevError(OperatorError):
 
 class LostTopicsError(OperatorError):
     """Topics no longer have what Kafka had acknowledged to the GitLab bridge."""
+
+
+class UnpreparedError(OperatorError):
+    """GitLab's database is not set up as the bridge needs it."""
 
 
 class TemporaryError(ProjectorError):

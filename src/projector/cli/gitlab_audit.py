@@ -124,6 +124,15 @@ def audit_hook(settings: Settings) -> Audit:
     return audit
 
 
+async def _require_workers(settings: Settings) -> None:
+    """Raise `NotReadyError` until workers have written all partitions, and `RedisError`."""
+    async with connected(settings) as redis:
+        try:
+            await _known(redis, await require_partition_count(redis))
+        except SnapshotError as error:
+            raise NotReadyError(str(error)) from None
+
+
 async def _known(redis: Redis, partitions: int) -> _Known:
     """Return the users and the jobs that workers know of."""
     known = _Known(set(), [])
@@ -202,7 +211,11 @@ class _Audit:
     async def _leave_out_ended_jobs(self) -> None:
         """Leave out jobs whose end workers have applied since, from events of an earlier bridge."""
         partitions = self._export.partitions
-        await self._told.leave_out_jobs((await _known(self._redis, partitions)).jobs)
+        try:
+            known = await _known(self._redis, partitions)
+        except SnapshotError:
+            return  # a worker has just claimed a partition; the next comparison comes here again
+        await self._told.leave_out_jobs(known.jobs)
         self._export = await _export(self._told, self._source, partitions)
 
 

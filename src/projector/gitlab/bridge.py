@@ -115,6 +115,12 @@ async def _run(settings: Settings, gitlab: GitlabSettings, dsns: Any, audit: Aud
         digests = await stack.enter_async_context(_decrypting(gitlab))
         followed = databases(gitlab, dsns)
         source = kind(followed, gitlab, memory, sender, digests)
+        beats: SourceHeartbeats | None = None
+        if has_sources:
+            name = str(await state.run(lambda s: s.noted(lost_state.NAME)))
+            beats = SourceHeartbeats(settings, sender, source.look, gitlab.heartbeat, name)
+            if begins:
+                await wait_until_ready("Kafka", settings.kafka, beats.claim)
         works: list[Any] = [
             source.run(),
             sender.run(),
@@ -124,7 +130,7 @@ async def _run(settings: Settings, gitlab: GitlabSettings, dsns: Any, audit: Aud
         works.append(_check(source, memory))
         if kind is StreamSource:
             works.append(_prune(source, memory, followed[-1].dsn))
-        works.append(_vouch(settings, gitlab, source, memory, sender, orders, has_sources))
+        works.append(_vouch(source, memory, sender, beats, audit))
         await _until_one_fails(works)
 
 
@@ -220,9 +226,7 @@ async def _prune(source: Source, memory: Memory, dsn: str) -> NoReturn:
     await prune_forever(memory, dsn)
 
 
-async def _vouch(  # noqa: PLR0913, PLR0917  all parts of the process meet here
-    settings: Settings,
-    gitlab: GitlabSettings,
+async def _vouch(
     source: Source,
     memory: Memory,
     sender: Sender,

@@ -25,8 +25,6 @@ LIVE_S: Final = 2.0
 # Heartbeats of other sources may lie between: ever more are read, up to the beginning.
 FIRST_RECORDS: Final = 200
 MORE: Final = 10
-# Behind the end that was named.
-MORE_POLLS: Final = 2
 
 
 class LastSent(NamedTuple):
@@ -67,14 +65,10 @@ async def read_last_sent(settings: Settings) -> LastSent | None:
 async def _last(
     consumer: AIOKafkaConsumer, place: TopicPartition, start: int, end: int
 ) -> LastSent | None:
-    """Read from `start` to the end, and on for a while: a broker may name too low an end.
-
-    Heartbeats of another bridge may come all the time.
-    """
+    """Read from `start` to the end, and a little further: a broker may name too low an end."""
     found: LastSent | None = None
     reached: float | None = None
     consumer.seek(place, start)
-    polls = 0
     while True:
         polled: dict[Any, Any] = await consumer.getmany(timeout_ms=POLL_MS)
         records = polled.get(place, [])
@@ -82,6 +76,6 @@ async def _last(
             if record.key == SOURCE.encode():
                 found = LastSent.parse(record.value) or found
         if await consumer.position(place) >= end:
-            polls += 1
-            if not records or polls > MORE_POLLS:
+            reached = reached or time.monotonic()
+            if not records or time.monotonic() - reached > LIVE_S:
                 return found

@@ -7,8 +7,8 @@ import psycopg
 
 from tests.integration.gitlab.postgres import Postgres
 
-FOLDER: Final = Path(__file__).parent
-SCHEMA: Final = FOLDER.parents[2] / "examples" / "gitlab" / "schema.sql"
+SCHEMA: Final = Path(__file__).parents[3] / "examples" / "gitlab" / "schema.sql"
+SETUP: Final = Path(__file__).with_name("setup.sql")
 OWNER: Final = "gitlab"
 BRIDGE: Final = "projector"
 BRIDGE_PASSWORD: Final = "bridge's secret"

@@ -1,4 +1,4 @@
-"""GitLab's rows as events, and the events as answers: both by the oracle of its rules."""
+"""From GitLab's rows to answers in one process, judged by the oracle of GitLab's rules."""
 
 import time
 from collections import Counter
@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from projector.domain.projection import Policy, Projection
@@ -21,8 +22,6 @@ from tests.integration.gitlab import follower
 from tests.integration.gitlab.company.company import Company
 from tests.integration.gitlab.gitlab_database import OWNER, GitlabDatabase
 from tests.integration.gitlab.oracle import UNKNOWN, Oracle
-from tests.oracle import Oracle as EventOracle
-from tests.unit.gitlab.gitlab_world import GitLab
 
 POLL = Mark("main", 0, None)
 POLICY = Policy(partitions=1, minimum_level=30, tombstone_retention_ms=7 * 24 * 3600 * 1000)

@@ -20,6 +20,8 @@ from projector.feed import producer
 from projector.feed.producer import Message, Send
 from projector.gitlab.export import Fact
 from projector.gitlab.mapping.state import HeldJob
+from projector.gitlab.memory import Memory
+from projector.gitlab.sender import Sender
 from projector.kafka import topics
 from projector.operators import snapshot
 from tests import builders
@@ -222,3 +224,49 @@ async def test_an_end_that_workers_apply_during_the_audit_holds_nothing_up(
     await audit_lost_state(Settings(), bridge)
     assert "3/job/9" not in live(world)
     assert bridge.exports == 2
+
+
+async def test_an_outage_of_redis_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [RedisConnectionError("away"), RedisConnectionError("away")]
+    read = snapshot.read_snapshot
+
+    async def flaky(*args: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await read(*args)
+
+    monkeypatch.setattr(snapshot, "read_snapshot", flaky)
+    await audit_lost_state(Settings(), Bridge(world))
+    assert live(world) == set()
+
+
+async def test_the_audit_waits_until_workers_have_written_all_partitions(
+    server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audited = asyncio.Event()
+
+    async def audit(_settings: Settings, _told: object) -> None:
+        audited.set()
+
+    monkeypatch.setattr(gitlab_audit, "audit_lost_state", audit)
+    hook = audit_hook(Settings())
+    task = asyncio.ensure_future(hook(cast(Memory, Quiet()), cast(Sender, None)))
+    await asyncio.sleep(0.1)
+    assert not audited.is_set()
+    world = World(server)
+    await world.claim()
+    await asyncio.sleep(0.1)
+    assert not audited.is_set()
+    await apply(world)
+    await asyncio.wait_for(task, 5)
+    assert audited.is_set()
+
+
+class Quiet:
+    """The memory of a bridge that is at rest."""
+
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        yield None

@@ -2,16 +2,18 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
+from projector.clients import kafka
+from projector.config.settings import Settings
 from projector.gitlab import last_sent
-from projector.gitlab.last_sent import ATTRIBUTE, LastSent
-
-PLACE = TopicPartition("sources", 0)
+from projector.gitlab.last_sent import ATTRIBUTE, SOURCE, LastSent, read_last_sent
 
 
 def test_a_mark_is_read_as_it_was_written() -> None:
@@ -28,27 +30,45 @@ def test_a_heartbeat_without_a_mark_has_none(value: bytes | None) -> None:
     assert LastSent.parse(value) is None
 
 
-class BusyConsumer:
-    """A topic to which another bridge writes without a pause."""
+class LiveTopic:
+    """A consumer of heartbeats that go on."""
 
     def __init__(self) -> None:
-        self.offset = 0
+        self.next = 0
+
+    def assign(self, _places: list[TopicPartition]) -> None:
+        pass
 
     def seek(self, _place: TopicPartition, offset: int) -> None:
-        self.offset = offset
+        self.next = offset
+
+    async def beginning_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(places, 0)
+
+    async def end_offsets(self, places: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(places, 3)
 
     async def position(self, _place: TopicPartition) -> int:
-        return self.offset
+        return self.next
 
     async def getmany(self, timeout_ms: int) -> dict[TopicPartition, list[Any]]:
-        await asyncio.sleep(timeout_ms / 1e6)
-        self.offset += 1
-        mark = json.dumps({ATTRIBUTE: str(LastSent("other", self.offset))}).encode()
-        return {PLACE: [SimpleNamespace(key=b"gitlab", value=mark)]}
+        await asyncio.sleep(0.01)
+        self.next += 1
+        value = json.dumps({ATTRIBUTE: f"live-{self.next}"}).encode()
+        record = SimpleNamespace(key=SOURCE.encode(), value=value)
+        return {TopicPartition(Settings().topic("sources"), 0): [record]}
 
 
-async def test_the_end_is_found_while_another_bridge_writes() -> None:
-    async with asyncio.timeout(5):
-        found = await last_sent._last(cast(AIOKafkaConsumer, BusyConsumer()), PLACE, 0, 3)
-    assert found is not None
-    assert (found.state, found.number >= 3) == ("other", True)
+async def test_heartbeats_that_go_on_do_not_hold_up_the_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @asynccontextmanager
+    async def open_consumer(*_: object, **_options: object) -> AsyncIterator[LiveTopic]:
+        yield LiveTopic()
+
+    monkeypatch.setattr(kafka, "open_consumer", open_consumer)
+    monkeypatch.setattr(last_sent, "LIVE_S", 0.1)
+    async with asyncio.timeout(2):
+        found = await read_last_sent(Settings())
+    assert found
+    assert (found.state, found.number > 3) == ("live", True)

@@ -8,7 +8,15 @@ from psycopg import conninfo
 
 from projector.config.env import GITLAB, variable_name
 from projector.gitlab.postgres.dsn import place
-from projector.gitlab.setup.findings import ACCESS_FILE, ENVIRONMENT, SQL, Finding, Remedy, name
+from projector.gitlab.setup.findings import (
+    ACCESS_FILE,
+    ENVIRONMENT,
+    SHELL,
+    SQL,
+    Finding,
+    Remedy,
+    name,
+)
 
 DATABASE: Final = variable_name(GITLAB + "database")
 PASSWORD: Final = variable_name(GITLAB + "password_file")

@@ -10,7 +10,7 @@ import pytest
 from projector.errors import SnapshotNeededError, StateError
 from projector.gitlab.mapping.due import KINDS
 from projector.gitlab.mapping.mirror_tables import ENVIRONMENT_NAMES
-from projector.gitlab.mapping.state import HeldJob, Mark, Position, State
+from projector.gitlab.mapping.state import HeldJob, Mark, Position, Remembered, State
 from projector.gitlab.mapping.state_file import StateInUseError
 from projector.gitlab.mapping.tables import TABLES, UNCHANGED, Change
 from tests.unit.gitlab.worlds import World
