@@ -59,7 +59,7 @@ class GitLab:
         self.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", name)
 
     def drop_slot(self, name: str) -> None:
-        """Drop a slot that nobody reads any more."""
+        """Drop a slot whose bridge has ended."""
         eventually(lambda: not self._slots(name, "AND active"), f"nobody reads the slot {name}")
         self.execute("SELECT pg_drop_replication_slot(%s)", name)
 

@@ -1,4 +1,4 @@
-"""The mark in heartbeats that shows which state was the last to send, and how far it was.
+"""The mark in heartbeats: the name of the state that sent last, and its last event.
 
 A state that was put back from a backup does not know what was sent since. What GitLab has removed
 meanwhile would be removed by nobody.

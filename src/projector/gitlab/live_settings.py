@@ -27,7 +27,7 @@ class LiveSettings:
         self._checked_at = 0.0
 
     async def require_followed(self) -> None:
-        """Refuse a table that a GitLab upgrade has brought and nobody has granted or published."""
+        """Refuse a table of a GitLab upgrade that is not granted or not published."""
         await self._looker.run(Looker.require_followed)
         self._checked_at = time.monotonic()
 

@@ -30,7 +30,7 @@ Audit = Callable[[Memory, Sender], Awaitable[None]]
 async def refuse(
     state: OwnThread[State], sender: Sender, settings: Settings, *, audits: bool, has_sources: bool
 ) -> bool:
-    """Refuse a state without what was sent before: nobody would remove what is gone meanwhile.
+    """Refuse a state without earlier events: their grants would never end.
 
     With an audit everything is sent again, and the audit removes the rest. Return whether the
     state begins to send: its mark must be in a heartbeat before its first event.

@@ -1,4 +1,4 @@
-"""The names of environments of builds that ended before the bridge saw them, forgotten.
+"""The removal of rows of environments whose builds have ended.
 
 A stream brings a row when GitLab inserts it, also of a build that ended long ago: GitLab moves old
 rows to another table. No event of such a build comes any more, so its row would stay for ever.

@@ -84,7 +84,7 @@ _GOES_ALONG: Final = (
 
 
 class Comparisons:
-    """The comparisons on one connection.
+    """Comparisons of due and told rows on one connection.
 
     Its tables and its function are made once: after each change SQLite prepares all statements
     anew, which takes longer than the comparison of a small batch.

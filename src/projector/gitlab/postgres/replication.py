@@ -147,7 +147,7 @@ class Replication:
             raise MalformedMessageError("PostgreSQL sent an unknown kind of replication message")
 
     async def _repeat_status(self) -> None:
-        """Send a status every second, also while nobody reads: PostgreSQL would end the stream."""
+        """Send a status every second, or PostgreSQL would end a stream that is not read."""
         # The reader meets the error of a connection that is gone.
         with suppress(psycopg.OperationalError):
             while True:

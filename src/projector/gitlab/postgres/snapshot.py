@@ -152,7 +152,7 @@ async def _report(dsn: str, pid: int, blockers: list[str]) -> None:
 
 
 async def _drop_unused(dsn: str, slot: str) -> None:
-    """Drop a slot that nobody will read; the next start does it where this fails."""
+    """Drop a slot whose snapshot failed; the next start does it where this fails."""
     try:
         connection, _ = await connect_to_primary(dsn)
         async with connection:

@@ -152,7 +152,7 @@ def _sized(text: str, size: int) -> bytes:
 
 
 def read_key(path: Path) -> Key:
-    """Read the key from a file that nobody else can read; raises `TokenKeyError`."""
+    """Read the key from a file that only its owner can read; raises `TokenKeyError`."""
     try:
         with path.open("rb") as file:
             mode = path.stat().st_mode
