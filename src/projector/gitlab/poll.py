@@ -6,7 +6,6 @@ from collections.abc import Collection
 from typing import Final, NoReturn
 
 import psycopg
-import structlog
 
 from projector.clients.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, Call
 from projector.config.gitlab_settings import GitlabSettings
@@ -20,10 +19,8 @@ from projector.gitlab.postgres.organization_agents import read_organization_agen
 from projector.gitlab.resume import Reason, reason_to_fill
 from projector.gitlab.sender import Sender
 from projector.gitlab.setup.access import explained_access, in_one_line
-from projector.gitlab.source import MAIN, SERVER, Database, layout
+from projector.gitlab.source import MAIN, SERVER, Database, layout, report_snapshot
 from projector.gitlab.stream import MAX_UNSENT
-
-log = structlog.get_logger()
 
 # The tables whose changes cannot wait for a round of all: who runs jobs, and whether they may.
 JOB_TABLES: Final = frozenset({*CI_TABLES, "job_environments", "users"} & TABLES.keys())
@@ -134,13 +131,7 @@ class PollSource:
         await self._memory.change(lambda state: state.set_organization_agents(allowed, MARK))
         kept = layout(self._databases, self._settings)
         await self._memory.state.run(lambda state: state.note("layout", kept))
-        seconds = time.perf_counter() - began
-        metrics.SNAPSHOTS.labels(reason.label).inc()
-        metrics.BATCH.labels("snapshot").observe(seconds)
-        log.info(
-            "snapshot", rows=rows, events=remembered.events, seconds=round(seconds, 2),
-            reason=reason.sentence,
-        )  # fmt: skip
+        report_snapshot(reason, rows, remembered.events, time.perf_counter() - began)
 
     async def _read(self, names: Collection[str]) -> None:
         """Read tables in one snapshot of each database, and remember what has changed."""

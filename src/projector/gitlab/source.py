@@ -4,8 +4,14 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final, NamedTuple, NoReturn, Protocol
 
+import structlog
+
 from projector.config.gitlab_settings import GitlabSettings
+from projector.gitlab import metrics
 from projector.gitlab.mapping.tables import CI_TABLES, TABLES, Table
+from projector.gitlab.resume import Reason
+
+log = structlog.get_logger()
 
 MAIN: Final = "main"
 CI: Final = "ci"
@@ -39,6 +45,15 @@ def databases(settings: GitlabSettings, dsns: Mapping[str, str]) -> tuple[Databa
 def layout(databases: tuple[Database, ...], settings: GitlabSettings) -> str:
     """Return the settings that decide what is in a state; under others it is filled anew."""
     return " ".join([settings.source, settings.tokens, *(found.name for found in databases)])
+
+
+def report_snapshot(reason: Reason, rows: int, events: int, seconds: float) -> None:
+    """Count and log that all tables were read."""
+    metrics.SNAPSHOTS.labels(reason.label).inc()
+    metrics.BATCH.labels("snapshot").observe(seconds)
+    log.info(
+        "snapshot", rows=rows, events=events, seconds=round(seconds, 2), reason=reason.sentence
+    )
 
 
 class Source(Protocol):

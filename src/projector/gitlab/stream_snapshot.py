@@ -5,18 +5,13 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
-import structlog
-
-from projector.gitlab import metrics
 from projector.gitlab.mapping.state import Position, Remembered, State
 from projector.gitlab.memory import Memory
 from projector.gitlab.postgres.database import Digests, copy_table, reading
 from projector.gitlab.postgres.published import read_published
 from projector.gitlab.postgres.snapshot import SlotSnapshot, slot_snapshot
 from projector.gitlab.resume import Reason
-from projector.gitlab.source import Database
-
-log = structlog.get_logger()
+from projector.gitlab.source import Database, report_snapshot
 
 
 async def take_snapshot(
@@ -48,13 +43,7 @@ async def take_snapshot(
             return remembered
 
         remembered = await memory.change(load)
-    seconds = time.perf_counter() - began
-    metrics.SNAPSHOTS.labels(reason.label).inc()
-    metrics.BATCH.labels("snapshot").observe(seconds)
-    log.info(
-        "snapshot", rows=rows, events=remembered.events, seconds=round(seconds, 2),
-        reason=reason.sentence,
-    )  # fmt: skip
+    report_snapshot(reason, rows, remembered.events, time.perf_counter() - began)
     return published
 
 
