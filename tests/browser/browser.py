@@ -61,7 +61,10 @@ class Browser:
         return str(self.driver.execute_script(script, selector, name))
 
     def until(self, holds: Callable[[], bool], what: str, timeout: float = 20) -> None:
-        eventually(holds, f"{what}; text of the page: {self.find('body').text}", timeout)
+        try:
+            eventually(holds, what, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; text of the page: {self.find('body').text}") from None
 
     def until_text(self, selector: str, text: str, timeout: float = 20) -> None:
         self.until(lambda: text in self.text(selector), f"{selector} shows {text!r}", timeout)
