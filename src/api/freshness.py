@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 
 from api.silence import Silences, describe_silences, find_silences
 from api.stamps import Stamp, Troubles, decode_stamp, find_troubles, is_damage, raise_common
-from projector.clients import access_errors, redis_batch
+from projector.clients import redis_batch
+from projector.clients.redis_access import redis_reason
 from projector.clients.redis_cluster import CommandResult
 from projector.clients.redis_servers import RedisServers
 from projector.clients.trusted_clock import TOLERANCE_MS, TrustedClock
@@ -72,7 +73,7 @@ class Freshness:
                 self._take(await self._read(), place)
             except Exception as error:  # polling must go on after any error
                 if self.reachable:
-                    _log_not_ready(place, access_errors.redis_reason(error) or str(error))
+                    _log_not_ready(place, redis_reason(error) or str(error))
                 self.reachable = False
             self._polled.set()
             self._polled = asyncio.Event()

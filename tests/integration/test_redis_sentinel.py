@@ -12,7 +12,7 @@ from redis.exceptions import AuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from projector.clients import redis_client
-from projector.clients.access_errors import redis_reason
+from projector.clients.redis_access import redis_reason
 from projector.clients.redis_servers import RedisServers
 from projector.config.settings import Settings
 from tests import builders

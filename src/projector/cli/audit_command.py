@@ -3,12 +3,11 @@
 The facts and the export are not trusted: control characters are escaped.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Annotated, BinaryIO, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO, Final, NamedTuple, TypeVar
 
 import typer
 
-from projector.cli.options import AsJson
 from projector.cli.terminal import (
     FINDING,
     WRONG,
@@ -26,7 +25,6 @@ from projector.events.model import Instant
 from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
 from projector.operators.audit import (
-    AUDITED_KINDS,
     EVERYTHING,
     AuditScope,
     Export,
@@ -61,84 +59,25 @@ class Options(NamedTuple):
 
 
 def audit(  # noqa: PLR0913  one for each option
-    snapshot: Annotated[
-        str,
-        typer.Argument(
-            metavar="SNAPSHOT", help="The export: one CloudEvent (JSON) a line; - for stdin."
-        ),
-    ],
+    snapshot: str,
+    kinds: Iterable[str],
+    namespaces: Iterable[int],
+    taken: str | None,
+    clock_skew: float,
     *,
-    kind: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The export lists everything of this kind; other kinds are not compared. May be "
-            f"repeated: {', '.join(AUDITED_KINDS)}. Unless given: the kinds that occur in it."
-        ),
-    ] = None,
-    namespace: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="ID", min=1,
-            help="The same for a root namespace. Unless given: those that occur in it.",
-        ),
-    ] = None,
-    all_: Annotated[
-        bool,
-        typer.Option(
-            "--all",
-            help="The export lists everything: all kinds, and all root namespaces that Redis has "
-            "facts of. It may be empty then.",
-        ),
-    ] = False,
-    taken: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="When the export was taken. Unless given: its earliest `time`."
-        ),
-    ] = None,
-    clock_skew: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS", min=0.0,
-            help="How far the exporter's clock may be from Kafka's; facts up to that much older "
-            "than the export count as newer.",
-        ),
-    ] = 60.0,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Feed events that repair the facts.")
-    ] = False,
-    as_json_: AsJson = False,
-) -> None:  # fmt: skip
-    """Compare the facts with an upstream export: missing, extra, different.
-
-    SNAPSHOT has the lines that `feed` takes, of what there is: `*.set`, `job.started`,
-    `agent.configured`. It counts as complete for the kinds and root namespaces that occur in it;
-    all else that the facts hold of those is extra. A kind or a root namespace that has become empty
-    is in no line: it is compared with --all, or where --kind and --namespace name it.
-
-    A fact whose event came after the export is newer, and not a difference. So are facts up to
-    --clock-skew seconds older: what went wrong just now shows in a later export. Repairs rank at
-    the export's time: they never undo later events, not even a revocation that is still on its way.
-    What an export must have is in docs/operations.md.
-
-    Exits with 0 when all is equal, or every difference was fed; with 1 when there are differences
-    (with --repair: that cannot be repaired); with 2 when a line is bad or there is none; with 3
-    when Redis or Kafka cannot be reached.
-
-    \b
-    projector audit export.ndjson
-    projector gitlab export --state gitlab.db | projector audit --all -
-    my-export --members | projector audit - --taken 2027-01-15T08:00:00Z --repair
-    projector audit export.ndjson --kind job --json | jq 'select(.what == "extra")'
-    """
+    everything: bool,
+    repair: bool,
+    json: bool,
+) -> None:
+    """Compare the facts with an export."""
     settings = load_settings()
-    kinds = _parsed("--kind", lambda: kinds_named(kind or ()))
+    named = _parsed("--kind", lambda: kinds_named(kinds))
     moment = None if taken is None else _parsed("--taken", lambda: Instant.parse(taken))
-    roots = frozenset(map(str, namespace or ()))
-    if all_ and (kinds or roots):
+    roots = frozenset(map(str, namespaces))
+    if everything and (named or roots):
         fail(WRONG, "--all: compares everything; leave --kind and --namespace out")
-    scope = EVERYTHING if all_ else None
-    options = Options(scope, kinds, roots, moment, int(clock_skew * 1000), repair, as_json_)
+    scope = EVERYTHING if everything else None
+    options = Options(scope, named, roots, moment, int(clock_skew * 1000), repair, json)
     with open_input(snapshot) as source:
         is_good = run_command(settings, _audit(settings, snapshot, source, options))
     if not is_good:

@@ -8,14 +8,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 import typer
 
-from projector.cli import terminal
-from projector.cli.options import AsJson
-from projector.cli.terminal import WRONG, fail, load_settings, run_command
+from projector.cli.terminal import WRONG, as_json, fail, load_settings, run_command
 from projector.config.settings import Settings
 from projector.events.model import MAX_EVENT_BYTES, BadEvent, Topic
 from projector.events.timestamps import to_rfc3339
@@ -30,93 +28,38 @@ from projector.operators.dead_letter_reader import (
 )
 from projector.operators.dead_letter_replay import Replay, prepare_replay, send_replays
 
-app = typer.Typer(
-    help="Events that were refused: list, show, replay.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 UNKNOWN: Final = "?"
 
 
-@app.command("list")
 def list_letters(
-    last: Annotated[int, typer.Option(help="How many of the latest to show.", min=1)] = 50,
-    topic: Annotated[Topic | None, typer.Option(help="Of this topic only.")] = None,
-    partition: Annotated[
-        int | None, typer.Option(help="Of this partition of the original's topic only.", min=0)
-    ] = None,
-    reason: Annotated[str, typer.Option(help="With this text in the reason, in any case.")] = "",
-    as_json: AsJson = False,
+    last: int, topic: Topic | None, partition: int | None, reason: str, *, json: bool
 ) -> None:
-    """List the latest dead letters: letter, time, the original's position, and the reason.
-
-    Exits with 0; with 2 when the topic is missing; with 3 when Kafka cannot be reached.
-
-    \b
-    projector dead-letters list --last 10
-    projector dead-letters list --topic membership --reason 'belongs in partition'
-    projector dead-letters list --json | jq -r .id
-    """
+    """List the latest dead letters."""
     settings = load_settings()
     selected = LetterFilter(topic, partition, reason)
     letters, matching, total = run_command(settings, read_latest(settings, last, selected))
     for summary in letters:
-        typer.echo(terminal.as_json(summary) if as_json else _listed(summary))
+        typer.echo(as_json(summary) if json else _listed(summary))
     count = f"{len(letters)} shown of {matching} that match, {total} dead letters in all"
-    typer.echo(count, err=as_json)
+    typer.echo(count, err=json)
 
 
-@app.command()
-def show(
-    letter: Annotated[
-        str, typer.Argument(metavar="LETTER", help="The letter as `list` names it: 0:17, or 17.")
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Show the whole content of a dead letter, with job tokens redacted.
-
-    Exits with 0; with 2 when there is no such letter; with 3 when Kafka cannot be reached.
-
-    \b
-    projector dead-letters show 0:17
-    projector dead-letters show 17 --json | jq -r .value > event.json
-    """
+def show(letter: str, *, json: bool) -> None:
+    """Show a dead letter."""
     settings = load_settings()
     (found,), _ = run_command(settings, _fetch(settings, [letter]))
-    if as_json:
-        typer.echo(terminal.as_json(_everything(found)))
+    if json:
+        typer.echo(as_json(_everything(found)))
         return
     for line in _shown(found):
         typer.echo(escape_control_chars(line))
 
 
-@app.command()
-def replay(
-    letter: Annotated[
-        list[str], typer.Argument(metavar="LETTER", help="Letters as `list` names them.")
-    ],
-    event: Annotated[
-        str | None,
-        typer.Option(help="File with the corrected event, a CloudEvent in JSON; - for stdin."),
-    ] = None,
-) -> None:
-    """Send refused events again, unchanged or corrected.
-
-    A replay ranks at its original's position, so it never overwrites a later event. An original
-    in the wrong topic or partition is sent to the right one as a new event, and only if it has a
-    `sequence`. Replaying twice does no harm. Examples are in docs/dead-letters.md.
-
-    Exits with 0 when Kafka has acknowledged everything; with 2 when any letter cannot be replayed
-    (then nothing was sent); with 3 when Kafka cannot be reached.
-
-    \b
-    projector dead-letters replay 0:17 0:18
-    projector dead-letters show 17 --json | jq -r .value | sed s/Developper/developer/ |
-        projector dead-letters replay 17 --event -
-    """
+def replay(letters: list[str], event: str | None) -> None:
+    """Send refused events again."""
     settings = load_settings()
     corrected = None if event is None else _read(event)
-    found, partitions = run_command(settings, _fetch(settings, letter))
+    found, partitions = run_command(settings, _fetch(settings, letters))
     prepared = _prepared(settings, found, corrected, partitions)
     offsets = run_command(settings, send_replays(prepared, settings))
     for each, offset in zip(prepared, offsets, strict=True):

@@ -1,51 +1,143 @@
-"""`projector explain`: why a job may or may not use an agent."""
+"""`projector explain`: the answer, and its reasons in the order in which they decide."""
 
-from typing import Annotated, Final
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Final
 
 import typer
 
-from projector.cli import explain_display
-from projector.cli.options import AsJson
-from projector.cli.rows import show_answer
-from projector.cli.terminal import as_json, load_settings, run_command, with_redis
-from projector.events.model import MAX_ID
+from projector.cli.rows import Row, show_answer
+from projector.cli.terminal import FINDING, as_json, load_settings, run_command, with_redis
+from projector.explain.model import (
+    ExplainedAgent,
+    ExplainedJob,
+    ExplainedMembership,
+    ExplainedRole,
+    ExplainedScope,
+    Explanation,
+    ExplanationReport,
+    StoredView,
+)
 from projector.operators.explain import explain_job
 
-NOT_ALLOWED: Final = 1
+GOOD: Final = "green"
+BAD: Final = "red"
+DOUBTFUL: Final = "yellow"
 
 
-def explain(
-    job: Annotated[int, typer.Argument(metavar="JOB", help="The job's id.", min=1, max=MAX_ID)],
-    agent: Annotated[
-        int | None,
-        typer.Argument(
-            metavar="AGENT", help="The agent's id; without it all agents.", min=1, max=MAX_ID
-        ),
-    ] = None,
-    as_json_: AsJson = False,
-) -> None:
-    """Explain why a job may or may not use an agent, and name the events behind it.
-
-    The answer is computed from the facts in Redis by the workers' rules, and is never older than
-    what lookups get. A line ends with the event that it comes from: topic, partition and offset in
-    Kafka (of a replay, the original's), and Kafka's time. Read on in docs/explain.md.
-
-    Exits with 0 when the job may use AGENT (without AGENT: with any answer); with 1 when it may
-    not; with 2 when there is no such job; with 3 when Redis cannot be reached.
-
-    \b
-    projector explain 9
-    projector explain 9 6
-    projector explain 9 --json | jq '.explanation.agents[] | {id, verdict, rule}'
-    """
+def explain(job: int, agent: int | None, *, json: bool) -> None:
+    """Explain why a job may or may not use an agent."""
     settings = load_settings()
     report = run_command(
         settings, with_redis(settings, lambda redis: explain_job(redis, settings, job, agent))
     )
-    if as_json_:
+    if json:
         typer.echo(as_json(report))
     else:
         sentence = report.explanation.sentence
-        show_answer(sentence, explain_display.style(report), explain_display.rows(report))
+        show_answer(sentence, _style(report), _rows(report))
     asked = report.explanation.agent
-    raise typer.Exit(NOT_ALLOWED if asked and asked.verdict == "refused" else 0)
+    raise typer.Exit(FINDING if asked and asked.verdict == "refused" else 0)
+
+
+def _style(report: ExplanationReport) -> str:
+    """Choose the colour of the answer."""
+    found = report.explanation
+    if found.agent:
+        return GOOD if found.agent.verdict == "allowed" else BAD
+    return GOOD if found.status == HTTPStatus.OK else BAD
+
+
+def _rows(report: ExplanationReport) -> Iterator[Row]:
+    """List all that led to the answer; of the agents only the one in the question, if any."""
+    found = report.explanation
+    if found.job:
+        yield Row("job", _job(found.job), found.job.event)
+    if found.project:
+        yield Row("project", _scope(found.project), found.project.event)
+    for group in found.groups:
+        yield Row("group", _scope(group), group.event)
+    if found.user:
+        user = found.user
+        yield Row("user", f"{user.id} {user.username}, {user.state}", user.event)
+    if found.role:
+        yield from _role(found.role)
+    yield from _agents(found)
+    yield Row("view", _view(report.view))
+    yield Row("facts", _facts(report))
+    for note in report.notes:
+        yield Row("note", note, style=DOUBTFUL)
+
+
+def _job(job: ExplainedJob) -> str:
+    environment = f"environment {job.environment.name}" if job.environment else "no environment"
+    state = ", finished" if job.finished else ""
+    ref = "protected ref" if job.ref_protected else "ref not protected"
+    return (
+        f"{job.id} of pipeline {job.pipeline}, root namespace {job.root}, {environment}, {ref}, "
+        f"token {'expired' if job.expired else 'expires'} {job.expires_at}{state}"
+    )
+
+
+def _scope(scope: ExplainedScope) -> str:
+    if scope.known:
+        return f"{scope.id} {scope.path}"
+    return f"{scope.id}, removed" if scope.event else f"{scope.id}, not known yet"
+
+
+def _role(role: ExplainedRole) -> Iterator[Row]:
+    needed = f"{role.required_role if role.required_level else 'none'} is needed"
+    yield Row("role", f"{role.role}, {needed}", style="" if role.suffices else BAD)
+    for membership in role.memberships:
+        yield Row("membership", _membership(membership), membership.event)
+    if role.more:
+        yield Row("", f"and {role.more} more memberships")
+
+
+def _membership(membership: ExplainedMembership) -> str:
+    scope = f"{membership.scope} {membership.scope_id}, {membership.via}"
+    until = f", until {membership.expires_at}" if membership.expires_at else ""
+    if membership.decides:
+        return f"{membership.role} in {scope}{until}: decides"
+    return f"{membership.role} in {scope}{until}{'' if membership.counts else ': has expired'}"
+
+
+def _agents(found: Explanation) -> Iterator[Row]:
+    for agent in [found.agent] if found.agent else found.agents:
+        yield from _agent(agent)
+    if found.more_agents and not found.agent:
+        yield Row("", f"and {found.more_agents} more agents; name one to ask for it")
+
+
+def _agent(agent: ExplainedAgent) -> Iterator[Row]:
+    name = f" {agent.name}" if agent.name else ""
+    colour = GOOD if agent.verdict == "allowed" else BAD
+    verdict = f"{agent.verdict}{f' ({agent.rule})' if agent.rule else ''}: {agent.sentence}"
+    yield Row("agent", f"{agent.id}{name}, {verdict}", agent.event, colour)
+    if agent.config_project is not None:
+        project = f"its configuration project is {agent.config_project}"
+        yield Row("", project, agent.config_project_event)
+    if agent.configuration_event:
+        yield Row("", "its configuration", agent.configuration_event)
+    if agent.configuration:
+        yield Row("", f"the entry that counts: {as_json(agent.configuration)}")
+    for lost in agent.lost:
+        verdict = f"refused ({lost.rule})" if lost.rule else "allowed"
+        yield Row("", f"a farther way, which does not count: {verdict}: {lost.sentence}")
+    for entry in agent.left_out:
+        yield Row("", entry, style=DOUBTFUL)
+    if agent.grants:
+        more = f" and {agent.more_grants} more" if agent.more_grants else ""
+        yield Row("", f"its configuration grants {', '.join(agent.grants)}{more}")
+
+
+def _view(view: StoredView | None) -> str:
+    if view is None:
+        return "there is no record"
+    return f"status {view.status}, version {view.version}, expires {view.expires_at}"
+
+
+def _facts(report: ExplanationReport) -> str:
+    found = report.explanation
+    fresh = "never fresh" if report.age is None else f"last fresh {report.age:.1f} s before that"
+    return f"of partition {found.partition} as of {found.at}, {fresh}"

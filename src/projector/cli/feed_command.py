@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import typer
 
@@ -16,73 +16,18 @@ from projector.cli.terminal import (
     run_command,
     warn_about_lines,
 )
-from projector.events.model import MAX_ID
 from projector.feed import agent_config_file, event_file, producer
 
 
-def feed(  # noqa: PLR0913  one for each option
-    file: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="FILE",
-            help="File with one CloudEvent (JSON) a line; - for stdin.",
-            show_default=False,
-        ),
-    ] = None,
+def feed(
+    file: str | None,
+    agent_config: str | None,
+    about: dict[str, Any],
     *,
-    agent_config: Annotated[
-        str | None,
-        typer.Option(
-            metavar="YAML",
-            help="Instead of FILE: an agent's .gitlab/agents/<name>/config.yaml; - for stdin.",
-        ),
-    ] = None,
-    agent: Annotated[
-        int | None, typer.Option(metavar="ID", help="The agent's id.", min=1, max=MAX_ID)
-    ] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="The agent's name.")] = None,
-    project: Annotated[
-        int | None,
-        typer.Option(metavar="ID", help="The project that holds the YAML.", min=1, max=MAX_ID),
-    ] = None,
-    partitionkey: Annotated[
-        int | None,
-        typer.Option(
-            metavar="ID", help="The top-level group, or user namespace.", min=1, max=MAX_ID
-        ),
-    ] = None,
-    allow_unknown: Annotated[
-        bool,
-        typer.Option(
-            "--allow-unknown",
-            help="With --agent-config: send fields that a newer KAS may read.",
-            show_default=False,
-        ),
-    ] = False,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Send nothing if there is a warning.", show_default=False),
-    ] = False,
+    allow_unknown: bool,
+    strict: bool,
 ) -> None:
-    """Check every line of FILE, then send all events and wait until Kafka has them.
-
-    A bad line is named by its number and the reason, never by its content, and nothing is sent.
-    An event that a worker applies without its wrong part, such as one entry of an agent's
-    configuration, is sent with a warning. With --agent-config, give --agent, --name, --project and
-    --partitionkey too: the events that the agent's file means are sent.
-
-    Exits with 0 when Kafka has acknowledged everything; with 2 when any line is bad or there is
-    none (then nothing was sent); with 3 when Kafka cannot be reached.
-
-    \b
-    projector feed examples/events.ndjson
-    my-export | projector feed -
-    projector feed --agent-config examples/agent-config.yaml --agent 5 --name production \\
-        --project 123213 --partitionkey 3
-    """
-    about: dict[str, Any] = {
-        "--agent": agent, "--name": name, "--project": project, "--partitionkey": partitionkey,
-    }  # fmt: skip
+    """Send the events of FILE, or of the agent's file that `about` is about, once all are good."""
     path = _one_source(file, agent_config, about | {"--allow-unknown": allow_unknown or None})
     settings = load_settings()
     with (

@@ -4,14 +4,13 @@ import getpass
 import hashlib
 import re
 import sys
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 from msgspec import Struct, structs
 from redis.asyncio import Redis
 
 from projector.cli import inspect_display
-from projector.cli.options import AsJson
 from projector.cli.rows import Row, show_answer
 from projector.cli.terminal import (
     FINDING,
@@ -26,8 +25,6 @@ from projector.clients import redis_batch
 from projector.config.settings import Settings
 from projector.domain.decision import ViewRules
 from projector.domain.views import ViewId
-from projector.events.model import MAX_ID
-from projector.events.partitioning import MAX_PARTITIONS
 from projector.events.timestamps import to_rfc3339
 from projector.operators import inspect
 from projector.operators.inspect import InspectedToken, SignedToken
@@ -37,58 +34,20 @@ MAX_TOKEN: Final = 8192
 _TOKEN: Final = re.compile(rf"[\x21-\x7e]{{1,{MAX_TOKEN}}}")
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
 
-app = typer.Typer(
-    help="Show a job, a token, a partition or an agent as Redis holds it.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 
-
-@app.command()
-def job(
-    number: Annotated[int, typer.Argument(metavar="ID", help="The job's id.", min=1, max=MAX_ID)],
-    as_json_: AsJson = False,
-) -> None:
-    """Show a job: its token's SHA-256 if it has one, the record that answers lookups, its fact.
-
-    Exits with 0; with 1 when nothing is known; with 3 when Redis cannot be reached.
-
-    \b
-    projector inspect job 9
-    projector inspect job 9 --json | jq .token.record.body
-    """
+def job(number: int, *, json: bool) -> None:
+    """Show a job."""
     settings = load_settings()
     found = run_command(
         settings, with_redis(settings, lambda redis: inspect.inspect_job(redis, number))
     )
     known = found.token is not None or bool(found.facts)
     answer = f"Job {number}" if known else f"Nothing is known about job {number}"
-    _show(found, answer, inspect_display.job(found), as_json_=as_json_, known=known)
+    _show(found, answer, inspect_display.job(found), json=json, known=known)
 
 
-@app.command()
-def token(
-    arguments: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
-    sha256: Annotated[
-        str | None, typer.Option(metavar="HEX", help="The token's SHA-256 instead of the token.")
-    ] = None,
-    as_json_: AsJson = False,
-) -> None:
-    """Show what a token gets. The token is read from standard input, or asked for and not shown.
-
-    It is never an argument: other users see those. Only its SHA-256 leaves this process.
-
-    A token that GitLab signed is checked as lookups check it, if PROJECTOR_JOB_TOKEN_KEYS and
-    PROJECTOR_JOB_TOKEN_ISSUER are set here too.
-
-    Exits with 0; with 1 when it is refused, or there is no record of it; with 3 when Redis cannot
-    be reached.
-
-    \b
-    projector inspect token
-    projector inspect token < file-with-the-token
-    projector inspect token --sha256 "$digest" --json | jq .record.status
-    """
+def token(arguments: list[str] | None, sha256: str | None, *, json: bool) -> None:
+    """Show what a token gets."""
     if arguments:
         fail(
             WRONG,
@@ -107,7 +66,7 @@ def token(
     found = run_command(settings, with_redis(settings, inspect_it))
     known = found.record is not None
     _show(found, inspect_display.answer_of_token(found), inspect_display.token(found),
-          as_json_=as_json_, known=known)  # fmt: skip
+          json=json, known=known)  # fmt: skip
 
 
 async def _inspect_given(
@@ -133,45 +92,18 @@ async def _inspect_given(
     return structs.replace(found, signed=signed)
 
 
-@app.command()
-def partition(
-    number: Annotated[
-        int,
-        typer.Argument(metavar="N", help="Its number, from 0.", min=0, max=MAX_PARTITIONS - 1),
-    ],
-    as_json_: AsJson = False,
-) -> None:
-    """Show a partition: owner, freshness, offsets, facts, live tokens, letters that wait.
-
-    A stamp may wait for a source of PROJECTOR_SOURCES; then a line names it.
-
-    Exits with 0; with 2 when there is no such partition; with 3 when Redis cannot be reached.
-
-    \b
-    projector inspect partition 15
-    projector inspect partition 15 --json | jq .age
-    """
+def partition(number: int, *, json: bool) -> None:
+    """Show a partition."""
     settings = load_settings()
     found = run_command(
         settings, with_redis(settings, lambda redis: inspect.inspect_partition(redis, number))
     )
     answer = f"Partition {number}"
-    _show(found, answer, inspect_display.partition(found), as_json_=as_json_, known=True)
+    _show(found, answer, inspect_display.partition(found), json=json, known=True)
 
 
-@app.command()
-def agent(
-    number: Annotated[int, typer.Argument(metavar="ID", help="The agent's id.", min=1, max=MAX_ID)],
-    as_json_: AsJson = False,
-) -> None:
-    """Show an agent: its facts, what its configuration grants, which jobs may use it now.
-
-    Exits with 0; with 1 when nothing is known; with 3 when Redis cannot be reached.
-
-    \b
-    projector inspect agent 5
-    projector inspect agent 5 --json | jq .jobs_total
-    """
+def agent(number: int, *, json: bool) -> None:
+    """Show an agent."""
     settings = load_settings()
     rules = ViewRules(settings.minimum_level, settings.max_view_bytes)
     found = run_command(
@@ -179,7 +111,7 @@ def agent(
     )
     known = bool(found.facts)
     answer = f"Agent {number}" if known else f"Nothing is known about agent {number}"
-    _show(found, answer, inspect_display.agent(found), as_json_=as_json_, known=known)
+    _show(found, answer, inspect_display.agent(found), json=json, known=known)
 
 
 def _digest(sha256: str | None, given: str | None) -> ViewId:
@@ -198,8 +130,8 @@ def _read_token() -> str:
     return sys.stdin.readline(MAX_TOKEN + 2).strip()
 
 
-def _show(found: Struct, answer: str, rows: list[Row], *, as_json_: bool, known: bool) -> None:
-    if as_json_:
+def _show(found: Struct, answer: str, rows: list[Row], *, json: bool, known: bool) -> None:
+    if json:
         typer.echo(as_json(found))
     else:
         show_answer(answer, "", rows)

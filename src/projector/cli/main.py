@@ -2,26 +2,12 @@
 
 import os
 import sys
-from importlib.metadata import version
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
-from projector.cli import (
-    audit_command,
-    dead_letter_commands,
-    explain_command,
-    feed_command,
-    gitlab_commands,
-    inspect_command,
-    rebuild_command,
-    schemas_command,
-    serve_commands,
-    status_command,
-    topics_command,
-    verify_command,
-)
+from projector.cli.usage import checks, dead_letters, events, gitlab, inspect, serve
 
 HELP: Final = """Which cluster agents may a CI job token use? Events in, one answer per token out.
 
@@ -60,25 +46,27 @@ app = typer.Typer(
     add_completion=False,
 )
 # `--help` and docs/commands.md list the commands in this order, the groups last.
-app.add_typer(dead_letter_commands.app, name="dead-letters")
-app.add_typer(inspect_command.app, name="inspect")
-app.add_typer(gitlab_commands.app, name="gitlab")
-app.command("explain")(explain_command.explain)
-app.command("status")(status_command.status)
-app.command("worker")(serve_commands.worker)
-app.command("api")(serve_commands.api)
-app.command("ops")(serve_commands.ops)
-app.command("dev")(serve_commands.dev)
-app.command("feed")(feed_command.feed)
-app.command("schemas")(schemas_command.schemas)
-app.command("verify")(verify_command.verify)
-app.command("audit")(audit_command.audit)
-app.command("rebuild")(rebuild_command.rebuild_partitions)
-app.command("topics")(topics_command.topics)
+app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(inspect.app, name="inspect")
+app.add_typer(gitlab.app, name="gitlab")
+app.command("explain")(checks.explain)
+app.command("status")(checks.status)
+app.command("worker")(serve.worker)
+app.command("api")(serve.api)
+app.command("ops")(serve.ops)
+app.command("dev")(serve.dev)
+app.command("feed")(events.feed)
+app.command("schemas")(events.schemas)
+app.command("verify")(checks.verify)
+app.command("audit")(checks.audit)
+app.command("rebuild")(checks.rebuild_partitions)
+app.command("topics")(events.topics)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(version("allowed-agents-projector"))
         raise typer.Exit
 

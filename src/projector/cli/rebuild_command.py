@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated
 
 import msgspec
 import typer
 
 from projector.cli import verify_command
-from projector.cli.options import AsJson, Partitions, chosen
 from projector.cli.terminal import FINDING, as_json, load_settings, progress_bar, run_command
+from projector.cli.usage.options import chosen
 from projector.config.settings import Settings
 from projector.log import escape_control_chars
 from projector.operators import rebuild_run
@@ -29,48 +28,18 @@ from projector.operators.verify_run import DifferenceRow, Outcome
 
 
 def rebuild_partitions(
-    partition: Partitions = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read and compare; put nothing in place.")
-    ] = False,
-    accept_loss: Annotated[
-        bool,
-        typer.Option(
-            "--accept-loss",
-            help="Go on with the events that the topics have, where they lost some.",
-        ),
-    ] = False,
-    as_json_: AsJson = False,
+    partitions: list[int] | None, *, dry_run: bool, accept_loss: bool, json: bool
 ) -> None:
-    """Compute facts and views from the beginning of the topics, and put them in place.
-
-    The command reads partitions while their workers go on, and compares them with the checkpoint
-    and the views, up to eight at once. Then, one after the other, it claims a partition, writes
-    it, and serves it until a worker claims it again. Lookups are answered all the time. Use the
-    settings that the workers have.
-
-    Where Kafka has lost events (the alarm `history lost`), grants of these events may be missing,
-    and users who were blocked count as active. The command refuses that without --accept-loss.
-    Feed upstream's present state afterwards.
-
-    Exits with 0 when everything is in place (with --dry-run: when nothing differs), with 1 when
-    --dry-run finds differences, with 2 when events are lost, with 3 when Kafka or Redis cannot be
-    reached.
-
-    \b
-    projector rebuild --dry-run
-    projector rebuild --partition 15
-    projector rebuild --accept-loss --json
-    """
+    """Compute facts and views from the topics, and put them in place."""
     settings = load_settings()
     options = Options(dry_run, accept_loss)
-    counts = run_command(settings, _rebuild(settings, partition, options, as_json_))
+    counts = run_command(settings, _rebuild(settings, partitions, options, json))
     if dry_run:
         summary = (
             f"{counts.tokens} tokens and all facts compared with the topics: "
             f"{counts.facts} facts and {counts.views} views differ"
         )
-        typer.echo(summary, err=as_json_)
+        typer.echo(summary, err=json)
     if dry_run and (counts.facts or counts.views or counts.losses):
         raise typer.Exit(FINDING)
 

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 import typer
@@ -16,9 +16,8 @@ from rich.live import Live
 from rich.text import Text
 
 from projector.cli import status_display
-from projector.cli.options import AsJson
-from projector.cli.terminal import as_json, connected, load_settings, run_command
-from projector.clients.access_errors import redis_reason
+from projector.cli.terminal import FINDING, as_json, connected, load_settings, run_command
+from projector.clients.redis_access import redis_reason
 from projector.config.settings import Settings
 from projector.errors import OperatorError
 from projector.events.timestamps import to_rfc3339
@@ -27,7 +26,6 @@ from projector.operators.kafka_lag import EndOffsetPoller
 from projector.operators.status import Status, read_status
 from projector.process import until_signalled
 
-NOT_FRESH: Final = 1
 REFRESH_S: Final = 1.0
 # A frozen broker would otherwise delay the end of the command.
 STOP_S: Final = 2.0
@@ -36,42 +34,15 @@ STOP_S: Final = 2.0
 Show = Callable[[Status | str], None]
 
 
-def status(
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Go on every second, until Ctrl-C.")
-    ] = False,
-    as_json_: AsJson = False,
-) -> None:
-    """Show how fresh every partition is, who owns it, how far behind it is, and what it does.
-
-    A partition is fresh; late: last fresh more than 2 s ago, which is a fault, but lookups are
-    still answered; stale: last fresh more than PROJECTOR_MAX_STALENESS ago, so lookups get 503; or
-    unclaimed: no worker has ever owned it. Rates and revocations are those of the last five
-    minutes. A worker without partitions is not listed.
-
-    A source is heard: its last heartbeat that counted is at most 2 s old. Late: it is older, or a
-    partition waits for the source. Silent: older than PROJECTOR_MAX_STALENESS, or none has come.
-    Unknown: no worker has reported for seven seconds. An age may be shown up to five seconds too
-    high.
-
-    Without Kafka it shows all but the lag and the number of dead letters, and the reason with its
-    beginning. Every field of the JSON is in docs/monitoring.md.
-
-    Exits with 0 when all are fresh and heard; with 1 when any is not; with 3 when Redis cannot be
-    reached.
-
-    \b
-    projector status
-    projector status --watch
-    projector status --json | jq -r '.partitions[] | select(.state != "fresh") | .partition'
-    """
+def status(*, watch: bool, json: bool) -> None:
+    """Show the status, once or every second."""
     settings = load_settings()
     # The status itself has the reason of an outage of Kafka.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    show = _show_json if as_json_ else _show_plain
-    work = _watch(settings, as_json_) if watch else _once(settings, show)
+    show = _show_json if json else _show_plain
+    work = _watch(settings, json) if watch else _once(settings, show)
     found = run_command(settings, work)
-    raise typer.Exit(0 if found and found.is_fresh else NOT_FRESH)
+    raise typer.Exit(0 if found and found.is_fresh else FINDING)
 
 
 async def _once(settings: Settings, show: Show) -> Status:

@@ -1,4 +1,7 @@
-"""Shared by all commands: settings, exit codes, input, and output that is safe on a terminal."""
+"""Shared by all commands: settings, exit codes, input, and output that is safe on a terminal.
+
+The clients of Kafka and Redis are imported where one is used: most commands need one of them alone.
+"""
 
 import asyncio
 import json
@@ -8,38 +11,26 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, TypeVar, cast
 
 import msgspec
 import structlog
 import typer
-from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
-    KafkaError,
-    TopicAuthorizationFailedError,
-)
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from rich.console import Console
-from rich.progress import Progress
 
 from projector import log
-from projector.clients import redis_client
-from projector.clients.access_errors import redis_reason
 from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.errors import OperatorError, SettingsError, TemporaryError
 from projector.log import escape_control_chars
 
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+    from rich.progress import Progress
+
 T = TypeVar("T")
 logger = structlog.get_logger()
 
-NOT_ALLOWED: Final = (
-    TopicAuthorizationFailedError,
-    GroupAuthorizationFailedError,
-    ClusterAuthorizationFailedError,
-)
 FINDING: Final = 1
 WRONG: Final = 2
 OUTAGE: Final = 3
@@ -56,7 +47,7 @@ def load_settings() -> Settings:
     try:
         settings = Settings.load()
     except SettingsError as error:
-        fail(WRONG, *(f"wrong setting: {line}" for line in str(error).splitlines()))
+        refuse_settings(error)
     log.configure(settings.log_level)
     if settings.kafka_security_protocol == "SASL_PLAINTEXT":
         logger.warning(
@@ -66,29 +57,56 @@ def load_settings() -> Settings:
     return settings
 
 
+def refuse_settings(error: SettingsError) -> NoReturn:
+    """End the command for these settings."""
+    fail(WRONG, *(f"wrong setting: {line}" for line in str(error).splitlines()))
+
+
 def run_command(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; an error ends the command with one sentence and an exit code."""
     try:
         return asyncio.run(work)
     except OperatorError as error:
         fail(WRONG, str(error))
-    except NOT_ALLOWED as error:
-        fail(WRONG, f"Kafka at {settings.kafka} forbids this: {error}. See docs/security.md")
-    except RedisError as error:
-        if reason := redis_reason(error):
-            fail(WRONG, f"Redis at {settings.redis_place} {reason}")
-        fail(OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}")
     except BrokenPipeError:
         # Of the output: aiokafka wraps those of its sockets.
         raise
-    # redis-py wraps every OSError in a RedisError, so this one is aiokafka's.
-    except (TemporaryError, KafkaError, OSError) as error:
-        fail(OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}")
+    except Exception as error:
+        if found := _failure(settings, error):
+            fail(*found)
+        raise
+
+
+def _failure(settings: Settings, error: Exception) -> tuple[int, str] | None:
+    """Return exit code and sentence for an error of a server; None for a fault of this program."""
+    from aiokafka import errors as kafka_errors
+    from redis.exceptions import RedisError
+
+    from projector.clients.redis_access import redis_reason
+
+    match error:
+        case (
+            kafka_errors.TopicAuthorizationFailedError()
+            | kafka_errors.GroupAuthorizationFailedError()
+            | kafka_errors.ClusterAuthorizationFailedError()
+        ):
+            sentence = f"Kafka at {settings.kafka} forbids this: {error}. See docs/security.md"
+            return WRONG, sentence
+        case RedisError():
+            if reason := redis_reason(error):
+                return WRONG, f"Redis at {settings.redis_place} {reason}"
+            return OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}"
+        # redis-py wraps every OSError in a RedisError, so this one is aiokafka's.
+        case TemporaryError() | kafka_errors.KafkaError() | OSError():
+            return OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}"
+    return None
 
 
 @asynccontextmanager
-async def connected(settings: Settings) -> AsyncIterator[Redis]:
+async def connected(settings: Settings) -> AsyncIterator["Redis"]:
     """Open a Redis client and close it at the end."""
+    from projector.clients import redis_client
+
     redis = redis_client.create_redis(settings)
     try:
         yield redis
@@ -96,14 +114,16 @@ async def connected(settings: Settings) -> AsyncIterator[Redis]:
         await redis.aclose()
 
 
-async def with_redis(settings: Settings, work: Callable[[Redis], Awaitable[T]]) -> T:
+async def with_redis(settings: Settings, work: Callable[["Redis"], Awaitable[T]]) -> T:
     """Do `work` with a Redis client that is closed at the end."""
     async with connected(settings) as redis:
         return await work(redis)
 
 
-def progress_bar(*, transient: bool = True) -> Progress:
+def progress_bar(*, transient: bool = True) -> "Progress":
     """Make a progress bar on stderr, invisible unless stderr is a terminal."""
+    from rich.progress import Progress
+
     return Progress(console=stderr, disable=not stderr.is_terminal, transient=transient)
 
 

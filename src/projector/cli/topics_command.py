@@ -10,17 +10,7 @@ from projector.kafka.topics import create_topics, find_risks
 
 
 def topics() -> None:
-    """Create the topics that are missing, check those that exist, list their partitions.
-
-    Warns of topics that may lose events or make answers wrong: min.insync.replicas=1 with three
-    copies or more, or their producers' time.
-
-    Exits with 0 when all are as they must be; with 2 when one is unusable; with 3 when Kafka
-    cannot be reached.
-
-    \b
-    PROJECTOR_PARTITIONS=64 projector topics
-    """
+    """Create and check the topics."""
     settings = load_settings()
     found, risks = run_command(settings, _create(settings))
     for name, count in found.items():

@@ -5,11 +5,9 @@ The values in Redis are not trusted: control characters are escaped.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Annotated
 
 import typer
 
-from projector.cli.options import AsJson, Partitions, chosen
 from projector.cli.terminal import (
     FINDING,
     as_json,
@@ -18,6 +16,7 @@ from projector.cli.terminal import (
     progress_bar,
     run_command,
 )
+from projector.cli.usage.options import chosen
 from projector.config.settings import Settings
 from projector.domain.decision import ViewRules
 from projector.log import escape_control_chars
@@ -35,35 +34,14 @@ from projector.store.partition_count import require_partition_count
 from projector.store.view_diff import Mismatch
 
 
-def verify(
-    partition: Partitions = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Write the view of the facts where it differs.")
-    ] = False,
-    as_json_: AsJson = False,
-) -> None:
-    """Compute every view from the facts and compare it with the one in Redis.
-
-    The facts are those of the checkpoint; workers go on meanwhile. A difference counts if a second
-    look finds it again. Over-grants (a token is allowed more than the facts allow) come first.
-    Tokens are named by their SHA-256; a job without one is named by its id. Use the settings that
-    the workers have. Why a repair undoes nothing is in docs/guarantees.md.
-
-    Exits with 0 when all is equal, or all was repaired and a second look agrees; with 1 when
-    anything differs or could not be compared; with 2 when there is no such partition; with 3 when
-    Redis cannot be reached.
-
-    \b
-    projector verify
-    projector verify --partition 15 --repair
-    projector verify --json | jq 'select(.over_grant)'
-    """
+def verify(partitions: list[int] | None, *, repair: bool, json: bool) -> None:
+    """Compare every view with the facts."""
     settings = load_settings()
-    run = run_command(settings, _verify(settings, partition, repair))
+    run = run_command(settings, _verify(settings, partitions, repair))
     rows = sorted(run.rows, key=lambda row: (not row.over_grant, row.partition or 0, row.job or 0))
     for row in rows:
-        typer.echo(as_json(row) if as_json_ else escape_control_chars(as_text(row)))
-    typer.echo(_summary(rows, run.tokens), err=as_json_)
+        typer.echo(as_json(row) if json else escape_control_chars(as_text(row)))
+    typer.echo(_summary(rows, run.tokens), err=json)
     if any(row.outcome != Outcome.REPAIRED for row in rows):
         raise typer.Exit(FINDING)
 

@@ -1,44 +1,13 @@
-"""Authentication, authorization and TLS failures, which retrying cannot fix."""
+"""TLS failures that retrying cannot fix, and the causes that libraries wrap."""
 
 import ssl
 from collections.abc import Iterator
 from typing import Final
 
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    ClusterCrossSlotError,
-    MovedError,
-    NoPermissionError,
-    ResponseError,
-)
-
 from projector.config.env import variable_name
 
 _HOSTNAME_MISMATCH: Final = (62, 64)  # OpenSSL: X509_V_ERR_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
-
-
-def redis_reason(error: BaseException | None) -> str | None:
-    """Describe how Redis refuses this client, as the end of a sentence; None if it does not."""
-    url = variable_name("redis_url")
-    for cause in causes(error):
-        match cause:
-            case AuthenticationError() | AuthorizationError():
-                username, password = map(variable_name, ("redis_username", "redis_password"))
-                return (
-                    f"does not know this user and password. Set {username} and {password}, "
-                    f"or put them into {url}"
-                )
-            case NoPermissionError():
-                return f"does not allow this user what is needed: {cause}. See docs/security.md"
-            case MovedError() | ClusterCrossSlotError():
-                return f"is part of a cluster. Let {url} begin with redis+cluster://"
-            case ResponseError() if "cluster support disabled" in str(cause):
-                return f"is not a cluster. Let {url} begin with redis://"
-            case ssl.SSLError():
-                return tls_reason(cause, "redis", url)
-    return None
 
 
 def tls_reason(error: ssl.SSLError, server: str, address: str) -> str | None:

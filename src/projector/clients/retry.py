@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
 from tenacity import RetryCallState, retry, retry_if_exception_type, wait_exponential_jitter
 
-from projector.clients import access_errors
+from projector.clients.redis_access import redis_reason
 from projector.errors import AccessError, NotReadyError, TemporaryError
 
 log = structlog.get_logger()
@@ -32,7 +32,7 @@ LOG_AGAIN_S: Final = 10.0
 
 
 def _reason(error: BaseException | None) -> str:
-    if reason := access_errors.redis_reason(error):
+    if reason := redis_reason(error):
         return f"Redis {reason}"
     if isinstance(error, TimeoutError) and not str(error):
         return "no answer in time"
@@ -190,7 +190,7 @@ async def wait_until_ready(name: str, place: str, reach: Callable[[], Awaitable[
         try:
             return await reach()
         except RedisError as error:
-            if reason := access_errors.redis_reason(error):
+            if reason := redis_reason(error):
                 raise AccessError(f"Redis at {place} {reason}") from None
             raise
 

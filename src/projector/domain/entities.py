@@ -122,6 +122,8 @@ ENTITY_KINDS: Final[dict[str, type[Entity]]] = {
     "job": Job,
     "token": EndedToken,
 }
+# The kinds that an export can list. Tokens that ended before their job are known here alone.
+AUDITED_KINDS: Final = tuple(kind for kind in ENTITY_KINDS if kind != "token")
 
 # The topic with the events about each kind.
 TOPIC_OF_KIND: Final[dict[str, Topic]] = {

@@ -23,8 +23,6 @@ from projector.feed import event_file
 from projector.feed.event_file import BadLine
 from projector.operators.snapshot import Snapshot
 
-# The kinds that an export can list. Tokens that ended before their job are known here alone.
-AUDITED_KINDS: Final = tuple(kind for kind in entities.ENTITY_KINDS if kind != "token")
 # Later than any record.
 _LAST: Final = 2**62
 
@@ -80,7 +78,7 @@ class AuditScope(NamedTuple):
 
 
 # A kind or a root namespace that has become empty is in no line of the export.
-EVERYTHING: Final = AuditScope(frozenset(AUDITED_KINDS), None)
+EVERYTHING: Final = AuditScope(frozenset(entities.AUDITED_KINDS), None)
 
 
 class Export:
@@ -244,6 +242,6 @@ def line_at(source: BinaryIO, entry: ExportEntry | None) -> bytes | None:
 def kinds_named(names: Iterable[str]) -> frozenset[str]:
     """Return the kinds of these names; raises `ValueError` for a name that is not a kind."""
     for name in names:
-        if name not in AUDITED_KINDS:
-            raise ValueError(f"{name} is no kind; give one of {', '.join(AUDITED_KINDS)}")
+        if name not in entities.AUDITED_KINDS:
+            raise ValueError(f"{name} is no kind; give one of {', '.join(entities.AUDITED_KINDS)}")
     return frozenset(names)

@@ -16,7 +16,7 @@ from projector.events.timestamps import to_rfc3339
 from projector.feed import producer
 from projector.kafka import topics
 from projector.operators import audit, snapshot
-from projector.operators.audit import AUDITED_KINDS, AuditFinding, AuditScope, Export, FactMismatch
+from projector.operators.audit import AuditFinding, AuditScope, Export, FactMismatch
 from projector.operators.audit_repair import Repair, RepairPlanner
 from projector.operators.snapshot import Snapshot
 from projector.store import partition_state
@@ -141,9 +141,9 @@ class AuditRun:
         scope = self._request.scope
         for key, _ in look.facts.items():
             kind, root = fact_keys.kind_of(key), fact_keys.root_of(key)
-            if kind in AUDITED_KINDS and kind not in scope.kinds:
+            if kind in entities.AUDITED_KINDS and kind not in scope.kinds:
                 self.left_out_kinds.add(kind)
-            elif kind in AUDITED_KINDS and not scope.covers_root(root):
+            elif kind in entities.AUDITED_KINDS and not scope.covers_root(root):
                 self.left_out_roots.add(root)
 
     def _compare(self, look: Snapshot) -> list[AuditFinding]:

@@ -11,7 +11,7 @@ from redis.exceptions import AuthenticationError, ConnectionError
 
 from projector.cli import main
 from projector.cli.terminal import WRONG
-from projector.clients import access_errors, redis_client
+from projector.clients import redis_access, redis_client
 from tests import builders
 from tests.unit.cli.runner import run
 from tests.unit.operators.worlds import FOREVER, World
@@ -57,7 +57,7 @@ def test_what_is_not_there_or_no_id_exits_with_2_and_a_sentence(arguments: list[
     ("error", "code", "says"),
     [
         (ConnectionError("gone"), 3, "cannot be reached: gone"),
-        (AuthenticationError("WRONGPASS"), 2, access_errors.redis_reason(AuthenticationError())),
+        (AuthenticationError("WRONGPASS"), 2, redis_access.redis_reason(AuthenticationError())),
     ],
     ids=["outage", "refused"],
 )

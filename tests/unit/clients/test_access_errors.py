@@ -12,7 +12,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from projector.clients import access_errors
+from projector.clients import access_errors, redis_access
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_refusal_names_the_setting_and_an_outage_is_none(
     wrapped = ConnectionError("cannot connect")
     wrapped.__cause__ = error
     for each in (error, wrapped):
-        reason = access_errors.redis_reason(each)
+        reason = redis_access.redis_reason(each)
         assert reason is None if says is None else says in str(reason)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from projector.cli.schemas_command import contract
 from projector.contract import asyncapi
+from projector.contract.files import contract
 from projector.events.cloudevents import decode_event
 from projector.events.heartbeats import decode_heartbeat
 from projector.events.model import EVENT_TYPES, HEARTBEAT, SOURCES, SourceRecord, Topic

@@ -13,8 +13,8 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from projector.cli.main import app
-from projector.cli.schemas_command import contract
 from projector.contract import json_schemas
+from projector.contract.files import contract
 from projector.events import ci_access
 from projector.events.cloudevents import decode_event
 from projector.events.heartbeats import decode_heartbeat

@@ -1,0 +1,220 @@
+"""Usage of `projector status`, `explain`, `verify`, `audit` and `rebuild`."""
+
+from typing import Annotated
+
+import typer
+
+from projector.cli.usage.options import AsJson, Partitions
+from projector.domain.entities import AUDITED_KINDS
+from projector.events.model import MAX_ID
+
+
+def status(
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on every second, until Ctrl-C.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how fresh every partition is, who owns it, how far behind it is, and what it does.
+
+    A partition is fresh; late: last fresh more than 2 s ago, which is a fault, but lookups are
+    still answered; stale: last fresh more than PROJECTOR_MAX_STALENESS ago, so lookups get 503; or
+    unclaimed: no worker has ever owned it. Rates and revocations are those of the last five
+    minutes. A worker without partitions is not listed.
+
+    A source is heard: its last heartbeat that counted is at most 2 s old. Late: it is older, or a
+    partition waits for the source. Silent: older than PROJECTOR_MAX_STALENESS, or none has come.
+    Unknown: no worker has reported for seven seconds. An age may be shown up to five seconds too
+    high.
+
+    Without Kafka it shows all but the lag and the number of dead letters, and the reason with its
+    beginning. Every field of the JSON is in docs/monitoring.md.
+
+    Exits with 0 when all are fresh and heard; with 1 when any is not; with 3 when Redis cannot be
+    reached.
+
+    \b
+    projector status
+    projector status --watch
+    projector status --json | jq -r '.partitions[] | select(.state != "fresh") | .partition'
+    """
+    from projector.cli import status_command
+
+    status_command.status(watch=watch, json=as_json)
+
+
+def explain(
+    job: Annotated[int, typer.Argument(metavar="JOB", help="The job's id.", min=1, max=MAX_ID)],
+    agent: Annotated[
+        int | None,
+        typer.Argument(
+            metavar="AGENT", help="The agent's id; without it all agents.", min=1, max=MAX_ID
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain why a job may or may not use an agent, and name the events behind it.
+
+    The answer is computed from the facts in Redis by the workers' rules, and is never older than
+    what lookups get. A line ends with the event that it comes from: topic, partition and offset in
+    Kafka (of a replay, the original's), and Kafka's time. Read on in docs/explain.md.
+
+    Exits with 0 when the job may use AGENT (without AGENT: with any answer); with 1 when it may
+    not; with 2 when there is no such job; with 3 when Redis cannot be reached.
+
+    \b
+    projector explain 9
+    projector explain 9 6
+    projector explain 9 --json | jq '.explanation.agents[] | {id, verdict, rule}'
+    """
+    from projector.cli import explain_command
+
+    explain_command.explain(job, agent, json=as_json)
+
+
+def verify(
+    partition: Partitions = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Write the view of the facts where it differs.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compute every view from the facts and compare it with the one in Redis.
+
+    The facts are those of the checkpoint; workers go on meanwhile. A difference counts if a second
+    look finds it again. Over-grants (a token is allowed more than the facts allow) come first.
+    Tokens are named by their SHA-256; a job without one is named by its id. Use the settings that
+    the workers have. Why a repair undoes nothing is in docs/guarantees.md.
+
+    Exits with 0 when all is equal, or all was repaired and a second look agrees; with 1 when
+    anything differs or could not be compared; with 2 when there is no such partition; with 3 when
+    Redis cannot be reached.
+
+    \b
+    projector verify
+    projector verify --partition 15 --repair
+    projector verify --json | jq 'select(.over_grant)'
+    """
+    from projector.cli import verify_command
+
+    verify_command.verify(partition, repair=repair, json=as_json)
+
+
+def audit(  # noqa: PLR0913  one for each option
+    snapshot: Annotated[
+        str,
+        typer.Argument(
+            metavar="SNAPSHOT", help="The export: one CloudEvent (JSON) a line; - for stdin."
+        ),
+    ],
+    *,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The export lists everything of this kind; other kinds are not compared. May be "
+            f"repeated: {', '.join(AUDITED_KINDS)}. Unless given: the kinds that occur in it."
+        ),
+    ] = None,
+    namespace: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="ID", min=1,
+            help="The same for a root namespace. Unless given: those that occur in it.",
+        ),
+    ] = None,
+    all_: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="The export lists everything: all kinds, and all root namespaces that Redis has "
+            "facts of. It may be empty then.",
+        ),
+    ] = False,
+    taken: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="When the export was taken. Unless given: its earliest `time`."
+        ),
+    ] = None,
+    clock_skew: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.0,
+            help="How far the exporter's clock may be from Kafka's; facts up to that much older "
+            "than the export count as newer.",
+        ),
+    ] = 60.0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Feed events that repair the facts.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Compare the facts with an upstream export: missing, extra, different.
+
+    SNAPSHOT has the lines that `feed` takes, of what there is: `*.set`, `job.started`,
+    `agent.configured`. It counts as complete for the kinds and root namespaces that occur in it;
+    all else that the facts hold of those is extra. A kind or a root namespace that has become empty
+    is in no line: it is compared with --all, or where --kind and --namespace name it.
+
+    A fact whose event came after the export is newer, and not a difference. So are facts up to
+    --clock-skew seconds older: what went wrong just now shows in a later export. Repairs rank at
+    the export's time: they never undo later events, not even a revocation that is still on its way.
+    What an export must have is in docs/operations.md.
+
+    Exits with 0 when all is equal, or every difference was fed; with 1 when there are differences
+    (with --repair: that cannot be repaired); with 2 when a line is bad or there is none; with 3
+    when Redis or Kafka cannot be reached.
+
+    \b
+    projector audit export.ndjson
+    projector gitlab export --state gitlab.db | projector audit --all -
+    my-export --members | projector audit - --taken 2027-01-15T08:00:00Z --repair
+    projector audit export.ndjson --kind job --json | jq 'select(.what == "extra")'
+    """
+    from projector.cli import audit_command
+
+    audit_command.audit(
+        snapshot, kind or (), namespace or (), taken, clock_skew,
+        everything=all_, repair=repair, json=as_json,
+    )  # fmt: skip
+
+
+def rebuild_partitions(
+    partition: Partitions = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and compare; put nothing in place.")
+    ] = False,
+    accept_loss: Annotated[
+        bool,
+        typer.Option(
+            "--accept-loss",
+            help="Go on with the events that the topics have, where they lost some.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compute facts and views from the beginning of the topics, and put them in place.
+
+    The command reads partitions while their workers go on, and compares them with the checkpoint
+    and the views, up to eight at once. Then, one after the other, it claims a partition, writes
+    it, and serves it until a worker claims it again. Lookups are answered all the time. Use the
+    settings that the workers have.
+
+    Where Kafka has lost events (the alarm `history lost`), grants of these events may be missing,
+    and users who were blocked count as active. The command refuses that without --accept-loss.
+    Feed upstream's present state afterwards.
+
+    Exits with 0 when everything is in place (with --dry-run: when nothing differs), with 1 when
+    --dry-run finds differences, with 2 when events are lost, with 3 when Kafka or Redis cannot be
+    reached.
+
+    \b
+    projector rebuild --dry-run
+    projector rebuild --partition 15
+    projector rebuild --accept-loss --json
+    """
+    from projector.cli import rebuild_command
+
+    rebuild_command.rebuild_partitions(
+        partition, dry_run=dry_run, accept_loss=accept_loss, json=as_json
+    )

@@ -1,0 +1,87 @@
+"""Usage of `projector dead-letters`."""
+
+from typing import Annotated
+
+import typer
+
+from projector.cli.usage.options import AsJson
+from projector.events.model import Topic
+
+app = typer.Typer(
+    help="Events that were refused: list, show, replay.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command("list")
+def list_letters(
+    last: Annotated[int, typer.Option(help="How many of the latest to show.", min=1)] = 50,
+    topic: Annotated[Topic | None, typer.Option(help="Of this topic only.")] = None,
+    partition: Annotated[
+        int | None, typer.Option(help="Of this partition of the original's topic only.", min=0)
+    ] = None,
+    reason: Annotated[str, typer.Option(help="With this text in the reason, in any case.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the latest dead letters: letter, time, the original's position, and the reason.
+
+    Exits with 0; with 2 when the topic is missing; with 3 when Kafka cannot be reached.
+
+    \b
+    projector dead-letters list --last 10
+    projector dead-letters list --topic membership --reason 'belongs in partition'
+    projector dead-letters list --json | jq -r .id
+    """
+    from projector.cli import dead_letter_commands
+
+    dead_letter_commands.list_letters(last, topic, partition, reason, json=as_json)
+
+
+@app.command()
+def show(
+    letter: Annotated[
+        str, typer.Argument(metavar="LETTER", help="The letter as `list` names it: 0:17, or 17.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show the whole content of a dead letter, with job tokens redacted.
+
+    Exits with 0; with 2 when there is no such letter; with 3 when Kafka cannot be reached.
+
+    \b
+    projector dead-letters show 0:17
+    projector dead-letters show 17 --json | jq -r .value > event.json
+    """
+    from projector.cli import dead_letter_commands
+
+    dead_letter_commands.show(letter, json=as_json)
+
+
+@app.command()
+def replay(
+    letter: Annotated[
+        list[str], typer.Argument(metavar="LETTER", help="Letters as `list` names them.")
+    ],
+    event: Annotated[
+        str | None,
+        typer.Option(help="File with the corrected event, a CloudEvent in JSON; - for stdin."),
+    ] = None,
+) -> None:
+    """Send refused events again, unchanged or corrected.
+
+    A replay ranks at its original's position, so it never overwrites a later event. An original
+    in the wrong topic or partition is sent to the right one as a new event, and only if it has a
+    `sequence`. Replaying twice does no harm. Examples are in docs/dead-letters.md.
+
+    Exits with 0 when Kafka has acknowledged everything; with 2 when any letter cannot be replayed
+    (then nothing was sent); with 3 when Kafka cannot be reached.
+
+    \b
+    projector dead-letters replay 0:17 0:18
+    projector dead-letters show 17 --json | jq -r .value | sed s/Developper/developer/ |
+        projector dead-letters replay 17 --event -
+    """
+    from projector.cli import dead_letter_commands
+
+    dead_letter_commands.replay(letter, event)

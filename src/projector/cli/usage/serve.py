@@ -1,0 +1,85 @@
+"""Usage of `projector worker`, `api`, `ops` and `dev`."""
+
+from typing import Annotated
+
+import typer
+
+from projector.cli.usage.options import Port
+
+
+def worker() -> None:
+    """Consume the topics and keep the views in Redis up to date. Run as many as you like.
+
+    Waits for Kafka, Redis and the topics. Let a supervisor start it again whenever it ends: it
+    goes on from the checkpoint in Redis.
+
+    Exits with 0 on SIGINT or SIGTERM; with 1 when it cannot go on; with 2 when a setting, a topic
+    or a right must be corrected first.
+
+    \b
+    PROJECTOR_KAFKA=kafka:9092 PROJECTOR_REDIS_URL=redis://redis:6379/0 projector worker
+    """
+    from projector.cli import serve_commands
+
+    serve_commands.worker()
+
+
+def api(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Port = 8000,
+    workers: Annotated[int, typer.Option(help="Processes; one per core is plenty.", min=1)] = 1,
+) -> None:
+    """Answer lookups over HTTP. Reads Redis, writes nothing, needs no Kafka.
+
+    Exits with 0 on SIGINT; with 143 on SIGTERM; with 2 when a setting is wrong, a key of job tokens
+    cannot be used, or the port is in use.
+
+    \b
+    projector api --host 0.0.0.0 --workers 4
+    """
+    from projector.cli import serve_commands
+
+    serve_commands.api(host, port, workers)
+
+
+def ops(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Port = 8001,
+) -> None:
+    """Serve the operators' page alone, at /ops/. Reads Redis and Kafka, writes nothing.
+
+    Asks for PROJECTOR_OPS_TOKEN where that is set. Without it, only on a loopback address. What
+    the page shows is in docs/operators-page.md.
+
+    Exits with 0 on SIGINT; with 143 on SIGTERM; with 2 when a setting is wrong or the port is in
+    use.
+
+    \b
+    projector ops
+    PROJECTOR_OPS_TOKEN=$(openssl rand -hex 32) projector ops --host 0.0.0.0 --port 9001
+    """
+    from projector.cli import serve_commands
+
+    serve_commands.ops(host, port)
+
+
+def dev(
+    port: Port = 8000,
+) -> None:
+    """Run everything here: embedded Kafka and Redis (memory only), a worker and the API.
+
+    Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others. What
+    is embedded is gone when it stops. Prints `ready api=... kafka=... redis=...` when every
+    partition is fresh. With PROJECTOR_SOURCES that is once heartbeats come; their senders find
+    Kafka's address in the log. On a terminal the worker and the API log warnings alone, unless
+    PROJECTOR_LOG_LEVEL is set.
+
+    Exits with 0 on SIGINT or SIGTERM; with 2 when a setting is wrong, the port is in use, or an
+    embedded server ends.
+
+    \b
+    projector dev --port 0
+    """
+    from projector.cli import serve_commands
+
+    serve_commands.dev(port)

@@ -1,0 +1,37 @@
+"""Reasons why Redis refuses this client, which retrying cannot fix."""
+
+import ssl
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ClusterCrossSlotError,
+    MovedError,
+    NoPermissionError,
+    ResponseError,
+)
+
+from projector.clients.access_errors import causes, tls_reason
+from projector.config.env import variable_name
+
+
+def redis_reason(error: BaseException | None) -> str | None:
+    """Describe how Redis refuses this client, as the end of a sentence; None if it does not."""
+    url = variable_name("redis_url")
+    for cause in causes(error):
+        match cause:
+            case AuthenticationError() | AuthorizationError():
+                username, password = map(variable_name, ("redis_username", "redis_password"))
+                return (
+                    f"does not know this user and password. Set {username} and {password}, "
+                    f"or put them into {url}"
+                )
+            case NoPermissionError():
+                return f"does not allow this user what is needed: {cause}. See docs/security.md"
+            case MovedError() | ClusterCrossSlotError():
+                return f"is part of a cluster. Let {url} begin with redis+cluster://"
+            case ResponseError() if "cluster support disabled" in str(cause):
+                return f"is not a cluster. Let {url} begin with redis://"
+            case ssl.SSLError():
+                return tls_reason(cause, "redis", url)
+    return None
