@@ -10,13 +10,13 @@ from api import metrics
 from api.freshness import Freshness, Poll
 from api.lookup_request import LookupRequest
 from api.proofs import Proofs
-from api.read_batcher import Reads
+from api.read_batcher import Reads, Value
 from api.replies import UNAUTHORIZED, Reply, refusal, stored_reply, unavailable
 from api.signed_tokens import KnownToken, SignedTokens
 from api.verification_queue import VerificationQueue
 from api.view_reads import Found, JobRead, decode_record, leads_on, raised, read_again
 from projector.elapsed import elapsed
-from projector.store import schema
+from projector.store import overlay, schema
 from projector.store.schema import ViewRecord
 
 PATH: Final = "/api/v4/job/allowed_agents"
@@ -90,7 +90,7 @@ class Lookup:
             self._ask_both(asked, known.job_key)
 
     def _found(
-        self, asked: "_Asked", job_key: str, stored: bytes | Exception | None, server: str
+        self, asked: "_Asked", job_key: str, stored: Value | Exception, server: str, held: Value
     ) -> None:
         """Answer from the record, or prove first that the token is unknown.
 
@@ -104,7 +104,7 @@ class Lookup:
             if record is None or record.is_provisional:
                 self._prove(asked, job_key, Found(record, (server,)))
                 return
-            reply = self._from_record(record, server, asked.poll, asked.max_age)
+            reply = self._from_record(record, server, asked.poll, held, asked.max_age)
         except Exception as error:  # always reply: a client is waiting
             reply = refusal(error)
         self._answer(asked, reply)
@@ -123,7 +123,9 @@ class Lookup:
             if record is None:
                 self._prove(asked, job_key, found)
                 return
-            reply = self._from_servers(record, found.servers, asked.poll, asked.max_age)
+            reply = self._from_servers(
+                record, found.servers, asked.poll, found.overlay, asked.max_age
+            )
         except Exception as error:  # always reply: a client is waiting
             reply = refusal(error)
         self._answer(asked, reply)
@@ -147,19 +149,24 @@ class Lookup:
         asked.answer(reply)
 
     def _from_servers(
-        self, record: ViewRecord, servers: Sequence[str], poll: Poll, max_age: int | None
-    ) -> Reply:
+        self, record: ViewRecord, servers: Sequence[str], poll: Poll, held: Value,
+        max_age: int | None,
+    ) -> Reply:  # fmt: skip
         """Answer from a record of the last server, to which a pointer on the others has led."""
         *others, server = servers
         for other in others:
             if self._freshness.known(poll, record.partition, other) is None:
                 return unavailable(self._unknown(poll, record.partition))
-        return self._from_record(record, server, poll, max_age)
+        return self._from_record(record, server, poll, held, max_age)
 
     def _from_record(
-        self, record: ViewRecord, server: str, poll: Poll, max_age: int | None
+        self, record: ViewRecord, server: str, poll: Poll, held: Value, max_age: int | None
     ) -> Reply:
-        """Answer from a record that was read from `server` after `poll`."""
+        """Answer from a record that was read from `server` after `poll`, with the overlay `held`.
+
+        A replaced owner's overlay holds back nothing. Records that old are refused before it, and
+        those of its successor are newer.
+        """
         partition = record.partition
         known = self._freshness.known(poll, partition, server)
         if known is None:
@@ -174,6 +181,10 @@ class Lookup:
             return unavailable(self._freshness.with_cause(reason, [partition]))
         if record.version.epoch < epoch:
             return unavailable(f"the view is older than the claim of partition {partition}")
+        if held is not None and overlay.is_held_back(record, held):
+            return unavailable(
+                f"partition {partition} is writing a change that may take agents from this job"
+            )
         return stored_reply(record, age)
 
     def _unknown(self, poll: Poll, partition: int) -> str:

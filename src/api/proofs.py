@@ -5,12 +5,14 @@ from collections.abc import Awaitable, Callable
 
 from api import metrics
 from api.freshness import Freshness, Poll
+from api.read_batcher import Value
 from api.view_reads import Found
 from projector.elapsed import elapsed
 from projector.store.schema import ViewRecord
 
-# A record, the servers that it came from, and the poll from before it was read.
-Proven = tuple[ViewRecord, tuple[str, ...], Poll] | None
+# A record, the servers that it came from, the poll from before it was read, and the overlay that
+# was read with it.
+Proven = tuple[ViewRecord, tuple[str, ...], Poll, Value] | None
 
 
 class UnprovenError(Exception):
@@ -56,7 +58,7 @@ class Proofs:
             found = (await read()).since(found)
             record = found.final
             if record is not None:
-                return record, found.servers, poll
+                return record, found.servers, poll, found.overlay
             # The server may have been met during the read, so what was proven before is not enough.
             if self._covers(poll, arrival, since, found):
                 return None

@@ -15,15 +15,28 @@ from api import metrics
 log = structlog.get_logger()
 
 Value = bytes | None
-# Called with the value of a read, or its error, and with the server that it came from.
-OnValue = Callable[[Value | Exception, str], None]
+# Called with the value of a read, or its error, with the server that it came from, and with the
+# overlay as of then.
+OnValue = Callable[[Value | Exception, str, Value], None]
 
 
 class Values(NamedTuple):
-    """The values of many keys, an error in the place of one that failed, and their servers."""
+    """The values of many keys, an error in the place of one that failed, and their servers.
+
+    `overlay` was read with them, see `projector.store.overlay`; None without one.
+    """
 
     values: Sequence[Value | Exception]
     servers: Sequence[str]
+    overlay: Value = None
+
+
+class Read(NamedTuple):
+    """The value of one key, the server that it came from, and the overlay as of then."""
+
+    value: Value
+    server: str
+    overlay: Value
 
 
 # Reads many keys with one call.
@@ -49,12 +62,12 @@ class Reads(ABC):
     def ask(self, key: str, on_value: OnValue) -> None:
         """Call `on_value` with the value or the error: once, and not before this returns."""
 
-    async def get(self, key: str) -> tuple[Value, str]:
-        """Return the key's value and the server that it came from.
+    async def get(self, key: str) -> Read:
+        """Return the key's value.
 
         Raises `RedisError`, `OSError` or `OverloadedError`.
         """
-        result: asyncio.Future[tuple[Value, str]] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[Read] = asyncio.get_running_loop().create_future()
         self.ask(key, partial(_resolve, result))
         return await result
 
@@ -73,7 +86,7 @@ class ReadBatcher(Reads):
         """Call `on_value` with the value or the error: once, and not before this returns."""
         if len(self._pending) >= MAX_PENDING:
             error = OverloadedError(f"{MAX_PENDING} reads are waiting already")
-            asyncio.get_running_loop().call_soon(on_value, error, "")
+            asyncio.get_running_loop().call_soon(on_value, error, "", None)
             return
         self._pending.append((key, on_value))
         # Reads that arrive before the reader begins are in its first batch.
@@ -148,18 +161,18 @@ def _failed(batch: list[tuple[str, OnValue]], error: Exception) -> Values:
 def _deliver(batch: list[tuple[str, OnValue]], found: Values) -> None:
     for (_, on_value), value, server in zip(batch, found.values, found.servers, strict=True):
         try:
-            on_value(value, server)
+            on_value(value, server, found.overlay)
         except Exception as error:  # one failure must not keep the others waiting
             # The error's text may hold a secret, so only its type is logged.
             log.error("a lookup failed", error=type(error).__name__)  # noqa: TRY400
 
 
 def _resolve(
-    result: asyncio.Future[tuple[Value, str]], value: Value | Exception, server: str
+    result: asyncio.Future[Read], value: Value | Exception, server: str, overlay: Value
 ) -> None:
     if result.done():
         return
     if isinstance(value, Exception):
         result.set_exception(value)
     else:
-        result.set_result((value, server))
+        result.set_result(Read(value, server, overlay))

@@ -1,29 +1,70 @@
-"""MGET on kept connections: redis-py's client takes one from its pool for every call."""
+"""MGET on kept connections: redis-py's client takes one from its pool for every call.
 
+Every call also reads the overlay: one more key costs a batch of 32 nothing, and a lookup alone 1 us
+of Redis.
+"""
+
+import asyncio
 from collections.abc import Sequence
-from functools import partial
-from typing import cast
+from contextlib import suppress
+from typing import Final, cast
 
 import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as LostConnectionError
+from redis.exceptions import RedisError
 
-from api.read_batcher import ReadBatcher, Reads, SplitReads, Value, Values
+from api.read_batcher import TIMEOUT_S, ReadBatcher, Reads, SplitReads, Value, Values
 from projector.clients.redis_cluster import Cluster
+from projector.store import schema
+
+# Far more than a server takes that answers at all.
+OVERLAY_S: Final = 0.25
 
 
 def create_reads(redis: Redis | Cluster) -> Reads:
     """Create the reads of one server or of a cluster."""
     if isinstance(redis, Cluster):
-        return SplitReads(partial(_get_each, redis), redis.place_of)
+        return SplitReads(ClusterGets(redis), redis.place_of)
     return ReadBatcher(Mget(redis))
 
 
-async def _get_each(cluster: Cluster, keys: Sequence[str]) -> Values:
-    """Return the values, and the error of a server in the place of each of its values."""
-    results = await cluster.execute_each([("GET", key) for key in keys])
-    return Values([each.value for each in results], [each.place for each in results])
+class ClusterGets:
+    """Reads many keys of a cluster's server, and at the same time the overlay from its own.
+
+    Without an answer in `OVERLAY_S` there is no overlay, and none of the lookups waits while that
+    answer is still to come: one silent server must not keep those of the others from answering.
+    The bound of staleness holds all the same.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._late: set[asyncio.Task[Value]] = set()
+
+    async def __call__(self, keys: Sequence[str]) -> Values:
+        """Return the values, and the error of a server in the place of each of its values."""
+        reading = self._cluster.execute_each([("GET", key) for key in keys])
+        results, overlay = await asyncio.gather(reading, self._overlay())
+        return Values([each.value for each in results], [each.place for each in results], overlay)
+
+    async def _overlay(self) -> Value:
+        if self._late:
+            return None
+        reading = asyncio.create_task(self._read_overlay())
+        await asyncio.wait({reading}, timeout=OVERLAY_S)
+        if reading.done():
+            return reading.result()
+        self._late.add(reading)
+        reading.add_done_callback(self._late.discard)
+        return None
+
+    async def _read_overlay(self) -> Value:
+        with suppress(RedisError, OSError):
+            async with asyncio.timeout(TIMEOUT_S):
+                (result,) = await self._cluster.execute_each([("GET", schema.OVERLAY)])
+                return result.value if isinstance(result.value, bytes) else None
+        return None
 
 
 class Mget:
@@ -41,7 +82,8 @@ class Mget:
 
     async def __call__(self, keys: Sequence[str]) -> Values:
         """Return the values in the order of the keys; raises `RedisError` or `OSError`."""
-        return Values(await self._read(keys), [""] * len(keys))
+        *values, overlay = await self._read([*keys, schema.OVERLAY])
+        return Values(values, [""] * len(keys), overlay)
 
     async def _read(self, keys: Sequence[str]) -> list[Value]:
         connection = await self._take()

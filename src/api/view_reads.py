@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from api.read_batcher import Reads
+from api.read_batcher import Reads, Value
 from projector.elapsed import elapsed
 from projector.store import schema
 from projector.store.schema import ViewRecord
@@ -18,7 +18,8 @@ class Found(NamedTuple):
     """The record of a view, or None, and the servers that it depends on; its own is the last.
 
     `at_job`: the job's key held the record. `pointer`: the job's key held this digest, whose record
-    it is; `read_at` is then when the record was there, in seconds of `elapsed`.
+    it is; `read_at` is then when the record was there, in seconds of `elapsed`. `overlay` was read
+    with the record.
     """
 
     record: ViewRecord | None
@@ -26,6 +27,7 @@ class Found(NamedTuple):
     at_job: bool = False
     pointer: str = ""
     read_at: float = -math.inf
+    overlay: Value = None
 
     @property
     def final(self) -> ViewRecord | None:
@@ -84,43 +86,45 @@ class JobRead:
         self._key = key
         self._job_key = job_key
         self._on_found = on_found
-        self._token: tuple[Stored, str] | None = None
-        self._job: tuple[Stored, str] | None = None
+        self._token: tuple[Stored, str, Value] | None = None
+        self._job: tuple[Stored, str, Value] | None = None
 
     def start(self) -> None:
         """Read both keys."""
         self._reads.ask(self._key, self._note_token)
         self._reads.ask(self._job_key, self._note_job)
 
-    def _note_token(self, stored: Stored, server: str) -> None:
-        self._token = stored, server
+    def _note_token(self, stored: Stored, server: str, overlay: Value) -> None:
+        self._token = stored, server, overlay
         self._finish(self._resolve)
 
-    def _note_job(self, stored: Stored, server: str) -> None:
-        self._job = stored, server
+    def _note_job(self, stored: Stored, server: str, overlay: Value) -> None:
+        self._job = stored, server, overlay
         self._finish(self._resolve)
 
     def _resolve(self) -> Found | None:
         """Return what both keys hold; None if the answer is still to come."""
         if self._token is None or self._job is None:
             return None
-        (stored, server), (at_job, server_of_job) = self._token, self._job
+        stored, server, overlay = self._token
+        at_job, server_of_job, overlay_of_job = self._job
         record = decode_record(stored)
         if record is not None:
-            return Found(record, (server,))
+            return Found(record, (server,), overlay=overlay)
         if at_job is None:
             return Found(None, (server, server_of_job))
         if isinstance(at_job, Exception) or not leads_on(at_job):
-            return Found(decode_record(at_job), (server_of_job,), at_job=True)
+            record = decode_record(at_job)
+            return Found(record, (server_of_job,), at_job=True, overlay=overlay_of_job)
         pointer = at_job.decode()
         on_target = partial(self._note_target, pointer, (server, server_of_job))
         self._reads.ask(schema.TOKENS + pointer, on_target)
         return None
 
     def _note_target(
-        self, pointer: str, servers: tuple[str, str], stored: Stored, server: str
+        self, pointer: str, servers: tuple[str, str], stored: Stored, server: str, overlay: Value
     ) -> None:
-        self._finish(partial(_behind_pointer, pointer, servers, stored, server))
+        self._finish(partial(_behind_pointer, pointer, servers, stored, server, overlay))
 
     def _finish(self, result: Callable[[], Found | None]) -> None:
         found: Found | Exception | None
@@ -132,7 +136,9 @@ class JobRead:
             self._on_found(found)
 
 
-def _behind_pointer(pointer: str, servers: tuple[str, str], stored: Stored, server: str) -> Found:
+def _behind_pointer(
+    pointer: str, servers: tuple[str, str], stored: Stored, server: str, overlay: Value
+) -> Found:
     """Return the record behind a pointer; it depends on the servers of all three keys.
 
     That of the token's own key may have lost the tombstone of its digest.
@@ -140,7 +146,7 @@ def _behind_pointer(pointer: str, servers: tuple[str, str], stored: Stored, serv
     record = decode_record(stored)
     if record is None:
         return Found(None, (*servers, server))
-    return Found(record, (*servers, server), pointer=pointer, read_at=elapsed())
+    return Found(record, (*servers, server), pointer=pointer, read_at=elapsed(), overlay=overlay)
 
 
 async def read_again(reads: Reads, key: str, job_key: str) -> Found:
@@ -149,8 +155,8 @@ async def read_again(reads: Reads, key: str, job_key: str) -> Found:
     Raises the error of a read, or `ValueError`.
     """
     if not job_key:
-        stored, server = await reads.get(key)
-        return Found(decode_record(stored), (server,))
+        stored, server, overlay = await reads.get(key)
+        return Found(decode_record(stored), (server,), overlay=overlay)
     result: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
     JobRead(reads, key, job_key, partial(_settle, result)).start()
     return await result

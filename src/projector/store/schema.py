@@ -11,6 +11,8 @@ from projector.domain.views import ViewId, is_digest
 
 PREFIX: Final = "allowed-agents"
 PARTITIONS_KEY: Final = f"{PREFIX}:partitions"
+# The changes that hold back records until these are written again.
+OVERLAY: Final = f"{PREFIX}:overlay"
 # The beginnings of the keys of tokens and jobs.
 TOKENS: Final = f"{PREFIX}:token:"
 JOBS: Final = f"{PREFIX}:job:"

@@ -17,7 +17,7 @@ from api.replies import Reply
 from api.signed_tokens import SignedTokens
 from projector.clients import redis_batch
 from projector.clients.redis_servers import RedisServers
-from projector.store import schema
+from projector.store import overlay, schema
 from projector.store.schema import Version, ViewRecord
 
 BODY = b'{"allowed_agents": [],  "kept": "byte for byte \xc3\xa9"}'
@@ -64,6 +64,11 @@ class LookupWorld:
 
     async def put_raw(self, token: str, raw: bytes) -> None:
         await self.redis.set(schema.TOKENS + hashlib.sha256(token.encode()).hexdigest(), raw)
+
+    async def hold_back(self, *names: str, partition: int = 0, version: Version) -> None:
+        """Hold back the partition's records below this version that name one of these."""
+        line = overlay.encode_line(partition, version, names)
+        await self.redis.set(schema.OVERLAY, f"{line}\n")
 
     async def stamp(self, *partitions: int, age: float = 0.0, epoch: int = EPOCH) -> None:
         """Stamp the partitions (all, if none is named) as fresh `age` seconds ago."""

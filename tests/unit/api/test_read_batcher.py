@@ -33,7 +33,7 @@ class Server:
         if self.error:
             raise self.error
         values = [None if key == "missing" else key.upper().encode() for key in keys]
-        return Values(values, [f"server of {key}" for key in keys])
+        return Values(values, [f"server of {key}" for key in keys], b"overlay")
 
     def release(self) -> None:
         self._open.set()
@@ -44,8 +44,8 @@ def getting(some: ReadBatcher, keys: list[str]) -> list[asyncio.Task[bytes | Non
 
 
 async def getting_one(some: ReadBatcher, key: str) -> bytes | None:
-    value, server = await some.get(key)
-    assert server == f"server of {key}"
+    value, server, overlay = await some.get(key)
+    assert (server, overlay) == (f"server of {key}", b"overlay")
     return value
 
 
@@ -202,10 +202,10 @@ async def test_one_that_fails_to_take_its_value_hurts_nobody(
 ) -> None:
     told: list[object] = []
 
-    def take(value: object, _server: str) -> None:
+    def take(value: object, _server: str, _overlay: object) -> None:
         told.append(value)
 
-    def careless(_value: object, _server: str) -> None:
+    def careless(_value: object, _server: str, _overlay: object) -> None:
         raise RuntimeError("broken")
 
     for key, tell in (("a", take), ("b", careless), ("c", take)):
@@ -226,8 +226,8 @@ async def test_a_silent_server_of_a_cluster_delays_its_own_reads_alone(server: S
     silent = [asyncio.create_task(reads.get(f"silent {i}")) for i in range(3)]
     await settle()
     async with asyncio.timeout(PATIENCE_S):
-        assert await reads.get("quick 1") == (b"here", "quick")
+        assert await reads.get("quick 1") == (b"here", "quick", None)
     assert not any(task.done() for task in silent)
     server.release()
     async with asyncio.timeout(PATIENCE_S):
-        assert (await asyncio.gather(*silent))[2] == (b"SILENT 2", "server of silent 2")
+        assert (await asyncio.gather(*silent))[2] == (b"SILENT 2", "server of silent 2", b"overlay")

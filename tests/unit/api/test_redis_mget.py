@@ -41,7 +41,17 @@ def failing_once(mget: Mget, error: BaseException, monkeypatch: pytest.MonkeyPat
 
 async def test_the_values_come_in_the_order_of_the_keys(redis: FakeAsyncRedis) -> None:
     found = await Mget(redis)(["b", "missing", "a", "b"])
-    assert found == ([b"B", None, b"A", b"B"], ["", "", "", ""])
+    assert found == ([b"B", None, b"A", b"B"], ["", "", "", ""], None)
+
+
+async def test_the_overlay_is_read_with_the_keys(
+    redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await redis.set("allowed-agents:overlay", b"0003 ...")
+    mget = Mget(redis)
+    assert await mget(["a", "b"]) == ([b"A", b"B"], ["", ""], b"0003 ...")
+    failing_once(mget, LostConnectionError("gone"), monkeypatch)
+    assert await mget(["a"]) == ([b"A"], [""], b"0003 ...")
 
 
 async def test_one_connection_serves_call_after_call_and_two_at_once_have_one_each(
