@@ -54,6 +54,23 @@ class AffectedJobs:
             return [ViewId(fact_keys.name_of(key))]
         return self._ids(self.jobs(key, data, other))
 
+    def names(self, key: Key) -> Iterator[str]:
+        """Yield what a change of the fact takes something from: views that name one of these.
+
+        A view loses an agent, or its user's role, only to a change of what it has in its body. A
+        project that comes or goes also decides about the agents that it configures.
+        """
+        match fact_keys.kind_of(key):
+            case "member":
+                _, user = fact_keys.membership_of(key)
+                yield f"user:{user}"
+            case "group" | "project" | "user" as kind:
+                yield f"{kind}:{fact_keys.id_of(key)}"
+                for agent in self._agents_of_project.get(key, ()):
+                    yield f"agent:{agent}"
+            case _:
+                yield f"agent:{fact_keys.id_of(key)}"
+
     def view_ids_in(self, scope: Key) -> Iterator[ViewId]:
         """Return the ids of the views of all live jobs in a project, or below a group."""
         return self._ids(self._live_jobs.in_scope(scope))

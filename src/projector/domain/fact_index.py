@@ -33,6 +33,8 @@ T = TypeVar("T", bound=Entity)
 
 # Views that are marked in one step, of some 0.5 ms.
 STEP: Final = 1000
+# A change that may revoke more views than this is named. Fewer are written in some 25 ms.
+BULK: Final = 1000
 # The kinds that decide a user's role, and those that decide which agents a project has.
 ROLE_KINDS: Final = ("member", "user")
 SCOPE_KINDS: Final = (
@@ -117,7 +119,7 @@ class FactIndex:
         after = fact.data
         priority = write_priority(before, after)
         linked = self._live_jobs.linked_projects(key)
-        yield from self._mark(self._affected_jobs.view_ids(key, before, after), priority)
+        yield from self._mark(key, self._affected_jobs.view_ids(key, before, after), priority)
         for project in linked:
             self._live_jobs.unlink([project])
             yield
@@ -125,7 +127,7 @@ class FactIndex:
         for project in linked:
             self._live_jobs.link([project])
             yield
-        yield from self._mark(self._affected_jobs.view_ids(key, after, before), priority)
+        yield from self._mark(key, self._affected_jobs.view_ids(key, after, before), priority)
 
     def _store(self, key: Key, before: Entity | None, fact: AnyFact) -> None:
         self._unindex(key, before)
@@ -133,10 +135,16 @@ class FactIndex:
         self._index(key, fact.data)
         self._raise_version(key)
 
-    def _mark(self, ids: Iterable[ViewId], priority: WritePriority) -> Iterator[None]:
-        """Mark the views, in steps of `STEP`."""
-        remaining = iter(ids)
+    def _mark(self, key: Key, ids: Iterable[ViewId], priority: WritePriority) -> Iterator[None]:
+        """Mark the views that a change of the fact affects, in steps of `STEP`.
+
+        A bulk change is named with the first views beyond `BULK`, long before the last is marked.
+        """
+        remaining, marked = iter(ids), 0
         while step := list(islice(remaining, STEP)):
+            marked += len(step)
+            if marked > BULK and priority is WritePriority.MAY_REVOKE:
+                self.dirty.bulk_changes.update(self._affected_jobs.names(key))
             self.dirty.add(step, priority)
             if len(step) == STEP:
                 yield
@@ -149,7 +157,8 @@ class FactIndex:
 
     def mark_scope(self, scope: Key) -> Iterator[None]:
         """Mark the views of all jobs in a project, or below a group, in steps."""
-        yield from self._mark(self._affected_jobs.view_ids_in(scope), WritePriority.MAY_REVOKE)
+        ids = self._affected_jobs.view_ids_in(scope)
+        yield from self._mark(scope, ids, WritePriority.MAY_REVOKE)
 
     def drop(self, key: Key) -> None:
         """Delete a fact that no view depends on any more."""
@@ -171,7 +180,7 @@ class FactIndex:
     def mark_affected(self, key: Key) -> Iterator[None]:
         """Mark the views that depend on a fact whose effect time alone has changed, in steps."""
         ids = self._affected_jobs.view_ids(key, self._data(key), None)
-        yield from self._mark(ids, WritePriority.MAY_REVOKE)
+        yield from self._mark(key, ids, WritePriority.MAY_REVOKE)
 
     # a checkpoint
 

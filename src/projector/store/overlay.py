@@ -36,10 +36,6 @@ class _Entity(msgspec.Struct):
     id: int
 
 
-class _Agent(_Entity):
-    config_project: _Entity
-
-
 class _Project(_Entity):
     groups: list[_Entity]
 
@@ -47,7 +43,7 @@ class _Project(_Entity):
 class _Body(msgspec.Struct):
     """The parts of a body that changes are named after."""
 
-    allowed_agents: list[_Agent]
+    allowed_agents: list[_Entity]
     project: _Project
     user: _Entity
 
@@ -100,4 +96,3 @@ def _names(body: _Body) -> Iterator[str]:
         yield f"group:{group.id}"
     for agent in body.allowed_agents:
         yield f"agent:{agent.id}"
-        yield f"project:{agent.config_project.id}"
