@@ -69,6 +69,10 @@ REFUSED_WRITES: Final = Counter(
 CLOCK_JUMPS: Final = Counter(
     "projector_clock_jumps", "Jumps of a Redis server's clock, not believed until they have stood."
 )
+BULK_CHANGES: Final = Counter(
+    "projector_bulk_changes",
+    "Names in the overlay: what changes that may revoke more than 1,000 views are about.",
+)
 DRIFT_REPAIRED: Final = Counter(
     "projector_drift_repaired", "Records that the sweep found wrong and rewrote.", ["what"]
 )

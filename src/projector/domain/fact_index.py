@@ -142,8 +142,8 @@ class FactIndex:
         """
         remaining, marked = iter(ids), 0
         while step := list(islice(remaining, STEP)):
-            marked += len(step)
-            if marked > BULK and priority is WritePriority.MAY_REVOKE:
+            before, marked = marked, marked + len(step)
+            if before <= BULK < marked and priority is WritePriority.MAY_REVOKE:
                 self.dirty.bulk_changes.update(self._affected_jobs.names(key))
             self.dirty.add(step, priority)
             if len(step) == STEP:

@@ -76,6 +76,31 @@ end
 return {newest, foreign, pointers}
 """
 
+# KEYS: the overlay. ARGV: partition (4 digits), epoch (12 hex digits), the partition's new line
+# ('' removes it), expiry in ms. Returns the epoch of a newer line, which stays, or ''. Not the
+# claim is compared: in a cluster the partition hash is on another server. Malformed lines go.
+SET_OVERLAY: Final = """
+local held = redis.pcall('GET', KEYS[1])
+local lines = {}
+for line in string.gmatch(type(held) == 'string' and held or '', '[^\\n]+') do
+  local partition, epoch = string.match(line, '^(%d%d%d%d) (%x+) %x+ ')
+  if partition == ARGV[1] then
+    if epoch > ARGV[2] then return epoch end
+  elseif partition then
+    lines[#lines + 1] = line .. '\\n'
+  end
+end
+local others = table.concat(lines)
+if ARGV[3] ~= '' then
+  redis.call('SET', KEYS[1], others .. ARGV[3] .. '\\n', 'PX', ARGV[4])
+elseif others ~= '' then
+  redis.call('SET', KEYS[1], others, 'KEEPTTL')
+elseif held then
+  redis.call('UNLINK', KEYS[1])
+end
+return ''
+"""
+
 # KEYS: one key. ARGV: the kind of the value that was compared ('none', 'string', 'other' for
 # another type), its bytes, the new value ('' deletes), its expiry in ms. Returns 1 if it wrote.
 REPAIR: Final = """

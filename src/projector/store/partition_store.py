@@ -33,6 +33,7 @@ from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.log_identity import LogIdentity
 from projector.events.model import Topic
 from projector.store import lua_scripts, partition_state, schema
+from projector.store.overlay_line import OverlayLine
 from projector.store.partition_count import restore_partition_count
 from projector.store.partition_state import PartitionState
 from projector.store.portions import chunks, overlap
@@ -87,6 +88,7 @@ class PartitionStore:
         # The revision of the latest views; the next checkpoint makes it valid.
         self._written = 0
         self._views = ViewWrites(redis, partition)
+        self.overlay = OverlayLine(redis, partition, self._next_version)
         self._hash = schema.partition_key(partition)
         self._facts = schema.facts_key(partition)
         self._claim = redis.register_script(lua_scripts.CLAIM)
@@ -122,13 +124,14 @@ class PartitionStore:
         await restore_partition_count(self._redis, partitions)
         args: list[Argument] = [
             self.owner,
-            self._views.refused_by,
+            max(self._views.refused_by, self.overlay.refused_by),
             now,
             *_flat((rules or {}).items()),
         ]
         args += ["sources", ",".join(sources)]
         epoch, former = await self._claim(keys=[self._hash], args=args)
         self._epoch = int(epoch)
+        self.overlay.begin()
         self._report_other_sources(former, sources)
         state = await self._read_state()
         if state is None:
@@ -218,8 +221,8 @@ class PartitionStore:
         Returns the number of views by status. Raises `WriteRefusedError` if a newer claim has
         written one of these records.
         """
-        self._written = max(self._written, self._revision) + 1
-        version = Version(self._epoch, self._written)
+        version = self._next_version()
+        self._written = version.revision
         portions = chunks(changed, VIEWS_PER_CALL, lambda view: len(view.body))
         statuses: Counter[int] = Counter()
 
@@ -230,6 +233,9 @@ class PartitionStore:
 
         await overlap(writes())
         return statuses
+
+    def _next_version(self) -> Version:
+        return Version(self._epoch, max(self._written, self._revision) + 1)
 
     async def delete_orphans(self, ids: Collection[ViewId]) -> None:
         """Delete this partition's live records under these ids of jobs, which no fact names.

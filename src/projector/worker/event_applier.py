@@ -4,7 +4,7 @@ Records come from Faust or, where Faust skips or stalls, straight from Kafka.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import structlog
 
@@ -15,6 +15,7 @@ from projector.domain.projection import Policy, Projection
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka.range_reader import Offsets, RangeReader
 from projector.kafka.record_parser import Marker
+from projector.store.overlay_line import OverlayLine
 from projector.worker.dead_letter_outbox import DeadLetterOutbox
 from projector.worker.instrumentation import OwnerInstruments, Sizes
 from projector.worker.known_logs import KnownLogs
@@ -41,6 +42,7 @@ class EventApplier:
         outbox: DeadLetterOutbox,
         instruments: OwnerInstruments,
         *,
+        overlay: OverlayLine,
         turn_s: float,
     ) -> None:
         self.partition = partition
@@ -55,6 +57,7 @@ class EventApplier:
         self._policy = policy
         self._reader = reader
         self._instruments = instruments
+        self._overlay = overlay
         self._turn_s = turn_s
 
     @property
@@ -138,7 +141,7 @@ class EventApplier:
         self.logs.note(record)
         if isinstance(record.fault, Marker):
             return
-        await in_turns(self.projection.apply_in_steps(record), self._turn_s)
+        await self._take_steps(self.projection.apply_in_steps(record))
         self.newest = max(self.newest, record.timestamp)
         reason, event = self.projection.fault, self.projection.latest
         self._instruments.record_applied(record, event, good=reason is None, live=self.is_complete)
@@ -146,6 +149,20 @@ class EventApplier:
             log.warning("bad event", topic=record.topic, partition=record.partition,
                         offset=record.offset, reason=reason)  # fmt: skip
             self.outbox.add(record, reason)
+
+    async def _take_steps(self, steps: Iterator[None]) -> None:
+        """Take the steps in turns; hold back views of a bulk change before all are marked.
+
+        The changes that a first claim reads are not held back: most of them are long written.
+        """
+        bulk = self.projection.facts.dirty.bulk_changes
+        await in_turns(steps, self._turn_s, bulk)
+        while bulk:
+            names = bulk.copy()
+            bulk.clear()
+            if self.is_complete:
+                await self._overlay.add(names)
+            await in_turns(steps, self._turn_s, bulk)
 
     # time
 
@@ -157,7 +174,7 @@ class EventApplier:
         """
         self.now = max(self.now, now)
         applied_until = min(self.applied_until, self.newest)
-        await in_turns(self.projection.advance_in_steps(self.now, applied_until), self._turn_s)
+        await self._take_steps(self.projection.advance_in_steps(self.now, applied_until))
 
     async def take_back(self, now: int) -> None:
         """Set the time back to `now` (ms), and judge every fact again, in turns."""

@@ -84,8 +84,9 @@ class Owner:
             partition, lambda: self._applier.sizes, self._probes.vouchers.counted_at
         )
         self._applier = EventApplier(
-            partition, policy, reader, self._outbox, self._instruments, turn_s=timing.turn_s
-        )
+            partition, policy, reader, self._outbox, self._instruments,
+            overlay=store.overlay, turn_s=timing.turn_s,
+        )  # fmt: skip
         self._writer = ViewWriter(self._applier, store, self._instruments)
         self._first_views = FirstViews(self._applier, reader, self._queue)
         self._recovery = Recovery(

@@ -54,6 +54,7 @@ class ViewWriter:
     async def _write_dirty(self, between_portions: Callable[[], Awaitable[None]]) -> Counter[int]:
         written: Counter[int] = Counter()
         while (batch := self._applier.projection.take_dirty(VIEWS_PER_PORTION)).ids:
+            await self._store.overlay.renew()
             # Computed while they are written: the facts do not change until Redis has them all.
             views = partial(self._applier.projection.views, batch.ids, self._applier.now)
             written += await self._write(views, batch.pointers)
@@ -64,6 +65,7 @@ class ViewWriter:
         """Write every view of the partition, then `more`."""
         applier = self._applier
         applier.projection.facts.dirty.clear()
+        await self._store.overlay.renew()
         await self.write(lambda: chain(applier.projection.all_views(applier.now), more))
 
     async def write(self, views: Callable[[], Iterable[View]]) -> None:
@@ -88,6 +90,7 @@ class ViewWriter:
         # Counted once: while a write is repeated, letters leave the outbox, but not the fields.
         await self._checkpoint(fields, self._applier.field_count)
         self._applier.progress.note_checkpoint()
+        await self._store.overlay.remove()
 
     @retry_outages
     async def _checkpoint(self, fields: dict[Key, bytes | None], total: int) -> None:

@@ -131,7 +131,7 @@ def refuse_unnamed_losses(projection: Projection, before: dict[Any, View], now: 
     line = overlay.encode_line(0, Version(1, 1), names or {"agent:0"}).encode()
     for id_, view in before.items():
         record = ViewRecord(view.status, 0, Version(1, 0), view.body)
-        if id_ in after and has_lost(view, after[id_]):
+        if view.expires_at > now and id_ in after and has_lost(view, after[id_]):
             assert overlay.is_held_back(record, line), (view, after[id_], names)
 
 
