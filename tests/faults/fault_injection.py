@@ -17,6 +17,7 @@ from random import Random
 from typing import Any, Final
 
 from projector.cli import main as cli
+from projector.store.overlay_line import OverlayLine
 from projector.store.partition_store import PartitionStore
 from projector.worker.owner_group import OwnerGroup
 from tests.faults.mutations import MUTATIONS
@@ -87,6 +88,22 @@ def stop(trigger: str, phase: str) -> None:
         return wrapped
 
     patch(PartitionStore, "write_views", stopping)
+
+
+def stop_before_the_line(trigger: str) -> None:
+    """Stop this process when it is about to set its line in the overlay, if the file is there."""
+    path = Path(trigger)
+
+    def stopping(add: Method) -> Method:
+        def wrapped(self: OverlayLine, names: Any) -> Any:
+            if path.exists():
+                path.unlink()
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return add(self, names)
+
+        return wrapped
+
+    patch(OverlayLine, "add", stopping)
 
 
 def _before(write: Method, act: Callable[[], None]) -> Method:
@@ -160,6 +177,7 @@ def hold_delivery(text: str, seconds: float) -> None:
 FAULTS: Final[dict[str, Callable[..., None]]] = {
     "kill": kill,
     "stop": stop,
+    "stop before the line": stop_before_the_line,
     "disturb delivery": disturb_delivery,
     "hold delivery": hold_delivery,
 }

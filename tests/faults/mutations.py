@@ -19,6 +19,7 @@ from projector.events.model import Topic
 from projector.kafka.client_metadata import ClientMetadata
 from projector.kafka.range_reader import Offsets, RangeReader
 from projector.store import lua_scripts
+from projector.store.overlay_line import OverlayLine
 from projector.store.partition_store import PartitionStore
 from projector.worker.event_applier import EventApplier
 from projector.worker.first_views import FirstViews
@@ -151,6 +152,14 @@ def sweep_off() -> None:
     replace(ViewSweep, "run_portion", compare_nothing)
 
 
+def overlay_off() -> None:
+    """The owner sets no line in the overlay: a bulk change holds back no view."""
+
+    async def set_nothing(_self: Any) -> None: ...
+
+    replace(OverlayLine, "renew", set_nothing)
+
+
 def latest_poll() -> None:
     """The API measures a view by the stamps that were polled last, also after it was read."""
     known = Freshness.known
@@ -213,6 +222,7 @@ MUTATIONS: Final[dict[str, Callable[..., None]]] = {
     "server known by its connection": server_known_by_its_connection,
     "every clock reading believed": every_clock_reading_believed,
     "sweep off": sweep_off,
+    "overlay off": overlay_off,
     "latest poll": latest_poll,
     "meetings ignored": meetings_ignored,
     "stamps grow younger": stamps_grow_younger,

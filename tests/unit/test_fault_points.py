@@ -79,6 +79,7 @@ async def idle(setup: Setup) -> None:
         ("server known by its connection", idle, {"note", "identity"}),
         ("every clock reading believed", idle, {"note", "expected_time"}),
         ("sweep off", idle, {"run_portion"}),
+        ("overlay off", idle, {"renew"}),
     ],
 )
 async def test_a_mutation_replaces_what_an_owner_calls(
@@ -207,6 +208,20 @@ async def test_a_worker_would_be_stopped_at_the_view_of_a_token(
     async with setup.owning():
         assert len(stops) == 2
     assert not trigger.exists()
+
+
+@pytest.mark.usefixtures("patched")
+async def test_a_worker_would_be_stopped_before_its_line(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stops: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _signal: stops.append(pid))
+    (trigger := tmp_path / "trigger").touch()
+    fault_injection.stop_before_the_line(str(trigger))
+    for _ in range(2):
+        await setup.new_owner()._store.overlay.add({"agent:5"})
+        assert await setup.redis.exists(schema.OVERLAY)
+    assert len(stops) == 1
 
 
 def test_the_observer_waits_for_every_partition_and_not_for_a_ready_api() -> None:
