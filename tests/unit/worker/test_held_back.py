@@ -23,6 +23,7 @@ from tests.unit.worker.owned_partition import (
     PARTITION,
     Setup,
     Writes,
+    gets,
     is_claimed_above,
     until,
 )
@@ -92,13 +93,15 @@ async def test_it_is_held_back_before_all_is_marked_and_until_the_checkpoint(
 
 
 async def test_a_small_change_and_what_a_claim_reads_hold_back_nothing(setup: Setup) -> None:
-    setup.kafka.add(builders.configured(5, groups=[{"id": 3}]), REVOKED)
     adding = AsyncMock()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OverlayLine, "add", adding)
         async with setup.owning() as owner:
             setup.deliver(owner, *setup.kafka.add(builders.removed("job", 9)))
             await until(lambda: setup.acked)
+        setup.kafka.add(REVOKED)
+        async with setup.owning("next"):
+            await until(lambda: gets(setup, "token-10", []))
     assert not adding.called
 
 
