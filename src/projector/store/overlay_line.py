@@ -10,6 +10,7 @@ from collections.abc import Callable, Set
 from contextlib import suppress
 from typing import Final
 
+import structlog
 from redis.asyncio import Redis
 
 from projector import metrics
@@ -25,6 +26,9 @@ KEPT_MS: Final = 30_000
 RENEW_S: Final = 10.0
 # Bounds what every lookup reads. Names beyond it rely on the bound of staleness.
 MAX_NAMES: Final = 1000
+MAX_LOGGED: Final = 10
+
+log = structlog.get_logger()
 
 
 class OverlayLine:
@@ -59,6 +63,7 @@ class OverlayLine:
         self._names.update(sorted(names - self._names)[:room])
         self._version = None
         metrics.BULK_CHANGES.inc(len(names))
+        log.info("bulk change", partition=self._partition, names=sorted(names)[:MAX_LOGGED])
         # Facts change meanwhile. An error would leave them half changed; the next write fails too.
         with suppress(WriteRefusedError):
             await self.renew()
