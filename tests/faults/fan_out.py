@@ -101,13 +101,16 @@ class FanOut:
         """Return the answers with the agent to lookups that were sent after this time."""
         return [seen for seen in self.seen if seen.sent >= since and seen.has_agent]
 
-    def add_row(self, report: Report, fault: str, since: float, proof: str) -> None:
-        """Add the answers since then to the report."""
+    def add_row(
+        self, report: Report, fault: str, since: float, proof: str, *, may_use: bool = False
+    ) -> None:
+        """Add the answers since then to the report; `may_use`: the agent is allowed again."""
         counted = [seen for seen in self.seen if seen.sent >= since]
         statuses = Counter(seen.status for seen in counted)
         held = sum(seen.reason == HELD for seen in counted)
         proof = f"{proof}, {held:,} lookups held back"
-        found = len(self.over_grants(since)), statuses[401], 0, 0, 0.0
+        over_grants = 0 if may_use else len(self.over_grants(since))
+        found = over_grants, statuses[401], 0, 0, 0.0
         report.rows.append(Row(fault, self.jobs, len(counted), *found, proof))
 
     async def _look_up(self, dice: Random) -> None:

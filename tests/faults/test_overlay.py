@@ -49,6 +49,13 @@ def until_stopped(worker: Server) -> None:
     eventually(lambda: is_stopped(worker), "the worker has stopped itself")
 
 
+def stop_before_the_views(worker: Server, trigger: Path, act: Callable[[], object]) -> None:
+    """Act; the worker stops before it writes the view of the last job."""
+    trigger.write_text(digest(f"token-{SOME}"))
+    act()
+    eventually(lambda: not trigger.exists() and is_stopped(worker), "the worker has stopped itself")
+
+
 def test_a_revocation_from_very_many_jobs(
     new_fan_out: NewFanOut, redis: Redis, report: Report
 ) -> None:
@@ -117,19 +124,20 @@ def test_overlay_off(new_fan_out: NewFanOut, redis: Redis, report: Report, tmp_p
 def test_a_line_lost_with_redis(
     new_fan_out: NewFanOut, redis: Redis, report: Report, tmp_path: Path
 ) -> None:
-    """Redis comes back with a dump from before the line; no view has been written yet."""
+    """Redis comes back with a dump from before it; the heal sets it again before any view."""
     fan_out, trigger = new_fan_out(redis.port), tmp_path / "stop"
     worker = fan_out.start([("stop", {"trigger": str(trigger), "phase": "before views"})])
     fan_out.deployment.redis.save()
-    trigger.write_text(digest(f"token-{SOME}"))
-    fan_out.watch()
-    fan_out.send(REVOKED)
-    held = fan_out.until_held()
-    until_stopped(worker)
+    stop_before_the_views(worker, trigger, lambda: fan_out.send(REVOKED))
     redis.server.kill()
     redis.server.start()
     eventually(lambda: is_answering(fan_out), "Redis answers again")
     assert not fan_out.deployment.redis.exists(schema.OVERLAY)
+    # The first write may be repeated, before its refusal leads to the heal.
+    while not fan_out.deployment.redis.exists(schema.OVERLAY):
+        stop_before_the_views(worker, trigger, lambda: worker.signal(signal.SIGCONT))
+    held = time.monotonic()
+    fan_out.watch()
     time.sleep(LATE_S)
     worker.signal(signal.SIGCONT)
     fan_out.until_all(has_agent=False)
@@ -155,7 +163,8 @@ def test_a_late_line_of_a_replaced_owner(
     zombie.signal(signal.SIGCONT)
     fan_out.until_held()
     time.sleep(LATE_S)
-    fan_out.add_row(report, "late line of a replaced owner", woken, "the agent was granted again")
+    fan_out.add_row(report, "late line of a replaced owner", woken, "granted again",
+                    may_use=True)  # fmt: skip
     answers = [seen for seen in fan_out.seen if seen.sent >= woken]
     assert len(answers) > 100
     assert all(seen.has_agent for seen in answers)
@@ -167,10 +176,8 @@ def test_a_line_in_a_cluster(new_fan_out: NewFanOut, report: Report, tmp_path: P
         fan_out, trigger = new_fan_out(three.ports[0]), tmp_path / "stop"
         fan_out.deployment.use_redis(three.url)
         worker = fan_out.start([("stop", {"trigger": str(trigger), "phase": "before views"})])
-        trigger.write_text(digest(f"token-{SOME}"))
         fan_out.watch()
-        fan_out.send(REVOKED)
-        until_stopped(worker)
+        stop_before_the_views(worker, trigger, lambda: fan_out.send(REVOKED))
         held = time.monotonic()
         server = client(three.ports[three.holder(schema.OVERLAY)])
         assert server.exists(schema.OVERLAY)
