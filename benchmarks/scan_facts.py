@@ -13,7 +13,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from projector.store import schema
-from projector.store.partition_store import FIELDS_PER_CALL
+from projector.store.checkpoint_writes import FIELDS_PER_CALL
 
 
 async def main(url: str) -> None:

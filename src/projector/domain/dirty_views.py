@@ -48,6 +48,11 @@ class DirtyViews:
     def __bool__(self) -> bool:
         return any(self._waiting)
 
+    @property
+    def count(self) -> int:
+        """The number of views; a view with two priorities counts twice."""
+        return sum(map(len, self._waiting))
+
     def __iter__(self) -> Iterator[ViewId]:
         """Yield every view, the most urgent first; a view with two priorities comes twice."""
         for waiting in self._waiting:

@@ -25,8 +25,8 @@ from projector.explain.model import Explanation, ExplanationReport, StoredView
 from projector.operators import snapshot
 from projector.operators.snapshot import Snapshot
 from projector.store import schema
+from projector.store.checkpoint_writes import FIELDS_PER_CALL
 from projector.store.partition_count import require_partition_count
-from projector.store.partition_store import FIELDS_PER_CALL
 from projector.store.schema import ViewRecord
 
 # An owner that writes faster than this process reads would otherwise hold the command up.

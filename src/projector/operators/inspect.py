@@ -22,9 +22,9 @@ from projector.explain.model import EventRef
 from projector.operators import explain, snapshot
 from projector.operators.snapshot import Snapshot
 from projector.store import schema
+from projector.store.checkpoint_writes import FIELDS_PER_CALL
 from projector.store.partition_count import require_partition_count
 from projector.store.partition_state import PartitionState
-from projector.store.partition_store import FIELDS_PER_CALL
 from projector.worker import dead_letter_outbox
 
 MAX_JOBS: Final = 20

@@ -23,7 +23,8 @@ from projector.kafka.range_reader import Offsets, RangeReader
 from projector.operators import verify
 from projector.operators.rebuild import Rebuilt
 from projector.store import partition_state, schema
-from projector.store.partition_store import FIELDS_PER_CALL, Checkpoint, PartitionStore
+from projector.store.checkpoint_writes import FIELDS_PER_CALL
+from projector.store.partition_store import Checkpoint, PartitionStore
 from projector.worker import dead_letter_outbox
 from projector.worker.dead_letter_outbox import LetterRef
 from projector.worker.event_applier import EventApplier

@@ -21,8 +21,8 @@ from projector.domain.fact_keys import Key
 from projector.errors import SnapshotError
 from projector.events.model import Topic
 from projector.store import schema
+from projector.store.checkpoint_writes import FIELDS_PER_CALL
 from projector.store.partition_state import PartitionState
-from projector.store.partition_store import FIELDS_PER_CALL
 from projector.store.schema import Version
 
 # Give up on a checkpoint that is not written to its end, or stays behind its views.

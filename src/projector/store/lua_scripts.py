@@ -39,42 +39,55 @@ redis.call('SET', KEYS[1], ARGV[1])
 return 1
 """
 
+# Needs `partition` (4 digits) and `version`. Returns what keeps another value from being written to
+# a key: the newer version there, 'foreign' for a record of another partition, or 'pointer' for
+# another pointer than the value. These stay: no partition can disturb another, and a pointer has no
+# version that would refuse a value which comes late. Other values are overwritten. A value between
+# `floor` and `mine` is an older record of this partition or malformed; only others are parsed.
+# (Epochs start with 0 until the year 2527.)
+_OBSTACLE: Final = """
+local floor = partition .. ' '
+local mine = floor .. version
+local function obstacle(key, value)
+  local stored = redis.pcall('GETRANGE', key, 4, 33)
+  if type(stored) ~= 'string' or stored == '' or stored >= floor and stored <= mine then return end
+  local whole = redis.call('GETRANGE', key, 0, 64)
+  local theirs, newer = string.match(
+    string.sub(whole, 1, 35), '^%d%d%d (%d%d%d%d) (0%x+ %x+) $'
+  )
+  if newer and theirs ~= partition then return 'foreign' end
+  if newer and newer > version then return newer end
+  if #whole == 64 and whole ~= value and string.match(whole, '^%x+$') then return 'pointer' end
+end
+"""
+
 # KEYS: records, and keys of jobs that get pointers. ARGV: partition (4 digits), version, then
 # (record or digest, expiry in ms) per key. Returns the newest version that refused a value ('' if
 # none), the positions of keys with a record of another partition, and those of keys with another
-# pointer than the value. These stay: no partition can disturb another, and a pointer has no version
-# that would refuse a value which comes late. Other values are overwritten. A value between `floor`
-# and `mine` is an older record of this partition or malformed; only others are parsed.
-# (Epochs start with 0 until the year 2527.)
-WRITE_VIEWS: Final = """
-local call, pcall, ARGV = redis.call, redis.pcall, ARGV
-local floor = ARGV[1] .. ' '
-local mine = floor .. ARGV[2]
+# pointer than the value.
+WRITE_VIEWS: Final = (
+    """
+local partition, version = ARGV[1], ARGV[2]
+"""
+    + _OBSTACLE
+    + """
 local newest = ''
 local foreign, pointers = {}, {}
 for i, key in ipairs(KEYS) do
-  local value = ARGV[2 * i + 1]
-  local stored = pcall('GETRANGE', key, 4, 33)
-  local partition, version, pointer
-  if type(stored) == 'string' and stored ~= '' and (stored < floor or stored > mine) then
-    local whole = call('GETRANGE', key, 0, 64)
-    partition, version = string.match(
-      string.sub(whole, 1, 35), '^%d%d%d (%d%d%d%d) (0%x+ %x+) $'
-    )
-    pointer = #whole == 64 and whole ~= value and string.match(whole, '^%x+$')
-  end
-  if version and partition ~= ARGV[1] then
+  local found = obstacle(key, ARGV[2 * i + 1])
+  if not found then
+    redis.call('SET', key, ARGV[2 * i + 1], 'PXAT', ARGV[2 * i + 2])
+  elseif found == 'foreign' then
     foreign[#foreign + 1] = i
-  elseif version and version > ARGV[2] then
-    if version > newest then newest = version end
-  elseif pointer then
+  elseif found == 'pointer' then
     pointers[#pointers + 1] = i
-  else
-    call('SET', key, value, 'PXAT', ARGV[2 * i + 2])
+  elseif found > newest then
+    newest = found
   end
 end
 return {newest, foreign, pointers}
 """
+)
 
 # KEYS: the overlay. ARGV: partition (4 digits), epoch (12 hex digits), the partition's new line
 # ('' removes it), expiry in ms. Returns the epoch of a newer line, which stays, or ''. Not the
@@ -123,9 +136,12 @@ if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then return 'claim' end
 local revision = held[3] or '0'
 """
 
-# KEYS: partition hash, facts hash. ARGV: epoch, owner, previous revision, new revision, number of
-# facts then (-1 while more steps of the same checkpoint follow), number of further
-# fields of the hash, (field, value)..., number of facts set, (field, fact)..., fields deleted...
+# KEYS: partition hash, facts hash, then those of records and pointers that are written with the
+# checkpoint. ARGV: epoch, owner, previous revision, new revision, partition (4 digits), version,
+# (record or digest, expiry in ms) per key behind the second, number of facts then (-1 while more
+# steps of the same checkpoint follow), number of further fields of the hash, (field, value)...,
+# number of facts set, (field, fact)..., fields deleted...
+# Returns 'obstacle', and writes nothing at all, if one of the records or pointers must stay.
 # A facts hash of another type is refused, here and with a stamp: then the owner writes all facts.
 CHECKPOINT: Final = (
     _CLAIMED
@@ -133,19 +149,23 @@ CHECKPOINT: Final = (
 if revision == ARGV[4] then return 'ok' end
 if revision ~= ARGV[3] then return 'revision' end
 if type(redis.pcall('HLEN', KEYS[2])) == 'table' then return 'facts' end
-local at = 7
-for _ = 1, ARGV[6] do
-  redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
-  at = at + 2
+local partition, version = ARGV[5], ARGV[6]
+"""
+    + _OBSTACLE
+    + """
+for i = 3, #KEYS do
+  if obstacle(KEYS[i], ARGV[2 * i + 1]) then return 'obstacle' end
 end
-local sets = tonumber(ARGV[at])
-at = at + 1
-for _ = 1, sets do
-  redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1])
-  at = at + 2
-end
-for i = at, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end
-redis.call('HSET', KEYS[1], 'revision', ARGV[4], 'facts', ARGV[5])
+for i = 3, #KEYS do redis.call('SET', KEYS[i], ARGV[2 * i + 1], 'PXAT', ARGV[2 * i + 2]) end
+local at = 2 * #KEYS + 3
+local places = at + 2
+local sets = places + 2 * ARGV[at + 1]
+local deletes = sets + 1 + 2 * ARGV[sets]
+if deletes > sets + 1 then redis.call('HSET', KEYS[2], unpack(ARGV, sets + 1, deletes - 1)) end
+if #ARGV >= deletes then redis.call('HDEL', KEYS[2], unpack(ARGV, deletes)) end
+redis.call(
+  'HSET', KEYS[1], 'revision', ARGV[4], 'facts', ARGV[at], unpack(ARGV, places, sets - 1)
+)
 return 'ok'
 """
 )

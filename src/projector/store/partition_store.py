@@ -3,12 +3,10 @@
 Every write carries the owner's claim. Redis refuses it after a newer claim.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
-    Callable,
     Collection,
     Container,
     Iterable,
@@ -16,7 +14,7 @@ from collections.abc import (
     Mapping,
 )
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import structlog
 from redis.asyncio import Redis
@@ -33,7 +31,14 @@ from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.log_identity import LogIdentity
 from projector.events.model import Topic
 from projector.store import lua_scripts, partition_state, schema
-from projector.store.overlay_line import OverlayLine
+from projector.store.checkpoint_writes import (
+    FIELDS_PER_CALL,
+    OBSTACLE,
+    CheckpointWrites,
+    Step,
+    flat,
+)
+from projector.store.fact_scan import is_malformed, scan_facts
 from projector.store.partition_count import restore_partition_count
 from projector.store.partition_state import PartitionState
 from projector.store.portions import chunks, overlap
@@ -44,7 +49,6 @@ from projector.store.view_writes import ViewWrites
 VIEWS_PER_CALL: Final = 100
 # One MGET blocks Redis for less than that.
 VIEWS_PER_READ: Final = 500
-FIELDS_PER_CALL: Final = 1000
 INCOMPLETE: Final = -1
 # Survives a hand-over; expires soon after the last owner is gone.
 ACTIVITY_KEPT_S: Final = 300
@@ -52,7 +56,6 @@ ACTIVITY_KEPT_S: Final = 300
 READINGS: Final = 3
 # Characters in the log of names that anyone may have written to Redis.
 MAX_LOGGED: Final = 500
-_key: Final = cast(Callable[[bytes], Key], bytes.decode)
 
 log = structlog.get_logger()
 
@@ -92,7 +95,7 @@ class PartitionStore:
         self._hash = schema.partition_key(partition)
         self._facts = schema.facts_key(partition)
         self._claim = redis.register_script(lua_scripts.CLAIM)
-        self._checkpoint = redis.register_script(lua_scripts.CHECKPOINT)
+        self._checkpoint = CheckpointWrites(redis, partition, owner)
         self._forget = redis.register_script(lua_scripts.FORGET)
         self._stamp = redis.register_script(lua_scripts.STAMP)
         self._silence = redis.register_script(lua_scripts.SILENCE)
@@ -126,7 +129,7 @@ class PartitionStore:
             self.owner,
             max(self._views.refused_by, self.overlay.refused_by),
             now,
-            *_flat((rules or {}).items()),
+            *flat((rules or {}).items()),
         ]
         args += ["sources", ",".join(sources)]
         epoch, former = await self._claim(keys=[self._hash], args=args)
@@ -163,41 +166,17 @@ class PartitionStore:
             epoch, owner = await self._redis.hmget(self._hash, ["epoch", "owner"])
             return int(epoch or 0) >= self._epoch and owner != self.owner.encode()
         except (ResponseError, ValueError) as error:
-            if not _is_malformed(error):
+            if not is_malformed(error):
                 raise
             return False
 
-    async def load(self) -> AsyncGenerator[dict[Key, bytes], None]:
+    def load(self) -> AsyncGenerator[dict[Key, bytes], None]:
         """Yield the checkpoint's facts in parts; parts may repeat facts.
 
-        Redis reads the next part while the caller uses this one. Raises `ValueError` for a fact
-        whose key is not UTF-8, and `IncompleteCheckpointError` if the key is not a hash.
+        Raises `ValueError` for a fact whose key is not UTF-8, and `IncompleteCheckpointError` if
+        the key is not a hash.
         """
-        reading: asyncio.Task[Any] | None = self._start_read(0)
-        try:
-            while reading:
-                cursor, fields = await self._part(reading)
-                self.refuse_changed_server()
-                reading = self._start_read(cursor) if cursor else None
-                # Lets the request leave before the caller uses the part. Twice, because redis-py
-                # sends in a task of its own on Python 3.11.
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-                yield dict(zip(map(_key, fields), fields.values(), strict=True))
-        finally:
-            await _cancel(reading)
-
-    async def _part(self, reading: asyncio.Task[Any]) -> Any:
-        try:
-            return await reading
-        except ResponseError as error:
-            if _is_malformed(error):
-                raise IncompleteCheckpointError(f"{self._facts} is not a hash") from None
-            raise
-
-    def _start_read(self, cursor: int) -> asyncio.Task[Any]:
-        scan: Any = self._redis.hscan(self._facts, cursor, count=FIELDS_PER_CALL)
-        return asyncio.create_task(scan)
+        return scan_facts(self._redis, self._facts, self.refuse_changed_server)
 
     def refuse_incomplete(self, checkpoint: Checkpoint, found: int) -> None:
         """Raise `IncompleteCheckpointError` unless the checkpoint counts `found` facts."""
@@ -211,6 +190,16 @@ class PartitionStore:
         args: list[Argument] = [self._epoch, self.owner, *partition_state.PLACES]
         self._check(await self._forget(keys=[self._hash, self._facts], args=args))
 
+    def next_revision(self) -> int:
+        """Take a revision that is higher than all before, for one commit and all attempts at it."""
+        self._written = max(self._written, self._revision) + 1
+        return self._written
+
+    @property
+    def commits_at_once(self) -> bool:
+        """Whether views may go to Redis with the checkpoint: in a cluster slots keep them apart."""
+        return self._checkpoint.takes_views
+
     async def write_views(
         self, changed: Iterable[View], pointers: Container[ViewId] | None = None
     ) -> Counter[int]:
@@ -221,8 +210,7 @@ class PartitionStore:
         Returns the number of views by status. Raises `WriteRefusedError` if a newer claim has
         written one of these records.
         """
-        version = self._next_version()
-        self._written = version.revision
+        version = Version(self._epoch, self.next_revision())
         portions = chunks(changed, VIEWS_PER_CALL, lambda view: len(view.body))
         statuses: Counter[int] = Counter()
 
@@ -271,19 +259,39 @@ class PartitionStore:
         portions = chunks(facts.items(), FIELDS_PER_CALL, lambda f: len(f[0]) + len(f[1] or b""))
         *steps, last = list(portions) or [[]]
         for step in steps:
-            await self._checkpoint_step({}, step, INCOMPLETE)
-        await self._checkpoint_step(partition_state.encode_places(offsets, logs), last, total)
+            await self._checkpoint_step(Step({}, step, INCOMPLETE))
+        places = partition_state.encode_places(offsets, logs)
+        await self._checkpoint_step(Step(places, last, total))
         self.refuse_changed_server()
 
-    async def _checkpoint_step(
-        self, places: Mapping[str, Argument], facts: list[tuple[Key, bytes | None]], total: int
-    ) -> None:
-        sets = [(key, value) for key, value in facts if value is not None]
-        deletes = [key for key, value in facts if value is None]
+    async def commit(  # noqa: PLR0913, PLR0917  the arguments of `write_views` and `checkpoint`
+        self,
+        revision: int,
+        changed: list[View],
+        pointers: Container[ViewId],
+        offsets: Mapping[Topic, int],
+        facts: Mapping[Key, bytes | None],
+        total: int,
+        logs: Mapping[Topic, LogIdentity] = MappingProxyType({}),
+    ) -> bool:
+        """Write views and checkpoint in one call, under a `next_revision`; whether that was done.
+
+        Otherwise nothing is written, and `write_views` and `checkpoint` must do it. Views and facts
+        must fit one call. Raises `WriteRefusedError` like `checkpoint`.
+        """
+        keys, values = self._views.in_one_call(changed, Version(self._epoch, revision), pointers)
+        step = Step(partition_state.encode_places(offsets, logs), list(facts.items()), total)
+        outcome = await self._checkpoint.write(self.version, revision, step, keys, values)
+        if outcome == OBSTACLE:
+            return False
+        self._check(outcome)
+        self._revision = revision
+        self.refuse_changed_server()
+        return True
+
+    async def _checkpoint_step(self, step: Step) -> None:
         revision = max(self._revision + 1, self._written)
-        args: list[Argument] = [self._epoch, self.owner, self._revision, revision]
-        args += [total, len(places), *_flat(places.items()), len(sets), *_flat(sets), *deletes]
-        self._check(await self._checkpoint(keys=[self._hash, self._facts], args=args))
+        self._check(await self._checkpoint.write(self.version, revision, step))
         self._revision = revision
 
     async def stamp(self, timestamp_ms: int, /) -> None:
@@ -347,20 +355,5 @@ class PartitionStore:
             )
 
 
-def _is_malformed(error: Exception) -> bool:
-    """Whether a key is of another type than it must be, or holds another text than a number."""
-    return isinstance(error, ValueError) or str(error).startswith("WRONGTYPE")
-
-
-async def _cancel(task: asyncio.Task[Any] | None) -> None:
-    if task:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 def _named(sources: Collection[str]) -> str:
     return ",".join(sorted(sources))[:MAX_LOGGED] or "none"
-
-
-def _flat(pairs: Iterable[tuple[str, Argument]]) -> list[Argument]:
-    return [part for pair in pairs for part in pair]

@@ -46,21 +46,32 @@ class ViewWrites:
 
         Raises `WriteRefusedError` if a newer claim has written one of these records.
         """
-        # A head for each view instead of each status would take four times as long.
-        heads = {
-            status: schema.ViewRecord(status, self._partition, version, b"").encode()
-            for status in {view.status for view in chunk}
-        }
-        keys, values = _record_keys(chunk), [heads[view.status] + view.body for view in chunk]
-        foreign = await self._write_values(chunk, keys, values, version)
-        pointed = [
-            (at, view)
-            for at, view in enumerate(chunk)
-            if view.has_pointer and (pointers is None or view.id in pointers)
-        ]
+        records = self._records(chunk, version)
+        foreign = await self._write_values(chunk, _record_keys(chunk), records, version)
+        pointed = [(at, view) for at, view in enumerate(chunk) if _is_pointed(view, pointers)]
         # Behind the records that they name, and never to a record of another partition.
         await self._write_pointers([view for at, view in pointed if at not in foreign], version)
         await self._end_strays([view for at, view in pointed if at in foreign], version)
+
+    def in_one_call(
+        self, views: list[View], version: Version, pointers: Container[ViewId] | None
+    ) -> tuple[list[str], list[Argument]]:
+        """Return what `write` writes where nothing is in the way: keys; value and expiry of each.
+
+        Pointers are behind the records that they name.
+        """
+        pointed = [view for view in views if _is_pointed(view, pointers)]
+        keys = [*_record_keys(views), *(schema.job_key(view.job) for view in pointed)]
+        values = [*self._records(views, version), *(view.id.encode() for view in pointed)]
+        return keys, _with_expiry([*views, *pointed], values)
+
+    def _records(self, views: list[View], version: Version) -> list[bytes]:
+        # A head for each view instead of each status would take four times as long.
+        heads = {
+            status: schema.ViewRecord(status, self._partition, version, b"").encode()
+            for status in {view.status for view in views}
+        }
+        return [heads[view.status] + view.body for view in views]
 
     async def _write_pointers(self, views: list[View], version: Version) -> None:
         if views:
@@ -109,9 +120,7 @@ class ViewWrites:
 
         Returns the positions of those behind foreign records.
         """
-        shared, own = [f"{self._partition:04}", str(version)], list[Argument]()
-        for view, value in zip(views, values, strict=True):
-            own += (value, max(view.expires_at, FIRST_EXPIRY))
+        shared, own = [f"{self._partition:04}", str(version)], _with_expiry(views, values)
         results = await redis_batch.run_script(self._redis, self._write_views, keys, shared, own)
         foreign = {first + at - 1 for first, (_, found, _) in results for at in found}
         self._report_foreign(views, foreign)
@@ -237,3 +246,14 @@ class ViewWrites:
 
 def _record_keys(chunk: list[View]) -> list[str]:
     return [schema.record_key(view.id) for view in chunk]
+
+
+def _is_pointed(view: View, pointers: Container[ViewId] | None) -> bool:
+    return view.has_pointer and (pointers is None or view.id in pointers)
+
+
+def _with_expiry(views: list[View], values: list[bytes]) -> list[Argument]:
+    args: list[Argument] = []
+    for view, value in zip(views, values, strict=True):
+        args += (value, max(view.expires_at, FIRST_EXPIRY))
+    return args

@@ -71,9 +71,14 @@ class FirstViews:
             self._answered.clear()
             self._unasked.set()
 
+    @property
+    def await_answer(self) -> bool:
+        """Whether `release` would wait for Kafka."""
+        return bool(self._held) and not self._answered.is_set()
+
     async def release(self) -> None:
         """Release the views that are complete; wait for Kafka's answer, at most `ANSWER_S`."""
-        if self._held and not self._answered.is_set():
+        if self.await_answer:
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANSWER_S):
                     await self._answered.wait()

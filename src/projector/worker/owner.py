@@ -230,7 +230,7 @@ class Owner:
             await self._applier.advance(self._probes.latest_t0)
             self._first_views.hold()
             arrivals = partial(self._take_arrivals, taken)
-            await self._writer.flush(arrivals, self._first_views.release)
+            await self._writer.flush(arrivals, self._first_views)
         finally:
             # Also of a batch that was refused: the next claim reads it from Kafka, and an event
             # without its ack would hold back Faust's commits for good.

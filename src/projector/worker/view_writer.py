@@ -1,5 +1,6 @@
 """Writes of one partition's owner: views in portions, then the checkpoint that makes them valid.
 
+The last few views go to Redis in one call with the checkpoint (`store/checkpoint_writes`).
 Acknowledgements come after both, in the owner's loop. This order makes a crash harmless at any
 moment: an event that is not in the checkpoint is read again, and its views are written again.
 """
@@ -13,12 +14,16 @@ from typing import Final
 from projector.clients.retry import retry_outages
 from projector.domain.fact_keys import Key
 from projector.domain.views import View, ViewId, is_digest, tombstone
-from projector.store.partition_store import PartitionStore
+from projector.store.checkpoint_writes import fits_one_call
+from projector.store.partition_store import VIEWS_PER_CALL, PartitionStore
 from projector.worker.event_applier import EventApplier
+from projector.worker.first_views import FirstViews
 from projector.worker.instrumentation import OwnerInstruments
 
 # Events that arrive during a long write are applied after each portion of it, of some 20 ms.
 VIEWS_PER_PORTION: Final = 2000
+# So many views of some KB are written in one call with the checkpoint.
+VIEWS_AT_ONCE: Final = VIEWS_PER_CALL
 
 
 class ViewWriter:
@@ -33,33 +38,61 @@ class ViewWriter:
         self._instruments = instruments
 
     async def flush(
-        self,
-        between_portions: Callable[[], Awaitable[None]],
-        release: Callable[[], Awaitable[None]],
+        self, between_portions: Callable[[], Awaitable[None]], first_views: FirstViews
     ) -> None:
         """Write all dirty views, and only then the checkpoint that makes them valid.
 
-        Then `release` may add views that were held back, which are written too.
+        The last few go with the checkpoint. `first_views` may release views that were held back,
+        which are written too; no other view waits for these.
         """
-        written = await self._write_dirty(between_portions)
-        await release()
-        written += await self._write_dirty(between_portions)
-        self._instruments.record_written(written)
-        self._instruments.record_too_large(*self._applier.projection.take_too_large())
-        fields = await self._applier.take_fields()
-        # Time alone may change a view, and then no field changes.
-        if fields or self._store.is_ahead or not self._applier.progress.is_checkpointed:
-            await self.checkpoint(fields)
+        few = VIEWS_AT_ONCE if self._store.commits_at_once else 0
+        written = await self._write_dirty(between_portions, few)
+        if first_views.await_answer:
+            written += await self._write_dirty(between_portions)
+        await first_views.release()
+        written += await self._write_dirty(between_portions, few)
+        await self._write_last(written)
 
-    async def _write_dirty(self, between_portions: Callable[[], Awaitable[None]]) -> Counter[int]:
+    async def _write_dirty(
+        self, between_portions: Callable[[], Awaitable[None]], most_left: int = 0
+    ) -> Counter[int]:
+        """Write dirty views in portions, until `most_left` of them remain."""
         written: Counter[int] = Counter()
-        while (batch := self._applier.projection.take_dirty(VIEWS_PER_PORTION)).ids:
-            await self._store.overlay.renew()
+        projection = self._applier.projection
+        while projection.facts.dirty.count > most_left:
+            batch = projection.take_dirty(VIEWS_PER_PORTION)
             # Computed while they are written: the facts do not change until Redis has them all.
-            views = partial(self._applier.projection.views, batch.ids, self._applier.now)
+            views = partial(projection.views, batch.ids, self._applier.now)
             written += await self._write(views, batch.pointers)
             await between_portions()
         return written
+
+    async def _write_last(self, written: Counter[int]) -> None:
+        """Write the views that remain, and the checkpoint; in one call if nothing is in the way."""
+        projection = self._applier.projection
+        batch = projection.take_dirty(VIEWS_AT_ONCE)
+        views = list(projection.views(batch.ids, self._applier.now))
+        fields = await self._applier.take_fields()
+        is_done = await self._write_at_once(views, batch.pointers, fields)
+        if views and not is_done:
+            await self._write(lambda: views, batch.pointers)
+        self._instruments.record_written(written + Counter(view.status for view in views))
+        self._instruments.record_too_large(*projection.take_too_large())
+        # Time alone may change a view, and then no field changes.
+        is_due = fields or self._store.is_ahead or not self._applier.progress.is_checkpointed
+        if is_due and not is_done:
+            await self.checkpoint(fields)
+
+    async def _write_at_once(
+        self, views: list[View], pointers: Container[ViewId], fields: dict[Key, bytes | None]
+    ) -> bool:
+        if not views or not fits_one_call(views, fields):
+            return False
+        revision, total = self._store.next_revision(), self._applier.field_count
+        is_done = await self._commit(revision, views, pointers, fields, total)
+        if is_done:
+            self._applier.progress.note_checkpoint()
+        return is_done
 
     async def write_all(self, more: Sequence[View] = ()) -> None:
         """Write every view of the partition, then `more`."""
@@ -84,6 +117,21 @@ class ViewWriter:
     ) -> Counter[int]:
         """Write the views, and count them by their status."""
         return await self._store.write_views(views(), pointers)
+
+    @retry_outages
+    async def _commit(
+        self,
+        revision: int,
+        views: list[View],
+        pointers: Container[ViewId],
+        fields: dict[Key, bytes | None],
+        total: int,
+    ) -> bool:
+        applier = self._applier
+        return await self._store.commit(
+            revision, views, pointers,
+            applier.progress.next, fields, total, applier.logs.identities(),
+        )  # fmt: skip
 
     async def checkpoint(self, fields: dict[Key, bytes | None]) -> None:
         """Write next offsets and changed fields, which makes all views so far valid."""

@@ -19,3 +19,4 @@ async def setup() -> AsyncIterator[Setup]:
 def one_view_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every portion of a long write has one view."""
     monkeypatch.setattr(view_writer, "VIEWS_PER_PORTION", 1)
+    monkeypatch.setattr(view_writer, "VIEWS_AT_ONCE", 0)
