@@ -52,19 +52,32 @@ def kill(phase: str, nth: int, trigger: str) -> None:
 
     match phase:
         case "before views":
-            patch(PartitionStore, "write_views", lambda write: _before(write, kill_when_due))
+            for name in ("commit", "write_views"):
+                patch(PartitionStore, name, lambda write: _before(write, kill_when_due))
         case "after views":
+            write_views_alone()
             patch(PartitionStore, "write_views", lambda write: _after(write, kill_when_due))
         case "after checkpoint":
-            patch(PartitionStore, "checkpoint", lambda write: _after(write, kill_when_due))
+            for name in ("commit", "checkpoint"):
+                patch(PartitionStore, name, lambda write: _after(write, kill_when_due))
         case "before ack":
             patch(OwnerGroup, "enqueue", lambda enqueue: _before_ack(enqueue, kill_when_due))
+
+
+def write_views_alone() -> None:
+    """Write no view in one call with the checkpoint: each batch has a moment between both."""
+
+    async def leave(*_: Any) -> bool:
+        return False
+
+    patch(PartitionStore, "commit", lambda _: leave)
 
 
 def stop(trigger: str, phase: str) -> None:
     """Stop this process when it writes the view whose digest is in the file `trigger`.
 
-    The phase is `before views`, `after views`, or `around views` for both.
+    The phase is `before views`, `after views`, or `around views` for both. After views is before
+    the checkpoint that follows; around them, both may be one call.
     """
     path = Path(trigger)
 
@@ -81,13 +94,17 @@ def stop(trigger: str, phase: str) -> None:
             if stops and phase != "after views":
                 os.kill(os.getpid(), signal.SIGSTOP)
             result = await write(self, changed, *args)
-            if stops and phase != "before views":
+            if stops and phase != "before views" and result is not False:
                 os.kill(os.getpid(), signal.SIGSTOP)
             return result
 
         return wrapped
 
     patch(PartitionStore, "write_views", stopping)
+    if phase == "after views":
+        write_views_alone()
+    else:
+        patch(PartitionStore, "commit", stopping)
 
 
 def stop_before_the_line(trigger: str) -> None:
@@ -118,7 +135,7 @@ def _before(write: Method, act: Callable[[], None]) -> Method:
 def _after(write: Method, act: Callable[[], None]) -> Method:
     async def wrapped(self: PartitionStore, changed: Any, *args: Any) -> Any:
         result = await write(self, changed, *args)
-        if changed:
+        if changed and result is not False:
             act()
         return result
 

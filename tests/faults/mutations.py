@@ -56,8 +56,9 @@ def fencing_off() -> None:
         )
     risen = "math.max(stored + 1, tonumber(ARGV[3]), ARGV[2] + 1)"
     replace(lua_scripts, "CLAIM", swapped(lua_scripts.CLAIM, risen, "1"))
-    compared = "version and version > ARGV[2]"
-    replace(lua_scripts, "WRITE_VIEWS", swapped(lua_scripts.WRITE_VIEWS, compared, "false"))
+    compared = "newer and newer > version"
+    for name in ("WRITE_VIEWS", "CHECKPOINT"):
+        replace(lua_scripts, name, swapped(getattr(lua_scripts, name), compared, "false"))
 
 
 def heal_off() -> None:

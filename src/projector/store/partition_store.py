@@ -266,9 +266,9 @@ class PartitionStore:
 
     async def commit(  # noqa: PLR0913, PLR0917  the arguments of `write_views` and `checkpoint`
         self,
-        revision: int,
         changed: list[View],
         pointers: Container[ViewId],
+        revision: int,
         offsets: Mapping[Topic, int],
         facts: Mapping[Key, bytes | None],
         total: int,

@@ -89,7 +89,7 @@ class ViewWriter:
         if not views or not fits_one_call(views, fields):
             return False
         revision, total = self._store.next_revision(), self._applier.field_count
-        is_done = await self._commit(revision, views, pointers, fields, total)
+        is_done = await self._commit(views, pointers, revision, fields, total)
         if is_done:
             self._applier.progress.note_checkpoint()
         return is_done
@@ -121,15 +121,15 @@ class ViewWriter:
     @retry_outages
     async def _commit(
         self,
-        revision: int,
         views: list[View],
         pointers: Container[ViewId],
+        revision: int,
         fields: dict[Key, bytes | None],
         total: int,
     ) -> bool:
         applier = self._applier
         return await self._store.commit(
-            revision, views, pointers,
+            views, pointers, revision,
             applier.progress.next, fields, total, applier.logs.identities(),
         )  # fmt: skip
 

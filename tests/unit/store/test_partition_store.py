@@ -22,6 +22,7 @@ from projector.events.log_identity import LogIdentity, RecordMark
 from projector.events.model import Topic
 from projector.store import partition_state, schema, view_diff
 from projector.store import partition_store as store_module
+from projector.store.checkpoint_writes import Step
 from projector.store.partition_store import Checkpoint, PartitionStore
 from projector.store.schema import Version, ViewRecord
 from tests.builders import digest
@@ -337,9 +338,9 @@ async def test_a_checkpoint_cut_short_between_its_steps_is_not_used(
     await store.checkpoint(OFFSETS, {Key("3/group/0"): b"x"}, 1)
     step = store._checkpoint_step
 
-    async def killed(offsets: Any, *rest: Any) -> None:
-        if not offsets:
-            await step(offsets, *rest)
+    async def killed(part: Step) -> None:
+        if not part.places:
+            await step(part)
 
     monkeypatch.setattr(store, "_checkpoint_step", killed)
     await store.checkpoint(OFFSETS, {Key(f"3/group/{n}"): b"y" for n in range(1500)}, 1500)

@@ -252,15 +252,25 @@ class Writes:
         self.acked_before: list[int] = []
         self.before_write: Callable[[int], Any] = lambda _: None
         self._write, self._checkpoint = owner._store.write_views, owner._store.checkpoint
+        self._commit = owner._store.commit
         self._setup = setup
         store: Any = owner._store
         store.write_views, store.checkpoint = self.write_views, self.checkpoint
+        store.commit = self.commit
 
     async def write_views(self, changed: Any, *args: Any) -> Any:
         views = list(changed)
         self.order.append([view.job for view in views])
         self.before_write(len(self.order))
         return await self._write(views, *args)
+
+    async def commit(self, changed: Any, *args: Any) -> bool:
+        self.order.append([view.job for view in changed])
+        self.before_write(len(self.order))
+        if is_done := await self._commit(changed, *args):
+            self.order.append("checkpoint")
+            self.acked_before.append(len(self._setup.acked))
+        return is_done
 
     async def checkpoint(self, *args: Any) -> None:
         self.order.append("checkpoint")

@@ -114,13 +114,13 @@ async def test_what_is_read_straight_from_kafka_is_measured_too(setup: Setup) ->
 async def test_latencies_end_with_the_acknowledgement_of_redis(setup: Setup) -> None:
     async with setup.owning() as owner:
         before = sample("projector_event_to_view_seconds_count")
-        write, written = owner._store.write_views, asyncio.Event()
+        write, written = owner._store.commit, asyncio.Event()
 
         async def held(*args: Any) -> Any:
             await written.wait()
             return await write(*args)
 
-        owner._store.write_views = held  # type: ignore[assignment,method-assign]
+        owner._store.commit = held  # type: ignore[assignment,method-assign]
         setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
         await until(lambda: len(owner._instruments._events) == 1)
         assert sample("projector_event_to_view_seconds_count") == before
