@@ -80,7 +80,8 @@ class Twice:
     """Two equal servers, each with the same owner that has written a checkpoint."""
 
     async def prepare(self, places: Mapping[str, str], damage: str | None) -> None:
-        self.one, self.two = fakeredis.FakeAsyncRedis(), fakeredis.FakeAsyncRedis()
+        self.one: Any = fakeredis.FakeAsyncRedis()
+        self.two: Any = fakeredis.FakeAsyncRedis()
         self.store = PartitionStore(self.one, RedisServers(), PARTITION, "me")
         self.other = PartitionStore(self.two, RedisServers(), PARTITION, "me")
         await self.store.claim(4)
