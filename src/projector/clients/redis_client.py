@@ -4,7 +4,7 @@ import asyncio
 from ssl import SSLContext
 from typing import Any, Final, cast
 
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import Connection, ConnectionPool, Redis
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import (
@@ -18,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
 from projector.clients.redis_cluster import Cluster
+from projector.clients.redis_packing import packing_in_c
 from projector.clients.redis_servers import RedisServers
 from projector.config.redis_url import RedisTopology, parse_topology
 from projector.config.settings import Settings
@@ -80,6 +81,7 @@ def create_redis(settings: Settings, server: RedisServers | None = None) -> Redi
                 settings.redis_url, **arguments, **_retries(), redis_connect_func=server.on_connect
             )
             _use_tls(pool, settings, TlsConnection)
+    pool.connection_class = packing_in_c(pool.connection_class)
     server.pool = pool
     return Redis.from_pool(pool)
 
@@ -133,8 +135,11 @@ def _cluster(
 ) -> Cluster:
     server.cluster = True
     options: dict[str, Any] = {"redis_connect_func": server.on_connect}
+    connection: type[Connection] = Connection
     if settings.redis_tls:
-        options |= {"connection_class": TlsConnection, "tls": settings.redis_tls}
+        options["tls"] = settings.redis_tls
+        connection = TlsConnection
+    options["connection_class"] = packing_in_c(connection)
     arguments = arguments | topology.identity | {"retry": Retry(NoBackoff(), 1)}
     return Cluster(topology.hosts, arguments, options, server.on_slots_refreshed, server.note)
 
