@@ -5,10 +5,12 @@ import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn, Self
 
 import structlog
+from prometheus_client import Counter as PrometheusCounter
 
 from projector import metrics
 from projector.clients.retry import OUTAGES
@@ -31,6 +33,11 @@ REPORT_LARGE_AGAIN_S: Final = 60.0
 _APPLIED: Final = {t: metrics.EVENTS.labels(topic=t, outcome="applied") for t in Topic}
 _REFUSED: Final = {t: metrics.EVENTS.labels(topic=t, outcome="refused") for t in Topic}
 _REPEATED: Final = {t: metrics.EVENTS.labels(topic=t, outcome="repeated") for t in Topic}
+
+
+@cache
+def _writes(status: int) -> PrometheusCounter:
+    return metrics.VIEW_WRITES.labels(status=int(status))
 
 
 class Sizes(NamedTuple):
@@ -106,7 +113,7 @@ class OwnerInstruments:
         self._spans.written()
         self._count_taken()
         for status, count in statuses.items():
-            metrics.VIEW_WRITES.labels(status=int(status)).inc(count)
+            _writes(status).inc(count)
         if views := statuses.total():
             self._minute().views += views
         if self._events:

@@ -94,9 +94,11 @@ class ViewSweep:
         """Compare the next few views, write those that differ, and end orphans."""
         now, projection = self._applier.now, self._applier.projection
         suspects = [id_ for id_ in self._schedule.take_suspects() if not self._has_fact(id_)]
+        taken = self._schedule.take(projection.facts.view_ids)
+        if not suspects and not taken:
+            return
         moved = await self._moved(suspects)
         orphans = [id_ for id_ in suspects if id_ not in moved]
-        taken = self._schedule.take(projection.facts.view_ids)
         due = list(filter(self._is_due, {*taken, *moved.values()}))
         drifted = await self._drifted(
             lambda: (view for view in projection.views(due, now) if view.expires_at > now)
