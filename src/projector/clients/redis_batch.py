@@ -3,7 +3,7 @@
 Every function raises `RedisError` if a server that it needs does not answer.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
@@ -25,6 +25,11 @@ Argument = bytes | str | int
 
 # Responses of a server that cannot execute the command now.
 _OUTAGES: Final = (ClusterDownError, TryAgainError)
+
+
+def flat(pairs: Iterable[tuple[str, Argument]]) -> list[Argument]:
+    """Return names and values as the arguments of a command or script."""
+    return [part for pair in pairs for part in pair]
 
 
 async def execute(redis: Client, commands: Sequence[Command]) -> list[CommandResult]:

@@ -24,12 +24,12 @@ views are on other servers. What may come in between:
 - **A lookup reads meanwhile.** It finds records and pointers from before or from behind the call.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
 
-from projector.clients.redis_batch import Argument
+from projector.clients.redis_batch import Argument, flat
 from projector.clients.redis_cluster import Cluster
 from projector.domain.fact_keys import Key
 from projector.domain.views import View
@@ -91,8 +91,3 @@ def fits_one_call(views: Sequence[View], facts: Mapping[Key, bytes | None]) -> b
     """Return whether views and facts are little enough to block Redis for one call."""
     size = sum(len(view.body) for view in views) + sum(len(fact or b"") for fact in facts.values())
     return len(facts) <= FIELDS_PER_CALL and size <= BYTES_PER_CALL
-
-
-def flat(pairs: Iterable[tuple[str, Argument]]) -> list[Argument]:
-    """Return the parts of the pairs, one after the other."""
-    return [part for pair in pairs for part in pair]

@@ -16,9 +16,7 @@ from collections.abc import (
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-import structlog
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from projector.clients import redis_batch
 from projector.clients.redis_batch import Argument
@@ -31,16 +29,10 @@ from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.log_identity import LogIdentity
 from projector.events.model import Topic
 from projector.store import lua_scripts, partition_state, schema
-from projector.store.checkpoint_writes import (
-    FIELDS_PER_CALL,
-    OBSTACLE,
-    CheckpointWrites,
-    Step,
-    flat,
-)
-from projector.store.fact_scan import is_malformed, scan_facts
+from projector.store.checkpoint_writes import FIELDS_PER_CALL, OBSTACLE, CheckpointWrites, Step
+from projector.store.claims import Claims
+from projector.store.fact_scan import scan_facts
 from projector.store.partition_count import restore_partition_count
-from projector.store.partition_state import PartitionState
 from projector.store.portions import chunks, overlap
 from projector.store.schema import Version
 from projector.store.view_writes import ViewWrites
@@ -54,10 +46,6 @@ INCOMPLETE: Final = -1
 ACTIVITY_KEPT_S: Final = 300
 # A long step of another partition may make one answer late; a claim must not begin again for it.
 READINGS: Final = 3
-# Characters in the log of names that anyone may have written to Redis.
-MAX_LOGGED: Final = 500
-
-log = structlog.get_logger()
 
 
 class Checkpoint(NamedTuple):
@@ -94,7 +82,7 @@ class PartitionStore:
         self.overlay = OverlayLine(redis, partition, self._next_version)
         self._hash = schema.partition_key(partition)
         self._facts = schema.facts_key(partition)
-        self._claim = redis.register_script(lua_scripts.CLAIM)
+        self._claims = Claims(redis, partition, owner)
         self._checkpoint = CheckpointWrites(redis, partition, owner)
         self._forget = redis.register_script(lua_scripts.FORGET)
         self._stamp = redis.register_script(lua_scripts.STAMP)
@@ -125,50 +113,17 @@ class PartitionStore:
         now = await self.now()
         self._server_changes = self._server.changes
         await restore_partition_count(self._redis, partitions)
-        args: list[Argument] = [
-            self.owner,
-            max(self._views.refused_by, self.overlay.refused_by),
-            now,
-            *flat((rules or {}).items()),
-        ]
-        args += ["sources", ",".join(sources)]
-        epoch, former = await self._claim(keys=[self._hash], args=args)
-        self._epoch = int(epoch)
-        self.overlay.begin()
-        self._report_other_sources(former, sources)
-        state = await self._read_state()
+        self._epoch = await self._claims.take(now, self._views.refused_by, rules or {}, sources)
+        state = await self._claims.read_state()
         if state is None:
             self._revision = 0
             return Checkpoint(0, {}, 0)
         self._revision = state.version.revision
         return Checkpoint(self._revision, state.offsets, state.facts or 0, state.logs)
 
-    def _report_other_sources(self, stored: bytes | None, sources: Collection[str]) -> None:
-        """Log that the former owner's stamps waited for other sources than this one's."""
-        former = partition_state.decode_sources(stored)
-        if former is not None and former != frozenset(sources):
-            log.warning("the former owner waited for other sources", partition=self._partition,
-                        former=_named(former), now=_named(sources))  # fmt: skip
-
-    async def _read_state(self) -> PartitionState | None:
-        """Read the state; drop a malformed checkpoint, which would stop every worker."""
-        try:
-            return await partition_state.read_partition_state(self._redis, self._partition)
-        except ValueError as error:
-            log.warning("partition state unreadable, reading everything again",
-                        partition=self._partition, reason=str(error))  # fmt: skip
-            await self._redis.hdel(self._hash, *partition_state.CHECKPOINT)
-            return None
-
     async def is_claimed_by_another(self) -> bool:
         """Whether a newer claim holds the partition; false if the claim is only missing."""
-        try:
-            epoch, owner = await self._redis.hmget(self._hash, ["epoch", "owner"])
-            return int(epoch or 0) >= self._epoch and owner != self.owner.encode()
-        except (ResponseError, ValueError) as error:
-            if not is_malformed(error):
-                raise
-            return False
+        return await self._claims.is_replaced(self._epoch)
 
     def load(self) -> AsyncGenerator[dict[Key, bytes], None]:
         """Yield the checkpoint's facts in parts; parts may repeat facts.
@@ -353,7 +308,3 @@ class PartitionStore:
             raise WriteRefusedError(
                 f"partition {self._partition}: Redis failed over, or restarted, or its clock jumped"
             )
-
-
-def _named(sources: Collection[str]) -> str:
-    return ",".join(sorted(sources))[:MAX_LOGGED] or "none"

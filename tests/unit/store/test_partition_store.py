@@ -1005,13 +1005,13 @@ async def test_a_failover_during_a_claim_is_noticed(
     """The new server may lack the claim and the facts that were read."""
     server = RedisServers()
     store = PartitionStore(redis, server, 3, "me")
-    read = store._read_state
+    read = store._claims.read_state
 
     async def failed_over() -> Any:
         server.changes += 1
         return await read()
 
-    monkeypatch.setattr(store, "_read_state", failed_over)
+    monkeypatch.setattr(store._claims, "read_state", failed_over)
     await store.claim(4)
     with pytest.raises(WriteRefusedError, match="failed over"):
         await store.checkpoint(OFFSETS, {}, 0)
