@@ -46,26 +46,28 @@ class ViewWriter:
         which are written too; no other view waits for these.
         """
         few = VIEWS_AT_ONCE if self._store.commits_at_once else 0
-        written = await self._write_dirty(between_portions, few)
+        written: Counter[int] = Counter()
+        await self._write_dirty(between_portions, written, few)
         if first_views.await_answer:
-            written += await self._write_dirty(between_portions)
+            await self._write_dirty(between_portions, written)
         await first_views.release()
-        written += await self._write_dirty(between_portions, few)
+        await self._write_dirty(between_portions, written, few)
         await self._write_last(written)
 
     async def _write_dirty(
-        self, between_portions: Callable[[], Awaitable[None]], most_left: int = 0
-    ) -> Counter[int]:
-        """Write dirty views in portions, until `most_left` of them remain."""
-        written: Counter[int] = Counter()
+        self,
+        between_portions: Callable[[], Awaitable[None]],
+        written: Counter[int],
+        most_left: int = 0,
+    ) -> None:
+        """Write dirty views in portions until `most_left` remain; count them by status."""
         projection = self._applier.projection
         while projection.facts.dirty.count > most_left:
             batch = projection.take_dirty(VIEWS_PER_PORTION)
             # Computed while they are written: the facts do not change until Redis has them all.
             views = partial(projection.views, batch.ids, self._applier.now)
-            written += await self._write(views, batch.pointers)
+            written.update(await self._write(views, batch.pointers))
             await between_portions()
-        return written
 
     async def _write_last(self, written: Counter[int]) -> None:
         """Write the views that remain, and the checkpoint; in one call if nothing is in the way."""
@@ -76,7 +78,8 @@ class ViewWriter:
         is_done = await self._write_at_once(views, batch.pointers, fields)
         if views and not is_done:
             await self._write(lambda: views, batch.pointers)
-        self._instruments.record_written(written + Counter(view.status for view in views))
+        written.update(view.status for view in views)
+        self._instruments.record_written(written)
         self._instruments.record_too_large(*projection.take_too_large())
         # Time alone may change a view, and then no field changes.
         is_due = fields or self._store.is_ahead or not self._applier.progress.is_checkpointed

@@ -81,6 +81,54 @@ async def test_a_redis_outage_delays_and_loses_nothing(setup: Setup) -> None:
         await until(setup.agents)
 
 
+async def test_an_event_alone_is_written_in_one_call(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY)
+    async with setup.owning() as owner:
+        store: Any = owner._store
+        store.write_views = store.checkpoint = AsyncMock(side_effect=AssertionError)
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
+        await until(lambda: setup.acked)
+        assert await setup.agents() == [5]
+        assert await setup.has_applied(Topic.JOB_LIFECYCLE, 1)
+        assert await setup.redis.get(schema.job_key(9)) == digest("token-9").encode()
+
+
+async def test_a_call_whose_answer_is_lost_is_repeated_as_it_was(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY)
+    async with setup.owning() as owner:
+        store: Any = owner._store
+        commit, calls, before = store.commit, list[Any](), owner.version.revision
+
+        async def lose_the_first_answer(*args: Any) -> bool:
+            calls.append(args)
+            done: bool = await commit(*args)
+            if len(calls) == 1:
+                store._revision = before
+                raise RedisConnectionError("lost")
+            return done
+
+        store.commit = lose_the_first_answer
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
+        await until(lambda: setup.acked)
+        assert calls == [calls[0]] * 2
+        assert owner.version.revision == before + 1
+        assert await setup.agents() == [5]
+
+
+async def test_what_one_call_cannot_write_is_written_in_several(setup: Setup) -> None:
+    """A record of another partition stays, and the events behind it are applied all the same."""
+    foreign = schema.ViewRecord(200, 5, schema.Version(1, 1), b"{}").encode()
+    setup.kafka.add(*COMPANY)
+    async with setup.owning() as owner:
+        writes = Writes(setup, owner)
+        await setup.redis.set(schema.record_key(digest("token-9")), foreign)
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7), builders.started(10, 7)))
+        await until(lambda: len(setup.acked) == 2)
+        assert writes.order[-2:] in ([[9, 10], "checkpoint"], [[10, 9], "checkpoint"])
+        assert await setup.redis.get(schema.record_key(digest("token-9"))) == foreign
+        assert await setup.agents("token-10") == [5]
+
+
 async def test_a_view_that_time_alone_changes_gets_a_checkpoint(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
