@@ -13,7 +13,12 @@ from uuid import UUID
 
 from aiokafka import TopicPartition
 from aiokafka.conn import AIOKafkaConnection
-from aiokafka.errors import IncompatibleBrokerVersion, NotLeaderForPartitionError, for_code
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    KafkaError,
+    NotLeaderForPartitionError,
+    for_code,
+)
 from aiokafka.protocol import admin, metadata, offset
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
@@ -87,23 +92,27 @@ async def ask_leaders(connection: AIOKafkaConnection, topics: Iterable[str]) -> 
 
 async def ask_offsets(
     connection: AIOKafkaConnection, leaders: Leaders, end: int, *, committed: bool = False
-) -> dict[TopicPartition, int]:
+) -> dict[TopicPartition, int | KafkaError]:
     """Ask a leader for one end of its partitions, `LATEST` or `EARLIEST`.
 
     With `committed`, the latest end is at the first open transaction; brokers before Kafka 2.1
     return the end of the log all the same. A leader refuses if it leads at another epoch than this.
+    The error of one partition is returned in place of its offset.
     Raises `KafkaError` and `TimeoutError`.
     """
     response = await _send(connection, _OffsetsRequest(leaders, end, committed))
-    offsets = {}
-    for topic, partitions in response.topics:
-        for partition, code, _timestamp, found, *_ in partitions:
-            if code in _OTHER_EPOCH:
-                raise NotLeaderForPartitionError(f"{topic} {partition}: another leader epoch")
-            if code:
-                raise for_code(code)(f"{topic} {partition}")
-            offsets[TopicPartition(topic, partition)] = found
-    return offsets
+    return {
+        TopicPartition(topic, partition): _refusal(topic, partition, code) if code else found
+        for topic, partitions in response.topics
+        for partition, code, _timestamp, found, *_ in partitions
+    }
+
+
+def _refusal(topic: str, partition: int, code: int) -> KafkaError:
+    if code in _OTHER_EPOCH:
+        return NotLeaderForPartitionError(f"{topic} {partition}: another leader epoch")
+    error: KafkaError = for_code(code)(f"{topic} {partition}")
+    return error
 
 
 async def ask_minimum_in_sync(

@@ -7,8 +7,8 @@ offsets are asked afterwards, of that leader at that epoch: it refuses if it doe
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -18,6 +18,7 @@ from aiokafka.errors import StaleMetadata
 from projector.config.settings import Settings
 from projector.errors import NoAgreementError
 from projector.events.model import SOURCES, Topic
+from projector.joined_calls import JoinedCalls, Waiting, unanswered
 from projector.kafka.broker_connections import FAILURES, BrokerConnections
 from projector.kafka.broker_protocol import (
     NO_BROKER,
@@ -25,10 +26,10 @@ from projector.kafka.broker_protocol import (
     Leaders,
     PartitionLeader,
     ask_leaders,
-    ask_offsets,
 )
 from projector.kafka.client_metadata import ClientMetadata
 from projector.kafka.disputes import Disputes
+from projector.kafka.end_offsets import EndOffsets
 from projector.kafka.minimum_in_sync import MinimumInSync
 
 REQUEST_TIMEOUT_MS: Final = 2000
@@ -39,6 +40,7 @@ SPACING_S: Final = 0.01
 RECENT_S: Final = 5.0
 
 Answer = BrokerAnswer | Exception
+Partitions = tuple[TopicPartition, ...]
 
 
 class _Known(NamedTuple):
@@ -73,6 +75,8 @@ class Witnesses:
         self._minimum = MinimumInSync(self._brokers, self._topics)
         self._clients = ClientMetadata(self._brokers)
         self._disputes = Disputes()
+        self._ends = EndOffsets(self._brokers)
+        self._agreements: JoinedCalls[Partitions, Leaders] = JoinedCalls(self._agree)
         self._witnesses: dict[int, _Witness] = {}
         # The latest answer of each broker that answers, and its time.
         self._answers: dict[int, _Known] = {}
@@ -106,15 +110,7 @@ class Witnesses:
         With `committed`, the latest end is at the first open transaction.
         Raises `KafkaError`, `OSError` and `TimeoutError`.
         """
-        by_leader: dict[int, dict[TopicPartition, PartitionLeader]] = {}
-        for partition, leader in agreed.items():
-            by_leader.setdefault(leader.leader, {})[partition] = leader
-        ask = partial(ask_offsets, end=end, committed=committed)
-        found = await asyncio.gather(
-            *(self._brokers.ask(broker, partial(ask, leaders=leaders))
-              for broker, leaders in by_leader.items())
-        )  # fmt: skip
-        return {tp: offset for offsets in found for tp, offset in offsets.items()}
+        return await self._ends.read(agreed, end, committed=committed)
 
     async def agree(self, partitions: Collection[TopicPartition]) -> Leaders:
         """Return the leaders that enough replicas name, in answers to questions from now on.
@@ -122,24 +118,27 @@ class Witnesses:
         A broker that does not answer is not waited for, once the others are enough.
         Raises `KafkaError` and `NoAgreementError`.
         """
-        pending = {self._ask(broker): broker for broker in await self._replicas(partitions)}
-        answers: dict[int, Leaders] = {}
-        agreed: dict[TopicPartition, PartitionLeader] = {}
-        while pending and len(agreed) < len(partitions):
-            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for question in done:
-                broker, answer = pending.pop(question), question.result()
-                if not isinstance(answer, Exception):
-                    answers[broker] = answer.leaders
-            agreed = self._agreed(answers, partitions)
-        if len(agreed) < len(partitions):
-            raise NoAgreementError(_disagreement(answers, partitions, agreed))
-        self._clients.correct(agreed, answers)
-        return agreed
+        return await self._agreements.ask(tuple(partitions))
 
-    def _agreed(
-        self, answers: Mapping[int, Leaders], partitions: Collection[TopicPartition]
-    ) -> dict[TopicPartition, PartitionLeader]:
+    async def _agree(self, waiting: Waiting[Partitions, Leaders]) -> None:
+        """Ask all replicas, and answer each owner as soon as enough of its own have answered."""
+        replicas = await self._replicas(waiting)
+        pending = {self._ask(broker): broker for broker in frozenset(chain(*replicas.values()))}
+        answers: dict[int, Leaders] = {}
+        while left := unanswered(waiting):
+            if pending:
+                answers |= await _next_answers(pending)
+            asked = frozenset(pending.values())
+            for partitions, agreement in left.items():
+                agreed = self._agreed(answers, partitions)
+                if len(agreed) == len(partitions):
+                    self._clients.correct(agreed, answers)
+                    agreement.set_result(agreed)
+                elif asked.isdisjoint(replicas[partitions]):
+                    reason = _disagreement(answers, partitions, agreed)
+                    agreement.set_exception(NoAgreementError(reason))
+
+    def _agreed(self, answers: Mapping[int, Leaders], partitions: Partitions) -> Leaders:
         agreed = {}
         for tp in partitions:
             named = {broker: leaders[tp] for broker, leaders in answers.items() if tp in leaders}
@@ -147,16 +146,14 @@ class Witnesses:
                 agreed[tp] = leader
         return agreed
 
-    async def _replicas(self, partitions: Collection[TopicPartition]) -> frozenset[int]:
-        """Return the brokers that any broker names as replicas of the partitions."""
+    async def _replicas(self, waiting: Iterable[Partitions]) -> dict[Partitions, frozenset[int]]:
+        """Return the brokers that any broker names as replicas of each owner's partitions."""
         known = list(self._recent_answers().values())
-        if not all(any(tp in leaders for leaders in known) for tp in partitions):
+        if not all(any(tp in leaders for leaders in known) for tp in chain(*waiting)):
             answer = await self._brokers.ask_any(self._ask_leaders)
             self._brokers.learn(answer.addresses)
             known = [*known, answer.leaders]
-        return frozenset[int]().union(
-            *(leaders[tp].replicas for leaders in known for tp in partitions if tp in leaders)
-        )
+        return {partitions: _replicas_of(partitions, known) for partitions in waiting}
 
     def _ask(self, broker: int) -> asyncio.Future[Answer]:
         if broker not in self._witnesses:
@@ -184,6 +181,19 @@ class Witnesses:
 
     async def _ask_leaders(self, connection: AIOKafkaConnection) -> BrokerAnswer:
         return await ask_leaders(connection, self._topics)
+
+
+async def _next_answers(pending: dict[asyncio.Future[Answer], int]) -> dict[int, Leaders]:
+    """Wait for the next brokers; take their questions out, and return the leaders they name."""
+    done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    found = {pending.pop(question): question.result() for question in done}
+    return {b: answer.leaders for b, answer in found.items() if not isinstance(answer, Exception)}
+
+
+def _replicas_of(partitions: Partitions, known: Collection[Leaders]) -> frozenset[int]:
+    return frozenset[int]().union(
+        *(leaders[tp].replicas for leaders in known for tp in partitions if tp in leaders)
+    )
 
 
 class _Witness:

@@ -24,7 +24,6 @@ from projector.clients.redis_servers import RedisServers
 from projector.clients.trusted_clock import TOLERANCE_MS, ClockError
 from projector.domain.fact_keys import Key
 from projector.domain.views import View, ViewId
-from projector.elapsed import elapsed
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.log_identity import LogIdentity
 from projector.events.model import Topic
@@ -33,6 +32,8 @@ from projector.store.checkpoint_writes import FIELDS_PER_CALL, OBSTACLE, Checkpo
 from projector.store.claims import Claims
 from projector.store.fact_scan import scan_facts
 from projector.store.partition_count import restore_partition_count
+from projector.store.partition_stamps import PartitionStamps, Stamp
+from projector.store.partition_state import PartitionState
 from projector.store.portions import chunks, overlap
 from projector.store.schema import Version
 from projector.store.view_writes import ViewWrites
@@ -44,8 +45,11 @@ VIEWS_PER_READ: Final = 500
 INCOMPLETE: Final = -1
 # Survives a hand-over; expires soon after the last owner is gone.
 ACTIVITY_KEPT_S: Final = 300
-# A long step of another partition may make one answer late; a claim must not begin again for it.
-READINGS: Final = 3
+# Characters in the log of names that anyone may have written to Redis.
+MAX_LOGGED: Final = 500
+_key: Final = cast(Callable[[bytes], Key], bytes.decode)
+
+log = structlog.get_logger()
 
 
 class Checkpoint(NamedTuple):
@@ -68,9 +72,18 @@ class PartitionStore:
     `WriteRefusedError` if another owner has claimed the partition.
     """
 
-    def __init__(self, redis: Redis, server: RedisServers, partition: int, owner: str) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        server: RedisServers,
+        partition: int,
+        owner: str,
+        stamps: PartitionStamps | None = None,
+    ) -> None:
+        """Write with the `stamps` of all partitions of this process, by default with own ones."""
         self._redis = redis
         self._server = server
+        self._stamps = stamps or PartitionStamps(redis, server)
         self._server_changes = 0
         self._partition = partition
         self.owner = owner
@@ -85,7 +98,6 @@ class PartitionStore:
         self._claims = Claims(redis, partition, owner)
         self._checkpoint = CheckpointWrites(redis, partition, owner)
         self._forget = redis.register_script(lua_scripts.FORGET)
-        self._stamp = redis.register_script(lua_scripts.STAMP)
         self._silence = redis.register_script(lua_scripts.SILENCE)
 
     @property
@@ -262,7 +274,7 @@ class PartitionStore:
         args: list[Argument] = [self._epoch, self.owner, self._revision, timestamp_ms]
         args += [self._server.identity(place), "" if expected is None else round(expected)]
         args.append(round(TOLERANCE_MS))
-        outcome = await self._stamp(keys=[self._hash, self._facts], args=args)
+        outcome = await self._stamps.stamp(Stamp((self._hash, self._facts), tuple(args)))
         if outcome == b"clock":
             raise ClockError("its clock has jumped since the probe")
         self._check(outcome)
@@ -287,14 +299,7 @@ class PartitionStore:
 
         Raises `ClockError` while a server's clock is not believed.
         """
-        for _ in range(READINGS):
-            sent = elapsed()
-            answers = await redis_batch.identify(self._redis, self._hash)
-            if elapsed() - sent <= TOLERANCE_MS / 1000:
-                await self._server.note(answers, sent)
-                await redis_batch.barrier(self._redis)
-                return int(answers[0].now)
-        raise ClockError("it answers too late to compare clocks")
+        return await self._stamps.now(self._hash)
 
     def _check(self, outcome: bytes) -> None:
         if outcome != b"ok":

@@ -32,6 +32,7 @@ from projector.process import (
     until_signalled,
 )
 from projector.store.partition_count import agree_on_partitions, restore_partition_count
+from projector.store.partition_stamps import PartitionStamps
 from projector.store.partition_store import PartitionStore
 from projector.worker.faust_app import create_app
 from projector.worker.owner import Owner
@@ -135,6 +136,7 @@ async def _connected(
     """Wait for Redis and Kafka, and connect all that an owner works with."""
     server = redis_servers.RedisServers()
     redis = redis_client.create_redis(settings, server)
+    stamps = PartitionStamps(redis, server)
     policy = await _policy(settings, redis)
     reader, dead_letters = RangeReader(settings), DeadLetterProducer(settings)
     sources = create_sources(settings, policy.partitions, reader)
@@ -144,7 +146,7 @@ async def _connected(
         await wait_until_ready("Kafka", settings.kafka, dead_letters.start)
 
         def new_owner(partition: int) -> Owner:
-            store = PartitionStore(redis, server, partition, identity)
+            store = PartitionStore(redis, server, partition, identity, stamps)
             return Owner(
                 partition, policy, store, reader, dead_letters, timing=timing, sources=sources
             )

@@ -19,7 +19,7 @@ from projector.store.silent_source import SilentSource
 from projector.worker.delivery_queue import DeliveryQueue
 from projector.worker.known_logs import TopicLeaders
 from projector.worker.sources import Sources
-from projector.worker.timing import DEFAULT_TIMING, Timing
+from projector.worker.timing import DEFAULT_TIMING, Timing, next_moment
 from projector.worker.vouchers import SourceMark, Vouchers
 
 log = structlog.get_logger()
@@ -141,7 +141,8 @@ class FreshnessProbes:
         try:
             while True:
                 await self._probe(applied, noted)
-                await asyncio.sleep(self._timing.probe_interval_s)
+                # At the same moments as all owners of this worker, which then share the questions.
+                await next_moment(self._timing.probe_interval_s)
         finally:
             self._call.end(gave_up=True)
 

@@ -1,5 +1,6 @@
 """Intervals and timeouts of a worker's owners."""
 
+import asyncio
 from typing import Final, NamedTuple
 
 
@@ -38,3 +39,14 @@ class Timing(NamedTuple):
 
 
 DEFAULT_TIMING: Final = Timing()
+
+
+async def next_moment(interval_s: float) -> None:
+    """Wait for the next multiple of the interval; all that wait go on in the same turn."""
+    loop = asyncio.get_running_loop()
+    moment = asyncio.Event()
+    timer = loop.call_at((loop.time() // interval_s + 1) * interval_s, moment.set)
+    try:
+        await moment.wait()
+    finally:
+        timer.cancel()

@@ -137,14 +137,15 @@ async def test_a_leader_is_asked_at_its_epoch_where_the_broker_has_that(
 @pytest.mark.parametrize("code", [6, 74, 75])
 async def test_a_leader_of_another_epoch_is_not_the_leader(code: int) -> None:
     connection: Any = Leader(4, code)
-    with pytest.raises(NotLeaderForPartitionError, match="membership 0"):
-        await ask_offsets(connection, {TP: LEADER}, LATEST)
+    refusal = (await ask_offsets(connection, {TP: LEADER}, LATEST))[TP]
+    assert isinstance(refusal, NotLeaderForPartitionError)
+    assert "membership 0" in str(refusal)
 
 
 async def test_any_other_refusal_is_an_error_of_kafka() -> None:
     connection: Any = Leader(4, 29)
-    with pytest.raises(TopicAuthorizationFailedError):
-        await ask_offsets(connection, {TP: LEADER}, LATEST)
+    refusal = (await ask_offsets(connection, {TP: LEADER}, LATEST))[TP]
+    assert isinstance(refusal, TopicAuthorizationFailedError)
 
 
 async def test_a_minimum_that_is_hidden_or_no_number_is_left_out() -> None:

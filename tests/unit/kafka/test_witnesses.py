@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError, NotLeaderForPartitionError
+from aiokafka.errors import KafkaConnectionError, KafkaError, NotLeaderForPartitionError
 from structlog.testing import capture_logs
 
 from projector import metrics
@@ -15,7 +15,9 @@ from projector.config.settings import Settings
 from projector.errors import NoAgreementError
 from projector.events.model import Topic
 from projector.kafka import disputes
+from projector.kafka.broker_connections import BrokerConnections
 from projector.kafka.broker_protocol import (
+    EARLIEST,
     LATEST,
     NO_BROKER,
     Address,
@@ -109,6 +111,8 @@ class Cluster:
         self.answering: dict[int, asyncio.Event] = {}
         self.down: set[int] = set()
         self.refuses: set[int] = set()
+        self.refuses_topics: set[str] = set()
+        self.leaves_out: set[str] = set()
         # Brokers at whose former address another one listens.
         self.moved: set[int] = set()
 
@@ -122,10 +126,13 @@ class Cluster:
     def ends(self, broker: int, request: Any) -> Any:
         asked = request.prepare({LIST_OFFSETS: (0, 4)}).topics
         return [
-            (topic, [(p, 74 if broker in self.refuses else 0, 0, 100 * broker + epoch, epoch)
+            (topic, [(p, self._code(broker, topic), 0, 100 * broker + epoch, epoch)
                      for p, epoch, _ in partitions])
-            for topic, partitions in asked
+            for topic, partitions in asked if topic not in self.leaves_out
         ]  # fmt: skip
+
+    def _code(self, broker: int, topic: str) -> int:
+        return 74 if broker in self.refuses or topic in self.refuses_topics else 0
 
     async def ask(self, broker: int, question: Any) -> Any:
         connection: Any = Connection(self, broker)
@@ -146,6 +153,13 @@ class Cluster:
         pass
 
 
+def use(witnesses: Witnesses, cluster: Cluster) -> None:
+    brokers: Any = cluster
+    for part in (witnesses, witnesses._minimum, witnesses._clients, witnesses._ends):
+        assert isinstance(part._brokers, BrokerConnections)
+        part._brokers = brokers
+
+
 @pytest.fixture
 def cluster() -> Cluster:
     return Cluster()
@@ -154,8 +168,7 @@ def cluster() -> Cluster:
 @pytest.fixture
 async def witnesses(cluster: Cluster) -> Any:
     found = Witnesses(Settings())
-    brokers: Any = cluster
-    found._brokers = found._minimum._brokers = found._clients._brokers = brokers
+    use(found, cluster)
     await found._minimum.read()
     yield found
     await found.stop()
@@ -283,6 +296,84 @@ async def test_a_partition_that_no_broker_names_has_no_leader(
         await witnesses.agree([TP])
 
 
+# owners that ask at the same moment
+
+ONE_COPY = leader(4, replicas=(4,))
+
+
+async def test_a_broker_that_does_not_answer_costs_only_its_partitions(
+    cluster: Cluster, witnesses: Witnesses
+) -> None:
+    """Owners ask together, but none waits for a broker that only others need."""
+    known = {TP: ONE_COPY, OTHER: NEW}
+    cluster.knows(b1=known, b2=known, b3=known, b4=known)
+    await asyncio.gather(witnesses.agree([TP]), witnesses.agree([OTHER]))
+    cluster.answering[4].clear()
+    waiting = asyncio.create_task(witnesses.agree([TP]))
+    async with asyncio.timeout(1):
+        for _ in range(3):
+            assert await witnesses.agree([OTHER]) == {OTHER: NEW}
+    assert not waiting.done()
+    cluster.answering[4].set()
+    assert await waiting == {TP: ONE_COPY}
+
+
+async def test_a_partition_without_agreement_waits_for_no_broker_of_others(
+    cluster: Cluster, witnesses: Witnesses
+) -> None:
+    """Its next probe may find the leader that is being elected."""
+    known = {TP: ONE_COPY, OTHER: NEW}
+    cluster.knows(b1=known, b2=known, b3=known, b4=known)
+    await asyncio.gather(witnesses.agree([TP]), witnesses.agree([OTHER]))
+    cluster.answering[4].clear()
+    cluster.knows(b1=known | {OTHER: OLD}, b3=known | {OTHER: leader(3, 7)})
+    other, slow = (asyncio.ensure_future(witnesses.agree([tp])) for tp in (OTHER, TP))
+    async with asyncio.timeout(1):
+        with pytest.raises(NoAgreementError, match="agent-config 0"):
+            await other
+    cluster.answering[4].set()
+    assert await slow == {TP: ONE_COPY}
+
+
+async def test_owners_share_a_question_for_the_ends(cluster: Cluster, witnesses: Witnesses) -> None:
+    other = leader(3, 7)
+    asked = [{TP: NEW}, {OTHER: NEW}, {TopicPartition("membership", 1): other, OTHER: NEW}]
+    found = await asyncio.gather(*(witnesses.offsets(leaders, LATEST) for leaders in asked))
+    assert found == [{TP: 206}, {OTHER: 206}, {TopicPartition("membership", 1): 307, OTHER: 206}]
+    assert sorted(cluster.asked) == [(2, "ends"), (3, "ends")]
+
+
+async def test_different_ends_and_epochs_are_different_questions(
+    cluster: Cluster, witnesses: Witnesses
+) -> None:
+    """An owner whose leader is deposed must not get the answer to a question at the new epoch."""
+    later = leader(2, 7)
+    found = await asyncio.gather(
+        witnesses.offsets({TP: NEW}, LATEST),
+        witnesses.offsets({TP: later}, LATEST),
+        witnesses.offsets({OTHER: NEW}, LATEST),
+        witnesses.offsets({TP: NEW}, EARLIEST),
+        witnesses.offsets({TP: NEW}, LATEST, committed=True),
+    )
+    assert list(found) == [{TP: 206}, {TP: 207}, {OTHER: 206}, {TP: 206}, {TP: 206}]
+    assert len(cluster.asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [("refuses_topics", NotLeaderForPartitionError), ("leaves_out", KafkaError)],
+)
+async def test_a_partition_that_its_leader_refuses_costs_only_its_owner(
+    cluster: Cluster, witnesses: Witnesses, fault: str, error: type[Exception]
+) -> None:
+    setattr(cluster, fault, {OTHER.topic})
+    refused = asyncio.create_task(witnesses.offsets({OTHER: NEW}, LATEST))
+    assert await witnesses.offsets({TP: NEW}, LATEST) == {TP: 206}
+    with pytest.raises(error):
+        await refused
+    assert len(cluster.asked) == 1
+
+
 # disputes
 
 
@@ -392,9 +483,8 @@ def test_brokers_are_asked_about_heartbeats_only_if_sources_are_named(
 
 async def test_heartbeats_cost_no_further_question_to_a_broker(cluster: Cluster) -> None:
     reader = RangeReader(Settings(sources="gitlab"))
-    brokers: Any = cluster
     witnesses = reader._witnesses
-    witnesses._brokers = witnesses._minimum._brokers = witnesses._clients._brokers = brokers
+    use(witnesses, cluster)
     places = [*reader._partitions(0), SOURCE]
     cluster.minimum = dict.fromkeys((tp.topic for tp in places), 2)
     known = dict.fromkeys(places, NEW)
@@ -413,9 +503,8 @@ async def test_heartbeats_cost_no_further_question_to_a_broker(cluster: Cluster)
 
 async def test_the_end_of_the_heartbeats_needs_witnesses_too(cluster: Cluster) -> None:
     reader = RangeReader(Settings(sources="gitlab"))
-    brokers: Any = cluster
     witnesses = reader._witnesses
-    witnesses._brokers = witnesses._minimum._brokers = witnesses._clients._brokers = brokers
+    use(witnesses, cluster)
     cluster.minimum = {"sources": 2}
     await witnesses._minimum.read()
     cluster.knows(b1={SOURCE: OLD}, b2={SOURCE: NEW}, b3={SOURCE: OLD})

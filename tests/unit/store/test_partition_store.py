@@ -4,17 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
-from unittest.mock import AsyncMock
 
 import fakeredis
 import pytest
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from projector import metrics
 from projector.clients import redis_batch
-from projector.clients.redis_cluster import CommandResult
 from projector.clients.redis_servers import RedisServers
-from projector.clients.trusted_clock import ClockError
 from projector.domain.fact_keys import Key
 from projector.domain.views import View, ViewId, tombstone
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
@@ -983,22 +979,6 @@ async def test_nothing_is_stamped_after_a_server_has_changed(
     await store.stamp(3)
 
 
-async def test_a_moment_counts_only_once_every_server_was_seen_after_it(
-    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = await claimed(redis)
-    asked: list[object] = []
-
-    async def prove(client: object) -> None:
-        asked.append(client)
-        raise RedisConnectionError("one is away")
-
-    monkeypatch.setattr("projector.clients.redis_batch.barrier", prove)
-    with pytest.raises(RedisConnectionError):
-        await store.now()
-    assert asked == [redis]
-
-
 async def test_a_failover_during_a_claim_is_noticed(
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1025,52 +1005,3 @@ async def test_a_comparison_behind_a_failover_is_refused(redis: fakeredis.FakeAs
     server.changes += 1
     with pytest.raises(WriteRefusedError, match="failed over"):
         await store.drifted([view()])
-
-
-async def test_time_is_read_before_every_server_is_asked(
-    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A failover between the two would else be older than the time, and not noticed."""
-    store = await claimed(redis)
-    now = await store.now()
-    asked: list[str] = []
-
-    async def identify(*_: object) -> list[CommandResult]:
-        asked.append("time")
-        return [CommandResult({}, now)]
-
-    async def barrier(_: object) -> None:
-        asked.append("barrier")
-
-    monkeypatch.setattr("projector.clients.redis_batch.identify", identify)
-    monkeypatch.setattr("projector.clients.redis_batch.barrier", barrier)
-    assert await store.now() == now
-    assert asked == ["time", "barrier"]
-
-
-async def test_an_answer_that_comes_late_is_asked_for_again(
-    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The process may have slept meanwhile, so the time in it could be of any moment."""
-    store = await claimed(redis)
-    now = float(await store.now())
-    moments = iter([0.0, 12.0, 12.0, 12.1, 12.1])
-
-    async def identify(*_: object) -> list[CommandResult]:
-        return [CommandResult({}, now)]
-
-    monkeypatch.setattr("projector.clients.redis_batch.identify", identify)
-    monkeypatch.setattr(store_module, "elapsed", lambda: next(moments))
-    monkeypatch.setattr(store._server, "note", noted := AsyncMock())
-    assert await store.now() == int(now)
-    noted.assert_awaited_once()
-
-
-async def test_answers_that_always_come_late_are_an_outage(
-    redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = await claimed(redis)
-    moments = iter(range(0, 100, 10))
-    monkeypatch.setattr(store_module, "elapsed", lambda: next(moments))
-    with pytest.raises(ClockError, match="too late"):
-        await store.now()
