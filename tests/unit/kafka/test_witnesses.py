@@ -368,6 +368,7 @@ async def test_a_partition_that_its_leader_refuses_costs_only_its_owner(
 ) -> None:
     setattr(cluster, fault, {OTHER.topic})
     refused = asyncio.create_task(witnesses.offsets({OTHER: NEW}, LATEST))
+    await asyncio.sleep(0)
     assert await witnesses.offsets({TP: NEW}, LATEST) == {TP: 206}
     with pytest.raises(error):
         await refused
