@@ -9,55 +9,78 @@ A later call begins a question of its own, and does not wait for the one before.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
 
-Waiting = Mapping[K, asyncio.Future[V]]
+
+class Calls(Generic[K, V]):
+    """Calls that wait for one question, by their keys; `answer` and `fail` take a key out."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[K, list[asyncio.Future[V]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(list(self._waiting))
+
+    def add(self, key: K) -> asyncio.Future[V]:
+        """Add a call; its future is its own, so that a caller that gives up harms no other."""
+        call: asyncio.Future[V] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, []).append(call)
+        return call
+
+    def answer(self, key: K, value: V) -> None:
+        """Return the value from the key's calls."""
+        for call in self._waiting.pop(key):
+            if not call.done():
+                call.set_result(value)
+
+    def fail(self, key: K, error: Exception) -> None:
+        """Raise the error from the key's calls."""
+        for call in self._waiting.pop(key):
+            if not call.done():
+                call.set_exception(error)
+
+    def cancel(self) -> None:
+        """Cancel all calls that are left."""
+        for calls in self._waiting.values():
+            for call in calls:
+                call.cancel()
 
 
 class JoinedCalls(Generic[K, V]):
     """Collects keys until the loop has turned, then asks about all of them.
 
-    `question` sets the result or the exception of each key's future, in any order. Its own error
-    is that of the keys that are left.
+    `question` answers or fails each key, in any order. Its own error fails those that are left.
     """
 
-    def __init__(self, question: Callable[[Waiting[K, V]], Awaitable[None]]) -> None:
+    def __init__(self, question: Callable[[Calls[K, V]], Awaitable[None]]) -> None:
         self._question = question
-        self._waiting: dict[K, asyncio.Future[V]] = {}
+        self._next: Calls[K, V] = Calls()
         self._asking: set[asyncio.Task[None]] = set()
 
     def ask(self, key: K) -> asyncio.Future[V]:
         """Return the answer to a question that begins after this call."""
-        answer = self._waiting.get(key)
-        if answer is None:
-            loop = asyncio.get_running_loop()
-            if not self._waiting:
-                loop.call_soon(self._begin)
-            answer = self._waiting[key] = loop.create_future()
-        # A caller that gives up must not take the answer from the others.
-        return asyncio.shield(answer)
+        if not self._next:
+            asyncio.get_running_loop().call_soon(self._begin)
+        return self._next.add(key)
 
     def _begin(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        task = asyncio.create_task(self._answer(waiting))
+        calls, self._next = self._next, Calls()
+        task = asyncio.create_task(self._ask(calls))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
-    async def _answer(self, waiting: Waiting[K, V]) -> None:
+    async def _ask(self, calls: Calls[K, V]) -> None:
         try:
-            await self._question(waiting)
+            await self._question(calls)
         except Exception as error:
-            for answer in unanswered(waiting).values():
-                answer.set_exception(error)
+            for key in calls:
+                calls.fail(key, error)
         finally:
-            for answer in unanswered(waiting).values():
-                answer.cancel()
-
-
-def unanswered(waiting: Waiting[K, V]) -> dict[K, asyncio.Future[V]]:
-    """Return the futures that have neither result nor exception yet."""
-    return {key: answer for key, answer in waiting.items() if not answer.done()}
+            calls.cancel()

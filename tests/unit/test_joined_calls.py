@@ -2,7 +2,7 @@
 
 import asyncio
 
-from projector.joined_calls import JoinedCalls, Waiting
+from projector.joined_calls import Calls, JoinedCalls
 
 
 class Server:
@@ -15,18 +15,18 @@ class Server:
         self.answering.set()
         self.calls: JoinedCalls[str, int] = JoinedCalls(self.question)
 
-    async def question(self, waiting: Waiting[str, int]) -> None:
-        self.questions.append(list(waiting))
+    async def question(self, calls: Calls[str, int]) -> None:
+        self.questions.append(list(calls))
         self.asked.set()
         number = len(self.questions)
         await self.answering.wait()
-        for key, answer in waiting.items():
+        for key in calls:
             if key == "broken":
                 raise ConnectionError("no answer")
             if key == "refused":
-                answer.set_exception(ValueError(key))
+                calls.fail(key, ValueError(key))
             else:
-                answer.set_result(number)
+                calls.answer(key, number)
 
     async def ask(self, key: str) -> int:
         return await self.calls.ask(key)
@@ -78,7 +78,7 @@ async def test_the_error_of_a_question_is_that_of_the_keys_that_are_left() -> No
 
 
 async def test_a_question_that_ends_without_an_answer_leaves_no_caller_waiting() -> None:
-    async def forget(_: Waiting[str, int]) -> None: ...
+    async def forget(_: Calls[str, int]) -> None: ...
 
     calls: JoinedCalls[str, int] = JoinedCalls(forget)
     done, _ = await asyncio.wait([calls.ask("a")], timeout=1)

@@ -7,12 +7,12 @@ import asyncio
 from collections.abc import Iterable
 from functools import partial
 from itertools import groupby
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from projector.joined_calls import JoinedCalls, Waiting
+from projector.joined_calls import Calls, JoinedCalls
 from projector.kafka.broker_connections import FAILURES, BrokerConnections
 from projector.kafka.broker_protocol import Leaders, PartitionLeader, ask_offsets
 
@@ -48,25 +48,29 @@ class EndOffsets:
         )  # fmt: skip
         return {tp: offset for offsets in found for tp, offset in offsets.items()}
 
-    async def _ask_all(self, waiting: Waiting[_Call, Offsets]) -> None:
-        calls = sorted(waiting, key=_question)
+    async def _ask_all(self, calls: Calls[_Call, Offsets]) -> None:
+        ordered = sorted(calls, key=_question)
         await asyncio.gather(
-            *(self._ask(together, waiting)
-              for _, alike in groupby(calls, _question) for together in _compatible(alike))
+            *(self._ask(together, calls)
+              for _, alike in groupby(ordered, _question) for together in _compatible(alike))
         )  # fmt: skip
 
-    async def _ask(self, calls: list[_Call], waiting: Waiting[_Call, Offsets]) -> None:
-        broker, end, committed = _question(calls[0])
-        leaders = {tp: leader for call in calls for tp, leader in call.leaders}
+    async def _ask(self, together: list[_Call], calls: Calls[_Call, Offsets]) -> None:
+        broker, end, committed = _question(together[0])
+        leaders = {tp: leader for call in together for tp, leader in call.leaders}
         ask = partial(ask_offsets, leaders=leaders, end=end, committed=committed)
         try:
             found = await self._brokers.ask(broker, ask)
         except FAILURES as error:
-            for call in calls:
-                waiting[call].set_exception(error)
+            for call in together:
+                calls.fail(call, error)
             return
-        for call in calls:
-            _settle(call, waiting[call], found)
+        for call in together:
+            offsets = {tp: found.get(tp, NO_ANSWER) for tp, _ in call.leaders}
+            if refusals := [each for each in offsets.values() if isinstance(each, KafkaError)]:
+                calls.fail(call, refusals[0])
+            else:
+                calls.answer(call, cast(Offsets, offsets))
 
 
 def _question(call: _Call) -> tuple[int, int, bool]:
@@ -90,16 +94,3 @@ def _compatible(calls: Iterable[_Call]) -> list[list[_Call]]:
 
 def _fits(call: _Call, named: Leaders) -> bool:
     return all(named.get(tp, leader) == leader for tp, leader in call.leaders)
-
-
-def _settle(
-    call: _Call, answer: asyncio.Future[Offsets], found: dict[TopicPartition, int | KafkaError]
-) -> None:
-    offsets = {}
-    for tp, _ in call.leaders:
-        offset = found.get(tp, NO_ANSWER)
-        if isinstance(offset, KafkaError):
-            answer.set_exception(offset)
-            return
-        offsets[tp] = offset
-    answer.set_result(offsets)

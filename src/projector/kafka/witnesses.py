@@ -7,7 +7,7 @@ offsets are asked afterwards, of that leader at that epoch: it refuses if it doe
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -18,7 +18,7 @@ from aiokafka.errors import StaleMetadata
 from projector.config.settings import Settings
 from projector.errors import NoAgreementError
 from projector.events.model import SOURCES, Topic
-from projector.joined_calls import JoinedCalls, Waiting, unanswered
+from projector.joined_calls import Calls, JoinedCalls
 from projector.kafka.broker_connections import FAILURES, BrokerConnections
 from projector.kafka.broker_protocol import (
     NO_BROKER,
@@ -120,23 +120,23 @@ class Witnesses:
         """
         return await self._agreements.ask(tuple(partitions))
 
-    async def _agree(self, waiting: Waiting[Partitions, Leaders]) -> None:
+    async def _agree(self, calls: Calls[Partitions, Leaders]) -> None:
         """Ask all replicas, and answer each owner as soon as enough of its own have answered."""
-        replicas = await self._replicas(waiting)
+        replicas = await self._replicas(list(calls))
         pending = {self._ask(broker): broker for broker in frozenset(chain(*replicas.values()))}
         answers: dict[int, Leaders] = {}
-        while left := unanswered(waiting):
+        while calls:
             if pending:
                 answers |= await _next_answers(pending)
             asked = frozenset(pending.values())
-            for partitions, agreement in left.items():
+            for partitions in calls:
                 agreed = self._agreed(answers, partitions)
                 if len(agreed) == len(partitions):
                     self._clients.correct(agreed, answers)
-                    agreement.set_result(agreed)
+                    calls.answer(partitions, agreed)
                 elif asked.isdisjoint(replicas[partitions]):
                     reason = _disagreement(answers, partitions, agreed)
-                    agreement.set_exception(NoAgreementError(reason))
+                    calls.fail(partitions, NoAgreementError(reason))
 
     def _agreed(self, answers: Mapping[int, Leaders], partitions: Partitions) -> Leaders:
         agreed = {}
@@ -146,14 +146,14 @@ class Witnesses:
                 agreed[tp] = leader
         return agreed
 
-    async def _replicas(self, waiting: Iterable[Partitions]) -> dict[Partitions, frozenset[int]]:
+    async def _replicas(self, calls: Sequence[Partitions]) -> dict[Partitions, frozenset[int]]:
         """Return the brokers that any broker names as replicas of each owner's partitions."""
         known = list(self._recent_answers().values())
-        if not all(any(tp in leaders for leaders in known) for tp in chain(*waiting)):
+        if not all(any(tp in leaders for leaders in known) for tp in chain(*calls)):
             answer = await self._brokers.ask_any(self._ask_leaders)
             self._brokers.learn(answer.addresses)
             known = [*known, answer.leaders]
-        return {partitions: _replicas_of(partitions, known) for partitions in waiting}
+        return {partitions: _replicas_of(partitions, known) for partitions in calls}
 
     def _ask(self, broker: int) -> asyncio.Future[Answer]:
         if broker not in self._witnesses:

@@ -17,7 +17,7 @@ from projector.clients.redis_batch import Argument
 from projector.clients.redis_servers import RedisServers
 from projector.clients.trusted_clock import TOLERANCE_MS, ClockError
 from projector.elapsed import elapsed
-from projector.joined_calls import JoinedCalls, Waiting, unanswered
+from projector.joined_calls import Calls, JoinedCalls
 from projector.store import lua_scripts, schema
 
 # A long step of another partition may make one answer late; a claim must not begin again for it.
@@ -57,9 +57,9 @@ class PartitionStamps:
         """Run the script, and return its outcome; raises `RedisError`."""
         return await self._stamps.ask(stamp)
 
-    async def _read_times(self, waiting: Waiting[str, int]) -> None:
-        for key, time in waiting.items():
-            time.set_result(await self._read_time(key))
+    async def _read_times(self, calls: Calls[str, int]) -> None:
+        for key in calls:
+            calls.answer(key, await self._read_time(key))
 
     async def _read_time(self, key: str) -> int:
         for _ in range(READINGS):
@@ -71,22 +71,22 @@ class PartitionStamps:
                 return int(answers[0].now)
         raise ClockError("it answers too late to compare clocks")
 
-    async def _write(self, waiting: Waiting[Stamp, bytes]) -> None:
-        stamps = iter(waiting)
+    async def _write(self, calls: Calls[Stamp, bytes]) -> None:
+        stamps = iter(calls)
         while portion := list(islice(stamps, STAMPS_PER_CALL)):
             commands = [("EVALSHA", self._script.sha, 2, *s.keys, *s.args) for s in portion]
             results = await redis_batch.try_execute(self._redis, commands)
             for stamp, result in zip(portion, results, strict=True):
                 if not isinstance(result.value, Exception):
-                    waiting[stamp].set_result(result.value)
-        await asyncio.gather(*(self._write_alone(*left) for left in unanswered(waiting).items()))
+                    calls.answer(stamp, result.value)
+        await asyncio.gather(*(self._write_alone(stamp, calls) for stamp in calls))
 
-    async def _write_alone(self, stamp: Stamp, outcome: asyncio.Future[bytes]) -> None:
+    async def _write_alone(self, stamp: Stamp, calls: Calls[Stamp, bytes]) -> None:
         """Repeat a stamp that failed, by the client's own way.
 
         It loads a script that the server has lost, and leaves a server that is a replica now.
         """
         try:
-            outcome.set_result(await self._script(keys=stamp.keys, args=stamp.args))
+            calls.answer(stamp, await self._script(keys=stamp.keys, args=stamp.args))
         except (RedisError, OSError, TimeoutError) as error:
-            outcome.set_exception(error)
+            calls.fail(stamp, error)

@@ -1,5 +1,6 @@
 """The logs whose events one partition's owner has applied, held against those in Kafka."""
 
+import asyncio
 from collections.abc import Mapping
 
 from projector.errors import HistoryLostError
@@ -49,13 +50,18 @@ class KnownLogs:
         """
         await self._check(applied, await self._reader.leaders(self._partition))
 
-    async def check_changed(self, applied: Mapping[Topic, int], leaders: TopicLeaders) -> None:
+    async def check_changed(
+        self, applied: Mapping[Topic, int], leaders: TopicLeaders, timeout_s: float | None = None
+    ) -> None:
         """Hold the logs against Kafka if leaders, their epochs or topic ids are not as before.
 
-        Without that, no log can have lost a record that Kafka acknowledged. Raises as `check` does.
+        Without that, no log can have lost a record that Kafka acknowledged. Raises as `check` does,
+        and `TimeoutError`.
         """
-        if _reigns(leaders) != _reigns(self._leaders):
-            await self._check(applied, leaders)
+        # Nearly always equal, and then compared fast.
+        if leaders != self._leaders and _reigns(leaders) != _reigns(self._leaders):
+            async with asyncio.timeout(timeout_s):
+                await self._check(applied, leaders)
 
     async def _check(self, applied: Mapping[Topic, int], leaders: TopicLeaders) -> None:
         others = await find_other_logs(

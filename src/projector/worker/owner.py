@@ -243,8 +243,9 @@ class Owner:
         """Hold the logs against Kafka if the newest probe shows that they may be others."""
         probe = self._probes.latest
         if probe and probe.leaders is not None:
-            async with asyncio.timeout(self._timing.probe_timeout_s):
-                await self._applier.logs.check_changed(self._next_offsets(), probe.leaders)
+            await self._applier.logs.check_changed(
+                self._next_offsets(), probe.leaders, self._timing.probe_timeout_s
+            )
 
     def _is_behind(self) -> bool:
         probe = self._probes.latest
