@@ -7,7 +7,7 @@ offsets are asked afterwards, of that leader at that epoch: it refuses if it doe
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -122,8 +122,8 @@ class Witnesses:
 
     async def _agree(self, calls: Calls[Partitions, Leaders]) -> None:
         """Ask all replicas, and answer each owner as soon as enough of its own have answered."""
-        replicas = await self._replicas(list(calls))
-        pending = {self._ask(broker): broker for broker in frozenset(chain(*replicas.values()))}
+        known = await self._known_leaders(list(chain(*calls)))
+        pending = {self._ask(broker): broker for broker in _replicas_of(chain(*calls), known)}
         answers: dict[int, Leaders] = {}
         while calls:
             if pending:
@@ -134,7 +134,7 @@ class Witnesses:
                 if len(agreed) == len(partitions):
                     self._clients.correct(agreed, answers)
                     calls.answer(partitions, agreed)
-                elif asked.isdisjoint(replicas[partitions]):
+                elif asked.isdisjoint(_replicas_of(partitions, known)):
                     reason = _disagreement(answers, partitions, agreed)
                     calls.fail(partitions, NoAgreementError(reason))
 
@@ -146,14 +146,14 @@ class Witnesses:
                 agreed[tp] = leader
         return agreed
 
-    async def _replicas(self, calls: Sequence[Partitions]) -> dict[Partitions, frozenset[int]]:
-        """Return the brokers that any broker names as replicas of each owner's partitions."""
+    async def _known_leaders(self, partitions: Collection[TopicPartition]) -> list[Leaders]:
+        """Return recent answers about leaders, in which some broker names each partition's."""
         known = list(self._recent_answers().values())
-        if not all(any(tp in leaders for leaders in known) for tp in chain(*calls)):
+        if not all(any(tp in leaders for leaders in known) for tp in partitions):
             answer = await self._brokers.ask_any(self._ask_leaders)
             self._brokers.learn(answer.addresses)
             known = [*known, answer.leaders]
-        return {partitions: _replicas_of(partitions, known) for partitions in calls}
+        return known
 
     def _ask(self, broker: int) -> asyncio.Future[Answer]:
         if broker not in self._witnesses:
@@ -190,9 +190,12 @@ async def _next_answers(pending: dict[asyncio.Future[Answer], int]) -> dict[int,
     return {b: answer.leaders for b, answer in found.items() if not isinstance(answer, Exception)}
 
 
-def _replicas_of(partitions: Partitions, known: Collection[Leaders]) -> frozenset[int]:
+def _replicas_of(
+    partitions: Iterable[TopicPartition], known: Collection[Leaders]
+) -> frozenset[int]:
+    """Return the brokers that any broker names as replicas of the partitions."""
     return frozenset[int]().union(
-        *(leaders[tp].replicas for leaders in known for tp in partitions if tp in leaders)
+        *(leaders[tp].replicas for tp in partitions for leaders in known if tp in leaders)
     )
 
 
