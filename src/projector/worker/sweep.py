@@ -25,6 +25,9 @@ log = structlog.get_logger()
 
 # More views in one comparison would delay events.
 MAX_PER_TICK: Final = 500
+# Of few views so many are compared at once, and then none for as many ticks: a read of one costs as
+# much as a read of all of them.
+FEW: Final = 8
 # A bound on memory; the next scan finds the other suspects.
 MAX_SUSPECTS: Final = 1000
 
@@ -34,14 +37,16 @@ class SweepSchedule:
 
     def __init__(self, interval: float, tick: float) -> None:
         self._ticks = max(1.0, interval / tick)
-        self._due = False
+        # Ticks until the next portion.
+        self._wait = 1
         self._round: list[ViewId] = []
         self._portion = 0
+        self._pause = 1
         self._suspects: set[ViewId] = set()
 
     def tick(self) -> None:
-        """Let `take` return the next portion."""
-        self._due = True
+        """Let `take` return the next portion, or come one tick nearer to it."""
+        self._wait -= 1
 
     def suspect(self, id_: ViewId) -> None:
         """Add a view whose record no fact seems to justify."""
@@ -50,14 +55,20 @@ class SweepSchedule:
 
     def take(self, view_ids: Callable[[], Iterable[ViewId]]) -> list[ViewId]:
         """Return the views whose turn it is; each round begins with a call of `view_ids`."""
-        if not self._due:
+        if self._wait > 0:
             return []
-        self._due = False
         if not self._round:
             self._round = list(view_ids())
-            self._portion = min(MAX_PER_TICK, math.ceil(len(self._round) / self._ticks))
+            self._portion, self._pause = self._pace(len(self._round))
+        self._wait = self._pause
         taken, self._round = self._round[-self._portion :], self._round[: -self._portion]
         return taken
+
+    def _pace(self, views: int) -> tuple[int, int]:
+        """Return how many views of a round are taken at once, and after how many ticks."""
+        if views + FEW <= self._ticks:
+            return FEW, FEW
+        return min(MAX_PER_TICK, math.ceil(views / self._ticks)), 1
 
     def take_suspects(self) -> list[ViewId]:
         """Return the suspects, and remove them."""

@@ -53,6 +53,14 @@ def test_few_tokens_are_not_compared_more_often_than_ticks_allow() -> None:
     assert taken(rounds, [], ticks=2) == [[], []]
 
 
+def test_few_tokens_are_read_together_and_no_later() -> None:
+    """A read four times a second in each partition would be most of what an idle worker does."""
+    tokens = [ViewId(str(n)) for n in range(20)]
+    portions = taken(SweepSchedule(interval=10.0, tick=0.25), tokens, ticks=48)
+    assert [len(portion) for portion in portions if portion] == [8, 8, 4, 8, 8, 4]
+    assert sorted(chain(*portions[:24])) == sorted(chain(*portions[24:])) == sorted(tokens)
+
+
 def test_a_portion_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "MAX_PER_TICK", 5)
     portions = taken(
@@ -209,7 +217,10 @@ async def test_a_record_that_has_expired_is_not_missed(setup: Setup) -> None:
     assert writes.order == []
 
 
-async def test_a_token_that_is_forgotten_before_its_turn_is_passed_over(setup: Setup) -> None:
+async def test_a_token_that_is_forgotten_before_its_turn_is_passed_over(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "FEW", 1)
     setup.kafka.add(*COMPANY, builders.started(9, 7))
     owner = setup.new_owner()
     await owner._recovery.claim()
