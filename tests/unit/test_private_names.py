@@ -34,6 +34,7 @@ UVICORN = "uvicorn.protocols.http.httptools_impl"
 # By its module and its place in there: what would be lost without it.
 NAMES = {
     f"{FAUST}:AIOKafkaConsumerThread._create_worker_consumer": "the bound on Faust's fetch wait",
+    "faust.transport.consumer:Consumer._drain_messages.wait_first": "deliveries without tasks",
     f"{FAUST}:AIOKafkaConsumerThread.verify_event_path": "no untrue alarm after a quiet hour",
     f"{FAUST}:Consumer._thread": "the health of a worker",
     "aiokafka:AIOKafkaConsumer._coordinator": "the last heartbeat of a worker",

@@ -111,7 +111,8 @@ def _known_offset(settings: Settings, owners: OwnerGroup) -> Callable[[Any], int
 
 def _enqueue(topic: Topic, owners: OwnerGroup) -> Callable[[Any], Awaitable[None]]:
     async def enqueue(stream: Any) -> None:
-        async for event in stream.noack().events():
+        # A stream gives way after each event, and so its queue would fill up.
+        async for event in stream.channel:
             record = _record(topic, event.message)
             if isinstance(record.fault, Damage):
                 # Its owner reads the gap from Kafka, and the range reader raises the alarm.

@@ -1,9 +1,12 @@
 """The Faust app's own checks; the rest of it is tested on real brokers."""
 
+import asyncio
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
 
 from projector.config.settings import Settings
 from projector.errors import NotCopartitionedError
@@ -40,6 +43,30 @@ def test_any_other_assignment_is_refused() -> None:
     """Its views would be computed without the memberships or the agents."""
     with pytest.raises(NotCopartitionedError, match=r"'agent-config': \[1, 2\]"):
         copartitioned(assignment(membership=[1], agents=[1, 2], jobs=[1]), SETTINGS)
+
+
+async def test_an_agent_hands_over_all_that_has_arrived_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its queue would fill up, and Faust pauses a partition whose queue is full."""
+    owners = OwnerGroup(lambda partition: pytest.fail("no owner"))
+    taken: list[int] = []
+    monkeypatch.setattr(owners, "enqueue", lambda record, _: taken.append(record.offset))
+    app = create_app(SETTINGS, owners, str(tmp_path))
+    agent = app.agents[f"enqueue-{Topic.JOB_LIFECYCLE}"]
+    actor = agent()
+    task = asyncio.ensure_future(actor)
+    await asyncio.sleep(0)
+    for offset in range(300):
+        message = ConsumerMessage(
+            "x.job-lifecycle", 0, offset, 0.0, 0, (), None, b"{}", None, tp=TP("x.job-lifecycle", 0)
+        )
+        actor.stream.channel.queue.put_nowait(await actor.stream.channel.decode(message))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert taken == list(range(300))
+    actor.cancel()
+    await asyncio.wait_for(task, 1)
 
 
 async def test_the_web_page_listens_where_the_settings_say(tmp_path: Path) -> None:
