@@ -25,6 +25,18 @@ log = structlog.get_logger()
 HEARTBEAT_S: Final = 1.0
 
 
+class BytesSchema(faust.Schema):  # type: ignore[misc]
+    """Keys and values as Kafka has them; Faust's codec `raw` takes 4 us to do the same."""
+
+    def loads_key(self, _app: Any, message: Any, **_: Any) -> bytes | None:
+        """Return the key."""
+        return message.key  # type: ignore[no-any-return]
+
+    def loads_value(self, _app: Any, message: Any, **_: Any) -> bytes | None:
+        """Return the value."""
+        return message.value  # type: ignore[no-any-return]
+
+
 def create_app(
     settings: Settings,
     owners: OwnerGroup,
@@ -56,9 +68,7 @@ def create_app(
     )
     app.transport.Consumer = faust_consumer.followed_consumer(follow)
     for topic in Topic:
-        source = app.topic(
-            settings.topic(topic), key_serializer="raw", value_serializer="raw", internal=False
-        )
+        source = app.topic(settings.topic(topic), schema=BytesSchema(), internal=False)
         app.agent(source, name=f"enqueue-{topic}")(_enqueue(topic, owners))
 
     async def assign(_app: Any, assigned: set[Any], **_: Any) -> None:
