@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs, to_builtins
 
 from projector.events import model
 from projector.events.model import Topic
@@ -22,7 +22,7 @@ class Project(Struct, frozen=True, gc=False):
     path: str
 
 
-class Member(Struct, frozen=True, gc=False):
+class Member(Struct, frozen=True, omit_defaults=True, gc=False):
     """One membership of a user; `expires_at` in milliseconds, None for never."""
 
     level: int
@@ -79,7 +79,7 @@ class DigestStart(Struct, frozen=True, omit_defaults=True, gc=False):
     sequence_offset: int | None = None
 
 
-class Job(Struct, frozen=True, gc=False):
+class Job(Struct, frozen=True, omit_defaults=True, gc=False):
     """A job that has started, and may have finished; `expires_at` in milliseconds.
 
     Without a `digest` only signed tokens name the job. `digest_start` is set if the digest is from
@@ -109,6 +109,13 @@ Entity = (
     Group | Project | Member | User | Agent | Configuration | SharedAgent | InstanceAgent | Job
     | EndedToken
 )  # fmt: skip
+
+
+def fields_of(entity: Entity) -> dict[str, Any]:
+    """Return all fields of an entity as JSON values, also those that its fact leaves out."""
+    fields = structs.asdict(entity)
+    return {name: to_builtins(value) for name, value in fields.items() if value is not UNSET}
+
 
 ENTITY_KINDS: Final[dict[str, type[Entity]]] = {
     "group": Group,

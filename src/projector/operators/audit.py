@@ -204,7 +204,7 @@ def _differing(fact: AnyFact, wanted: Entity) -> dict[str, tuple[Any, Any]]:
     assert fact.data is not None  # noqa: S101  the caller has checked
     if isinstance(wanted, Job) and isinstance(fact.data, Job):
         wanted = _as_known(fact, fact.data, wanted)
-    ours, theirs = msgspec.to_builtins(fact.data), msgspec.to_builtins(wanted)
+    ours, theirs = entities.fields_of(fact.data), entities.fields_of(wanted)
     # Positions in Kafka are in facts alone.
     both = ours.keys() & theirs.keys()
     return {

@@ -269,7 +269,7 @@ def _facts_of_view(found: Snapshot, view_id: ViewId) -> list[InspectedFact]:
 def _inspected(number: int, key: Key, fact: AnyFact) -> InspectedFact:
     topic = entities.TOPIC_OF_KIND[fact_keys.kind_of(key)]
     event = EventRef(topic, number, fact.offset, to_rfc3339(fact.timestamp))
-    data = None if fact.data is None else msgspec.to_builtins(fact.data)
+    data = None if fact.data is None else entities.fields_of(fact.data)
     return InspectedFact(number, key, event, fact.sequence, data)
 
 

@@ -408,8 +408,8 @@ async def test_a_checkpoint_from_before_jobs_without_a_digest_is_read(setup: Set
     stored = await setup.redis.hget(FACTS, "3/job/9")
     assert stored == (
         b'{"offset":0,"timestamp":%d,"data":{"digest":"%s","project":7,"pipeline":2009,"user":1,'
-        b'"username":"root","ref_protected":false,"expires_at":1801440000000,"environment":null,'
-        b'"finished":false}}' % (builders.NOW, digest("token-9").encode())
+        b'"username":"root","ref_protected":false,"expires_at":1801440000000}}'
+        % (builders.NOW, digest("token-9").encode())
     )
     await setup.redis.hdel(schema.partition_key(PARTITION), "stamp_epoch")
     async with setup.owning("next") as owner:
