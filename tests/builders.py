@@ -167,5 +167,6 @@ def take_changes(projection: Projection, now: int) -> Changes:
 
 def restore(projection: Projection, *parts: Mapping[Key, bytes]) -> None:
     """Load a checkpoint as an owner does."""
-    for _ in chain(*map(projection.load, parts), projection.settle()):
+    encoded = ({key.encode(): raw for key, raw in part.items()} for part in parts)
+    for _ in chain(*map(projection.load, encoded), projection.settle()):
         pass

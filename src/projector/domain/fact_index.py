@@ -21,7 +21,8 @@ from projector.domain.entities import (
     User,
 )
 from projector.domain.fact_keys import Key, Root
-from projector.domain.facts import AnyFact, decode_fact, decode_member, is_same_json
+from projector.domain.fact_table import FactTable
+from projector.domain.facts import AnyFact, is_same_json
 from projector.domain.grant_index import GrantIndex
 from projector.domain.live_job_index import LiveJobIndex
 from projector.domain.membership_index import MembershipIndex
@@ -47,10 +48,13 @@ class FactIndex:
 
     The indexes keep the cost of a change at what it affects, however large the namespace. Every
     change adds the ids of the views that may be outdated to `dirty`.
+
+    A checkpoint and a history are taken in before any view exists: by `load` and `put_early`, which
+    index only what later events ask for. `settle` then indexes the rest, each fact once.
     """
 
     def __init__(self) -> None:
-        self._facts: dict[Key, AnyFact] = {}
+        self._facts = FactTable()
         self.dirty = DirtyViews()
         # Each rises with every change of a fact of `SCOPE_KINDS` or `ROLE_KINDS`.
         self.scope_version = 0
@@ -64,9 +68,9 @@ class FactIndex:
         self._grants = GrantIndex()
         # Parts share the facts instead of a reference back: without reference cycles, facts that no
         # owner refers to any more are freed at once.
-        self._live_jobs = LiveJobIndex(self._facts)
+        self._live_jobs = LiveJobIndex(self._facts.unpacked)
         self._affected_jobs = AffectedJobs(
-            self._facts, self._live_jobs, self._grants, self._agents_of_project
+            self._facts.unpacked, self._live_jobs, self._grants, self._agents_of_project
         )
 
     def __len__(self) -> int:
@@ -182,48 +186,44 @@ class FactIndex:
         ids = self._affected_jobs.view_ids(key, self._data(key), None)
         yield from self._mark(key, ids, WritePriority.MAY_REVOKE)
 
-    # a checkpoint
+    # a checkpoint, a history
 
-    def load(self, fields: Mapping[Key, bytes]) -> Iterator[tuple[Key, AnyFact]]:
-        """Load a part of a checkpoint, in steps of one fact, before any view exists.
-
-        Parts may come in any order and may repeat facts. Call `settle` after the last. Yields the
-        facts that time alone may change.
-        """
-        yield from self._load_members(
-            {k: raw for k, raw in fields.items() if fact_keys.MEMBER in k}
-        )
-        for key in [key for key in fields if fact_keys.MEMBER not in key]:
-            if key not in self._facts:
-                fact = self._facts[key] = decode_fact(key, fields[key])
-                self._index(key, fact.data)
-                yield key, fact
-
-    def _load_members(self, fields: Mapping[Key, bytes]) -> Iterator[tuple[Key, AnyFact]]:
-        """Load memberships, which are nearly all facts, in as few Python steps as possible."""
-        facts = list(map(decode_member, fields.values()))
-        self._facts.update(zip(fields, facts, strict=True))
-        mortal = [
-            (key, fact)
-            for key, fact in zip(fields, facts, strict=True)
-            if fact.data is None or fact.data.expires_at is not None
-        ]
-        removed = [key for key, fact in mortal if fact.data is None]
-        self._memberships.add(fields.keys() - removed if removed else fields)
-        yield from mortal
-
-    def settle(self) -> Iterator[None]:
-        """Link the loaded jobs to the groups above them, in steps of one project."""
-        self.scope_version += 1
-        for project in self._live_jobs.busy_projects():
-            self._live_jobs.link([project])
+    def load(self, fields: Mapping[bytes, bytes]) -> Iterator[None]:
+        """Load a part of a checkpoint, in steps; parts may come in any order and repeat facts."""
+        for key, fact in self._facts.load(fields):
+            self._index_for_events(key, fact.data)
             yield
+
+    def put_early(self, key: Key, fact: AnyFact) -> None:
+        """Store `fact` as the newest state of `key`, without a look at the views it affects."""
+        self._unindex_for_events(key, self._data(key))
+        self._facts[key] = fact
+        self._index_for_events(key, fact.data)
+
+    def settle(self) -> Iterator[tuple[Key, AnyFact]]:
+        """Index what only views need, in steps of one fact.
+
+        Yields all facts that time alone may change, among others.
+        """
+        self.scope_version += 1
+        self.role_version += 1
+        for key, fact in self._facts.unpacked.items():
+            self._index_for_views(key, fact.data)
+            yield key, fact
 
     # look-ups
 
     def items(self) -> Iterable[tuple[Key, AnyFact]]:
         """Return every fact with its key."""
         return self._facts.items()
+
+    def keys(self) -> Iterable[Key]:
+        """Return the key of every fact."""
+        return self._facts
+
+    def changing_items(self) -> Iterable[tuple[Key, AnyFact]]:
+        """Return all facts that time alone may change, among others, with their keys."""
+        return self._facts.unpacked.items()
 
     def get(self, key: Key) -> AnyFact | None:
         """Return the fact under `key`, also of a removed entity."""
@@ -261,7 +261,7 @@ class FactIndex:
 
     def job(self, key: Key) -> Job | None:
         """Return the job, if it has started."""
-        fact = self._facts.get(key)
+        fact = self._facts.unpacked.get(key)
         job = fact.data if fact else None
         return job if isinstance(job, Job) else None
 
@@ -317,16 +317,19 @@ class FactIndex:
 
     def memberships(self, scope: Key, user: int) -> list[tuple[Key, Member]]:
         """Return the user's memberships in exactly this group or project, with their keys."""
-        keys = self._memberships.of(scope, user)
-        return [(key, cast(Member, self._facts[key].data)) for key in keys]
+        packed = self._facts.packed.of(scope, user)
+        found = [packed] if packed else []
+        for key in self._memberships.of(scope, user):
+            found.append((key, cast(Member, self._facts[key].data)))
+        return found
 
     def membership_keys(self, scope: Key) -> Iterator[Key]:
         """Yield the keys of all memberships in exactly this group or project."""
-        return self._memberships.within(scope)
+        return chain(self._facts.packed.within(scope), self._memberships.within(scope))
 
     def chain(self, root: Root, group: int | None) -> tuple[list[int], bool]:
         """Return the group and all groups above it, nearest first, and whether all are known."""
-        return group_chain.chain(self._facts, root, group)
+        return group_chain.chain(self._facts.unpacked, root, group)
 
     def is_in_circle(self, root: Root, group: int) -> bool:
         """Return whether the group is above itself."""
@@ -345,9 +348,38 @@ class FactIndex:
     # indexes
 
     def _index(self, key: Key, data: Entity | None) -> None:
+        self._index_for_events(key, data)
+        self._index_for_views(key, data)
+
+    def _unindex(self, key: Key, data: Entity | None) -> None:
+        self._unindex_for_events(key, data)
+        self._unindex_for_views(key, data)
+
+    def _index_for_events(self, key: Key, data: Entity | None) -> None:
+        """Index the holders of tokens, and the memberships that end with their scope."""
         match data:
             case Member():
-                self._memberships.add([key])
+                if key in self._facts.unpacked:
+                    self._memberships.add(key)
+            case EndedToken():
+                job = fact_keys.job_key(fact_keys.root_of(key), data.job)
+                self._job_of_view[ViewId(fact_keys.name_of(key))] = job
+            case Job():
+                self._job_of_view[view_id(key, data)] = key
+                self.without_digest += data.digest is None
+
+    def _unindex_for_events(self, key: Key, data: Entity | None) -> None:
+        match data:
+            case Member():
+                self._memberships.discard(key)
+            case EndedToken():
+                del self._job_of_view[ViewId(fact_keys.name_of(key))]
+            case Job():
+                del self._job_of_view[view_id(key, data)]
+                self.without_digest -= data.digest is None
+
+    def _index_for_views(self, key: Key, data: Entity | None) -> None:
+        match data:
             case Group() | Project():
                 self._grants.add_scope(key, data)
             case Agent():
@@ -356,19 +388,11 @@ class FactIndex:
                 self._grants.add(key, data)
             case InstanceAgent():
                 self._instance_agents.add(fact_keys.id_of(key))
-            case EndedToken():
-                job = fact_keys.job_key(fact_keys.root_of(key), data.job)
-                self._job_of_view[ViewId(fact_keys.name_of(key))] = job
-            case Job():
-                self._job_of_view[view_id(key, data)] = key
-                self.without_digest += data.digest is None
-                if not data.finished:
-                    self._live_jobs.add(key, data)
+            case Job(finished=False):
+                self._live_jobs.add(key, data)
 
-    def _unindex(self, key: Key, data: Entity | None) -> None:
+    def _unindex_for_views(self, key: Key, data: Entity | None) -> None:
         match data:
-            case Member():
-                self._memberships.discard(key)
             case Group() | Project():
                 self._grants.discard_scope(key, data)
             case Agent():
@@ -377,11 +401,7 @@ class FactIndex:
                 self._grants.discard(key, data)
             case InstanceAgent():
                 self._instance_agents.discard(fact_keys.id_of(key))
-            case EndedToken():
-                del self._job_of_view[ViewId(fact_keys.name_of(key))]
             case Job():
-                del self._job_of_view[view_id(key, data)]
-                self.without_digest -= data.digest is None
                 self._live_jobs.discard(key, data)
 
     def _raise_version(self, key: Key) -> None:

@@ -1,6 +1,6 @@
-"""Keys of memberships by scope and user."""
+"""Keys of memberships that are not packed, by scope and user."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from projector.domain import fact_keys
 from projector.domain.fact_keys import Key
@@ -9,7 +9,7 @@ Held = Key | frozenset[Key]
 
 
 class MembershipIndex:
-    """An index of nearly all facts, at about 100 bytes for each membership.
+    """An index of memberships through shares and of those that expire.
 
     Most users have one membership in a scope (a group or project). Its key is stored bare, since a
     set with one key would take 216 bytes more.
@@ -22,20 +22,11 @@ class MembershipIndex:
         """Return the number of groups and projects with members."""
         return len(self._scopes)
 
-    def add(self, keys: Iterable[Key]) -> None:
-        """Add memberships; repeating one changes nothing."""
-        # By the start of the key: many keys in a row belong to the same few large groups.
-        users_by_prefix: dict[str, dict[int, Held]] = {}
-        for key in keys:
-            prefix, _, rest = key.partition(fact_keys.USER)
-            users = users_by_prefix.get(prefix)
-            if users is None:
-                scope, _ = fact_keys.membership_of(key)
-                users = users_by_prefix[prefix] = self._scopes.setdefault(scope, {})
-            user = int(rest.partition("/")[0])
-            held = users.setdefault(user, key)
-            if held is not key:
-                users[user] = _held({*_keys(held), key})
+    def add(self, key: Key) -> None:
+        """Add a membership; repeating one changes nothing."""
+        scope, user = fact_keys.membership_of(key)
+        users = self._scopes.setdefault(scope, {})
+        users[user] = _held({*_keys(users.get(user)), key})
 
     def discard(self, key: Key) -> None:
         """Remove a membership; its user and scope go with their last one."""

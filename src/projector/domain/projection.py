@@ -86,22 +86,34 @@ class Projection:
         self._policy = policy
         self._timers: Timers[Key] = Timers()
         self._changed: set[Key] = set()
+        self._is_settled = True
         self._evaluator = Evaluator(self.facts, policy.view_rules, 0)
 
     # the checkpoint
 
-    def load(self, fields: Mapping[Key, bytes]) -> Iterator[None]:
+    def begin_history(self) -> None:
+        """Begin to take in a checkpoint, and events of which no view is needed, until `settle`.
+
+        Meanwhile no view is marked, and time does not advance. This costs a third of the time that
+        the same events take one by one.
+        """
+        self._is_settled = False
+
+    def load(self, fields: Mapping[bytes, bytes]) -> Iterator[None]:
         """Load a part of a checkpoint, in steps between which the caller may do other work.
 
-        Marks no view as outdated. Call `settle` after the last part.
+        Raises `ValueError` or `LookupError` for a field that is not a fact's.
         """
-        for key, fact in self.facts.load(fields):
-            self._timers.set(key, self._next_due(fact))
-            yield
+        self.begin_history()
+        return self.facts.load(fields)
 
     def settle(self) -> Iterator[None]:
-        """Complete the indexes that need all parts of a checkpoint, in steps as well."""
-        return self.facts.settle()
+        """End a history: complete indexes and timers, in steps as well."""
+        if not self._is_settled:
+            for key, fact in self.facts.settle():
+                self._timers.set(key, self._next_due(fact))
+                yield
+            self._is_settled = True
 
     def fields(self) -> dict[Key, bytes]:
         """Return every fact as a field of the checkpoint."""
@@ -122,7 +134,7 @@ class Projection:
     def take_all_fields_in_steps(self, fields: dict[Key, bytes | None]) -> Iterator[None]:
         """Add all fields, in steps; none of them counts as changed any more."""
         self._changed.clear()
-        return self._add_fields([key for key, _ in self.facts.items()], fields)
+        return self._add_fields(list(self.facts.keys()), fields)
 
     def _add_fields(self, keys: Iterable[Key], fields: dict[Key, bytes | None]) -> Iterator[None]:
         for key in keys:
@@ -149,13 +161,19 @@ class Projection:
             return
         event, new_states, emptied = effect
         for key, fact in new_states:
-            for _ in self.facts.put(key, fact):
-                yield
-            self._note_changed(key, fact)
+            yield from self._put(key, fact)
         if emptied:
             yield from self._empty(emptied)
         self.latest = event
         self.fault = event.warning or self._circle(event)
+
+    def _put(self, key: Key, fact: AnyFact) -> Iterator[None]:
+        if self._is_settled:
+            for _ in self.facts.put(key, fact):
+                yield
+        else:
+            self.facts.put_early(key, fact)
+        self._note_changed(key, fact)
 
     def _effect(self, record: KafkaRecord) -> tuple[Event, list[Change], Emptied | None] | None:
         """Decode a record and find all that it changes; None if it has a fault."""
@@ -214,7 +232,8 @@ class Projection:
 
     def _note_changed(self, key: Key, fact: AnyFact) -> None:
         self._changed.add(key)
-        self._timers.set(key, self._next_due(fact))
+        if self._is_settled:
+            self._timers.set(key, self._next_due(fact))
 
     # views
 
@@ -273,7 +292,7 @@ class Projection:
 
         Call `advance` with the right time after it. Marks no view as outdated.
         """
-        for key, fact in list(self.facts.items()):
+        for key, fact in list(self.facts.changing_items()):
             self._timers.set(key, self._next_due(fact))
             self.facts.revive_job(key)
             yield

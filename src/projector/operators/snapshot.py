@@ -146,12 +146,14 @@ def _index(
     stored: dict[bytes, bytes], offsets: dict[Topic, int]
 ) -> tuple[FactIndex, frozenset[str]]:
     """Index the facts; find the tokens that facts from `offsets` on may have changed."""
-    older: dict[Key, bytes] = {}
+    older: dict[bytes, bytes] = {}
     newer: dict[Key, bytes] = {}
     for key, raw in _facts(stored):
         next_offset = offsets.get(entities.TOPIC_OF_KIND[fact_keys.kind_of(key)], 0)
-        is_older = _OFFSET_DECODER.decode(raw).offset < next_offset
-        (older if is_older else newer)[key] = raw
+        if _OFFSET_DECODER.decode(raw).offset < next_offset:
+            older[key.encode()] = raw
+        else:
+            newer[key] = raw
     index = FactIndex()
     for _ in chain(index.load(older), index.settle()):
         pass

@@ -14,7 +14,7 @@ from collections.abc import (
     Mapping,
 )
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import Redis
 
@@ -47,7 +47,6 @@ INCOMPLETE: Final = -1
 ACTIVITY_KEPT_S: Final = 300
 # Characters in the log of names that anyone may have written to Redis.
 MAX_LOGGED: Final = 500
-_key: Final = cast(Callable[[bytes], Key], bytes.decode)
 
 log = structlog.get_logger()
 
@@ -137,13 +136,37 @@ class PartitionStore:
         """Whether a newer claim holds the partition; false if the claim is only missing."""
         return await self._claims.is_replaced(self._epoch)
 
-    def load(self) -> AsyncGenerator[dict[Key, bytes], None]:
+    async def load(self) -> AsyncGenerator[dict[bytes, bytes], None]:
         """Yield the checkpoint's facts in parts; parts may repeat facts.
 
-        Raises `ValueError` for a fact whose key is not UTF-8, and `IncompleteCheckpointError` if
-        the key is not a hash.
+        Redis reads the next part while the caller uses this one. Raises `IncompleteCheckpointError`
+        if the key is not a hash.
         """
-        return scan_facts(self._redis, self._facts, self.refuse_changed_server)
+        reading: asyncio.Task[Any] | None = self._start_read(0)
+        try:
+            while reading:
+                cursor, fields = await self._part(reading)
+                self.refuse_changed_server()
+                reading = self._start_read(cursor) if cursor else None
+                # Lets the request leave before the caller uses the part. Twice, because redis-py
+                # sends in a task of its own on Python 3.11.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                yield fields
+        finally:
+            await _cancel(reading)
+
+    async def _part(self, reading: asyncio.Task[Any]) -> Any:
+        try:
+            return await reading
+        except ResponseError as error:
+            if _is_malformed(error):
+                raise IncompleteCheckpointError(f"{self._facts} is not a hash") from None
+            raise
+
+    def _start_read(self, cursor: int) -> asyncio.Task[Any]:
+        scan: Any = self._redis.hscan(self._facts, cursor, count=FIELDS_PER_CALL)
+        return asyncio.create_task(scan)
 
     def refuse_incomplete(self, checkpoint: Checkpoint, found: int) -> None:
         """Raise `IncompleteCheckpointError` unless the checkpoint counts `found` facts."""

@@ -23,7 +23,7 @@ from projector.kafka.range_reader import RangeReader
 log = structlog.get_logger()
 
 KIND: Final = "dead-letter"
-_PREFIX: Final = f"*/{KIND}/"
+_PREFIX: Final = f"*/{KIND}/".encode()
 # With more letters the partition waits for Kafka, and grows stale: no letter may be lost.
 MAX_LETTERS: Final = 10_000
 # Records beyond this size in all are not kept in memory, but read again from Kafka.
@@ -44,9 +44,10 @@ class LetterRef(Struct, frozen=True):
         return Key(f"*/{KIND}/{self.topic}:{self.offset}")
 
 
-def take_letters(fields: dict[Key, bytes]) -> dict[Key, bytes]:
+def take_letters(fields: dict[bytes, bytes]) -> dict[Key, bytes]:
     """Remove the fields of letters from those of a checkpoint, and return them."""
-    return {key: fields.pop(key) for key in [key for key in fields if key.startswith(_PREFIX)]}
+    letters = [field for field in fields if field.startswith(_PREFIX)]
+    return {Key(field.decode()): fields.pop(field) for field in letters}
 
 
 class DeadLetterOutbox:

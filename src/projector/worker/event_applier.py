@@ -67,10 +67,15 @@ class EventApplier:
         return Sizes(facts.live_tokens, len(facts), len(self.outbox))
 
     def reset(self) -> None:
-        """Drop all facts, the identities of logs and waiting dead letters."""
+        """Drop all facts, identities of logs and waiting dead letters; begin a history anew."""
         self.projection = Projection(self.partition, self._policy)
+        self.projection.begin_history()
         self.logs.restore({})
         self.outbox.restore({})
+
+    async def settle(self) -> None:
+        """End the history that `reset` began, in turns: from here on views can be computed."""
+        await in_turns(self.projection.settle(), self._turn_s)
 
     # records
 

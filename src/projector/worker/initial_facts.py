@@ -66,7 +66,6 @@ class CheckpointFacts:
             async for fields in parts:
                 letters |= dead_letter_outbox.take_letters(fields)
                 await in_turns(applier.projection.load(fields), self._turn_s)
-        await in_turns(applier.projection.settle(), self._turn_s)
         self._store.refuse_incomplete(checkpoint, len(applier.projection.facts) + len(letters))
         applier.logs.restore(checkpoint.logs)
         applier.outbox.restore(letters)

@@ -69,6 +69,7 @@ class Recovery:
         else:
             await self._initial_facts.load(self._applier, checkpoint, beginnings)
         await self._catch_up()
+        await self._applier.settle()
         await (self._heal() if from_memory else self._reconcile())
         self._applier.is_complete = True
         self._report("memory" if from_memory else "checkpoint")

@@ -53,7 +53,7 @@ async def claimed(redis: fakeredis.FakeAsyncRedis, owner: str = "me") -> Partiti
 async def loaded(store: PartitionStore, held: Checkpoint) -> dict[Key, bytes]:
     fields: dict[Key, bytes] = {}
     async for part in store.load():
-        fields |= part
+        fields |= {Key(field.decode()): raw for field, raw in part.items()}
     store.refuse_incomplete(held, len(fields))
     return fields
 
