@@ -4,7 +4,7 @@ Nearly all facts are such memberships. Packed, one takes some 140 bytes, a third
 of its entries in the dict of facts and in the index of memberships. Loading it is cheaper too.
 
 Their key has nothing but scope and user, and only four numbers differ. So both can be made again
-from scope, user and 25 bytes. A fact with anything else is left to its caller.
+from scope, user and 26 bytes. A fact with anything else is left to its caller.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,8 +17,8 @@ from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact, Fact, decode_member
 
 DIRECT: Final = "direct"
-# Level, offset, timestamp, and the sequence plus one or 0 without one.
-_LAYOUT: Final = Struct("<BQQQ")
+# Level, offset, timestamp, whether there is a sequence, and that.
+_LAYOUT: Final = Struct("<BQQ?Q")
 
 
 class PackedMemberships:
@@ -125,13 +125,15 @@ def _pack(fact: AnyFact) -> bytes | None:
         or fact.removal_offset is not None
     ):
         return None
-    sequence = 0 if fact.sequence is None else fact.sequence + 1
+    sequence = fact.sequence
     try:
-        return _LAYOUT.pack(member.level, fact.offset, fact.timestamp, sequence)
+        return _LAYOUT.pack(
+            member.level, fact.offset, fact.timestamp, sequence is not None, sequence or 0
+        )
     except error:
         return None
 
 
 def _unpack(packed: bytes) -> AnyFact:
-    level, offset, timestamp, sequence = _LAYOUT.unpack(packed)
-    return Fact(offset, timestamp, sequence - 1 if sequence else None, Member(level))
+    level, offset, timestamp, has_sequence, sequence = _LAYOUT.unpack(packed)
+    return Fact(offset, timestamp, sequence if has_sequence else None, Member(level))

@@ -18,7 +18,7 @@ from projector.domain.projection import Policy, Projection
 from tests import builders
 from tests.builders import NOW, Message
 from tests.compat.table import Case, load
-from tests.unit.domain.drawn import BASE, EVENTS, new_projection
+from tests.unit.domain.drawn import BASE, EVENTS, new_projection, numbered, schedule
 from tests.unit.domain.world import RETENTION, World
 
 CASES = load()
@@ -111,6 +111,37 @@ def test_a_checkpoint_loads_in_any_order_as_if_put_one_by_one(
         for each in (loaded, put):
             each.advance(now + 10_000)
         _assert_alike(loaded, put)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.booleans(), st.lists(EVENTS, max_size=40), st.integers(0, 2**32))
+def test_a_history_is_taken_in_as_if_its_events_were_applied_one_by_one(
+    with_base: bool, drawn: list[Message], seed: int
+) -> None:
+    """From the beginning of the topics, or behind a checkpoint; with the same dead letters."""
+    dice = Random(seed)
+    records = list(schedule(numbered((BASE if with_base else []) + drawn), dice))
+    records = [r._replace(value=b"{") if dice.random() < 0.05 else r for r in records]
+    cut = dice.choice([0, dice.randint(0, len(records))])
+    live, recovered = new_projection(), new_projection()
+    for record in records[:cut]:
+        live.apply(record)
+    if cut:
+        live.advance(NOW)
+    live.take_fields()
+    recovered.begin_history()
+    for part in _parts(live.fields(), dice):
+        _ = list(recovered.load({key.encode(): raw for key, raw in part.items()}))
+    for record in records[cut:]:
+        assert recovered.apply(record) == live.apply(record)
+    assert not recovered.facts.dirty
+    _ = list(recovered.settle())
+    for now in (NOW, NOW + 10_000, NOW + 61 * RETENTION):
+        for each in (live, recovered):
+            each.advance(now)
+        _assert_alike(live, recovered)
+        assert sorted(live.all_views(now)) == sorted(recovered.all_views(now))
+        assert live.take_fields() == recovered.take_fields()
 
 
 def _parts(fields: dict[Key, bytes], dice: Random) -> Iterator[dict[Key, bytes]]:
