@@ -1,5 +1,6 @@
 """Entities: groups, projects, members, users, agents, configurations, jobs, ended tokens."""
 
+import sys
 from typing import Any, Final
 
 from msgspec import UNSET, Struct, UnsetType, structs, to_builtins
@@ -83,7 +84,7 @@ class Job(Struct, frozen=True, omit_defaults=True, gc=False):
     """A job that has started, and may have finished; `expires_at` in milliseconds.
 
     Without a `digest` only signed tokens name the job. `digest_start` is set if the digest is from
-    another start than the rest.
+    another start than the rest. Jobs of one user share the username's string.
     """
 
     digest: str | None
@@ -96,6 +97,9 @@ class Job(Struct, frozen=True, omit_defaults=True, gc=False):
     environment: model.JobEnvironment | None = None
     finished: bool = False
     digest_start: DigestStart | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        structs.force_setattr(self, "username", sys.intern(self.username))
 
 
 class EndedToken(Struct, frozen=True, gc=False):

@@ -282,7 +282,7 @@ class JobUser(Struct, frozen=True):
     username: Text
 
 
-class JobEnvironment(Struct, frozen=True):
+class JobEnvironment(Struct, frozen=True, gc=False):
     """The environment that a job deploys to."""
 
     name: Text

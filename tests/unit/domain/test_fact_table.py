@@ -95,7 +95,8 @@ def test_a_fact_is_packed_or_not_for_what_it_is_alone(states: list[tuple[Key, An
 def test_everyday_memberships_are_packed() -> None:
     key, table = fact_keys.member_key(SCOPES[0], 7, "direct"), FactTable()
     for sequence in (None, 0, 20_000_000_000_000_000):
-        table[key] = fact = Fact(5, 1_790_000_000_000, sequence, Member(50))
+        fact: AnyFact = Fact(5, 1_790_000_000_000, sequence, Member(50))
+        table[key] = fact
         assert not table.unpacked
         assert table[key] == fact
         assert table.packed.of(SCOPES[0], 7) == (key, Member(50))

@@ -1,6 +1,13 @@
 """Timers: one for each key, due in order, without a trace of replaced ones."""
 
-from projector.domain.timers import Timers
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from projector.domain.timers import SORTED_MS, Timers
+
+TIMES = st.integers(0, 5).map(lambda n: n * SORTED_MS // 2) | st.integers(0, 3 * SORTED_MS)
 
 
 def test_keys_are_due_once_and_the_earliest_comes_first() -> None:
@@ -35,9 +42,30 @@ def test_a_timer_may_be_set_anew_while_due_ones_are_taken() -> None:
 
 def test_replaced_timers_do_not_pile_up() -> None:
     timers: Timers[str] = Timers()
+    assert list(timers.take_due(10**6 - 1)) == []
     timers.set("other", 10**9)
     for due in range(10_000):
         timers.set("often", 10**6 + due)
     assert len(timers._heap) < 100
     assert list(timers.take_due(10**6 + 9_998)) == []
     assert list(timers.take_due(10**9)) == ["often", "other"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.none() | TIMES) | TIMES, max_size=30))
+def test_each_timer_is_due_at_its_time_near_or_far(steps: list[Any]) -> None:
+    """Time may go back, as when a wrong clock was believed."""
+    timers: Timers[str] = Timers()
+    model: dict[str, int] = {}
+    for step in steps:
+        match step:
+            case (key, None):
+                timers.set(key, None)
+                model.pop(key, None)
+            case (key, due):
+                timers.set(key, due)
+                model[key] = due
+            case now:
+                due_now = sorted((due, key) for key, due in model.items() if due <= now)
+                taken = [(model.pop(key), key) for key in timers.take_due(now)]
+                assert sorted(taken) == due_now
+                assert [due for due, _ in taken] == [due for due, _ in due_now]
