@@ -196,9 +196,12 @@ class FactIndex:
 
     def put_early(self, key: Key, fact: AnyFact) -> None:
         """Store `fact` as the newest state of `key`, without a look at the views it affects."""
-        self._unindex_for_events(key, self._data(key))
+        # What is packed is in no index.
+        if before := self._facts.unpacked.get(key):
+            self._unindex_for_events(key, before.data)
         self._facts[key] = fact
-        self._index_for_events(key, fact.data)
+        if key in self._facts.unpacked:
+            self._index_for_events(key, fact.data)
 
     def settle(self) -> Iterator[tuple[Key, AnyFact]]:
         """Index what only views need, in steps of one fact.
@@ -359,6 +362,7 @@ class FactIndex:
         """Index the holders of tokens, and the memberships that end with their scope."""
         match data:
             case Member():
+                # What is packed is found there.
                 if key in self._facts.unpacked:
                     self._memberships.add(key)
             case EndedToken():

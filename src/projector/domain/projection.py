@@ -146,11 +146,11 @@ class Projection:
 
     def apply(self, record: KafkaRecord) -> str | None:
         """Apply one record at once; return its `fault`."""
-        _take_all(self.apply_in_steps(record))
+        _take_all(self.apply_in_steps(record) or ())
         return self.fault
 
-    def apply_in_steps(self, record: KafkaRecord) -> Iterator[None]:
-        """Apply one record, in steps between which the caller may do other work.
+    def apply_in_steps(self, record: KafkaRecord) -> Iterator[None] | None:
+        """Apply one record, in steps between which the caller may do other work; None if no step.
 
         Until the last step, no fact must be changed otherwise, and no view computed. Afterwards
         `fault` is what is wrong with the record. A revocation whose ids could be read is applied
@@ -158,22 +158,30 @@ class Projection:
         """
         self.latest = self.fault = None
         if (effect := self._effect(record)) is None:
-            return
+            return None
         event, new_states, emptied = effect
-        for key, fact in new_states:
-            yield from self._put(key, fact)
-        if emptied:
-            yield from self._empty(emptied)
-        self.latest = event
-        self.fault = event.warning or self._circle(event)
-
-    def _put(self, key: Key, fact: AnyFact) -> Iterator[None]:
         if self._is_settled:
+            return self._put_in_steps(event, new_states, emptied)
+        for key, fact in new_states:
+            self.facts.put_early(key, fact)
+            self._changed.add(key)
+        self._conclude(event)
+        return self._empty(emptied) if emptied else None
+
+    def _put_in_steps(
+        self, event: Event, new_states: list[Change], emptied: Emptied | None
+    ) -> Iterator[None]:
+        for key, fact in new_states:
             for _ in self.facts.put(key, fact):
                 yield
-        else:
-            self.facts.put_early(key, fact)
-        self._note_changed(key, fact)
+            self._note_changed(key, fact)
+        if emptied:
+            yield from self._empty(emptied)
+        self._conclude(event)
+
+    def _conclude(self, event: Event) -> None:
+        self.latest = event
+        self.fault = event.warning or self._circle(event)
 
     def _effect(self, record: KafkaRecord) -> tuple[Event, list[Change], Emptied | None] | None:
         """Decode a record and find all that it changes; None if it has a fault."""
@@ -327,7 +335,7 @@ class Projection:
             self._timers.set(key, max(needed_until, now + behind))
 
 
-def _take_all(steps: Iterator[None]) -> None:
+def _take_all(steps: Iterable[None]) -> None:
     for _ in steps:
         pass
 

@@ -146,7 +146,8 @@ class EventApplier:
         self.logs.note(record)
         if isinstance(record.fault, Marker):
             return
-        await self._take_steps(self.projection.apply_in_steps(record))
+        if steps := self.projection.apply_in_steps(record):
+            await in_turns(steps, self._turn_s)
         self.newest = max(self.newest, record.timestamp)
         reason, event = self.projection.fault, self.projection.latest
         self._instruments.record_applied(record, event, good=reason is None, live=self.is_complete)

@@ -390,7 +390,7 @@ def test_no_step_of_an_event_is_large(crowd: list[Message], change: Message) -> 
     assert not others.facts
     scope = Key("3/group/12")
     tokens, members = largest_steps(
-        world.projection.apply_in_steps(world.feed(change)),
+        world.projection.apply_in_steps(world.feed(change)) or iter(()),
         lambda: len(list(facts.dirty)),
         lambda: len(list(facts.membership_keys(scope))),
     )

@@ -171,7 +171,7 @@ async def test_a_read_that_begins_too_early_applies_no_event_again(
         applied: list[int] = []
         apply = owner._applier.projection.apply_in_steps
 
-        def noted(record: KafkaRecord) -> Iterator[None]:
+        def noted(record: KafkaRecord) -> Iterator[None] | None:
             applied.append(record.offset)
             return apply(record)
 
