@@ -1,4 +1,7 @@
-"""The limit of lookups: uvicorn as `projector api` runs it, with an application that does nothing.
+"""The limit of lookups: uvicorn with an application that does nothing.
+
+It has uvloop and httptools as `projector api` has, and none of what uvicorn does besides: no access
+log, no server or date header, no trust in a proxy's headers.
 
 python -m benchmarks.hello PORT
 """
@@ -26,5 +29,6 @@ async def app(scope: dict[str, Any], _receive: Any, send: Any) -> None:
 if __name__ == "__main__":
     uvicorn.run(
         "benchmarks.hello:app", port=int(sys.argv[1]), http="httptools", lifespan="off",
-        access_log=False, log_config=None, server_header=False,
+        ws="none", interface="asgi3", access_log=False, log_config=None, server_header=False,
+        date_header=False, proxy_headers=False,
     )  # fmt: skip
