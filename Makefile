@@ -45,7 +45,7 @@ faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison
 model: setup ## the models of the promises, in every interleaving, where spin and gcc are installed
 	$(BIN)/pytest tests/integration/test_model.py
 
-bench: bench-setup ## how fast, beside what the parts can do; some twenty minutes; writes benchmarks/report
+bench: bench-setup ## how fast, beside what the parts can do; some 25 minutes; writes benchmarks/report
 	$(BIN)/python -m benchmarks run
 
 bench-smoke: bench-setup ## the same in some two minutes; fails where less than half of what is wanted is left

@@ -11,10 +11,14 @@ from tests.integration.gitlab.postgres import without_postgres
 
 from benchmarks import (
     claim,
+    comparison,
     fan_out,
     gitlab_backlog,
     gitlab_reads,
     gitlab_visible,
+    help_page,
+    idle,
+    jobs,
     live,
     lookups,
     machine,
@@ -32,9 +36,12 @@ GROUPS: Final[dict[str, Callable[[Servers, Sizes, Report], None]]] = {
     "lookups": lookups.measure,
     "live": live.measure,
     "visible": visible.measure,
+    "jobs": jobs.measure,
     "rebuild": rebuild.measure,
     "fan-out": fan_out.measure,
     "claim": claim.measure,
+    "idle": idle.measure,
+    "help": help_page.measure,
     "gitlab-visible": gitlab_visible.measure,
     "gitlab-snapshot": gitlab_reads.snapshot,
     "gitlab-backlog": gitlab_backlog.measure,
@@ -78,6 +85,9 @@ def run(  # noqa: PLR0913  one for each size
         DEFAULTS.fan_out_views
     ),
     facts: Annotated[int, typer.Option(help="Facts to claim.", min=20_000)] = DEFAULTS.facts,
+    fed_jobs: Annotated[
+        int, typer.Option("--jobs", help="Jobs to feed at once.", min=2_000)
+    ] = DEFAULTS.jobs,
     gitlab_rows: Annotated[
         int, typer.Option(help="Rows of GitLab's tables.", min=5_000)
     ] = DEFAULTS.gitlab_rows,
@@ -85,14 +95,14 @@ def run(  # noqa: PLR0913  one for each size
         int, typer.Option(help="Rows of them where memory is measured.", min=5_000)
     ] = DEFAULTS.gitlab_many_rows,
 ) -> None:
-    """Measure everything and write the report; some twenty minutes on two idle cores.
+    """Measure everything and write the report; some 25 minutes on two idle cores.
 
     Example: python -m benchmarks run --only live --only visible --rounds 3 --folder /tmp/report
     """
     sizes = Sizes(
         rounds=rounds, grows=growth, tokens=tokens, many_tokens=many_tokens,
         live_events=live_events, rate=rate, rebuilt_events=rebuilt_events, fan_out_views=views,
-        facts=facts, gitlab_rounds=rounds, gitlab_rows=gitlab_rows,
+        facts=facts, jobs=fed_jobs, gitlab_rounds=rounds, gitlab_rows=gitlab_rows,
         gitlab_many_rows=gitlab_many_rows,
     )  # fmt: skip
     measured = _measured(sizes, only, lambda so_far: report.save(so_far, folder))
@@ -118,8 +128,18 @@ def again(folder: Folder = FOLDER) -> None:
     report.write(report.load(folder), folder)
 
 
+@app.command()
+def compare(old: Path, new: Path) -> None:
+    """Print every row that two reports have, the old and the new: folders, or files of JSON.
+
+    Example: git show HEAD~1:benchmarks/report/report.json > /tmp/old.json
+             python -m benchmarks compare /tmp/old.json benchmarks/report
+    """
+    typer.echo("\n".join(comparison.lines(report.load(old), report.load(new))))
+
+
 def _measured(sizes: Sizes, only: list[str] | None, keep: Callable[[Report], None]) -> Report:
-    began = time.monotonic()
+    began, quietness = time.monotonic(), machine.Quietness()
     if unknown := set(only or ()) - set(GROUPS):
         raise typer.BadParameter(f"{unknown.pop()} is none of {', '.join(GROUPS)}")
     with Servers() as servers:
@@ -132,6 +152,7 @@ def _measured(sizes: Sizes, only: list[str] | None, keep: Callable[[Report], Non
                 continue
             GROUPS[name](servers, sizes, found)
             found.seconds = time.monotonic() - began
+            found.machine |= quietness.lines()
             keep(found)
     return found
 

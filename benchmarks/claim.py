@@ -47,12 +47,23 @@ def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
             if sizes.grows:
                 report.growth.setdefault("claim_by_facts", []).append(Point(number, rounds))
         report.figures["claim"] = rounds
-        if bare:
-            report.memory["worker_bytes_per_fact"] = (max(memory) - bare) / sizes.facts
-        report.memory["payload_bytes_per_fact"] = payload / sizes.facts
-        report.memory["redis_bytes_per_fact"] = (
-            deployment.redis.memory_usage(schema.facts_key(0), samples=1000) / sizes.facts
-        )
+        in_redis = deployment.redis.memory_usage(schema.facts_key(0), samples=1000)
+    in_worker = [used - bare for used in memory] if bare else []
+    _note_memory(report, sizes.facts, payload, in_redis, in_worker)
+
+
+def _note_memory(
+    report: Report, count: int, payload: int, in_redis: int, in_worker: list[int]
+) -> None:
+    def each(found: int) -> Round:
+        return Round(Sample(found / count), Sample(payload / count))
+
+    report.figures["redis_fact"] = [each(in_redis)]
+    report.memory["payload_bytes_per_fact"] = payload / count
+    report.memory["redis_bytes_per_fact"] = in_redis / count
+    if in_worker:
+        report.figures["worker_fact"] = [each(found) for found in in_worker]
+        report.memory["worker_bytes_per_fact"] = max(in_worker) / count
 
 
 def _rounds(deployment: Deployment, rounds: int, memory: list[int]) -> list[Round]:

@@ -88,6 +88,10 @@ class Company(NamedTuple):
         """Return the user's membership of the whole company."""
         return self._put(builders.member(self._id(user), role, group_id=self.root, via="direct"))
 
+    def agent_id(self, agent: int) -> int:
+        """Return the id of an agent; 0 is the first."""
+        return self._id(agent)
+
     def started(self, job: int, user: int | None = None) -> Message:
         """Start a job of the next project and, by default, of the next user."""
         who = job % self.users if user is None else user

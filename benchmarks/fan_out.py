@@ -1,6 +1,7 @@
 """One event that changes very many live views, against SETs of the same bytes.
 
-Times are from Kafka's acknowledgement until the checkpoint that follows the last view.
+Times are from Kafka's acknowledgement until the checkpoint that follows the last view. Lookups go
+on only while `revoked` measures: they would take a core from the other figures.
 """
 
 import time
@@ -8,7 +9,7 @@ from typing import Any, Final
 
 from tests.integration.deployment import Deployment
 
-from benchmarks import producing, progress
+from benchmarks import producing, progress, revoked
 from benchmarks.company import Company
 from benchmarks.processes import CpuClock, Servers, once
 from benchmarks.rounds import Point, Report, Round, Sample
@@ -34,6 +35,7 @@ def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
                 if sizes.grows:
                     points = report.growth.setdefault(f"fan_out_{what}_by_views", [])
                     points.append(Point(views, rounds))
+        report.figures["fan_out_revoked"] = fan_out.revocations(sizes.rounds)
 
 
 class FanOut:
@@ -43,6 +45,7 @@ class FanOut:
         self._deployment = deployment
         self._other = other
         self._company = Company(0, 1, projects=PROJECTS)
+        self._jobless = producing.line(self._company, self._company.member(JOBLESS_USER, "guest"))
         self._jobs = 0
         self._changes = 0
         self._worker = deployment.start("worker").process.pid
@@ -55,10 +58,11 @@ class FanOut:
             jobs = range(start, min(start + JOBS_AT_ONCE, views))
             self._feed(self._company.started(job + 1) for job in jobs)
         self._jobs = views
-        jobless = producing.line(self._company, self._company.member(JOBLESS_USER, "guest"))
         progress.until_delivered(
             self._deployment.redis,
-            lambda: producing.send(self._deployment.kafka, self._deployment.prefix, [jobless]),
+            lambda: producing.send(
+                self._deployment.kafka, self._deployment.prefix, [self._jobless]
+            ),
         )
 
     def rounds(self, rounds: int) -> dict[str, list[Round]]:
@@ -71,12 +75,33 @@ class FanOut:
             found["revocation"].append(Round(self._timed(""), self._sets()))
         return found
 
+    def revocations(self, rounds: int) -> list[Round]:
+        """Share the agent and withdraw it, while tokens are looked up."""
+        self._deployment.start_api()
+        self._deployment.until_fresh()
+        plain = producing.create_topic(self._deployment, "plain", 1)
+        watch = revoked.Watch(self._deployment, self._jobs, self._company.agent_id(0))
+        found: list[Round] = []
+        for _ in range(rounds):
+            self._timed(self._next_namespace())
+            product = watch.revoked(self._configured(""))
+            found.append(
+                Round(
+                    product,
+                    revoked.one_write(self._deployment.kafka, plain, self._other, self._jobless),
+                )
+            )
+        return found
+
+    def _configured(self, namespace: str) -> producing.Line:
+        return producing.line(self._company, self._company.configured(0, namespace))
+
     def _next_namespace(self) -> str:
         self._changes += 1
         return f"namespace-{self._changes}"
 
     def _timed(self, namespace: str) -> Sample:
-        event = producing.line(self._company, self._company.configured(0, namespace))
+        event = self._configured(namespace)
         with CpuClock(self._worker) as cpu:
             ends = producing.send(self._deployment.kafka, self._deployment.prefix, [event])
             acknowledged = time.monotonic()

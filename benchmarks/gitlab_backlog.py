@@ -6,10 +6,9 @@ The bridge is paused while the changes are made, so that the clock runs for its 
 import time
 from typing import Final
 
-from aiokafka.admin import NewTopic
 from tests.integration.deployment import Deployment
 
-from benchmarks import gitlab_sent, gitlab_server
+from benchmarks import gitlab_sent, gitlab_server, producing
 from benchmarks.gitlab_server import GitLab, paused, start_bridge
 from benchmarks.processes import CpuClock, Servers, once
 from benchmarks.rounds import Report, Round, Sample
@@ -64,9 +63,7 @@ class Rig:
         self._bridge = start_bridge(deployment, gitlab, "backlog")
         gitlab.until_slot("backlog", self._bridge)
         gitlab_sent.until_vouched(self._kafka, deployment.prefix, PARTITIONS)
-        deployment.administrate(
-            lambda admin: admin.create_topics([NewTopic(self._copy, PARTITIONS, 1)])
-        )
+        producing.create_topic(deployment, COPY, PARTITIONS)
 
     def rounds(self, rounds: int, number: int, sql: str) -> list[Round]:
         """Measure so many rounds of a change of `number` rows."""

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import psycopg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import NewTopic
 from tests.integration.deployment import Deployment
 from tests.integration.gitlab.postgres import program
 from tests.integration.servers import eventually
@@ -74,8 +73,7 @@ class Watch:
         self._deployment = deployment
         self._signed = Signed(servers.folder, WATCHED)
         self._turn = 0
-        self._relayed = deployment.prefix + TOPIC
-        deployment.administrate(lambda admin: admin.create_topics([NewTopic(self._relayed, 1, 1)]))
+        self._relayed = producing.create_topic(deployment, TOPIC, 1)
         deployment.env |= self._signed.env
         start_bridge(deployment, gitlab, "visible")
         deployment.start("worker")

@@ -155,9 +155,10 @@ def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
             if sizes.grows:
                 rounds = _saturated(many.target, limit, CONNECTIONS, sizes, sizes.growth_rounds)
                 growth.setdefault("lookups_by_tokens", []).append(Point(tokens, rounds))
-        figures["lookups_many_tokens"] = _saturated(
-            many.target, few.target, CONNECTIONS, sizes, sizes.rounds
-        )
+        if sizes.many_tokens > sizes.tokens:
+            figures["lookups_many_tokens"] = _saturated(
+                many.target, few.target, CONNECTIONS, sizes, sizes.rounds
+            )
         report.memory["redis_bytes_per_token"] = (_memory(many) - empty) / (many.tokens - FEW)
         report.memory["payload_bytes_per_token"] = many.record_bytes()
 

@@ -16,6 +16,29 @@ PACKAGES: Final = (
 )  # fmt: skip
 
 
+QUIET: Final = "other programs before"
+STOLEN: Final = "taken by other machines of the host during the run"
+LOOK_S: Final = 1.0
+
+
+class Quietness:
+    """How much of the cores others used: before the run, and (of the host) during it."""
+
+    def __init__(self) -> None:
+        self.busy_before = psutil.cpu_percent(LOOK_S)
+        self._before = psutil.cpu_times()
+
+    def lines(self) -> dict[str, str]:
+        """Return both as shares of all cores."""
+        now = psutil.cpu_times()
+        passed = sum(now[:8]) - sum(self._before[:8])
+        stolen = getattr(now, "steal", 0.0) - getattr(self._before, "steal", 0.0)
+        return {
+            QUIET: f"{self.busy_before:.0f} % of all cores, over {LOOK_S:g} s",
+            STOLEN: f"{100 * stolen / passed if passed else 0:.1f} % of all cores",
+        }
+
+
 def describe(broker: str) -> dict[str, str]:
     """Return processor, memory, system, versions, and the load before the run."""
     busy = os.getloadavg()[0]

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import NewTopic
+from tests.integration.deployment import Deployment
 
 from benchmarks.company import Company, Message, encode, topic_of
 from projector.events.model import Topic
@@ -28,6 +30,13 @@ class Line(NamedTuple):
 def line(company: Company, message: Message) -> Line:
     """Encode the company's event."""
     return Line(topic_of(message), company.partition, str(company.root).encode(), encode(message))
+
+
+def create_topic(deployment: Deployment, name: str, partitions: int) -> str:
+    """Create a topic that the product does not know; return its whole name."""
+    topic = deployment.prefix + name
+    deployment.administrate(lambda admin: admin.create_topics([NewTopic(topic, partitions, 1)]))
+    return topic
 
 
 @asynccontextmanager

@@ -1,13 +1,14 @@
 """The report of a run: Markdown, with plots of the figures that grew."""
 
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from benchmarks.rounds import Point, Report, Round, Spread, spread, spread_of
-from benchmarks.table import FIGURES, GROWTH, OF_THE_PRODUCT, Figure
+from benchmarks.table import FIGURES, GROWTH, OF_THE_PRODUCT, Figure, Verdict
 
 RAW: Final = "report.json"
 TEXT: Final = "report.md"
@@ -34,8 +35,9 @@ def save(report: Report, folder: Path) -> None:
 
 
 def load(folder: Path) -> Report:
-    """Read the raw numbers that `save` wrote."""
-    return msgspec.json.decode((folder / RAW).read_bytes(), type=Report)
+    """Read the raw numbers that `save` wrote to a folder; a file is read itself."""
+    path = folder / RAW if folder.is_dir() else folder
+    return msgspec.json.decode(path.read_bytes(), type=Report)
 
 
 def write(report: Report, folder: Path) -> None:
@@ -67,6 +69,7 @@ def text(report: Report) -> Iterator[str]:
     yield from _reasons(report)
     yield ""
     yield from _memory(report.memory)
+    yield from _cpu(report)
     yield "## Growth\n\nThe same with an eighth, a quarter, a half and all of the load or the data."
     for name, points in report.growth.items():
         yield from _growth(name, points)
@@ -83,23 +86,38 @@ def _row(figure: Figure, rounds: list[Round]) -> str:
         _of(rounds, lambda r: r.ratio),
         _of(rounds, figure.ratio_by_cpu),
         _wanted(figure),
-        "yes" if figure.is_met(rounds) else "**no**",
+        figure.verdict(rounds),
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def _reasons(report: Report) -> Iterator[str]:
-    """Yield why rows are not met, if known; each reason once."""
-    missed = [f for n, f in FIGURES.items() if (r := report.figures.get(n)) and not f.is_met(r)]
-    for why in dict.fromkeys(figure.why_not for figure in missed if figure.why_not):
+    """Yield why rows are not met, each reason once, and which rows were not judged."""
+    judged = {
+        name: (figure, figure.verdict(rounds))
+        for name, figure in FIGURES.items()
+        if (rounds := report.figures.get(name))
+    }
+    missed = [figure for figure, verdict in judged.values() if verdict is Verdict.MISSED]
+    for why in dict.fromkeys(figure.why_not for figure in missed):
         titles = "; ".join(figure.title for figure in missed if figure.why_not == why)
-        yield f"\n**Not met: {titles}.** {why}"
+        yield f"\n**Not met: {titles}.** {why or 'The reason is not known yet.'}"
+    for name, (figure, verdict) in judged.items():
+        if verdict is Verdict.BUSY:
+            found = spread([r.limit.value for r in report.figures[name]]).median
+            yield (
+                f"\n**Not judged: {figure.title}.** The machine was busy: the limit itself took "
+                f"{number(found)} {figure.unit}, where {number(figure.limit_on_idle)} at most "
+                "show a machine with little else to do."
+            )
 
 
 def _wanted(figure: Figure) -> str:
     unit = f" {figure.unit}" if figure.bound in OF_THE_PRODUCT else ""
+    if figure.ratio_at_most < inf:
+        unit += f", and {figure.ratio_at_most:g} times the limit"
     return (
-        figure.bound.format(figure.wanted)
+        figure.bound.format(f"{figure.wanted:,g}")
         .replace(" of the limit", "")
         .replace(" times the limit", "")
         + unit
@@ -109,13 +127,14 @@ def _wanted(figure: Figure) -> str:
 def _of(rounds: list[Round], pick: Callable[[Round], float | None]) -> str:
     found = spread_of(rounds, pick)
     return (
-        f"{_number(found.least)} / **{_number(found.median)}** / {_number(found.most)}"
+        f"{number(found.least)} / **{number(found.median)}** / {number(found.most)}"
         if (found)
         else "-"
     )
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return the number with three digits, or in whole thousands."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
@@ -132,11 +151,25 @@ def _memory(memory: dict[str, float]) -> Iterator[str]:
         ("Redis, a live token", "redis_bytes_per_token", "payload_bytes_per_token"),
         ("Redis, a fact", "redis_bytes_per_fact", "payload_bytes_per_fact"),
         ("worker, a fact", "worker_bytes_per_fact", "payload_bytes_per_fact"),
+        ("worker, a live job", "worker_bytes_per_job", "payload_bytes_per_job"),
     ):
         if name in memory:
             each = memory[name]
             sizes = " | ".join(f"{each * n / 2**30:.2f} GiB" for n in (MILLION, 10 * MILLION))
             yield f"| {title} | {each:,.0f} | {memory[payload]:,.0f} | {sizes} |"
+    yield ""
+
+
+def _cpu(report: Report) -> Iterator[str]:
+    yield "## CPU time\n\nMicroseconds of the measured process for each lookup, event, job, view"
+    yield "or fact; medians. [Estimates](../../docs/scaling.md) begin with these.\n"
+    yield "| figure | product | limit |\n|---|---|---|"
+    for name, figure in FIGURES.items():
+        rounds = report.figures.get(name, [])
+        if product := spread_of(rounds, lambda r: r.product.cpu):
+            limit = spread_of(rounds, lambda r: r.limit.cpu)
+            beside = number(limit.median) if limit else "-"
+            yield f"| {figure.title} | {number(product.median)} | {beside} |"
     yield ""
 
 

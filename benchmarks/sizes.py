@@ -18,6 +18,11 @@ class Sizes(NamedTuple):
     rebuilt_events: int = 30_000
     fan_out_views: int = 100_000
     facts: int = 1_000_000
+    jobs: int = 100_000
+    # Each has a worker and topics of its own.
+    jobs_rounds: int = 3
+    idle_partitions: int = 64
+    idle_seconds: float = 5
     gitlab_rows: int = 250_000
     gitlab_many_rows: int = 1_000_000
     gitlab_commits: int = 10_000
@@ -35,10 +40,11 @@ class Sizes(NamedTuple):
 
 
 # Large enough that a claim and a change take longer than the work around them, and a rate at which
-# two cores are not full. So the product is measured.
+# two cores are not full. So the product is measured. Not among many tokens: some seconds make few.
 SMOKE = Sizes(
-    rounds=2, grows=False, lookup_seconds=1, tokens=5_000, many_tokens=20_000, live_events=4_000,
+    rounds=2, grows=False, lookup_seconds=1, tokens=5_000, many_tokens=5_000, live_events=4_000,
     rate=125, rate_seconds=2, rebuilt_events=6_000, fan_out_views=20_000, facts=100_000,
+    jobs=10_000, jobs_rounds=1, idle_partitions=16, idle_seconds=2,
     gitlab_rows=20_000, gitlab_many_rows=20_000, gitlab_commits=3_000, gitlab_changes=6_000,
     gitlab_rounds=1,
 )  # fmt: skip

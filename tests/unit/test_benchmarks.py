@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from benchmarks import report
+from benchmarks import comparison, report
 from benchmarks.company import Company, record, token
 from benchmarks.rounds import Report, Round, Sample, interleaved
 from benchmarks.sizes import Sizes
-from benchmarks.table import FIGURES, Bound, Figure
+from benchmarks.table import FIGURES, Bound, Figure, Verdict
 
 from projector.domain.projection import Policy, Projection
 from tests import builders
@@ -52,11 +52,11 @@ def test_product_and_limit_take_turns() -> None:
 def test_a_figure_is_held_against_its_limit_or_against_its_own_value(
     figure: Figure, rounds: list[Round], is_met: bool
 ) -> None:
-    assert figure.is_met(rounds) is is_met
+    assert figure.verdict(rounds) is (Verdict.MET if is_met else Verdict.MISSED)
 
 
 def test_one_odd_round_decides_nothing() -> None:
-    assert FAST.is_met(measured((9, 10), (1, 10), (9, 10)))
+    assert FAST.verdict(measured((9, 10), (1, 10), (9, 10))) is Verdict.MET
 
 
 def test_rounds_are_compared_one_by_one_and_not_on_average() -> None:
@@ -100,21 +100,64 @@ def test_no_fall_is_told_on_a_machine_too_busy_for_the_limit_itself() -> None:
     assert not figure.has_fallen(measured((101, 21)))
 
 
+def test_a_figure_is_not_judged_where_the_limit_shows_a_busy_machine() -> None:
+    figure = SOON._replace(limit_on_idle=2)
+    assert figure.verdict(measured((4, 2))) is Verdict.MISSED
+    assert figure.verdict(measured((4, 2.1))) is Verdict.BUSY
+    # One busy round of three is no busy machine.
+    assert figure.verdict(measured((2, 1), (30, 9), (2, 1))) is Verdict.MISSED
+
+
+def test_a_figure_of_its_own_value_may_be_held_against_its_limit_besides() -> None:
+    figure = SHORT._replace(ratio_at_most=3)
+    assert figure.verdict(measured((30, 10))) is Verdict.MET
+    assert figure.verdict(measured((31, 10))) is Verdict.MISSED
+    assert figure.verdict(measured((51, 100))) is Verdict.MISSED
+
+
 def test_the_report_can_be_made_again_from_its_raw_numbers(tmp_path: Path) -> None:
-    found = Report({"Python": "3.11"}, Sizes().numbers(), {"rebuild": measured((6, 10), (7, 10))})
+    found = Report({"Python": "3.11"}, Sizes().numbers(), {"rebuild": measured((7, 10), (8, 10))})
     report.save(found, tmp_path)
     assert report.load(tmp_path) == found
     report.write(report.load(tmp_path), tmp_path)
     text = (tmp_path / report.TEXT).read_text()
-    assert "| 6 / **6.5** / 7 events/s | 10 / **10** / 10 events/s | 0.6 / **0.65** / 0.7 |" in text
-    assert "at least 0.6 | yes |" in text
+    assert "| 7 / **7.5** / 8 events/s | 10 / **10** / 10 events/s | 0.7 / **0.75** / 0.8 |" in text
+    assert "at least 0.7 | yes |" in text
 
 
-@pytest.mark.parametrize(("product", "told"), [(5, True), (7, False)])
-def test_the_report_says_why_a_row_is_not_met_and_of_no_other(product: float, told: bool) -> None:
-    found = Report({}, {}, {"rebuild": measured((product, 10))})
-    text = "\n".join(report.text(found))
-    assert (FIGURES["rebuild"].why_not in text) is told
+@pytest.mark.parametrize(("product", "told"), [(5, True), (8, False)])
+def test_the_report_says_why_a_row_is_not_met_and_of_no_other(
+    monkeypatch: pytest.MonkeyPatch, product: float, told: bool
+) -> None:
+    monkeypatch.setitem(FIGURES, "rebuild", FIGURES["rebuild"]._replace(why_not="It decodes."))
+    text = "\n".join(report.text(Report({}, {}, {"rebuild": measured((product, 10))})))
+    assert ("It decodes." in text) is told
+
+
+def test_the_report_says_that_a_reason_is_not_known() -> None:
+    text = "\n".join(report.text(Report({}, {}, {"help": measured((9, 1))})))
+    assert f"**Not met: {FIGURES['help'].title}.**" in text
+    assert "not known" in text
+
+
+def test_the_report_says_by_which_figure_the_machine_was_busy() -> None:
+    text = "\n".join(report.text(Report({}, {}, {"lookup_p99": measured((27, 9.07))})))
+    assert "| not judged: the machine was busy |" in text
+    assert "the limit itself took 9.07 ms" in text
+    assert "Not met" not in text
+
+
+@pytest.mark.parametrize(("figure", "better"), [(FAST, 0.25), (SOON, -0.2)])
+def test_a_comparison_knows_which_way_is_better(figure: Figure, better: float) -> None:
+    assert comparison.better(figure, 0.8, 1.0) == pytest.approx(better)
+
+
+def test_a_comparison_has_the_rows_that_both_reports_have() -> None:
+    old = Report({}, {}, {"rebuild": measured((5, 10)), "claim": measured((3, 1))})
+    new = Report({}, {}, {"rebuild": measured((8, 10)), "help": measured((1, 1))})
+    *_, row = rows = list(comparison.lines(old, new))
+    assert len(rows) == 4
+    assert "| 5 → 8 | 10 → 10 | 0.5 → 0.8 | - | +60% | +60% |" in row
 
 
 def test_what_grows_ends_at_the_size_of_the_table() -> None:
