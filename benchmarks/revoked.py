@@ -39,8 +39,7 @@ class Watch:
         self._deployment = deployment
         numbers = random.sample(range(1, jobs + 1), min(WATCHED, jobs))
         self._tokens = [token(number) for number in numbers]
-        # Ids of projects and groups are the same numbers.
-        self._granted = f'{{"id":{agent},"config_project"'.encode()
+        self._granted = granted(agent)
 
     def revoked(self, event: Line) -> Sample:
         """Send the event that withdraws the agent; return the milliseconds to the last over-grant.
@@ -86,6 +85,11 @@ class Watch:
                 elif b'"allowed_agents"' not in body:
                     seen["refused"] += 1
                 await asyncio.sleep(PAUSE_S)
+
+
+def granted(agent: int) -> bytes:
+    """Return the part of an answer that grants the agent; projects have the same ids."""
+    return f'{{"id":{agent},"config_project"'.encode()
 
 
 def one_write(kafka: str, topic: str, other: int, event: Line) -> Sample:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from benchmarks import comparison, report
 from benchmarks.company import Company, record, token
+from benchmarks.revoked import granted
 from benchmarks.rounds import Report, Round, Sample, interleaved
 from benchmarks.sizes import Sizes
 from benchmarks.table import FIGURES, Bound, Figure, Verdict
@@ -176,5 +177,8 @@ def test_a_companys_jobs_may_use_every_agent_until_it_is_shared_with_nobody() ->
     assert view.status == 200
     assert view.body.count(b'"default_namespace":"default"') == 7
     assert 1000 < len(view.body) < 1400
+    assert view.body.count(granted(company.agent_id(0))) == 1
     projection.apply(record(company.configured(0, ""), 1, 1000, 0))
-    assert projection.view(view.id, 0).body.count(b'"default_namespace"') == 6
+    body = projection.view(view.id, 0).body
+    assert body.count(b'"default_namespace"') == 6
+    assert granted(company.agent_id(0)) not in body
