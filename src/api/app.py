@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from importlib.metadata import version
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -20,7 +20,6 @@ from api.lookup_protocol import LOOKUP, TRACED
 from api.lookup_request import parse_request
 from api.ops.auth import TokenAccess
 from api.ops.background import CachedCall
-from api.ops.data import BackgroundSource
 from api.ops.routes import create_routes
 from api.proofs import Proofs
 from api.redis_mget import create_reads
@@ -30,6 +29,9 @@ from projector import log, tracing
 from projector.clients import redis_client, redis_servers
 from projector.config.settings import Settings
 from projector.domain.views import AllowedAgents, Refusal
+
+if TYPE_CHECKING:
+    from api.ops.data import BackgroundSource
 
 EXAMPLE: Final[AllowedAgents] = {
     "allowed_agents": [{"id": 5, "config_project": {"id": 3}, "configuration": {}}],
@@ -106,7 +108,7 @@ def create_api() -> ASGIApp:
         signed=_signed_tokens(settings, keys, freshness) if keys else None,
     )
 
-    operators = BackgroundSource(settings, metrics.lookups)
+    operators = _operators(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -121,7 +123,8 @@ def create_api() -> ASGIApp:
         while not polling.done():
             polling.cancel()
             await asyncio.wait({polling}, timeout=0.1)
-        await operators.close()
+        if operators:
+            await operators.close()
         await redis.aclose()
 
     app = FastAPI(
@@ -134,10 +137,20 @@ def create_api() -> ASGIApp:
     )
     app.include_router(documented_routes(lookup, freshness, settings.max_staleness))
     app.openapi_schema = _openapi(app)
-    if settings.ops_secret:
+    if settings.ops_secret and operators:
         access = TokenAccess(settings.ops_secret.get_secret_value())
         app.routes.extend(create_routes(access, operators))
     return tracing.traced(HttpSemantics(LookupFirst(app, lookup)), PATH)
+
+
+def _operators(settings: Settings) -> "BackgroundSource | None":
+    """Create the source of the operators' page; None without a token, which is without the page."""
+    if not settings.ops_secret:
+        return None
+    # It imports Kafka's client and the operators' functions, which lookups need not wait for.
+    from api.ops.data import BackgroundSource  # noqa: PLC0415
+
+    return BackgroundSource(settings, metrics.lookups)
 
 
 def _signed_tokens(settings: Settings, keys: KeyFiles, freshness: Freshness) -> SignedTokens:
