@@ -119,6 +119,11 @@ class Projection:
         """Return every fact as a field of the checkpoint."""
         return {key: encode_fact(fact) for key, fact in self.facts.items()}
 
+    @property
+    def changed_facts(self) -> int:
+        """The number of facts that changed since fields were last taken."""
+        return len(self._changed)
+
     def take_fields(self) -> dict[Key, bytes | None]:
         """Return the checkpoint's fields that changed since the last call (None: delete)."""
         fields: dict[Key, bytes | None] = {}

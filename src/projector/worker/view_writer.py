@@ -14,7 +14,7 @@ from typing import Final
 from projector.clients.retry import retry_outages
 from projector.domain.fact_keys import Key
 from projector.domain.views import View, ViewId, is_digest, tombstone
-from projector.store.checkpoint_writes import fits_one_call
+from projector.store.checkpoint_writes import FIELDS_PER_CALL, fits_one_call
 from projector.store.partition_store import VIEWS_PER_CALL, PartitionStore
 from projector.worker.event_applier import EventApplier
 from projector.worker.first_views import FirstViews
@@ -45,29 +45,38 @@ class ViewWriter:
         The last few go with the checkpoint. `first_views` may release views that were held back,
         which are written too; no other view waits for these.
         """
-        few = VIEWS_AT_ONCE if self._store.commits_at_once else 0
         written: Counter[int] = Counter()
-        await self._write_dirty(between_portions, written, few)
+        await self._write_dirty(between_portions, written, but_few=True)
         if first_views.await_answer:
             await self._write_dirty(between_portions, written)
         await first_views.release()
-        await self._write_dirty(between_portions, written, few)
+        await self._write_dirty(between_portions, written, but_few=True)
         await self._write_last(written)
 
     async def _write_dirty(
         self,
         between_portions: Callable[[], Awaitable[None]],
         written: Counter[int],
-        most_left: int = 0,
+        *,
+        but_few: bool = False,
     ) -> None:
-        """Write dirty views in portions until `most_left` remain; count them by status."""
+        """Write dirty views in portions, all or all `but_few`; count them by status."""
         projection = self._applier.projection
-        while projection.facts.dirty.count > most_left:
+        while projection.facts.dirty.count > (self._few if but_few else 0):
             batch = projection.take_dirty(VIEWS_PER_PORTION)
             # Computed while they are written: the facts do not change until Redis has them all.
             views = partial(projection.views, batch.ids, self._applier.now)
             written.update(await self._write(views, batch.pointers))
             await between_portions()
+
+    @property
+    def _few(self) -> int:
+        """The number of views that may go with the checkpoint.
+
+        None waits until many facts are encoded: the end of 100,000 memberships may revoke it.
+        """
+        is_small = self._applier.projection.changed_facts <= FIELDS_PER_CALL
+        return VIEWS_AT_ONCE if is_small and self._store.commits_at_once else 0
 
     async def _write_last(self, written: Counter[int]) -> None:
         """Write the views that remain, and the checkpoint; in one call if nothing is in the way."""

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from projector.events.model import Topic
 from projector.store import schema
 from projector.store.partition_store import PartitionStore
+from projector.worker import view_writer
 from projector.worker.sweep import ViewSweep
 from tests import builders
 from tests.builders import digest
@@ -127,6 +128,27 @@ async def test_what_one_call_cannot_write_is_written_in_several(setup: Setup) ->
         assert writes.order[-2:] in ([[9, 10], "checkpoint"], [[10, 9], "checkpoint"])
         assert await setup.redis.get(schema.record_key(digest("token-9"))) == foreign
         assert await setup.agents("token-10") == [5]
+
+
+async def test_no_view_waits_until_many_facts_are_encoded(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A removed group may end 100,000 memberships, and revoke what few views list."""
+    monkeypatch.setattr(view_writer, "FIELDS_PER_CALL", 1)
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    async with setup.owning() as owner:
+        writes, applier = Writes(setup, owner), owner._applier
+        take = applier.take_fields
+
+        async def taken() -> Any:
+            writes.order.append("fields")
+            return await take()
+
+        monkeypatch.setattr(applier, "take_fields", taken)
+        setup.deliver(owner, *setup.kafka.add(builders.removed("group", 3)))
+        await until(lambda: setup.acked)
+        written = writes.order.index([9])
+        assert writes.order[written : written + 3] == [[9], "fields", "checkpoint"]
 
 
 async def test_a_view_that_time_alone_changes_gets_a_checkpoint(
