@@ -44,8 +44,7 @@ return 1
 # another pointer than the value. These stay: no partition can disturb another, and a pointer has no
 # version that would refuse a value which comes late. Other values are overwritten. A value between
 # `floor` and `mine` is an older record of this partition or malformed; only others are parsed.
-# (Epochs start with 0 until the year 2527.)
-# (Globals cost more than all else here.)
+# (Epochs start with 0 until the year 2527.) The globals are locals, which long writes notice.
 _OBSTACLE: Final = """
 local call, pcall, KEYS, ARGV = redis.call, redis.pcall, KEYS, ARGV
 local floor = partition .. ' '
