@@ -315,8 +315,17 @@ class Owner:
 
 
 async def cancel_until_done(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks until all are done: libraries lose a cancellation now and then."""
+    """Cancel the tasks until all are done: libraries lose a cancellation now and then.
+
+    Also if this is cancelled meanwhile: a task that it left would hold up its group for good.
+    """
+    is_cancelled = False
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
             task.cancel()
-        await asyncio.wait(pending, timeout=0.1)
+        try:
+            await asyncio.wait(pending, timeout=0.1)
+        except asyncio.CancelledError:
+            is_cancelled = True
+    if is_cancelled:
+        raise asyncio.CancelledError

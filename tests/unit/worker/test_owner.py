@@ -189,6 +189,22 @@ async def test_a_cancellation_that_a_library_loses_keeps_no_owner_from_ending(
         await kafka.asked.wait()
 
 
+async def test_tasks_end_though_who_cancels_them_is_cancelled_as_well() -> None:
+    async def lose_one_cancellation() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        await asyncio.sleep(3600)
+
+    losing = asyncio.create_task(lose_one_cancellation())
+    await asyncio.sleep(0)
+    ending = asyncio.create_task(owner_module.cancel_until_done([losing]))
+    await asyncio.sleep(0)
+    ending.cancel()
+    await asyncio.wait({ending}, timeout=5)
+    assert ending.cancelled()
+    assert losing.done()
+
+
 async def test_an_error_ends_the_owner_even_if_a_cancellation_is_lost(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
