@@ -40,7 +40,7 @@ from projector.worker.owner import Owner
 from projector.worker.owner_group import OwnerGroup
 from projector.worker.sources import Sources, create_sources
 from projector.worker.sweep import OrphanScan
-from projector.worker.timing import Timing
+from projector.worker.timing import Moments, Timing
 
 log = structlog.get_logger()
 
@@ -141,7 +141,7 @@ async def _connected(
     """Wait for Redis and Kafka, and connect all that an owner works with."""
     server = redis_servers.RedisServers()
     redis = redis_client.create_redis(settings, server)
-    stamps = PartitionStamps(redis, server)
+    stamps, moments = PartitionStamps(redis, server), Moments(timing.probe_interval_s)
     policy = await _policy(settings, redis)
     reader, dead_letters = RangeReader(settings), DeadLetterProducer(settings)
     sources = create_sources(settings, policy.partitions, reader)
@@ -153,8 +153,9 @@ async def _connected(
         def new_owner(partition: int) -> Owner:
             store = PartitionStore(redis, server, partition, identity, stamps)
             return Owner(
-                partition, policy, store, reader, dead_letters, timing=timing, sources=sources
-            )
+                partition, policy, store, reader, dead_letters,
+                timing=timing, moments=moments, sources=sources,
+            )  # fmt: skip
 
         yield policy, redis, reader, sources, new_owner
     finally:

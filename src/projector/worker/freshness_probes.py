@@ -19,7 +19,7 @@ from projector.store.silent_source import SilentSource
 from projector.worker.delivery_queue import DeliveryQueue
 from projector.worker.known_logs import TopicLeaders
 from projector.worker.sources import Sources
-from projector.worker.timing import DEFAULT_TIMING, Timing, next_moment
+from projector.worker.timing import DEFAULT_TIMING, Moments, Timing
 from projector.worker.vouchers import SourceMark, Vouchers
 
 log = structlog.get_logger()
@@ -64,9 +64,11 @@ class FreshnessProbes:
         queue: DeliveryQueue,
         timing: Timing = DEFAULT_TIMING,
         *,
+        moments: Moments | None = None,
         sources: Sources | None = None,
     ) -> None:
         self._partition = partition
+        self._moments = moments or Moments(timing.probe_interval_s)
         self._sources = sources
         self.vouchers = Vouchers(partition, sources.names if sources else ())
         self._store = store
@@ -142,7 +144,7 @@ class FreshnessProbes:
             while True:
                 await self._probe(applied, noted)
                 # At the same moments as all owners of this worker, which then share the questions.
-                await next_moment(self._timing.probe_interval_s)
+                await self._moments.wait()
         finally:
             self._call.end(gave_up=True)
 

@@ -35,7 +35,7 @@ from projector.worker.instrumentation import OwnerInstruments
 from projector.worker.recovery import Recovery
 from projector.worker.sources import Sources
 from projector.worker.sweep import SweepSchedule, ViewSweep
-from projector.worker.timing import DEFAULT_TIMING, Timing
+from projector.worker.timing import DEFAULT_TIMING, Moments, Timing
 from projector.worker.view_writer import ViewWriter
 
 log = structlog.get_logger()
@@ -64,6 +64,7 @@ class Owner:
         dead_letters: DeadLetterProducer,
         *,
         timing: Timing = DEFAULT_TIMING,
+        moments: Moments | None = None,
         initial_facts: InitialFacts | None = None,
         sources: Sources | None = None,
     ) -> None:
@@ -77,7 +78,7 @@ class Owner:
         self._queue = DeliveryQueue(timing)
         self._sources = sources
         self._probes = FreshnessProbes(
-            partition, store, reader, self._queue, timing, sources=sources
+            partition, store, reader, self._queue, timing, moments=moments, sources=sources
         )
         self._outbox = DeadLetterOutbox(partition, reader, dead_letters)
         self._instruments = OwnerInstruments(

@@ -1,6 +1,7 @@
 """Intervals and timeouts of a worker's owners."""
 
 import asyncio
+import time
 from typing import Final, NamedTuple
 
 
@@ -41,12 +42,26 @@ class Timing(NamedTuple):
 DEFAULT_TIMING: Final = Timing()
 
 
-async def next_moment(interval_s: float) -> None:
-    """Wait for the next multiple of the interval; all that wait go on in the same turn."""
-    loop = asyncio.get_running_loop()
-    moment = asyncio.Event()
-    timer = loop.call_at((loop.time() // interval_s + 1) * interval_s, moment.set)
-    try:
-        await moment.wait()
-    finally:
-        timer.cancel()
+class Moments:
+    """The moments, one every interval, at which all owners of a worker go on in the same turn.
+
+    They begin with the object, so that workers on one machine do not all ask at once.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._began = time.monotonic()
+        self._next: asyncio.Event | None = None
+
+    async def wait(self) -> None:
+        """Wait for the next moment."""
+        if self._next is None:
+            self._next = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            past = (loop.time() - self._began) % self._interval_s
+            loop.call_later(self._interval_s - past, self._come, self._next)
+        await self._next.wait()
+
+    def _come(self, moment: asyncio.Event) -> None:
+        self._next = None
+        moment.set()
