@@ -11,7 +11,9 @@ async def test_all_that_wait_go_on_in_the_same_turn() -> None:
     turns: list[int] = []
     turn = 0
 
-    async def wait() -> None:
+    async def wait(late: int) -> None:
+        for _ in range(late):
+            await asyncio.sleep(0)
         await moments.wait()
         turns.append(turn)
 
@@ -22,7 +24,7 @@ async def test_all_that_wait_go_on_in_the_same_turn() -> None:
             await asyncio.sleep(0)
 
     counting = asyncio.create_task(count_turns())
-    await asyncio.gather(*(wait() for _ in range(20)))
+    await asyncio.gather(*map(wait, range(20)))
     counting.cancel()
     assert len(set(turns)) == 1
 
