@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterable
 from functools import partial
 from itertools import groupby
-from typing import Final, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
@@ -17,8 +17,6 @@ from projector.kafka.broker_connections import FAILURES, BrokerConnections
 from projector.kafka.broker_protocol import Leaders, PartitionLeader, ask_offsets
 
 Offsets = dict[TopicPartition, int]
-# Without an offset of each topic a partition would count as fresh without knowing its events.
-NO_ANSWER: Final = KafkaError("the leader left a partition out of its answer")
 
 
 class _Call(NamedTuple):
@@ -46,7 +44,7 @@ class EndOffsets:
             self._calls.ask(_Call(broker, end, committed, tuple(led)))
             for broker, led in by_broker.items()
         ]
-        # Nearly always one broker of a small cluster leads all; `gather` costs as much as the call.
+        # One broker often leads all three logs, and `gather` costs as much as the call.
         found = [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
         return {tp: offset for offsets in found for tp, offset in offsets.items()}
 
@@ -68,8 +66,12 @@ class EndOffsets:
                 calls.fail(call, error)
             return
         for call in together:
-            offsets = {tp: found.get(tp, NO_ANSWER) for tp, _ in call.leaders}
-            if refusals := [each for each in offsets.values() if isinstance(each, KafkaError)]:
+            offsets = {tp: found[tp] for tp, _ in call.leaders if tp in found}
+            refusals = [each for each in offsets.values() if isinstance(each, KafkaError)]
+            if len(offsets) < len(call.leaders):
+                # A partition must not count as fresh without knowing the events of one topic.
+                refusals.append(KafkaError(f"broker {broker} left a partition out of its answer"))
+            if refusals:
                 calls.fail(call, refusals[0])
             else:
                 calls.answer(call, cast(Offsets, offsets))

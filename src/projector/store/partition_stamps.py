@@ -1,8 +1,11 @@
-"""Redis TIME and stamps of all partitions that one process owns, in one round trip each.
+"""Redis TIME and stamps of all partitions that one process owns, in few round trips.
 
 Owners ask and stamp at common moments (`joined_calls`). TIME is that of the one server, so one
-reading serves all; in a cluster each partition's server has its own. Each stamp stays a call of its
-own script with its own claim, revision and server, and is refused by itself.
+reading serves all; in a cluster each partition's server has its own. Each stamp stays a call of the
+script with its own claim, revision and server, and is refused by itself.
+
+A stamp may be written after its owner was cancelled. It is true all the same: what is below it was
+applied and written before, and the script compares all that may have changed since.
 """
 
 import asyncio
