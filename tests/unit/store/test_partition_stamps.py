@@ -145,11 +145,16 @@ async def test_the_error_of_a_stamp_is_its_owners_alone(
 ) -> None:
     stores = await owned(redis)
     script = stores[0]._stamps._script
-    Pipelines(monkeypatch).errors = {3: ResponseError("no")}
-    monkeypatch.setattr(
-        type(script), "__call__", AsyncMock(side_effect=RedisConnectionError("away"))
-    )
     await redis.script_load(script.script)
+    Pipelines(monkeypatch).errors = {3: ResponseError("no"), 5: ResponseError("no")}
+
+    async def alone(_: object, *, keys: tuple[str, str], args: object) -> bytes:
+        if keys[0] == schema.partition_key(3):
+            raise RedisConnectionError("away")
+        await asyncio.sleep(0)
+        return b"ok"
+
+    monkeypatch.setattr(type(script), "__call__", alone)
     found = await stamp_all(stores[:8], 7)
     assert [n for n, error in enumerate(found) if error is not None] == [3]
     assert isinstance(found[3], RedisConnectionError)
