@@ -84,8 +84,9 @@ class FactIndex:
         The caller takes the returned steps. It may do other work between them, but change no fact
         and compute no view.
         """
-        before, after = self._data(key), fact.data
-        if key in self._facts and is_same_json(before, after):
+        known = self._facts.get(key)
+        before, after = known.data if known else None, fact.data
+        if known and is_same_json(before, after):
             self._facts[key] = fact
             return ()
         if isinstance(after, Job | EndedToken) or isinstance(before, Job):
@@ -134,7 +135,8 @@ class FactIndex:
         yield from self._mark(key, self._affected_jobs.view_ids(key, after, before), priority)
 
     def _store(self, key: Key, before: Entity | None, fact: AnyFact) -> None:
-        self._unindex(key, before)
+        if before:
+            self._unindex(key, before)
         self._facts[key] = fact
         self._index(key, fact.data)
         self._raise_version(key)
@@ -361,29 +363,31 @@ class FactIndex:
     def _index_for_events(self, key: Key, data: Entity | None) -> None:
         """Index the holders of tokens, and the memberships that end with their scope."""
         match data:
+            case Job():
+                self._job_of_view[view_id(key, data)] = key
+                self.without_digest += data.digest is None
             case Member():
-                # What is packed is found there.
                 if key in self._facts.unpacked:
                     self._memberships.add(key)
             case EndedToken():
                 job = fact_keys.job_key(fact_keys.root_of(key), data.job)
                 self._job_of_view[ViewId(fact_keys.name_of(key))] = job
-            case Job():
-                self._job_of_view[view_id(key, data)] = key
-                self.without_digest += data.digest is None
 
     def _unindex_for_events(self, key: Key, data: Entity | None) -> None:
         match data:
-            case Member():
-                self._memberships.discard(key)
-            case EndedToken():
-                del self._job_of_view[ViewId(fact_keys.name_of(key))]
             case Job():
                 del self._job_of_view[view_id(key, data)]
                 self.without_digest -= data.digest is None
+            case Member():
+                if key in self._facts.unpacked:
+                    self._memberships.discard(key)
+            case EndedToken():
+                del self._job_of_view[ViewId(fact_keys.name_of(key))]
 
     def _index_for_views(self, key: Key, data: Entity | None) -> None:
         match data:
+            case Job(finished=False):
+                self._live_jobs.add(key, data)
             case Group() | Project():
                 self._grants.add_scope(key, data)
             case Agent():
@@ -392,11 +396,11 @@ class FactIndex:
                 self._grants.add(key, data)
             case InstanceAgent():
                 self._instance_agents.add(fact_keys.id_of(key))
-            case Job(finished=False):
-                self._live_jobs.add(key, data)
 
     def _unindex_for_views(self, key: Key, data: Entity | None) -> None:
         match data:
+            case Job():
+                self._live_jobs.discard(key, data)
             case Group() | Project():
                 self._grants.discard_scope(key, data)
             case Agent():
@@ -405,8 +409,6 @@ class FactIndex:
                 self._grants.discard(key, data)
             case InstanceAgent():
                 self._instance_agents.discard(fact_keys.id_of(key))
-            case Job():
-                self._live_jobs.discard(key, data)
 
     def _raise_version(self, key: Key) -> None:
         kind = fact_keys.kind_of(key)
