@@ -41,6 +41,7 @@ class Rebuilt:
     def __init__(self, partition: int, policy: Policy, reader: RangeReader) -> None:
         self.partition = partition
         self.projection = Projection(partition, policy)
+        self.projection.begin_history()
         self.beginnings: Offsets = {}
         self.next: Offsets = {}
         self.reported: Offsets = {}
@@ -68,6 +69,8 @@ class Rebuilt:
             for topic, position in progress.positions.items():
                 self.next[topic] = max(self.next[topic], min(position, ends[topic]))
             advance(len(progress.records))
+        for _ in self.projection.settle():
+            pass
 
     def _apply(self, record: KafkaRecord) -> None:
         self.logs.note(record)
