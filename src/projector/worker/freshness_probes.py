@@ -7,6 +7,7 @@ sources are named, each must have vouched for that time too.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
 
 import structlog
@@ -76,6 +77,7 @@ class FreshnessProbes:
         self._queue = queue
         self._timing = timing
         self._waiting: deque[Probe] = deque()
+        self._wanted = asyncio.Event()
         self._latest: Probe | None = None
         self._reached_t0 = 0
         # The newest probe when silence was last looked for.
@@ -103,6 +105,10 @@ class FreshnessProbes:
         """Drop every probe."""
         self._waiting.clear()
         self._latest = None
+
+    def probe_at_once(self) -> None:
+        """Let the next probe begin without a pause: the first stamp after a claim waits for it."""
+        self._wanted.set()
 
     def take_reached(self, now: int, applied: Offsets) -> Probe | None:
         """Take out the probes that are reached, and return the last of them."""
@@ -143,10 +149,16 @@ class FreshnessProbes:
         try:
             while True:
                 await self._probe(applied, noted)
-                # At the same moments as all owners of this worker, which then share the questions.
-                await self._moments.wait()
+                await self._pause()
         finally:
             self._call.end(gave_up=True)
+
+    async def _pause(self) -> None:
+        """Wait for the next probe, or until one is wanted at once."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timing.probe_interval_s):
+                await self._wanted.wait()
+        self._wanted.clear()
 
     async def _probe(self, applied: Callable[[], Offsets], noted: Callable[[], None]) -> None:
         """Probe once; a failure is part of an outage, also while the worker has nothing to do."""

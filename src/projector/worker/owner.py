@@ -203,6 +203,7 @@ class Owner:
         await self._recovery.claim()
         self._first_views.begin()
         self._probes.forget()
+        self._probes.probe_at_once()
         self._instruments.record_claim()
         while not self._stopped.is_set():
             await self._wake.wait()

@@ -183,6 +183,23 @@ async def test_a_broker_that_does_not_answer_costs_one_probe(
     assert servers.asked[:4] == ["T0", "leaders", "T0", "leaders"]
 
 
+async def test_a_claim_does_not_wait_for_the_interval(
+    servers: Servers, queue: DeliveryQueue
+) -> None:
+    """Also if it ends while a probe is under way, which began before it."""
+    both: Any = servers
+    timing = QUICK._replace(probe_interval_s=60.0)
+    probes = FreshnessProbes(PARTITION, both, both, queue, timing)
+    noted: list[Probe | None] = []
+    running = asyncio.create_task(probes.run(lambda: NOTHING, lambda: noted.append(probes.latest)))
+    probes.probe_at_once()
+    await until(lambda: len(noted) == 2)
+    await asyncio.sleep(0.01)
+    probes.probe_at_once()
+    await until(lambda: len(noted) == 3)
+    running.cancel()
+
+
 async def test_events_applied_while_the_broker_answers_do_not_make_a_topic_truncated(
     servers: Servers, probes: FreshnessProbes
 ) -> None:
