@@ -41,7 +41,11 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
 
     httptools has no bounds. uvicorn times only the pauses between requests, and answers 503 beyond
     `limit_concurrency` but keeps such connections. It parses all requests that come at once. Here
-    each waits as bytes for the answer to the one before: parsed, it takes far more memory.
+    each waits as bytes for the answer to the one before: parsed, it takes far more memory. So
+    uvicorn's `pipeline` stays empty.
+
+    uvicorn sets a timer for each pause, and stops it at the next request. That costs 0.6 us of a
+    request. Here a connection has one, which looks every few seconds whether the pause was long.
     """
 
     refused = 0
@@ -56,6 +60,9 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     # A complete request is not answered yet.
     _answering = False
     _timer: asyncio.TimerHandle | None = None
+    # The beginning of the present pause between two requests, by the loop's clock.
+    _paused_at: float | None = None
+    _pause_timer: asyncio.TimerHandle | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,8 +77,11 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer of a connection that has ended."""
+        """Stop the timers of a connection that has ended; they would keep it in memory."""
         self._stop_timer()
+        if self._pause_timer:
+            self._pause_timer.cancel()
+            self._pause_timer = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -130,11 +140,35 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with what came meanwhile; end the connection if the client has sent everything."""
         self._answering = False
-        super().on_response_complete()
-        if (self._unparsed or self._ended) and not self.transport.is_closing():
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self._paused_at = self.loop.time()
+        if self._pause_timer is None:
+            self._look_after(self.timeout_keep_alive)
+        if self._unparsed or self._ended:
             self.data_received(b"")
             if self._ended and not self._answering:
                 self.transport.close()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Note the end of a pause: uvicorn calls this when bytes have come."""
+        self._paused_at = None
+
+    def _look_after(self, seconds: float) -> None:
+        self._pause_timer = self.loop.call_later(seconds, self._end_pause)
+
+    def _end_pause(self) -> None:
+        """Close the connection if the pause was too long; look again when it may be."""
+        self._pause_timer = None
+        if self._paused_at is None:
+            return
+        left = self._paused_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._look_after(left)
+        else:
+            self.timeout_keep_alive_handler()
 
     @property
     def _is_idle(self) -> bool:
