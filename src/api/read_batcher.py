@@ -1,4 +1,7 @@
-"""Redis reads that share round trips: reads that arrive during a round trip go together."""
+"""Redis reads that share round trips: reads that arrive during a round trip go together.
+
+A batch needs no task and no timer of its own. Together they cost as much as a lookup.
+"""
 
 import asyncio
 import time
@@ -39,6 +42,10 @@ class Read(NamedTuple):
     overlay: Value
 
 
+# Called once, with the values or the error of all.
+OnValues = Callable[[Values | Exception], None]
+# Begins to read many keys with one call, and returns a function that gives the call up.
+Start = Callable[[Sequence[str], OnValues], Callable[[], object]]
 # Reads many keys with one call.
 Fetch = Callable[[Sequence[str]], Awaitable[Values]]
 
@@ -47,7 +54,6 @@ MAX_BATCH: Final = 256
 # Bounds the memory of reads that wait while Redis is slow.
 MAX_PENDING: Final = 10_000
 TIMEOUT_S: Final = 2.0
-# A timer for each batch would cost a third of the batch.
 WATCH_INTERVAL_S: Final = 0.25
 
 
@@ -72,96 +78,122 @@ class Reads(ABC):
         return await result
 
 
+class _Batch:
+    """Reads under way, since when, and what gives them up."""
+
+    def __init__(self, keys: Sequence[str], on_values: Sequence[OnValue]) -> None:
+        self.keys = keys
+        self.on_values = on_values
+        self.since = time.monotonic()
+        self.give_up: Callable[[], object] = _nothing
+
+
 class ReadBatcher(Reads):
     """Reads keys from Redis, many at a time."""
 
-    def __init__(self, fetch: Fetch) -> None:
-        self._fetch = fetch
-        self._pending: list[tuple[str, OnValue]] = []
-        # Tasks that read until nothing is pending, with the start of their present batch.
-        self._readers: dict[asyncio.Task[None], float] = {}
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        # Of the reads that wait, in their order.
+        self._keys: list[str] = []
+        self._on_values: list[OnValue] = []
+        self._under_way: list[_Batch] = []
+        self._called = False
         self._watched = False
 
     def ask(self, key: str, on_value: OnValue) -> None:
         """Call `on_value` with the value or the error: once, and not before this returns."""
-        if len(self._pending) >= MAX_PENDING:
+        if len(self._keys) >= MAX_PENDING:
             error = OverloadedError(f"{MAX_PENDING} reads are waiting already")
             asyncio.get_running_loop().call_soon(on_value, error, "", None)
             return
-        self._pending.append((key, on_value))
-        # Reads that arrive before the reader begins are in its first batch.
-        if len(self._pending) == 1:
-            self._start()
+        self._keys.append(key)
+        self._on_values.append(on_value)
+        # Reads that arrive in the same turn of the event loop are in one batch.
+        if not self._called and len(self._under_way) < MAX_BATCHES:
+            self._called = True
+            asyncio.get_running_loop().call_soon(self._send)
 
-    def _start(self) -> None:
-        if len(self._readers) < MAX_BATCHES:
-            task = asyncio.get_running_loop().create_task(self._read())
-            self._readers[task] = time.monotonic()
-            task.add_done_callback(self._end)
+    def _send(self) -> None:
+        self._called = False
+        while self._keys and len(self._under_way) < MAX_BATCHES:
+            batch = _Batch(self._keys[:MAX_BATCH], self._on_values[:MAX_BATCH])
+            del self._keys[:MAX_BATCH], self._on_values[:MAX_BATCH]
+            self._under_way.append(batch)
+            metrics.record_read(len(batch.keys))
+            batch.give_up = self._start(batch.keys, partial(self._finish, batch))
+        if self._under_way and not self._watched:
             self._watch()
 
-    def _end(self, task: asyncio.Task[None]) -> None:
-        del self._readers[task]
-        if self._pending:
-            self._start()
-
-    async def _read(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  it is one
-        while self._pending:
-            batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
-            if self._pending:
-                self._start()
-            self._readers[task] = time.monotonic()
-            await self._answer(batch)
-
-    async def _answer(self, batch: list[tuple[str, OnValue]]) -> None:
-        metrics.record_read(len(batch))
-        try:
-            found = await self._fetch([key for key, _ in batch])
-        except asyncio.CancelledError:
-            _deliver(batch, _failed(batch, TimeoutError(f"no answer within {TIMEOUT_S:g} s")))
-            raise
-        except Exception as error:  # always reply: a client waits for each read
-            _deliver(batch, _failed(batch, error))
-        else:
+    def _finish(self, batch: _Batch, found: Values | Exception) -> None:
+        """Deliver what came, unless the batch was given up."""
+        if batch in self._under_way:
+            self._under_way.remove(batch)
             _deliver(batch, found)
+            self._send()
 
     def _watch(self) -> None:
         """Check every 250 ms, while batches are read, whether one takes too long."""
-        if not self._watched:
-            self._watched = True
-            asyncio.get_running_loop().call_later(WATCH_INTERVAL_S, self._cancel_late)
+        self._watched = True
+        asyncio.get_running_loop().call_later(WATCH_INTERVAL_S, self._give_up_late)
 
-    def _cancel_late(self) -> None:
+    def _give_up_late(self) -> None:
         self._watched = False
-        for task, since in self._readers.items():
-            if time.monotonic() - since > TIMEOUT_S:
-                task.cancel()
-        if self._readers:
-            self._watch()
+        now = time.monotonic()
+        for batch in [batch for batch in self._under_way if now - batch.since > TIMEOUT_S]:
+            self._under_way.remove(batch)
+            batch.give_up()
+            _deliver(batch, TimeoutError(f"no answer within {TIMEOUT_S:g} s"))
+        self._send()
 
 
 class SplitReads(Reads):
     """Reads from the servers of a cluster, from each by itself: one may be slow or silent."""
 
-    def __init__(self, fetch: Fetch, server_of: Callable[[str], str]) -> None:
+    def __init__(self, start: Start, server_of: Callable[[str], str]) -> None:
         self._server_of = server_of
-        self._each: defaultdict[str, ReadBatcher] = defaultdict(partial(ReadBatcher, fetch))
+        self._each: defaultdict[str, ReadBatcher] = defaultdict(partial(ReadBatcher, start))
 
     def ask(self, key: str, on_value: OnValue) -> None:
         """Call `on_value` with the value or the error: once, and not before this returns."""
         self._each[self._server_of(key)].ask(key, on_value)
 
 
-def _failed(batch: list[tuple[str, OnValue]], error: Exception) -> Values:
-    return Values([error] * len(batch), [""] * len(batch))
+class InTasks:
+    """A `Start` that reads by calls that must be awaited."""
 
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._tasks: set[asyncio.Task[None]] = set()
 
-def _deliver(batch: list[tuple[str, OnValue]], found: Values) -> None:
-    for (_, on_value), value, server in zip(batch, found.values, found.servers, strict=True):
+    def __call__(self, keys: Sequence[str], on_values: OnValues) -> Callable[[], object]:
+        """Begin to read; the function that is returned cancels it."""
+        task = asyncio.get_running_loop().create_task(self._read(keys, on_values))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task.cancel
+
+    async def _read(self, keys: Sequence[str], on_values: OnValues) -> None:
+        found: Values | Exception
         try:
-            on_value(value, server, found.overlay)
+            found = await self._fetch(keys)
+        except asyncio.CancelledError:
+            on_values(TimeoutError("the read was cancelled"))
+            raise
+        except Exception as error:  # always reply: a client waits for each read
+            found = error
+        on_values(found)
+
+
+def _nothing() -> None: ...
+
+
+def _deliver(batch: _Batch, found: Values | Exception) -> None:
+    if isinstance(found, Exception):
+        found = Values([found] * len(batch.keys), [""] * len(batch.keys))
+    overlay = found.overlay
+    for on_value, value, server in zip(batch.on_values, found.values, found.servers, strict=True):
+        try:
+            on_value(value, server, overlay)
         except Exception as error:  # one failure must not keep the others waiting
             # The error's text may hold a secret, so only its type is logged.
             log.error("a lookup failed", error=type(error).__name__)  # noqa: TRY400

@@ -1,21 +1,30 @@
-"""MGET on kept connections: redis-py's client takes one from its pool for every call.
+"""Reads of many keys with one call: MGET, or in a cluster a GET for each.
 
 Every call also reads the overlay: one more key costs a batch of 32 nothing, and a lookup alone 1 us
 of Redis.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, cast
 
 import hiredis
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError as LostConnectionError
 from redis.exceptions import RedisError
 
-from api.read_batcher import TIMEOUT_S, ReadBatcher, Reads, SplitReads, Value, Values
+from api.read_batcher import (
+    TIMEOUT_S,
+    InTasks,
+    OnValues,
+    ReadBatcher,
+    Reads,
+    SplitReads,
+    Value,
+    Values,
+)
+from api.redis_wire import Wire, take_over
 from projector.clients.redis_cluster import Cluster
 from projector.store import schema
 
@@ -26,8 +35,8 @@ OVERLAY_S: Final = 0.25
 def create_reads(redis: Redis | Cluster) -> Reads:
     """Create the reads of one server or of a cluster."""
     if isinstance(redis, Cluster):
-        return SplitReads(ClusterGets(redis), redis.place_of)
-    return ReadBatcher(Mget(redis))
+        return SplitReads(InTasks(ClusterGets(redis)), redis.place_of)
+    return ReadBatcher(Mget(redis).start)
 
 
 class ClusterGets:
@@ -68,52 +77,62 @@ class ClusterGets:
 
 
 class Mget:
-    """Reads many keys with one MGET. The caller bounds the time; redis-py's timers are off.
+    """Begins reads of many keys, each with one MGET.
 
-    A connection that fails, or is marked because another server answers, goes back to the pool,
-    where redis-py handles it.
+    They go over a wire. Without one, or if the wire has no list for an answer, they go by redis-py.
+    That opens the next wire as soon as it has read anything, and so keeps to its own way of
+    finding the server, of trying again, and of errors.
     """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._pool = redis.connection_pool
-        self._timeout = self._pool.connection_kwargs.get("socket_timeout")
-        self._kept: list[AbstractConnection] = []
+        self._wire: Wire | None = None
+        self._by_redis_py = InTasks(self)
+        self._opening: asyncio.Task[None] | None = None
+
+    def start(self, keys: Sequence[str], on_values: OnValues) -> Callable[[], object]:
+        """Begin to read the keys; the function that is returned gives the read up."""
+        wire = self._wire
+        if wire is None or not wire.is_usable:
+            return self._by_redis_py(keys, on_values)
+        # redis-py would pack it in Python, slower than the rest.
+        command = hiredis.pack_command(("MGET", *keys, schema.OVERLAY))  # type: ignore[arg-type]
+        wire.ask(command, partial(self._finish, keys, on_values))
+        # A silent server is silent for the reads behind this one too.
+        return wire.close
+
+    def _finish(self, keys: Sequence[str], on_values: OnValues, values: list[Value] | None) -> None:
+        if values is None:
+            self._by_redis_py(keys, on_values)
+        else:
+            on_values(_with_overlay(values))
 
     async def __call__(self, keys: Sequence[str]) -> Values:
-        """Return the values in the order of the keys; raises `RedisError` or `OSError`."""
-        *values, overlay = await self._read([*keys, schema.OVERLAY])
-        return Values(values, [""] * len(keys), overlay)
+        """Read the keys by redis-py; raises `RedisError` or `OSError`."""
+        values = cast(list[Value], await self._redis.mget([*keys, schema.OVERLAY]))
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.get_running_loop().create_task(self._open())
+        return _with_overlay(values)
 
-    async def _read(self, keys: Sequence[str]) -> list[Value]:
-        connection = await self._take()
-        try:
-            await connection.send_packed_command(_packed("MGET", *keys))
-            values = cast(list[Value], await connection.read_response())
-        except LostConnectionError:
-            await self._give_back(connection)
-            return cast(list[Value], await self._redis.mget(keys))
-        except BaseException:
-            await self._give_back(connection)
-            raise
-        self._kept.append(connection)
-        return values
-
-    async def _take(self) -> AbstractConnection:
-        while self._kept:
-            kept = self._kept.pop()
-            if not kept.should_reconnect():  # type: ignore[no-untyped-call]
-                return kept
-            await self._give_back(kept)
-        taken = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        taken.socket_timeout = None
-        return cast(AbstractConnection, taken)
-
-    async def _give_back(self, connection: AbstractConnection) -> None:
-        connection.socket_timeout = self._timeout
-        await self._pool.release(connection)
+    async def _open(self) -> None:
+        """Open a wire if there is none, and give the connection of the former one back."""
+        former = self._wire
+        if former is not None and former.is_usable:
+            return
+        with suppress(RedisError, OSError):  # the next read by redis-py meets it too
+            if former is not None:
+                self._wire = None
+                former.close()
+                # The pool closes a connection that is marked.
+                former.connection.mark_for_reconnect()  # type: ignore[no-untyped-call]
+                await self._pool.release(former.connection)
+            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+            self._wire = await take_over(connection)
+            if self._wire is None:
+                await self._pool.release(connection)
 
 
-def _packed(*command: str) -> bytes:
-    """Pack the command with hiredis; redis-py would pack it in Python, slower than the rest."""
-    return cast(bytes, hiredis.pack_command(command))  # type: ignore[arg-type]
+def _with_overlay(values: list[Value]) -> Values:
+    overlay = values.pop()
+    return Values(values, [""] * len(values), overlay)

@@ -47,7 +47,7 @@ class LookupWorld:
         reads: Reads | None = None,
     ) -> Lookup:
         self.lookup = Lookup(
-            reads or ReadBatcher(Mget(self.redis)), self.freshness,
+            reads or ReadBatcher(Mget(self.redis).start), self.freshness,
             Proofs(self.freshness, miss_grace=miss_grace, max_waiting=waiting),
             max_staleness=10.0, signed=self.signed,
         )  # fmt: skip

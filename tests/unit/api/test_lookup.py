@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from api.freshness import NEVER, Freshness
 from api.lookup_request import LookupRequest
-from api.read_batcher import OverloadedError, ReadBatcher, Values
+from api.read_batcher import InTasks, OverloadedError, ReadBatcher, Values
 from api.redis_mget import Mget
 from api.replies import UNAUTHORIZED, Reply
 from projector.clients import redis_batch
@@ -472,7 +472,7 @@ async def test_a_view_is_measured_by_a_stamp_from_before_its_read(
     await lookup_world.stamp(age=5)
     await lookup_world.polled()
     slow = Slow(lookup_world)
-    lookup_world.with_limits(reads=ReadBatcher(slow))
+    lookup_world.with_limits(reads=ReadBatcher(InTasks(slow)))
     answer = asyncio.create_task(lookup_world.ask(max_age=max_age))
     await slow.read.wait()
     await lookup_world.put("known", body=b"revoked")
@@ -490,7 +490,7 @@ async def test_a_view_that_appears_during_a_proof_is_measured_by_a_stamp_from_be
 ) -> None:
     slow = Slow(lookup_world)
     slow.deliver.set()
-    lookup_world.with_limits(reads=ReadBatcher(slow))
+    lookup_world.with_limits(reads=ReadBatcher(InTasks(slow)))
     answer = asyncio.create_task(lookup_world.ask("late"))
     assert await still_waits(answer, lookup_world)
     slow.deliver.clear()
@@ -542,7 +542,7 @@ async def test_a_miss_on_a_server_met_during_the_last_read_needs_another_proof(
             return Values([None], [""])
         return await mget(keys)
 
-    lookup = lookup_world.with_limits(reads=ReadBatcher(lost_at_the_last_read))
+    lookup = lookup_world.with_limits(reads=ReadBatcher(InTasks(lost_at_the_last_read)))
     async with owners(lookup_world):
         reply = await soon(lookup.answer(LookupRequest(b"known", None)))
     assert (reads, reply.status) == (4, 200)
@@ -561,7 +561,7 @@ async def test_a_removed_projects_token_that_is_lost_at_the_last_read_needs_the_
         return Values([None], [""]) if reads > 2 else await mget(keys)
 
     lookup = lookup_world.with_limits(
-        miss_grace=SHORT_GRACE_S, reads=ReadBatcher(lost_at_the_last_read)
+        miss_grace=SHORT_GRACE_S, reads=ReadBatcher(InTasks(lost_at_the_last_read))
     )
     async with owners(lookup_world, 0):
         said = reason(await soon(lookup.answer(LookupRequest(b"known", None))))
@@ -623,7 +623,7 @@ async def test_whatever_is_wrong_at_the_first_or_the_second_read_is_503(
     lookup_world: LookupWorld, at: str, answer: bytes | Exception, says: str
 ) -> None:
     fetch = Scripted(answer) if at == "first" else Scripted(None, answer)
-    lookup = lookup_world.with_limits(reads=ReadBatcher(fetch))
+    lookup = lookup_world.with_limits(reads=ReadBatcher(InTasks(fetch)))
     async with owners(lookup_world):
         assert reason(await soon(lookup.answer(LookupRequest(b"known", None)))) == says
 
@@ -701,7 +701,7 @@ async def test_a_miss_in_a_redis_that_was_emptied_proves_nothing(lookup_world: L
             await lookup_world.redis.flushall()
         return Values([None], [""])
 
-    lookup = lookup_world.with_limits(miss_grace=SHORT_GRACE_S, reads=ReadBatcher(emptied))
+    lookup = lookup_world.with_limits(miss_grace=SHORT_GRACE_S, reads=ReadBatcher(InTasks(emptied)))
     arrival = elapsed()
     answer = asyncio.create_task(lookup.answer(LookupRequest(b"known", None)))
     await lookup_world.polled()
@@ -729,7 +729,7 @@ async def test_a_miss_in_a_redis_that_was_emptied_and_healed_at_once_is_no_401(
         return missed
 
     mget = Mget(lookup_world.redis)
-    lookup = lookup_world.with_limits(reads=ReadBatcher(healed))
+    lookup = lookup_world.with_limits(reads=ReadBatcher(InTasks(healed)))
     arrival = elapsed()
     answer = asyncio.create_task(lookup.answer(LookupRequest(b"known", None)))
     await lookup_world.polled()
@@ -848,6 +848,6 @@ async def test_a_removed_projects_token_is_read_again_behind_the_proof(
         return stored
 
     reads: Any = lookup_world.lookup._reads
-    reads._fetch = stale_once
+    reads._start = InTasks(stale_once)
     async with owners(lookup_world):
         assert (await soon(asked)).status == 200

@@ -22,7 +22,7 @@ from api.freshness import Freshness, Poll
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED, LookupCycle, LookupProtocol
 from api.proofs import Proofs
-from api.read_batcher import ReadBatcher, Values
+from api.read_batcher import InTasks, ReadBatcher, Values
 from api.stamps import Stamp
 from projector.elapsed import elapsed
 from projector.store import schema
@@ -47,7 +47,7 @@ class UvicornWorld:
         sent = elapsed()
         freshness.poll = Poll(sent, (Stamp(1, EPOCH, sent, sent),), sent, {})
         self.lookup = Lookup(
-            ReadBatcher(self.fetch), freshness,
+            ReadBatcher(InTasks(self.fetch)), freshness,
             Proofs(freshness, miss_grace=0.01, max_waiting=10), max_staleness=60,
         )  # fmt: skip
         self._first = LookupFirst(self.other, self.lookup)

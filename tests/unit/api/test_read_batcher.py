@@ -10,6 +10,7 @@ from api import read_batcher
 from api.read_batcher import (
     MAX_BATCH,
     MAX_BATCHES,
+    InTasks,
     OverloadedError,
     ReadBatcher,
     SplitReads,
@@ -67,7 +68,7 @@ def server() -> Server:
 
 @pytest.fixture
 def some(server: Server) -> ReadBatcher:
-    return ReadBatcher(server)
+    return ReadBatcher(InTasks(server))
 
 
 async def occupy(some: ReadBatcher) -> list[asyncio.Task[bytes | None]]:
@@ -222,7 +223,7 @@ async def test_a_silent_server_of_a_cluster_delays_its_own_reads_alone(server: S
             return await server(keys)
         return Values([b"here"] * len(keys), ["quick"] * len(keys))
 
-    reads = SplitReads(fetch, lambda key: key.split()[0])
+    reads = SplitReads(InTasks(fetch), lambda key: key.split()[0])
     silent = [asyncio.create_task(reads.get(f"silent {i}")) for i in range(3)]
     await settle()
     async with asyncio.timeout(PATIENCE_S):

@@ -1,148 +1,278 @@
-"""One MGET over a connection that is kept, and what becomes of that connection."""
+"""Reads of many keys over a wire, and what becomes of them when it has no list for an answer."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
 
+import hiredis
 import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, ResponseError
 from redis.exceptions import ConnectionError as LostConnectionError
-from redis.exceptions import ResponseError
 
+from api.read_batcher import ReadBatcher, Values
 from api.redis_mget import Mget
+from projector.store import schema
 
-TIMEOUT_S = 3.0
 PATIENCE_S = 5.0
+VALUES = {"a": b"A", "b": b"B", schema.OVERLAY: b"held"}
+# The first connection: a read by redis-py has left it to the wire.
+WIRED = 0
+LOADING = b"-LOADING Redis is loading the dataset in memory\r\n"
+
+
+class RespServer:
+    """A server of values on a socket; it sends each of `instead` once in the place of an answer.
+
+    `reads` has the connection of each MGET, and its keys.
+    """
+
+    def __init__(self) -> None:
+        self.instead: deque[bytes] = deque()
+        self.piece = 1 << 16
+        self.reads: list[tuple[int, list[str]]] = []
+        self._writers: list[asyncio.StreamWriter] = []
+        self._ended = 0
+
+    async def __aenter__(self) -> "RespServer":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1")
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+        while self._ended < len(self._writers):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(self._writers)
+        self._writers.append(writer)
+        commands = hiredis.Reader()
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                commands.feed(data)
+                while (command := commands.gets()) is not False:
+                    await self._send(writer, self._answer(number, command))
+        self._ended += 1
+
+    def _answer(self, number: int, command: list[bytes]) -> bytes:
+        if command[0] != b"MGET":
+            return b"+OK\r\n"
+        keys = [key.decode() for key in command[1:]]
+        self.reads.append((number, keys))
+        return self.instead.popleft() if self.instead else array(VALUES.get(key) for key in keys)
+
+    async def _send(self, writer: asyncio.StreamWriter, answer: bytes) -> None:
+        is_cut, answer = answer.endswith(b"cut"), answer.removesuffix(b"cut")
+        for start in range(0, len(answer), self.piece):
+            writer.write(answer[start : start + self.piece])
+            if len(answer) > self.piece:
+                await writer.drain()
+                await asyncio.sleep(0)
+        if is_cut:
+            writer.close()
+
+    @property
+    def connections(self) -> list[int]:
+        """The connection of each read so far."""
+        return [number for number, _ in self.reads]
+
+
+def array(values: Iterable[bytes | None]) -> bytes:
+    parts = [b"$-1\r\n" if v is None else b"$%d\r\n%b\r\n" % (len(v), v) for v in values]
+    return b"*%d\r\n" % len(parts) + b"".join(parts)
 
 
 @pytest.fixture
-async def redis() -> AsyncIterator[FakeAsyncRedis]:
-    redis = FakeAsyncRedis(server=FakeServer(), socket_timeout=TIMEOUT_S)
-    await redis.mset({"a": "A", "b": "B"})
-    yield redis
+async def server() -> AsyncIterator[RespServer]:
+    async with RespServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def mget(server: RespServer) -> AsyncIterator[Mget]:
+    """An `Mget` with an open wire."""
+    redis = Redis(port=server.port, protocol=2, retry=Retry(NoBackoff(), 1))
+    mget = Mget(redis)
+    await read(mget, ["a"])
+    await opened(mget)
+    server.reads.clear()
+    yield mget
     await redis.aclose()
 
 
-def failing_once(mget: Mget, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the kept connection fail at its next answer."""
-    (kept,) = mget._kept
-    read, failed = kept.read_response, False
-
-    async def read_response(**kwargs: Any) -> Any:
-        nonlocal failed
-        if failed:
-            return await read(**kwargs)
-        failed = True
-        await kept.disconnect()
-        raise error
-
-    monkeypatch.setattr(kept, "read_response", read_response)
+async def opened(mget: Mget) -> None:
+    assert mget._opening is not None
+    await asyncio.wait_for(mget._opening, PATIENCE_S)
+    assert mget._wire is not None
+    assert mget._wire.is_usable
 
 
-async def test_the_values_come_in_the_order_of_the_keys(redis: FakeAsyncRedis) -> None:
-    found = await Mget(redis)(["b", "missing", "a", "b"])
-    assert found == ([b"B", None, b"A", b"B"], ["", "", "", ""], None)
+def begin(mget: Mget, keys: Sequence[str]) -> asyncio.Future[Values]:
+    result = asyncio.get_running_loop().create_future()
+
+    def note(found: Values | Exception) -> None:
+        if isinstance(found, Exception):
+            result.set_exception(found)
+        else:
+            result.set_result(found)
+
+    mget.start(keys, note)
+    return result
 
 
-async def test_the_overlay_is_read_with_the_keys(
-    redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+async def read(mget: Mget, keys: Sequence[str]) -> Values:
+    return await asyncio.wait_for(begin(mget, keys), PATIENCE_S)
+
+
+async def test_the_values_come_in_the_order_of_the_keys_and_the_overlay_with_them(
+    mget: Mget, server: RespServer
 ) -> None:
-    await redis.set("allowed-agents:overlay", b"0003 ...")
-    mget = Mget(redis)
-    assert await mget(["a", "b"]) == ([b"A", b"B"], ["", ""], b"0003 ...")
-    failing_once(mget, LostConnectionError("gone"), monkeypatch)
-    assert await mget(["a"]) == ([b"A"], [""], b"0003 ...")
+    by_wire = await read(mget, ["b", "missing", "a", "b"])
+    assert by_wire == ([b"B", None, b"A", b"B"], [""] * 4, b"held")
+    assert server.reads == [(WIRED, ["b", "missing", "a", "b", schema.OVERLAY])]
+    assert await mget(["b", "missing", "a", "b"]) == by_wire
 
 
-async def test_one_connection_serves_call_after_call_and_two_at_once_have_one_each(
-    redis: FakeAsyncRedis,
+async def test_one_connection_serves_all_reads_and_none_waits_for_the_one_before(
+    mget: Mget, server: RespServer
 ) -> None:
-    mget = Mget(redis)
-    await mget(["a"])
-    (kept,) = mget._kept
-    await mget(["a"])
-    assert mget._kept == [kept]
-    one, other = await mget._take(), await mget._take()
-    assert one is kept is not other
+    reads = [begin(mget, [key]) for key in ("a", "b", "missing")]
+    found = await asyncio.wait_for(asyncio.gather(*reads), PATIENCE_S)
+    assert [each.values for each in found] == [[b"A"], [b"B"], [None]]
+    assert set(server.connections) == {WIRED}
 
 
-async def test_a_connection_from_before_another_server_answered_is_given_up(
-    redis: FakeAsyncRedis,
+@pytest.mark.parametrize("size", [1, 2, 5])
+async def test_an_answer_may_come_in_any_parts(mget: Mget, server: RespServer, size: int) -> None:
+    server.piece = size
+    reads = [begin(mget, ["a", "missing"]), begin(mget, ["b"])]
+    found = await asyncio.wait_for(asyncio.gather(*reads), PATIENCE_S)
+    assert [each.values for each in found] == [[b"A", None], [b"B"]]
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [LOADING, b"-READONLY no\r\n", b"+OK\r\n", b">2\r\n+message\r\n+x\r\n", b"$-1\r\n", b"*-1\r\n",
+     b"no protocol\r\n", b"cut", b"*2\r\n$1\r\nAcut"],
+    ids=ascii,
+)  # fmt: skip
+async def test_what_is_not_a_list_is_asked_again_by_redis_py_and_so_is_all_behind_it(
+    mget: Mget, server: RespServer, instead: bytes
 ) -> None:
-    mget = Mget(redis)
-    await mget(["a"])
-    (kept,) = mget._kept
-    kept.mark_for_reconnect()  # type: ignore[no-untyped-call]
-    session = kept._reader
-    assert (await mget(["a"])).values == [b"A"]
-    assert [connection._reader for connection in mget._kept] != [session]
+    server.instead.append(instead)
+    reads = [begin(mget, ["a"]), begin(mget, ["b"])]
+    found = await asyncio.wait_for(asyncio.gather(*reads), PATIENCE_S)
+    assert [each.values for each in found] == [[b"A"], [b"B"]]
+    await opened(mget)
+    assert set(server.connections) > {WIRED}
+    before = server.connections.count(WIRED)
+    assert (await read(mget, ["b"])).values == [b"B"]
+    assert server.connections.count(WIRED) == before
 
 
-async def test_a_connection_that_was_lost_is_replaced_within_the_call(
-    redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+async def test_what_redis_refuses_is_the_error_that_redis_py_makes_of_it(
+    mget: Mget, server: RespServer
 ) -> None:
-    mget = Mget(redis)
-    await mget(["a"])
-    failing_once(mget, LostConnectionError("gone"), monkeypatch)
-    assert (await mget(["a", "b"])).values == [b"A", b"B"]
-    assert (await mget(["a"])).values == [b"A"]
+    for error, kind in ((LOADING, BusyLoadingError), (b"-NOPERM no\r\n", ResponseError)):
+        server.instead += [error] * 10
+        with pytest.raises(kind):
+            await read(mget, ["a"])
+        server.instead.clear()
+        assert (await read(mget, ["a"])).values == [b"A"]
+        await opened(mget)
 
 
-async def test_what_redis_refuses_is_asked_once(
-    redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+async def test_an_answer_that_no_one_asked_for_ends_the_wire(
+    mget: Mget, server: RespServer
 ) -> None:
-    mget = Mget(redis)
-    await mget(["a"])
-    failing_once(mget, ResponseError("no"), monkeypatch)
-    with pytest.raises(ResponseError):
-        await mget(["a"])
-    assert (await mget(["a"])).values == [b"A"]
+    """It would be taken for that of the next read."""
+    server.instead.append(array([b"A", None]) + array([b"wrong", None]))
+    assert (await read(mget, ["a"])).values == [b"A"]
+    assert (await read(mget, ["b"])).values == [b"B"]
 
 
-async def test_a_call_that_is_given_up_leaves_nothing_for_the_next(
-    redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+async def test_a_read_that_is_given_up_leaves_nothing_for_the_next(
+    mget: Mget, server: RespServer
 ) -> None:
-    """Its answer may still come, and would be taken for that of the next call."""
-    mget = Mget(redis)
-    await mget(["a"])
-    (kept,) = mget._kept
-    silent = asyncio.Event()
-    monkeypatch.setattr(kept, "_read_response", lambda **_: silent.wait())
-    call = asyncio.create_task(mget(["a"]))
+    """Its answer may still come, and would be taken for that of the next read."""
+    server.instead.append(b"*2\r\n")
+    late: list[object] = []
+    give_up = mget.start(["a"], late.append)
+    behind = begin(mget, ["b"])
+    await asyncio.sleep(0.01)
+    give_up()
+    assert (await asyncio.wait_for(behind, PATIENCE_S)).values == [b"B"]
+    assert (await read(mget, ["b", "b"])).values == [b"B", b"B"]
+
+
+async def test_a_silent_server_costs_its_own_reads_their_time_and_no_more(
+    mget: Mget, server: RespServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.read_batcher.WATCH_INTERVAL_S", 0.01)
+    monkeypatch.setattr("api.read_batcher.TIMEOUT_S", 0.1)
+    reads = ReadBatcher(mget.start)
+    server.instead.append(b"*")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reads.get("a"), PATIENCE_S)
+    assert await asyncio.wait_for(reads.get("b"), PATIENCE_S) == (b"B", "", b"held")
+
+
+async def test_a_connection_from_before_another_server_answered_is_given_back(
+    mget: Mget, server: RespServer
+) -> None:
+    wire = mget._wire
+    assert wire is not None
+    under_way = begin(mget, ["a"])
+    wire.connection.mark_for_reconnect()  # type: ignore[no-untyped-call]
+    assert (await read(mget, ["b"])).values == [b"B"]
+    assert (await asyncio.wait_for(under_way, PATIENCE_S)).values == [b"A"]
+    await opened(mget)
+    assert mget._wire is not wire
+    await read(mget, ["a"])
+    assert server.connections[-1] != WIRED
+    # That of the wire alone.
+    assert len(mget._pool._in_use_connections) == 1
+
+
+async def test_a_pool_that_is_closed_takes_the_connection_of_the_wire_with_it(
+    mget: Mget,
+) -> None:
+    wire = mget._wire
+    assert wire is not None
+    await mget._redis.aclose()
     await asyncio.sleep(0)
-    call.cancel()
-    await asyncio.wait({call}, timeout=PATIENCE_S)
-    assert call.cancelled()
-    monkeypatch.undo()
-    assert not kept.is_connected
-    assert (await mget(["b"])).values == [b"B"]
+    assert not wire.is_open
 
 
-@pytest.mark.parametrize("error", [LostConnectionError("gone"), ResponseError("no")], ids=repr)
-async def test_the_pool_gets_connections_back_as_they_were(
-    redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    """Others use them, and rely on their timeout."""
+async def test_connections_that_are_no_streams_are_left_to_redis_py() -> None:
+    redis = FakeAsyncRedis(server=FakeServer())
+    await redis.mset({"a": "A"})
     mget = Mget(redis)
-    await mget(["a"])
-    (kept,) = mget._kept
-    assert kept.socket_timeout is None
-    failing_once(mget, error, monkeypatch)
-    await asyncio.gather(mget(["a"]), return_exceptions=True)
-    assert await redis.get("a") == b"A"
-    assert not mget._kept
-    assert kept.socket_timeout == TIMEOUT_S
+    for _ in range(3):
+        assert (await read(mget, ["a"])).values == [b"A"]
+        assert mget._opening is not None
+        await mget._opening
+    assert mget._wire is None
+    assert not redis.connection_pool._in_use_connections
+    await redis.aclose()
 
 
-async def test_while_redis_is_away_every_call_fails_and_then_works_again() -> None:
+async def test_while_redis_is_away_every_read_fails_and_then_works_again() -> None:
     server = FakeServer()
-    redis = FakeAsyncRedis(server=server, socket_timeout=TIMEOUT_S)
+    redis = FakeAsyncRedis(server=server)
     mget = Mget(redis)
-    assert (await mget(["a"])).values == [None]
+    assert (await read(mget, ["a"])).values == [None]
     server.connected = False
     for _ in range(3):
         with pytest.raises(LostConnectionError):
-            await mget(["a"])
+            await read(mget, ["a"])
     server.connected = True
-    assert (await mget(["a"])).values == [None]
+    assert (await read(mget, ["a"])).values == [None]
     await redis.aclose()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from api.job_token_keys import KeyFiles
-from api.read_batcher import MAX_BATCH, ReadBatcher, SplitReads, Value, Values
+from api.read_batcher import MAX_BATCH, InTasks, ReadBatcher, SplitReads, Value, Values
 from api.redis_mget import Mget
 from api.replies import UNAUTHORIZED, Reply
 from api.signed_tokens import SignedTokens
@@ -49,7 +49,7 @@ class SignedWorld:
         self.with_grace(LONG_GRACE_S)
 
     def with_grace(self, seconds: float) -> None:
-        self.world.with_limits(miss_grace=seconds, reads=ReadBatcher(self.fetch))
+        self.world.with_limits(miss_grace=seconds, reads=ReadBatcher(InTasks(self.fetch)))
 
     def signed_now(self, job: int = JOB, **claims: object) -> str:
         now_s = round((self.world.freshness.clock.expected(elapsed()) or 0) / 1000)
@@ -271,7 +271,7 @@ async def test_a_view_is_measured_by_the_poll_from_before_its_reads(
     await signed.world.stamp(0, age=9.9)
     await signed.world.polled()
     slow = Slowly(signed, call)
-    signed.world.with_limits(reads=ReadBatcher(slow))
+    signed.world.with_limits(reads=ReadBatcher(InTasks(slow)))
     asked = asyncio.create_task(signed.ask())
     await slow.arrived.wait()
     await asyncio.sleep(0.15)
@@ -311,7 +311,7 @@ def split(signed: SignedWorld, places: dict[str, str]) -> set[str]:
         asked.update(places[key] for key in keys)
         return Values(found.values, [places[key] for key in keys])
 
-    signed.world.with_limits(reads=SplitReads(fetch, places.__getitem__))
+    signed.world.with_limits(reads=SplitReads(InTasks(fetch), places.__getitem__))
     return asked
 
 
@@ -404,7 +404,7 @@ async def test_a_digest_that_was_replaced_between_the_reads_ends_no_job(
             await signed.put(former, 401, b"")
         return await signed.fetch(keys)
 
-    signed.world.with_limits(reads=ReadBatcher(replaced))
+    signed.world.with_limits(reads=ReadBatcher(InTasks(replaced)))
     answer = asyncio.create_task(signed.ask())
     assert await still_waits(answer, signed.world)
     # Its first view was held back until now.
@@ -432,7 +432,7 @@ async def test_a_digest_that_is_replaced_during_the_proof_begins_the_proof_anew(
 
     reads = signed.world.lookup._reads
     assert isinstance(reads, ReadBatcher)
-    reads._fetch = replaced
+    reads._start = InTasks(replaced)
     await signed.world.stamp()
     await signed.world.polled(4)
     assert await still_waits(answer, signed.world)
@@ -501,7 +501,7 @@ async def test_whatever_is_wrong_with_one_read_is_503(
         ]
         return Values(values, found.servers)
 
-    signed.world.with_limits(reads=ReadBatcher(fetch))
+    signed.world.with_limits(reads=ReadBatcher(InTasks(fetch)))
     assert reason(await signed.ask()) == says
 
 
@@ -514,7 +514,7 @@ async def test_the_record_of_the_digest_answers_although_the_jobs_server_is_away
         found = await signed.fetch(keys)
         return Values([found.values[0], OSError("away")], found.servers)
 
-    signed.world.with_limits(reads=ReadBatcher(fetch))
+    signed.world.with_limits(reads=ReadBatcher(InTasks(fetch)))
     assert (await signed.ask()).status == 200
 
 
