@@ -104,6 +104,11 @@ class Freshness:
         """The fault of the latest poll that Redis answered."""
         return self.poll.fault
 
+    @property
+    def met_at(self) -> float:
+        """When a server was last met; before and after it other stamps count."""
+        return self._servers.met_at
+
     def known(self, poll: Poll, partition: int, server: str) -> tuple[float, int] | None:
         """Return the partition's age, and the epoch of its stamp, for a view from `server`.
 

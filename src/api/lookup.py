@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from api import metrics
-from api.freshness import Freshness, Poll
+from api.fresh_heads import FreshHeads
+from api.freshness import NEVER, Freshness, Poll
 from api.lookup_request import LookupRequest
 from api.proofs import Proofs
 from api.read_batcher import Reads, Value
@@ -21,7 +22,8 @@ from projector.store.schema import ViewRecord
 
 PATH: Final = "/api/v4/job/allowed_agents"
 
-Answer = Callable[[Reply], None]
+# Called with the status, the head and the body of a reply.
+Answer = Callable[[int, bytes, bytes], None]
 
 
 class Lookup:
@@ -38,6 +40,7 @@ class Lookup:
         self._verifications = VerificationQueue()
         self._proofs = proofs
         self._proving: set[asyncio.Task[None]] = set()
+        self.heads = FreshHeads(freshness, max_staleness)
 
     async def answer(self, request: LookupRequest) -> Reply:
         """Return the reply to one request."""
@@ -47,21 +50,24 @@ class Lookup:
 
     def ask(self, request: LookupRequest, answer: Answer) -> None:
         """Call `answer` with the reply to one request: once, and not before this returns."""
-        arrival = elapsed()
-        poll = self._freshness.poll
-        token = request.token
+        self.ask_as(Asked(self, answer), request)
+
+    def ask_as(self, asked: "Asked", request: LookupRequest) -> None:
+        """Do the same with an object whose former lookup is answered."""
+        token, asked.max_age = request
+        asked.arrival = elapsed()
+        asked.poll = self._freshness.poll
+        asked.job_key = ""
         if token is None:
-            asked = _Asked("", None, arrival, poll, answer)
             asyncio.get_running_loop().call_soon(self._answer, asked, UNAUTHORIZED)
             return
-        key = schema.TOKENS + hashlib.sha256(token).hexdigest()
-        asked = _Asked(key, request.max_age, arrival, poll, answer)
+        asked.key = key = schema.TOKENS + hashlib.sha256(token).hexdigest()
         if self._signed is None:
-            self._reads.ask(key, partial(self._found, asked, ""))
+            self._reads.ask(key, asked.note_record)
         else:
             self._ask_signed(self._signed, token, asked)
 
-    def _ask_signed(self, signed: SignedTokens, token: bytes, asked: "_Asked") -> None:
+    def _ask_signed(self, signed: SignedTokens, token: bytes, asked: "Asked") -> None:
         """Ask for the view of the job that a signed token names, or else for the token's own."""
         try:
             known = signed.known(asked.key, asked.arrival)
@@ -69,13 +75,13 @@ class Lookup:
                 self._ask_known(known, asked)
             # The dots first, which is faster; the instance's prefix may have more of them.
             elif token.count(b".") < 2 or signed.jwt_of(token) is None:
-                self._reads.ask(asked.key, partial(self._found, asked, ""))
+                self._reads.ask(asked.key, asked.note_record)
             else:
                 self._verifications.add(partial(self._verify, signed, token, asked))
         except Exception as error:  # always reply: a client is waiting
             asyncio.get_running_loop().call_soon(self._answer, asked, refusal(error))
 
-    def _verify(self, signed: SignedTokens, token: bytes, asked: "_Asked") -> None:
+    def _verify(self, signed: SignedTokens, token: bytes, asked: "Asked") -> None:
         try:
             known = signed.verify(token, asked.key, asked.arrival)
         except Exception as error:  # always reply: a client is waiting
@@ -83,37 +89,38 @@ class Lookup:
             return
         self._ask_known(known, asked)
 
-    def _ask_known(self, known: KnownToken, asked: "_Asked") -> None:
+    def _ask_known(self, known: KnownToken, asked: "Asked") -> None:
+        asked.job_key = known.job_key
         if known.alone:
-            self._reads.ask(known.job_key, partial(self._found, asked, known.job_key))
+            self._reads.ask(known.job_key, asked.note_record)
         else:
-            self._ask_both(asked, known.job_key)
+            self._ask_both(asked)
 
-    def _found(
-        self, asked: "_Asked", job_key: str, stored: Value | Exception, server: str, held: Value
+    def answer_from(
+        self, asked: "Asked", stored: Value | Exception, server: str, held: Value
     ) -> None:
-        """Answer from the record, or prove first that the token is unknown.
+        """Answer from a record as it was read, or prove first that the token is unknown.
 
         If the job's key, which was read alone, holds no record, both keys are read.
         """
         try:
-            if job_key and leads_on(stored):
-                self._ask_both(asked, job_key)
+            if asked.job_key and leads_on(stored):
+                self._ask_both(asked)
                 return
             record = decode_record(stored)
             if record is None or record.is_provisional:
-                self._prove(asked, job_key, Found(record, (server,)))
+                self._prove(asked, Found(record, (server,)))
                 return
             reply = self._from_record(record, server, asked.poll, held, asked.max_age)
         except Exception as error:  # always reply: a client is waiting
             reply = refusal(error)
         self._answer(asked, reply)
 
-    def _ask_both(self, asked: "_Asked", job_key: str) -> None:
-        on_found = partial(self._found_of_job, asked, job_key)
-        JobRead(self._reads, asked.key, job_key, on_found).start()
+    def _ask_both(self, asked: "Asked") -> None:
+        on_found = partial(self._found_of_job, asked)
+        JobRead(self._reads, asked.key, asked.job_key, on_found).start()
 
-    def _found_of_job(self, asked: "_Asked", job_key: str, found: Found | Exception) -> None:
+    def _found_of_job(self, asked: "Asked", found: Found | Exception) -> None:
         """Answer from the record of a signed token's job, or prove first that it is unknown."""
         try:
             found = raised(found)
@@ -121,7 +128,7 @@ class Lookup:
                 self._signed.note_alone(asked.key, alone=found.at_job)
             record = found.final
             if record is None:
-                self._prove(asked, job_key, found)
+                self._prove(asked, found)
                 return
             reply = self._from_servers(
                 record, found.servers, asked.poll, found.overlay, asked.max_age
@@ -130,13 +137,13 @@ class Lookup:
             reply = refusal(error)
         self._answer(asked, reply)
 
-    def _prove(self, asked: "_Asked", job_key: str, found: Found) -> None:
-        task = asyncio.get_running_loop().create_task(self._answer_proven(asked, job_key, found))
+    def _prove(self, asked: "Asked", found: Found) -> None:
+        task = asyncio.get_running_loop().create_task(self._answer_proven(asked, found))
         self._proving.add(task)
         task.add_done_callback(self._proving.discard)
 
-    async def _answer_proven(self, asked: "_Asked", job_key: str, found: Found) -> None:
-        read = partial(read_again, self._reads, asked.key, job_key)
+    async def _answer_proven(self, asked: "Asked", found: Found) -> None:
+        read = partial(read_again, self._reads, asked.key, asked.job_key)
         try:
             proven = await self._proofs.prove(asked.arrival, found, read)
             reply = self._from_servers(*proven, asked.max_age) if proven else UNAUTHORIZED
@@ -144,9 +151,9 @@ class Lookup:
             reply = refusal(error)
         self._answer(asked, reply)
 
-    def _answer(self, asked: "_Asked", reply: Reply) -> None:
+    def _answer(self, asked: "Asked", reply: Reply) -> None:
         metrics.record_lookup(reply.status, elapsed() - asked.arrival)
-        asked.answer(reply)
+        asked.answer(*reply)
 
     def _from_servers(
         self, record: ViewRecord, servers: Sequence[str], poll: Poll, held: Value,
@@ -185,6 +192,7 @@ class Lookup:
             return unavailable(
                 f"partition {partition} is writing a change that may take agents from this job"
             )
+        self.heads.note(record, server, poll, age)
         return stored_reply(record, age)
 
     def _unknown(self, poll: Poll, partition: int) -> str:
@@ -196,20 +204,39 @@ class Lookup:
         return self._freshness.with_cause(reason, [partition])
 
 
-class _Asked(NamedTuple):
-    """A lookup under way: its key, allowed age in seconds, arrival, and the callback.
+class Asked:
+    """A lookup under way: its keys, allowed age in seconds, arrival, and the callback.
 
     `poll` is the latest one at the arrival. A later one may know of events that a view, which was
-    read before it, does not have.
+    read before it, does not have. `job_key` is "" unless a signed token names the job.
     """
 
-    key: str
-    max_age: int | None
-    arrival: float
-    poll: Poll
-    answer: Answer
+    __slots__ = ("answer", "arrival", "job_key", "key", "lookup", "max_age", "poll")
+
+    def __init__(self, lookup: Lookup, answer: Answer) -> None:
+        self.lookup = lookup
+        self.answer = answer
+        self.arrival = 0.0
+        self.poll: Poll = NEVER
+        self.max_age: int | None = None
+        self.key = self.job_key = ""
+
+    def note_record(self, stored: Value | Exception, server: str, held: Value) -> None:
+        """Answer from what was read under the token's key, or under that of its job.
+
+        Nearly all lookups are answered with a head that is there already. `Lookup.answer_from`
+        would answer them with the same bytes.
+        """
+        if held is None and self.max_age is None and isinstance(stored, bytes):
+            now = elapsed()
+            head = self.lookup.heads.find(stored, server, self.poll, now)
+            if head is not None:
+                metrics.record_lookup(200, now - self.arrival)
+                self.answer(200, head, stored[schema.HEADER_BYTES :])
+                return
+        self.lookup.answer_from(self, stored, server, held)
 
 
-def _resolve(result: asyncio.Future[Reply], reply: Reply) -> None:
+def _resolve(result: asyncio.Future[Reply], status: int, head: bytes, body: bytes) -> None:
     if not result.done():
-        result.set_result(reply)
+        result.set_result(Reply(status, head, body))

@@ -3,6 +3,9 @@
 Any other request goes through uvicorn to the application, which answers lookups alike. A lookup
 under way is the protocol's `cycle`. So the requests after it wait, and uvicorn times the pauses and
 closes connections, as for any other request.
+
+A connection has one lookup under way at a time. So it has one object for its lookups, and one for
+their cycle, and makes neither a task nor an ASGI scope for a lookup.
 """
 
 import asyncio
@@ -11,9 +14,8 @@ from typing import Any, ClassVar, Final
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from api.bounded_protocol import BoundedHttpToolsProtocol
-from api.lookup import PATH, Lookup
+from api.lookup import PATH, Asked, Lookup
 from api.lookup_request import VISIBLE_ASCII, parse_request
-from api.replies import Reply
 
 # Names in the state of the application's lifespan: its `Lookup`, and whether it begins spans for
 # requests that carry a trace context.
@@ -48,13 +50,22 @@ class LookupProtocol(BoundedHttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._lookup: Lookup | None = None if self.root_path else self.app_state.get(LOOKUP)
+        lookup: Lookup | None = None if self.root_path else self.app_state.get(LOOKUP)
+        self._asked = Asked(lookup, self._answer) if lookup else None
         self._unusual = _UNUSUAL_OR_TRACED if self.app_state.get(TRACED) else _UNUSUAL
         self._looking_up = LookupCycle()
 
+    def on_message_begin(self) -> None:
+        """Begin a request, without uvicorn's scope, which a lookup does not need."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
     def on_headers_complete(self) -> None:
         """Begin a lookup, or let uvicorn handle the request."""
-        if self._lookup is None or not self._is_plain_lookup():
+        asked = self._asked
+        if asked is None or not self._is_plain_lookup():
+            self._begin_scope()
             super().on_headers_complete()
             return
         cycle = self._looking_up
@@ -64,7 +75,15 @@ class LookupProtocol(BoundedHttpToolsProtocol):
         cycle.keep_alive = self.parser.should_keep_alive() and (
             b"connection" not in self._names or self.parser.get_http_version() != "1.0"
         )
-        self._lookup.ask(parse_request(self.headers, self.url[len(_WITH_QUERY) :]), self._answer)
+        request = parse_request(self.headers, self.url[len(_WITH_QUERY) :])
+        asked.lookup.ask_as(asked, request)
+
+    def _begin_scope(self) -> None:
+        """Begin the request as uvicorn does, with what has come of it."""
+        url, expect_100_continue, headers = self.url, self.expect_100_continue, self.headers
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect_100_continue
+        self.headers += headers
 
     def _is_plain_lookup(self) -> bool:
         url = self.url
@@ -76,13 +95,13 @@ class LookupProtocol(BoundedHttpToolsProtocol):
             and self._unusual.isdisjoint(self._names)
         )
 
-    def _answer(self, reply: Reply) -> None:
+    def _answer(self, status: int, head: bytes, body: bytes) -> None:
         cycle = self._looking_up
         cycle.response_complete = True
         if self.transport.is_closing():
             return
         end = b"\r\n" if cycle.keep_alive else _CLOSE + b"\r\n"
-        parts = (STATUS_LINE[reply.status], self._defaults(), reply.head, end, reply.body)
+        parts = (STATUS_LINE[status], self._defaults(), head, end, body)
         self.transport.write(b"".join(parts))
         if not cycle.keep_alive:
             self.transport.close()

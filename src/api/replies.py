@@ -61,6 +61,12 @@ def stored_reply(record: ViewRecord, age: float) -> Reply:
     return reply(record.status, record.body, head + _RETRY if record.status == 503 else head)
 
 
+def head_template(age: float, partition: int) -> bytes:
+    """Return the head of replies 200 from a partition, without length, epoch and revision."""
+    version = b"age: %d\r\nview-version: %d.%%d.%%d\r\n" % (age, partition)
+    return _HEAD.replace(b"%d", b"%%d") % version
+
+
 def refusal(error: Exception) -> Reply:
     """Build the reply for an error."""
     match error:

@@ -8,7 +8,6 @@ import pytest
 from api import verification_queue
 from api.lookup_request import LookupRequest
 from api.read_batcher import OverloadedError
-from api.replies import Reply
 from api.signed_tokens import SignedTokens
 from api.verification_queue import VerificationQueue
 from tests.job_tokens import JOB
@@ -121,8 +120,8 @@ async def test_a_known_token_overtakes_those_that_wait(signed: SignedWorld) -> N
     await signed.ask()
     replies: list[int] = []
 
-    def noted(reply: Reply) -> None:
-        replies.append(reply.status)
+    def noted(status: int, _head: bytes, _body: bytes) -> None:
+        replies.append(status)
 
     forged = [flipped(signed.signed_now(jti=str(number))) for number in range(200)]
     for token in [*forged, signed.token]:
