@@ -4,8 +4,8 @@ Until the next poll, and within one second of age, the answers of a partition di
 and length of their records alone. A lookup is then spared half of its own Python: decoding the
 record, finding the age, and formatting the head.
 
-This leans on two things. A poll and its stamps never change. And which of them count depends on
-nothing but the times at which servers were met.
+This leans on two things. A poll and its stamps never change. And whether a stamp counts for a view
+depends on nothing else but when the view's server was last met.
 """
 
 import re
@@ -24,9 +24,11 @@ _VERSION: Final = re.compile(rb"([0-9a-f]{12}) ([0-9a-f]{12}) ")
 class _Head(NamedTuple):
     """The head of answers from one server's records of a partition, while their age is lower.
 
-    Records with an earlier `epoch`, as text, are from before the partition's claim.
+    The server was last met at `met`. Records with an earlier `epoch`, as text, are from before the
+    partition's claim.
     """
 
+    met: float
     fresh_at: float
     age: float
     epoch: bytes
@@ -40,7 +42,6 @@ class FreshHeads:
         self._freshness = freshness
         self._max_staleness = max_staleness
         self._poll = NEVER
-        self._met_at = freshness.met_at
         self._heads: dict[tuple[str, bytes], _Head] = {}
 
     def find(self, stored: bytes, server: str, poll: Poll, now: float) -> bytes | None:
@@ -49,10 +50,12 @@ class FreshHeads:
         The record was read from `server` after `poll`. Without a wanted age or an overlay, the
         answer is 200 with this head.
         """
-        if poll is not self._poll or self._freshness.met_at != self._met_at:
+        if poll is not self._poll:
             return None
         head = self._heads.get((server, stored[:_KEY_BYTES]))
         if head is None or now - head.fresh_at >= head.age:
+            return None
+        if self._freshness.met(server) != head.met:
             return None
         version = _VERSION.match(stored, _KEY_BYTES)
         if version is None:
@@ -68,11 +71,11 @@ class FreshHeads:
         stamp = poll.stamps[record.partition]
         if record.status != 200 or poll is not self._freshness.poll or stamp is None:
             return
-        met_at = self._freshness.met_at
-        if poll is not self._poll or met_at != self._met_at:
-            self._poll, self._met_at, self._heads = poll, met_at, {}
+        if poll is not self._poll:
+            self._poll, self._heads = poll, {}
         limit = min(int(age) + 1.0, self._max_staleness)
         epoch = f"{stamp.epoch:012x}".encode()
         key = f"200 {record.partition:04} ".encode()
         template = head_template(age, record.partition)
-        self._heads[server, key] = _Head(stamp.fresh_at, limit, epoch, template)
+        met = self._freshness.met(server)
+        self._heads[server, key] = _Head(met, stamp.fresh_at, limit, epoch, template)

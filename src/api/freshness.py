@@ -54,6 +54,8 @@ class Freshness:
     def __init__(self, redis: Redis, servers: RedisServers | None = None) -> None:
         self._redis = redis
         self._servers = servers or RedisServers()
+        # Returns when a server was last met, which decides on the stamps that count for its views.
+        self.met = self._servers.met
         self._polled = asyncio.Event()
         self._hurry = asyncio.Event()
         # By TIME of the server that has the number of partitions.
@@ -103,11 +105,6 @@ class Freshness:
     def fault(self) -> str | None:
         """The fault of the latest poll that Redis answered."""
         return self.poll.fault
-
-    @property
-    def met_at(self) -> float:
-        """When a server was last met; before and after it other stamps count."""
-        return self._servers.met_at
 
     def known(self, poll: Poll, partition: int, server: str) -> tuple[float, int] | None:
         """Return the partition's age, and the epoch of its stamp, for a view from `server`.

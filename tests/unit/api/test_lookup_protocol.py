@@ -401,7 +401,7 @@ async def test_a_client_that_is_gone_gets_no_answer_and_is_not_counted(
     await eventually(lambda: wired.cycle.response_complete)
     assert wire.written_too_late == b""
     assert wired.server_state.total_requests == 0
-    assert not wired.timeout_keep_alive_task
+    assert not wired._pause_timer
 
 
 async def test_nothing_is_begun_after_the_last_answer(
@@ -419,6 +419,41 @@ async def test_an_idle_connection_is_ended_after_a_while(world: UvicornWorld) ->
         client.writer.write(get("token-200"))
         await client.answer()
         assert await client.is_ended()
+
+
+async def test_a_pause_begins_with_the_last_answer(
+    world: UvicornWorld, wired: LookupProtocol
+) -> None:
+    """The timer may be that of an earlier pause."""
+    wire = cast(Wire, wired.transport)
+    wired.data_received(get("token-200"))
+    await eventually(lambda: wire.written)
+    first = wired._pause_timer
+    assert first
+    wired.data_received(get("token-403")[:-2])
+    wired._end_pause()
+    assert not wired._pause_timer
+    wired.data_received(get("token-403")[-2:])
+    await eventually(lambda: b"403 Forbidden" in wire.written)
+    assert wired._pause_timer
+    wired._end_pause()
+    assert not wire.closing
+    assert wired._pause_timer
+    wired._paused_at = wired.loop.time() - wired.timeout_keep_alive
+    wired._end_pause()
+    assert wire.closing
+
+
+async def test_a_connection_that_ends_in_a_pause_leaves_no_timer(
+    world: UvicornWorld, wired: LookupProtocol
+) -> None:
+    wired.data_received(get("token-200"))
+    await eventually(lambda: wired._pause_timer)
+    timer = wired._pause_timer
+    assert timer
+    wired.connection_lost(None)
+    assert timer.cancelled()
+    assert not wired._pause_timer
 
 
 async def test_a_stop_waits_for_the_answer_under_way_and_ends_the_connections(
