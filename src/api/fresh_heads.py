@@ -1,8 +1,8 @@
 """Heads of answers 200, of which most is formatted once for many lookups.
 
 Until the next poll, and within one second of age, the answers of a partition differ by the version
-and length of their records alone. A lookup is then spared half of its own Python: decoding the
-record, finding the age, and formatting the head.
+and length of their records alone. A lookup is then spared some 2 us of the 8 that it takes besides
+the kernel: decoding the record, finding the age, and formatting the head.
 
 This leans on two things. A poll and its stamps never change. And whether a stamp counts for a view
 depends on nothing else but when the view's server was last met.
