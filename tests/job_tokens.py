@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from api.job_token_keys import thumbprint
+from api.tokens.job_token_keys import thumbprint
 
 ISSUER: Final = "gitlab.example.com"
 NOW_S: Final = 1_800_000_000

@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api import metrics
 from api.freshness import Freshness
 from api.http_semantics import HttpSemantics
-from api.job_token_keys import KeyFiles
 from api.lookup import PATH, Lookup
 from api.lookup_protocol import LOOKUP, TRACED
 from api.lookup_request import parse_request
@@ -23,8 +22,9 @@ from api.ops.background import CachedCall
 from api.ops.routes import create_routes
 from api.proofs import Proofs
 from api.redis_mget import create_reads
-from api.refusal_log import RefusalLog
-from api.signed_tokens import SignedTokens
+from api.tokens.job_token_keys import KeyFiles
+from api.tokens.refusal_log import RefusalLog
+from api.tokens.signed_tokens import SignedTokens
 from projector import log, tracing
 from projector.clients import redis_client, redis_servers
 from projector.config.settings import Settings

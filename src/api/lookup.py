@@ -13,8 +13,8 @@ from api.lookup_request import LookupRequest
 from api.proofs import Proofs
 from api.read_batcher import Reads, Value
 from api.replies import UNAUTHORIZED, Reply, refusal, stored_reply, unavailable
-from api.signed_tokens import KnownToken, SignedTokens
-from api.verification_queue import VerificationQueue
+from api.tokens.signed_tokens import KnownToken, SignedTokens
+from api.tokens.verification_queue import VerificationQueue
 from api.view_reads import Found, JobRead, decode_record, leads_on, raised, read_again
 from projector.elapsed import elapsed
 from projector.store import overlay, schema

@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from api.proofs import UnprovenError
 from api.read_batcher import OverloadedError
-from api.signed_tokens import RefusedTokenError, UnverifiableTokenError
+from api.tokens.signed_tokens import RefusedTokenError, UnverifiableTokenError
 from projector.domain import views
 from projector.store.schema import ViewRecord
 

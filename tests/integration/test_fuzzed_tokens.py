@@ -14,7 +14,7 @@ import pytest
 
 from tests.job_tokens import JOB, claims_of, segment, signing_key
 from tests.token_oracle import BY_DIGEST, IN_DOUBT, REFUSED
-from tests.unit.api.test_hostile_tokens import ALPHABET, Verifier, as_json, header
+from tests.unit.api.tokens.test_hostile_tokens import ALPHABET, Verifier, as_json, header
 
 TOKENS: Final = 100_000
 # Signing takes far longer than checking, so that few are signed anew.

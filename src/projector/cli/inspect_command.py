@@ -74,7 +74,7 @@ async def _inspect_given(
 ) -> InspectedToken:
     """Check a token as lookups do, and read the view that answers it."""
     # Imported here: other commands start without cryptography.
-    from api.token_check import NOT_CHECKED, VERIFIED, check_token
+    from api.tokens.token_check import NOT_CHECKED, VERIFIED, check_token
 
     now = await redis_batch.server_time(redis, schema.PARTITIONS_KEY)
     check = check_token(given.encode(), settings, now)

@@ -14,7 +14,7 @@ from projector.errors import OperatorError, SettingsError
 from projector.process import free_port, port_obstacle
 
 if TYPE_CHECKING:
-    from api.job_token_keys import PublicKey
+    from api.tokens.job_token_keys import PublicKey
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ def api(host: str, port: int, workers: int) -> None:
 
 def _load_keys(settings: Settings) -> "Mapping[str, PublicKey]":
     """Load the keys that job tokens are checked with; end the command if one cannot be used."""
-    from api.job_token_keys import KeyFiles
+    from api.tokens.job_token_keys import KeyFiles
 
     try:
         return KeyFiles(settings.job_token_key_files).keys

@@ -14,7 +14,7 @@ from api.proofs import Proofs
 from api.read_batcher import ReadBatcher, Reads
 from api.redis_mget import Mget
 from api.replies import Reply
-from api.signed_tokens import SignedTokens
+from api.tokens.signed_tokens import SignedTokens
 from projector.clients import redis_batch
 from projector.clients.redis_servers import RedisServers
 from projector.store import overlay, schema

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from api.job_token_keys import KeyFiles
-from api.signed_tokens import SignedTokens
+from api.tokens.job_token_keys import KeyFiles
+from api.tokens.signed_tokens import SignedTokens
 from projector.store import schema
 from tests.builders import digest
 from tests.job_tokens import ISSUER, JOB, NOW_S, signing_key

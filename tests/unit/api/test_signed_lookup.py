@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from api.job_token_keys import KeyFiles
 from api.read_batcher import MAX_BATCH, InTasks, ReadBatcher, SplitReads, Value, Values
 from api.redis_mget import Mget
 from api.replies import UNAUTHORIZED, Reply
-from api.signed_tokens import SignedTokens
+from api.tokens.job_token_keys import KeyFiles
+from api.tokens.signed_tokens import SignedTokens
 from projector.elapsed import elapsed
 from projector.store import schema
 from projector.store.schema import Version, ViewRecord

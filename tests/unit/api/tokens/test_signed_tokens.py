@@ -10,10 +10,16 @@ from typing import NamedTuple
 import pytest
 from structlog.testing import capture_logs
 
-from api import metrics, refusal_log, signed_tokens
-from api.job_token_keys import KeyFiles
-from api.refusal_log import RefusalLog
-from api.signed_tokens import KnownToken, RefusedTokenError, SignedTokens, UnverifiableTokenError
+from api import metrics
+from api.tokens import refusal_log, signed_tokens
+from api.tokens.job_token_keys import KeyFiles
+from api.tokens.refusal_log import RefusalLog
+from api.tokens.signed_tokens import (
+    KnownToken,
+    RefusedTokenError,
+    SignedTokens,
+    UnverifiableTokenError,
+)
 from tests.job_tokens import (
     ISSUER,
     JOB,

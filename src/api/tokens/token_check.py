@@ -5,8 +5,8 @@ from typing import Final, NamedTuple
 
 import jwt
 
-from api.job_token_keys import KeyFiles
-from api.signed_tokens import RefusedTokenError, SignedTokens, UnverifiableTokenError, job_of
+from api.tokens.job_token_keys import KeyFiles
+from api.tokens.signed_tokens import RefusedTokenError, SignedTokens, UnverifiableTokenError, job_of
 from projector.config.settings import Settings
 from projector.elapsed import elapsed
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from api import verification_queue
 from api.lookup_request import LookupRequest
 from api.read_batcher import OverloadedError
-from api.signed_tokens import SignedTokens
-from api.verification_queue import VerificationQueue
+from api.tokens import verification_queue
+from api.tokens.signed_tokens import SignedTokens
+from api.tokens.verification_queue import VerificationQueue
 from tests.job_tokens import JOB
 from tests.unit.api.lookup_world import LookupWorld, soon
 from tests.unit.api.test_signed_lookup import SignedWorld
-from tests.unit.api.test_signed_tokens import flipped
+from tests.unit.api.tokens.test_signed_tokens import flipped
 
 FORGED = 16
 

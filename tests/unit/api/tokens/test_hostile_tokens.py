@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from api.job_token_keys import KeyFiles
-from api.signed_tokens import RefusedTokenError, SignedTokens, UnverifiableTokenError
+from api.tokens.job_token_keys import KeyFiles
+from api.tokens.signed_tokens import RefusedTokenError, SignedTokens, UnverifiableTokenError
 from projector.store import schema
 from tests.job_tokens import ISSUER, JOB, NOW_S, claims_of, segment, signing_key
 from tests.token_oracle import BY_DIGEST, IN_DOUBT, REFUSED, Oracle, Outcome

@@ -14,8 +14,8 @@ import jwt
 import msgspec
 
 from api import metrics
-from api.job_token_keys import KeyFiles, Keys, PublicKey
-from api.refusal_log import RefusalLog
+from api.tokens.job_token_keys import KeyFiles, Keys, PublicKey
+from api.tokens.refusal_log import RefusalLog
 from projector.store import schema
 
 AUDIENCE: Final = "gitlab-authz-token"

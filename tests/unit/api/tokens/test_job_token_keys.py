@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from structlog.testing import capture_logs
 
-from api import job_token_keys, metrics
-from api.job_token_keys import KeyFiles, PublicKey
+from api import metrics
+from api.tokens import job_token_keys
+from api.tokens.job_token_keys import KeyFiles, PublicKey
 from projector.errors import SettingsError
 from tests.job_tokens import VECTOR, signing_key
 
@@ -244,7 +245,7 @@ def test_keys_are_compared_by_what_they_are(tmp_path: Path) -> None:
 
 def test_the_command_of_the_runbook_prints_the_kid_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "new-key.pem").write_bytes(TWO.pem)
-    runbook = (Path(__file__).parents[3] / "docs" / "runbook.md").read_text()
+    runbook = (Path(__file__).parents[4] / "docs" / "runbook.md").read_text()
     (command,) = re.findall(r"^ *(python -c .*KeyFiles.*)$", runbook, re.M)
     _, *arguments = shlex.split(command)
     done = subprocess.run(
