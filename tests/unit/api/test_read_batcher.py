@@ -1,7 +1,7 @@
 """Gets that arrive while others are under way share one call, and nobody waits in vain."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from redis.exceptions import ConnectionError as LostConnectionError
@@ -11,6 +11,7 @@ from api.read_batcher import (
     MAX_BATCH,
     MAX_BATCHES,
     InTasks,
+    OnValues,
     OverloadedError,
     ReadBatcher,
     SplitReads,
@@ -196,6 +197,28 @@ async def test_a_batch_that_takes_too_long_is_given_up_and_the_next_one_read(
     assert [type(answer) for answer in await ended(late)] == [TimeoutError] * MAX_BATCHES
     server.release()
     assert await ended(waiting) == [b"A"]
+
+
+async def test_what_comes_of_a_batch_that_was_given_up_is_not_delivered(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its waiter has had the error, and may be at its next read."""
+    monkeypatch.setattr(read_batcher, "WATCH_INTERVAL_S", 0.01)
+    monkeypatch.setattr(read_batcher, "TIMEOUT_S", 0.05)
+    given_up = asyncio.Event()
+    late: list[OnValues] = []
+
+    def start(_keys: Sequence[str], on_values: OnValues) -> Callable[[], object]:
+        late.append(on_values)
+        return given_up.set
+
+    told: list[object] = []
+    ReadBatcher(start).ask("a", lambda value, *_: told.append(value))
+    async with asyncio.timeout(PATIENCE_S):
+        await given_up.wait()
+    await settle()
+    late[0](Values([b"A"], [""]))
+    assert [type(value) for value in told] == [TimeoutError]
 
 
 async def test_one_that_fails_to_take_its_value_hurts_nobody(

@@ -16,6 +16,7 @@ from redis.exceptions import ConnectionError as LostConnectionError
 
 from api.read_batcher import ReadBatcher, Values
 from api.redis_mget import Mget
+from api.redis_wire import take_over
 from projector.store import schema
 
 PATIENCE_S = 5.0
@@ -218,7 +219,7 @@ async def test_a_silent_server_costs_its_own_reads_their_time_and_no_more(
     monkeypatch.setattr("api.read_batcher.WATCH_INTERVAL_S", 0.01)
     monkeypatch.setattr("api.read_batcher.TIMEOUT_S", 0.1)
     reads = ReadBatcher(mget.start)
-    server.instead.append(b"*")
+    server.instead.append(b"")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(reads.get("a"), PATIENCE_S)
     assert await asyncio.wait_for(reads.get("b"), PATIENCE_S) == (b"B", "", b"held")
@@ -249,6 +250,20 @@ async def test_a_pool_that_is_closed_takes_the_connection_of_the_wire_with_it(
     await mget._redis.aclose()
     await asyncio.sleep(0)
     assert not wire.is_open
+
+
+async def test_a_connection_with_bytes_that_are_not_read_yet_is_not_taken_over(
+    mget: Mget, server: RespServer
+) -> None:
+    """They would be lost, and what follows them would be no answer."""
+    connection = await mget._pool.get_connection()  # type: ignore[no-untyped-call]
+    await connection.send_command("PING")
+    async with asyncio.timeout(PATIENCE_S):
+        while not await connection.can_read():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert await take_over(connection) is None
+    assert await connection.read_response() == b"OK"
+    assert await take_over(connection) is not None
 
 
 async def test_connections_that_are_no_streams_are_left_to_redis_py() -> None:
