@@ -1,8 +1,8 @@
 """A connection that redis-py has made, with its transport taken over by an `asyncio.Protocol`.
 
 redis-py connects: with TLS, a password, a sentinel's primary, and the check of who the server is.
-After that its streams would cost a task for each call, and as much as the call of 30 lookups.
-Here a command is written at once, and its reply is handed on as it comes.
+After that its streams, and a task for each call, would cost 2 us of a lookup where 32 share the
+call. Here a command is written at once, and its reply is handed on as it comes.
 
 Only lists are replies to a wire. Whatever else comes (an error, a push) or becomes of the
 connection ends it. What waits then is for the caller to ask by redis-py's own way, which knows
