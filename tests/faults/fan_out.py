@@ -87,8 +87,12 @@ class FanOut:
         """Return the time at which the line was in Redis."""
         return self._background.run(self._held(), PATIENCE_S)
 
+    def until_no_line(self) -> None:
+        """Wait until the write of the last bulk change has ended, with its line."""
+        eventually(lambda: not self.deployment.redis.exists(schema.OVERLAY), "no line", PATIENCE_S)
+
     def until_all(self, *, has_agent: bool) -> None:
-        """Wait until nothing is held back, and jobs at both ends have the same answer."""
+        """Wait until jobs at both ends have the same answer."""
         wanted = [AGENT] if has_agent else []
         ends = [1, self.jobs // 2, self.jobs]
 

@@ -74,6 +74,8 @@ def test_a_revocation_from_very_many_jobs(
                         f"written in {written - held:.1f} s")  # fmt: skip
         fan_out.send(GRANTED)
         fan_out.until_all(has_agent=True)
+        # The next line seen must be that of the next revocation.
+        fan_out.until_no_line()
     report.latencies.append(Latency(f"{MANY:,} jobs", samples))
     assert over_grants == []
 
@@ -158,6 +160,7 @@ def test_a_late_line_of_a_replaced_owner(
     fan_out.until_all(has_agent=False)
     fan_out.send(GRANTED)
     fan_out.until_all(has_agent=True)
+    fan_out.until_no_line()
     fan_out.watch()
     woken = time.monotonic()
     zombie.signal(signal.SIGCONT)
