@@ -169,13 +169,13 @@ async def _consume(consumer: AIOKafkaConsumer, count: int, found: list[float]) -
 
 
 async def until_answered(asker: Asker, wanted: str, may: bool) -> None:
-    """Look up every millisecond, later every twentieth of the time that has passed."""
+    """Look up again and again, with pauses of a twentieth of the time that has passed."""
     began = time.monotonic()
     while (NO_AGENTS not in await asker.ask(wanted)) != may:
         passed = time.monotonic() - began
         if passed > PATIENCE_S:
             return
-        await asyncio.sleep(max(0.001, passed / 20))
+        await asyncio.sleep(passed / 20)
 
 
 def _job(partition: int, user: int) -> int:
