@@ -97,7 +97,7 @@ class Lookup:
             self._ask_both(asked)
 
     def answer_from(
-        self, asked: "Asked", stored: Value | Exception, server: str, held: Value
+        self, asked: "Asked", stored: Value | Exception, server: str, overlay_value: Value
     ) -> None:
         """Answer from a record as it was read, or prove first that the token is unknown.
 
@@ -111,7 +111,7 @@ class Lookup:
             if record is None or record.is_provisional:
                 self._prove(asked, Found(record, (server,)))
                 return
-            reply = self._from_record(record, server, asked.poll, held, asked.max_age)
+            reply = self._from_record(record, server, asked.poll, overlay_value, asked.max_age)
         except Exception as error:  # always reply: a client is waiting
             reply = refusal(error)
         self._answer(asked, reply)
@@ -156,7 +156,7 @@ class Lookup:
         asked.answer(*reply)
 
     def _from_servers(
-        self, record: ViewRecord, servers: Sequence[str], poll: Poll, held: Value,
+        self, record: ViewRecord, servers: Sequence[str], poll: Poll, overlay_value: Value,
         max_age: int | None,
     ) -> Reply:  # fmt: skip
         """Answer from a record of the last server, to which a pointer on the others has led."""
@@ -164,12 +164,12 @@ class Lookup:
         for other in others:
             if self._freshness.known(poll, record.partition, other) is None:
                 return unavailable(self._unknown(poll, record.partition))
-        return self._from_record(record, server, poll, held, max_age)
+        return self._from_record(record, server, poll, overlay_value, max_age)
 
     def _from_record(
-        self, record: ViewRecord, server: str, poll: Poll, held: Value, max_age: int | None
+        self, record: ViewRecord, server: str, poll: Poll, overlay_value: Value, max_age: int | None
     ) -> Reply:
-        """Answer from a record that was read from `server` after `poll`, with the overlay `held`.
+        """Answer from a record that was read from `server` after `poll`, with the overlay's value.
 
         A replaced owner's overlay holds back nothing. Records that old are refused before it, and
         those of its successor are newer.
@@ -188,7 +188,7 @@ class Lookup:
             return unavailable(self._freshness.with_cause(reason, [partition]))
         if record.version.epoch < epoch:
             return unavailable(f"the view is older than the claim of partition {partition}")
-        if held is not None and overlay.is_held_back(record, held):
+        if overlay_value is not None and overlay.is_held_back(record, overlay_value):
             return unavailable(
                 f"partition {partition} is writing a change that may take agents from this job"
             )
@@ -221,20 +221,20 @@ class Asked:
         self.max_age: int | None = None
         self.key = self.job_key = ""
 
-    def note_record(self, stored: Value | Exception, server: str, held: Value) -> None:
+    def note_record(self, stored: Value | Exception, server: str, overlay_value: Value) -> None:
         """Answer from what was read under the token's key, or under that of its job.
 
         Nearly all lookups are answered with a head that is there already. `Lookup.answer_from`
         would answer them with the same bytes.
         """
-        if held is None and self.max_age is None and isinstance(stored, bytes):
+        if overlay_value is None and self.max_age is None and isinstance(stored, bytes):
             now = elapsed()
             head = self.lookup.heads.find(stored, server, self.poll, now)
             if head is not None:
                 metrics.record_lookup(200, now - self.arrival)
                 self.answer(200, head, stored[schema.HEADER_BYTES :])
                 return
-        self.lookup.answer_from(self, stored, server, held)
+        self.lookup.answer_from(self, stored, server, overlay_value)
 
 
 def _resolve(result: asyncio.Future[Reply], status: int, head: bytes, body: bytes) -> None:

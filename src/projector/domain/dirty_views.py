@@ -42,8 +42,8 @@ class DirtyViews:
         # Views that are not in Redis yet: to be written like all others, or held back.
         self._new: set[ViewId] = set()
         self._held: set[ViewId] = set()
-        # What changes that may revoke very many views are about, by `AffectedJobs.names`.
-        self.bulk_changes: set[str] = set()
+        # The names of changes that may revoke very many views, by `AffectedJobs.names`.
+        self.bulk_names: set[str] = set()
 
     def __bool__(self) -> bool:
         return any(self._waiting)
@@ -126,5 +126,5 @@ class DirtyViews:
         """Remove all views and marks."""
         for waiting in self._waiting:
             waiting.clear()
-        for marked in (self._pointers, self._new, self._held, self.bulk_changes):
+        for marked in (self._pointers, self._new, self._held, self.bulk_names):
             marked.clear()

@@ -150,7 +150,7 @@ class FactIndex:
         while step := list(islice(remaining, STEP)):
             before, marked = marked, marked + len(step)
             if before <= BULK < marked and priority is WritePriority.MAY_REVOKE:
-                self.dirty.bulk_changes.update(self._affected_jobs.names(key))
+                self.dirty.bulk_names.update(self._affected_jobs.names(key))
             self.dirty.add(step, priority)
             if len(step) == STEP:
                 yield

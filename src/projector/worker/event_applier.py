@@ -161,7 +161,7 @@ class EventApplier:
 
         The changes that a first claim reads are not held back: most of them are long written.
         """
-        bulk = self.projection.facts.dirty.bulk_changes
+        bulk = self.projection.facts.dirty.bulk_names
         await in_turns(steps, self._turn_s, bulk)
         while bulk:
             names = bulk.copy()

@@ -72,13 +72,13 @@ class FirstViews:
             self._unasked.set()
 
     @property
-    def await_answer(self) -> bool:
+    def is_waiting(self) -> bool:
         """Whether `release` would wait for Kafka."""
         return bool(self._held) and not self._answered.is_set()
 
     async def release(self) -> None:
         """Release the views that are complete; wait for Kafka's answer, at most `ANSWER_S`."""
-        if self.await_answer:
+        if self.is_waiting:
             with suppress(TimeoutError):
                 async with asyncio.timeout(ANSWER_S):
                     await self._answered.wait()

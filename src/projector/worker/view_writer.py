@@ -47,7 +47,7 @@ class ViewWriter:
         """
         written: Counter[int] = Counter()
         await self._write_dirty(between_portions, written, but_few=True)
-        if first_views.await_answer:
+        if first_views.is_waiting:
             await self._write_dirty(between_portions, written)
         await first_views.release()
         await self._write_dirty(between_portions, written, but_few=True)

@@ -62,13 +62,13 @@ def test_a_bulk_change_is_named_before_most_of_its_views_are_marked(
 ) -> None:
     projection, feed = company()
     dirty, marked = projection.facts.dirty, []
-    for _ in projection.apply_in_steps(feed(message)):
-        if dirty.bulk_changes:
+    for _ in projection.apply_in_steps(feed(message)) or ():
+        if dirty.bulk_names:
             marked.append(len(set(dirty)))
-    assert dirty.bulk_changes == names
+    assert dirty.bulk_names == names
     assert marked[0] == fact_index.BULK + fact_index.STEP
     dirty.clear()
-    assert not dirty.bulk_changes
+    assert not dirty.bulk_names
 
 
 @pytest.mark.usefixtures("bulk")
@@ -80,7 +80,7 @@ def test_a_bulk_change_is_named_before_most_of_its_views_are_marked(
 def test_other_changes_are_not_named(message: Message, jobs: int) -> None:
     projection, feed = company(jobs)
     projection.apply(feed(message))
-    assert not projection.facts.dirty.bulk_changes
+    assert not projection.facts.dirty.bulk_names
 
 
 @pytest.mark.usefixtures("bulk")
@@ -88,7 +88,7 @@ def test_what_only_grants_is_not_named() -> None:
     projection, feed = company()
     projection.apply(feed(builders.member(1, project_id=7)))
     assert len(set(projection.facts.dirty)) == JOBS
-    assert not projection.facts.dirty.bulk_changes
+    assert not projection.facts.dirty.bulk_names
 
 
 @pytest.mark.usefixtures("bulk")
@@ -97,7 +97,7 @@ def test_a_membership_that_ends_by_time_is_named() -> None:
     projection.apply(feed(builders.member(1, group_id=3, expires_at="2027-01-15T08:00:05Z")))
     projection.facts.dirty.clear()
     projection.advance(NOW + 10_000)
-    assert projection.facts.dirty.bulk_changes == {"user:1"}
+    assert projection.facts.dirty.bulk_names == {"user:1"}
 
 
 @settings(max_examples=300, deadline=None)
@@ -127,7 +127,7 @@ def test_every_view_that_loses_something_has_the_changes_name_in_its_body(
 def refuse_unnamed_losses(projection: Projection, before: dict[Any, View], now: int) -> None:
     """Assert that the names of the changes hold back every view that lost something."""
     after = views_of(projection, now)
-    names = projection.facts.dirty.bulk_changes
+    names = projection.facts.dirty.bulk_names
     line = overlay.encode_line(0, Version(1, 1), names or {"agent:0"}).encode()
     for id_, view in before.items():
         record = ViewRecord(view.status, 0, Version(1, 0), view.body)
