@@ -161,9 +161,10 @@ class Owner:
             try:
                 await self._own_until_stopped()
             finally:
-                # Also after an error: the group itself would cancel them only once.
-                await cancel_until_done(background)
                 self._stamps.end(gave_up=True)
+                # Also after an error: the group itself would cancel them only once. This raises if
+                # this task is cancelled again meanwhile.
+                await cancel_until_done(background)
 
     async def _own_until_stopped(self) -> None:
         while not self._stopped.is_set():

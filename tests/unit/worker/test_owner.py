@@ -2,10 +2,14 @@
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
+from projector.clients import retry
 from projector.errors import WriteRefusedError
 from projector.events.model import Topic
 from projector.kafka.range_reader import Offsets
@@ -203,6 +207,31 @@ async def test_tasks_end_though_who_cancels_them_is_cancelled_as_well() -> None:
     await asyncio.wait({ending}, timeout=5)
     assert ending.cancelled()
     assert losing.done()
+
+
+async def test_the_outage_of_its_stamps_ends_with_an_owner_that_is_cancelled_twice(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the process would report an outage that no call is in any more."""
+    ending = asyncio.Event()
+
+    async def cancelled_again(tasks: Collection[asyncio.Task[Any]]) -> None:
+        ending.set()
+        await cancel_until_done(tasks)
+        raise asyncio.CancelledError
+
+    cancel_until_done = owner_module.cancel_until_done
+    monkeypatch.setattr(owner_module, "cancel_until_done", cancelled_again)
+    owner = setup.new_owner()
+    running = asyncio.create_task(owner.run())
+    await until(lambda: setup.field("stamp_epoch"))
+    monkeypatch.setattr(owner._store, "stamp", AsyncMock(side_effect=RedisConnectionError("down")))
+    await until(lambda: retry._outages)
+    running.cancel()
+    await asyncio.wait({running}, timeout=5)
+    assert running.done()
+    assert ending.is_set()
+    assert not retry._outages
 
 
 async def test_an_error_ends_the_owner_even_if_a_cancellation_is_lost(
