@@ -68,7 +68,8 @@ def heal_off() -> None:
         await self._applier.advance(await self._store.now())
         changes = take_changes(self._applier.projection, self._applier.now)
         await self._writer.write(lambda: changes.views)
-        await self._writer.checkpoint(changes.facts | self._applier.outbox.take_changes())
+        fields = changes.facts | self._applier.outbox.take_changes()
+        await self._writer.checkpoint(fields, self._applier.field_count)
 
     replace(Recovery, "_heal", go_on)
 

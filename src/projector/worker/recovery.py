@@ -128,7 +128,7 @@ class Recovery:
         if fields is None:
             await self._replace_checkpoint()
         else:
-            await self._writer.checkpoint(fields)
+            await self._writer.checkpoint(fields, applier.field_count)
 
     async def _heal(self) -> None:
         """Write everything from memory, since Redis was emptied, went back, or was claimed.
@@ -148,7 +148,8 @@ class Recovery:
 
     async def _replace_checkpoint(self) -> None:
         await self._store.forget_checkpoint()
-        await self._writer.checkpoint(await self._applier.take_all_fields())
+        fields = await self._applier.take_all_fields()
+        await self._writer.checkpoint(fields, self._applier.field_count)
 
     def _report(self, source: str) -> None:
         metrics.CLAIMS.labels(facts=source).inc()

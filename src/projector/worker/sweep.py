@@ -118,7 +118,8 @@ class ViewSweep:
             self._report(drifted, orphans)
             ended = await self._writer.end_orphans(orphans)
             await self._writer.write(lambda: drifted + ended)
-            await self._writer.checkpoint(await self._applier.take_fields())
+            fields = await self._applier.take_fields()
+            await self._writer.checkpoint(fields, self._applier.field_count)
 
     async def _moved(self, suspects: list[ViewId]) -> dict[ViewId, ViewId]:
         """Return the views by digest, by their jobs, of those suspects that are jobs with one.

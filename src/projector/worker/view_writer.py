@@ -84,7 +84,9 @@ class ViewWriter:
         batch = projection.take_dirty(VIEWS_AT_ONCE)
         views = list(projection.views(batch.ids, self._applier.now))
         fields = await self._applier.take_fields()
-        is_done = await self._write_at_once(views, batch.pointers, fields)
+        # Counted here: from now on letters leave the outbox, but not the fields.
+        total = self._applier.field_count
+        is_done = await self._write_at_once(views, batch.pointers, fields, total)
         if views and not is_done:
             await self._write(lambda: views, batch.pointers)
         written.update(view.status for view in views)
@@ -93,14 +95,18 @@ class ViewWriter:
         # Time alone may change a view, and then no field changes.
         is_due = fields or self._store.is_ahead or not self._applier.progress.is_checkpointed
         if is_due and not is_done:
-            await self.checkpoint(fields)
+            await self.checkpoint(fields, total)
 
     async def _write_at_once(
-        self, views: list[View], pointers: Container[ViewId], fields: dict[Key, bytes | None]
+        self,
+        views: list[View],
+        pointers: Container[ViewId],
+        fields: dict[Key, bytes | None],
+        total: int,
     ) -> bool:
         if not views or not fits_one_call(views, fields):
             return False
-        revision, total = self._store.next_revision(), self._applier.field_count
+        revision = self._store.next_revision()
         is_done = await self._commit(views, pointers, revision, fields, total)
         if is_done:
             self._applier.progress.note_checkpoint()
@@ -145,10 +151,16 @@ class ViewWriter:
             applier.progress.next, fields, total, applier.logs.identities(),
         )  # fmt: skip
 
-    async def checkpoint(self, fields: dict[Key, bytes | None]) -> None:
-        """Write next offsets and changed fields, which makes all views so far valid."""
-        # Counted once: while a write is repeated, letters leave the outbox, but not the fields.
-        await self._checkpoint(fields, self._applier.field_count)
+    async def checkpoint(self, fields: dict[Key, bytes | None], total: int) -> None:
+        """Write next offsets and changed fields, which makes all views so far valid.
+
+        `total` is `EventApplier.field_count` at the moment when the fields were taken.
+        """
+        await self._checkpoint(fields, total)
+        await self._note_checkpoint()
+
+    async def _note_checkpoint(self) -> None:
+        """Note that the views so far are valid, so that none of them is held back any more."""
         self._applier.progress.note_checkpoint()
         await self._store.overlay.remove()
 

@@ -27,6 +27,16 @@ from tests.unit.worker.owned_partition import (
 )
 
 
+class LateLetters:
+    """Takes a dead letter once it `may_go`."""
+
+    def __init__(self) -> None:
+        self.may_go = asyncio.Event()
+
+    async def send(self, _letter: Any) -> None:
+        await self.may_go.wait()
+
+
 @pytest.mark.usefixtures("one_view_each")
 async def test_an_outage_in_a_long_write_loses_none_of_its_views(setup: Setup) -> None:
     setup.kafka.add(*COMPANY, *(builders.started(job, 7) for job in (9, 10, 11)))
@@ -63,6 +73,37 @@ async def test_a_jobs_key_is_written_with_its_start_and_by_every_claim(
     await setup.redis.hdel(schema.partition_key(PARTITION), "stamp_epoch")
     async with setup.owning("next"):
         assert await setup.redis.get(schema.job_key(9)) == digest("token-9").encode()
+
+
+async def test_a_letter_sent_while_views_are_written_still_counts_in_their_checkpoint(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint has its field. With another number the next claim would drop all of it."""
+    setup.kafka.add(*COMPANY)
+    async with setup.owning() as owner:
+        letters = LateLetters()
+        monkeypatch.setattr(owner._outbox, "_dead_letters", letters)
+        write_views = owner._store.write_views
+
+        async def send_first(*args: Any) -> Any:
+            letters.may_go.set()
+            await until(lambda: len(owner._outbox) == 0)
+            return await write_views(*args)
+
+        monkeypatch.setattr(owner._store, "commit", AsyncMock(return_value=False))
+        monkeypatch.setattr(owner._store, "write_views", send_first)
+        counts = list[tuple[int, int]]()
+        checkpoint = owner._store.checkpoint
+
+        async def count(offsets: Any, fields: Any, total: int, logs: Any) -> None:
+            await checkpoint(offsets, fields, total, logs)
+            counts.append((total, await setup.redis.hlen(schema.facts_key(PARTITION))))
+
+        monkeypatch.setattr(owner._store, "checkpoint", count)
+        setup.deliver(owner, *setup.kafka.add(b"garbage", builders.started(9, 7)))
+        await until(lambda: len(setup.acked) == 2)
+        assert counts
+        assert all(total == stored for total, stored in counts)
 
 
 async def test_a_redis_outage_delays_and_loses_nothing(setup: Setup) -> None:
