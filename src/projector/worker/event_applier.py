@@ -159,14 +159,17 @@ class EventApplier:
     async def _take_steps(self, steps: Iterator[None]) -> None:
         """Take the steps in turns; hold back views of a bulk change before all are marked.
 
-        The changes that a first claim reads are not held back: most of them are long written.
+        Each name once, though views are marked before and behind the change. The changes that a
+        first claim reads are not held back: most of them are long written.
         """
+        named: set[str] = set()
         bulk = self.projection.facts.dirty.bulk_names
         await in_turns(steps, self._turn_s, bulk)
         while bulk:
-            names = bulk.copy()
+            names = bulk - named
+            named |= names
             bulk.clear()
-            if self.is_complete:
+            if names and self.is_complete:
                 await self._overlay.add(names)
             await in_turns(steps, self._turn_s, bulk)
 

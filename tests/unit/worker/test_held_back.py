@@ -140,6 +140,29 @@ async def test_redis_away_delays_the_line_to_the_next_portion(setup: Setup) -> N
         assert await held(setup) is None
 
 
+@pytest.mark.parametrize(
+    "change",
+    [REVOKED, builders.user(1, "blocked"), builders.removed("project", 7)],
+    ids=lambda value: value["type"],
+)
+async def test_a_change_is_named_once(setup: Setup, change: builders.Message) -> None:
+    """Views are marked before and behind the change of the facts."""
+    async with setup.owning() as owner:
+        named: list[str] = []
+        add = OverlayLine.add
+
+        async def noting(line: OverlayLine, names: Set[str]) -> None:
+            named.extend(names)
+            await add(line, names)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OverlayLine, "add", noting)
+            setup.deliver(owner, *setup.kafka.add(change))
+            await until(lambda: setup.acked)
+        assert named
+        assert len(named) == len(set(named))
+
+
 async def test_an_owner_that_heals_holds_back_what_it_has_not_written(setup: Setup) -> None:
     """Its first write was refused. The line of its former claim may be lost, and does not count."""
     async with setup.owning() as owner:
