@@ -90,23 +90,27 @@ return {newest, foreign, pointers}
 """
 )
 
-# KEYS: the overlay. ARGV: partition (4 digits), epoch (12 hex digits), the partition's new line
-# ('' removes it), expiry in ms. Returns the epoch of a newer line, which stays, or ''. Not the
-# claim is compared: in a cluster the partition hash is on another server. Malformed lines go.
+# KEYS: the overlay. ARGV: partition (4 digits), version, the partition's new lines of which none is
+# newer ('' removes those that are there), expiry in ms. Returns the epoch of a newer line, or ''.
+# Lines of the partition then stay: this is a replaced owner, or an attempt that comes late. Not the
+# claim is compared: in a cluster the partition hash is on another server. Malformed lines go. An
+# epoch beyond the year 2527 counts as malformed: the next claim would have to go beyond it.
 SET_OVERLAY: Final = """
 local held = redis.pcall('GET', KEYS[1])
+local digit = '[0-9a-f]'
+local head = '^(%d%d%d%d) (0' .. digit:rep(11) .. ') (' .. digit:rep(12) .. ') '
 local lines = {}
 for line in string.gmatch(type(held) == 'string' and held or '', '[^\\n]+') do
-  local partition, epoch = string.match(line, '^(%d%d%d%d) (%x+) %x+ ')
+  local partition, epoch, revision = string.match(line, head)
   if partition == ARGV[1] then
-    if epoch > ARGV[2] then return epoch end
+    if epoch .. ' ' .. revision > ARGV[2] then return epoch end
   elseif partition then
     lines[#lines + 1] = line .. '\\n'
   end
 end
 local others = table.concat(lines)
 if ARGV[3] ~= '' then
-  redis.call('SET', KEYS[1], others .. ARGV[3] .. '\\n', 'PX', ARGV[4])
+  redis.call('SET', KEYS[1], others .. ARGV[3], 'PX', ARGV[4])
 elseif others ~= '' then
   redis.call('SET', KEYS[1], others, 'KEEPTTL')
 elseif held then

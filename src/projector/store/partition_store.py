@@ -91,7 +91,7 @@ class PartitionStore:
         # The revision of the latest views; the next checkpoint makes it valid.
         self._written = 0
         self._views = ViewWrites(redis, partition)
-        self.overlay = OverlayLine(redis, partition, self._next_version)
+        self.overlay = OverlayLine(redis, partition, self._take_version)
         self._hash = schema.partition_key(partition)
         self._facts = schema.facts_key(partition)
         self._claims = Claims(redis, partition, owner)
@@ -124,12 +124,13 @@ class PartitionStore:
         now = await self.now()
         self._server_changes = self._server.changes
         await restore_partition_count(self._redis, partitions)
-        self._epoch = await self._claims.take(now, self._views.refused_by, rules or {}, sources)
+        refused_by = max(self._views.refused_by, self.overlay.refused_by)
+        self._epoch = await self._claims.take(now, refused_by, rules or {}, sources)
         state = await self._claims.read_state()
+        self._revision = state.version.revision if state else 0
+        self.overlay.begin()
         if state is None:
-            self._revision = 0
             return Checkpoint(0, {}, 0)
-        self._revision = state.version.revision
         return Checkpoint(self._revision, state.offsets, state.facts or 0, state.logs)
 
     async def is_claimed_by_another(self) -> bool:
@@ -200,7 +201,7 @@ class PartitionStore:
         Returns the number of views by status. Raises `WriteRefusedError` if a newer claim has
         written one of these records.
         """
-        version = Version(self._epoch, self.next_revision())
+        version = self._take_version()
         portions = chunks(changed, VIEWS_PER_CALL, lambda view: len(view.body))
         statuses: Counter[int] = Counter()
 
@@ -212,8 +213,8 @@ class PartitionStore:
         await overlap(writes())
         return statuses
 
-    def _next_version(self) -> Version:
-        return Version(self._epoch, max(self._written, self._revision) + 1)
+    def _take_version(self) -> Version:
+        return Version(self._epoch, self.next_revision())
 
     async def delete_orphans(self, ids: Collection[ViewId]) -> None:
         """Delete this partition's live records under these ids of jobs, which no fact names.

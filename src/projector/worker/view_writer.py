@@ -52,6 +52,8 @@ class ViewWriter:
         await first_views.release()
         await self._write_dirty(between_portions, written, but_few=True)
         await self._write_last(written)
+        # Again, if Redis did not take the removal behind the checkpoint.
+        await self._store.overlay.remove(self._store.version)
 
     async def _write_dirty(
         self,
@@ -113,7 +115,10 @@ class ViewWriter:
         return is_done
 
     async def write_all(self, more: Sequence[View] = ()) -> None:
-        """Write every view of the partition, then `more`."""
+        """Write every view of the partition, then `more`.
+
+        The overlay may expire before the last view. No stamp comes until then.
+        """
         applier = self._applier
         applier.projection.facts.dirty.clear()
         await self._store.overlay.renew()
@@ -162,7 +167,7 @@ class ViewWriter:
     async def _note_checkpoint(self) -> None:
         """Note that the views so far are valid, so that none of them is held back any more."""
         self._applier.progress.note_checkpoint()
-        await self._store.overlay.remove()
+        await self._store.overlay.remove(self._store.version)
 
     @retry_outages
     async def _checkpoint(self, fields: dict[Key, bytes | None], total: int) -> None:

@@ -48,7 +48,22 @@ def test_a_line_reads_like_a_records_head_and_its_names() -> None:
     line = "0003 01a0c5e2f3b1 00000000a3f1 agent:7 group:12 user:5"
     assert overlay.encode_line(3, VERSION, {"group:12", "user:5", "agent:7"}) == line
     held = HeldBack(VERSION, frozenset({"group:12", "user:5", "agent:7"}))
-    assert overlay.decode(f"{line}\n".encode()) == {3: held}
+    assert overlay.decode(f"{line}\n".encode()) == {3: [held]}
+
+
+def test_each_change_holds_back_what_is_older_than_itself() -> None:
+    later = VERSION._replace(revision=VERSION.revision + 2)
+    lines = overlay.encode_lines(3, {"agent:7": VERSION, "user:5": later, "user:6": VERSION})
+    assert overlay.decode(lines.encode()) == {
+        3: [
+            HeldBack(VERSION, frozenset({"agent:7", "user:6"})),
+            HeldBack(later, frozenset({"user:5"})),
+        ]
+    }
+    between = record(revision=VERSION.revision)
+    for name, is_held in (("agent:7", False), ("user:5", True)):
+        names = {name: later if is_held else VERSION, "user:99": later}
+        assert overlay.is_held_back(between, overlay.encode_lines(3, names).encode()) == is_held
 
 
 @pytest.mark.parametrize(
@@ -56,7 +71,8 @@ def test_a_line_reads_like_a_records_head_and_its_names() -> None:
     [
         "", "x", "0003", "0003 01a0c5e2f3b1 00000000a3f1", "0003 01a0c5e2f3b1 00000000a3f1 ",
         "003 01a0c5e2f3b1 00000000a3f1 agent:7", "0003 01a0c5e2f3b1 agent:7",
-        "0003 01A0C5E2F3B1 00000000a3f1 agent:7", "0003 01a0c5e2f3b1 00000000a3f1 agent:",
+        "0003 01A0C5E2F3B1 00000000a3f1 agent:7", "0003 ffffffffffff 00000000a3f1 agent:7",
+        "0003 f 0 agent:7", "0003 01a0c5e2f3b1 00000000a3f1 agent:",
         "0003 01a0c5e2f3b1 00000000a3f1 *", "0003 01a0c5e2f3b1 00000000a3f1  agent:7", "\xff",
     ],
 )  # fmt: skip

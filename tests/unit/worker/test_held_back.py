@@ -43,8 +43,11 @@ def bulk(monkeypatch: pytest.MonkeyPatch, setup: Setup) -> None:
 
 
 async def held(setup: Setup) -> HeldBack | None:
-    raw = await setup.redis.get(schema.OVERLAY)
-    return overlay.decode(raw).get(PARTITION) if raw else None
+    """Return the names of all lines of the partition, with the first version."""
+    lines = overlay.decode(await setup.redis.get(schema.OVERLAY) or b"").get(PARTITION)
+    if not lines:
+        return None
+    return HeldBack(min(lines).version, frozenset().union(*(line.names for line in lines)))
 
 
 class Order(Writes):
@@ -126,18 +129,39 @@ async def test_redis_away_delays_the_line_to_the_next_portion(setup: Setup) -> N
     """The facts change to their end, and no view is written before it."""
     async with setup.owning() as owner:
         writes = Order(setup, owner)
-        script = owner._store.overlay._set_line
+        script = owner._store.overlay._set_lines
         broken: Any = owner._store.overlay
-        broken._set_line = AsyncMock(side_effect=RedisConnectionError("down"))
+        broken._set_lines = AsyncMock(side_effect=RedisConnectionError("down"))
 
         def recover(written: int) -> None:
-            broken._set_line = script
+            broken._set_lines = script
 
         writes.before_write = recover
         setup.deliver(owner, *setup.kafka.add(REVOKED))
         await until(lambda: setup.acked)
         assert writes.held == [frozenset(), *[AGENT] * len(JOBS)]
         assert await held(setup) is None
+
+
+async def test_a_removal_that_redis_does_not_take_is_repeated_without_a_checkpoint(
+    setup: Setup,
+) -> None:
+    async with setup.owning() as owner:
+        line: Any = owner._store.overlay
+        script = line._set_lines
+
+        async def refuse_removal(*, keys: Any, args: Any) -> Any:
+            if args[2]:
+                return await script(keys=keys, args=args)
+            line._set_lines = script
+            raise RedisConnectionError("down")
+
+        line._set_lines = refuse_removal
+        setup.deliver(owner, *setup.kafka.add(REVOKED))
+        await until(lambda: setup.acked)
+        version = owner.version
+        await until(lambda: is_removed(setup))
+        assert owner.version == version
 
 
 @pytest.mark.parametrize(
@@ -193,7 +217,7 @@ async def test_a_claim_removes_what_a_former_owner_left(setup: Setup) -> None:
 
 async def test_a_replaced_owner_sets_its_line_in_vain_and_ends(setup: Setup) -> None:
     async with setup.owning() as owner:
-        newer = overlay.encode_line(PARTITION, Version(2**47, 1), {"user:2"})
+        newer = overlay.encode_line(PARTITION, Version(2**43, 1), {"user:2"})
         store = PartitionStore(setup.redis, setup.server, PARTITION, "other")
         await store.claim(1)
         await setup.redis.set(schema.OVERLAY, f"{newer}\n")
