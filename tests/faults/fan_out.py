@@ -87,9 +87,9 @@ class FanOut:
         """Return the time at which the line was in Redis."""
         return self._background.run(self._held(), PATIENCE_S)
 
-    def until_no_line(self) -> None:
+    def until_no_line(self, patience: float = PATIENCE_S) -> None:
         """Wait until the write of the last bulk change has ended, with its line."""
-        eventually(lambda: not self.deployment.redis.exists(schema.OVERLAY), "no line", PATIENCE_S)
+        eventually(lambda: not self.deployment.redis.exists(schema.OVERLAY), "no line", patience)
 
     def until_all(self, *, has_agent: bool) -> None:
         """Wait until jobs at both ends have the same answer."""
