@@ -49,7 +49,7 @@ class FactIndex:
     The indexes keep the cost of a change at what it affects, however large the namespace. Every
     change adds the ids of the views that may be outdated to `dirty`.
 
-    A checkpoint and a history are taken in before any view exists: by `load` and `put_early`, which
+    A checkpoint and a history are taken in before any view exists: by `load` and `replace`, which
     index only what later events ask for. `settle` then indexes the rest, each fact once.
     """
 
@@ -87,7 +87,7 @@ class FactIndex:
         known = self._facts.get(key)
         before, after = known.data if known else None, fact.data
         if known and is_same_json(before, after):
-            self._facts[key] = fact
+            self.replace(key, fact)
             return ()
         if isinstance(after, Job | EndedToken) or isinstance(before, Job):
             self._put_job(key, before, fact)
@@ -135,10 +135,9 @@ class FactIndex:
         yield from self._mark(key, self._affected_jobs.view_ids(key, after, before), priority)
 
     def _store(self, key: Key, before: Entity | None, fact: AnyFact) -> None:
-        if before:
-            self._unindex(key, before)
-        self._facts[key] = fact
-        self._index(key, fact.data)
+        self._unindex_for_views(key, before)
+        self.replace(key, fact)
+        self._index_for_views(key, fact.data)
         self._raise_version(key)
 
     def _mark(self, key: Key, ids: Iterable[ViewId], priority: WritePriority) -> Iterator[None]:
@@ -155,10 +154,21 @@ class FactIndex:
             if len(step) == STEP:
                 yield
 
+    def replace(self, key: Key, fact: AnyFact) -> None:
+        """Store `fact` as the newest state of `key`, without a look at the views it affects.
+
+        Every fact of an event is stored here. Even the same data may be packed before and not after
+        it, or the reverse, since the place of a sequence counts; what is packed is in no index.
+        """
+        if before := self._facts.unpacked.get(key):
+            self._unindex_for_events(key, before.data)
+        self._facts[key] = fact
+        if key in self._facts.unpacked:
+            self._index_for_events(key, fact.data)
+
     def end_membership(self, key: Key, fact: AnyFact) -> None:
         """Store that a membership ended with its group or project; see `mark_scope`."""
-        self._memberships.discard(key)
-        self._facts[key] = fact
+        self.replace(key, fact)
         self._raise_version(key)
 
     def mark_scope(self, scope: Key) -> Iterator[None]:
@@ -168,7 +178,9 @@ class FactIndex:
 
     def drop(self, key: Key) -> None:
         """Delete a fact that no view depends on any more."""
-        self._unindex(key, self._data(key))
+        data = self._data(key)
+        self._unindex_for_views(key, data)
+        self._unindex_for_events(key, data)
         del self._facts[key]
         self._raise_version(key)
 
@@ -195,15 +207,6 @@ class FactIndex:
         for key, fact in self._facts.load(fields):
             self._index_for_events(key, fact.data)
             yield
-
-    def put_early(self, key: Key, fact: AnyFact) -> None:
-        """Store `fact` as the newest state of `key`, without a look at the views it affects."""
-        # What is packed is in no index.
-        if before := self._facts.unpacked.get(key):
-            self._unindex_for_events(key, before.data)
-        self._facts[key] = fact
-        if key in self._facts.unpacked:
-            self._index_for_events(key, fact.data)
 
     def settle(self) -> Iterator[tuple[Key, AnyFact]]:
         """Index what only views need, in steps of one fact.
@@ -351,14 +354,6 @@ class FactIndex:
         return fact.data if fact else None
 
     # indexes
-
-    def _index(self, key: Key, data: Entity | None) -> None:
-        self._index_for_events(key, data)
-        self._index_for_views(key, data)
-
-    def _unindex(self, key: Key, data: Entity | None) -> None:
-        self._unindex_for_events(key, data)
-        self._unindex_for_views(key, data)
 
     def _index_for_events(self, key: Key, data: Entity | None) -> None:
         """Index the holders of tokens, and the memberships that end with their scope."""

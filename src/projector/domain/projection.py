@@ -168,7 +168,7 @@ class Projection:
         if self._is_settled:
             return self._put_in_steps(event, new_states, emptied)
         for key, fact in new_states:
-            self.facts.put_early(key, fact)
+            self.facts.replace(key, fact)
             self._changed.add(key)
         self._conclude(event)
         return self._empty(emptied) if emptied else None

@@ -13,15 +13,29 @@ from hypothesis import strategies as st
 from projector.domain import fact_keys
 from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
-from projector.domain.facts import decode_fact
+from projector.domain.facts import AnyFact, decode_fact
+from projector.domain.packed_memberships import PackedMemberships
 from projector.domain.projection import Policy, Projection
 from tests import builders
 from tests.builders import NOW, Message
 from tests.compat.table import Case, load
-from tests.unit.domain.drawn import BASE, EVENTS, new_projection, numbered, schedule
+from tests.unit.domain.drawn import (
+    BASE,
+    ENDS,
+    EVENTS,
+    VIAS,
+    member_removed,
+    new_projection,
+    numbered,
+    schedule,
+)
 from tests.unit.domain.world import RETENTION, World
 
 CASES = load()
+# A sequence decides which event is newer, and its place whether a membership is packed.
+SEQUENCES: Any = st.sampled_from([{}, {}, *({"sequence": str(n)} for n in range(4))])
+SEEDS = st.integers(0, 2**32)
+SEQUENCED = st.builds(dict.__or__, EVENTS, SEQUENCES)
 
 
 def indexes(facts: FactIndex) -> dict[str, Any]:
@@ -68,9 +82,12 @@ def test_when_all_is_removed_the_indexes_are_empty(case: Case) -> None:
 def test_the_indexes_are_those_of_the_facts_alone(case: Case) -> None:
     """They do not depend on earlier facts: a restored projection has the same."""
     world = world_of(case)
-    restored = Projection(0, Policy(1, 30, RETENTION))
-    builders.restore(restored, world.projection.fields())
-    assert indexes(restored.facts) == indexes(world.projection.facts)
+    sequences: list[Message] = [{}, {"sequence": "1"}, {}, {"sequence": "2"}, {"sequence": "1"}]
+    for sequence in sequences:
+        world.take(*(message | sequence for message in case.messages(NOW / 1000)))
+        restored = Projection(0, Policy(1, 30, RETENTION))
+        builders.restore(restored, world.projection.fields())
+        assert indexes(restored.facts) == indexes(world.projection.facts)
 
 
 def test_facts_are_freed_without_the_garbage_collector() -> None:
@@ -89,7 +106,7 @@ def test_facts_are_freed_without_the_garbage_collector() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.booleans(), st.lists(EVENTS, max_size=30), st.integers(0, 2**32))
+@given(st.booleans(), st.lists(SEQUENCED, max_size=30), SEEDS)
 def test_a_checkpoint_loads_in_any_order_as_if_put_one_by_one(
     with_base: bool, drawn: list[Message], seed: int
 ) -> None:
@@ -114,7 +131,7 @@ def test_a_checkpoint_loads_in_any_order_as_if_put_one_by_one(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.booleans(), st.lists(EVENTS, max_size=40), st.integers(0, 2**32))
+@given(st.booleans(), st.lists(SEQUENCED, max_size=40), SEEDS)
 def test_a_history_is_taken_in_as_if_its_events_were_applied_one_by_one(
     with_base: bool, drawn: list[Message], seed: int
 ) -> None:
@@ -142,6 +159,63 @@ def test_a_history_is_taken_in_as_if_its_events_were_applied_one_by_one(
         _assert_alike(live, recovered)
         assert sorted(live.all_views(now)) == sorted(recovered.all_views(now))
         assert live.take_fields() == recovered.take_fields()
+
+
+class Unpacked(PackedMemberships):
+    """No memberships: all are left to the plain dict of facts."""
+
+    def put(self, _key: Key, _fact: AnyFact) -> bool:
+        return False
+
+
+SCOPES_OF_MEMBERS = st.sampled_from([{"group_id": 1}, {"group_id": 3}, {"project_id": 1}])
+# Few keys: whatever decides whether a membership is packed changes often.
+MEMBERSHIPS = st.one_of(
+    st.builds(
+        lambda role, scope, via, ends: builders.member(
+            1, role, **scope, via=via, expires_at=ends, root="1"
+        ),
+        st.sampled_from(["guest", "owner"]), SCOPES_OF_MEMBERS, VIAS, st.none() | ENDS,
+    ),
+    st.builds(member_removed, st.just(1), SCOPES_OF_MEMBERS, VIAS, st.just("1")),
+    st.sampled_from(
+        [
+            builders.group(3, 2, root="1"), builders.removed("group", 3, root="1"),
+            builders.project(1, 3, root="1"), builders.removed("project", 1, root="1"),
+        ]
+    ),
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.builds(dict.__or__, MEMBERSHIPS, SEQUENCES), max_size=20), SEEDS)
+def test_memberships_are_as_if_none_were_packed(drawn: list[Message], seed: int) -> None:
+    """By the index, in the views, and in what a removed group or project leaves."""
+    live, history, plain = new_projection(), new_projection(), new_projection()
+    plain.facts._facts.packed = Unpacked()
+    history.begin_history()
+    for record in schedule(numbered(BASE + drawn), Random(seed)):
+        faults = {each.apply(record) for each in (live, history, plain)}
+        assert len(faults) == 1
+        assert _memberships(live) == _memberships(history) == _memberships(plain)
+        assert sorted(live.all_views(NOW)) == sorted(plain.all_views(NOW))
+    _ = list(history.settle())
+    for now in (NOW, NOW + 10_000, NOW + 61 * RETENTION):
+        for each in (live, history, plain):
+            each.advance(now)
+        assert live.fields() == history.fields() == plain.fields()
+        assert _memberships(live) == _memberships(history) == _memberships(plain)
+        views = [sorted(each.all_views(now)) for each in (live, history, plain)]
+        assert views == [views[0]] * 3
+
+
+def _memberships(projection: Projection) -> dict[Key, Any]:
+    scopes = [
+        fact_keys.group_key("1", 1),
+        fact_keys.group_key("1", 3),
+        fact_keys.project_key("1", 1),
+    ]
+    return {scope: sorted(projection.facts.memberships(scope, 1), key=str) for scope in scopes}
 
 
 def _parts(fields: dict[Key, bytes], dice: Random) -> Iterator[dict[Key, bytes]]:
