@@ -132,14 +132,17 @@ class Projection:
 
     def take_fields_in_steps(self, fields: dict[Key, bytes | None]) -> Iterator[None]:
         """Add the same to `fields`, in steps of one between which the caller may do other work."""
-        changed = list(self._changed)
-        self._changed.clear()
+        changed, self._changed = self._changed, set()
         return self._add_fields(changed, fields)
 
     def take_all_fields_in_steps(self, fields: dict[Key, bytes | None]) -> Iterator[None]:
-        """Add all fields, in steps; none of them counts as changed any more."""
-        self._changed.clear()
-        return self._add_fields(list(self.facts.keys()), fields)
+        """Add all fields, in steps; none of them counts as changed any more.
+
+        Change no fact between them. The keys are not listed first: to make those of a
+        million packed memberships would be one step of 0.2 s.
+        """
+        self._changed = set()
+        return self._add_fields(self.facts.keys(), fields)
 
     def _add_fields(self, keys: Iterable[Key], fields: dict[Key, bytes | None]) -> Iterator[None]:
         for key in keys:
@@ -303,9 +306,10 @@ class Projection:
     def judge_again(self) -> Iterator[None]:
         """Undo, in steps of one fact, what `advance` did by a time that was wrong.
 
-        Call `advance` with the right time after it. Marks no view as outdated.
+        Change no fact between them. Call `advance` with the right time after it. Marks no view as
+        outdated.
         """
-        for key, fact in list(self.facts.changing_items()):
+        for key, fact in self.facts.changing_items():
             self._timers.set(key, self._next_due(fact))
             self.facts.revive_job(key)
             yield

@@ -202,14 +202,16 @@ class EventApplier:
         """Return the fields that have changed since the last call (None: delete), in turns."""
         fields: dict[Key, bytes | None] = {}
         await in_turns(self.projection.take_fields_in_steps(fields), self._turn_s)
-        return fields | self.outbox.take_changes()
+        fields |= self.outbox.take_changes()
+        return fields
 
     async def take_all_fields(self) -> dict[Key, bytes | None]:
         """Return every field, in turns; none of them counts as changed any more."""
         fields: dict[Key, bytes | None] = {}
         await in_turns(self.projection.take_all_fields_in_steps(fields), self._turn_s)
         self.outbox.take_changes()
-        return fields | self.outbox.fields()
+        fields |= self.outbox.fields()
+        return fields
 
     @property
     def field_count(self) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from projector.domain import fact_index
 from projector.domain.fact_keys import Key
+from projector.domain.fact_table import FactTable
 from projector.events import replay_header
 from projector.events.model import KafkaRecord, Topic
 from projector.events.partitioning import partition_of
@@ -420,6 +421,23 @@ def test_no_step_of_the_clock_or_of_a_checkpoint_is_large(crowd: list[Message]) 
     every: dict[Key, bytes | None] = {}
     assert largest_steps(projection.take_all_fields_in_steps(every), lambda: len(every)) == [1]
     assert every == projection.fields()
+
+
+def test_the_keys_of_a_checkpoint_are_made_step_by_step(
+    crowd: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projection = World(*crowd).projection
+    keys, made = [*projection.facts.keys()], list[Key]()
+
+    def one_by_one(_: FactTable) -> Iterator[Key]:
+        for key in keys:
+            made.append(key)
+            yield key
+
+    monkeypatch.setattr(FactTable, "__iter__", one_by_one)
+    steps = projection.take_all_fields_in_steps({})
+    assert largest_steps(steps, lambda: len(made)) == [1]
+    assert made == keys
 
 
 def test_the_members_of_a_removed_group_cost_their_jobs_one_mark() -> None:
