@@ -297,6 +297,7 @@ class Projection:
     def advance_in_steps(self, now: int, applied_until: int | None = None) -> Iterator[None]:
         """Do the same in steps between which the caller may do other work."""
         until = now if applied_until is None else applied_until
+        yield from self._timers.sort_in_steps(now)
         for key in self._timers.take_due(now):
             fact = self.facts.get(key)
             if fact is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from projector.domain import fact_index
+from projector.domain import fact_index, timers
 from projector.domain.fact_keys import Key
 from projector.domain.fact_table import FactTable
 from projector.events import replay_header
@@ -421,6 +421,14 @@ def test_no_step_of_the_clock_or_of_a_checkpoint_is_large(crowd: list[Message]) 
     every: dict[Key, bytes | None] = {}
     assert largest_steps(projection.take_all_fields_in_steps(every), lambda: len(every)) == [1]
     assert every == projection.fields()
+
+
+def test_all_timers_are_sorted_step_by_step(
+    crowd: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projection = World(*crowd).projection
+    monkeypatch.setattr(timers, "STEP", 10)
+    assert len(list(projection.advance_in_steps(NOW))) == 2 * MANY // 10
 
 
 def test_the_keys_of_a_checkpoint_are_made_step_by_step(

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from projector.domain import timers as timers_module
 from projector.domain.timers import SORTED_MS, Timers
 
 TIMES = st.integers(0, 5).map(lambda n: n * SORTED_MS // 2) | st.integers(0, 3 * SORTED_MS)
@@ -45,10 +47,21 @@ def test_replaced_timers_do_not_pile_up() -> None:
     assert list(timers.take_due(10**6 - 1)) == []
     timers.set("other", 10**9)
     for due in range(10_000):
-        timers.set("often", 10**6 + due)
-    assert len(timers._heap) < 100
-    assert list(timers.take_due(10**6 + 9_998)) == []
+        timers.set("often", 10**6 + due % 5_000)
+        assert list(timers.take_due(10**6 - 1)) == []
+        assert len(timers._heap) < 100
+    assert list(timers.take_due(10**6 + 4_998)) == []
     assert list(timers.take_due(10**9)) == ["often", "other"]
+
+
+def test_a_look_at_all_timers_is_taken_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timers_module, "STEP", 10)
+    timers: Timers[int] = Timers()
+    for number in range(100):
+        timers.set(number, number * 10**6)
+    assert len(list(timers.sort_in_steps(0))) == 10
+    assert list(timers.sort_in_steps(0)) == []
+    assert list(timers.take_due(SORTED_MS - 1)) == [0]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.none() | TIMES) | TIMES, max_size=30))
@@ -69,3 +82,5 @@ def test_each_timer_is_due_at_its_time_near_or_far(steps: list[Any]) -> None:
                 taken = [(model.pop(key), key) for key in timers.take_due(now)]
                 assert sorted(taken) == due_now
                 assert [due for due, _ in taken] == [due for due, _ in due_now]
+        near = [key for key, due in timers._due.items() if due < timers._sorted_until]
+        assert len(timers._heap) == len(near) + timers._replaced
