@@ -42,8 +42,8 @@ class DirtyViews:
         # Views that are not in Redis yet: to be written like all others, or held back.
         self._new: set[ViewId] = set()
         self._held: set[ViewId] = set()
-        # The names of changes that may revoke very many views, by `AffectedJobs.names`.
-        self.bulk_names: set[str] = set()
+        # The names, by `AffectedJobs.names`, of changes that may revoke very many views.
+        self.bulk_changes: set[str] = set()
 
     def __bool__(self) -> bool:
         return any(self._waiting)

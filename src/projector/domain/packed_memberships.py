@@ -1,8 +1,8 @@
 """Facts of direct memberships without an expiry, packed.
 
-Nearly all facts are such memberships. Packed, one takes some 160 bytes, less than half of its
-objects and of its entries in the dict of facts and in the index of memberships. Loading it is
-cheaper too.
+Nearly all facts are such memberships. Packed, one takes 120 to 160 bytes where a scope has five
+members or more. That is less than half of its objects and entries in plain dicts and indexes.
+Alone in its scope it takes 400. Loading it is cheaper too.
 
 Their key has nothing but scope and user, and only four numbers differ. So both can be made again
 from scope, user and 26 bytes. A fact with anything else is left to its caller.
