@@ -12,8 +12,8 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from projector.domain import fact_keys
-from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
+from projector.domain.index.fact_index import FactIndex
 from projector.events.ci_access import Grant, unreadable_reason
 
 

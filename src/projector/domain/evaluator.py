@@ -22,8 +22,8 @@ from projector.domain.decision import (
     ViewRules,
 )
 from projector.domain.entities import Job, User
-from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
+from projector.domain.index.fact_index import FactIndex
 from projector.domain.responses import encode_agents
 from projector.domain.views import ViewId, view_id
 

@@ -12,12 +12,12 @@ import structlog
 
 from projector.domain import entities, fact_keys
 from projector.domain.decision import ViewRules
-from projector.domain.dirty_views import DirtyBatch
 from projector.domain.entities import EndedToken, Job
 from projector.domain.evaluator import Evaluator
-from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact, encode_fact
+from projector.domain.index.dirty_views import DirtyBatch
+from projector.domain.index.fact_index import FactIndex
 from projector.domain.responses import encode_response
 from projector.domain.timers import Timers
 from projector.domain.transitions import Change, Emptied, changes, ended_memberships

@@ -7,9 +7,9 @@ from msgspec.structs import replace
 
 from projector.domain import entities, fact_keys
 from projector.domain.entities import DigestStart, EndedToken, Entity, Job
-from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import NEVER, AnyFact, Fact
+from projector.domain.index.fact_index import FactIndex
 from projector.domain.views import view_id
 from projector.events import model
 from projector.events.ci_access import MAX_ENTRIES, Entry

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from projector.domain import entities, evaluator, fact_keys
 from projector.domain.decision import Decision, Rule, ViewRules
 from projector.domain.entities import User
-from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
+from projector.domain.index.fact_index import FactIndex
 from projector.domain.views import ViewId, view_id
 from projector.events.timestamps import to_rfc3339
 from projector.explain import messages

@@ -5,8 +5,8 @@ from typing import Final
 from projector.domain import fact_keys
 from projector.domain.decision import Membership
 from projector.domain.entities import Group, Job, Project
-from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
+from projector.domain.index.fact_index import FactIndex
 from projector.events.timestamps import to_rfc3339
 from projector.explain import agent, messages
 from projector.explain.context import ExplanationContext, Question

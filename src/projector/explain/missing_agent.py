@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 from projector.domain import fact_keys
 from projector.domain.authorizations import AgentAuthorization, AuthorizationSource
 from projector.domain.entities import Agent, Configuration, InstanceAgent, SharedAgent
-from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key, Root
+from projector.domain.index.fact_index import FactIndex
 from projector.events import ci_access
 from projector.events.ci_access import MAX_ENTRIES, MAX_REJECTIONS_SHOWN
 

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from projector.domain import entities, fact_keys
 from projector.domain.entities import Job
-from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
+from projector.domain.index.fact_index import FactIndex
 from projector.domain.transitions import changes
 from projector.events import replay_header
 from projector.events.late_events import refuse_late

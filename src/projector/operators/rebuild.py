@@ -9,9 +9,9 @@ from typing import NamedTuple
 import msgspec
 
 from projector.domain.entities import EndedToken, Job
-from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
+from projector.domain.index.fact_index import FactIndex
 from projector.domain.projection import Policy, Projection, needed_until
 from projector.events.log_identity import LogIdentity
 from projector.events.model import KafkaRecord, Topic

@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 
 from projector.clients import redis_batch
 from projector.domain import entities, fact_keys, facts
-from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
+from projector.domain.index.fact_index import FactIndex
 from projector.errors import SnapshotError
 from projector.events.model import Topic
 from projector.store import schema

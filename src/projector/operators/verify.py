@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from projector.domain import fact_keys
 from projector.domain.decision import ViewRules
-from projector.domain.fact_index import FactIndex
+from projector.domain.index.fact_index import FactIndex
 from projector.domain.views import ViewId
 from projector.errors import SnapshotError
 from projector.operators import snapshot, view_differences

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projector.domain import fact_index
+from projector.domain.index import fact_index
 from projector.domain.projection import Projection
 from projector.domain.views import View
 from projector.events.model import Topic

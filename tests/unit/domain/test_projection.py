@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from projector.domain import fact_index, timers
+from projector.domain import timers
 from projector.domain.fact_keys import Key
-from projector.domain.fact_table import FactTable
+from projector.domain.index import fact_index
+from projector.domain.index.fact_table import FactTable
 from projector.events import replay_header
 from projector.events.model import KafkaRecord, Topic
 from projector.events.partitioning import partition_of

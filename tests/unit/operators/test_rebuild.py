@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from projector.domain import fact_keys
-from projector.domain.fact_index import FactIndex
+from projector.domain.index.fact_index import FactIndex
 from projector.domain.projection import Policy, Projection
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka.record_parser import Marker

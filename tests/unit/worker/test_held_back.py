@@ -7,7 +7,7 @@ from unittest.mock import AsyncMock
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from projector.domain import fact_index
+from projector.domain.index import fact_index
 from projector.domain.views import ViewId
 from projector.errors import WriteRefusedError
 from projector.store import overlay, schema

@@ -5,7 +5,6 @@ from itertools import chain
 from typing import Final, cast
 
 from projector.domain import fact_keys
-from projector.domain.dirty_views import WritePriority
 from projector.domain.entities import (
     Agent,
     Configuration,
@@ -19,8 +18,9 @@ from projector.domain.entities import (
 )
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact, is_same_json
-from projector.domain.grant_index import GrantIndex, granted_targets
-from projector.domain.live_job_index import LiveJobIndex
+from projector.domain.index.dirty_views import WritePriority
+from projector.domain.index.grant_index import GrantIndex, granted_targets
+from projector.domain.index.live_job_index import LiveJobIndex
 from projector.domain.views import ViewId, view_id
 
 Scope = Group | Project

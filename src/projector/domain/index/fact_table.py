@@ -6,7 +6,7 @@ from itertools import chain
 from projector.domain import fact_keys
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact, decode_fact
-from projector.domain.packed_memberships import PackedMemberships
+from projector.domain.index.packed_memberships import PackedMemberships
 
 
 class FactTable:

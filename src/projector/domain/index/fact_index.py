@@ -5,8 +5,6 @@ from itertools import chain, islice
 from typing import Final, TypeVar, cast
 
 from projector.domain import fact_keys, group_chain
-from projector.domain.affected_jobs import AffectedJobs, write_priority
-from projector.domain.dirty_views import DirtyViews, WritePriority
 from projector.domain.entities import (
     Agent,
     Configuration,
@@ -21,12 +19,14 @@ from projector.domain.entities import (
     User,
 )
 from projector.domain.fact_keys import Key, Root
-from projector.domain.fact_table import FactTable
 from projector.domain.facts import AnyFact, is_same_json
-from projector.domain.grant_index import GrantIndex
-from projector.domain.live_job_index import LiveJobIndex
-from projector.domain.membership_index import MembershipIndex
-from projector.domain.multimap import Multimap
+from projector.domain.index.affected_jobs import AffectedJobs, write_priority
+from projector.domain.index.dirty_views import DirtyViews, WritePriority
+from projector.domain.index.fact_table import FactTable
+from projector.domain.index.grant_index import GrantIndex
+from projector.domain.index.live_job_index import LiveJobIndex
+from projector.domain.index.membership_index import MembershipIndex
+from projector.domain.index.multimap import Multimap
 from projector.domain.views import ViewId, view_id
 from projector.events.ci_access import Grant
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from projector.domain import fact_keys
-from projector.domain.fact_index import FactIndex
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact, decode_fact
-from projector.domain.packed_memberships import PackedMemberships
+from projector.domain.index.fact_index import FactIndex
+from projector.domain.index.packed_memberships import PackedMemberships
 from projector.domain.projection import Policy, Projection
 from tests import builders
 from tests.builders import NOW, Message

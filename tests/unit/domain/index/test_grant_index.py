@@ -2,7 +2,7 @@
 
 from projector.domain import fact_keys
 from projector.domain.entities import Configuration, Project, SharedAgent
-from projector.domain.grant_index import GrantIndex
+from projector.domain.index.grant_index import GrantIndex
 
 SHOP = Project(None, "Acme/Shop")
 KEY = fact_keys.project_key("3", 7)

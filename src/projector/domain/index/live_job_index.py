@@ -7,7 +7,7 @@ from projector.domain.entities import Job
 from projector.domain.fact_keys import Key, kind_of, project_key, root_of
 from projector.domain.facts import AnyFact
 from projector.domain.group_chain import groups_above
-from projector.domain.multimap import Multimap
+from projector.domain.index.multimap import Multimap
 
 
 class LiveJobIndex:

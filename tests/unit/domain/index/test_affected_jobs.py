@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from projector.domain import entities, fact_keys
-from projector.domain.dirty_views import WritePriority
 from projector.domain.fact_keys import Key
 from projector.domain.facts import Fact
+from projector.domain.index.dirty_views import WritePriority
 from projector.domain.views import View, ViewId
 from tests import builders
 from tests.builders import NOW, Message

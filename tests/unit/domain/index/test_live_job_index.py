@@ -4,7 +4,7 @@ from projector.domain import fact_keys
 from projector.domain.entities import Entity, Group, Job, Project
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact, Fact
-from projector.domain.live_job_index import LiveJobIndex
+from projector.domain.index.live_job_index import LiveJobIndex
 from tests import builders
 from tests.builders import NOW
 from tests.unit.domain.world import World

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from projector.domain import fact_keys
 from projector.domain.entities import Entity, Group, Member
 from projector.domain.fact_keys import Key
-from projector.domain.fact_table import FactTable
 from projector.domain.facts import AnyFact, Fact, encode_fact
+from projector.domain.index.fact_table import FactTable
 
 SCOPES = [fact_keys.group_key("1", 3), fact_keys.project_key("1", 3), fact_keys.group_key("2", 3)]
 VIAS = ["direct", "share:1", "x/user:1/direct", "group:3/user:1/direct"]

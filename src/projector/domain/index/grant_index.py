@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from projector.domain import fact_keys
 from projector.domain.entities import Configuration, Group, Project, SharedAgent
 from projector.domain.fact_keys import Key
-from projector.domain.multimap import Multimap
+from projector.domain.index.multimap import Multimap
 from projector.events import ci_access
 from projector.events.ci_access import Grant
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from projector.domain.dirty_views import DirtyViews, WritePriority
+from projector.domain.index.dirty_views import DirtyViews, WritePriority
 from projector.domain.views import ViewId
 
 STARTED, REVOKED, BOTH, GRANTED = map(ViewId, ("started", "revoked", "both", "granted"))
