@@ -8,7 +8,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from api.job_token_keys import thumbprint
+from api.tokens.job_token_keys import thumbprint
 
 ISSUER = "gitlab.example.com"
 
