@@ -20,7 +20,7 @@ from projector.worker.dead_letter_outbox import DeadLetterOutbox
 from projector.worker.instrumentation import OwnerInstruments, Sizes
 from projector.worker.known_logs import KnownLogs
 from projector.worker.progress import PartitionProgress
-from projector.worker.turns import in_turns
+from projector.worker.timing import in_turns
 
 log = structlog.get_logger()
 

@@ -13,7 +13,7 @@ from projector.kafka.range_reader import Offsets, refuse_lost_history
 from projector.store.partition_store import Checkpoint, PartitionStore
 from projector.worker import dead_letter_outbox
 from projector.worker.event_applier import EventApplier
-from projector.worker.turns import in_turns
+from projector.worker.timing import in_turns
 
 log = structlog.get_logger()
 

@@ -25,8 +25,7 @@ from projector.events.timestamps import to_rfc3339
 from projector.kafka.broker_protocol import PartitionLeader
 from projector.kafka.range_reader import RangeReader
 from projector.kafka.source_reader import Poll, SourceReader
-from projector.worker.timing import DEFAULT_TIMING, Timing
-from projector.worker.turns import in_turns
+from projector.worker.timing import DEFAULT_TIMING, Timing, in_turns
 from projector.worker.vouchers import SourceMark, Vouchers
 
 log = structlog.get_logger()

@@ -1,7 +1,8 @@
-"""Intervals and timeouts of a worker's owners."""
+"""Intervals and timeouts of a worker's owners, common moments, and turns of long work."""
 
 import asyncio
 import time
+from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
 
@@ -65,3 +66,20 @@ class Moments:
     def _come(self, moment: asyncio.Event) -> None:
         self._next = None
         moment.set()
+
+
+async def in_turns(
+    steps: Iterator[None], turn_s: float, interrupt: Collection[object] = ()
+) -> None:
+    """Take the steps of long work; other tasks run whenever they took longer than `turn_s`.
+
+    Return early once `interrupt` is not empty; the caller may then take the other steps.
+    """
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    for _ in steps:
+        if interrupt:
+            return
+        if clock() - began > turn_s:
+            await asyncio.sleep(0)
+            began = clock()

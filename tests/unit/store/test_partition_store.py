@@ -16,7 +16,7 @@ from projector.domain.views import View, ViewId, tombstone
 from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.log_identity import LogIdentity, RecordMark
 from projector.events.model import Topic
-from projector.store import partition_state, schema, view_diff
+from projector.store import fact_scan, partition_state, schema, view_diff
 from projector.store import partition_store as store_module
 from projector.store.checkpoint_writes import Step
 from projector.store.partition_store import Checkpoint, PartitionStore
@@ -267,6 +267,7 @@ async def filled(redis: fakeredis.FakeAsyncRedis, number: int) -> PartitionStore
 async def test_redis_looks_for_the_next_facts_while_some_are_being_used(
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fact_scan, "FIELDS_PER_READ", 1000)
     store, hscan = await filled(redis, 2500), redis.hscan
     asked: list[int] = []
 
@@ -289,6 +290,7 @@ async def test_redis_looks_for_the_next_facts_while_some_are_being_used(
 async def test_whoever_stops_loading_leaves_nothing_running(
     redis: fakeredis.FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
+    monkeypatch.setattr(fact_scan, "FIELDS_PER_READ", 1000)
     store, hscan = await filled(redis, 2500), redis.hscan
 
     async def once(name: str, cursor: int, count: int) -> Any:

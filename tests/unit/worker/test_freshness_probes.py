@@ -398,7 +398,9 @@ async def test_a_worker_with_nothing_to_do_says_which_server_is_away_and_for_how
     with capture_logs() as logged:
         await outage(servers, logged, 3)
     told = [line for line in logged if line["event"].startswith("outage")]
-    assert [line["event"] for line in told] == ["outage", "outage goes on", "outage over"]
+    first, *goes_on, last = (line["event"] for line in told)
+    # On a busy machine it may go on for longer.
+    assert (first, set(goes_on), last) == ("outage", {"outage goes on"}, "outage over")
     assert {line["server"] for line in told} == {server}
-    assert [line["partitions"] for line in told[1:]] == [3, 3]
+    assert {line["partitions"] for line in told[1:]} == {3}
     assert told[0]["reason"] == ("no Redis" if server == "Redis" else "no answer in time")

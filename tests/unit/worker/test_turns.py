@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 
-from projector.worker import turns
+from projector.worker import timing
 
 
 async def test_others_have_the_loop_between_the_steps_of_a_long_claim() -> None:
@@ -20,6 +20,6 @@ async def test_others_have_the_loop_between_the_steps_of_a_long_claim() -> None:
             await asyncio.sleep(0)
 
     beside = asyncio.create_task(other())
-    await turns.in_turns(steps(), turn_s=-1.0)
+    await timing.in_turns(steps(), turn_s=-1.0)
     beside.cancel()
     assert order == ["step", "other"] * 3
