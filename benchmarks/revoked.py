@@ -1,7 +1,8 @@
-"""Time until nobody gets an agent any more that one event withdraws from very many live tokens.
+"""Time until no answer has an agent any more that one event withdraws from very many live tokens.
 
-Some tokens are looked up all the time, over several connections. The time is from Kafka's
-acknowledgement until the last answer that has the agent. A 503 counts as not getting it.
+Some tokens are looked up all the time, over several connections. The time is from `send` until the
+last answer that has the agent. A 503 counts as an answer without it. The limit's time, too, begins
+with `send`: a consumer may have the event before its producer has the acknowledgement.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ WATCHERS: Final = 4
 PAUSE_S: Final = 0.001
 # Lookups go on for so long before the event, and after its last view.
 MARGIN_S: Final = 0.2
-# One event and one SET are so short that a single one says little.
+# One event and one SET take some 2 ms, and a single one may take twice as long.
 LIMIT_TURNS: Final = 20
 PATIENCE_S: Final = 5.0
 
@@ -60,8 +61,8 @@ class Watch:
             await asyncio.sleep(MARGIN_S)
             if not seen["granted"]:
                 raise RuntimeError("no answer has the agent that is to be withdrawn")
+            began = time.monotonic()
             sent = await _send(sender, self._deployment.prefix + event.topic, event)
-            acknowledged = time.monotonic()
             await asyncio.to_thread(
                 progress.until_applied,
                 self._deployment.redis,
@@ -72,7 +73,7 @@ class Watch:
                 if task.done():
                     await task  # raises the reason
                 task.cancel()
-        last = max(0.0, seen.pop("last") - acknowledged)
+        last = max(0.0, seen.pop("last") - began)
         return Sample(last * 1e3, None, seen)
 
     async def _ask(self, asker: Asker, seen: dict[str, float], start: int) -> None:
