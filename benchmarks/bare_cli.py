@@ -12,4 +12,7 @@ def main(name: str = "") -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    # As the product's own: without rich, which would draw the help, and without two options.
+    app = typer.Typer(rich_markup_mode=None, add_completion=False)
+    app.command()(main)
+    app()

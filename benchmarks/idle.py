@@ -30,7 +30,7 @@ def _rounds(servers: Servers, partitions: int, sizes: Sizes) -> list[Round]:
         other = stack.enter_context(servers.deployment(partitions))
         worker = product.start("worker").process
         agent = stack.enter_context(
-            Conversation("ack_agent", servers.kafka, other.prefix, other.folder)
+            Conversation("ack_agent", servers.kafka, other.prefix, other.folder, "own-consumer")
         )
         agent.read_line()
         progress.until_fresh(product.redis, partitions, 0)
