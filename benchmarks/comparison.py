@@ -22,9 +22,13 @@ def lines(old: Report, new: Report) -> Iterator[str]:
             yield _row(figure, before, now)
 
 
-def better(figure: Figure, before: float, now: float) -> float:
-    """Return by how much it became better, as a share: negative if it became worse."""
-    return (now / before if figure.bound in GROWING else before / now) - 1
+def better(figure: Figure, before: float, now: float) -> float | None:
+    """Return by how much it became better, as a share: negative if it became worse.
+
+    None if that would be a division by zero.
+    """
+    larger, smaller = (now, before) if figure.bound in GROWING else (before, now)
+    return larger / smaller - 1 if smaller else None
 
 
 def _run(report: Report) -> str:
@@ -36,7 +40,7 @@ def _row(figure: Figure, before: list[Round], now: list[Round]) -> str:
     picks: list[Callable[[Round], float | None]] = [
         lambda r: r.product.value,
         lambda r: r.limit.value,
-        lambda r: r.ratio,
+        lambda r: r.ratio if r.limit.value else None,
         lambda r: r.product.cpu,
     ]
     pairs = [(spread_of(before, pick), spread_of(now, pick)) for pick in picks]
@@ -44,8 +48,9 @@ def _row(figure: Figure, before: list[Round], now: list[Round]) -> str:
         f"{number(one.median)} → {number(other.median)}" if one and other else "-"
         for one, other in pairs
     )
-    cells += (
-        f"{better(figure, one.median, other.median):+.0%}" if one and other else "-"
+    shares = (
+        better(figure, one.median, other.median) if one and other else None
         for one, other in (pairs[0], pairs[2])
     )
+    cells += ("-" if share is None else f"{share:+.0%}" for share in shares)
     return f"| {' | '.join(cells)} |"

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from math import inf
 from typing import Any, Final
 
 from msgspec import Struct, field
@@ -29,8 +30,8 @@ class Round(Struct):
 
     @property
     def ratio(self) -> float:
-        """The product's value divided by the limit's."""
-        return self.product.value / self.limit.value
+        """The product's value divided by the limit's; infinite if the limit's is zero."""
+        return self.product.value / self.limit.value if self.limit.value else inf
 
     @property
     def cpu_ratio(self) -> float | None:
