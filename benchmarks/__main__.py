@@ -102,8 +102,8 @@ def run(  # noqa: PLR0913  one for each size
     sizes = Sizes(
         rounds=rounds, grows=growth, tokens=tokens, many_tokens=many_tokens,
         live_events=live_events, rate=rate, rebuilt_events=rebuilt_events, fan_out_views=views,
-        facts=facts, jobs=fed_jobs, gitlab_rounds=rounds, gitlab_rows=gitlab_rows,
-        gitlab_many_rows=gitlab_many_rows,
+        facts=facts, jobs=fed_jobs, jobs_rounds=rounds, gitlab_rounds=rounds,
+        gitlab_rows=gitlab_rows, gitlab_many_rows=gitlab_many_rows,
     )  # fmt: skip
     measured = _measured(sizes, only, lambda so_far: report.save(so_far, folder))
     report.write(measured, folder)

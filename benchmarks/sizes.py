@@ -20,7 +20,7 @@ class Sizes(NamedTuple):
     facts: int = 1_000_000
     jobs: int = 100_000
     # Each has a worker and topics of its own.
-    jobs_rounds: int = 3
+    jobs_rounds: int = 5
     idle_partitions: int = 64
     idle_seconds: float = 5
     gitlab_rows: int = 250_000
