@@ -22,7 +22,7 @@ LOOK_S: Final = 1.0
 
 
 class Quietness:
-    """How much of the cores others used: before the run, and (of the host) during it."""
+    """CPU use of other programs before the run, and of other machines of the host during it."""
 
     def __init__(self) -> None:
         self.busy_before = psutil.cpu_percent(LOOK_S)

@@ -1,9 +1,15 @@
-"""What the benchmarks say about what they measured."""
+"""Verdicts, reports and comparisons of the benchmarks, and the samples that they take."""
 
+import asyncio
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from benchmarks import comparison, report
+from benchmarks import comparison, processes, report, visible
 from benchmarks.company import Company, record, token
 from benchmarks.revoked import granted
 from benchmarks.rounds import Report, Round, Sample, interleaved
@@ -17,6 +23,19 @@ FAST = Figure("lookups", "lookups/s", "hello", Bound.AT_LEAST, 0.8)
 SOON = Figure("change", "s", "SETs", Bound.AT_MOST, 1.5)
 SHORT = Figure("visible", "ms", "plain", Bound.UNDER, 50)
 MANY = Figure("snapshot", "rows/s", "COPY", Bound.OVER, 20_000)
+
+
+class Plain:
+    """A consumer of so many records, of which the watched have the time of their sending."""
+
+    def __init__(self, count: int, watched: list[int]) -> None:
+        moments = {number: [(visible.MOMENT, b"1.5")] for number in watched}
+        self._records = [SimpleNamespace(headers=moments.get(n, [])) for n in range(count)]
+
+    async def getmany(self, timeout_ms: int) -> dict[int, list[SimpleNamespace]]:
+        assert timeout_ms
+        records, self._records = self._records[:7], self._records[7:]
+        return {0: records}
 
 
 def measured(
@@ -101,6 +120,20 @@ def test_no_fall_is_told_on_a_machine_too_busy_for_the_limit_itself() -> None:
     assert not figure.has_fallen(measured((101, 21)))
 
 
+def test_a_value_of_cpu_time_is_no_fall_on_a_machine_that_is_slow_for_the_limit_too() -> None:
+    figure = SHORT._replace(falls_above=4)
+    assert figure.has_fallen(measured((101, 25)))
+    assert not figure.has_fallen(measured((101, 26)))
+    assert not figure.has_fallen(measured((101, 25), (101, 26)))
+    assert figure.verdict(measured((51, 100))) is Verdict.MISSED
+    assert figure.verdict(measured((50, 1))) is Verdict.MET
+
+
+def test_a_limit_too_small_to_see_is_a_ratio_without_end() -> None:
+    assert SHORT.verdict(measured((50, 0))) is Verdict.MET
+    assert SHORT.has_fallen(measured((101, 0)))
+
+
 def test_a_figure_is_not_judged_where_the_limit_shows_a_busy_machine() -> None:
     figure = SOON._replace(limit_on_idle=2)
     assert figure.verdict(measured((4, 2))) is Verdict.MISSED
@@ -161,6 +194,25 @@ def test_a_comparison_has_the_rows_that_both_reports_have() -> None:
     assert "| 5 → 8 | 10 → 10 | 0.5 → 0.8 | - | +60% | +60% |" in row
 
 
+def test_a_comparison_divides_nothing_by_zero() -> None:
+    old = Report({}, {}, {"fan_out_revoked": measured((4, 0)), "rebuild": measured((0, 1))})
+    new = Report({}, {}, {"fan_out_revoked": measured((0, 2)), "rebuild": measured((3, 1))})
+    *_, rebuild, revoked = comparison.lines(old, new)
+    assert "| 0 → 3 | 1 → 1 | 0 → 3 | - | - | - |" in rebuild
+    assert "| 4 → 0 | 0 → 2 | - | - | - | - |" in revoked
+
+
+def test_both_percentiles_of_a_round_are_of_three_hundred_samples() -> None:
+    watched = [number for number in range(1500) if visible.is_watched(number, 500)]
+    found: list[float] = []
+    asyncio.run(visible.consume(Plain(1500, watched), 1500, found))
+    assert len(watched) == len(found) == 300
+
+
+def test_fewer_events_a_second_are_all_watched() -> None:
+    assert all(visible.is_watched(number, 62) for number in range(200))
+
+
 def test_what_grows_ends_at_the_size_of_the_table() -> None:
     assert Sizes().steps(1000) == [125, 250, 500, 1000]
     assert Sizes(grows=False).steps(1000) == [1000]
@@ -182,3 +234,27 @@ def test_a_companys_jobs_may_use_every_agent_until_it_is_shared_with_nobody() ->
     body = projection.view(view.id, 0).body
     assert body.count(b'"default_namespace"') == 6
     assert granted(company.agent_id(0)) not in body
+
+
+def test_the_clock_of_a_process_counts_its_cpu_time() -> None:
+    with processes.CpuClock(os.getpid()) as clock:
+        began = time.process_time()
+        while time.process_time() - began < 0.02:
+            pass
+        spent = time.process_time() - began
+    assert clock.seconds >= spent
+
+
+def test_the_smallest_typer_program_has_no_help_by_rich() -> None:
+    argv = [sys.executable, "-X", "importtime", "-m", "benchmarks.bare_cli", "--help"]
+    shown = subprocess.run(
+        argv, capture_output=True, text=True, check=True, env=processes.environment()
+    )
+    assert "Usage: " in shown.stdout
+    assert " rich" not in shown.stderr
+    assert "completion" not in shown.stdout
+
+
+def test_no_size_is_below_five_rounds() -> None:
+    sizes = Sizes()
+    assert min(sizes.rounds, sizes.jobs_rounds, sizes.gitlab_rounds) == 5
