@@ -126,8 +126,8 @@ RELAYED_P95_MS: Final = 50.0
 # One event and one SET: some 3 ms.
 ONE_WRITE_MS: Final = 20.0
 
-# Ratios of CPU times above which a fall is the product's: twice those seen, 8 and 1.7.
-IDLE_RATIO: Final = 16.0
+# Ratios of CPU times above which a fall is the product's: twice those seen, 9 and 1.7.
+IDLE_RATIO: Final = 18.0
 HELP_RATIO: Final = 3.5
 
 FIGURES: Final = {

@@ -77,6 +77,21 @@ def test_every_metric_of_the_dashboard_is_one_of_ours() -> None:
     assert used <= sample_names()
 
 
+def test_a_single_bulk_change_can_be_seen_beside_thousands_of_views() -> None:
+    [(panel, target)] = [
+        (panel, target) for panel in DASHBOARD["panels"] for target in panel.get("targets", [])
+        if "projector_bulk_changes_total" in target["expr"]
+    ]  # fmt: skip
+    assert target["expr"].startswith("sum(increase(")
+    assert {
+        "id": "custom.axisPlacement", "value": "right"
+    } in [
+        each for override in panel["fieldConfig"]["overrides"]
+        if override["matcher"] == {"id": "byFrameRefID", "options": target["refId"]}
+        for each in override["properties"]
+    ]  # fmt: skip
+
+
 def test_the_dashboard_shows_every_metric() -> None:
     shown = {name for expr in expressions(DASHBOARD) for name in METRIC.findall(expr)}
     bases = {family.name for family in families() if family.name.startswith("projector_")}
