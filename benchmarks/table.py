@@ -130,6 +130,28 @@ ONE_WRITE_MS: Final = 20.0
 IDLE_RATIO: Final = 18.0
 HELP_RATIO: Final = 3.5
 
+# Reasons, with profiles of 29 November 2026; the report has them only where a row is not met.
+VISIBLE_P50_WHY: Final = (
+    "From `send` it takes 0.8 ms until the owner has the event: Kafka's fetch, and Faust's thread. "
+    "The owner and its call to Redis take 0.5 ms. A lookup takes 0.4 ms, and a change during it is "
+    "seen by the next. The limit ends at the consumer, without a lookup."
+)
+REBUILD_WHY: Final = (
+    "Of the worker's CPU time 25 % decodes and checks events, and 30 % applies them to the facts. "
+    "Reading Kafka takes 10 %, and views with the checkpoint take 15 %. The rest is flat: no line "
+    "takes more than 3.4 %. The limit decodes nothing, and reads and writes in two threads. "
+    "It needs some 9 us of CPU an event."
+)
+CLAIM_WHY: Final = (
+    "A fact takes 1.2 us: 0.35 us decode its JSON, 0.25 us its key. Packing it takes 0.2 us, and "
+    "the dict another 0.2 us. The limit keeps nothing: it parses the same HSCAN in C and drops it."
+)
+FAN_OUT_WHY: Final = (
+    "Computing and encoding a view takes 4 us, packing and sending it 2 us, and marking it 1.5 us. "
+    "The limit only packs and sends bytes. The promise about revocations does not depend on it: "
+    "the overlay holds old views back, and has a row of its own."
+)
+
 FIGURES: Final = {
     "lookups_64": Figure(
         "lookups, one uvicorn worker, 64 connections", "lookups/s", HELLO, Bound.AT_LEAST, 1.2
@@ -152,7 +174,7 @@ FIGURES: Final = {
     ),
     "visible_p50": Figure(
         "event acknowledged until its answer has changed over HTTP, p50", "ms", PLAIN,
-        Bound.AT_MOST, 3, limit_on_idle=PLAIN_P50_MS,
+        Bound.AT_MOST, 3, limit_on_idle=PLAIN_P50_MS, why_not=VISIBLE_P50_WHY,
     ),
     "visible_p99": Figure(
         "event acknowledged until its answer has changed over HTTP, p99", "ms", PLAIN,
@@ -162,7 +184,8 @@ FIGURES: Final = {
         "jobs fed until their answers are right", "jobs/s", COPIED_EVENTS, Bound.OVER, 8_000
     ),
     "rebuild": Figure(
-        "rebuild from the beginning of the topics", "events/s", COPIED_EVENTS, Bound.AT_LEAST, 0.7
+        "rebuild from the beginning of the topics", "events/s", COPIED_EVENTS, Bound.AT_LEAST, 0.7,
+        why_not=REBUILD_WHY,
     ),
     "fan_out_revoked": Figure(
         "a revocation from all live tokens until no answer has the agent", "ms",
@@ -171,14 +194,15 @@ FIGURES: Final = {
     ),
     "fan_out_change": Figure(
         "a configuration change until the last view that it touches is written", "s", SETS,
-        Bound.AT_MOST, 1.1,
+        Bound.AT_MOST, 1.1, why_not=FAN_OUT_WHY,
     ),
     "fan_out_revocation": Figure(
         "a revocation until the last view that it touches is written", "s", SETS,
-        Bound.AT_MOST, 1.1,
+        Bound.AT_MOST, 1.1, why_not=FAN_OUT_WHY,
     ),
     "claim": Figure(
-        "claim of a partition until it is fresh", "s", "HSCAN of the same hash", Bound.AT_MOST, 2.5
+        "claim of a partition until it is fresh", "s", "HSCAN of the same hash", Bound.AT_MOST, 2.5,
+        why_not=CLAIM_WHY,
     ),
     "idle_16": Figure(
         "an idle worker with 16 partitions", "% of a core", IDLE, Bound.UNDER, 3,
