@@ -55,6 +55,11 @@ class LookupProtocol(BoundedHttpToolsProtocol):
         self._unusual = _UNUSUAL_OR_TRACED if self.app_state.get(TRACED) else _UNUSUAL
         self._looking_up = LookupCycle()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of the lookups: their callback holds this, so only the collector would free it."""
+        super().connection_lost(exc)
+        self._asked = None
+
     def on_message_begin(self) -> None:
         """Begin a request, without uvicorn's scope, which a lookup does not need."""
         self.url = b""

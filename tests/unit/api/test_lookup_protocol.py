@@ -3,9 +3,11 @@
 import ast
 import asyncio
 import contextlib
+import gc
 import inspect
 import re
 import textwrap
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
@@ -402,6 +404,25 @@ async def test_a_client_that_is_gone_gets_no_answer_and_is_not_counted(
     assert wire.written_too_late == b""
     assert wired.server_state.total_requests == 0
     assert not wired._pause_timer
+
+
+async def test_a_connection_that_is_gone_needs_no_garbage_collector(world: UvicornWorld) -> None:
+    """The collector would run for each few hundred connections."""
+    config = uvicorn.Config(world.app, interface="asgi3", log_config=None, access_log=False)
+    gc.disable()
+    try:
+        protocol = LookupProtocol(config, ServerState(), {LOOKUP: world.lookup})
+        protocol.connection_made(Wire())
+        wire = cast(Wire, protocol.transport)
+        protocol.data_received(get("token-200"))
+        await eventually(lambda: wire.written)
+        protocol.connection_lost(None)
+        gone = weakref.ref(protocol)
+        del protocol
+        await asyncio.sleep(0)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_nothing_is_begun_after_the_last_answer(
