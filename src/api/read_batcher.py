@@ -120,7 +120,10 @@ class ReadBatcher(Reads):
             del self._keys[:MAX_BATCH], self._on_values[:MAX_BATCH]
             self._under_way.append(batch)
             metrics.record_read(len(batch.keys))
-            batch.give_up = self._start(batch.keys, partial(self._finish, batch))
+            try:
+                batch.give_up = self._start(batch.keys, partial(self._finish, batch))
+            except Exception as error:  # or the batch would keep its place for good
+                asyncio.get_running_loop().call_soon(self._finish, batch, error)
         if self._under_way and not self._watched:
             self._watch()
 

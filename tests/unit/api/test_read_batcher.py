@@ -221,6 +221,42 @@ async def test_what_comes_of_a_batch_that_was_given_up_is_not_delivered(
     assert [type(value) for value in told] == [TimeoutError]
 
 
+async def test_reads_that_cannot_begin_have_the_error_and_keep_no_others_waiting() -> None:
+    broken = [RuntimeError("broken")] * (MAX_BATCHES + 1)
+
+    def start(keys: Sequence[str], on_values: OnValues) -> Callable[[], object]:
+        if broken:
+            raise broken.pop()
+        asyncio.get_running_loop().call_soon(on_values, Values([b"here"] * len(keys), [""]))
+        return lambda: None
+
+    reads = ReadBatcher(start)
+    for i in range(len(broken)):
+        with pytest.raises(RuntimeError, match="broken"):
+            await asyncio.wait_for(reads.get(f"k{i}"), PATIENCE_S)
+    async with asyncio.timeout(PATIENCE_S):
+        assert (await reads.get("a")).value == b"here"
+
+
+async def test_a_batch_is_watched_though_the_next_one_cannot_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(read_batcher, "WATCH_INTERVAL_S", 0.01)
+    monkeypatch.setattr(read_batcher, "TIMEOUT_S", 0.05)
+
+    def start(keys: Sequence[str], _on_values: OnValues) -> Callable[[], object]:
+        if "silent" in keys:
+            return lambda: None
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(read_batcher, "MAX_BATCH", 1)
+    reads = ReadBatcher(start)
+    late = [asyncio.create_task(reads.get(key)) for key in ("silent", "broken")]
+    async with asyncio.timeout(PATIENCE_S):
+        found = await asyncio.gather(*late, return_exceptions=True)
+    assert [type(each) for each in found] == [TimeoutError, RuntimeError]
+
+
 async def test_one_that_fails_to_take_its_value_hurts_nobody(
     some: ReadBatcher, server: Server
 ) -> None:
