@@ -191,6 +191,8 @@ def _nothing() -> None: ...
 
 
 def _deliver(batch: _Batch, found: Values | Exception) -> None:
+    # It may lead back to the batch: only the garbage collector would free them.
+    batch.give_up = _nothing
     if isinstance(found, Exception):
         found = Values([found] * len(batch.keys), [""] * len(batch.keys))
     overlay = found.overlay

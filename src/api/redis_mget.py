@@ -7,7 +7,6 @@ of Redis.
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Final, cast
 
 import hiredis
@@ -21,6 +20,7 @@ from api.read_batcher import (
     ReadBatcher,
     Reads,
     SplitReads,
+    Start,
     Value,
     Values,
 )
@@ -43,7 +43,7 @@ class ClusterGets:
     """Reads many keys of a cluster's server, and at the same time the overlay from its own.
 
     Without an answer in `OVERLAY_S` there is no overlay, and none of the lookups waits while that
-    answer is still to come: one silent server must not keep those of the others from answering.
+    answer is still to come. One silent server must not keep those of the others from answering.
     The bound of staleness holds all the same.
     """
 
@@ -61,15 +61,19 @@ class ClusterGets:
         if self._late:
             return None
         reading = asyncio.create_task(self._read_overlay())
-        await asyncio.wait({reading}, timeout=OVERLAY_S)
-        if reading.done():
-            return reading.result()
-        self._late.add(reading)
-        reading.add_done_callback(self._late.discard)
-        return None
+        try:
+            await asyncio.wait({reading}, timeout=OVERLAY_S)
+        finally:
+            # Behind a cancellation too: the event loop alone may lose a task that is under way.
+            if not reading.done():
+                self._late.add(reading)
+                reading.add_done_callback(self._late.discard)
+        return reading.result() if reading.done() else None
 
     async def _read_overlay(self) -> Value:
-        with suppress(RedisError, OSError):
+        # Any error: redis-py's cluster raises others than its own while slots move. Those would
+        # fail the records, which have come.
+        with suppress(Exception):
             async with asyncio.timeout(TIMEOUT_S):
                 (result,) = await self._cluster.execute_each([("GET", schema.OVERLAY)])
                 return result.value if isinstance(result.value, bytes) else None
@@ -96,17 +100,11 @@ class Mget:
         wire = self._wire
         if wire is None or not wire.is_usable:
             return self._by_redis_py(keys, on_values)
+        read = _WireRead(wire, self._by_redis_py, keys, on_values)
         # redis-py would pack it in Python, slower than the rest.
         command = hiredis.pack_command(("MGET", *keys, schema.OVERLAY))  # type: ignore[arg-type]
-        wire.ask(command, partial(self._finish, keys, on_values))
-        # A silent server is silent for the reads behind this one too.
-        return wire.close
-
-    def _finish(self, keys: Sequence[str], on_values: OnValues, values: list[Value] | None) -> None:
-        if values is None:
-            self._by_redis_py(keys, on_values)
-        else:
-            on_values(_with_overlay(values))
+        wire.ask(command, read.finish)
+        return read.give_up
 
     async def __call__(self, keys: Sequence[str]) -> Values:
         """Read the keys by redis-py; raises `RedisError` or `OSError`."""
@@ -128,9 +126,46 @@ class Mget:
                 former.connection.mark_for_reconnect()  # type: ignore[no-untyped-call]
                 await self._pool.release(former.connection)
             connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-            self._wire = await take_over(connection)
-            if self._wire is None:
-                await self._pool.release(connection)
+            try:
+                self._wire = await take_over(connection)
+            finally:
+                if self._wire is None:
+                    await self._pool.release(connection)
+
+
+class _WireRead:
+    """A read over a wire, or by redis-py once the wire has no list of its values."""
+
+    __slots__ = ("_by_redis_py", "_end", "_is_given_up", "_keys", "_on_values", "_wire")
+
+    def __init__(
+        self, wire: Wire, by_redis_py: Start, keys: Sequence[str], on_values: OnValues
+    ) -> None:
+        self._wire = wire
+        self._by_redis_py = by_redis_py
+        self._keys = keys
+        self._on_values = on_values
+        self._is_given_up = False
+        # A server that is silent for this read is silent for those behind it too.
+        self._end: Callable[[], object] = wire.close
+
+    def finish(self, values: list[Value] | None) -> None:
+        """Hand on the wire's reply, or ask by redis-py for a read that has none."""
+        if self._is_given_up:
+            return
+        if values is not None and len(values) != len(self._keys) + 1:
+            # It may be the reply to another command, and so may those behind it.
+            values = None
+            self._wire.close()
+        if values is None:
+            self._end = self._by_redis_py(self._keys, self._on_values)
+        else:
+            self._on_values(_with_overlay(values))
+
+    def give_up(self) -> None:
+        """End the wire, or the read by redis-py if that has begun."""
+        self._is_given_up = True
+        self._end()
 
 
 def _with_overlay(values: list[Value]) -> Values:

@@ -4,9 +4,8 @@ redis-py connects: with TLS, a password, a sentinel's primary, and the check of 
 After that its streams, and a task for each call, would cost 2 us of a lookup where 32 share the
 call. Here a command is written at once, and its reply is handed on as it comes.
 
-Only lists are replies to a wire. Whatever else comes (an error, a push) or becomes of the
-connection ends it. What waits then is for the caller to ask by redis-py's own way, which knows
-what to make of each error.
+Only lists are replies to a wire. An error, a push or the end of the connection ends it. The caller
+then asks by redis-py's own way, which has an exception for each error.
 """
 
 import asyncio
@@ -43,8 +42,9 @@ class Wire(asyncio.Protocol):
 
     def ask(self, command: bytes, on_reply: OnReply) -> None:
         """Send a packed command over an open wire."""
-        self._waiting.append(on_reply)
+        # Before it waits: if this raises, there is no reply to come.
         self._transport.write(command)
+        self._waiting.append(on_reply)
 
     def data_received(self, data: bytes) -> None:
         """Hand on the replies that are complete."""

@@ -116,6 +116,7 @@ class TwoServers(Cluster):
         (None, None),
         (LostConnectionError("gone"), None),
         (OSError("gone"), None),
+        (KeyError("a slot"), None),
     ],
     ids=repr,
 )
@@ -134,6 +135,33 @@ async def test_a_silent_server_of_the_overlay_delays_one_batch_and_none_behind_i
     assert (await gets(["a"])).overlay is None
     monkeypatch.setattr(redis_mget, "OVERLAY_S", 60.0)
     async with asyncio.timeout(5.0):
+        assert (await gets(["a"])).overlay is None
+    servers.answers.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (await gets(["a"])).overlay == b"line"
+
+
+async def test_each_of_the_batches_under_way_has_it() -> None:
+    """Without it they would answer from views that are held back."""
+    gets = ClusterGets(TwoServers(b"line"))
+    found = await asyncio.gather(gets(["a"]), gets(["b"]))
+    assert [each.overlay for each in found] == [b"line"] * 2
+
+
+async def test_a_read_of_it_whose_batch_is_given_up_delays_none_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_mget, "OVERLAY_S", 60.0)
+    servers = TwoServers(b"line")
+    servers.answers.clear()
+    gets = ClusterGets(servers)
+    batch = asyncio.ensure_future(gets(["a"]))
+    await asyncio.sleep(0.001)
+    batch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await batch
+    async with asyncio.timeout(1.0):
         assert (await gets(["a"])).overlay is None
     servers.answers.set()
     for _ in range(5):

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 
@@ -211,18 +213,79 @@ async def test_a_read_that_is_given_up_leaves_nothing_for_the_next(
     give_up()
     assert (await asyncio.wait_for(behind, PATIENCE_S)).values == [b"B"]
     assert (await read(mget, ["b", "b"])).values == [b"B", b"B"]
+    assert late == []
+    await opened(mget)
+
+
+async def test_a_read_that_redis_py_has_taken_over_may_be_given_up_too(
+    mget: Mget, server: RespServer
+) -> None:
+    """Its wire has ended then, and may have been followed by another."""
+    server.instead += [LOADING, b""]
+    late: list[Values | Exception] = []
+    give_up = mget.start(["a"], late.append)
+    async with asyncio.timeout(PATIENCE_S):
+        while len(server.reads) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert (await read(mget, ["b"])).values == [b"B"]
+    await opened(mget)
+    give_up()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [type(each) for each in late] == [TimeoutError]
+    await opened(mget)
+    assert not mget._by_redis_py._tasks
+
+
+@pytest.mark.parametrize("values", [[], [b"A"], [b"A", None, None]], ids=repr)
+async def test_a_list_of_another_length_is_no_answer_and_ends_the_wire(
+    mget: Mget, server: RespServer, values: list[bytes | None]
+) -> None:
+    """The lists behind it may be those of other reads too."""
+    wire = mget._wire
+    assert wire is not None
+    server.instead.append(array(values))
+    reads = [begin(mget, ["a"]), begin(mget, ["b"])]
+    found = await asyncio.wait_for(asyncio.gather(*reads), PATIENCE_S)
+    assert [each.values for each in found] == [[b"A"], [b"B"]]
+    assert not wire.is_open
+    await opened(mget)
+
+
+async def test_a_read_that_is_over_needs_no_garbage_collector(mget: Mget) -> None:
+    reads = ReadBatcher(mget.start)
+    came = asyncio.Event()
+
+    def take(*_: object) -> None:
+        came.set()
+
+    gone = weakref.ref(take)
+    gc.disable()
+    try:
+        reads.ask("a", take)
+        del take
+        await asyncio.wait_for(came.wait(), PATIENCE_S)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_silent_server_costs_its_own_reads_their_time_and_no_more(
     mget: Mget, server: RespServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.read_batcher.WATCH_INTERVAL_S", 0.01)
+    monkeypatch.setattr("api.read_batcher.MAX_BATCH", 1)
+    # So the first check finds both batches late.
+    monkeypatch.setattr("api.read_batcher.WATCH_INTERVAL_S", 0.2)
     monkeypatch.setattr("api.read_batcher.TIMEOUT_S", 0.1)
     reads = ReadBatcher(mget.start)
-    server.instead.append(b"")
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(reads.get("a"), PATIENCE_S)
+    server.instead += [b"", b""]
+    late = asyncio.gather(reads.get("a"), reads.get("missing"), return_exceptions=True)
+    found = await asyncio.wait_for(late, PATIENCE_S)
+    assert [type(each) for each in found] == [TimeoutError] * 2
     assert await asyncio.wait_for(reads.get("b"), PATIENCE_S) == (b"B", "", b"held")
+    assert [keys[0] for _, keys in server.reads] == ["a", "missing", "b"]
+    assert not mget._by_redis_py._tasks
+    await opened(mget)
 
 
 async def test_a_connection_from_before_another_server_answered_is_given_back(
@@ -264,6 +327,22 @@ async def test_a_connection_with_bytes_that_are_not_read_yet_is_not_taken_over(
     assert await take_over(connection) is None
     assert await connection.read_response() == b"OK"
     assert await take_over(connection) is not None
+
+
+async def test_a_connection_that_breaks_while_it_is_taken_over_is_given_back(
+    server: RespServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_connection: object) -> None:
+        raise LostConnectionError("gone")
+
+    monkeypatch.setattr("api.redis_mget.take_over", fail)
+    redis = Redis(port=server.port, protocol=2)
+    mget = Mget(redis)
+    await read(mget, ["a"])
+    assert mget._opening is not None
+    await asyncio.wait_for(mget._opening, PATIENCE_S)
+    assert not redis.connection_pool._in_use_connections
+    await redis.aclose()
 
 
 async def test_connections_that_are_no_streams_are_left_to_redis_py() -> None:
