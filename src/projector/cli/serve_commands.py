@@ -1,10 +1,11 @@
 """`projector worker`, `api`, `ops` and `dev`, which serve until a signal."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -18,12 +19,17 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+# New objects of a worker between runs of the garbage collector. Events and facts have no cycles, so
+# it finds nothing. With Python's 700 it took a sixth of the CPU of an event, and paused for 100 ms.
+NEW_OBJECTS: Final = 10_000
+
 
 def worker() -> None:
     """Run a worker."""
     from projector.worker.app import run_worker
 
     settings = load_settings()
+    gc.set_threshold(NEW_OBJECTS)
     run_command(settings, run_worker(settings))
 
 

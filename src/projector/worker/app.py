@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import gc
 import os
 import socket
 import tempfile
@@ -46,9 +45,6 @@ log = structlog.get_logger()
 
 NewOwner = Callable[[int], Owner]
 
-# New objects between runs of the garbage collector. Events and facts have no cycles, so it finds
-# nothing. With Python's 700 it took a sixth of the CPU of an event, and paused for 100 ms.
-NEW_OBJECTS: Final = 10_000
 # A frozen broker can hang Faust's shutdown for minutes; checkpoints make a hard exit safe.
 HARD_EXIT_S: Final = 15.0
 # From the end of a session until the next stamp: a heartbeat of the group's other members, which is
@@ -58,7 +54,6 @@ CLAIM_S: Final = 3.0
 
 async def run_worker(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; raise the error that makes work impossible."""
-    gc.set_threshold(NEW_OBJECTS)
     _check_web_port(settings)
     _warn_of_late_claims(settings)
     tracing.start("projector-worker")
