@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from projector.cli.usage import checks, dead_letters, events, gitlab, inspect, serve
+from projector.cli.usage import checks, dead_letters, events, gitlab, inspect, rebuild, serve
 
 HELP: Final = """Which cluster agents may a CI job token use? Events in, one answer per token out.
 
@@ -59,7 +59,7 @@ app.command("feed")(events.feed)
 app.command("schemas")(events.schemas)
 app.command("verify")(checks.verify)
 app.command("audit")(checks.audit)
-app.command("rebuild")(checks.rebuild_partitions)
+app.command("rebuild")(rebuild.rebuild_partitions)
 app.command("topics")(events.topics)
 
 

@@ -9,7 +9,6 @@ import typer
 
 from projector.cli import verify_command
 from projector.cli.terminal import FINDING, as_json, load_settings, progress_bar, run_command
-from projector.cli.usage.options import chosen
 from projector.config.settings import Settings
 from projector.log import escape_control_chars
 from projector.operators import rebuild_run
@@ -25,6 +24,7 @@ from projector.operators.rebuild_run import (
     ViewDifference,
 )
 from projector.operators.verify_run import DifferenceRow, Outcome
+from projector.store.partition_count import choose_partitions
 
 
 def rebuild_partitions(
@@ -49,7 +49,7 @@ async def _rebuild(
 ) -> Counts:
     show = _show_as_json if json else _show
     async with rebuild_run.connect_clients(settings) as clients:
-        wanted = chosen(partitions, clients.policy.partitions)
+        wanted = choose_partitions(partitions, clients.policy.partitions)
         with progress_bar() as bar:
             done = bar.add_task("partitions", total=len(wanted))
 

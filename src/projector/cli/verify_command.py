@@ -16,7 +16,6 @@ from projector.cli.terminal import (
     progress_bar,
     run_command,
 )
-from projector.cli.usage.options import chosen
 from projector.config.settings import Settings
 from projector.domain.decision import ViewRules
 from projector.log import escape_control_chars
@@ -30,7 +29,7 @@ from projector.operators.verify_run import (
     VerifyRun,
 )
 from projector.store import schema
-from projector.store.partition_count import require_partition_count
+from projector.store.partition_count import choose_partitions, require_partition_count
 from projector.store.view_diff import Mismatch
 
 
@@ -50,7 +49,7 @@ async def _verify(settings: Settings, partitions: list[int] | None, repair: bool
     rules = ViewRules(settings.minimum_level, settings.max_view_bytes)
     async with connected(settings) as redis:
         count = await require_partition_count(redis)
-        wanted = chosen(partitions, count)
+        wanted = choose_partitions(partitions, count)
         with progress_bar() as bar:
             task = bar.add_task("comparing", total=None)
             verifier = Verifier(redis, rules, lambda n: bar.advance(task, n))

@@ -6,7 +6,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from projector.errors import NotReadyError, PartitionCountError
+from projector.errors import NoSuchPartitionError, NotReadyError, PartitionCountError
 from projector.events.partitioning import MAX_PARTITIONS
 from projector.store import lua_scripts, schema
 
@@ -70,3 +70,11 @@ async def restore_partition_count(redis: Redis, count: int) -> None:
     keep = redis.register_script(lua_scripts.KEEP_COUNT)
     if await keep(keys=[schema.PARTITIONS_KEY], args=[count, MAX_PARTITIONS]):
         log.warning("the number of partitions was written anew", partitions=count)
+
+
+def choose_partitions(partitions: list[int] | None, count: int) -> list[int]:
+    """Return the named partitions, or all of them; raises `NoSuchPartitionError`."""
+    wanted = sorted(set(partitions or range(count)))
+    if wanted[-1] >= count:
+        raise NoSuchPartitionError(wanted[-1], count)
+    return wanted
