@@ -158,8 +158,9 @@ async def test_without_fencing_every_script_is_another(setup: Setup, calls: list
     MUTATIONS["fencing off"]()
     store: Any = setup.new_owner()._store
     registered = {
-        "CLAIM": store._claim, "WRITE_VIEWS": store._views._write_views,
-        "CHECKPOINT": store._checkpoint, "STAMP": store._stamps._script, "FORGET": store._forget,
+        "CLAIM": store._claims._script, "WRITE_VIEWS": store._views._write_views,
+        "CHECKPOINT": store._checkpoint._script, "STAMP": store._stamps._script,
+        "FORGET": store._forget,
     }  # fmt: skip
     for name, script in registered.items():
         assert script.script == getattr(lua_scripts, name) != before[name]

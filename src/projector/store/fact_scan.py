@@ -7,22 +7,19 @@ from typing import Any, Final
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from projector.domain.fact_keys import Key
 from projector.errors import IncompleteCheckpointError
 
 # Larger parts take fewer round trips. One of these blocks Redis, and so lookups, for some 1 ms.
 FIELDS_PER_READ: Final = 4000
 
-_key: Final = cast(Callable[[bytes], Key], bytes.decode)
-
 
 async def scan_facts(
     redis: Redis, facts: str, refuse: Callable[[], None]
-) -> AsyncGenerator[dict[Key, bytes], None]:
+) -> AsyncGenerator[dict[bytes, bytes], None]:
     """Yield the facts of the hash in parts; parts may repeat facts. Calls `refuse` for each part.
 
-    Redis reads the next part while the caller uses this one. Raises `ValueError` for a fact
-    whose key is not UTF-8, and `IncompleteCheckpointError` if the key is not a hash.
+    Redis reads the next part while the caller uses this one. Raises `IncompleteCheckpointError` if
+    the key is not a hash.
     """
     reading: asyncio.Task[Any] | None = _start_read(redis, facts, 0)
     try:
@@ -34,7 +31,7 @@ async def scan_facts(
             # sends in a task of its own on Python 3.11.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            yield dict(zip(map(_key, fields), fields.values(), strict=True))
+            yield fields
     finally:
         if reading:
             reading.cancel()

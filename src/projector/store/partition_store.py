@@ -14,7 +14,7 @@ from collections.abc import (
     Mapping,
 )
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
 
@@ -31,9 +31,9 @@ from projector.store import lua_scripts, partition_state, schema
 from projector.store.checkpoint_writes import FIELDS_PER_CALL, OBSTACLE, CheckpointWrites, Step
 from projector.store.claims import Claims
 from projector.store.fact_scan import scan_facts
+from projector.store.overlay_line import OverlayLine
 from projector.store.partition_count import restore_partition_count
 from projector.store.partition_stamps import PartitionStamps, Stamp
-from projector.store.partition_state import PartitionState
 from projector.store.portions import chunks, overlap
 from projector.store.schema import Version
 from projector.store.view_writes import ViewWrites
@@ -45,10 +45,6 @@ VIEWS_PER_READ: Final = 500
 INCOMPLETE: Final = -1
 # Survives a hand-over; expires soon after the last owner is gone.
 ACTIVITY_KEPT_S: Final = 300
-# Characters in the log of names that anyone may have written to Redis.
-MAX_LOGGED: Final = 500
-
-log = structlog.get_logger()
 
 
 class Checkpoint(NamedTuple):
@@ -137,37 +133,12 @@ class PartitionStore:
         """Whether a newer claim holds the partition; false if the claim is only missing."""
         return await self._claims.is_replaced(self._epoch)
 
-    async def load(self) -> AsyncGenerator[dict[bytes, bytes], None]:
+    def load(self) -> AsyncGenerator[dict[bytes, bytes], None]:
         """Yield the checkpoint's facts in parts; parts may repeat facts.
 
-        Redis reads the next part while the caller uses this one. Raises `IncompleteCheckpointError`
-        if the key is not a hash.
+        Raises `IncompleteCheckpointError` if the key is not a hash.
         """
-        reading: asyncio.Task[Any] | None = self._start_read(0)
-        try:
-            while reading:
-                cursor, fields = await self._part(reading)
-                self.refuse_changed_server()
-                reading = self._start_read(cursor) if cursor else None
-                # Lets the request leave before the caller uses the part. Twice, because redis-py
-                # sends in a task of its own on Python 3.11.
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-                yield fields
-        finally:
-            await _cancel(reading)
-
-    async def _part(self, reading: asyncio.Task[Any]) -> Any:
-        try:
-            return await reading
-        except ResponseError as error:
-            if _is_malformed(error):
-                raise IncompleteCheckpointError(f"{self._facts} is not a hash") from None
-            raise
-
-    def _start_read(self, cursor: int) -> asyncio.Task[Any]:
-        scan: Any = self._redis.hscan(self._facts, cursor, count=FIELDS_PER_CALL)
-        return asyncio.create_task(scan)
+        return scan_facts(self._redis, self._facts, self.refuse_changed_server)
 
     def refuse_incomplete(self, checkpoint: Checkpoint, found: int) -> None:
         """Raise `IncompleteCheckpointError` unless the checkpoint counts `found` facts."""

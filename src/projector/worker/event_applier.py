@@ -147,7 +147,7 @@ class EventApplier:
         if isinstance(record.fault, Marker):
             return
         if steps := self.projection.apply_in_steps(record):
-            await in_turns(steps, self._turn_s)
+            await self._take_steps(steps)
         self.newest = max(self.newest, record.timestamp)
         reason, event = self.projection.fault, self.projection.latest
         self._instruments.record_applied(record, event, good=reason is None, live=self.is_complete)

@@ -7,7 +7,6 @@ sources are named, each must have vouched for that time too.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
 
 import structlog
@@ -77,7 +76,8 @@ class FreshnessProbes:
         self._queue = queue
         self._timing = timing
         self._waiting: deque[Probe] = deque()
-        self._wanted = asyncio.Event()
+        # The next probe begins at once, also if it was wanted during this one.
+        self._wanted = False
         self._latest: Probe | None = None
         self._reached_t0 = 0
         # The newest probe when silence was last looked for.
@@ -107,8 +107,9 @@ class FreshnessProbes:
         self._latest = None
 
     def probe_at_once(self) -> None:
-        """Let the next probe begin without a pause: the first stamp after a claim waits for it."""
-        self._wanted.set()
+        """End the pause before the next probe: the first stamp after a claim waits for it."""
+        self._wanted = True
+        self._moments.hurry()
 
     def take_reached(self, now: int, applied: Offsets) -> Probe | None:
         """Take out the probes that are reached, and return the last of them."""
@@ -148,17 +149,13 @@ class FreshnessProbes:
         """Probe until cancelled; `applied` returns the next offsets, `noted` follows each probe."""
         try:
             while True:
+                self._wanted = False
                 await self._probe(applied, noted)
-                await self._pause()
+                # At the same moments as all owners of this worker, which then share the questions.
+                if not self._wanted:
+                    await self._moments.wait()
         finally:
             self._call.end(gave_up=True)
-
-    async def _pause(self) -> None:
-        """Wait for the next probe, or until one is wanted at once."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._timing.probe_interval_s):
-                await self._wanted.wait()
-        self._wanted.clear()
 
     async def _probe(self, applied: Callable[[], Offsets], noted: Callable[[], None]) -> None:
         """Probe once; a failure is part of an outage, also while the worker has nothing to do."""

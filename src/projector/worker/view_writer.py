@@ -66,6 +66,7 @@ class ViewWriter:
         projection = self._applier.projection
         while projection.facts.dirty.count > (self._few if but_few else 0):
             batch = projection.take_dirty(VIEWS_PER_PORTION)
+            await self._store.overlay.renew()
             # Computed while they are written: the facts do not change until Redis has them all.
             views = partial(projection.views, batch.ids, self._applier.now)
             written.update(await self._write(views, batch.pointers))
@@ -111,7 +112,7 @@ class ViewWriter:
         revision = self._store.next_revision()
         is_done = await self._commit(views, pointers, revision, fields, total)
         if is_done:
-            self._applier.progress.note_checkpoint()
+            await self._note_checkpoint()
         return is_done
 
     async def write_all(self, more: Sequence[View] = ()) -> None:

@@ -192,6 +192,7 @@ async def test_a_claim_does_not_wait_for_the_interval(
     probes = FreshnessProbes(PARTITION, both, both, queue, timing)
     noted: list[Probe | None] = []
     running = asyncio.create_task(probes.run(lambda: NOTHING, lambda: noted.append(probes.latest)))
+    await asyncio.sleep(0)
     probes.probe_at_once()
     await until(lambda: len(noted) == 2)
     await asyncio.sleep(0.01)

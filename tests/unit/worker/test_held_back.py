@@ -36,6 +36,7 @@ REVOKED = builders.removed("agent", 5)
 @pytest.fixture(autouse=True)
 def bulk(monkeypatch: pytest.MonkeyPatch, setup: Setup) -> None:
     """Four live jobs; more than one view is a bulk, and every view a portion of its own."""
+    monkeypatch.setattr(view_writer, "VIEWS_AT_ONCE", 0)
     monkeypatch.setattr(fact_index, "STEP", 1)
     monkeypatch.setattr(fact_index, "BULK", 1)
     monkeypatch.setattr(view_writer, "VIEWS_PER_PORTION", 1)
@@ -61,6 +62,10 @@ class Order(Writes):
     async def write_views(self, changed: Any, *args: Any) -> Any:
         await self._note()
         return await super().write_views(changed, *args)
+
+    async def commit(self, changed: Any, *args: Any) -> bool:
+        await self._note()
+        return await super().commit(changed, *args)
 
     async def checkpoint(self, *args: Any) -> None:
         await self._note()
@@ -93,6 +98,18 @@ async def test_it_is_held_back_before_all_is_marked_and_until_the_checkpoint(
         assert await held(setup) is None
         for job in JOBS:
             assert await setup.agents(f"token-{job}") == []
+
+
+async def test_views_that_go_with_the_checkpoint_are_held_back_until_then(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_writer, "VIEWS_AT_ONCE", len(JOBS))
+    async with setup.owning() as owner:
+        writes = Order(setup, owner)
+        setup.deliver(owner, *setup.kafka.add(REVOKED))
+        await until(lambda: setup.acked)
+        assert writes.held == [AGENT]
+        assert await held(setup) is None
 
 
 async def test_a_small_change_and_what_a_claim_reads_hold_back_nothing(setup: Setup) -> None:

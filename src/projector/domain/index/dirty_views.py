@@ -43,7 +43,7 @@ class DirtyViews:
         self._new: set[ViewId] = set()
         self._held: set[ViewId] = set()
         # The names, by `AffectedJobs.names`, of changes that may revoke very many views.
-        self.bulk_changes: set[str] = set()
+        self.bulk_names: set[str] = set()
 
     def __bool__(self) -> bool:
         return any(self._waiting)
