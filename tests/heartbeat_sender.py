@@ -39,22 +39,27 @@ class HeartbeatSender:
         self.offsets: dict[Topic, list[int]] = {topic: [0] * partitions for topic in Topic}
         self.after: int | None = None
         self.sent = 0
+        self._stopped = False
 
     def acknowledged(self, topic: Topic, partition: int, offset: int) -> None:
         """Note the offset of an event that Kafka has acknowledged."""
         self.offsets[topic][partition] = max(self.offsets[topic][partition], offset + 1)
 
     async def run(self) -> None:
-        """Send until cancelled."""
+        """Send until cancelled, or stopped between two heartbeats."""
         await self.ask_ends()
         async with AIOKafkaProducer(
             **kafka.client_arguments(self._settings), acks="all", request_timeout_ms=2000
         ) as producer:
-            while True:
+            while not self._stopped:
                 await self.send(producer)
                 await asyncio.sleep(INTERVAL_S)
                 # After the acknowledgement, so that it covers all that happened before that.
                 await self._look()
+
+    def stop(self) -> None:
+        """Send no other heartbeat, and let `run` return."""
+        self._stopped = True
 
     async def send(self, producer: AIOKafkaProducer) -> None:
         """Send one heartbeat, and wait for its acknowledgement."""
@@ -82,7 +87,11 @@ class HeartbeatSender:
 
 @contextmanager
 def sending(sender: HeartbeatSender) -> Iterator[HeartbeatSender]:
-    """Run the sender in a thread; at the end it is cut off as a killed process is."""
+    """Run the sender in a thread; at the end it sends no more.
+
+    It is cancelled only if it does not stop by itself. aiokafka leaks a connection that it was
+    opening, and whichever test runs when this is collected fails.
+    """
     loop = asyncio.new_event_loop()
     task: asyncio.Task[Any] = loop.create_task(sender.run())
 
@@ -99,6 +108,8 @@ def sending(sender: HeartbeatSender) -> Iterator[HeartbeatSender]:
     try:
         yield sender
     finally:
+        sender.stop()
+        thread.join(3)
         if thread.is_alive():
             loop.call_soon_threadsafe(task.cancel)
         thread.join(10)

@@ -4,6 +4,8 @@ import random
 import signal
 import time
 
+import pytest
+
 from projector.events.model import Topic
 from projector.gitlab.sender import PAUSED_S
 from tests.integration.gitlab.conftest import NewBridged
@@ -98,8 +100,12 @@ def test_a_signal_ends_the_bridge_within_a_second_also_while_it_reads_all_tables
     eventually(lambda: '"snapshot"' in it.bridge.log(), f"a snapshot: {it.bridge.log()}")
 
 
-def test_topics_that_were_made_anew_are_fed_again_by_an_audit(new_bridged: NewBridged) -> None:
-    it = new_bridged()
+# The embedded broker keeps a group's offsets of a topic that is deleted, and its ends then lag.
+@pytest.mark.parametrize("broker", ["apache"])
+def test_topics_that_were_made_anew_are_fed_again_by_an_audit(
+    new_bridged: NewBridged, broker: str
+) -> None:
+    it = new_bridged(broker)
     it.start()
     it.settle()
     assert it.bridge.stop() == 0
