@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -187,7 +188,8 @@ def test_a_line_in_a_cluster(new_fan_out: NewFanOut, report: Report, tmp_path: P
         server = client(three.ports[three.holder(schema.OVERLAY)])
         assert server.exists(schema.OVERLAY)
         time.sleep(LATE_S)
-        answers = [seen for seen in fan_out.seen if seen.sent >= held]
+        # The servers are written to one beside the other, so some views may be new already.
+        answers = [s for s in fan_out.seen if s.sent >= held and s.status != HTTPStatus.OK]
         keys = [schema.record_key(digest(f"token-{seen.job}")) for seen in answers]
         assert {three.holder(key) for key in keys} == {0, 1, 2}
         assert {seen.reason for seen in answers} == {HELD}
