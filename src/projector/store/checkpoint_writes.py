@@ -43,7 +43,7 @@ OBSTACLE: Final = b"obstacle"
 
 
 class Step(NamedTuple):
-    """What one call writes of a checkpoint: fields of the hash, changed facts, number of all."""
+    """The part of a checkpoint in one call: fields of the hash, changed facts, number of all."""
 
     places: Mapping[str, Argument]
     facts: Sequence[tuple[Key, bytes | None]]
