@@ -9,6 +9,7 @@ import asyncio
 import random
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -34,11 +35,11 @@ PATIENCE_S: Final = 5.0
 
 
 class Watch:
-    """Lookups of random tokens of so many jobs, all of which may use the agent."""
+    """Lookups of random tokens of these jobs, which may all use the agent by the grant alone."""
 
-    def __init__(self, deployment: Deployment, jobs: int, agent: int) -> None:
+    def __init__(self, deployment: Deployment, jobs: Sequence[int], agent: int) -> None:
         self._deployment = deployment
-        numbers = random.sample(range(1, jobs + 1), min(WATCHED, jobs))
+        numbers = random.sample(jobs, min(WATCHED, len(jobs)))
         self._tokens = [token(number) for number in numbers]
         self._granted = granted(agent)
 
