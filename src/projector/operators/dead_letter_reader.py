@@ -4,6 +4,7 @@ import heapq
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -14,6 +15,8 @@ from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.errors import LetterError, UnansweredError
 from projector.events import redaction
+from projector.events.header_attributes import all_attributes, is_binary
+from projector.events.lenient_json import read_object
 from projector.events.model import DEAD_LETTERS, MAX_REASON, BadEvent, KafkaRecord, Topic
 from projector.kafka import topics
 from projector.kafka.dead_letters import MAX_LETTER_BYTES, PREFIX
@@ -24,6 +27,8 @@ EMPTY_POLLS: Final = 20
 REQUEST_TIMEOUT_MS: Final = 10_000
 # The embedded broker answers a fetch at the end only after this long.
 MAX_WAIT_MS: Final = 100
+# Characters of an event's attribute in a list.
+MAX_ATTRIBUTE: Final = 200
 _POSITION: Final = ("partition", "offset", "timestamp")
 _ID: Final = re.compile(r"(?:(\d{1,9}):)?(\d{1,18})", re.ASCII)
 
@@ -47,7 +52,11 @@ class LetterId(NamedTuple):
 
 
 class LetterSummary(Struct, frozen=True):
-    """A letter without its content; `timestamp` (ms) is the original's. Only `id` is certain."""
+    """A letter without its content; `timestamp` (ms) is the original's. Only `id` is certain.
+
+    `type`, `source` and `event_id` are the refused event's, as far as they can be read. `replayed`
+    is the place of its latest replay.
+    """
 
     id: str
     time: str | None
@@ -56,14 +65,22 @@ class LetterSummary(Struct, frozen=True):
     partition: int | None
     offset: int | None
     timestamp: int | None
+    type: str | None = None
+    source: str | None = None
+    event_id: str | None = None
+    replayed: str | None = None
 
 
 class LetterFilter(NamedTuple):
-    """Selects letters by their original's topic and partition, and by a text in the reason."""
+    """Selects letters by their original's topic and partition, and by a text in the reason.
+
+    With `waiting` alone those that were not replayed.
+    """
 
     topic: Topic | None = None
     partition: int | None = None
     reason: str = ""
+    waiting: bool = False
 
     def matches(self, summary: LetterSummary) -> bool:
         """Whether the letter of this summary is selected."""
@@ -71,15 +88,17 @@ class LetterFilter(NamedTuple):
             self.topic in (None, summary.topic)
             and self.partition in (None, summary.partition)
             and self.reason.lower() in (summary.reason or "").lower()
+            and not (self.waiting and summary.replayed)
         )
 
 
 class LatestLetters(NamedTuple):
-    """The latest letters that match, oldest first; how many match, and how many were read."""
+    """The latest letters that match, oldest first; how many match, were read, and replayed."""
 
     letters: list[LetterSummary]
     matching: int
     total: int
+    replayed: int = 0
 
 
 class Letter(NamedTuple):
@@ -97,13 +116,31 @@ class Letter(NamedTuple):
         content = next(contents, None)
         return None if content is None else content.decode(errors="replace")
 
-    def summary(self) -> LetterSummary:
-        """Return the letter without its content, for lists."""
+    @property
+    def mark(self) -> str:
+        """The letter's name in the marks of replays: another topic of this name has other times."""
+        return f"{self.id}@{self.timestamp}"
+
+    def summary(self, places: Mapping[str, str] = MappingProxyType({})) -> LetterSummary:
+        """Return the letter without its content, for lists; `places` are those of replays."""
         time, topic, reason = (
             (self.finding(name) or "")[:MAX_REASON] or None for name in ("time", "topic", "reason")
         )
         partition, offset, timestamp = (_number(self.finding(name)) for name in _POSITION)
-        return LetterSummary(str(self.id), time, topic, reason, partition, offset, timestamp)
+        kind, source, event_id = map(self._attributes().get, ("type", "source", "id"))
+        return LetterSummary(
+            str(self.id), time, topic, reason, partition, offset, timestamp,
+            kind, source, event_id, places.get(self.mark),
+        )  # fmt: skip
+
+    def _attributes(self) -> dict[str, str]:
+        """Read the attributes of the refused event, as far as they are text."""
+        headers = self.original_headers
+        if is_binary(headers):
+            found: Mapping[str, object] = dict(all_attributes(headers))
+        else:
+            found = read_object(self.value or b"") or {}
+        return {name: text[:MAX_ATTRIBUTE] for name, text in found.items() if isinstance(text, str)}
 
     @property
     def original_headers(self) -> redaction.Headers:
@@ -134,25 +171,32 @@ async def open_dead_letters(settings: Settings) -> AsyncIterator["DeadLetterRead
 
 
 async def read_latest(
-    settings: Settings, most: int, selected: LetterFilter | None = None
+    settings: Settings,
+    most: int,
+    selected: LetterFilter | None = None,
+    places: Mapping[str, str] = MappingProxyType({}),
 ) -> LatestLetters:
     """Read the latest `most` letters; holds no more than that in memory.
+
+    `places` are those of replays, by the letters' marks.
 
     With a filter the whole topic is read and counted, without one only the end of each partition.
     Raises `KafkaError`, and the errors of `check_topics`.
     """
     latest: list[tuple[int, LetterId, LetterSummary]] = []
-    matching = total = 0
+    matching = total = replayed = 0
     async with open_dead_letters(settings) as reader:
         async for letter in reader.read(most if selected is None else None):
             total += 1
             # A letter may be large; none is held longer than it takes to sum it up.
-            summary = letter.summary()
+            summary = letter.summary(places)
+            replayed += summary.replayed is not None
             if selected is None or selected.matches(summary):
                 matching += 1
                 keep = heapq.heappush if len(latest) < most else heapq.heappushpop
                 keep(latest, (letter.timestamp, letter.id, summary))
-    return LatestLetters([summary for _, _, summary in sorted(latest)], matching, total)
+    letters = [summary for _, _, summary in sorted(latest)]
+    return LatestLetters(letters, matching, total, replayed)
 
 
 class DeadLetterReader:

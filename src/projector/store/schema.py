@@ -13,6 +13,7 @@ PREFIX: Final = "allowed-agents"
 PARTITIONS_KEY: Final = f"{PREFIX}:partitions"
 # The changes that hold back records until these are written again.
 OVERLAY: Final = f"{PREFIX}:overlay"
+REPLAYED: Final = f"{PREFIX}:replayed"
 # The beginnings of the keys of tokens and jobs.
 TOKENS: Final = f"{PREFIX}:token:"
 JOBS: Final = f"{PREFIX}:job:"

@@ -94,3 +94,41 @@ def test_letters_have_names(text: str) -> None:
 def test_anything_else_is_no_letter(text: str) -> None:
     with pytest.raises(LetterError, match="is not a letter"):
         LetterId.parse(text)
+
+
+STRUCTURED = b'{"id": "e1", "source": "/t", "type": "group.set", "specversion": "1.0", "time": 3'
+BINARY = (
+    ("ce_specversion", b"1.0"),
+    ("CE_type", b"group.set"),
+    ("ce_source", b"/t"),
+    ("ce_id", b"e1"),
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "attributes"),
+    [
+        (STRUCTURED + b"}", (), ("group.set", "/t", "e1")),
+        (b"{}", BINARY, ("group.set", "/t", "e1")),
+        (b'{"type": 7, "source": "/t"}', (), (None, "/t", None)),
+        (b"not JSON", (), (None, None, None)),
+        (None, (), (None, None, None)),
+        (b'{"type": "%s"}' % (b"x" * 500), (), ("x" * 200, None, None)),
+    ],
+)
+def test_a_letter_names_type_source_and_id_of_its_event_as_far_as_they_can_be_read(
+    value: bytes | None, headers: Any, attributes: tuple[str | None, ...]
+) -> None:
+    found = Letter(LetterId(0, 1), 5, None, value, headers).summary()
+    assert (found.type, found.source, found.event_id) == attributes
+
+
+async def test_a_replayed_letter_is_counted_and_only_listed_among_all(
+    bounds: list[int | None],
+) -> None:
+    places = {"0:2@50": "membership 1:9", "1:7@21": "of a letter of a former topic"}
+    waiting = await read_latest(Settings(), 9, LetterFilter(waiting=True), places)
+    assert [summary.id for summary in waiting.letters] == ["1:7", "0:1", "1:8"]
+    assert (waiting.matching, waiting.total, waiting.replayed) == (3, 4, 1)
+    everything = await read_latest(Settings(), 9, LetterFilter(), places)
+    assert [summary.replayed for summary in everything.letters][-1] == "membership 1:9"
