@@ -4,11 +4,8 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-# About 10 ms when all is well. 0.25: one probe interval; 2.5: a delivery that stalled and was read
-# without Faust; 10: the default bound on staleness; more: outages.
-LATENCY_BUCKETS_S: Final = (
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-)  # fmt: skip
+from projector.latency_buckets import LATENCY_BUCKETS_S
+
 # A batch takes up to 500 deliveries, and in addition records that were read without Faust.
 BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 

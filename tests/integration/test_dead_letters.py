@@ -66,9 +66,11 @@ def test_a_refused_event_is_listed_shown_mended_and_replayed(deployment: Deploym
     assert "Expected `role` to be one of" in letter["reason"]
     assert deployment.agents("token-9") == []
 
-    line, count = deployment.command("dead-letters", "list").stdout.splitlines()
+    header, line, count = deployment.command("dead-letters", "list").stdout.splitlines()
+    assert header.split() == ["LETTER", "REFUSED", "TYPE", "SOURCE", "ORIGINAL", "REASON"]
     assert line.split()[0] == letter["id"] == "0:0"
-    assert letter["reason"] in line
+    assert line.split()[2:4] == [BROKEN["type"], BROKEN["source"]]
+    assert line.endswith(letter["reason"])
     assert count == "1 shown of 1 that match, 1 dead letters in all"
     shown = deployment.command("dead-letters", "show", "0").stdout
     assert letter["reason"] in shown
@@ -87,6 +89,14 @@ def test_a_refused_event_is_listed_shown_mended_and_replayed(deployment: Deploym
     assert said.endswith(f"; it ranks at offset {letter['offset']}\n")
     deployment.until_agents("token-9", 5)
     assert replay(deployment, "0:0", event=MEMBER)
+    assert listed(deployment, 0) == []
+    nothing = deployment.command("dead-letters", "list").stdout
+    assert nothing == (
+        "0 shown of 0 that match, 1 dead letters in all; 1 replayed, listed with --all\n"
+    )
+    (replayed,) = listed(deployment, 1, "--all")
+    assert replayed["replayed"].startswith(f"membership {HOME}:")
+    deployment.redis.delete("allowed-agents:replayed")
     assert len(listed(deployment, 1)) == 1
 
 
@@ -124,10 +134,29 @@ def test_a_misrouted_event_is_replayed_as_a_new_one_if_it_has_a_sequence(
     reason = refused(deployment, "replay", "0:0", "0:1")
     assert reason.startswith("0:0: member.set with partitionkey 3 belongs in membership partition")
     assert "`sequence`" in reason
+    assert "projector dead-letters replay 0:0 --as-new\n" in reason
     assert deployment.agents("token-9") == []
     said = replay(deployment, "0:1")
     assert said.startswith(f"0:1: member.set sent to membership partition {HOME}")
     assert said.endswith("as a new event with sequence 3\n")
+    deployment.until_agents("token-9", 5)
+    (row,) = deployment.command("dead-letters", "list", "--group-by", "source").stdout.splitlines()[
+        1:
+    ]
+    assert row.split()[0] == "1"
+    assert row.split()[-1] == MEMBER["source"]
+
+
+def test_a_misrouted_event_without_a_sequence_is_sent_as_a_new_one_on_demand(
+    deployment: Deployment,
+) -> None:
+    deployment.start_all()
+    deployment.feed(*COMPANY)
+    deployment.until("token-9", 200)
+    deployment.produce(MEMBER, partition=ELSEWHERE)
+    listed(deployment, 1)
+    said = replay(deployment, "0:0", "--as-new")
+    assert said.endswith(", as a new event\n")
     deployment.until_agents("token-9", 5)
 
 

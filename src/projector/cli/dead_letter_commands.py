@@ -1,4 +1,4 @@
-"""`projector dead-letters`: list, show and replay refused events.
+"""`projector dead-letters show` and `replay`: one refused event, and its second sending.
 
 Any producer may have written a letter, so all of its content is escaped for the terminal.
 """
@@ -13,35 +13,29 @@ from typing import Any, Final
 import msgspec
 import typer
 
-from projector.cli.terminal import WRONG, as_json, fail, load_settings, run_command
+from projector.cli.terminal import (
+    WRONG,
+    as_json,
+    fail,
+    load_settings,
+    run_command,
+    server_failure,
+    warn,
+    with_redis,
+)
 from projector.config.settings import Settings
 from projector.events.model import MAX_EVENT_BYTES, BadEvent, Topic
 from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
 from projector.operators.dead_letter_reader import (
     Letter,
-    LetterFilter,
     LetterId,
-    LetterSummary,
     open_dead_letters,
-    read_latest,
 )
 from projector.operators.dead_letter_replay import Replay, prepare_replay, send_replays
+from projector.store.replay_marks import write_marks
 
 UNKNOWN: Final = "?"
-
-
-def list_letters(
-    last: int, topic: Topic | None, partition: int | None, reason: str, *, json: bool
-) -> None:
-    """List the latest dead letters."""
-    settings = load_settings()
-    selected = LetterFilter(topic, partition, reason)
-    letters, matching, total = run_command(settings, read_latest(settings, last, selected))
-    for summary in letters:
-        typer.echo(as_json(summary) if json else _listed(summary))
-    count = f"{len(letters)} shown of {matching} that match, {total} dead letters in all"
-    typer.echo(count, err=json)
 
 
 def show(letter: str, *, json: bool) -> None:
@@ -55,15 +49,30 @@ def show(letter: str, *, json: bool) -> None:
         typer.echo(escape_control_chars(line))
 
 
-def replay(letters: list[str], event: str | None) -> None:
+def replay(letters: list[str], event: str | None, *, as_new: bool) -> None:
     """Send refused events again."""
     settings = load_settings()
     corrected = None if event is None else _read(event)
     found, partitions = run_command(settings, _fetch(settings, letters))
-    prepared = _prepared(settings, found, corrected, partitions)
+    prepared = _prepared(settings, found, corrected, partitions, as_new=as_new)
     offsets = run_command(settings, send_replays(prepared, settings))
     for each, offset in zip(prepared, offsets, strict=True):
         typer.echo(escape_control_chars(f"{each.letter}: {_sent(each, offset)}"))
+    places = {
+        letter.mark: f"{each.topic} {each.partition}:{offset}"
+        for letter, each, offset in zip(found, prepared, offsets, strict=True)
+    }
+    run_command(settings, _mark(settings, places))
+
+
+async def _mark(settings: Settings, places: dict[str, str]) -> None:
+    """Mark the letters as replayed; warn if Redis does not take it, as all is sent by then."""
+    try:
+        await with_redis(settings, lambda redis: write_marks(redis, places))
+    except Exception as error:
+        if (failure := server_failure(settings, error)) is None:
+            raise
+        warn(f"{failure[1]}; `list` shows the replayed letters again")
 
 
 async def _fetch(settings: Settings, names: list[str]) -> tuple[list[Letter], int]:
@@ -83,14 +92,21 @@ def _read(file: str) -> bytes:
 
 
 def _prepared(
-    settings: Settings, found: list[Letter], corrected: bytes | None, partitions: int
+    settings: Settings,
+    found: list[Letter],
+    corrected: bytes | None,
+    partitions: int,
+    *,
+    as_new: bool,
 ) -> list[Replay]:
     """Prepare all replays; end the command if one of the letters must not be replayed."""
     retention, now = settings.tombstone_retention_ms, time.time_ns() // 1_000_000
     prepared, refused = [], []
     for letter in found:
         try:
-            prepared.append(prepare_replay(letter, corrected, partitions, retention, now))
+            prepared.append(
+                prepare_replay(letter, corrected, partitions, retention, now, as_new=as_new)
+            )
         except BadEvent as error:
             refused.append(f"{letter.id}: {error}")
     if corrected and len(prepared) > 1 and not all(one.event.kind.broadcast for one in prepared):
@@ -102,6 +118,8 @@ def _prepared(
 
 def _sent(each: Replay, offset: int) -> str:
     sent = f"{each.event.type} sent to {each.topic} partition {each.partition}, offset {offset}"
+    if each.position is None and each.event.sequence is None:
+        return f"{sent}, as a new event"
     if each.position is None:
         return f"{sent}, as a new event with sequence {each.event.sequence}"
     return f"{sent}; it ranks at offset {each.position.offset}"
@@ -123,13 +141,6 @@ def _text(content: bytes | None) -> str | None:
         return None if content is None else content.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _listed(letter: LetterSummary) -> str:
-    position = f"{_known(letter.topic)}/{_known(letter.partition)}:{_known(letter.offset)}"
-    return escape_control_chars(
-        f"{letter.id:<8} {_known(letter.time):<29} {position:<22} {_known(letter.reason)}"
-    )
 
 
 def _known(value: object) -> str:

@@ -84,4 +84,18 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
+    leave_out_unused_libraries()
     app()
+
+
+def leave_out_unused_libraries() -> None:
+    """Let structlog and redis start without the libraries that they import wherever these exist.
+
+    The product does not use rich's tracebacks, and OpenTelemetry's SDK only where its variables are
+    set. Each costs a command some 40 ms.
+    """
+    unused = ["rich.traceback"]
+    if not any(name.startswith("OTEL_") for name in os.environ):
+        unused.append("opentelemetry.sdk")
+    # Python refuses to import a module that is None here, as if it were not installed.
+    sys.modules.update(dict.fromkeys(unused))  # type: ignore[arg-type]

@@ -72,17 +72,34 @@ def run_command(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
         # Of the output: aiokafka wraps those of its sockets.
         raise
     except Exception as error:
-        if found := _failure(settings, error):
+        if found := server_failure(settings, error):
             fail(*found)
         raise
 
 
-def _failure(settings: Settings, error: Exception) -> tuple[int, str] | None:
+def server_failure(settings: Settings, error: Exception) -> tuple[int, str] | None:
     """Return exit code and sentence for an error of a server; None for a fault of this program."""
-    from aiokafka import errors as kafka_errors
+    # Only a client that was imported can have raised it.
+    found = _redis_failure(settings, error) if "redis" in sys.modules else None
+    if found is None and ("aiokafka" in sys.modules or isinstance(error, TemporaryError | OSError)):
+        found = _kafka_failure(settings, error)
+    return found
+
+
+def _redis_failure(settings: Settings, error: Exception) -> tuple[int, str] | None:
     from redis.exceptions import RedisError
 
     from projector.clients.redis_access import redis_reason
+
+    if not isinstance(error, RedisError):
+        return None
+    if reason := redis_reason(error):
+        return WRONG, f"Redis at {settings.redis_place} {reason}"
+    return OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}"
+
+
+def _kafka_failure(settings: Settings, error: Exception) -> tuple[int, str] | None:
+    from aiokafka import errors as kafka_errors
 
     match error:
         case (
@@ -92,10 +109,6 @@ def _failure(settings: Settings, error: Exception) -> tuple[int, str] | None:
         ):
             sentence = f"Kafka at {settings.kafka} forbids this: {error}. See docs/security.md"
             return WRONG, sentence
-        case RedisError():
-            if reason := redis_reason(error):
-                return WRONG, f"Redis at {settings.redis_place} {reason}"
-            return OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}"
         # redis-py wraps every OSError in a RedisError, so this one is aiokafka's.
         case TemporaryError() | kafka_errors.KafkaError() | OSError():
             return OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}"

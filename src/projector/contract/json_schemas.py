@@ -6,6 +6,7 @@ the rules that no schema expresses.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
@@ -125,6 +126,13 @@ def examples() -> dict[str, list[Any]]:
 
 
 def _structs(prefix: str) -> dict[str, Schema]:
+    """Return a copy that the caller may change."""
+    tidy: dict[str, Schema] = _tidy(_components(prefix))
+    return tidy
+
+
+@cache
+def _components(prefix: str) -> dict[str, Schema]:
     data = [kind.data for kind in EVENT_TYPES.values()]
     types = [Envelope, HeartbeatEnvelope, ci_access.Impersonate, *data, SourceHeartbeat]
 
@@ -136,8 +144,7 @@ def _structs(prefix: str) -> dict[str, Schema]:
     _, shapes = msgspec.json.schema_components(
         types, schema_hook=hook, ref_template=prefix + "{name}"
     )
-    tidy: dict[str, Schema] = _tidy(shapes)
-    return tidy
+    return shapes
 
 
 def _tidy(node: Any) -> Any:

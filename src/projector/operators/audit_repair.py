@@ -5,7 +5,7 @@ applied already or still on its way. So a repair never undoes a revocation of af
 """
 
 import json
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
 from msgspec.structs import replace
@@ -20,9 +20,11 @@ from projector.events import replay_header
 from projector.events.late_events import refuse_late
 from projector.events.model import BadEvent, Event, KafkaRecord, ReplayPosition, Topic
 from projector.feed import event_file
-from projector.feed.producer import CONTENT_TYPE, Message
 from projector.operators.audit import AuditFinding, compare_fact
 from projector.operators.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from projector.feed.producer import Message
 
 SOURCE: Final = "projector audit"
 # A repair's own offset is not known. This one is higher than any.
@@ -32,7 +34,7 @@ _LAST: Final = 2**62
 class Repair(NamedTuple):
     """The message that repairs a finding, or the obstacle to that."""
 
-    message: Message | None
+    message: "Message | None"
     obstacle: str = ""
 
 
@@ -60,6 +62,9 @@ class RepairPlanner:
 
     def plan(self, finding: AuditFinding, line: bytes | None) -> Repair:
         """Make the event for a finding; `line` is the export's, if it has one."""
+        # Here, as a comparison without repairs does without Kafka's client.
+        from projector.feed.producer import CONTENT_TYPE, Message  # noqa: PLC0415
+
         value = line or _removal(finding.key)
         if value is None:
             return Repair(None, "no event removes a user; feed `user.set` with another state")

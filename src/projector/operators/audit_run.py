@@ -13,8 +13,6 @@ from projector.domain import entities, fact_keys
 from projector.errors import OperatorError, SnapshotError
 from projector.events.model import Topic
 from projector.events.timestamps import to_rfc3339
-from projector.feed import producer
-from projector.kafka import topics
 from projector.operators import audit, snapshot
 from projector.operators.audit import AuditFinding, AuditScope, Export, FactMismatch
 from projector.operators.audit_repair import Repair, RepairPlanner
@@ -162,6 +160,9 @@ class AuditRun:
         """Feed an event for each finding that an event can repair."""
         if not findings:
             return []
+        # Here, as a comparison without repairs does without Kafka's client.
+        from projector.feed import producer  # noqa: PLC0415
+
         planner = RepairPlanner(look, cutoff, self._settings.tombstone_retention_ms)
         repairs: list[Repair] = []
         async with producer.sending(self._settings) as put:
@@ -178,6 +179,8 @@ class AuditRun:
 
 async def refuse_unsafe_repair(settings: Settings, redis: Redis, request: AuditRequest) -> None:
     """Raise `OperatorError` if facts newer than the export could count as older."""
+    from projector.kafka import topics  # noqa: PLC0415
+
     found = await topics.check_topics(settings)
     await topics.refuse_producers_time(settings)
     partitions = await require_partition_count(redis)

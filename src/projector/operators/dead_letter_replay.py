@@ -32,12 +32,19 @@ class Replay(NamedTuple):
     position: ReplayPosition | None
 
 
-def prepare_replay(
-    letter: Letter, corrected: bytes | None, partitions: int, retention_ms: int, now: int
+def prepare_replay(  # noqa: PLR0913  the operator's choices, and the bounds of the deployment
+    letter: Letter,
+    corrected: bytes | None,
+    partitions: int,
+    retention_ms: int,
+    now: int,
+    *,
+    as_new: bool = False,
 ) -> Replay:
     """Prepare a replay of the letter at `now` (ms); raises `BadEvent` if it must not be sent.
 
-    `corrected` is the event to send instead of the original.
+    `corrected` is the event to send instead of the original. With `as_new` the event ranks behind
+    all that came before it.
     """
     original = letter.original()
     if corrected is None:
@@ -51,10 +58,10 @@ def prepare_replay(
     if corrected:
         _refuse_another_entity(original, record)
     topic, partition = _target(event, original.partition, partitions)
-    position: ReplayPosition | None = _position(original)
+    position = None if as_new else _position(original)
     refuse_late(replace(event, replays=position), record._replace(timestamp=now), retention_ms)
-    if (topic, partition) != (original.topic, original.partition):
-        _refuse_unordered(event, original, topic, partition)
+    if position and (topic, partition) != (original.topic, original.partition):
+        _refuse_unordered(letter.id, event, original, (topic, partition))
         position = None
     assert record.value is not None  # noqa: S101  an event was read from it
     return Replay(letter.id, event, topic, partition, record.value, record.headers, position)
@@ -101,13 +108,16 @@ def _position(original: KafkaRecord) -> ReplayPosition:
     )
 
 
-def _refuse_unordered(event: Event, original: KafkaRecord, topic: Topic, partition: int) -> None:
+def _refuse_unordered(
+    letter: LetterId, event: Event, original: KafkaRecord, target: tuple[Topic, int]
+) -> None:
     if event.sequence is None:
+        topic, partition = target
         raise BadEvent(
             f"{event.type} with partitionkey {event.root} belongs in {topic} partition {partition},"
             f" and the original was in {original.topic} partition {original.partition}; without a "
-            "`sequence` it cannot be ordered among the events there. Send the present state as a "
-            "new event"
+            "`sequence` it cannot be ordered among the events there. If upstream still has this "
+            f"state, send it as a new event: projector dead-letters replay {letter} --as-new"
         )
 
 

@@ -25,7 +25,6 @@ from projector.store import schema
 from projector.store.checkpoint_writes import FIELDS_PER_CALL
 from projector.store.partition_count import require_partition_count
 from projector.store.partition_state import PartitionState
-from projector.worker import dead_letter_outbox
 
 MAX_JOBS: Final = 20
 
@@ -182,7 +181,7 @@ async def inspect_partition(redis: Redis, number: int) -> InspectedPartition:
     async for key, raw in _fields(redis, number):
         kinds[fact_keys.kind_of(key)] += 1
         live += fact_keys.kind_of(key) == "job" and _is_live(_decode(number, key, raw), now)
-    waiting = kinds.pop(dead_letter_outbox.KIND, 0)
+    waiting = kinds.pop(fact_keys.WAITING_LETTER, 0)
     return InspectedPartition(
         partition=number,
         owner=state.owner,

@@ -15,7 +15,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from projector.clients.redis_servers import RedisServers
-from projector.domain.fact_keys import Key
+from projector.domain.fact_keys import WAITING_LETTER, Key
 from projector.domain.projection import Policy
 from projector.domain.views import ViewId
 from projector.kafka.dead_letters import DeadLetterProducer
@@ -25,7 +25,6 @@ from projector.operators.rebuild import Rebuilt
 from projector.store import partition_state, schema
 from projector.store.checkpoint_writes import FIELDS_PER_CALL
 from projector.store.partition_store import Checkpoint, PartitionStore
-from projector.worker import dead_letter_outbox
 from projector.worker.dead_letter_outbox import LetterRef
 from projector.worker.event_applier import EventApplier
 from projector.worker.owner import Owner, cancel_until_done
@@ -136,7 +135,7 @@ def _difference(
 
 def _letter_ref(field: bytes, raw: bytes) -> LetterRef | None:
     """Return the letter that a field of the checkpoint refers to."""
-    if not field.startswith(f"*/{dead_letter_outbox.KIND}/".encode()):
+    if not field.startswith(f"*/{WAITING_LETTER}/".encode()):
         return None
     try:
         return msgspec.json.decode(raw, type=LetterRef)

@@ -11,9 +11,8 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-from projector.store.activity import PartitionActivity
+from projector.store.activity import KEPT_S, PartitionActivity
 from projector.store.partition_state import PartitionState
-from projector.store.partition_store import ACTIVITY_KEPT_S
 
 # Partitions are stamped four times a second, so 2 s without a stamp is a fault.
 LATE_S: Final = 2.0
@@ -146,7 +145,7 @@ def _ignores(state: PartitionState | None, source: str) -> bool:
 def _written_ago(stored: StoredPartition, activity: PartitionActivity) -> float:
     """Return the activity's age by its expiry: a worker's clock differs from Redis'."""
     if stored.left_ms >= 0:
-        return max(0.0, ACTIVITY_KEPT_S - stored.left_ms / 1000)
+        return max(0.0, KEPT_S - stored.left_ms / 1000)
     return max(0.0, (stored.now - activity.at) / 1000)
 
 

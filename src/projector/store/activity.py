@@ -12,9 +12,11 @@ from msgspec import Meta, Struct
 
 from projector.events.heartbeats import SourceName
 from projector.events.model import Topic
-from projector.metrics import LATENCY_BUCKETS_S
+from projector.latency_buckets import LATENCY_BUCKETS_S
 
 MINUTES_KEPT: Final = 10
+# Survives a hand-over; expires soon after the last owner is gone.
+KEPT_S: Final = 300
 # An owner's activity is below 4 KiB. A much larger value is another program's.
 MAX_BYTES: Final = 64 * 1024
 

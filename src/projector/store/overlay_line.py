@@ -17,9 +17,9 @@ from typing import Final
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from projector import metrics
-from projector.clients.retry import OUTAGES
 from projector.elapsed import elapsed
 from projector.errors import WriteRefusedError
 from projector.store import lua_scripts, overlay, schema
@@ -34,6 +34,9 @@ RENEW_S: Final = 10.0
 # Bounds what every lookup reads. Names beyond it rely on the bound of staleness.
 MAX_NAMES: Final = 1000
 MAX_LOGGED: Final = 10
+
+# Those that a call of Redis raises while Redis is unavailable.
+OUTAGES: Final = (RedisError, OSError)
 
 log = structlog.get_logger()
 

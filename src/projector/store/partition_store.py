@@ -28,6 +28,7 @@ from projector.errors import IncompleteCheckpointError, WriteRefusedError
 from projector.events.log_identity import LogIdentity
 from projector.events.model import Topic
 from projector.store import lua_scripts, partition_state, schema
+from projector.store.activity import KEPT_S
 from projector.store.checkpoint_writes import FIELDS_PER_CALL, OBSTACLE, CheckpointWrites, Step
 from projector.store.claims import Claims
 from projector.store.fact_scan import scan_facts
@@ -43,8 +44,6 @@ VIEWS_PER_CALL: Final = 100
 # One MGET blocks Redis for less than that.
 VIEWS_PER_READ: Final = 500
 INCOMPLETE: Final = -1
-# Survives a hand-over; expires soon after the last owner is gone.
-ACTIVITY_KEPT_S: Final = 300
 
 
 class Checkpoint(NamedTuple):
@@ -287,7 +286,7 @@ class PartitionStore:
     async def publish(self, activity: bytes) -> None:
         """Publish this owner's activity for operators; not fenced, because no answer needs it."""
         key = schema.activity_key(self._partition)
-        await self._redis.set(key, activity, ex=ACTIVITY_KEPT_S)
+        await self._redis.set(key, activity, ex=KEPT_S)
 
     async def now(self) -> int:
         """Return Redis TIME in milliseconds; restarts and failovers before it are noticed.

@@ -14,7 +14,7 @@ import structlog
 from msgspec import Struct
 
 from projector.clients.retry import retry_outages
-from projector.domain.fact_keys import Key
+from projector.domain.fact_keys import WAITING_LETTER, Key
 from projector.errors import HistoryLostError
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka.dead_letters import DeadLetter, DeadLetterProducer
@@ -22,8 +22,7 @@ from projector.kafka.range_reader import RangeReader
 
 log = structlog.get_logger()
 
-KIND: Final = "dead-letter"
-_PREFIX: Final = f"*/{KIND}/".encode()
+_PREFIX: Final = f"*/{WAITING_LETTER}/".encode()
 # With more letters the partition waits for Kafka, and grows stale: no letter may be lost.
 MAX_LETTERS: Final = 10_000
 # Records beyond this size in all are not kept in memory, but read again from Kafka.
@@ -41,7 +40,7 @@ class LetterRef(Struct, frozen=True):
     @property
     def key(self) -> Key:
         """The field in the checkpoint, such as `*/dead-letter/membership:41`."""
-        return Key(f"*/{KIND}/{self.topic}:{self.offset}")
+        return Key(f"*/{WAITING_LETTER}/{self.topic}:{self.offset}")
 
 
 def take_letters(fields: dict[bytes, bytes]) -> dict[Key, bytes]:

@@ -15,7 +15,7 @@ from prometheus_client import Counter as PrometheusCounter
 from projector import metrics
 from projector.clients.retry import OUTAGES
 from projector.events.model import Event, KafkaRecord, Topic
-from projector.metrics import LATENCY_BUCKETS_S
+from projector.latency_buckets import LATENCY_BUCKETS_S
 from projector.store import activity
 from projector.store.activity import MINUTES_KEPT, MinuteActivity, PartitionActivity
 from projector.store.partition_store import PartitionStore

@@ -11,7 +11,6 @@ from projector.events.model import Topic
 from projector.operators.status import Ends, Status, read_status
 from projector.store import activity, schema
 from projector.store.activity import MinuteActivity, PartitionActivity
-from projector.store.partition_store import ACTIVITY_KEPT_S
 
 BOUND = 10.0
 OWNER = "host-1-abcd"
@@ -49,7 +48,7 @@ class StoredStatus:
         at = int((time.time() - written_ago + clock_ahead) * 1000)
         counted = {n: None if s is None else at - int(s * 1000) for n, s in sources.items()}
         doing = PartitionActivity(epoch, OWNER, at, tokens, 5, 0, list(minutes), counted)
-        raw, left = activity.encode_activity(doing), ACTIVITY_KEPT_S - written_ago
+        raw, left = activity.encode_activity(doing), activity.KEPT_S - written_ago
         await self.redis.set(schema.activity_key(partition), raw, ex=left)
 
     async def read(self, ends: Ends | None = None) -> Status:

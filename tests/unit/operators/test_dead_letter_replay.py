@@ -63,6 +63,16 @@ def test_a_mended_event_takes_the_originals_place_and_none_of_its_headers() -> N
     assert replay.position == ReplayPosition(41, NOW)
 
 
+@pytest.mark.parametrize("partition", [HOME, (HOME + 1) % PARTITIONS])
+def test_as_a_new_event_it_has_no_position_wherever_the_original_was(partition: int) -> None:
+    original = record(MEMBER, headers=((HEADER, b"17 1234567890123"),))._replace(
+        partition=partition
+    )
+    replay = prepare_replay(letter(original), None, PARTITIONS, RETENTION, NOW, as_new=True)
+    assert (replay.topic, replay.partition) == (Topic.MEMBERSHIP, HOME)
+    assert (replay.position, replay.headers) == (None, ())
+
+
 def test_a_replay_of_a_replay_ranks_where_the_first_original_stood() -> None:
     again = record(MEMBER, headers=((HEADER, b"17 1234567890123"),))
     replay = prepared(again, now=1234567890123)

@@ -7,11 +7,12 @@ from uuid import uuid4
 import msgspec
 import pytest
 
+from projector.domain.fact_keys import WAITING_LETTER
 from projector.errors import HistoryLostError
 from projector.events.model import Topic
 from projector.store import partition_state, schema
 from projector.store.partition_store import PartitionStore
-from projector.worker import dead_letter_outbox, freshness_probes
+from projector.worker import freshness_probes
 from projector.worker.dead_letter_outbox import LetterRef
 from tests import builders
 from tests.builders import digest
@@ -178,7 +179,7 @@ async def test_letters_of_after_the_checkpoint_are_sent_once(setup: Setup) -> No
 async def test_a_letter_that_waits_in_the_checkpoint_is_not_lost(setup: Setup) -> None:
     setup.kafka.takes_letters = False
     await owned(setup, b"{")
-    field = f"*/{dead_letter_outbox.KIND}/membership:3"
+    field = f"*/{WAITING_LETTER}/membership:3"
     assert await setup.redis.hexists(FACTS, field)
     await put_in_place(setup)
     assert await setup.redis.hexists(FACTS, field)

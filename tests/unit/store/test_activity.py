@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import astuple
 
 from projector.events.model import Topic
-from projector.metrics import LATENCY_BUCKETS_S
+from projector.latency_buckets import LATENCY_BUCKETS_S
 from projector.store import activity
 from projector.store.activity import (
     MAX_BYTES,

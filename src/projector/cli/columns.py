@@ -1,0 +1,11 @@
+"""Columns of text, as wide as what is in them."""
+
+from collections.abc import Iterator, Sequence
+
+
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Write each row on one line; the last column is not padded."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
