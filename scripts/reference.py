@@ -19,6 +19,13 @@ from projector.config.settings import Settings
 DOCS: Final = Path(__file__).parents[1] / "docs"
 NOTE: Final = "<!-- Written by `make reference` from the code: change it there. -->"
 EXAMPLES: Final = "\b\n"
+COMPLETION: Final = """
+`projector --install-completion` makes bash, zsh, fish or PowerShell complete commands and options
+with the Tab key. It adds a file to your home directory and, for bash and zsh, a line to `~/.bashrc`
+or `~/.zshrc`. Open a new shell then. `projector --show-completion` prints what it would add.
+
+A script of its own: `_PROJECTOR_COMPLETE=source_bash projector`, or `source_zsh`, `source_fish`.
+"""
 # Left out as noise: the types of values, and the bounds of ids.
 TYPE: Final = re.compile(r" <(str|int|path|int range|list\[\w+\])>")
 ID_BOUNDS: Final = re.compile(r" +\[1<=x<=9223372036854775807(; required)?\]")
@@ -45,7 +52,7 @@ def _commands() -> str:
     about, exits, *more = _paragraphs(group.help)
     return _text(
         "# Commands", NOTE, about, "\n".join(["| command | |", "|---|---|", *index]), *more,
-        "## Exit codes", exits, *sections,
+        "## Exit codes", exits, "## Completion", *_paragraphs(COMPLETION), *sections,
     )  # fmt: skip
 
 
@@ -55,7 +62,8 @@ def _leaves(command: Any, context: Any) -> Iterator[tuple[str, Any, Any]]:
     if children is None:
         yield context.command_path, command, context
         return
-    for name, child in children.items():
+    for name in command.list_commands(context):
+        child = children[name]
         yield from _leaves(child, child.context_class(child, info_name=name, parent=context))
 
 

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Callable
+from itertools import groupby
 from typing import Annotated, Any, Final
 
 import typer
@@ -13,11 +15,14 @@ HELP: Final = """Which cluster agents may a CI job token use? Events in, one ans
 
 Exits with 0 when all is well; with 1 when a check found something, or a server cannot go on; with 2
 when you must correct something first: a setting, an argument, a line of a file, a topic, a dead
-letter, an unknown job or partition, a port in use; with 3 when Kafka or Redis cannot be reached.
+letter, an unknown job, agent or partition, a port in use; with 3 when Kafka or Redis cannot be
+reached.
 
 The reason is on stderr. Logs are on stderr too: JSON, one event a line, or plain text on a
-terminal. Settings are environment variables (docs/settings.md); give every command those of the
-workers.
+terminal.
+
+Settings are environment variables (docs/settings.md). PROJECTOR_KAFKA and PROJECTOR_REDIS_URL name
+the servers, both on 127.0.0.1 unless set. Give every command those of the workers.
 """
 
 # The status that a shell gives a program which SIGPIPE ended.
@@ -36,6 +41,26 @@ class Commands(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(OUTPUT_CLOSED) from None
 
+    def list_commands(self, _ctx: Any) -> list[str]:
+        """Return the names in the order in which the commands were added, groups too."""
+        order = [LOOK, FEED, RUN, MEND, SET_UP]
+        return sorted(self.commands, key=lambda name: order.index(_heading(self.commands[name])))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands in sections, each under its heading."""
+        names = self.list_commands(ctx)
+        width = formatter.width - max(map(len, names)) - 6
+        for heading, section in groupby(names, lambda name: _heading(self.commands[name])):
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [(name, self.commands[name].get_short_help_str(width)) for name in section],
+                    col_max=max(map(len, names)),
+                )
+
+
+def _heading(command: Any) -> str:
+    return str(command.rich_help_panel)
+
 
 app = typer.Typer(
     cls=Commands,
@@ -43,24 +68,35 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    add_completion=False,
 )
-# `--help` and docs/commands.md list the commands in this order, the groups last.
-app.add_typer(dead_letters.app, name="dead-letters")
-app.add_typer(inspect.app, name="inspect")
-app.add_typer(gitlab.app, name="gitlab")
-app.command("explain")(checks.explain)
-app.command("status")(checks.status)
-app.command("worker")(serve.worker)
-app.command("api")(serve.api)
-app.command("ops")(serve.ops)
-app.command("dev")(serve.dev)
-app.command("feed")(events.feed)
-app.command("schemas")(events.schemas)
-app.command("verify")(checks.verify)
-app.command("audit")(checks.audit)
-app.command("rebuild")(rebuild.rebuild_partitions)
-app.command("topics")(events.topics)
+# `--help` lists the commands in this order, under these headings. A description that is longer
+# than 50 characters would be cut on a terminal of 80 columns.
+LOOK, FEED, RUN, MEND, SET_UP = "Look", "Feed", "Run", "Mend", "Set up"
+
+
+def _add(name: str, heading: str, about: str, command: Callable[..., None]) -> None:
+    app.command(name, short_help=about, rich_help_panel=heading)(command)
+
+
+def _add_group(name: str, heading: str, about: str, group: typer.Typer) -> None:
+    app.add_typer(group, name=name, short_help=about, rich_help_panel=heading)
+
+
+_add("status", LOOK, "Show what is wrong, and how fresh all is.", checks.status)
+_add("explain", LOOK, "Explain why a job may or may not use an agent.", checks.explain)
+_add_group("inspect", LOOK, "Show what Redis holds of a job, token or agent.", inspect.app)
+_add("feed", FEED, "Check a file of events, and send them.", events.feed)
+_add_group("gitlab", FEED, "Feed from GitLab's PostgreSQL.", gitlab.app)
+_add("worker", RUN, "Consume the topics, keep the views up to date.", serve.worker)
+_add("api", RUN, "Answer lookups over HTTP.", serve.api)
+_add("ops", RUN, "Serve the operators' page alone, at /ops/.", serve.ops)
+_add("dev", RUN, "Run everything here, in memory, to try it.", serve.dev)
+_add_group("dead-letters", MEND, "List, show and replay refused events.", dead_letters.app)
+_add("verify", MEND, "Compare the views with the facts.", checks.verify)
+_add("audit", MEND, "Compare the facts with an upstream export.", checks.audit)
+_add("rebuild", MEND, "Rebuild facts and views from the topics.", rebuild.rebuild_partitions)
+_add("topics", SET_UP, "Create the missing topics, check the others.", events.topics)
+_add("schemas", SET_UP, "Print the contract for events, as AsyncAPI.", events.schemas)
 
 
 def _show_version(wanted: bool) -> None:

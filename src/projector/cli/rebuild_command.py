@@ -1,5 +1,6 @@
 """The command `projector rebuild`: its options, output and exit codes."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +33,8 @@ def rebuild_partitions(
 ) -> None:
     """Compute facts and views from the topics, and put them in place."""
     settings = load_settings()
+    # The end of this command's own claim is no fault, and its partitions are printed.
+    logging.getLogger("projector.worker").setLevel(logging.ERROR)
     options = Options(dry_run, accept_loss)
     counts = run_command(settings, _rebuild(settings, partitions, options, json))
     if dry_run:
@@ -51,6 +54,7 @@ async def _rebuild(
     async with rebuild_run.connect_clients(settings) as clients:
         wanted = choose_partitions(partitions, clients.policy.partitions)
         with progress_bar() as bar:
+            checked = bar.add_task("topics checked", total=len(wanted))
             done = bar.add_task("partitions", total=len(wanted))
 
             @contextmanager
@@ -59,7 +63,9 @@ async def _rebuild(
                 yield partial(bar.advance, task)
                 bar.remove_task(task)
 
-            output = Output(show, reading, partial(bar.advance, done))
+            output = Output(
+                show, reading, partial(bar.advance, done), partial(bar.advance, checked)
+            )
             return await rebuild_run.rebuild_partitions(clients, wanted, options, output)
 
 

@@ -30,6 +30,8 @@ def redis_reason(error: BaseException | None) -> str | None:
                 return f"does not allow this user what is needed: {cause}. See docs/security.md"
             case MovedError() | ClusterCrossSlotError():
                 return f"is part of a cluster. Let {url} begin with redis+cluster://"
+            case ResponseError() if "DB index is out of range" in str(cause):
+                return f"does not have this database. Let {url} end with a smaller number"
             case ResponseError() if "cluster support disabled" in str(cause):
                 return f"is not a cluster. Let {url} begin with redis://"
             case ssl.SSLError():

@@ -149,8 +149,16 @@ class Settings(ConnectionSettings):
         "signature decides",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="the least severe message to log"
+        default="info",
+        description="the least severe message to log; in any case, and `warn` for `warning`",
     )
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _level_in_any_case(cls, level: object) -> object:
+        if not isinstance(level, str):
+            return level
+        return "warning" if level.lower() == "warn" else level.lower()
 
     @field_validator("topic_prefix")
     @classmethod

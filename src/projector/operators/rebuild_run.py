@@ -3,9 +3,9 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from msgspec import Struct
 
@@ -30,6 +30,8 @@ from projector.store.partition_count import read_partition_count
 from projector.store.partition_state import PartitionState
 from projector.worker.owner import cancel_until_done
 from projector.worker.sources import create_sources
+
+T = TypeVar("T")
 
 # Workers with an alarm claim every 15 s, so one of a few attempts is between two of theirs.
 ATTEMPTS: Final = 3
@@ -95,11 +97,16 @@ Reading = Callable[[int, int], AbstractContextManager[Callable[[int], object]]]
 
 
 class Output(NamedTuple):
-    """Takes what a rebuild finds; `advance` is called with 1 after each partition."""
+    """Takes what a rebuild finds.
+
+    Called with 1: `check` once the topics of a partition are checked for losses, and `advance`
+    after all of a partition.
+    """
 
     report: Report
     reading: Reading
     advance: Callable[[int], object] = lambda _: None
+    check: Callable[[int], object] = lambda _: None
 
 
 class Counts(Struct):
@@ -154,13 +161,21 @@ async def rebuild_partitions(
     Raises `RedisError`, `KafkaError`, and `RebuildLossError` before anything is read if Kafka has
     lost events and the loss is not accepted.
     """
-    states = {p: await partition_state.read_partition_state(clients.redis, p) for p in partitions}
+    states = await _at_once(
+        partitions, lambda p: partition_state.read_partition_state(clients.redis, p)
+    )
     if not options.dry_run:
         names = clients.sources.names if clients.sources else ()
         for partition, state in states.items():
             if state:
                 partition_state.refuse_other_sources(partition, state, names)
-    losses = {p: await rebuild.find_losses(clients.reader, p, states[p]) for p in states}
+
+    async def find_losses(partition: int) -> list[str]:
+        found = await rebuild.find_losses(clients.reader, partition, states[partition])
+        output.check(1)
+        return found
+
+    losses = await _at_once(states, find_losses)
     _refuse_losses(losses, options)
     counts, slots = Counts(), asyncio.Semaphore(TOGETHER)
 
@@ -183,6 +198,21 @@ async def rebuild_partitions(
         # Takes the errors of the others, or asyncio would log each.
         await asyncio.gather(*comparing, return_exceptions=True)
     return counts
+
+
+async def _at_once(partitions: Iterable[int], ask: Callable[[int], Awaitable[T]]) -> dict[int, T]:
+    """Ask about every partition, `TOGETHER` of them at a time."""
+    slots = asyncio.Semaphore(TOGETHER)
+
+    async def one(partition: int) -> T:
+        async with slots:
+            return await ask(partition)
+
+    asking = {partition: asyncio.create_task(one(partition)) for partition in partitions}
+    try:
+        return dict(zip(asking, await asyncio.gather(*asking.values()), strict=True))
+    finally:
+        await cancel_until_done(asking.values())
 
 
 async def _finish(run: "PartitionRun", options: Options, report: Report) -> None:

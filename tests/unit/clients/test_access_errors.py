@@ -28,6 +28,10 @@ from projector.clients import access_errors, redis_access
             ResponseError("This instance has cluster support disabled"),
             "is not a cluster. Let PROJECTOR_REDIS_URL begin with redis://",
         ),
+        (
+            ResponseError("DB index is out of range"),
+            "does not have this database. Let PROJECTOR_REDIS_URL end with a smaller number",
+        ),
         (ConnectionError("away"), None),
         (ResponseError("LOADING"), None),
     ],

@@ -289,6 +289,31 @@ async def test_partitions_are_compared_together_and_reported_in_their_order(
     assert slow_runs.log == []
 
 
+async def test_topics_are_checked_for_losses_together_before_anything_is_read(
+    run: Run, slow_runs: type[SlowRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check waits up to a second, so 1,000 partitions took a quarter of an hour."""
+    asking: set[int] = set()
+    most, gate = 0, asyncio.Event()
+    checked: list[int] = []
+
+    async def find_losses(_reader: Any, partition: int, _state: Any) -> list[str]:
+        nonlocal most
+        asking.add(partition)
+        most = max(most, len(asking))
+        if len(asking) == rebuild_run.TOGETHER:
+            gate.set()
+        await gate.wait()
+        asking.discard(partition)
+        return []
+
+    monkeypatch.setattr(rebuild, "find_losses", find_losses)
+    output = Output(run.found.append, run._reading, check=checked.append)
+    await rebuild_run.rebuild_partitions(clients(run.setup), range(20), DRY_RUN, output)
+    assert most == rebuild_run.TOGETHER
+    assert checked == [1] * 20
+
+
 async def test_partitions_are_put_in_place_one_after_the_other(
     run: Run, slow_runs: type[SlowRun]
 ) -> None:
