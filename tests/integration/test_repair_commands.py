@@ -193,7 +193,8 @@ def test_facts_are_made_what_an_export_says_and_not_what_it_no_longer_says(
     lines = "\n".join(json.dumps(event) for event in export)
     printed = deployment.command("audit", "-", *kind_options, *taken, stdin=lines).stdout
     assert (
-        "different: 3/member/group:3/user:1/direct, line 4, level is 30 and not 10, by" in printed
+        "different, OVER-GRANT: user 1 in group 3: developer here, guest in the export (line 4) ["
+        in printed
     )
     assert "1 missing, 1 extra, 1 different, 0 newer" in printed
     assert "not compared: job" in printed

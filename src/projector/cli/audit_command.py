@@ -8,6 +8,7 @@ from typing import BinaryIO, Final, NamedTuple, TypeVar
 
 import typer
 
+from projector.cli.audit_sentences import as_text
 from projector.cli.terminal import (
     FINDING,
     WRONG,
@@ -36,7 +37,7 @@ from projector.operators.audit_run import (
     AuditRequest,
     AuditRow,
     AuditRun,
-    NotComparedRow,
+    FindingRow,
     refuse_unsafe_repair,
 )
 from projector.store.partition_count import require_partition_count
@@ -100,14 +101,26 @@ async def _audit(settings: Settings, name: str, source: BinaryIO, options: Optio
         if options.repair:
             await refuse_unsafe_repair(settings, redis, request)
         run = AuditRun(settings, redis, request)
-        with progress_bar() as bar:
-            for partition in bar.track(range(partitions), description="comparing"):
-                for row in await run.audit(partition):
-                    text = as_json(row) if options.as_json else escape_control_chars(as_text(row))
-                    typer.echo(text)
+        rows: list[AuditRow] = []
+        try:
+            with progress_bar() as bar:
+                for partition in bar.track(range(partitions), description="comparing"):
+                    rows += await run.audit(partition)
+        finally:
+            # Also before an outage ends the command: repairs are fed by then.
+            _show(rows, json=options.as_json)
     for line in _summary(run, request):
         typer.echo(escape_control_chars(line), err=options.as_json)
     return run.is_good
+
+
+def _show(rows: list[AuditRow], *, json: bool) -> None:
+    for row in sorted(rows, key=_over_grants_first):
+        typer.echo(as_json(row) if json else escape_control_chars(as_text(row)))
+
+
+def _over_grants_first(row: AuditRow) -> bool:
+    return not (isinstance(row, FindingRow) and row.over_grant)
 
 
 def _read_export(name: str, source: BinaryIO, partitions: int, *, may_be_empty: bool) -> Export:
@@ -126,21 +139,6 @@ def _request(export: Export, source: BinaryIO, options: Options) -> AuditRequest
     )
     taken = export.taken if options.taken is None else options.taken
     return AuditRequest(export, scope, source, taken, options.skew_ms, options.repair)
-
-
-def as_text(row: AuditRow) -> str:
-    """Write the row on one line."""
-    if isinstance(row, NotComparedRow):
-        return f"{row.what}: partition {row.partition}: {row.error}"
-    text = f"{row.what}: {row.key}"
-    if row.line is not None:
-        text += f", line {row.line}"
-    for name, values in row.fields.items():
-        text += f", {name} is {values.fact!r} and not {values.export!r}"
-    if row.offset is not None and row.timestamp is not None:
-        place = f"{row.topic} partition {row.partition}, offset {row.offset}"
-        text += f", by the event at {place}, of {to_rfc3339(row.timestamp)}"
-    return f"{text}: {row.outcome}" if isinstance(row.outcome, str) else text
 
 
 def _summary(run: AuditRun, request: AuditRequest) -> Iterator[str]:

@@ -17,12 +17,18 @@ def topics() -> None:
         typer.echo(f"{settings.topic(name)}: {count} partition{'' if count == 1 else 's'}")
     for risk in risks:
         warn(risk)
-    if "partitions" in settings.model_fields_set and settings.partitions != found[Topic.MEMBERSHIP]:
+    count = found[Topic.MEMBERSHIP]
+    remedy = (
+        f"For another number, set another {variable_name('topic_prefix')}, and feed all events to "
+        "the new topics"
+    )
+    if "partitions" in settings.model_fields_set and settings.partitions != count:
         warn(
             f"{variable_name('partitions')} is {settings.partitions} and changes nothing: the "
-            f"existing topics have {found[Topic.MEMBERSHIP]} partitions. For another number, set "
-            f"another {variable_name('topic_prefix')}, and feed all events to the new topics"
+            f"existing topics have {count} partitions. {remedy}"
         )
+    elif "partitions" not in settings.model_fields_set:
+        warn(f"{count} partitions are for good, and bound the number of workers. {remedy}")
 
 
 async def _create(settings: Settings) -> tuple[dict[str, int], list[str]]:

@@ -188,6 +188,31 @@ def compare_fact(
     return (FactMismatch.DIFFERENT if fields else None), fields
 
 
+# Kinds of which each entity grants something by itself.
+_GRANTING: Final = ("member", "agent", "configuration", "shared-agent", "instance-agent", "job")
+
+
+def may_grant_more(finding: AuditFinding) -> bool:
+    """Whether the facts may grant what the export does not."""
+    if finding.mismatch is FactMismatch.EXTRA:
+        return fact_keys.kind_of(finding.key) in _GRANTING
+    return any(_is_wider(name, *values) for name, values in finding.fields.items())
+
+
+def _is_wider(name: str, fact: Any, exported: Any) -> bool:
+    """Whether the field of a fact may grant more than the exported one."""
+    match name:
+        case "level":
+            return bool(fact > exported)
+        case "expires_at":
+            return fact is None or (exported is not None and fact > exported)
+        case "finished":
+            return not fact
+        case "state":
+            return bool(fact == "active")
+    return name in ("projects", "groups", "configuration", "ref_protected", "environment")
+
+
 def _is_over(entity: Entity, now: int) -> bool:
     """Whether the entity grants nothing any more, so that either side may lack it."""
     match entity:

@@ -35,8 +35,9 @@ class FieldValues(Struct, frozen=True):
 class FindingRow(Struct, frozen=True, kw_only=True):
     """An entity of which the facts and the export differ. Its JSON is public.
 
-    `line` is the export's; `offset`, `timestamp` (ms) and `sequence` are the fact's. `outcome` is
-    there with `--repair` alone: "fed", or why no event repairs the fact.
+    `line` is the export's; `offset`, `timestamp` (ms) and `sequence` are the fact's. With
+    `over_grant` the facts may grant what the export does not. `outcome` is there with `--repair`
+    alone: "fed", or why no event repairs the fact.
     """
 
     partition: int
@@ -48,6 +49,7 @@ class FindingRow(Struct, frozen=True, kw_only=True):
     offset: int | None
     timestamp: int | None
     sequence: int | None
+    over_grant: bool
     outcome: str | UnsetType = UNSET
 
     @classmethod
@@ -67,6 +69,7 @@ class FindingRow(Struct, frozen=True, kw_only=True):
             offset=fact.offset if fact else None,
             timestamp=fact.timestamp if fact else None,
             sequence=fact.sequence if fact else None,
+            over_grant=audit.may_grant_more(finding),
             outcome=outcome,
         )
 

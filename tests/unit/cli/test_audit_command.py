@@ -86,11 +86,14 @@ def test_findings_are_lines_and_exit_with_1(tmp_path: Path) -> None:
     result = run("audit", changed(tmp_path), "--taken", LATER)
     assert result.exit_code == 1
     extra, different, missing, *summary = result.stdout.splitlines()
-    assert extra.startswith(f"extra: 3/agent/6, by the event at agent-config partition {HOME}, ")
-    assert different.startswith(
-        f"different: {MEMBER}, line 5, level is 30 and not 10, by the event"
+    assert extra.startswith(
+        f"extra, OVER-GRANT: agent 6: here, but not in the export [agent-config/{HOME}:"
     )
-    assert missing == "missing: 3/project/8, line 6"
+    assert different.startswith(
+        "different, OVER-GRANT: user 1 in group 3: developer here, guest in the export (line 5) "
+        f"[membership/{HOME}:2 of "
+    )
+    assert missing == "missing: project 8: not here, but in the export (line 6)"
     assert "1 missing, 1 extra, 1 different, 0 newer than the export" in summary[0]
 
 
@@ -102,6 +105,7 @@ def test_the_json_of_a_finding_has_the_public_names_in_order(tmp_path: Path) -> 
         "partition": HOME, "key": MEMBER, "what": "different", "line": 5,
         "fields": {"level": {"fact": 30, "export": 10}}, "topic": "membership", "offset": 2,
         "timestamp": found["timestamp"], "sequence": None,
+        "over_grant": True,
     }  # fmt: skip
     assert list(found.items()) == list(expected.items())
     assert isinstance(found["timestamp"], int)
@@ -130,7 +134,7 @@ def test_what_no_event_repairs_is_named_and_exits_with_1(
     result = run("audit", file, "--kind", "user", "--taken", now(), *EXACT, "--repair")
     assert (result.exit_code, sent) == (1, [])
     line = result.stdout.splitlines()[0]
-    assert line.startswith("extra: */user/1, by the event at membership partition")
+    assert line.startswith("extra: user 1: here, but not in the export [membership/")
     assert line.endswith(
         ": cannot be repaired: no event removes a user; feed `user.set` with another state"
     )
@@ -187,10 +191,11 @@ def test_what_has_become_empty_is_extra_when_everything_is_compared(
     assert "0 missing, 0 extra, 0 different" in run("audit", file).stdout
     result = run("audit", file, "--all")
     assert result.exit_code == 1
-    found = [line.split(", by")[0] for line in result.stdout.splitlines()]
-    assert sorted(found[:3]) == [
-        f"extra: {MEMBER}", "extra: 5/group/5", "extra: 5/member/group:5/user:1/direct",
+    found = [line.split(": here")[0] for line in result.stdout.splitlines()]
+    assert sorted(found[:2]) == [
+        "extra, OVER-GRANT: user 1 in group 3", "extra, OVER-GRANT: user 1 in group 5",
     ]  # fmt: skip
+    assert found[2] == "extra: group 5"
     assert "0 missing, 3 extra, 0 different" in found[3]
     assert found[4].startswith("compared: agent, ")
     assert found[4].endswith(" of all namespaces")

@@ -79,6 +79,9 @@ def feed(  # noqa: PLR0913  one for each option
 def topics() -> None:
     """Create the topics that are missing, check those that exist, list their partitions.
 
+    The number of partitions is for good: set PROJECTOR_PARTITIONS before the first run. It bounds
+    the number of workers, and what one worker holds in memory.
+
     Warns of topics that may lose events or make answers wrong: min.insync.replicas=1 with three
     copies or more, or their producers' time.
 
