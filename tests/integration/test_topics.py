@@ -53,10 +53,10 @@ def test_topics_are_known_when_their_creation_ends(deployment: Deployment) -> No
     asyncio.run(create_many())
 
 
-def test_a_number_of_partitions_that_is_not_set_is_no_remark(deployment: Deployment) -> None:
+def test_a_number_of_partitions_that_is_not_set_is_named_as_final(deployment: Deployment) -> None:
     create(deployment, "membership", 6)
     del deployment.env["PROJECTOR_PARTITIONS"]
-    assert deployment.command("topics").stderr == ""
+    assert deployment.command("topics").stderr.startswith("6 partitions are for good, ")
     deployment.env["PROJECTOR_PARTITIONS"] = "6"
     assert deployment.command("topics").stderr == ""
 
