@@ -19,7 +19,8 @@ from projector.config.settings import Settings
 from projector.errors import OperatorError, TemporaryError, TooManyFactsError, UnknownJobError
 from projector.operators import dead_letter_reader, explain
 from projector.operators.kafka_lag import EndOffsetPoller
-from projector.operators.status import PartitionHealth, PartitionStatus, Status, read_status
+from projector.operators.status import read_status
+from projector.operators.status_model import PartitionHealth, PartitionStatus, Status
 
 T = TypeVar("T")
 
@@ -129,11 +130,9 @@ class _Reader:
 
     async def status(self) -> dict[str, Any]:
         self._keep_polling()
-        bound = self._settings.max_staleness
-        self._latest = found = await read_status(self._client(), bound, self._poller.ends)
-        found = msgspec.structs.replace(
-            found, partitions=_worst(found.partitions), workers=[], kafka=self._poller.trouble
-        )
+        answer = self._poller.answer
+        self._latest = found = await read_status(self._client(), self._settings, answer)
+        found = msgspec.structs.replace(found, partitions=_worst(found.partitions), workers=[])
         lookups = self._count_lookups and self._count_lookups()
         return dict(msgspec.to_builtins(found)) | {"lookups": lookups}
 

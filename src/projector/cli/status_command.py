@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
-import msgspec
 import typer
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -23,7 +22,8 @@ from projector.errors import OperatorError
 from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
 from projector.operators.kafka_lag import EndOffsetPoller
-from projector.operators.status import Status, read_status
+from projector.operators.status import read_status
+from projector.operators.status_model import Status
 from projector.process import until_signalled
 
 REFRESH_S: Final = 1.0
@@ -49,7 +49,7 @@ async def _once(settings: Settings, show: Show) -> Status:
     async with _clients(settings) as (redis, kafka):
         await redis.ping()
         await kafka.first()
-        found = await _read(settings, redis, kafka)
+        found = await read_status(redis, settings, kafka.answer)
     show(found)
     return found
 
@@ -79,15 +79,10 @@ async def _watch(settings: Settings, json: bool) -> Status | None:
 
 async def _read_or_reason(settings: Settings, redis: Redis, kafka: EndOffsetPoller) -> Status | str:
     try:
-        return await _read(settings, redis, kafka)
+        return await read_status(redis, settings, kafka.answer)
     except (RedisError, OperatorError) as error:
         reason = redis_reason(error) or f"cannot be read: {error}"
         return f"Redis at {settings.redis_place} {reason}"
-
-
-async def _read(settings: Settings, redis: Redis, kafka: EndOffsetPoller) -> Status:
-    found = await read_status(redis, settings.max_staleness, kafka.ends)
-    return msgspec.structs.replace(found, kafka=kafka.trouble)
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,7 @@ from rich.text import Text
 from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
 from projector.operators.source_status import SourceHealth, SourceStatus
-from projector.operators.status import PartitionHealth, PartitionStatus, Status, WorkerStatus
+from projector.operators.status_model import PartitionHealth, PartitionStatus, Status, WorkerStatus
 from projector.store.activity import ActivityRates
 
 UNKNOWN: Final = "-"

@@ -9,14 +9,15 @@ from contextlib import asynccontextmanager
 from typing import Final, NoReturn
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaConnectionError
 
 from projector.clients import kafka
 from projector.config.settings import Settings
-from projector.errors import OperatorError
+from projector.errors import AccessError, MissingTopicsError, OperatorError
 from projector.events.model import DEAD_LETTERS, Topic
-from projector.events.timestamps import to_rfc3339
 from projector.kafka import topics
-from projector.operators.status import Ends
+from projector.operators.status import Ends, KafkaAnswer
+from projector.operators.status_model import KafkaFault, KafkaTrouble
 
 INTERVAL_S: Final = 1.0
 PATIENCE_S: Final = 5.0
@@ -40,7 +41,7 @@ class EndOffsetPoller:
         self._settings = settings
         self._answered = asyncio.Event()
         self._ends: Ends | None = None
-        self._trouble: str | None = None
+        self._trouble: tuple[KafkaFault, str] | None = None
         self._since, self._read_at = time.time(), -math.inf
 
     @property
@@ -50,12 +51,17 @@ class EndOffsetPoller:
         return self._ends if self._trouble is None and is_recent else None
 
     @property
-    def trouble(self) -> str | None:
+    def trouble(self) -> KafkaTrouble | None:
         """The reason why there is no result, and the time of the last one."""
         if self.ends is not None:
             return None
-        reason = self._trouble or f"Kafka at {self._settings.kafka} does not answer"
-        return f"{reason} (since {to_rfc3339(round(self._since * 1000))})"
+        silent = (KafkaFault.UNREACHABLE, f"Kafka at {self._settings.kafka} does not answer")
+        return KafkaTrouble(*(self._trouble or silent), round(self._since * 1000))
+
+    @property
+    def answer(self) -> KafkaAnswer:
+        """The topics' ends as of a moment ago, or the trouble."""
+        return KafkaAnswer(self.ends, self.trouble)
 
     async def run(self) -> NoReturn:
         """Poll until cancelled; connect again after a failure, and where no answer comes."""
@@ -94,17 +100,36 @@ class EndOffsetPoller:
     def _note_failure(self, polling: "asyncio.Task[NoReturn]") -> None:
         """Note why polling has ended; it never ends while all is well."""
         error = None if polling.cancelled() else polling.exception()
-        if isinstance(error, OperatorError):
-            self._trouble = str(error)
-        else:
-            reason = str(error or "") or f"no answer within {PATIENCE_S:g} s"
-            self._trouble = f"Kafka at {self._settings.kafka} cannot be reached: {reason}"
+        self._trouble = _fault(error), _reason(self._settings, error)
         self._answered.set()
 
     def _forget(self) -> None:
         """Begin without a result: one from before a pause would pass for a present one."""
         self._ends = self._trouble = None
         self._since, self._read_at = time.time(), -math.inf
+
+
+def _fault(error: BaseException | None) -> KafkaFault:
+    match error:
+        case MissingTopicsError():
+            return KafkaFault.TOPICS_MISSING
+        case AccessError():
+            return KafkaFault.REFUSED
+        case OperatorError():
+            return KafkaFault.TOPICS_UNUSABLE
+    return KafkaFault.UNREACHABLE
+
+
+def _reason(settings: Settings, error: BaseException | None) -> str:
+    """Write a sentence; that of a failed bootstrap would have Python's own notation."""
+    match error:
+        case OperatorError():
+            return str(error)
+        case KafkaConnectionError():
+            reason = "no broker answers"
+        case _:
+            reason = str(error or "") or f"no answer within {PATIENCE_S:g} s"
+    return f"Kafka at {settings.kafka} cannot be reached: {reason}"
 
 
 @asynccontextmanager

@@ -46,13 +46,17 @@ class SourceStatus(Struct, frozen=True):
 
 
 class StoredPartition(NamedTuple):
-    """A partition's state and activity in Redis at `now` (ms); the latter expires in `left_ms`."""
+    """A partition's state and activity in Redis at `now` (ms); the latter expires in `left_ms`.
+
+    `damage` is what of the partition cannot be read, or is incomplete.
+    """
 
     partition: int
     now: int
     state: PartitionState | None
     activity: PartitionActivity | None
     left_ms: int = -1
+    damage: str | None = None
 
 
 class _Evidence:

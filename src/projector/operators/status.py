@@ -1,27 +1,34 @@
 """The status of all partitions, from Redis, and their lag, from Kafka's end offsets.
 
-The values in Redis are not trusted: an unreadable one counts as missing. The JSON of `Status` is
-public; docs/monitoring.md describes it.
+The values in Redis are not trusted: an unreadable one counts as missing. `status_model` has its
+types, `diagnosis` the causes of what is wrong.
 """
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
+from importlib.metadata import version
 from typing import Any, Final, NamedTuple
 
-from msgspec import Struct
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from projector.clients import redis_batch
 from projector.clients.redis_cluster import CommandResult
+from projector.config.settings import Settings
 from projector.events.model import Topic
-from projector.operators.source_status import (
-    LATE_S,
-    SourceHealth,
-    SourceStatus,
-    StoredPartition,
-    source_statuses,
+from projector.events.timestamps import to_rfc3339
+from projector.operators import diagnosis
+from projector.operators.source_status import LATE_S, StoredPartition, source_statuses
+from projector.operators.status_model import (
+    Deployment,
+    KafkaTrouble,
+    PartitionHealth,
+    PartitionStatus,
+    Status,
+    StatusTotals,
+    WorkerHealth,
+    WorkerStatus,
 )
 from projector.store import activity, schema
 from projector.store.activity import ActivityRates
@@ -32,100 +39,61 @@ MINUTES: Final = 5
 PARTITIONS_PER_CALL: Final = 500
 MAX_OWNER: Final = 200
 MAX_NUMBER: Final = 2**53
-
-
-class PartitionHealth(StrEnum):
-    """The freshness of a partition; the worst last."""
-
-    FRESH = "fresh"
-    LATE = "late"
-    STALE = "stale"
-    UNCLAIMED = "unclaimed"
+# Answers of Redis for each partition.
+PER_PARTITION: Final = 5
 
 
 class Ends(NamedTuple):
-    """The topics' first and end offsets in Kafka by partition, and the number of dead letters."""
+    """The topics' first and end offsets in Kafka by partition, and the number of dead letters.
+
+    A partition without a leader has no offsets: `leaderless` names its topics. `topic_ids` is empty
+    where the broker reports none.
+    """
 
     beginnings: Mapping[int, Mapping[Topic, int]]
     ends: Mapping[int, Mapping[Topic, int]]
     dead_letters: int
+    leaderless: Mapping[int, list[Topic]] = {}
+    topic_ids: Mapping[Topic, str] = {}
 
 
-class PartitionStatus(Struct, frozen=True):
-    """One partition; values that are not known are None.
+class KafkaAnswer(NamedTuple):
+    """The topics' ends, or the trouble that hides them."""
 
-    `age` is the time in seconds since it was last fresh, `lag` the number of records that are not
-    applied, by topic.
-    """
-
-    partition: int
-    state: PartitionHealth
-    owner: str | None
-    age: float | None
-    epoch: int | None
-    revision: int | None
-    facts: int | None
-    live_tokens: int | None
-    lag: dict[Topic, int] | None
-    rates: ActivityRates | None
+    ends: Ends | None = None
+    trouble: KafkaTrouble | None = None
 
 
-class WorkerStatus(Struct, frozen=True):
-    """A worker that owns partitions; `age` in seconds is that of the freshest."""
-
-    owner: str
-    partitions: list[int]
-    age: float | None
-
-
-class StatusTotals(Struct, frozen=True):
-    """Sums over all partitions, without the values that are not known."""
-
-    partitions: int
-    fresh: int
-    late: int
-    stale: int
-    unclaimed: int
-    facts: int
-    live_tokens: int
-    lag: int | None
-    rates: ActivityRates
-
-
-class Status(Struct, frozen=True):
-    """All partitions, workers, sources and totals at the time `at` (ms of Redis TIME).
-
-    `kafka` is the reason why Kafka's numbers are missing. `sources` are those that workers wait
-    for, the worst first.
-    """
-
-    at: int
-    max_staleness: float
-    partitions: list[PartitionStatus]
-    workers: list[WorkerStatus]
-    totals: StatusTotals
-    dead_letters: int | None
-    kafka: str | None = None
-    sources: list[SourceStatus] = []
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether there are partitions, all fresh, and each source is heard and nowhere ignored."""
-        heard = all(s.state is SourceHealth.HEARD and not s.ignored_by for s in self.sources)
-        return heard and bool(self.partitions) and self.totals.fresh == len(self.partitions)
-
-
-async def read_status(redis: Redis, max_staleness: float, ends: Ends | None = None) -> Status:
-    """Read the status; `max_staleness` in seconds. Raises `RedisError` and `OperatorError`."""
+async def read_status(redis: Redis, settings: Settings, kafka: KafkaAnswer) -> Status:
+    """Read the status, with its causes; raises `RedisError` and `OperatorError`."""
+    ends, bound = kafka.ends, settings.max_staleness
     stored = [each async for each in _read_partitions(redis, await _count(redis, ends))]
-    now = stored[-1].now if stored else 0
-    partitions = [_partition(each, max_staleness, ends) for each in stored]
+    now = stored[-1].now if stored else await redis_batch.server_time(redis, schema.PARTITIONS_KEY)
+    partitions = [_partition(each, bound, ends) for each in stored]
     activities = [each.activity for each in stored if each.activity]
     rates = activity.activity_rates(activities, now, MINUTES)
-    return Status(
-        now, max_staleness, partitions, _workers(partitions), _totals(partitions, rates),
-        ends.dead_letters if ends else None, sources=source_statuses(stored, max_staleness),
+    found = Status(
+        now, bound, partitions, _workers(stored, partitions), _totals(partitions, rates),
+        ends.dead_letters if ends else None,
+        kafka=_sentence(kafka.trouble) if kafka.trouble else None,
+        sources=source_statuses(stored, bound), deployment=deployment_of(settings),
+        kafka_trouble=kafka.trouble,
     )  # fmt: skip
+    return msgspec.structs.replace(found, causes=diagnosis.causes(found))
+
+
+def deployment_of(settings: Settings) -> Deployment:
+    """Describe the deployment that these settings name, without passwords."""
+    return Deployment(
+        settings.redis_place,
+        settings.kafka,
+        settings.topic_prefix,
+        version("allowed-agents-projector"),
+    )
+
+
+def _sentence(trouble: KafkaTrouble) -> str:
+    return f"{trouble.reason} (since {to_rfc3339(trouble.since)})"
 
 
 async def _count(redis: Redis, ends: Ends | None) -> int:
@@ -138,22 +106,42 @@ async def _count(redis: Redis, ends: Ends | None) -> int:
 
 async def _read_partitions(redis: Redis, count: int) -> AsyncIterator[StoredPartition]:
     for chunk in _chunks(count):
-        commands = [("HGETALL", schema.partition_key(partition)) for partition in chunk]
-        commands += [("GET", schema.activity_key(partition)) for partition in chunk]
-        commands += [("PTTL", schema.activity_key(partition)) for partition in chunk]
+        keys = [schema.partition_key(partition) for partition in chunk]
+        activities = [schema.activity_key(partition) for partition in chunk]
+        commands: list[tuple[str, ...]] = [("HGETALL", key) for key in keys]
+        commands += [("HLEN", schema.facts_key(partition)) for partition in chunk]
+        commands += [("HMGET", key, "revision") for key in keys]
+        commands += [("GET", key) for key in activities]
+        commands += [("PTTL", key) for key in activities]
         found = await redis_batch.execute(redis, commands)
-        for partition, fields, raw, left in zip(chunk, *_thirds(found), strict=True):
-            yield StoredPartition(
-                partition,
-                int(fields.now),
-                _decode_state(_value(fields.value) or {}),
-                activity.decode_activity(_value(raw.value)),
-                _value(left.value),
-            )
+        for partition, *answers in zip(chunk, *_parts(found), strict=True):
+            yield _stored(partition, answers)
 
 
-def _thirds(found: Sequence[CommandResult]) -> Iterator[Sequence[CommandResult]]:
-    length = len(found) // 3
+def _stored(partition: int, answers: Sequence[CommandResult]) -> StoredPartition:
+    fields, facts, revision, raw, left = answers
+    hash_ = _value(fields.value)
+    state = _decode_state(hash_ or {})
+    damage = None
+    if state is None and (hash_ or isinstance(fields.value, Exception)):
+        damage = f"{schema.partition_key(partition)} is unreadable"
+    # Else a checkpoint was written between the reads.
+    elif state and _value(revision.value) == [b"%d" % state.version.revision]:
+        damage = _damaged_facts(state, _value(facts.value))
+    return StoredPartition(
+        partition, int(fields.now), state, activity.decode_activity(_value(raw.value)),
+        _value(left.value), damage,
+    )  # fmt: skip
+
+
+def _damaged_facts(state: PartitionState, found: int | None) -> str | None:
+    if not state.has_checkpoint or found == state.facts:
+        return None
+    return f"{found or 0} facts where {state.facts} were written"
+
+
+def _parts(found: Sequence[CommandResult]) -> Iterator[Sequence[CommandResult]]:
+    length = len(found) // PER_PARTITION
     return (found[start : start + length] for start in range(0, len(found), length))
 
 
@@ -196,7 +184,21 @@ def _partition(stored: StoredPartition, max_staleness: float, ends: Ends | None)
         doing.live_tokens if doing else None,
         _lag(stored, ends),
         activity.activity_rates([doing], stored.now, MINUTES) if doing else None,
+        stored.damage,
+        list(ends.leaderless.get(stored.partition, ())) if ends else [],
+        _other_logs(state, ends) if state and ends else [],
     )
+
+
+def _other_logs(state: PartitionState, ends: Ends) -> list[Topic]:
+    """Return the topics in Kafka whose ids are not those that the owner stored."""
+    return [
+        topic
+        for topic, log in state.logs.items()
+        if state.offsets.get(topic)
+        and log.topic_id
+        and ends.topic_ids.get(topic, log.topic_id) != log.topic_id
+    ]
 
 
 def _age(state: PartitionState | None, now: int) -> float | None:
@@ -228,7 +230,10 @@ def _lag(stored: StoredPartition, ends: Ends | None) -> dict[Topic, int] | None:
     return {t: max(0, end - applied.get(t, 0)) for t, end in ends.ends[partition].items()}
 
 
-def _workers(partitions: Iterable[PartitionStatus]) -> list[WorkerStatus]:
+def _workers(
+    stored: Iterable[StoredPartition], partitions: Iterable[PartitionStatus]
+) -> list[WorkerStatus]:
+    waiting = {p.partition for p in stored if p.state and p.state.awaited(p.now)}
     owned: dict[str, list[PartitionStatus]] = {}
     for partition in partitions:
         if partition.owner is not None:
@@ -238,9 +243,18 @@ def _workers(partitions: Iterable[PartitionStatus]) -> list[WorkerStatus]:
             owner,
             [partition.partition for partition in theirs],
             min((p.age for p in theirs if p.age is not None), default=None),
+            _worker_health(theirs, waiting),
         )
         for owner, theirs in sorted(owned.items())
     ]
+
+
+def _worker_health(partitions: Iterable[PartitionStatus], waiting: set[int]) -> WorkerHealth:
+    if any(p.state is PartitionHealth.FRESH for p in partitions):
+        return WorkerHealth.WORKING
+    if any(p.partition in waiting for p in partitions):
+        return WorkerHealth.WAITING
+    return WorkerHealth.SILENT
 
 
 def _totals(partitions: Sequence[PartitionStatus], rates: ActivityRates) -> StatusTotals:

@@ -7,13 +7,16 @@ from typing import Any
 
 import fakeredis
 
+from projector.config.settings import Settings
 from projector.events.model import Topic
-from projector.operators.status import Ends, Status, read_status
+from projector.operators.status import Ends, KafkaAnswer, read_status
+from projector.operators.status_model import KafkaTrouble, Status
 from projector.store import activity, schema
 from projector.store.activity import MinuteActivity, PartitionActivity
 
 BOUND = 10.0
 OWNER = "host-1-abcd"
+SETTINGS = Settings(kafka="k:1", redis_url="redis://r:2", max_staleness=BOUND)
 
 
 class StoredStatus:
@@ -51,8 +54,8 @@ class StoredStatus:
         raw, left = activity.encode_activity(doing), activity.KEPT_S - written_ago
         await self.redis.set(schema.activity_key(partition), raw, ex=left)
 
-    async def read(self, ends: Ends | None = None) -> Status:
-        return await read_status(self.redis, BOUND, ends)
+    async def read(self, ends: Ends | None = None, trouble: KafkaTrouble | None = None) -> Status:
+        return await read_status(self.redis, SETTINGS, KafkaAnswer(ends, trouble))
 
 
 def ends(partitions: int = 1, end: int = 4, dead_letters: int = 0) -> Ends:

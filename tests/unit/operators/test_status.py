@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from projector.cli.status_display import lines
 from projector.errors import PartitionCountError
 from projector.events.model import Topic
-from projector.operators.status import PartitionHealth
+from projector.operators.status_model import PartitionHealth
 from projector.store import schema
 from projector.store.activity import MinuteActivity
 from tests.unit.operators.stored_status import OWNER, StoredStatus, ends

@@ -1,0 +1,151 @@
+"""Causes of drawn and of chosen statuses: none exactly when all is well."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from projector.events.model import Topic
+from projector.operators.diagnosis import causes
+from projector.operators.source_status import SourceHealth, SourceStatus
+from projector.operators.status_model import (
+    Cause,
+    Deployment,
+    KafkaFault,
+    KafkaTrouble,
+    PartitionHealth,
+    PartitionStatus,
+    Severity,
+    Status,
+    StatusTotals,
+    WorkerHealth,
+    WorkerStatus,
+)
+from projector.store.activity import ActivityRates
+
+NOW = 1_800_000_000_000
+BOUND = 10.0
+RATES = ActivityRates(0, 0, 0, 0, None, None, None)
+AGES = {
+    PartitionHealth.FRESH: 0.3, PartitionHealth.LATE: 5.0, PartitionHealth.STALE: 30.0,
+    PartitionHealth.UNCLAIMED: None,
+}  # fmt: skip
+UNREACHABLE = KafkaTrouble(KafkaFault.UNREACHABLE, "Kafka at k:1 does not answer", NOW - 9000)
+MISSING = KafkaTrouble(KafkaFault.TOPICS_MISSING, "missing in Kafka at k:1: a.membership", NOW)
+
+
+def partition(
+    number: int, state: PartitionHealth = PartitionHealth.FRESH, owner: str = "a",
+    damage: str | None = None, leaderless: list[Topic] | None = None,
+    other_logs: list[Topic] | None = None,
+) -> PartitionStatus:  # fmt: skip
+    claimed = owner if state is not PartitionHealth.UNCLAIMED else None
+    return PartitionStatus(
+        number, state, claimed, AGES[state], 7, 3, 5, 2, None, None, damage, leaderless or [],
+        other_logs or [],
+    )  # fmt: skip
+
+
+def status(
+    *partitions: PartitionStatus, sources: tuple[SourceStatus, ...] = (),
+    trouble: KafkaTrouble | None = None, dead_letters: int | None = None,
+) -> Status:  # fmt: skip
+    owned: dict[str, list[PartitionStatus]] = {}
+    for each in partitions:
+        if each.owner:
+            owned.setdefault(each.owner, []).append(each)
+    waiting = {n for s in sources for n in s.waiting}
+    count = {state: sum(p.state is state for p in partitions) for state in PartitionHealth}
+    return Status(
+        NOW, BOUND, list(partitions),
+        [
+            WorkerStatus(
+                owner, [p.partition for p in theirs],
+                min((p.age for p in theirs if p.age is not None), default=None),
+                _health(theirs, waiting),
+            )
+            for owner, theirs in sorted(owned.items())
+        ],
+        StatusTotals(
+            len(partitions), count[PartitionHealth.FRESH], count[PartitionHealth.LATE],
+            count[PartitionHealth.STALE], count[PartitionHealth.UNCLAIMED], 0, 0, None, RATES,
+        ),
+        dead_letters, sources=list(sources), kafka_trouble=trouble,
+        deployment=Deployment("redis://r:2", "k:1", "foo-", "1.0"),
+    )  # fmt: skip
+
+
+def _health(partitions: list[PartitionStatus], waiting: set[int]) -> WorkerHealth:
+    if any(p.state is PartitionHealth.FRESH for p in partitions):
+        return WorkerHealth.WORKING
+    if any(p.partition in waiting for p in partitions):
+        return WorkerHealth.WAITING
+    return WorkerHealth.SILENT
+
+
+@st.composite
+def statuses(draw: st.DrawFn) -> Status:
+    count = draw(st.integers(0, 5))
+    topics = st.lists(st.sampled_from(list(Topic)), unique=True)
+    partitions = [
+        partition(
+            n, draw(st.sampled_from(list(PartitionHealth))), draw(st.sampled_from("abc")),
+            draw(st.sampled_from([None, None, None, "damaged"])), draw(topics), draw(topics),
+        )
+        for n in range(count)
+    ]  # fmt: skip
+    numbers = st.lists(st.integers(0, max(0, count - 1)), unique=True) if count else st.just([])
+    sources = [
+        SourceStatus(
+            name, draw(st.sampled_from(list(SourceHealth))),
+            draw(st.none() | st.floats(0, 1000)), draw(numbers), draw(numbers),
+        )
+        for name in draw(st.lists(st.sampled_from(["gitlab", "hr"]), unique=True))
+    ]  # fmt: skip
+    trouble = draw(st.sampled_from([None, UNREACHABLE, MISSING]))
+    letters = draw(st.sampled_from([None, 0, 4]))
+    return status(*partitions, sources=tuple(sources), trouble=trouble, dead_letters=letters)
+
+
+@given(statuses())
+def test_a_cause_beyond_a_notice_is_found_exactly_when_not_all_is_fresh(found: Status) -> None:
+    grave = [c for c in causes(found) if c.severity is not Severity.NOTICE]
+    assert bool(grave) is not found.is_fresh
+
+
+@given(statuses())
+def test_causes_come_worst_first_and_each_says_what_to_do(found: Status) -> None:
+    order = list(Severity)
+    listed = causes(found)
+    assert [order.index(c.severity) for c in listed] == sorted(
+        order.index(c.severity) for c in listed
+    )
+    for cause in listed:
+        assert cause.what.endswith(".")
+        assert cause.lookups.endswith(".")
+        assert cause.advice.endswith(".")
+        assert cause.runbook.startswith("runbook.md#")
+        assert cause.since is None or 0 < cause.since <= NOW
+
+
+@given(statuses())
+def test_it_is_an_outage_if_no_lookup_is_answered(found: Status) -> None:
+    answered = {PartitionHealth.FRESH, PartitionHealth.LATE}
+    if not any(p.state in answered for p in found.partitions):
+        assert all(c.severity is not Severity.NOTICE for c in causes(found)[:1])
+        assert causes(found)
+
+
+@given(statuses())
+def test_without_a_notice_all_is_well(found: Status) -> None:
+    if not causes(found):
+        assert found.is_fresh
+        assert found.kafka_trouble is None
+        assert not found.dead_letters
+
+
+def names(found: Status) -> list[str]:
+    return [cause.name for cause in causes(found)]
+
+
+def only(found: Status) -> Cause:
+    (cause,) = causes(found)
+    return cause
