@@ -1,48 +1,91 @@
-"""`projector status`: all partitions as a table, as lines or as JSON, once or every second."""
+"""`projector status`: a picture, lines or JSON; once, every second, or once all is fresh."""
 
 import asyncio
 import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import typer
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from rich.console import Console, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
-from rich.text import Text
 
-from projector.cli import status_display
-from projector.cli.terminal import FINDING, as_json, connected, load_settings, run_command
+from projector.cli import status_changes, status_display
+from projector.cli.terminal import (
+    FINDING,
+    OUTAGE,
+    WRONG,
+    as_json,
+    connected,
+    fail,
+    load_settings,
+    run_command,
+    warn,
+)
 from projector.clients.redis_access import redis_reason
 from projector.config.settings import Settings
 from projector.errors import OperatorError
 from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
+from projector.operators.diagnosis import redis_cause
 from projector.operators.kafka_lag import EndOffsetPoller
-from projector.operators.status import read_status
-from projector.operators.status_model import Status
+from projector.operators.status import deployment_of, read_status
+from projector.operators.status_model import Cause, Status
 from projector.process import until_signalled
 
 REFRESH_S: Final = 1.0
+WAIT_INTERVAL_S: Final = 0.5
 # A frozen broker would otherwise delay the end of the command.
 STOP_S: Final = 2.0
+# Wide enough for a line of a file or a pipe.
+WIDTH: Final = 200
 
-# Shows a status, or the reason why there is none.
-Show = Callable[[Status | str], None]
+
+class Trouble(NamedTuple):
+    """Why there is no status: a sentence, and since when (ms of this machine)."""
+
+    reason: str
+    since: int
+
+    @property
+    def cause(self) -> Cause:
+        """The same as a cause."""
+        return redis_cause(self.reason, self.since)
 
 
-def status(*, watch: bool, json: bool) -> None:
-    """Show the status, once or every second."""
+# Shows a status, or why there is none.
+Show = Callable[[Status | Trouble], None]
+
+
+def status(*, watch: bool, unfolded: bool, wait: float | None, json: bool) -> None:
+    """Show the status once, every second, or once all is fresh."""
+    if watch and wait is not None:
+        fail(WRONG, "--watch and --wait exclude each other: leave one out")
     settings = load_settings()
     # The status itself has the reason of an outage of Kafka.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    show = _show_json if json else _show_plain
-    work = _watch(settings, json) if watch else _once(settings, show)
-    found = run_command(settings, work)
+    if wait is not None:
+        found: Status | None = _wait(settings, wait, json)
+    elif watch:
+        found = run_command(settings, _watch(settings, unfolded, json))
+    else:
+        show = _show_json if json else _plain(settings, unfolded)
+        found = _with_advice(lambda: run_command(settings, _once(settings, show)))
     raise typer.Exit(0 if found and found.is_fresh else FINDING)
+
+
+def _with_advice(run: Callable[[], Status]) -> Status:
+    """Read the status; after an outage of Redis, write what that means."""
+    try:
+        return run()
+    except typer.Exit as end:
+        if end.exit_code == OUTAGE:
+            cause = redis_cause("", None)
+            warn(f"{cause.lookups} {cause.advice} See docs/{cause.runbook}")
+        raise
 
 
 async def _once(settings: Settings, show: Show) -> Status:
@@ -54,20 +97,21 @@ async def _once(settings: Settings, show: Show) -> Status:
     return found
 
 
-async def _watch(settings: Settings, json: bool) -> Status | None:
+async def _watch(settings: Settings, unfolded: bool, json: bool) -> Status | None:
     """Show a status every second until a signal; return the last one, None after a failure."""
     latest: Status | None = None
 
     async def refresh() -> None:
         nonlocal latest
         answered = time.time()
-        with _screen(json) as show:
+        with _screen(settings, unfolded, json) as show:
             async with _clients(settings) as (redis, kafka):
+                await kafka.first()
                 while True:
                     found = await _read_or_reason(settings, redis, kafka)
                     if isinstance(found, str):
                         latest = None
-                        show(f"{found} (since {to_rfc3339(round(answered * 1000))})")
+                        show(Trouble(found, round(answered * 1000)))
                     else:
                         latest, answered = found, time.time()
                         show(found)
@@ -98,58 +142,129 @@ async def _clients(settings: Settings) -> AsyncIterator[tuple[Redis, EndOffsetPo
             await asyncio.wait({polling}, timeout=STOP_S)
 
 
+# wait
+
+
+def _wait(settings: Settings, seconds: float, json: bool) -> Status:
+    found = _with_advice(lambda: run_command(settings, _until_fresh(settings, seconds)))
+    if json:
+        _show_json(found)
+    elif found.is_fresh:
+        typer.echo(f"all {len(found.partitions)} partitions are fresh")
+    else:
+        for cause in found.causes:
+            warn(status_changes.cause_line(cause))
+    return found
+
+
+async def _until_fresh(settings: Settings, seconds: float) -> Status:
+    """Read until all is fresh; return the last status. Raises `RedisError` at the end of time.
+
+    A stamp from before the command may be of a worker that has ended since. So each partition must
+    have been stamped after the command began.
+    """
+    deadline = time.monotonic() + seconds
+    began: int | None = None
+    shown = ""
+    async with _clients(settings) as (redis, kafka):
+        await kafka.first()
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                found = await read_status(redis, settings, kafka.answer)
+            except RedisError as error:
+                if left <= 0 or redis_reason(error):
+                    raise
+                shown = _note(redis_cause(str(error), None), shown)
+            else:
+                began = found.at if began is None else began
+                if left <= 0 or (found.is_fresh and stamped_since(found, began)):
+                    return found
+                if not found.is_fresh:
+                    shown = _note(found.causes[0], shown)
+            await asyncio.sleep(min(WAIT_INTERVAL_S, max(0.0, left)))
+
+
+def stamped_since(status: Status, began: int) -> bool:
+    """Whether each partition was stamped for a time after `began` (ms of Redis TIME)."""
+    return all(p.age is not None and status.at - p.age * 1000 > began for p in status.partitions)
+
+
+def _note(cause: Cause, shown: str) -> str:
+    """Print what the command waits for, if that has changed."""
+    if cause.what != shown:
+        warn(f"waiting: {cause.what}")
+    return cause.what
+
+
 # show
 
 
-def _show_json(found: Status | str) -> None:
-    document = {"trouble": found} if isinstance(found, str) else found
-    typer.echo(as_json(document))
-
-
-def _show_plain(found: Status | str) -> None:
-    console = Console(highlight=False)
-    if isinstance(found, str):
-        console.print(Text(escape_control_chars(found)))
-    elif console.is_terminal:
-        console.print(status_display.table(found, len(found.partitions) + status_display.FRAME))
+def _show_json(found: Status | Trouble) -> None:
+    if isinstance(found, Trouble):
+        trouble = f"{found.reason} (since {to_rfc3339(found.since)})"
+        typer.echo(as_json({"trouble": trouble, "causes": [found.cause]}))
     else:
-        for line in status_display.lines(found):
-            typer.echo(line)
+        typer.echo(as_json(found))
+
+
+def _plain(settings: Settings, unfolded: bool) -> Show:
+    def show(found: Status | Trouble) -> None:
+        console = Console(highlight=False)
+        picture = _picture(settings, found, unfolded)
+        if console.is_terminal:
+            console.print(picture)
+            return
+        plain = Console(width=WIDTH, no_color=True, highlight=False)
+        with plain.capture() as captured:
+            plain.print(picture)
+        for line in captured.get().splitlines():
+            typer.echo(line.rstrip())
+
+    return show
+
+
+def _picture(
+    settings: Settings, found: Status | Trouble, unfolded: bool, console: Console | None = None
+) -> Group:
+    if isinstance(found, Trouble):
+        now = round(time.time() * 1000)
+        return status_display.trouble_picture(deployment_of(settings), found.cause, now)
+    if console is None:
+        return status_display.picture(found, unfolded=unfolded)
+    return status_display.fitting_picture(console, found, unfolded=unfolded)
 
 
 @contextlib.contextmanager
-def _screen(json: bool) -> Iterator[Show]:
+def _screen(settings: Settings, unfolded: bool, json: bool) -> Iterator[Show]:
     """Choose the output of a watch: JSON lines, a screen, or a line for each change."""
     console = Console(highlight=False)
     if json:
         yield _show_json
     elif console.is_terminal:
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            yield lambda found: live.update(_picture(found, console.height), refresh=True)
+            yield lambda found: live.update(
+                _picture(settings, found, unfolded, console), refresh=True
+            )
     else:
         yield _Changes().show
 
 
-def _picture(found: Status | str, height: int) -> RenderableType:
-    if isinstance(found, str):
-        return Text(escape_control_chars(found))
-    return status_display.table(found, height)
-
-
 class _Changes:
-    """Prints a line for each partition that has changed since the last status."""
+    """Prints a line for everything that has changed since the last status."""
 
     def __init__(self) -> None:
         self._before: Status | None = None
         self._trouble: str | None = None
 
-    def show(self, found: Status | str) -> None:
+    def show(self, found: Status | Trouble) -> None:
         """Print the changes, if any."""
-        if isinstance(found, str):
+        if isinstance(found, Trouble):
             if self._trouble is None:
-                typer.echo(escape_control_chars(found))
-            self._trouble = found
+                line = f"{found.reason} (since {to_rfc3339(found.since)})"
+                typer.echo(escape_control_chars(line))
+            self._trouble = found.reason
             return
-        for line in status_display.changes(None if self._trouble else self._before, found):
+        for line in status_changes.changes(None if self._trouble else self._before, found):
             typer.echo(line)
         self._before, self._trouble = found, None

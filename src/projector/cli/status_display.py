@@ -1,31 +1,38 @@
-"""The text of `projector status`: a table, sentences below it, a line for each change.
+"""The picture of `projector status`: a header, the causes of what is wrong, the worst rows first.
 
-Owners' names come from Redis and are not trusted: control characters are escaped.
+Names come from Redis and Kafka and are not trusted: control characters are escaped.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from projector.events.timestamps import to_rfc3339
+from projector.cli.local_time import duration, local_time
 from projector.log import escape_control_chars
+from projector.operators.diagnosis import number_runs
 from projector.operators.source_status import SourceHealth, SourceStatus
-from projector.operators.status_model import PartitionHealth, PartitionStatus, Status, WorkerStatus
+from projector.operators.status_model import (
+    Cause,
+    Deployment,
+    PartitionHealth,
+    PartitionStatus,
+    Severity,
+    Status,
+    WorkerHealth,
+    WorkerStatus,
+)
 from projector.store.activity import ActivityRates
 
 UNKNOWN: Final = "-"
 HEADER: Final = (
-    "partition", "state", "age s", "lag", "facts", "tokens", "events/s", "p99 s", "epoch",
-    "revision", "owner",
+    "partition", "state", "age s", "lag", "facts", "tokens", "events/s", "p99 s", "owner",
 )  # fmt: skip
 SOURCES_HEADER: Final = ("source", "state", "age s", "partitions that wait for it")
-# Left out on a terminal of 80 columns, and folded there if too long.
-NOT_ON_TERMINAL: Final = ("epoch", "revision")
-FOLDED: Final = ("lag", "owner")
 COLOURS: Final = {
     PartitionHealth.FRESH: "green",
     PartitionHealth.LATE: "yellow",
@@ -35,93 +42,92 @@ COLOURS: Final = {
     SourceHealth.UNKNOWN: "yellow",
     SourceHealth.LATE: "yellow",
     SourceHealth.SILENT: "red",
+    Severity.OUTAGE: "bold red",
+    Severity.DEGRADED: "bold yellow",
+    Severity.NOTICE: "bold cyan",
 }
-# Lines of the table's frame and of the sentences below it.
-FRAME: Final = 10
 MAX_WORKERS_NAMED: Final = 20
-MAX_WAITING_NAMED: Final = 8
+MAX_NAMED: Final = 8
 MAX_SOURCES_ON_TERMINAL: Final = 5
 
+Rows = list[tuple[PartitionHealth, tuple[str, ...]]]
 
-def lines(status: Status) -> Iterator[str]:
-    """Write a header, a line a partition in columns, the same of sources, then the sentences."""
-    yield from _columns([HEADER, *(_cells(partition) for partition in status.partitions)])
+
+def picture(status: Status, *, unfolded: bool, most_rows: int | None = None) -> Group:
+    """Draw the status; of more than `most_rows` partitions the worst."""
+    rows = _rows(status, unfolded)
+    hidden = len(rows) - (len(rows) if most_rows is None else most_rows)
+    more = [Text(f"and {_many(hidden, 'more row')}, less urgent")] if hidden > 0 else []
+    tables: list[RenderableType] = [_partitions(rows[:most_rows]), *more] if rows else []
     if status.sources:
-        yield ""
-        yield from _columns([SOURCES_HEADER, *_source_rows(status)])
-        yield ""
-    yield from sentences(status)
+        tables.append(_sources(status, None if most_rows is None else MAX_SOURCES_ON_TERMINAL))
+    return Group(
+        header(status.deployment, status.at),
+        _causes(status.causes, status.at),
+        *tables,
+        *(Text(line) for line in sentences(status)),
+    )
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for row in rows:
-        columns = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(columns).rstrip()
-
-
-def table(status: Status, height: int) -> Group:
-    """Draw the same on a terminal of `height` lines; if these are too few, the worst first."""
-    sources = _sources_table(status)
-    room = max(1, height - FRAME - (sources.row_count + 2 if sources else 0))
-    shown = status.partitions
-    if len(shown) > room:
-        shown = sorted(shown, key=lambda p: (p.state is PartitionHealth.FRESH, p.partition))[:room]
-    found = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in _on_terminal(HEADER):
-        found.add_column(name, no_wrap=name not in FOLDED, overflow="fold")
-    for partition in shown:
-        number, state, *cells = (Text(cell) for cell in _on_terminal(_cells(partition)))
-        state.stylize(COLOURS[partition.state])
-        found.add_row(number, state, *cells)
-    hidden = len(status.partitions) - len(shown)
-    more = [f"and {hidden} more partitions"] if hidden else []
-    below = (Text(line) for line in sentences(status))
-    return Group(found, *map(Text, more), *([sources] if sources else []), *below)
-
-
-def _sources_table(status: Status) -> Table | None:
-    """Draw the worst sources; None without any."""
-    if not status.sources:
-        return None
-    found = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for name in SOURCES_HEADER:
-        found.add_column(name, overflow="fold")
-    rows = list(zip(status.sources, _source_rows(status), strict=True))
-    for source, (name, state, *cells) in rows[:MAX_SOURCES_ON_TERMINAL]:
-        found.add_row(name, Text(state, COLOURS[source.state]), *cells)
+def fitting_picture(console: Console, status: Status, *, unfolded: bool) -> Group:
+    """Draw the status so that it fits the terminal's height; the causes come before the rows."""
+    rows = len(_rows(status, unfolded))
+    found = picture(status, unfolded=unfolded)
+    while (excess := len(console.render_lines(found, pad=False)) - console.height) > 0 and rows > 1:
+        rows = max(1, rows - excess)
+        found = picture(status, unfolded=unfolded, most_rows=rows)
     return found
 
 
-def changes(before: Status | None, now: Status) -> Iterator[str]:
-    """Write a line for each partition or source that changed, and for Kafka's silence."""
-    if now.kafka and not (before and before.kafka):
-        yield escape_control_chars(f"{to_rfc3339(now.at)} no lag, no dead letters: {now.kafka}")
-    if before and before.kafka and not now.kafka:
-        yield f"{to_rfc3339(now.at)} lag and dead letters are known again"
-    known = {p.partition: (p.state, p.owner) for p in before.partitions} if before else {}
-    for partition in now.partitions:
-        if known.get(partition.partition) != (partition.state, partition.owner):
-            owner = escape_control_chars(partition.owner or "none")
-            yield (
-                f"{to_rfc3339(now.at)} partition {partition.partition}: {partition.state}, "
-                f"age {_seconds(partition.age)} s, owner {owner}"
-            )
-    heard = {s.source: s.state for s in before.sources} if before else {}
-    for source in now.sources:
-        if heard.get(source.source) is not source.state:
-            yield (
-                f"{to_rfc3339(now.at)} source {source.source}: {source.state}, "
-                f"age {_seconds(source.age)} s, partitions that wait: {_waiting(source, now)}"
-            )
+def trouble_picture(deployment: Deployment, cause: Cause, at: int) -> Group:
+    """Draw why there is no status, as of `at` (ms of this machine)."""
+    return Group(header(deployment, at), _causes([cause], at))
+
+
+def header(deployment: Deployment | None, at: int) -> Text:
+    """Write time, Redis, Kafka, prefix and version."""
+    parts = [local_time(at, at)]
+    if deployment:
+        prefix = f"prefix {deployment.topic_prefix}" if deployment.topic_prefix else "no prefix"
+        parts += [f"Redis {deployment.redis}", f"Kafka {deployment.kafka}", prefix,
+                  f"version {deployment.version}"]  # fmt: skip
+    return Text(escape_control_chars("  ".join(parts)), style="dim")
+
+
+def cause_lines(cause: Cause, now: int) -> Iterator[str]:
+    """Write what is wrong and since when, what lookups get, what to do, and where to read on."""
+    since = ""
+    if cause.since is not None:
+        ago = duration(max(0, now - cause.since) / 1000)
+        since = f" Since {local_time(cause.since, now)} ({ago})."
+    yield escape_control_chars(f"{cause.what}{since}")
+    yield escape_control_chars(cause.lookups)
+    yield escape_control_chars(cause.advice)
+    if cause.detail:
+        yield escape_control_chars(f"({cause.detail})")
+    yield f"docs/{cause.runbook}"
+
+
+def _causes(causes: Sequence[Cause], now: int) -> RenderableType:
+    if not causes:
+        return Text("All is well.", style="bold green")
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for cause in causes:
+        what, *more = cause_lines(cause, now)
+        table.add_row(Text(cause.severity, COLOURS[cause.severity]), Text(what, "bold"))
+        for line in more:
+            table.add_row("", Text(line))
+    return table
 
 
 def sentences(status: Status) -> Iterator[str]:
-    """Write the totals, the workers, and the reason for the lack of Kafka's numbers."""
+    """Write the totals, the rates and the workers, the one that was silent longest first."""
     totals = status.totals
     counts = {state: getattr(totals, state) for state in PartitionHealth}
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    yield f"{_many(totals.partitions, 'partition')}: {states or 'no worker has ever run'}"
+    yield f"{_many(totals.partitions, 'partition')}{f': {states}' if states else ''}"
     yield ", ".join(
         [
             _many(totals.live_tokens, "live token"),
@@ -132,60 +138,95 @@ def sentences(status: Status) -> Iterator[str]:
     )
     yield f"last 5 minutes: {_rates(totals.rates)}"
     yield f"{_many(len(status.workers), 'worker')}{_named(status.workers)}"
-    for source in status.sources:
-        if some := source.ignored_by:
-            yield (
-                f"{_many(len(some), 'partition')} {'does' if len(some) == 1 else 'do'} not wait "
-                f"for {source.source} ({_some(some)}): set PROJECTOR_SOURCES alike for all workers"
-            )
-    if status.kafka:
-        yield escape_control_chars(f"no lag, no dead letters: {status.kafka}")
 
 
-def _cells(partition: PartitionStatus) -> tuple[str, ...]:
-    rates = partition.rates
+# rows
+
+
+def _rows(status: Status, unfolded: bool) -> Rows:
+    """List the partitions, the worst first; those of one worker and state in one row."""
+    rows: dict[object, list[PartitionStatus]] = {}
+    for each in sorted(status.partitions, key=_badness):
+        alike = each.partition if unfolded else (each.state, each.owner)
+        rows.setdefault(alike, []).append(each)
+    return [(found[0].state, _cells(found)) for found in rows.values()]
+
+
+def _badness(partition: PartitionStatus) -> tuple[int, float, int]:
+    order = list(PartitionHealth)
+    age = 0.0 if partition.state is PartitionHealth.FRESH else _age(partition.age)
+    return -order.index(partition.state), -age, partition.partition
+
+
+def _age(age: float | None) -> float:
+    return math.inf if age is None else age
+
+
+def _cells(partitions: Sequence[PartitionStatus]) -> tuple[str, ...]:
+    """Write one row for partitions of one owner and state: sums, and the greatest age."""
+    rates = [p.rates for p in partitions if p.rates]
+    slowest = [r.revocation_p99 for r in rates if r.revocation_p99 is not None]
     return (
-        str(partition.partition),
-        partition.state,
-        _seconds(partition.age),
-        _lag(partition),
-        _number(partition.facts),
-        _number(partition.live_tokens),
-        f"{rates.events:.1f}" if rates else UNKNOWN,
-        f"{rates.revocation_p99:.3f}" if rates and rates.revocation_p99 is not None else UNKNOWN,
-        _number(partition.epoch),
-        _number(partition.revision),
-        escape_control_chars(partition.owner or UNKNOWN),
+        runs(p.partition for p in partitions),
+        partitions[0].state,
+        _seconds(max((p.age for p in partitions if p.age is not None), default=None)),
+        _number(_sum(sum(p.lag.values()) for p in partitions if p.lag is not None)),
+        _number(_sum(p.facts for p in partitions)),
+        _number(_sum(p.live_tokens for p in partitions)),
+        f"{sum(r.events for r in rates):.1f}" if rates else UNKNOWN,
+        f"{max(slowest):.3f}" if slowest else UNKNOWN,
+        escape_control_chars(partitions[0].owner or UNKNOWN),
     )
 
 
-def _source_rows(status: Status) -> list[tuple[str, ...]]:
-    return [(s.source, s.state, _seconds(s.age), _waiting(s, status)) for s in status.sources]
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
-def _waiting(source: SourceStatus, status: Status) -> str:
+def runs(numbers: Iterable[int]) -> str:
+    """Write `0-7, 9`."""
+    found = [f"{a}-{b}" if a < b else f"{a}" for a, b in number_runs(numbers)]
+    return ", ".join([*found[:MAX_NAMED], "..."] if len(found) > MAX_NAMED else found)
+
+
+# tables
+
+
+def _partitions(rows: Rows) -> Table:
+    table = _table(HEADER)
+    for state, (number, name, *cells) in rows:
+        table.add_row(Text(number), Text(name, COLOURS[state]), *map(Text, cells))
+    return table
+
+
+def _sources(status: Status, most: int | None) -> Table:
+    table = _table(SOURCES_HEADER)
+    for source in status.sources[:most]:
+        state = Text(source.state, COLOURS[source.state])
+        age, waiting = _seconds(source.age), waiting_for(source, status)
+        table.add_row(Text(source.source), state, Text(age), Text(waiting))
+    return table
+
+
+def _table(names: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold", no_wrap=name in ("state", "age s"))
+    return table
+
+
+def waiting_for(source: SourceStatus, status: Status) -> str:
+    """Write which partitions wait for the source: `none`, `all 16` or `2: 3, 5`."""
     count = len(source.waiting)
     if not count:
         return "none"
     if count == len(status.partitions):
         return f"all {count}"
-    return f"{count}: {_some(source.waiting)}"
+    return f"{count}: {runs(source.waiting)}"
 
 
-def _some(partitions: Sequence[int]) -> str:
-    named = ", ".join(map(str, partitions[:MAX_WAITING_NAMED]))
-    return f"{named}{', ...' if len(partitions) > MAX_WAITING_NAMED else ''}"
-
-
-def _on_terminal(cells: Iterable[str]) -> list[str]:
-    named = zip(HEADER, cells, strict=True)
-    return [cell for name, cell in named if name not in NOT_ON_TERMINAL]
-
-
-def _lag(partition: PartitionStatus) -> str:
-    if partition.lag is None:
-        return UNKNOWN
-    return ", ".join(f"{topic} {lag}" for topic, lag in partition.lag.items() if lag) or "0"
+# sentences
 
 
 def _rates(rates: ActivityRates) -> str:
@@ -199,10 +240,21 @@ def _rates(rates: ActivityRates) -> str:
 
 
 def _named(workers: Iterable[WorkerStatus]) -> str:
-    named = [f"{w.owner} ({_many(len(w.partitions), 'partition')})" for w in workers]
+    oldest = sorted(workers, key=lambda worker: (-_age(worker.age), worker.owner))
+    named = [_worker(each) for each in oldest]
     if len(named) > MAX_WORKERS_NAMED:
         named[MAX_WORKERS_NAMED:] = ["..."]
     return escape_control_chars(f": {', '.join(named)}") if named else ""
+
+
+def _worker(worker: WorkerStatus) -> str:
+    parts = [_many(len(worker.partitions), "partition")]
+    if worker.state is WorkerHealth.SILENT:
+        silent = "never fresh" if worker.age is None else f"silent for {duration(worker.age)}"
+        parts.append(silent)
+    elif worker.state is WorkerHealth.WAITING:
+        parts.append("waits for a source")
+    return f"{worker.owner} ({', '.join(parts)})"
 
 
 def _many(count: int, what: str) -> str:

@@ -3,6 +3,7 @@
 Pure. `projector status` and the operators' page show the same sentences.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
@@ -26,9 +27,13 @@ ALL_503: Final = "Lookups get 503."
 
 def causes(status: Status) -> list[Cause]:
     """Find everything that is wrong, the worst first; nothing: all is well."""
-    found = list(_Diagnosis(status).causes())
+    unanswered = {p.partition for p in status.partitions if p.state in UNANSWERED}
     order = list(Severity)
-    return sorted(found, key=lambda cause: order.index(cause.severity))
+
+    def badness(cause: Cause) -> tuple[int, int]:
+        return order.index(cause.severity), -len(unanswered.intersection(cause.partitions))
+
+    return sorted(_Diagnosis(status).causes(), key=badness)
 
 
 def redis_cause(reason: str, since: int | None) -> Cause:
@@ -86,6 +91,7 @@ class _Diagnosis:
             f"`projector rebuild {_options(damaged)}`.",
             "runbook.md#partition-damaged",
             f"partition {named}: {damaged[0].damage}" if len(damaged) == 1 else damaged[0].damage,
+            _own(taken),
         )
 
     def _silent_sources(self) -> Iterator[Cause]:
@@ -93,16 +99,17 @@ class _Diagnosis:
             if source.state not in (SourceHealth.LATE, SourceHealth.SILENT):
                 continue
             taken = self._take(source.waiting)
-            age = "since before its workers began" if source.age is None else _for(source.age)
+            never = " since before its workers began" if source.age is None else ""
             yield Cause(
                 "source-silent",
                 self._severity(taken) if taken else Severity.DEGRADED,
-                f"The source {source.source} has been silent {age}.",
+                f"The source {source.source} has been silent{never}.",
                 None if source.age is None else self._status.at - round(source.age * 1000),
                 self._lookups(taken),
                 f"Start the feeder of {source.source}, or read in its log why it sends no "
                 "heartbeat.",
                 "runbook.md#source-silent",
+                partitions=_own(taken),
             )
 
     def _ignored_sources(self) -> Iterator[Cause]:
@@ -130,6 +137,7 @@ class _Diagnosis:
                 "recreated: restore Kafka's data, or rebuild.",
                 "runbook.md#history-lost",
                 f"recreated: {', '.join(topics)}",
+                _own(lost),
             )
 
     def _other_topics(self, which: str) -> Cause:
@@ -161,7 +169,7 @@ class _Diagnosis:
         if missing:
             yield self._topics_missing()
             return
-        self._take(range(self._count))
+        taken = self._take(range(self._count))
         yield Cause(
             "no-worker",
             Severity.OUTAGE,
@@ -171,6 +179,7 @@ class _Diagnosis:
             "Start `projector worker`. If one runs, its log has the reason: `not ready` or "
             "`wrong setting`.",
             "runbook.md#no-worker",
+            partitions=_own(taken),
         )
 
     def _topics_missing(self) -> Cause:
@@ -186,6 +195,7 @@ class _Diagnosis:
             "`projector topics`.",
             "runbook.md#topics-missing",
             trouble.reason if trouble else None,
+            _own(taken),
         )
 
     def _kafka(self) -> Iterator[Cause]:
@@ -208,6 +218,7 @@ class _Diagnosis:
             advice,
             f"runbook.md#{name}",
             trouble.reason,
+            _own(taken),
         )
 
     def _leaderless(self) -> Iterator[Cause]:
@@ -222,6 +233,7 @@ class _Diagnosis:
                 self._lookups(taken),
                 "Start the brokers that are away, or repair them; workers go on by themselves.",
                 "runbook.md#partition-leaderless",
+                partitions=_own(taken),
             )
 
     def _silent_workers(self) -> Iterator[Cause]:
@@ -229,14 +241,11 @@ class _Diagnosis:
         taken = self._take(n for w in silent for n in w.partitions if n in self._open)
         if not taken:
             return
-        ages = [w.age for w in silent if w.age is not None]
-        silence = _for(min(ages)) if ages else "since they claimed"
         all_ = len(silent) == len(self._status.workers)
         yield Cause(
             "workers-gone" if all_ else "worker-gone",
             self._severity(taken),
-            f"{'The only worker' if all_ and len(silent) == 1 else _workers(silent, all_)} "
-            f"{'has' if len(silent) == 1 else 'have'} been silent {silence}.",
+            f"{_workers(silent, all_)} {'is' if len(silent) == 1 else 'are'} silent.",
             _last_fresh(self._status, taken),
             self._lookups(taken),
             "Start workers; if they run, look into their logs for `outage`." if all_ else
@@ -244,6 +253,7 @@ class _Diagnosis:
             "it.",
             "runbook.md#workers-gone" if all_ else "runbook.md#worker-gone",
             ", ".join(f"{_name(w)}: {_partition_list(w.partitions)}" for w in silent[:MAX_NAMED]),
+            _own(taken),
         )  # fmt: skip
 
     def _rest(self) -> Iterator[Cause]:
@@ -257,6 +267,7 @@ class _Diagnosis:
                 self._lookups(taken),
                 "Wait for the worker that starts, or start one; its log has the reason.",
                 "runbook.md#partition-unclaimed",
+                partitions=_own(taken),
             )
         if taken := self._take(list(self._open)):
             stale = any(p.state is PartitionHealth.STALE for p in taken)
@@ -271,6 +282,7 @@ class _Diagnosis:
                 f"Look into the log of {' and '.join(owners[:2])} for `outage` and `history lost`.",
                 f"runbook.md#partition-{'stale' if stale else 'late'}",
                 _lag(taken),
+                _own(taken),
             )
 
     def _dead_letters(self) -> Iterator[Cause]:
@@ -354,6 +366,10 @@ def _unknown(source: SourceStatus) -> Cause:
     )
 
 
+def _own(partitions: Iterable[PartitionStatus]) -> list[int]:
+    return sorted(p.partition for p in partitions)
+
+
 def _last_fresh(status: Status, partitions: Iterable[PartitionStatus]) -> int | None:
     """Return when the first of these partitions was last fresh (ms)."""
     ages = [p.age for p in partitions if p.age is not None]
@@ -361,8 +377,13 @@ def _last_fresh(status: Status, partitions: Iterable[PartitionStatus]) -> int | 
 
 
 def _lag(partitions: Iterable[PartitionStatus]) -> str | None:
-    lags = [sum(p.lag.values()) for p in partitions if p.lag is not None]
-    return f"{_many(sum(lags), 'record')} of Kafka not applied" if lags else None
+    """Write how many records are not applied, by topic; None if that is not known."""
+    lags: Counter[str] = Counter()
+    known = [p.lag for p in partitions if p.lag is not None]
+    for lag in known:
+        lags.update(lag)
+    by_topic = ", ".join(f"{topic} {count}" for topic, count in lags.items() if count)
+    return f"records of Kafka not applied: {by_topic or 0}" if known else None
 
 
 def _partitions(partitions: Collection[PartitionStatus]) -> str:
@@ -379,7 +400,9 @@ def _options(partitions: Iterable[PartitionStatus]) -> str:
 
 def _numbers(numbers: Collection[int]) -> str:
     """Write `3`, `3 and 4`, `0-7 and 9`; beyond `MAX_NAMED` runs their number."""
-    runs = [f"{a}-{b}" if a < b else f"{a}" for a, b in number_runs(numbers)]
+    runs: list[str] = []
+    for first, last in number_runs(numbers):
+        runs += [f"{first}-{last}"] if last > first + 1 else map(str, range(first, last + 1))
     if len(runs) > MAX_NAMED:
         runs[MAX_NAMED:] = ["others"]
     return " and ".join([", ".join(runs[:-1]), runs[-1]] if len(runs) > 1 else runs)
@@ -398,7 +421,7 @@ def number_runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
 
 def _workers(workers: Sequence[WorkerStatus], all_: bool) -> str:
     if all_:
-        return f"All {len(workers)} workers"
+        return "The only worker" if len(workers) == 1 else f"All {len(workers)} workers"
     named = [_name(w) for w in workers[:MAX_NAMED]]
     more = [f"{len(workers) - MAX_NAMED} more"] if len(workers) > MAX_NAMED else []
     return f"The worker{'' if len(workers) == 1 else 's'} {' and '.join(named + more)}"
@@ -406,10 +429,6 @@ def _workers(workers: Sequence[WorkerStatus], all_: bool) -> str:
 
 def _name(worker: WorkerStatus) -> str:
     return escape_control_chars(worker.owner)
-
-
-def _for(seconds: float) -> str:
-    return f"for {seconds:.1f} s" if seconds < 60 else f"for {seconds / 60:.0f} min"
 
 
 def _many(count: int, what: str) -> str:

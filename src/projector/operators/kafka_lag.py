@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, NoReturn
 
@@ -15,7 +15,9 @@ from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.errors import AccessError, MissingTopicsError, OperatorError
 from projector.events.model import DEAD_LETTERS, Topic
-from projector.kafka import topics
+from projector.kafka import log_check, topics
+from projector.kafka.broker_connections import BrokerConnections
+from projector.kafka.broker_protocol import NO_BROKER, Leaders, PartitionLeader, ask_leaders
 from projector.operators.status import Ends, KafkaAnswer
 from projector.operators.status_model import KafkaFault, KafkaTrouble
 
@@ -43,6 +45,7 @@ class EndOffsetPoller:
         self._ends: Ends | None = None
         self._trouble: tuple[KafkaFault, str] | None = None
         self._since, self._read_at = time.time(), -math.inf
+        self._began_at: float | None = None
 
     @property
     def ends(self) -> Ends | None:
@@ -52,8 +55,12 @@ class EndOffsetPoller:
 
     @property
     def trouble(self) -> KafkaTrouble | None:
-        """The reason why there is no result, and the time of the last one."""
-        if self.ends is not None:
+        """The reason why there is no result, and the time of the last one.
+
+        None for a moment after the beginning, while Kafka may still answer.
+        """
+        waits = self._began_at is not None and time.monotonic() - self._began_at < PATIENCE_S
+        if self.ends is not None or (waits and not self._answered.is_set()):
             return None
         silent = (KafkaFault.UNREACHABLE, f"Kafka at {self._settings.kafka} does not answer")
         return KafkaTrouble(*(self._trouble or silent), round(self._since * 1000))
@@ -84,6 +91,8 @@ class EndOffsetPoller:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
                 await self._answered.wait()
+        # From now on silence is trouble.
+        self._answered.set()
 
     async def _poll(self) -> NoReturn:
         async with open_end_offsets(self._settings) as reader:
@@ -106,7 +115,9 @@ class EndOffsetPoller:
     def _forget(self) -> None:
         """Begin without a result: one from before a pause would pass for a present one."""
         self._ends = self._trouble = None
+        self._answered.clear()
         self._since, self._read_at = time.time(), -math.inf
+        self._began_at = time.monotonic()
 
 
 def _fault(error: BaseException | None) -> KafkaFault:
@@ -136,21 +147,29 @@ def _reason(settings: Settings, error: BaseException | None) -> str:
 async def open_end_offsets(settings: Settings) -> AsyncIterator["EndOffsetReader"]:
     """Open a reader of the topics' ends; raises `KafkaError`, and as `check_topics` does."""
     partitions = await topics.check_topics(settings)
-    async with kafka.open_consumer(
-        settings, "status", request_timeout_ms=REQUEST_TIMEOUT_MS, fetch_max_wait_ms=MAX_WAIT_MS,
-        # The events of an open transaction are part of the lag: they keep their partition stale.
-        isolation_level=kafka.UNCOMMITTED,
-    ) as consumer:  # fmt: skip
-        yield EndOffsetReader(settings, consumer, partitions)
+    brokers = BrokerConnections(settings, request_timeout_ms=REQUEST_TIMEOUT_MS)
+    try:
+        async with kafka.open_consumer(
+            settings, "status", request_timeout_ms=REQUEST_TIMEOUT_MS,
+            fetch_max_wait_ms=MAX_WAIT_MS,
+            # The events of an open transaction are part of the lag: they keep their partition
+            # stale.
+            isolation_level=kafka.UNCOMMITTED,
+        ) as consumer:  # fmt: skip
+            yield EndOffsetReader(settings, consumer, brokers, partitions)
+    finally:
+        await brokers.close()
 
 
 class EndOffsetReader:
     """Reads the first and the end offset of every partition; `partitions` are their numbers."""
 
     def __init__(
-        self, settings: Settings, consumer: AIOKafkaConsumer, partitions: Mapping[str, int]
-    ) -> None:
+        self, settings: Settings, consumer: AIOKafkaConsumer, brokers: BrokerConnections,
+        partitions: Mapping[str, int],
+    ) -> None:  # fmt: skip
         self._consumer = consumer
+        self._brokers = brokers
         self._tps = {
             TopicPartition(settings.topic(topic), number): (topic, number)
             for topic in Topic
@@ -160,16 +179,30 @@ class EndOffsetReader:
         self._letters = [TopicPartition(name, n) for n in range(partitions[DEAD_LETTERS])]
 
     async def read(self) -> Ends:
-        """Read the offsets now; raises `KafkaError`."""
-        tps = [*self._tps, *self._letters]
-        beginnings = await self._consumer.beginning_offsets(tps)
-        ends = await self._consumer.end_offsets(tps)
-        letters = await self._corrected({tp: ends[tp] for tp in self._letters})
+        """Read the offsets now; raises `KafkaError`.
+
+        Partitions without a leader are left out: an answer about them does not come.
+        """
+        leaders = await self._leaders()
+        led = {tp for tp in (*self._tps, *self._letters) if _is_led(leaders.get(tp))}
+        beginnings = await self._consumer.beginning_offsets(led)
+        ends = await self._consumer.end_offsets(led)
+        letters = await self._corrected({tp: ends[tp] for tp in self._letters if tp in led})
         return Ends(
             self._by_partition(beginnings),
             self._by_partition(ends),
-            sum(end - beginnings[tp] for tp, end in letters.items()),
+            sum(end - beginnings[tp] for tp, end in letters.items())
+            if led.issuperset(self._letters)
+            else None,
+            self._leaderless(led),
+            self._topic_ids(leaders),
         )
+
+    async def _leaders(self) -> Leaders:
+        names = {tp.topic for tp in (*self._tps, *self._letters)}
+        answer = await self._brokers.ask_any(lambda each: ask_leaders(each, names))
+        self._brokers.learn(answer.addresses)
+        return answer.leaders
 
     async def _corrected(self, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Correct the embedded broker's end offsets, which may be too low, by those of a fetch."""
@@ -180,7 +213,26 @@ class EndOffsetReader:
         return {p: max(end, self._consumer.highwater(p) or 0) for p, end in ends.items()}
 
     def _by_partition(self, offsets: Mapping[TopicPartition, int]) -> dict[int, dict[Topic, int]]:
+        """Sort the offsets; a partition has those of all its topics, or none."""
         found: dict[int, dict[Topic, int]] = {}
         for tp, (topic, number) in self._tps.items():
-            found.setdefault(number, {})[topic] = offsets[tp]
+            if tp in offsets:
+                found.setdefault(number, {})[topic] = offsets[tp]
+        return {number: known for number, known in found.items() if len(known) == len(Topic)}
+
+    def _leaderless(self, led: Collection[TopicPartition]) -> dict[int, list[Topic]]:
+        found: dict[int, list[Topic]] = {}
+        for tp, (topic, number) in self._tps.items():
+            if tp not in led:
+                found.setdefault(number, []).append(topic)
         return found
+
+    def _topic_ids(self, leaders: Leaders) -> dict[Topic, str]:
+        ids = {
+            self._tps[tp][0]: log_check.id_of(at) for tp, at in leaders.items() if tp in self._tps
+        }
+        return {topic: id_ for topic, id_ in ids.items() if id_}
+
+
+def _is_led(leader: PartitionLeader | None) -> bool:
+    return leader is not None and leader.leader != NO_BROKER

@@ -46,13 +46,13 @@ PER_PARTITION: Final = 5
 class Ends(NamedTuple):
     """The topics' first and end offsets in Kafka by partition, and the number of dead letters.
 
-    A partition without a leader has no offsets: `leaderless` names its topics. `topic_ids` is empty
-    where the broker reports none.
+    A partition without a leader has no offsets: `leaderless` names its topics. The number is None
+    while the dead letters have no leader. `topic_ids` is empty where the broker reports none.
     """
 
     beginnings: Mapping[int, Mapping[Topic, int]]
     ends: Mapping[int, Mapping[Topic, int]]
-    dead_letters: int
+    dead_letters: int | None
     leaderless: Mapping[int, list[Topic]] = {}
     topic_ids: Mapping[Topic, str] = {}
 
@@ -100,7 +100,7 @@ async def _count(redis: Redis, ends: Ends | None) -> int:
     """Return the number of partitions: from Redis, or from Kafka before the first worker runs."""
     stored = await read_partition_count(redis)
     if stored is None:
-        return len(ends.ends) if ends else 0
+        return len({*ends.ends, *ends.leaderless}) if ends else 0
     return stored
 
 

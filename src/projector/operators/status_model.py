@@ -48,6 +48,7 @@ class Cause(Struct, frozen=True):
     """One thing that is wrong; `since` in ms of Redis TIME, None if that is not known.
 
     `name` is constant. `runbook` is an anchor within docs. `detail` is a technical reason.
+    `partitions` are those that are not fresh because of it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Cause(Struct, frozen=True):
     advice: str
     runbook: str
     detail: str | None = None
+    partitions: list[int] = []
 
 
 class Deployment(Struct, frozen=True):

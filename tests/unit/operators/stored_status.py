@@ -32,6 +32,7 @@ class StoredStatus:
             "stamp": int((time.time() - age) * 1000), "offset:membership": 4,
         }  # fmt: skip
         await self.redis.hset(schema.partition_key(partition), mapping=fields | more)
+        await self.redis.hset(schema.facts_key(partition), mapping=dict.fromkeys("abcde", "{}"))
 
     async def silence(
         self, partition: int, source: str, vouched: float | None, noted_ago: float = 0.1

@@ -127,6 +127,14 @@ def test_causes_come_worst_first_and_each_says_what_to_do(found: Status) -> None
 
 
 @given(statuses())
+def test_each_partition_that_is_not_fresh_has_one_cause(found: Status) -> None:
+    explained = [number for cause in causes(found) for number in cause.partitions]
+    assert sorted(explained) == [
+        p.partition for p in found.partitions if p.state is not PartitionHealth.FRESH
+    ]
+
+
+@given(statuses())
 def test_it_is_an_outage_if_no_lookup_is_answered(found: Status) -> None:
     answered = {PartitionHealth.FRESH, PartitionHealth.LATE}
     if not any(p.state in answered for p in found.partitions):
@@ -142,6 +150,9 @@ def test_without_a_notice_all_is_well(found: Status) -> None:
         assert not found.dead_letters
 
 
+FRESH, LATE, STALE, UNCLAIMED = PartitionHealth
+
+
 def names(found: Status) -> list[str]:
     return [cause.name for cause in causes(found)]
 
@@ -149,3 +160,88 @@ def names(found: Status) -> list[str]:
 def only(found: Status) -> Cause:
     (cause,) = causes(found)
     return cause
+
+
+def test_kafka_is_blamed_once_for_everything_that_waits_for_it() -> None:
+    found = only(status(partition(0, STALE), partition(1, STALE, "b"), trouble=UNREACHABLE))
+    assert found == Cause(
+        "kafka-unreachable",
+        Severity.OUTAGE,
+        "Kafka cannot be reached.",
+        NOW - 30_000,
+        "Lookups get 503.",
+        "Start Kafka, or repair the way to it; workers go on by themselves.",
+        "runbook.md#kafka-unreachable",
+        "Kafka at k:1 does not answer",
+        [0, 1],
+    )
+
+
+def test_kafka_that_only_this_machine_cannot_reach_is_a_notice() -> None:
+    found = only(status(partition(0), trouble=UNREACHABLE))
+    assert (found.severity, found.what) == (
+        Severity.NOTICE, "Kafka cannot be reached from here, but workers go on.",
+    )  # fmt: skip
+
+
+def test_one_worker_that_died_is_named_with_its_partitions_and_since_when() -> None:
+    found = only(status(partition(0), partition(1, LATE, "b"), partition(2, LATE, "b")))
+    assert (found.name, found.what, found.detail) == (
+        "worker-gone", "The worker b is silent.", "b: partitions 1 and 2",
+    )  # fmt: skip
+    assert found.since == NOW - 5000
+    assert found.lookups == "Lookups are answered until a partition is more than 10 s behind."
+
+
+def test_all_workers_that_died_are_one_cause() -> None:
+    found = only(status(partition(0, STALE), partition(1, STALE, "b")))
+    assert (found.name, found.what) == ("workers-gone", "All 2 workers are silent.")
+
+
+def test_without_a_claim_no_worker_has_ever_run() -> None:
+    assert only(status()).name == "no-worker"
+    assert only(status(partition(0, UNCLAIMED))).what == "No worker has claimed a partition yet."
+
+
+def test_workers_that_wait_for_topics_are_not_taken_for_none() -> None:
+    found = only(status(trouble=MISSING))
+    assert (found.name, found.what) == (
+        "topics-missing", "Topics are missing in Kafka, and workers wait for them.",
+    )  # fmt: skip
+    assert found.detail == "missing in Kafka at k:1: a.membership"
+
+
+def test_topics_that_are_missing_although_workers_go_on_are_those_of_another_prefix() -> None:
+    found = only(status(partition(0), trouble=MISSING))
+    assert (found.name, found.severity) == ("other-topics", Severity.NOTICE)
+    assert found.what == (
+        "The workers of this Redis take their events from other topics than those with the prefix "
+        "foo-."
+    )
+
+
+def test_a_partition_that_is_stuck_beside_fresh_ones_of_its_worker_has_its_own_cause() -> None:
+    found = only(status(partition(0), partition(1, STALE)))
+    assert (found.name, found.severity) == ("partitions-stale", Severity.DEGRADED)
+    assert "the log of a for" in found.advice
+
+
+def test_a_silent_source_is_blamed_and_not_the_worker_that_waits_for_it() -> None:
+    silent = SourceStatus("gitlab", SourceHealth.SILENT, 30.0, [0, 1])
+    found = only(status(partition(0, STALE), partition(1, STALE), sources=(silent,)))
+    assert (found.name, found.severity, found.what, found.since) == (
+        "source-silent", Severity.OUTAGE, "The source gitlab has been silent.", NOW - 30_000,
+    )  # fmt: skip
+
+
+def test_the_cause_with_more_refused_partitions_comes_first() -> None:
+    silent = SourceStatus("gitlab", SourceHealth.SILENT, 30.0, [0])
+    worse = [partition(n, STALE, "b") for n in (2, 3)]
+    found = status(partition(0, STALE), partition(1), *worse, sources=(silent,))
+    assert names(found) == ["worker-gone", "source-silent"]
+
+
+def test_dead_letters_are_a_notice() -> None:
+    found = only(status(partition(0), dead_letters=1))
+    assert (found.name, found.severity) == ("dead-letters", Severity.NOTICE)
+    assert found.what == "1 event could not be applied and became a dead letter."

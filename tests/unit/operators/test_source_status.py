@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from projector.cli.status_display import lines
 from projector.operators.source_status import MAX_SOURCES, SourceHealth
 from projector.store import activity, schema
 from projector.store.activity import PartitionActivity
@@ -161,10 +160,10 @@ async def test_partitions_whose_owner_does_not_name_a_source_are_listed(
     assert {s.source: s.ignored_by for s in found.sources} == {"gitlab": [1], "hr": []}
     assert {s.state for s in found.sources} == {HEARD}
     assert not found.is_fresh
-    (line,) = (line for line in lines(found) if "wait" in line and "PROJECTOR" in line)
-    assert line == (
-        "1 partition does not wait for gitlab (1): set PROJECTOR_SOURCES alike for all workers"
-    )
+    (cause,) = found.causes
+    assert cause.name == "source-ignored"
+    assert cause.what == "The workers of partition 1 do not wait for the source gitlab."
+    assert cause.advice.startswith("Set PROJECTOR_SOURCES alike for all workers")
 
 
 async def test_times_from_the_future_count_as_none(world: StoredStatus) -> None:

@@ -8,10 +8,16 @@ import msgspec
 import pytest
 from redis.exceptions import ResponseError
 
-from projector.cli.status_display import lines
+from projector.cli.status_display import sentences
 from projector.errors import PartitionCountError
 from projector.events.model import Topic
-from projector.operators.status_model import PartitionHealth
+from projector.operators.status_model import (
+    KafkaFault,
+    KafkaTrouble,
+    PartitionHealth,
+    Severity,
+    WorkerHealth,
+)
 from projector.store import schema
 from projector.store.activity import MinuteActivity
 from tests.unit.operators.stored_status import OWNER, StoredStatus, ends
@@ -70,7 +76,8 @@ async def test_without_partitions_nothing_is_fresh(world: StoredStatus) -> None:
     await world.redis.flushall()
     found = await world.read()
     assert (found.partitions, found.is_fresh) == ([], False)
-    assert list(lines(found))[1] == "0 partitions: no worker has ever run"
+    assert [cause.name for cause in found.causes] == ["no-worker"]
+    assert next(sentences(found)) == "0 partitions"
 
 
 async def test_kafka_knows_the_partitions_that_no_worker_has_named(world: StoredStatus) -> None:
@@ -87,15 +94,17 @@ async def test_the_lag_is_what_kafka_has_beyond_what_is_applied(world: StoredSta
         Topic.MEMBERSHIP: 3, Topic.AGENT_CONFIG: 0, Topic.JOB_LIFECYCLE: 6,
     }  # fmt: skip
     assert (found.totals.lag, found.dead_letters) == (9, 2)
-    text = "\n".join(lines(found))
-    assert "membership 3, job-lifecycle 6" in text
+    assert "lag 9, dead letters 2" in "\n".join(sentences(found))
 
 
 async def test_without_kafka_the_lag_is_not_known(world: StoredStatus) -> None:
     await world.stamp(0, 0)
-    found = msgspec.structs.replace(await world.read(), kafka="Kafka at x cannot be reached")
+    reason = "Kafka at x cannot be reached: no broker answers"
+    trouble = KafkaTrouble(KafkaFault.UNREACHABLE, reason, 1_800_000_000_000)
+    found = await world.read(trouble=trouble)
     assert (found.partitions[0].lag, found.totals.lag, found.dead_letters) == (None, None, None)
-    assert list(lines(found))[-1] == "no lag, no dead letters: Kafka at x cannot be reached"
+    assert found.kafka == f"{reason} (since 2027-01-15T08:00:00.000+00:00)"
+    assert [(c.name, c.severity) for c in found.causes] == [("kafka-unreachable", Severity.NOTICE)]
 
 
 async def test_the_number_of_partitions_may_differ_from_kafkas(world: StoredStatus) -> None:
@@ -118,7 +127,7 @@ async def test_rates_tokens_and_revocations_come_from_the_activity(world: Stored
     assert 300 / 301 <= rates.events <= 300 / 240
     assert (rates.revocations, rates.revocation_p99) == (3, 0.02)
     assert (found.totals.live_tokens, found.totals.rates.revocations) == (4, 6)
-    assert "6 revocations: half within 0.0" in "\n".join(lines(found))
+    assert "6 revocations: half within 0.0" in "\n".join(sentences(found))
 
 
 async def test_workers_are_those_who_hold_claims(world: StoredStatus) -> None:
@@ -126,10 +135,18 @@ async def test_workers_are_those_who_hold_claims(world: StoredStatus) -> None:
     await world.stamp(0, 1)
     await world.stamp(1, 5)
     await world.stamp(2, 20, owner="host-2-efgh")
-    first, second = (await world.read()).workers
+    found = await world.read()
+    first, second = found.workers
     assert (first.owner, first.partitions) == (OWNER, [0, 1])
     assert first.age == pytest.approx(1, abs=0.5)
     assert (second.owner, second.partitions) == ("host-2-efgh", [2])
+    assert (first.state, second.state) == (WorkerHealth.WORKING, WorkerHealth.SILENT)
+    cause, rest = found.causes
+    assert rest.name == "partitions-late"
+    assert (cause.name, cause.what) == ("worker-gone", "The worker host-2-efgh is silent.")
+    assert cause.lookups == (
+        "Lookups of partition 2 and of unknown tokens get 503; all others are answered."
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,7 +162,49 @@ async def test_a_hash_that_cannot_be_read_counts_as_none(
     await world.stamp(0, 0, **fields)
     found = await world.read(ends())
     assert found.partitions[0].state is PartitionHealth.UNCLAIMED
+    assert found.partitions[0].damage == "allowed-agents:partition:{0} is unreadable"
+    assert found.causes[0].name == "partition-damaged"
     assert msgspec.json.encode(found)
+
+
+async def test_a_lost_fact_is_damage_although_lookups_are_answered(world: StoredStatus) -> None:
+    await world.stamp(0, 0)
+    await world.redis.hdel(schema.facts_key(0), "c")
+    found = await world.read()
+    assert found.partitions[0].damage == "4 facts where 5 were written"
+    (cause,) = found.causes
+    assert (cause.name, cause.severity) == ("partition-damaged", Severity.NOTICE)
+    assert "`projector rebuild --partition 0`" in cause.advice
+    assert found.is_fresh
+
+
+@pytest.mark.parametrize(
+    ("age", "name"), [(0, "other-topics"), (20, "history-lost")], ids=["fresh", "stale"]
+)
+async def test_topics_of_other_ids_than_were_applied_are_named(
+    world: StoredStatus, age: float, name: str
+) -> None:
+    """With a wrong prefix every partition looked fresh, with lag 0."""
+    await world.stamp(0, age, **{"log:membership": "id-1"})
+    same, others = (
+        ends()._replace(topic_ids={Topic.MEMBERSHIP: each}) for each in ("id-1", "id-2")
+    )
+    assert name not in [cause.name for cause in (await world.read(same)).causes]
+    found = await world.read(others)
+    assert found.partitions[0].other_logs == [Topic.MEMBERSHIP]
+    assert [cause.name for cause in found.causes] == [name]
+
+
+async def test_a_partition_without_a_leader_has_no_lag(world: StoredStatus) -> None:
+    await world.partitions(2)
+    await world.stamp(0, 0)
+    await world.stamp(1, 20)
+    answer = ends()._replace(leaderless={1: [Topic.AGENT_CONFIG]})
+    found = await world.read(answer)
+    assert [p.lag is None for p in found.partitions] == [False, True]
+    (cause,) = found.causes
+    assert cause.name == "partition-leaderless"
+    assert cause.what == "Kafka has no leader for agent-config of partition 1."
 
 
 async def test_keys_of_another_type_count_as_none(world: StoredStatus) -> None:

@@ -13,9 +13,23 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on every second, until Ctrl-C.")
     ] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Show each partition in a row of its own.")
+    ] = False,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", min=0.0,
+            help="Return once all is fresh, with 0; after so many seconds with 1 and the cause.",
+        ),
+    ] = None,
     as_json: AsJson = False,
-) -> None:
-    """Show how fresh every partition is, who owns it, how far behind it is, and what it does.
+) -> None:  # fmt: skip
+    """Show what is wrong, and how fresh every partition is.
+
+    The first line names the deployment. Then comes each cause of trouble: since when, what lookups
+    get, what to do. Then the partitions, the worst first; those of one worker and state share a
+    row, with the greatest age and sums.
 
     A partition is fresh; late: last fresh more than 2 s ago, which is a fault, but lookups are
     still answered; stale: last fresh more than PROJECTOR_MAX_STALENESS ago, so lookups get 503; or
@@ -27,8 +41,8 @@ def status(
     Unknown: no worker has reported for seven seconds. An age may be shown up to five seconds too
     high.
 
-    Without Kafka it shows all but the lag and the number of dead letters, and the reason with its
-    beginning. Every field of the JSON is in docs/monitoring.md.
+    With --wait every partition must be fresh as of a time after the command began. So it is the
+    step between two restarts. Every field of the JSON is in docs/monitoring.md.
 
     Exits with 0 when all are fresh and heard; with 1 when any is not; with 3 when Redis cannot be
     reached.
@@ -36,11 +50,12 @@ def status(
     \b
     projector status
     projector status --watch
-    projector status --json | jq -r '.partitions[] | select(.state != "fresh") | .partition'
+    projector status --wait 60
+    projector status --json | jq -r '.causes[] | .what, .advice'
     """
     from projector.cli import status_command
 
-    status_command.status(watch=watch, json=as_json)
+    status_command.status(watch=watch, unfolded=all_, wait=wait, json=as_json)
 
 
 def explain(
