@@ -128,12 +128,13 @@ def sentences(status: Status) -> Iterator[str]:
     counts = {state: getattr(totals, state) for state in PartitionHealth}
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     yield f"{_many(totals.partitions, 'partition')}{f': {states}' if states else ''}"
+    replayed = f" ({status.replayed} replayed)" if status.replayed else ""
     yield ", ".join(
         [
             _many(totals.live_tokens, "live token"),
             _many(totals.facts, "fact"),
             f"lag {_number(totals.lag)}",
-            f"dead letters {_number(status.dead_letters)}",
+            f"dead letters {_number(status.dead_letters)}{replayed}",
         ]
     )
     yield f"last 5 minutes: {_rates(totals.rates)}"

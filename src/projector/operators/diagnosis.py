@@ -286,7 +286,7 @@ class _Diagnosis:
             )
 
     def _dead_letters(self) -> Iterator[Cause]:
-        if count := self._status.dead_letters:
+        if count := self._status.waiting_letters:
             yield Cause(
                 "dead-letters",
                 Severity.NOTICE,
@@ -294,7 +294,7 @@ class _Diagnosis:
                 f"{'a dead letter' if count == 1 else 'dead letters'}.",
                 None,
                 "Lookups are answered, without what these events were to change.",
-                "Read them with `projector dead-letters list`, and send right events.",
+                "List them with `projector dead-letters list`, correct and replay them.",
                 "runbook.md#dead-letters-arriving",
             )
 

@@ -68,13 +68,14 @@ async def read_status(redis: Redis, settings: Settings, kafka: KafkaAnswer) -> S
     """Read the status, with its causes; raises `RedisError` and `OperatorError`."""
     ends, bound = kafka.ends, settings.max_staleness
     stored = [each async for each in _read_partitions(redis, await _count(redis, ends))]
-    now = stored[-1].now if stored else await redis_batch.server_time(redis, schema.PARTITIONS_KEY)
+    (replayed,) = await redis_batch.execute(redis, [("HLEN", schema.REPLAYED)])
+    now = stored[-1].now if stored else int(replayed.now)
     partitions = [_partition(each, bound, ends) for each in stored]
     activities = [each.activity for each in stored if each.activity]
     rates = activity.activity_rates(activities, now, MINUTES)
     found = Status(
         now, bound, partitions, _workers(stored, partitions), _totals(partitions, rates),
-        ends.dead_letters if ends else None,
+        ends.dead_letters if ends else None, _value(replayed.value) or 0,
         kafka=_sentence(kafka.trouble) if kafka.trouble else None,
         sources=source_statuses(stored, bound), deployment=deployment_of(settings),
         kafka_trouble=kafka.trouble,

@@ -137,9 +137,9 @@ class StatusTotals(Struct, frozen=True):
 class Status(Struct, frozen=True):
     """All partitions, workers, sources and totals at the time `at` (ms of Redis TIME).
 
-    `causes` are the things that are wrong, the worst first; none: all is well. `kafka` is the
-    reason why Kafka's numbers are missing. `sources` are those that workers wait for, the worst
-    first.
+    `causes` are the things that are wrong, the worst first; none: all is well. Of `dead_letters` so
+    many are `replayed`. `kafka` is the reason why Kafka's numbers are missing. `sources` are those
+    that workers wait for, the worst first.
     """
 
     at: int
@@ -148,11 +148,17 @@ class Status(Struct, frozen=True):
     workers: list[WorkerStatus]
     totals: StatusTotals
     dead_letters: int | None
+    replayed: int = 0
     kafka: str | None = None
     sources: list[SourceStatus] = []
     causes: list[Cause] = []
     deployment: Deployment | None = None
     kafka_trouble: KafkaTrouble | None = None
+
+    @property
+    def waiting_letters(self) -> int:
+        """How many dead letters are known that were not replayed."""
+        return max(0, (self.dead_letters or 0) - self.replayed)
 
     @property
     def is_fresh(self) -> bool:

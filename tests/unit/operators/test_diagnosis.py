@@ -1,5 +1,6 @@
 """Causes of drawn and of chosen statuses: none exactly when all is well."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from projector.operators.status_model import (
     WorkerStatus,
 )
 from projector.store.activity import ActivityRates
+from tests.unit.test_documents import REPOSITORY, anchors
 
 NOW = 1_800_000_000_000
 BOUND = 10.0
@@ -30,6 +32,8 @@ AGES = {
 }  # fmt: skip
 UNREACHABLE = KafkaTrouble(KafkaFault.UNREACHABLE, "Kafka at k:1 does not answer", NOW - 9000)
 MISSING = KafkaTrouble(KafkaFault.TOPICS_MISSING, "missing in Kafka at k:1: a.membership", NOW)
+
+TROUBLES = [KafkaTrouble(fault, "Kafka at k:1 does so", NOW - 9000) for fault in KafkaFault]
 
 
 def partition(
@@ -100,7 +104,7 @@ def statuses(draw: st.DrawFn) -> Status:
         )
         for name in draw(st.lists(st.sampled_from(["gitlab", "hr"]), unique=True))
     ]  # fmt: skip
-    trouble = draw(st.sampled_from([None, UNREACHABLE, MISSING]))
+    trouble = draw(st.sampled_from([None, *TROUBLES]))
     letters = draw(st.sampled_from([None, 0, 4]))
     return status(*partitions, sources=tuple(sources), trouble=trouble, dead_letters=letters)
 
@@ -122,7 +126,8 @@ def test_causes_come_worst_first_and_each_says_what_to_do(found: Status) -> None
         assert cause.what.endswith(".")
         assert cause.lookups.endswith(".")
         assert cause.advice.endswith(".")
-        assert cause.runbook.startswith("runbook.md#")
+        document, anchor = cause.runbook.split("#")
+        assert anchor in anchors(REPOSITORY / "docs" / document)
         assert cause.since is None or 0 < cause.since <= NOW
 
 
@@ -245,3 +250,10 @@ def test_dead_letters_are_a_notice() -> None:
     found = only(status(partition(0), dead_letters=1))
     assert (found.name, found.severity) == ("dead-letters", Severity.NOTICE)
     assert found.what == "1 event could not be applied and became a dead letter."
+
+
+def test_dead_letters_that_were_all_replayed_are_no_trouble() -> None:
+    found = status(partition(0), dead_letters=4)
+    assert causes(msgspec.structs.replace(found, replayed=4)) == []
+    waiting = only(msgspec.structs.replace(found, replayed=1))
+    assert waiting.what == "3 events could not be applied and became dead letters."
