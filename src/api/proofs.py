@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from api import metrics
-from api.freshness import Freshness, Poll
+from api.freshness import NEVER, Freshness, Poll
 from api.read_batcher import Value
 from api.view_reads import Found
 from projector.elapsed import elapsed
@@ -13,6 +14,12 @@ from projector.store.schema import ViewRecord
 # A record, the servers that it came from, the poll from before it was read, and the overlay that
 # was read with it.
 Proven = tuple[ViewRecord, tuple[str, ...], Poll, Value] | None
+
+
+NO_STAMP: Final = (
+    "no partition has been fresh yet: start `projector worker`, or read in its log what it waits "
+    "for"
+)
 
 
 class UnprovenError(Exception):
@@ -98,4 +105,6 @@ class Proofs:
             p for p in needed if not freshness.covers(poll, after, since, p, *found.servers)
         )
         reason = "the token may be valid: events about it may be on their way"
+        if freshness.reachable and poll is not NEVER and not any(poll.stamps):
+            reason = NO_STAMP
         return freshness.with_cause(reason, uncovered)

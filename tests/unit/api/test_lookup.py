@@ -277,6 +277,22 @@ async def test_a_miss_that_waits_for_a_source_names_it(lookup_world: LookupWorld
     )
 
 
+@pytest.mark.parametrize("partitions", [0, 2])
+async def test_a_miss_before_any_worker_has_stamped_asks_for_a_worker(
+    lookup_world: LookupWorld, partitions: int
+) -> None:
+    """Events on their way were blamed while no worker had ever run."""
+    await lookup_world.redis.flushall()
+    if partitions:
+        await lookup_world.redis.set(schema.PARTITIONS_KEY, partitions)
+    lookup_world.with_limits(miss_grace=SHORT_GRACE_S)
+    await lookup_world.polled()
+    assert reason(await soon(lookup_world.ask("unknown"))) == (
+        "no partition has been fresh yet: start `projector worker`, or read in its log what it "
+        "waits for"
+    )
+
+
 async def test_a_removed_projects_token_waits_for_the_source_of_its_own_partition(
     lookup_world: LookupWorld,
 ) -> None:
@@ -706,7 +722,7 @@ async def test_a_miss_in_a_redis_that_was_emptied_proves_nothing(lookup_world: L
     answer = asyncio.create_task(lookup.answer(LookupRequest(b"known", None)))
     await lookup_world.polled()
     await lookup_world.stamp()
-    assert "may be on their way" in reason(await soon(answer))
+    assert "no partition has been fresh yet" in reason(await soon(answer))
 
 
 async def test_a_miss_in_a_redis_that_was_emptied_and_healed_at_once_is_no_401(
