@@ -1,11 +1,13 @@
 """`projector explain`: the answer, and its reasons in the order in which they decide."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from http import HTTPStatus
 from typing import Final
 
 import typer
 
+from projector.cli.local_time import local_time_of
 from projector.cli.rows import Row, show_answer
 from projector.cli.terminal import FINDING, as_json, load_settings, run_command, with_redis
 from projector.explain.model import (
@@ -25,7 +27,7 @@ BAD: Final = "red"
 DOUBTFUL: Final = "yellow"
 
 
-def explain(job: int, agent: int | None, *, json: bool) -> None:
+def explain(job: int, agent: int | None, *, events: bool, json: bool) -> None:
     """Explain why a job may or may not use an agent."""
     settings = load_settings()
     report = run_command(
@@ -35,9 +37,15 @@ def explain(job: int, agent: int | None, *, json: bool) -> None:
         typer.echo(as_json(report))
     else:
         sentence = report.explanation.sentence
-        show_answer(sentence, _style(report), _rows(report))
+        rows = _rows(report)
+        show_answer(sentence, _style(report), rows, now_ms=_now(report.explanation), events=events)
     asked = report.explanation.agent
     raise typer.Exit(FINDING if asked and asked.verdict == "refused" else 0)
+
+
+def _now(found: Explanation) -> int:
+    """Return the time that the explanation is of, in ms."""
+    return round(datetime.fromisoformat(found.at).timestamp() * 1000)
 
 
 def _style(report: ExplanationReport) -> str:
@@ -52,7 +60,7 @@ def _rows(report: ExplanationReport) -> Iterator[Row]:
     """List all that led to the answer; of the agents only the one in the question, if any."""
     found = report.explanation
     if found.job:
-        yield Row("job", _job(found.job), found.job.event)
+        yield Row("job", _job(found.job, _now(found)), found.job.event)
     if found.project:
         yield Row("project", _scope(found.project), found.project.event)
     for group in found.groups:
@@ -61,21 +69,22 @@ def _rows(report: ExplanationReport) -> Iterator[Row]:
         user = found.user
         yield Row("user", f"{user.id} {user.username}, {user.state}", user.event)
     if found.role:
-        yield from _role(found.role)
+        yield from _role(found.role, _now(found))
     yield from _agents(found)
-    yield Row("view", _view(report.view))
+    yield Row("view", _view(report.view, _now(found)))
     yield Row("facts", _facts(report))
     for note in report.notes:
         yield Row("note", note, style=DOUBTFUL)
 
 
-def _job(job: ExplainedJob) -> str:
+def _job(job: ExplainedJob, now_ms: int) -> str:
     environment = f"environment {job.environment.name}" if job.environment else "no environment"
     state = ", finished" if job.finished else ""
     ref = "protected ref" if job.ref_protected else "ref not protected"
     return (
         f"{job.id} of pipeline {job.pipeline}, root namespace {job.root}, {environment}, {ref}, "
-        f"token {'expired' if job.expired else 'expires'} {job.expires_at}{state}"
+        f"token {'expired' if job.expired else 'expires'} "
+        f"{local_time_of(job.expires_at, now_ms)}{state}"
     )
 
 
@@ -85,18 +94,19 @@ def _scope(scope: ExplainedScope) -> str:
     return f"{scope.id}, removed" if scope.event else f"{scope.id}, not known yet"
 
 
-def _role(role: ExplainedRole) -> Iterator[Row]:
+def _role(role: ExplainedRole, now_ms: int) -> Iterator[Row]:
     needed = f"{role.required_role if role.required_level else 'none'} is needed"
     yield Row("role", f"{role.role}, {needed}", style="" if role.suffices else BAD)
     for membership in role.memberships:
-        yield Row("membership", _membership(membership), membership.event)
+        yield Row("membership", _membership(membership, now_ms), membership.event)
     if role.more:
         yield Row("", f"and {role.more} more memberships")
 
 
-def _membership(membership: ExplainedMembership) -> str:
+def _membership(membership: ExplainedMembership, now_ms: int) -> str:
     scope = f"{membership.scope} {membership.scope_id}, {membership.via}"
-    until = f", until {membership.expires_at}" if membership.expires_at else ""
+    expires = membership.expires_at
+    until = f", until {local_time_of(expires, now_ms)}" if expires else ""
     if membership.decides:
         return f"{membership.role} in {scope}{until}: decides"
     return f"{membership.role} in {scope}{until}{'' if membership.counts else ': has expired'}"
@@ -104,26 +114,30 @@ def _membership(membership: ExplainedMembership) -> str:
 
 def _agents(found: Explanation) -> Iterator[Row]:
     for agent in [found.agent] if found.agent else found.agents:
-        yield from _agent(agent)
+        yield from _agent(agent, answered=agent is found.agent)
     if found.more_agents and not found.agent:
         yield Row("", f"and {found.more_agents} more agents; name one to ask for it")
 
 
-def _agent(agent: ExplainedAgent) -> Iterator[Row]:
+def _agent(agent: ExplainedAgent, *, answered: bool) -> Iterator[Row]:
+    """List one agent; if it is in the question, the answer already has the sentence."""
     name = f" {agent.name}" if agent.name else ""
     colour = GOOD if agent.verdict == "allowed" else BAD
-    verdict = f"{agent.verdict}{f' ({agent.rule})' if agent.rule else ''}: {agent.sentence}"
+    verdict = f"{agent.verdict}{f' by the rule {agent.rule}' if agent.rule else ''}"
+    if not answered:
+        verdict = f"{verdict}: {agent.sentence}"
     yield Row("agent", f"{agent.id}{name}, {verdict}", agent.event, colour)
     if agent.config_project is not None:
         project = f"its configuration project is {agent.config_project}"
         yield Row("", project, agent.config_project_event)
     if agent.configuration_event:
-        yield Row("", "its configuration", agent.configuration_event)
-    if agent.configuration:
+        entry = as_json(agent.configuration) if agent.configuration else "too large to show"
+        counts = f"the entry that counts: {entry}" if agent.source else "its configuration"
+        yield Row("", counts, agent.configuration_event)
+    elif agent.configuration:
         yield Row("", f"the entry that counts: {as_json(agent.configuration)}")
     for lost in agent.lost:
-        verdict = f"refused ({lost.rule})" if lost.rule else "allowed"
-        yield Row("", f"a farther way, which does not count: {verdict}: {lost.sentence}")
+        yield Row("", f"besides, {lost.sentence}; the closer grant decides instead")
     for entry in agent.left_out:
         yield Row("", entry, style=DOUBTFUL)
     if agent.grants:
@@ -131,13 +145,15 @@ def _agent(agent: ExplainedAgent) -> Iterator[Row]:
         yield Row("", f"its configuration grants {', '.join(agent.grants)}{more}")
 
 
-def _view(view: StoredView | None) -> str:
+def _view(view: StoredView | None, now_ms: int) -> str:
     if view is None:
         return "there is no record"
-    return f"status {view.status}, version {view.version}, expires {view.expires_at}"
+    expires = local_time_of(view.expires_at, now_ms)
+    return f"status {view.status}, version {view.version}, expires {expires}"
 
 
 def _facts(report: ExplanationReport) -> str:
     found = report.explanation
     fresh = "never fresh" if report.age is None else f"last fresh {report.age:.1f} s before that"
-    return f"of partition {found.partition} as of {found.at}, {fresh}"
+    at = local_time_of(found.at, _now(found))
+    return f"of partition {found.partition} as of {at}, {fresh}"

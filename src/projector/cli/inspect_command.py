@@ -4,6 +4,7 @@ import getpass
 import hashlib
 import re
 import sys
+import time
 from typing import Final
 
 import typer
@@ -43,7 +44,7 @@ def job(number: int, *, json: bool) -> None:
     )
     known = found.token is not None or bool(found.facts)
     answer = f"Job {number}" if known else f"Nothing is known about job {number}"
-    _show(found, answer, inspect_display.job(found), json=json, known=known)
+    _show(found, answer, inspect_display.job(found), json=json, code=0 if known else WRONG)
 
 
 def token(arguments: list[str] | None, sha256: str | None, *, json: bool) -> None:
@@ -64,9 +65,9 @@ def token(arguments: list[str] | None, sha256: str | None, *, json: bool) -> Non
         return await _inspect_given(redis, settings, given, digest)
 
     found = run_command(settings, with_redis(settings, inspect_it))
-    known = found.record is not None
+    code = FINDING if found.record is None else 0
     _show(found, inspect_display.answer_of_token(found), inspect_display.token(found),
-          json=json, known=known)  # fmt: skip
+          json=json, code=code)  # fmt: skip
 
 
 async def _inspect_given(
@@ -99,7 +100,7 @@ def partition(number: int, *, json: bool) -> None:
         settings, with_redis(settings, lambda redis: inspect.inspect_partition(redis, number))
     )
     answer = f"Partition {number}"
-    _show(found, answer, inspect_display.partition(found), json=json, known=True)
+    _show(found, answer, inspect_display.partition(found), json=json)
 
 
 def agent(number: int, *, json: bool) -> None:
@@ -111,7 +112,7 @@ def agent(number: int, *, json: bool) -> None:
     )
     known = bool(found.facts)
     answer = f"Agent {number}" if known else f"Nothing is known about agent {number}"
-    _show(found, answer, inspect_display.agent(found), json=json, known=known)
+    _show(found, answer, inspect_display.agent(found), json=json, code=0 if known else WRONG)
 
 
 def _digest(sha256: str | None, given: str | None) -> ViewId:
@@ -130,9 +131,9 @@ def _read_token() -> str:
     return sys.stdin.readline(MAX_TOKEN + 2).strip()
 
 
-def _show(found: Struct, answer: str, rows: list[Row], *, json: bool, known: bool) -> None:
+def _show(found: Struct, answer: str, rows: list[Row], *, json: bool, code: int = 0) -> None:
     if json:
         typer.echo(as_json(found))
     else:
-        show_answer(answer, "", rows)
-    raise typer.Exit(0 if known else FINDING)
+        show_answer(answer, "", rows, now_ms=round(time.time() * 1000))
+    raise typer.Exit(code)

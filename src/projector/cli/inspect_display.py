@@ -64,11 +64,12 @@ def partition(found: InspectedPartition) -> list[Row]:
 
 
 def agent(found: InspectedAgent) -> list[Row]:
-    """List the agent's facts, then the jobs that may use it."""
+    """List the agent's facts, the removed ones last, then the jobs that may use it."""
     shown = ", ".join(str(number) for number in found.jobs)
     more = found.jobs_total - len(found.jobs)
     jobs = f"{found.jobs_total}{f': {shown}' if shown else ''}{f' and {more} more' if more else ''}"
-    return [*_facts(found.facts), Row("live jobs", f"that may use it now: {jobs}")]
+    facts = sorted(found.facts, key=lambda fact: fact.data is None)
+    return [*_facts(facts), Row("live jobs", f"that may use it now: {jobs}")]
 
 
 def _awaited(found: InspectedPartition) -> list[Row]:
@@ -115,7 +116,19 @@ def _token(found: InspectedToken) -> list[Row]:
 
 
 def _facts(found: list[InspectedFact]) -> list[Row]:
-    return [Row("fact", f"{fact.key} {_data(fact)}", fact.event) for fact in found]
+    """List the facts; a broadcast, which is alike in several partitions, in one row."""
+    alike: dict[tuple[str, str], list[InspectedFact]] = {}
+    for fact in found:
+        alike.setdefault((fact.key, _data(fact)), []).append(fact)
+    return [_fact(facts) for facts in alike.values()]
+
+
+def _fact(facts: list[InspectedFact]) -> Row:
+    first = facts[0]
+    text = f"{first.key} {_data(first)}"
+    if len(facts) > 1:
+        return Row("fact", f"{text}, alike in {len(facts)} partitions", first.event)
+    return Row("fact", text, first.event)
 
 
 def _data(fact: InspectedFact) -> str:

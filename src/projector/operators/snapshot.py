@@ -113,8 +113,8 @@ async def _checked_state(redis: Redis, partition: int) -> PartitionState | None:
 
 def _incomplete(partition: int, count: int, written: int | None) -> str:
     return (
-        f"partition {partition} has {count} facts where {written} were written; put it right by "
-        f"`projector rebuild --partition {partition}`"
+        f"partition {partition} has {count} facts where {written} were written; read everything "
+        f"from Kafka again: `projector rebuild --partition {partition}`"
     )
 
 

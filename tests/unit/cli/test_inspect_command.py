@@ -10,8 +10,10 @@ from typing import Any
 import fakeredis
 import pytest
 
-from projector.cli import inspect_command
+from projector.cli import inspect_command, inspect_display
 from projector.events.model import Topic
+from projector.explain.model import EventRef
+from projector.operators.inspect import InspectedAgent, InspectedFact
 from projector.store import schema
 from tests import builders, job_tokens
 from tests.builders import digest
@@ -79,7 +81,7 @@ def test_a_job_is_shown_with_its_record_and_its_fact() -> None:
     assert found["facts"][0]["data"]["project"] == 7
     assert found["facts"][0]["event"]["offset"] == 0
     unknown = run("inspect", "job", "99")
-    assert unknown.exit_code == 1
+    assert unknown.exit_code == run("explain", "99").exit_code == 2
     assert unknown.stdout.startswith("Nothing is known about job 99")
 
 
@@ -142,7 +144,7 @@ def test_an_agent_is_shown_with_the_live_jobs_that_may_use_it(
     assert (found["jobs"], found["jobs_total"]) == ([9], 1)
     other = json.loads(run("inspect", "agent", "6", "--json").stdout)
     assert (other["jobs"], other["jobs_total"]) == ([], 0)
-    assert run("inspect", "agent", "99").exit_code == 1
+    assert run("inspect", "agent", "99").exit_code == 2
     held = json.loads(run("inspect", "partition", str(HOME), "--json").stdout)
     assert (held["facts"]["job"], held["live_tokens"]) == (3, 2)
 
@@ -280,3 +282,18 @@ def test_a_key_file_that_cannot_be_read_is_named(
     result = run("inspect", "token", stdin=signed(signing, 12))
     assert (result.exit_code, result.stdout) == (2, "")
     assert "/nowhere.pem" in result.stderr
+
+
+def test_a_broadcast_is_one_line_and_stands_behind_what_there_is() -> None:
+    event = EventRef("agent-config", 3, 7, "2027-01-15T08:00:00.000+00:00")
+    removed = [
+        InspectedFact(partition, "*/instance-agent/5", event, None, None)
+        for partition in range(16)
+    ]  # fmt: skip
+    known = InspectedFact(15, "3/agent/5", event, None, {"name": "x"})
+    rows = inspect_display.agent(InspectedAgent(5, [*removed, known], [9], 1))
+    assert [row.text for row in rows] == [
+        '3/agent/5 {"name": "x"}',
+        "*/instance-agent/5 was removed, alike in 16 partitions",
+        "that may use it now: 1: 9",
+    ]

@@ -66,25 +66,29 @@ def explain(
             metavar="AGENT", help="The agent's id; without it all agents.", min=1, max=MAX_ID
         ),
     ] = None,
+    events: Annotated[
+        bool, typer.Option("--events", help="Name the event that each line comes from.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Explain why a job may or may not use an agent, and name the events behind it.
+    """Explain why a job may or may not use an agent.
 
-    The answer is computed from the facts in Redis by the workers' rules, and is never older than
-    what lookups get. A line ends with the event that it comes from: topic, partition and offset in
-    Kafka (of a replay, the original's), and Kafka's time. Read on in docs/explain.md.
+    The first line is the answer. It is computed from the facts in Redis by the workers' rules, and
+    is never older than what lookups get. With --events a line ends with the event that it comes
+    from: topic, partition and offset in Kafka (of a replay, the original's), and Kafka's time.
+    Times are local, with the date unless it is today. Read on in docs/explain.md.
 
     Exits with 0 when the job may use AGENT (without AGENT: with any answer); with 1 when it may
     not; with 2 when there is no such job; with 3 when Redis cannot be reached.
 
     \b
     projector explain 9
-    projector explain 9 6
+    projector explain 9 6 --events
     projector explain 9 --json | jq '.explanation.agents[] | {id, verdict, rule}'
     """
     from projector.cli import explain_command
 
-    explain_command.explain(job, agent, json=as_json)
+    explain_command.explain(job, agent, events=events, json=as_json)
 
 
 def verify(

@@ -22,7 +22,7 @@ def job(
 ) -> None:
     """Show a job: its token's SHA-256 if it has one, the record that answers lookups, its fact.
 
-    Exits with 0; with 1 when nothing is known; with 3 when Redis cannot be reached.
+    Exits with 0; with 2 when there is no such job; with 3 when Redis cannot be reached.
 
     \b
     projector inspect job 9
@@ -91,7 +91,7 @@ def agent(
 ) -> None:
     """Show an agent: its facts, what its configuration grants, which jobs may use it now.
 
-    Exits with 0; with 1 when nothing is known; with 3 when Redis cannot be reached.
+    Exits with 0; with 2 when there is no such agent; with 3 when Redis cannot be reached.
 
     \b
     projector inspect agent 5
