@@ -1,6 +1,7 @@
 """Partitions without a leader, while one of two brokers is down; all others stay fresh."""
 
 import itertools
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -100,6 +101,14 @@ def start_job(deployment: Deployment, job: int, root: str) -> None:
     deployment.until(f"token-{job}", 200)
 
 
+def is_named(deployment: Deployment) -> bool:
+    """Whether the status blames the lack of a leader, and still has the lag of all others."""
+    found = json.loads(deployment.command("status", "--json").stdout)
+    blamed = [c["partitions"] for c in found["causes"] if c["name"] == "partition-leaderless"]
+    known = [p["partition"] for p in found["partitions"] if p["lag"] is not None]
+    return blamed == [PARTITIONS_OF[LEAVES]] and known == PARTITIONS_OF[STAYS]
+
+
 @pytest.mark.parametrize(
     "elsewhere", [STAYS, LEAVES], ids=["partitions leave", "coordinator and letters leave too"]
 )
@@ -117,6 +126,7 @@ def test_partitions_with_a_leader_stay_fresh(cluster: TwoBrokers, elsewhere: int
     deployment.produce(b"not JSON", "membership", PARTITIONS_OF[STAYS][0])
     eventually(lambda: deployment.look_up("token-10").status == 503, "no leader, no answer")
     assert deployment.look_up("token-9").status == 200
+    eventually(lambda: is_named(deployment), "the status names the topics without a leader")
     deployment.feed(builders.removed("job", 11, root=here))
     deployment.until("token-11", 401, "a change applied while other partitions have no leader")
     if elsewhere == STAYS:

@@ -4,9 +4,11 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,28 +96,40 @@ def test_a_worker_that_hangs_is_seen_and_so_is_what_waits_for_it(
     deployment.env["PROJECTOR_MAX_STALENESS"] = BOUND
     worker = deployment.start_all()
     watch = deployment.start("status", "--watch")
-    eventually(lambda: watch.log().count(": fresh") >= PARTITIONS, "a line a partition")
+    eventually(lambda: latest(watch.log(), partition=0) == "fresh", "a line for the partitions")
     worker.signal(signal.SIGSTOP)
+    stopped = time.time()
     deployment.feed(*COMPANY)
     for state in ("late", "stale"):
-        eventually(lambda state=state: f"partition 0: {state}" in watch.log(), f"it is {state}")  # type: ignore[misc]
+        eventually(lambda state=state: latest(watch.log(), 0) == state, f"it is {state}")  # type: ignore[misc]
     eventually(lambda: status(deployment)[1]["totals"]["stale"] == PARTITIONS, "all are stale")
     code, found = status(deployment)
     assert code == 1
+    (cause,) = found["causes"]
+    assert (cause["name"], cause["severity"]) == ("workers-gone", "outage")
+    assert cause["since"] == pytest.approx(stopped * 1000, abs=5000)
+    waited = deployment.command("status", "--wait", "1")
+    assert waited.returncode == 1
+    assert "outage: The only worker is silent. Lookups get 503." in waited.stderr
     # The embedded broker returns only the first offset of a batch.
     least = len(COMPANY) if "apache" in request.node.name else 2
     assert least <= found["totals"]["lag"] <= len(COMPANY)
     worker.signal(signal.SIGCONT)
-    eventually(lambda: status(deployment)[0] == 0, "fresh again")
+    waited = deployment.command("status", "--wait", "50")
+    assert (waited.returncode, waited.stdout) == (0, f"all {PARTITIONS} partitions are fresh\n")
     eventually(lambda: latest(watch.log(), partition=0) == "fresh", "the watch prints it")
     watch.signal(signal.SIGINT)
     assert watch.process.wait(20) == 0
 
 
 def latest(log: str, partition: int) -> str:
-    """Return the last printed state of a partition."""
-    lines = [line for line in log.splitlines() if f" partition {partition}: " in line]
-    return lines[-1].split(": ")[1].split(",")[0]
+    """Return the last printed state of a partition; empty before the first."""
+    found = ""
+    for numbers, state in re.findall(r" partitions? ([-\d, ]+): (\w+),", log):
+        ends = [list(map(int, run.split("-"))) for run in numbers.split(", ")]
+        if any(run[0] <= partition <= run[-1] for run in ends):
+            found = state
+    return found
 
 
 @pytest.mark.usefixtures("real_processes")
@@ -145,7 +159,22 @@ def test_without_kafka_there_is_what_redis_says(deployment: Deployment) -> None:
     assert code == 0
     assert (found["totals"]["fresh"], found["totals"]["lag"]) == (PARTITIONS, None)
     assert found["dead_letters"] is None
-    assert f"Kafka at {nobody} cannot be reached" in found["kafka"]
+    assert f"Kafka at {nobody} cannot be reached: no broker answers" in found["kafka"]
+    (cause,) = found["causes"]
+    assert (cause["name"], cause["severity"]) == ("kafka-unreachable", "notice")
+    assert "<" not in cause["detail"]
+
+
+def test_topics_of_another_prefix_are_not_taken_for_the_workers(deployment: Deployment) -> None:
+    """All partitions looked fresh, with a lag of 0, whatever the prefix was."""
+    deployment.start_all()
+    deployment.feed(*COMPANY)
+    deployment.env["PROJECTOR_TOPIC_PREFIX"] = prefix = f"{deployment.prefix}foo-"
+    for command in ("status", "topics"):
+        assert deployment.command(command).returncode == 0
+        (cause,) = status(deployment)[1]["causes"]
+        assert (cause["name"], cause["severity"]) == ("other-topics", "notice")
+        assert f"other topics than those with the prefix `{prefix}`." in cause["what"]
 
 
 @pytest.mark.usefixtures("real_processes")
@@ -162,6 +191,9 @@ def test_a_watch_says_since_when_kafka_is_away_and_goes_on_by_itself(tmp_path: P
         worker = deployment.start_all()
         as_json = deployment.start("status", "--watch", "--json")
         as_lines = deployment.start("status", "--watch")
+        # A letter, so that the watch has a fetch under way.
+        deployment.produce(b"{", topic="membership", partition=0)
+        eventually(lambda: last(as_json.log()).get("dead_letters") == 1, "the letter is counted")
         eventually(lambda: known(as_json.log()), "the lag is shown")
         broker.kill()
         eventually(lambda: not known(as_json.log()), "the lag is not shown any more")
@@ -169,6 +201,9 @@ def test_a_watch_says_since_when_kafka_is_away_and_goes_on_by_itself(tmp_path: P
         assert f"Kafka at 127.0.0.1:{kafka}" in reason
         assert "(since 20" in reason
         eventually(lambda: "no lag, no dead letters: Kafka at" in as_lines.log(), "a line says so")
+        blamed = "outage: Kafka cannot be reached. Lookups get 503."
+        eventually(lambda: blamed in as_lines.log(), "the cause, and that alone")
+        assert [c["name"] for c in last(as_json.log())["causes"]] == ["kafka-unreachable"]
         broker.start()
         eventually(lambda: known(as_json.log()), "the lag is shown again", 60)
         eventually(lambda: "are known again" in as_lines.log(), "a line says so")
@@ -216,6 +251,8 @@ def test_a_silent_source_is_named_wherever_people_look(deployment: Deployment) -
         assert deployment.get("/health/fresh").body["reason"].startswith(named)
         code, found = status(deployment)
         assert code == 1
+        (cause,) = found["causes"]
+        assert (cause["name"], cause["severity"]) == ("source-silent", "outage")
         assert [(s["source"], s["state"], s["waiting"]) for s in found["sources"]] == [
             ("gitlab", "silent", list(range(PARTITIONS))), ("hr", "heard", []),
         ]  # fmt: skip

@@ -143,7 +143,7 @@ class _Diagnosis:
     def _other_topics(self, which: str) -> Cause:
         deployment = self._status.deployment
         prefix = deployment.topic_prefix if deployment else ""
-        mine = f"with the prefix {prefix}" if prefix else "without a prefix"
+        mine = f"with the prefix `{prefix}`" if prefix else "without a prefix"
         return Cause(
             "other-topics",
             Severity.NOTICE,

@@ -4,6 +4,7 @@ Owners write it; `projector status` and the operators' page read it. Best effort
 nor checked. No answer may depend on it.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Final
 
@@ -78,6 +79,18 @@ class ActivityRates(Struct, frozen=True):
     revocation_p50: float | None
     revocation_p99: float | None
     revocation_max: float | None
+
+
+def add_minutes(first: MinuteActivity, second: MinuteActivity) -> MinuteActivity:
+    """Add the same minute of two owners, named as the first names it."""
+    return MinuteActivity(
+        first.minute,
+        dict(Counter(first.applied) + Counter(second.applied)),
+        dict(Counter(first.refused) + Counter(second.refused)),
+        first.views + second.views,
+        [sum(counts) for counts in zip(first.revocations, second.revocations, strict=True)],
+        max(first.slowest, second.slowest),
+    )
 
 
 def encode_activity(activity: PartitionActivity) -> bytes:

@@ -283,6 +283,11 @@ class PartitionStore:
         args: list[Argument] = [self._epoch, self.owner, f"{source} {since_ms}"]
         self._check(await self._silence(keys=[self._hash], args=args))
 
+    async def read_activity(self) -> bytes | None:
+        """Read the activity that this or the former owner published; raises `RedisError`."""
+        found = await self._redis.get(schema.activity_key(self._partition))
+        return found if isinstance(found, bytes) else None
+
     async def publish(self, activity: bytes) -> None:
         """Publish this owner's activity for operators; not fenced, because no answer needs it."""
         key = schema.activity_key(self._partition)

@@ -17,7 +17,7 @@ from projector.clients.retry import OUTAGES
 from projector.events.model import Event, KafkaRecord, Topic
 from projector.latency_buckets import LATENCY_BUCKETS_S
 from projector.store import activity
-from projector.store.activity import MINUTES_KEPT, MinuteActivity, PartitionActivity
+from projector.store.activity import MINUTES_KEPT, MinuteActivity, PartitionActivity, add_minutes
 from projector.store.partition_store import PartitionStore
 from projector.tracing import EventSpans
 
@@ -177,16 +177,31 @@ class OwnerInstruments:
 
         It is not retried, and does not run in the owner's loop, so it never delays a stamp.
         """
+        is_first = True
         while True:
             await self._due.wait()
             self._due.clear()
             try:
+                if is_first:
+                    self._take_over(activity.decode_activity(await store.read_activity()))
+                    is_first = False
                 await store.publish(
                     activity.encode_activity(self._activity(store.version.epoch, store.owner))
                 )
             except OUTAGES as error:
                 log.debug("no activity", partition=self._partition, reason=repr(error))
             await asyncio.sleep(interval_s)
+
+    def _take_over(self, former: PartitionActivity | None) -> None:
+        """Continue the former owner's minutes, or the rates would fall when owners change."""
+        own = list(self._minutes)
+        self._minutes.clear()
+        self._minutes.extend(former.minutes if former else ())
+        for minute in own:
+            if self._minutes and self._minutes[-1].minute >= minute.minute:
+                self._minutes.append(add_minutes(self._minutes.pop(), minute))
+            else:
+                self._minutes.append(minute)
 
     def _activity(self, epoch: int, owner: str) -> PartitionActivity:
         live_tokens, facts, letters = self._sizes()

@@ -221,7 +221,7 @@ def test_topics_that_are_missing_although_workers_go_on_are_those_of_another_pre
     assert (found.name, found.severity) == ("other-topics", Severity.NOTICE)
     assert found.what == (
         "The workers of this Redis take their events from other topics than those with the prefix "
-        "foo-."
+        "`foo-`."
     )
 
 

@@ -245,3 +245,16 @@ async def test_the_views_that_a_claim_rewrites_are_counted(setup: Setup) -> None
     before = sample("projector_view_writes_total", status="200")
     async with setup.owning():
         assert sample("projector_view_writes_total", status="200") == before + 1
+
+
+async def test_the_next_owner_continues_the_minutes_of_the_former(setup: Setup) -> None:
+    """The revocations of the last minutes fell when their worker died."""
+    setup.kafka.add(*COMPANY, builders.started(9, 7))
+    async with setup.owning() as owner:
+        setup.deliver(owner, *setup.kafka.add(builders.removed("job", 9)))
+        before = await until_applied(setup, events=6)
+    setup.kafka.add(builders.started(10, 7))
+    async with setup.owning():
+        after = await until_applied(setup, events=7)
+    assert after.epoch > before.epoch
+    assert revocations(after) == revocations(before) == 1
