@@ -66,6 +66,11 @@ class PartitionLeader(NamedTuple):
 Leaders = Mapping[TopicPartition, PartitionLeader]
 
 
+def id_of(leader: PartitionLeader | None) -> str:
+    """Return the topic's id, '' if the broker reports none."""
+    return str(leader.topic_id) if leader and leader.topic_id else ""
+
+
 class Address(NamedTuple):
     """The place where a broker listens for clients."""
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from projector.events.log_identity import LogIdentity, RecordMark
 from projector.events.model import Topic
-from projector.kafka.broker_protocol import PartitionLeader
+from projector.kafka.broker_protocol import PartitionLeader, id_of
 from projector.kafka.range_reader import RangeReader
 
 
@@ -46,8 +46,3 @@ async def _find_other_records(
         for topic, record in records.items()
         if record is None or RecordMark.of(record) != marks[topic]
     }
-
-
-def id_of(leader: PartitionLeader | None) -> str:
-    """Return the topic's id, '' if the broker reports none."""
-    return str(leader.topic_id) if leader and leader.topic_id else ""

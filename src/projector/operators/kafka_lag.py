@@ -15,9 +15,15 @@ from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.errors import AccessError, MissingTopicsError, OperatorError
 from projector.events.model import DEAD_LETTERS, Topic
-from projector.kafka import log_check, topics
+from projector.kafka import topics
 from projector.kafka.broker_connections import BrokerConnections
-from projector.kafka.broker_protocol import NO_BROKER, Leaders, PartitionLeader, ask_leaders
+from projector.kafka.broker_protocol import (
+    NO_BROKER,
+    Leaders,
+    PartitionLeader,
+    ask_leaders,
+    id_of,
+)
 from projector.operators.status import Ends, KafkaAnswer
 from projector.operators.status_model import KafkaFault, KafkaTrouble
 
@@ -228,9 +234,7 @@ class EndOffsetReader:
         return found
 
     def _topic_ids(self, leaders: Leaders) -> dict[Topic, str]:
-        ids = {
-            self._tps[tp][0]: log_check.id_of(at) for tp, at in leaders.items() if tp in self._tps
-        }
+        ids = {self._tps[tp][0]: id_of(at) for tp, at in leaders.items() if tp in self._tps}
         return {topic: id_ for topic, id_ in ids.items() if id_}
 
 

@@ -15,7 +15,8 @@ from projector.domain.index.fact_index import FactIndex
 from projector.domain.projection import Policy, Projection, needed_until
 from projector.events.log_identity import LogIdentity
 from projector.events.model import KafkaRecord, Topic
-from projector.kafka.log_check import find_other_logs, id_of
+from projector.kafka.broker_protocol import id_of
+from projector.kafka.log_check import find_other_logs
 from projector.kafka.range_reader import Offsets, RangeReader
 from projector.kafka.record_parser import Marker
 from projector.store.partition_state import PartitionState

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from projector.errors import HistoryLostError
 from projector.events.log_identity import LogIdentity, RecordMark
 from projector.events.model import KafkaRecord, Topic
-from projector.kafka.broker_protocol import PartitionLeader
-from projector.kafka.log_check import find_other_logs, id_of
+from projector.kafka.broker_protocol import PartitionLeader, id_of
+from projector.kafka.log_check import find_other_logs
 from projector.kafka.range_reader import RangeReader
 
 TopicLeaders = Mapping[Topic, PartitionLeader]

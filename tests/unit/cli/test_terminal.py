@@ -78,7 +78,10 @@ def test_an_outage_names_redis_and_not_kafka(
     monkeypatch.setattr(redis_client, "create_redis", lambda settings: Away())
     result = run(*arguments)
     assert result.exit_code == code
-    assert result.stderr == f"Redis at redis://127.0.0.1:6379/0 {says}\n"
+    first, *advice = result.stderr.splitlines()
+    assert first == f"Redis at redis://127.0.0.1:6379/0 {says}"
+    assert len(advice) == ("status" in arguments and code == 3)
+    assert "Kafka" not in result.stderr
 
 
 async def _poison(server: fakeredis.FakeServer) -> None:
