@@ -1,10 +1,12 @@
 """Data of the operators' page, read in the background and shared by all viewers."""
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from aiokafka.errors import KafkaError
@@ -14,13 +16,14 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from api.ops.activity_minutes import read_minutes
 from api.ops.auth import AccessRefusedError
 from api.ops.background import BackgroundLoop, CachedCall
+from api.ops.partition_rows import fold_workers, listed_partitions
 from projector.clients import redis_client
 from projector.config.settings import Settings
 from projector.errors import OperatorError, TemporaryError, TooManyFactsError, UnknownJobError
-from projector.operators import dead_letter_reader, explain
+from projector.operators import dead_letter_reader, diagnosis, explain
 from projector.operators.kafka_lag import EndOffsetPoller
-from projector.operators.status import read_status
-from projector.operators.status_model import PartitionHealth, PartitionStatus, Status
+from projector.operators.status import deployment_of, read_status
+from projector.operators.status_model import Status
 
 T = TypeVar("T")
 
@@ -37,8 +40,10 @@ IDLE_S: Final = 30.0
 MAX_WAITING: Final = 4
 # About a second of decoding; for more facts use `projector explain`.
 MOST_FACTS: Final = 200_000
-# Partitions shown: more rows are neither readable nor quick.
-MAX_SHOWN: Final = 200
+# Bounds the size of one answer; every partition is some 300 bytes.
+MAX_SHOWN: Final = 2000
+# Kafka's first answer after a pause may take so long, within `TIMEOUT_S`.
+KAFKA_PATIENCE_S: Final = 2.0
 
 CountLookups = Callable[[], Mapping[str, int]]
 
@@ -68,13 +73,38 @@ class BackgroundSource:
         )
         self._explaining = asyncio.Lock()
         self._waiting = 0
+        self._redis_away_since: int | None = None
 
-    async def status(self) -> dict[str, Any]:
-        """Return `projector status --json` without workers, with `minutes` and `lookups`.
+    async def status(self, *, every_partition: bool) -> dict[str, Any]:
+        """Return `projector status --json` with workers folded, `minutes` and `lookups`.
 
-        Of more than 200 partitions only the worst.
+        `now` is the time (ms) by Redis' clock, or by this machine's while Redis is away. Then
+        there are `causes` and `deployment` alone. `read_ago` (s) is the age of the data.
         """
-        return await self._status.get() | {"minutes": await self._minutes.get()}
+        try:
+            found = await self._status.get()
+            minutes = await self._minutes.get()
+        except RedisRefusedError as error:
+            return self._without_redis(error.reason)
+        self._redis_away_since = None
+        read_ago = time.monotonic() - found.read_at
+        partitions = found.partitions[every_partition]
+        return found.rest | {
+            "now": found.rest["at"] + round(read_ago * 1000),
+            "read_ago": read_ago,
+            "partitions": partitions,
+            "minutes": minutes,
+        }
+
+    def _without_redis(self, reason: str) -> dict[str, Any]:
+        now = round(time.time() * 1000)
+        self._redis_away_since = since = self._redis_away_since or now
+        return {
+            "now": now,
+            "read_ago": None,
+            "causes": [msgspec.to_builtins(diagnosis.redis_cause(reason, since))],
+            "deployment": msgspec.to_builtins(deployment_of(self._settings)),
+        }
 
     async def letters(self) -> dict[str, Any]:
         """Return the latest dead letters, or an `error` if Kafka cannot be reached."""
@@ -107,13 +137,28 @@ class BackgroundSource:
         except OperatorError as error:
             raise AccessRefusedError(503, str(error)) from None
         except (AuthenticationError, NoPermissionError) as error:
-            reason = f"Redis at {address} refuses this user: {error}"
-            raise AccessRefusedError(503, reason) from None
+            raise RedisRefusedError(503, f"Redis at {address} refuses this user: {error}") from None
         except TimeoutError:
-            raise AccessRefusedError(503, f"not done within {seconds:g} s; try again") from None
+            reason = f"Redis at {address} has not answered within {seconds:g} s; try again"
+            raise RedisRefusedError(503, reason) from None
         except (RedisError, OSError) as error:
             reason = f"Redis at {address} cannot be reached: {error}"
-            raise AccessRefusedError(503, reason) from None
+            raise RedisRefusedError(503, reason) from None
+
+
+class RedisRefusedError(AccessRefusedError):
+    """Redis does not answer, or refuses this user."""
+
+
+class StatusReading(NamedTuple):
+    """A status as JSON: the partitions that are not fresh, then every partition, and the rest.
+
+    `read_at` is the monotonic time of the reading.
+    """
+
+    read_at: float
+    partitions: tuple[list[Any], list[Any]]
+    rest: dict[str, Any]
 
 
 class _Reader:
@@ -128,13 +173,19 @@ class _Reader:
         self._idle: asyncio.TimerHandle | None = None
         self._latest: Status | None = None
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> StatusReading:
         self._keep_polling()
-        answer = self._poller.answer
-        self._latest = found = await read_status(self._client(), self._settings, answer)
-        found = msgspec.structs.replace(found, partitions=_worst(found.partitions), workers=[])
-        lookups = self._count_lookups and self._count_lookups()
-        return dict(msgspec.to_builtins(found)) | {"lookups": lookups}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KAFKA_PATIENCE_S):
+                await self._poller.first()
+        self._latest = found = await read_status(
+            self._client(), self._settings, self._poller.answer
+        )
+        rest = msgspec.to_builtins(msgspec.structs.replace(found, partitions=[], workers=[]))
+        rest["workers"] = msgspec.to_builtins(fold_workers(found))
+        rest["lookups"] = self._count_lookups and self._count_lookups()
+        listed = listed_partitions(found.partitions), found.partitions[:MAX_SHOWN]
+        return StatusReading(time.monotonic(), msgspec.to_builtins(listed), rest)
 
     async def minutes(self) -> list[dict[str, Any]]:
         if self._latest is None:
@@ -178,11 +229,3 @@ async def read_letters(settings: Settings) -> dict[str, Any]:
         reason = f"Kafka at {settings.kafka} cannot be reached from here ({type(error).__name__})"
         found = {"error": reason}
     return found | {"read_at": datetime.now(UTC).isoformat(timespec="seconds")}
-
-
-def _worst(partitions: list[PartitionStatus]) -> list[PartitionStatus]:
-    if len(partitions) <= MAX_SHOWN:
-        return partitions
-    order = list(PartitionHealth)
-    worst = sorted(partitions, key=lambda p: (-order.index(p.state), -(p.age or 0.0)))
-    return sorted(worst[:MAX_SHOWN], key=lambda p: p.partition)

@@ -34,10 +34,19 @@ HEADERS: Final = {
     "x-frame-options": "DENY",
     "x-robots-tag": "noindex",
 }
+_HTML: Final = "text/html; charset=utf-8"
+_CSS: Final = "text/css; charset=utf-8"
+_SCRIPT: Final = "text/javascript; charset=utf-8"
+_STYLES: Final = ("base", "board", "state")
+_MODULES: Final = (
+    "alarm", "chart", "dom", "explanation", "format", "header", "letters", "minutes", "page",
+    "partitions", "question", "requests", "sources", "tiles",
+)  # fmt: skip
+# By path: the file, and its media type.
 STATIC: Final = {
-    "": ("index.html", "text/html; charset=utf-8"),
-    "page.css": ("page.css", "text/css; charset=utf-8"),
-    "page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "": ("index.html", _HTML),
+    **{f"{name}.css": (f"{name}.css", _CSS) for name in _STYLES},
+    **{f"{name}.js": (f"{name}.js", _SCRIPT) for name in _MODULES},
     "icon.svg": ("icon.svg", "image/svg+xml"),
 }
 _ID: Final = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
@@ -59,8 +68,8 @@ class Access(Protocol):
 class Source(Protocol):
     """The data of the page. Each method may raise `AccessRefusedError`."""
 
-    async def status(self) -> dict[str, Any]:
-        """Return the freshness of every partition, and the activity of the last minutes."""
+    async def status(self, *, every_partition: bool) -> dict[str, Any]:
+        """Return the causes of trouble, the partitions that are not fresh, or all, and totals."""
 
     async def letters(self) -> dict[str, Any]:
         """Return the latest dead letters."""
@@ -75,8 +84,9 @@ def create_routes(access: Access, source: Source) -> list[BaseRoute]:
     async def shell_access(_request: Request) -> dict[str, bool]:
         return {"token_needed": access.token_needed}
 
-    async def status(_request: Request) -> dict[str, Any]:
-        return await source.status()
+    async def status(request: Request) -> dict[str, Any]:
+        every = request.query_params.get("partitions") == "all"
+        return await source.status(every_partition=every)
 
     async def letters(_request: Request) -> dict[str, Any]:
         return await source.letters()
