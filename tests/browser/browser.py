@@ -15,8 +15,11 @@ from selenium.webdriver.remote.webelement import WebElement
 from tests.integration.servers import eventually
 
 BINARIES = ("chromium", "chromedriver")
-DESKTOP = (1280, 1000)
-PHONE = (360, 740)
+DESKTOP = (1440, 900)
+PHONE = (390, 844)
+# A small one.
+SMALL_PHONE = (360, 740)
+QUALITY = 75
 
 
 class Browser:
@@ -83,10 +86,11 @@ class Browser:
         raise AssertionError(f"Tab does not reach {identity}")
 
     def screenshot(self, name: str) -> None:
-        shot = self._command(
-            "Page.captureScreenshot", {"captureBeyondViewport": True, "format": "png"}
-        )
-        (self._screenshots / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+        """Write the whole page; the names of those that the documents show begin with `page-`."""
+        self.driver.execute_script("scrollTo(0, 0)")
+        how = {"captureBeyondViewport": True, "format": "webp", "quality": QUALITY}
+        shot = self._command("Page.captureScreenshot", how)
+        (self._screenshots / f"{name}.webp").write_bytes(base64.b64decode(shot["data"]))
 
     def check(self) -> None:
         """Fail if the page sent a request to another host, or on an unexpected console error."""

@@ -18,7 +18,7 @@ prefixes = itertools.count(1)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if any(SCREENSHOTS.glob("*.png")):
+    if any(SCREENSHOTS.glob("*.webp")):
         terminalreporter.write_line(f"screenshots: {SCREENSHOTS}")
 
 
@@ -34,7 +34,7 @@ def _chromium() -> None:
 @pytest.fixture(scope="session")
 def screenshots() -> Path:
     SCREENSHOTS.mkdir(exist_ok=True)
-    for old in SCREENSHOTS.glob("*.png"):
+    for old in SCREENSHOTS.glob("*.webp"):
         old.unlink()
     return SCREENSHOTS
 

@@ -10,7 +10,7 @@ from selenium.webdriver import Keys
 from projector.events.partitioning import partition_of
 from projector.process import free_port, is_listening
 from tests import builders
-from tests.browser.browser import PHONE, Browser
+from tests.browser.browser import PHONE, SMALL_PHONE, Browser
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import Server, eventually
 
@@ -22,6 +22,7 @@ MARKUP = "<img src=x onerror=alert(1)>"
 TRICKS = "a\u202eb\x1b[31mc\u0007d\u200be"
 SHOWN_TRICKS = "a\\u{202e}b\\u{1b}[31mc\\u{7}d\\u{200b}e"
 HOSTILE = MARKUP + TRICKS
+WELL = f"All is well: {PARTITIONS} partitions fresh, 1 worker"
 SHOWN = MARKUP + SHOWN_TRICKS
 EVENTS: list[dict[str, Any]] = [
     builders.group(3),
@@ -77,7 +78,7 @@ def page(product: Product, browser: Browser) -> Browser:
     """Open the page and enter the token."""
     browser.open(product.page)
     give(browser, OPS_TOKEN)
-    browser.until_text("#summary", f"All {PARTITIONS} partitions fresh")
+    browser.until_text("#summary", WELL)
     return browser
 
 
@@ -98,23 +99,41 @@ def overflow(browser: Browser) -> int:
     return int(browser.driver.execute_script(script))
 
 
-def test_every_partition_is_shown_with_its_state_in_words(page: Browser) -> None:
+def test_fresh_partitions_are_folded_and_all_are_shown_on_request(page: Browser) -> None:
+    page.until_text("#workers tbody", f"{PARTITIONS} fresh: 0-{PARTITIONS - 1}")
+    assert page.texts("#partitions tbody tr") == []
+    page.find("#show-all").click()
     page.until(lambda: page.text("#partitions tbody").count("● fresh") == PARTITIONS, "all fresh")
-    assert len(page.texts("#partitions tbody tr")) == PARTITIONS
-    page.until_text("#totals", f"Partitions fresh{PARTITIONS} of {PARTITIONS}")
+    page.find("#show-all").click()
+    page.until(lambda: page.texts("#partitions tbody tr") == [], "folded again")
+
+
+def test_totals_deployment_and_times_are_shown(product: Product, page: Browser) -> None:
+    page.until_text("#totals", f"Fresh{PARTITIONS} of {PARTITIONS}")
     page.until_text("#totals", "Live tokens2")
+    assert product.deployment.kafka in page.text("#deployment")
+    assert product.deployment.prefix in page.text("#deployment")
+    assert page.text("#deployment-redis") == product.deployment.redis_url
+    assert page.text("#updated").startswith("updated ")
+    assert page.text("#clock").endswith(" UTC")
     # No worker waits for a source.
     assert not page.find("#sources-section").is_displayed()
-    page.until_text("#letters tbody", "membership 0:")
     # The owners' activity: the removal of a member is a revocation.
-    page.until(lambda: "1" in page.attribute("#revocations svg", "aria-label"), "a curve")
-    page.screenshot("light")
-    page.prefer(prefers_color_scheme="dark")
-    page.screenshot("dark")
+    page.until_text("#revocations-value", "1 revocation; half within", 30)
+
+
+def test_dead_letters_are_grouped_with_type_source_and_reason(page: Browser) -> None:
+    page.until_text("#letters", "nonsense from /acme")
+    group = next(text for text in page.texts("#letters details") if "nonsense from" in text)
+    assert group.startswith("1 ×")
+    page.until_text("#letters tbody", "membership 0:")
+    assert "`" not in page.text("#letters")
 
 
 def test_figures_change_without_a_new_row(product: Product, page: Browser) -> None:
     """No flicker: rows stay, and only their texts change."""
+    page.find("#show-all").click()
+    page.until(lambda: len(page.texts("#partitions tbody tr")) == PARTITIONS, "all partitions")
     rows = "[...document.querySelectorAll('#partitions tbody tr')]"
     page.driver.execute_script(f"{rows}.forEach(row => row.marked = true)")
     number = partition_of(builders.ROOT, PARTITIONS)
@@ -135,7 +154,8 @@ def test_without_the_token_there_is_no_data(product: Product, browser: Browser) 
     give(browser, WRONG_TOKEN)
     browser.until_text("#credential-wrong", "this is not the operators' token")
     assert not browser.find("#board").is_displayed()
-    assert browser.texts("#partitions tbody tr") == []
+    assert browser.texts("#workers tbody tr") == []
+    assert not browser.find("#deployment").is_displayed()
     browser.screenshot("refused")
 
 
@@ -159,8 +179,26 @@ def test_a_search_says_why_a_job_may_not_use_an_agent(page: Browser) -> None:
     assert "a6" in answer
     assert "agent-config" in answer
     assert "developer in group 3" in answer
-    page.resize(900, 1000)
-    page.screenshot("explanation")
+    assert page.find("#answer .event").is_displayed()
+    page.screenshot("page-explanation")
+
+
+def test_on_a_phone_the_events_behind_an_answer_are_shown_on_request(
+    product: Product, browser: Browser
+) -> None:
+    browser.resize(*PHONE, mobile=True)
+    browser.open(product.page)
+    give(browser, OPS_TOKEN)
+    browser.until_text("#summary", WELL)
+    search(browser, "9", "6")
+    browser.until_text("#answer .sentence", "Job 9 may not use agent 6")
+    assert not browser.find("#answer .event").is_displayed()
+    # Names and values side by side.
+    script = "return getComputedStyle(document.querySelector('#answer dl')).gridTemplateColumns"
+    assert len(browser.driver.execute_script(script).split()) == 2
+    browser.screenshot("page-explanation-phone")
+    browser.find("#events-behind").click()
+    assert browser.find("#answer .event").is_displayed()
 
 
 def test_a_search_without_an_agent_lists_every_agent(page: Browser) -> None:
@@ -216,12 +254,14 @@ def test_the_keyboard_is_enough(product: Product, browser: Browser) -> None:
 
 
 def test_on_a_phone_nothing_is_beside_the_screen(page: Browser) -> None:
-    page.resize(*PHONE, mobile=True)
+    page.resize(*SMALL_PHONE, mobile=True)
     search(page, "44", "43")
     page.until_text("#answer .sentence", "Job 44")
-    assert page.driver.execute_script("return innerWidth") == PHONE[0]
+    page.find("#events-behind").click()
+    page.find("#letters summary").click()
+    assert page.driver.execute_script("return innerWidth") == SMALL_PHONE[0]
     assert overflow(page) == 0
-    page.screenshot("phone")
+    page.screenshot("hostile-phone")
 
 
 def test_on_this_machine_the_own_address_asks_for_no_token(
@@ -236,7 +276,7 @@ def test_on_this_machine_the_own_address_asks_for_no_token(
         env["PROJECTOR_OPS_TOKEN"] = token
     eventually(lambda: is_listening(port), "projector ops")
     browser.open(f"http://localhost:{port}/ops/")
-    browser.until_text("#summary", f"All {PARTITIONS} partitions fresh")
+    browser.until_text("#summary", WELL)
     assert not browser.find("#token").is_displayed()
     assert server.stop() == -signal.SIGTERM
 
@@ -250,24 +290,29 @@ def stopped(product: Product) -> Iterator[None]:
     product.deployment.until_fresh()
 
 
-def test_a_stuck_partition_shows_within_ten_seconds(page: Browser, stopped: None) -> None:
-    page.until(lambda: "▲ late" in page.text("#partitions"), "late", timeout=10)
-    page.until_text("#summary", f"{PARTITIONS} of {PARTITIONS} late", timeout=5)
-    page.until_text("#summary", f"{PARTITIONS} of {PARTITIONS} stale")
-    assert "■ stale" in page.text("#partitions")
-    assert "stale" in page.driver.title
-    page.screenshot("stuck")
+def test_a_stopped_worker_shows_within_ten_seconds(page: Browser, stopped: None) -> None:
+    page.until_text("#workers", f"{PARTITIONS} late", timeout=10)
+    page.until_text("#summary", "The only worker", timeout=5)
+    assert page.attribute("#summary", "data-state") == "late"
+    assert "Lookups are answered until" in page.text("#alarm")
+    page.until_text("#workers", f"{PARTITIONS} stale")
+    page.until_text("#alarm-lookups", "Lookups get 503.")
+    assert page.attribute("#summary", "data-state") == "stale"
+    assert "The only worker" in page.driver.title
 
 
-def test_a_page_without_its_server_says_how_old_it_is(product: Product, browser: Browser) -> None:
+def test_a_page_without_its_server_shows_how_old_it_is(product: Product, browser: Browser) -> None:
     browser.expected_errors = ("net::ERR_",)
     other = product.deployment.start("api", "--port", str(port := free_port()))
     eventually(lambda: is_listening(port), "another API")
     browser.open(f"http://127.0.0.1:{port}/ops/")
     give(browser, OPS_TOKEN)
-    browser.until_text("#summary", "fresh")
-    browser.until(browser.find("#letters").is_displayed, "the dead letters")
+    browser.until_text("#summary", WELL)
+    browser.until(lambda: browser.texts("#letters details") != [], "the dead letters")
     other.kill()
-    browser.until_text("#summary", "Freshness is not known")
-    browser.until_text("#banner", "What stands below is")
-    browser.until_text("#letters-note", "What stands below is of 20")
+    browser.until_text("#summary", "this page cannot reach its server")
+    browser.until_text("#silence-since", "All below is of then.")
+    browser.until(lambda: browser.attribute("#updated", "data-state") == "stale", "it looks old")
+    browser.until_text("#letters-note", "The letters below are of 20")
+    assert not browser.find("#alarm").is_displayed()
+    browser.screenshot("page-server-away")

@@ -4,7 +4,7 @@ import pytest
 
 from projector.config.settings import Settings
 from projector.process import free_port, is_listening
-from tests.browser.browser import PHONE, Browser
+from tests.browser.browser import SMALL_PHONE, Browser
 from tests.heartbeat_sender import HeartbeatSender, sending
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import eventually
@@ -39,31 +39,32 @@ def test_a_silent_source_is_named_with_what_lookups_get(
     deployment: Deployment, page_url: str, browser: Browser
 ) -> None:
     browser.open(page_url)
-    browser.until_text("#summary", "Silent: source")
     browser.until(lambda: browser.text(ROWS).count("■ silent") == 2, "both silent", 30)
+    browser.until_text("#summary", "has been silent")
     assert browser.text(ROWS).count("never") == 2
-    assert "get 503" in browser.text("#sources-advice")
-    assert "silent" in browser.driver.title.lower()
+    browser.until_text("#alarm-lookups", "Lookups get 503.")
+    assert "Start the feeder" in browser.text("#alarm-advice")
+    assert "silent" in browser.driver.title
     browser.screenshot("sources-silent")
     with (
         sending(sender(deployment, "gitlab")),
         sending(sender(deployment, LONG_NAME)),
     ):
-        browser.until_text("#summary", f"All {PARTITIONS} partitions fresh", 30)
+        browser.until_text("#summary", f"All is well: {PARTITIONS} partitions fresh", 30)
         browser.until(lambda: browser.text(ROWS).count("● heard") == 2, "both heard")
         browser.until(lambda: browser.text(ROWS).count("none") == 2, "no partition waits")
-        browser.until(lambda: not browser.find("#sources-advice").is_displayed(), "no advice")
-        browser.screenshot("sources-heard")
+        assert not browser.find("#alarm").is_displayed()
     with sending(sender(deployment, LONG_NAME)):
         browser.until_text(f"{ROWS}[data-state=late]", "gitlab")
-        browser.until_text("#sources-advice", "Lookups are answered until")
+        browser.until_text("#alarm", "Lookups are answered until")
         browser.until_text(f"{ROWS}[data-state=silent]", "gitlab")
         assert browser.texts(f"{ROWS}:first-child td:last-child") == ["all"]
-        browser.until_text("#summary", "Silent: source gitlab. Partitions:")
+        browser.until_text("#summary", "The source gitlab has been silent")
+        browser.screenshot("page-source-silent")
 
 
 def test_a_long_name_fits_a_phone(page_url: str, browser: Browser) -> None:
-    browser.resize(*PHONE, mobile=True)
+    browser.resize(*SMALL_PHONE, mobile=True)
     browser.open(page_url)
     browser.until_text(ROWS, LONG_NAME)
     script = "return document.documentElement.scrollWidth - window.innerWidth"

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from api.http_semantics import HttpSemantics
 from api.ops.auth import LoopbackAccess, TokenAccess, is_loopback
 from api.ops.data import BackgroundSource
-from api.ops.routes import create_routes
+from api.ops.routes import PATH, create_routes
 from projector.config.env import variable_name
 from projector.config.settings import Settings
 
@@ -25,6 +25,12 @@ def exposure_obstacle(settings: Settings, host: str) -> str | None:
         f"{host or 'every address'} is not a loopback address, and others could read who is a "
         f"member where: set {variable_name('ops_token')}, or use --host 127.0.0.1"
     )
+
+
+def page_url(host: str, port: int) -> str:
+    """Return the page's address for a browser; `localhost` if every address is served."""
+    named = "localhost" if host in ("", "0.0.0.0", "::") else host  # noqa: S104
+    return f"http://{f'[{named}]' if ':' in named else named}:{port}{PATH}/"
 
 
 def create_ops(settings: Settings) -> ASGIApp:

@@ -16,6 +16,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from api.ops.activity_minutes import read_minutes
 from api.ops.auth import AccessRefusedError
 from api.ops.background import BackgroundLoop, CachedCall
+from api.ops.letter_groups import group_letters
 from api.ops.partition_rows import fold_workers, listed_partitions
 from projector.clients import redis_client
 from projector.config.settings import Settings
@@ -33,7 +34,7 @@ LETTERS_KEPT_S: Final = 5.0
 TIMEOUT_S: Final = 5.0
 LETTERS_TIMEOUT_S: Final = 6.0
 EXPLANATION_TIMEOUT_S: Final = 15.0
-MOST_LETTERS: Final = 50
+MOST_LETTERS: Final = 100
 # Stop polling Kafka after this long without a viewer.
 IDLE_S: Final = 30.0
 # Explanations that may wait for the one under way.
@@ -217,12 +218,13 @@ class _Reader:
 
 
 async def read_letters(settings: Settings) -> dict[str, Any]:
-    """Return `letters`, newest first, as `dead-letters list --json` has them; or an `error`."""
+    """Return `groups` of the latest letters, and how many are `shown`; or an `error`."""
     found: dict[str, Any]
     try:
         async with asyncio.timeout(LETTERS_TIMEOUT_S):
             latest = await dead_letter_reader.read_latest(settings, MOST_LETTERS)
-        found = {"letters": latest.letters[::-1]}
+        groups = group_letters(latest.letters[::-1])
+        found = {"groups": msgspec.to_builtins(groups), "shown": len(latest.letters)}
     except OperatorError as error:
         found = {"error": str(error)}
     except (TemporaryError, KafkaError, OSError, TimeoutError) as error:

@@ -1,4 +1,4 @@
-"""Partitions as the page shows them: the fresh folded by worker, and those that are not fresh."""
+"""Partitions folded by worker, and those whose state is not their worker's."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -11,62 +11,95 @@ from projector.operators.status_model import (
     PartitionStatus,
     Status,
     WorkerHealth,
-    WorkerStatus,
 )
 
 # More rows push the rest of the page off the screen.
 MAX_LISTED: Final = 12
+MAX_RUNS: Final = 8
+
+
+class PartitionFold(Struct, frozen=True):
+    """Partitions of one state: how many, and their numbers as ranges."""
+
+    count: int
+    numbers: str
 
 
 class WorkerRow(Struct, frozen=True):
-    """A worker with its fresh partitions as ranges, and the sums over all its partitions."""
+    """A worker, with its partitions folded by state, and sums over all its partitions.
 
-    owner: str
-    state: WorkerHealth
+    Partitions without a worker have a row whose `owner` and `state` are None. `age` is that of the
+    freshest.
+    """
+
+    owner: str | None
+    state: WorkerHealth | None
     age: float | None
-    fresh: str
-    not_fresh: int
+    partitions: dict[PartitionHealth, PartitionFold]
     facts: int
     live_tokens: int
     lag: int | None
 
 
 def fold_workers(status: Status) -> list[WorkerRow]:
-    """Fold each worker's partitions into a row; the worst worker first."""
-    order = list(WorkerHealth)
-    worst_first = sorted(
-        status.workers, key=lambda worker: (-order.index(worker.state), -(worker.age or 0.0))
-    )
-    partitions = {each.partition: each for each in status.partitions}
-    return [
-        _row(worker, [partitions[number] for number in worker.partitions if number in partitions])
-        for worker in worst_first
-    ]
+    """Fold each worker's partitions into a row; first those without a worker, then the worst."""
+    owned = _by_owner(status.partitions)
+    rows = [_row(w.owner, w.state, w.age, owned.get(w.owner, [])) for w in status.workers]
+    rows.sort(key=_badness, reverse=True)
+    return [_row(None, None, None, owned[None]), *rows] if None in owned else rows
+
+
+def _badness(row: WorkerRow) -> tuple[int, int, float]:
+    states = [*list(WorkerHealth), None]
+    not_fresh = sum(f.count for s, f in row.partitions.items() if s is not PartitionHealth.FRESH)
+    return states.index(row.state), not_fresh, row.age or 0.0
 
 
 def listed_partitions(partitions: Sequence[PartitionStatus]) -> list[PartitionStatus]:
-    """Return the worst partitions that are not fresh, at most `MAX_LISTED`, by number."""
+    """Return partitions that are not fresh although their worker has fresh ones.
+
+    At most `MAX_LISTED`, the worst, by number. The others are folded into their worker's row.
+    """
+    fresh_owners = {p.owner for p in partitions if p.state is PartitionHealth.FRESH}
     order = list(PartitionHealth)
-    bad = [each for each in partitions if each.state is not PartitionHealth.FRESH]
+    bad = [
+        p for p in partitions if p.state is not PartitionHealth.FRESH and p.owner in fresh_owners
+    ]
     worst = sorted(bad, key=lambda each: (-order.index(each.state), -(each.age or 0.0)))
     return sorted(worst[:MAX_LISTED], key=lambda each: each.partition)
 
 
-def _row(worker: WorkerStatus, owned: Sequence[PartitionStatus]) -> WorkerRow:
-    fresh = [each.partition for each in owned if each.state is PartitionHealth.FRESH]
+def _by_owner(partitions: Iterable[PartitionStatus]) -> dict[str | None, list[PartitionStatus]]:
+    found: dict[str | None, list[PartitionStatus]] = {}
+    for each in partitions:
+        found.setdefault(each.owner, []).append(each)
+    return found
+
+
+def _row(
+    owner: str | None,
+    state: WorkerHealth | None,
+    age: float | None,
+    owned: Sequence[PartitionStatus],
+) -> WorkerRow:
+    numbers = {
+        health: [each.partition for each in owned if each.state is health]
+        for health in PartitionHealth
+    }
     lags = [sum(each.lag.values()) for each in owned if each.lag is not None]
     return WorkerRow(
-        worker.owner,
-        worker.state,
-        worker.age,
-        _ranges(fresh),
-        len(owned) - len(fresh),
+        owner,
+        state,
+        age,
+        {health: _fold(found) for health, found in numbers.items() if found},
         sum(each.facts or 0 for each in owned),
         sum(each.live_tokens or 0 for each in owned),
         sum(lags) if lags else None,
     )
 
 
-def _ranges(numbers: Iterable[int]) -> str:
-    """Write `0-7, 9`."""
-    return ", ".join(f"{a}-{b}" if a < b else f"{a}" for a, b in number_runs(numbers))
+def _fold(numbers: Sequence[int]) -> PartitionFold:
+    """Write the numbers as `0-7, 9`, at most `MAX_RUNS` ranges."""
+    runs = [f"{a}-{b}" if a < b else f"{a}" for a, b in number_runs(numbers)]
+    named = ", ".join(runs[:MAX_RUNS]) + (", …" if len(runs) > MAX_RUNS else "")
+    return PartitionFold(len(numbers), named)

@@ -64,15 +64,16 @@ def _name_keys(keys: "Mapping[str, PublicKey]") -> None:
 
 def ops(host: str, port: int) -> None:
     """Serve the operators' page."""
-    from api.ops.app import create_ops, exposure_obstacle
+    from api.ops.app import create_ops, exposure_obstacle, page_url
 
     settings = load_settings()
     if obstacle := exposure_obstacle(settings, host):
         fail(WRONG, obstacle)
     port = _listening_port(settings, host, port)
     log.info(
-        "operators' page starting", bind=f"{host}:{port}", token_needed=bool(settings.ops_secret)
-    )
+        "operators' page starting", url=page_url(host, port),
+        token_needed=bool(settings.ops_secret),
+    )  # fmt: skip
     _serve(create_ops(settings), settings, host, port)
 
 

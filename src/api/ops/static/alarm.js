@@ -53,7 +53,7 @@ function showOthers(others) {
   list.replaceChildren(...others.map((cause) =>
     element("li", { "data-severity": cause.severity },
       element("strong", {}, prose(cause.what)), " ", prose(cause.lookups), " ", prose(cause.advice),
-      " ", element("code", { class: "quiet", text: cause.runbook }))));
+      " ", element("code", { class: "quiet", text: `docs/${cause.runbook}` }))));
 }
 
 function sinceText({ since: began }) {

@@ -10,7 +10,9 @@ const OLD_S = 10;
 let received = null;
 
 export function showHeader({ deployment, now, read_ago: readAgo }) {
-  received = { now, readAgo, at: performance.now() };
+  const answered = performance.now();
+  // Without Redis there is a time, and no new data.
+  received = { now, at: answered, readAt: readAgo === null ? received?.readAt ?? null : answered - readAgo * 1000 };
   const names = [["redis", "redis"], ["kafka", "kafka"], ["topics", "topic_prefix"], ["version", "version"]];
   for (const [id, name] of names) {
     const value = deployment?.[name];
@@ -31,7 +33,7 @@ export const serverNow = () =>
   received ? received.now + performance.now() - received.at : Date.now();
 
 export const dataAge = () =>
-  received && received.readAgo !== null ? received.readAgo + (performance.now() - received.at) / 1000 : null;
+  received && received.readAt !== null ? (performance.now() - received.readAt) / 1000 : null;
 
 function tick() {
   const age = dataAge();

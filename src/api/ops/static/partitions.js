@@ -1,15 +1,16 @@
-// Workers with the ranges of their fresh partitions, and the partitions that are not fresh, or all.
+// Partitions folded by worker, and single ones: those that differ from their worker, or all.
 import { at, fillRows, harmless, setAttribute, setText, tableRow } from "./dom.js";
-import { counted, duration, whole } from "./format.js";
+import { duration, whole } from "./format.js";
 
-export const MARK = {
-  fresh: "● fresh", late: "▲ late", stale: "■ stale", unclaimed: "□ unclaimed", gone: "■ gone",
-  silent: "■ silent",
+const MARK = {
+  fresh: "● fresh", late: "▲ late", stale: "■ stale", unclaimed: "□ unclaimed",
+  working: "● working", waiting: "▲ waiting", silent: "■ silent",
 };
+const STATES = ["unclaimed", "stale", "late", "fresh"];
 
 const WORKER = [
-  ["", "owner"], ["", "state"], ["age", "number"], ["fresh", "ranges wide"], ["not fresh", "number"],
-  ["tokens", "number"], ["facts", "number"], ["lag", "number"],
+  ["", "owner"], ["", "state"], ["age", "number"], ["", "ranges wide"], ["tokens", "number"],
+  ["facts", "number"], ["lag", "number"],
 ];
 const PARTITION = [
   ["", ""], ["", "state"], ["age", "number"], ["owner", "owner wide"], ["revision", "number"],
@@ -27,28 +28,30 @@ export function toggleAll() {
 
 export function showPartitions({ partitions, workers, totals, max_staleness: bound }) {
   at("workers-cards").hidden = !workers.length;
-  fillRows(at("workers").tBodies[0], workers, (w) => w.owner, () => tableRow(WORKER), fillWorker);
+  fillRows(at("workers").tBodies[0], workers, (w) => w.owner ?? "", () => tableRow(WORKER), fillWorker);
   at("partitions-cards").hidden = !partitions.length;
   fillRows(at("partitions").tBodies[0], partitions, (p) => p.partition, () => tableRow(PARTITION), fillPartition);
-  const bad = totals.partitions - totals.fresh;
-  setText(at("partitions-caption"), captionOf(partitions.length, totals.partitions, bad));
-  setText(at("partitions-note"), `Age: the time since a partition was last known fresh. Late beyond 2 s; stale beyond ${bound} s: its lookups get 503.`);
+  setText(at("partitions-caption"), captionOf(partitions.length, totals.partitions));
+  setText(at("partitions-note"), totals.partitions
+    ? `Age: the time since a partition was last known fresh. Late beyond 2 s; stale beyond ${bound} s: its lookups get 503.`
+    : "No partition is known yet.");
   at("show-all").hidden = !totals.partitions;
-  setText(at("show-all"), all ? "Show only those that are not fresh" : `Show all ${counted(totals.partitions, "partition")}`);
+  setText(at("show-all"), all ? "Fold the partitions" : `Show ${totals.partitions === 1 ? "the partition" : `all ${whole(totals.partitions)} partitions`}`);
 }
 
-function captionOf(shown, count, bad) {
-  if (all) return shown < count ? `The worst ${shown} of ${whole(count)}.` : `All ${whole(count)}.`;
-  return shown < bad ? `Not fresh: the worst ${shown} of ${whole(bad)}.` : `Not fresh: ${whole(bad)} of ${whole(count)}.`;
+function captionOf(shown, count) {
+  if (!all) return "Not fresh, although their worker has fresh ones";
+  return shown < count ? `The first ${whole(shown)} of ${whole(count)}` : "Every partition";
 }
 
-function fillWorker(node, worker) {
-  const state = worker.state;
-  setAttribute(node, "data-state", state);
+function fillWorker(node, { owner, state, age, partitions, ...worker }) {
+  const health = state ?? "unclaimed";
+  setAttribute(node, "data-state", health);
+  const named = STATES.filter((name) => partitions[name]).map((name) =>
+    `${whole(partitions[name].count)} ${name}: ${partitions[name].numbers}`);
   const texts = [
-    harmless(worker.owner), MARK[state] ?? harmless(state), duration(worker.age),
-    worker.fresh ? harmless(worker.fresh) : "none", whole(worker.not_fresh),
-    whole(worker.live_tokens), whole(worker.facts), whole(worker.lag),
+    owner === null ? "no worker" : harmless(owner), MARK[health] ?? harmless(health), state ? duration(age) : "",
+    harmless(named.join("; ")), whole(worker.live_tokens), whole(worker.facts), whole(worker.lag),
   ];
   texts.forEach((text, i) => setText(node.children[i], text));
 }

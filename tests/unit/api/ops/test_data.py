@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import time
+from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from fakeredis import FakeAsyncRedis
 
@@ -91,14 +93,34 @@ async def test_however_many_look_redis_is_read_once(
     assert reads == 1
 
 
-async def test_of_very_many_partitions_the_worst_are_shown(
+async def test_every_partition_is_sent_to_those_who_ask_for_all(redis: FakeAsyncRedis) -> None:
+    async with own() as http:
+        few = (await http.get("/ops/data/status")).json()
+        all_ = (await http.get("/ops/data/status?partitions=all")).json()
+    assert few["partitions"] == []
+    assert [row["partition"] for row in all_["partitions"]] == [0, 1]
+    assert few["workers"] == all_["workers"]
+    assert [row["owner"] for row in few["workers"]] == [None, "host-1"]
+
+
+async def test_the_number_of_partitions_sent_is_bounded(
     redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page_data, "MAX_SHOWN", 1)
     async with own() as http:
-        found = (await http.get("/ops/data/status")).json()
-    assert [row["partition"] for row in found["partitions"]] == [1]
+        found = (await http.get("/ops/data/status?partitions=all")).json()
+    assert [row["partition"] for row in found["partitions"]] == [0]
     assert found["totals"]["partitions"] == 2
+
+
+async def test_the_age_of_the_data_is_sent_with_it(
+    redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_data, "STATUS_KEPT_S", 60.0)
+    async with own() as http:
+        first, second = [(await http.get("/ops/data/status")).json() for _ in range(2)]
+    assert 0 <= first["read_ago"] < second["read_ago"]
+    assert first["at"] == second["at"] <= first["now"] <= second["now"]
 
 
 async def test_the_api_s_lookups_are_counted_by_status(
@@ -147,14 +169,37 @@ async def test_dead_letters_are_kept_and_not_asked_for_again(
     assert reads == 1
 
 
-async def test_redis_that_is_not_there_is_said(
+async def test_redis_that_is_not_there_is_the_cause_since_when_it_went(
     redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    redis.connection_pool.connection_kwargs["server"].connected = False
+    monkeypatch.setattr(page_data, "STATUS_KEPT_S", 0.0)
+    server = redis.connection_pool.connection_kwargs["server"]
     async with own() as http:
-        reply = await http.get("/ops/data/status")
-    assert reply.status_code == 503
-    assert "Redis at redis://127.0.0.1:6379/0 cannot be reached" in reply.json()["message"]
+        assert (await http.get("/ops/data/status")).json()["read_ago"] is not None
+        server.connected = False
+        found = [await _until_away(http) for _ in range(2)]
+        server.connected = True
+        back = await _until(http, lambda status: status["read_ago"] is not None)
+    for each in found:
+        assert [cause["name"] for cause in each["causes"]] == ["redis-unreachable"]
+        assert each["causes"][0]["detail"].startswith("Redis at redis://127.0.0.1:6379/0 cannot")
+        assert each["deployment"]["redis"] == "redis://127.0.0.1:6379/0"
+        assert "totals" not in each
+    assert found[0]["causes"][0]["since"] == found[1]["causes"][0]["since"] <= found[0]["now"]
+    assert "redis-unreachable" not in [cause["name"] for cause in back["causes"]]
+
+
+async def _until_away(http: httpx.AsyncClient) -> Any:
+    return await _until(http, lambda status: status["read_ago"] is None)
+
+
+async def _until(http: httpx.AsyncClient, holds: Callable[[Any], bool]) -> Any:
+    """Ask until it holds: the last answer is kept for a moment."""
+    patience = time.monotonic() + 10
+    while not holds(found := (await http.get("/ops/data/status")).json()):
+        assert time.monotonic() < patience, found
+        await asyncio.sleep(0.05)
+    return found
 
 
 async def test_lookups_are_answered_while_an_explanation_is_computed(

@@ -93,14 +93,13 @@ async def test_the_page_sends_redis_nothing_but_reads(
     async with own() as http:
         for data in DATA:
             await http.get(f"/ops/data/{data}")
-    assert set(commands) - CONNECTING == {
-            "GET", "HMGET", "HGETALL", "HLEN", "TIME", "PTTL", "HSCAN",
-        }  # fmt: skip
+    reads = {"GET", "HMGET", "HGETALL", "HLEN", "TIME", "PTTL", "HSCAN"}
+    assert set(commands) - CONNECTING == reads
 
 
 def test_the_page_needs_nobody_else_and_says_nothing_as_markup() -> None:
     folder = Path(auth.__file__).parent / "static"
-    for name in ("index.html", "page.css", "page.js"):
+    for name, _ in STATIC.values():
         text = (folder / name).read_text()
         assert set(re.findall(r"https?://[^\"'\s]+", text)) <= {"http://www.w3.org/2000/svg"}
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text)
@@ -108,6 +107,15 @@ def test_the_page_needs_nobody_else_and_says_nothing_as_markup() -> None:
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page)
     # Without its script the form must not send what was typed into it as a query.
     assert not re.search(r"<input[^>]*\sname=", page)
+
+
+def test_every_file_of_the_page_is_served_and_imported() -> None:
+    folder = Path(auth.__file__).parent / "static"
+    served = {name for name, _ in STATIC.values()}
+    assert served == {path.name for path in folder.iterdir()}
+    text = "".join((folder / name).read_text() for name in served)
+    linked = set(re.findall(r"""(?:from "\./|href="|src=")([a-z]+\.[a-z]+)""", text))
+    assert linked == served - {"index.html"}
 
 
 @pytest.mark.parametrize(
