@@ -48,8 +48,10 @@ def status(partitions: Sequence[PartitionStatus], **more: Any) -> Status:
     """Make up the status of these partitions, with the workers that own them, and the causes."""
     owners = sorted({each.owner for each in partitions if each.owner is not None})
     workers = [_worker(owner, [p for p in partitions if p.owner == owner]) for owner in owners]
-    more = {"dead_letters": 0, "deployment": DEPLOYMENT} | more
-    found = Status(NOW_MS, BOUND_S, list(partitions), workers, _totals(partitions), **more)
+    found = Status(
+        NOW_MS, BOUND_S, list(partitions), workers, _totals(partitions), 0, deployment=DEPLOYMENT
+    )
+    found = msgspec.structs.replace(found, **more)
     return msgspec.structs.replace(found, causes=diagnosis.causes(found))
 
 

@@ -268,7 +268,7 @@ def test_the_operators_page_reads_no_more_than_the_latest(
     monkeypatch.setattr(data, "MOST_LETTERS", 3)
     assert deployment.command("topics").returncode == 0
     settings = Settings(kafka=deployment.kafka, topic_prefix=deployment.prefix)
-    assert asyncio.run(data.read_letters(settings))["letters"] == []
+    assert asyncio.run(data.read_letters(settings))["groups"] == []
     for number in range(6):
         reason = [("dead-letter-reason", f"number {number}".encode())]
         deployment.produce(b"{}", topic="dead-letters", partition=0, headers=reason)
@@ -278,5 +278,6 @@ def test_the_operators_page_reads_no_more_than_the_latest(
             return [letter.id.offset async for letter in box.read(data.MOST_LETTERS)]
 
     assert asyncio.run(read()) == [3, 4, 5]
-    found = asyncio.run(data.read_letters(settings))["letters"]
-    assert [letter.reason for letter in found] == ["number 5", "number 4", "number 3"]
+    (group,) = asyncio.run(data.read_letters(settings))["groups"]
+    assert (group["reason"], group["count"]) == ("number 5", 3)
+    assert [letter["id"] for letter in group["letters"]] == ["0:5", "0:4", "0:3"]

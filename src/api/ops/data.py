@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -25,6 +27,7 @@ from projector.operators import dead_letter_reader, diagnosis, explain
 from projector.operators.kafka_lag import EndOffsetPoller
 from projector.operators.status import deployment_of, read_status
 from projector.operators.status_model import Status
+from projector.store import replay_marks
 
 T = TypeVar("T")
 
@@ -33,6 +36,7 @@ MINUTES_KEPT_S: Final = 5.0
 LETTERS_KEPT_S: Final = 5.0
 TIMEOUT_S: Final = 5.0
 LETTERS_TIMEOUT_S: Final = 6.0
+MARKS_TIMEOUT_S: Final = 1.0
 EXPLANATION_TIMEOUT_S: Final = 15.0
 MOST_LETTERS: Final = 100
 # Stop polling Kafka after this long without a viewer.
@@ -70,7 +74,7 @@ class BackgroundSource:
         # Kafka's client may need a moment to give up, beyond the reader's own bound.
         patience = 2 * LETTERS_TIMEOUT_S
         self._letters = CachedCall(
-            lambda: self._run(read_letters(settings), patience), LETTERS_KEPT_S
+            lambda: self._run(self._reader.letters(), patience), LETTERS_KEPT_S
         )
         self._explaining = asyncio.Lock()
         self._waiting = 0
@@ -143,7 +147,7 @@ class BackgroundSource:
             reason = f"Redis at {address} has not answered within {seconds:g} s; try again"
             raise RedisRefusedError(503, reason) from None
         except (RedisError, OSError) as error:
-            reason = f"Redis at {address} cannot be reached: {error}"
+            reason = f"Redis at {address} cannot be reached: {_connection_trouble(error)}"
             raise RedisRefusedError(503, reason) from None
 
 
@@ -193,6 +197,14 @@ class _Reader:
             return []
         return await read_minutes(self._client(), self._latest.totals.partitions, self._latest.at)
 
+    async def letters(self) -> dict[str, Any]:
+        places: dict[str, str] = {}
+        # Without the marks no letter counts as replayed.
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(MARKS_TIMEOUT_S):
+                places = await replay_marks.read_marks(self._client())
+        return await read_letters(self._settings, places)
+
     async def explanation(self, job: int, agent: int | None) -> dict[str, Any]:
         found = await explain.explain_job(
             self._client(), self._settings, job, agent, most_facts=MOST_FACTS
@@ -217,12 +229,24 @@ class _Reader:
         self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._polling.cancel)
 
 
-async def read_letters(settings: Settings) -> dict[str, Any]:
-    """Return `groups` of the latest letters, and how many are `shown`; or an `error`."""
+def _connection_trouble(error: Exception) -> str:
+    """Describe the error as the system does; asyncio's text has Python's own notation."""
+    cause = error.__cause__ or error.__context__ or error
+    number = cause.errno if isinstance(cause, OSError) else None
+    return os.strerror(number).lower() if number else str(error)
+
+
+async def read_letters(
+    settings: Settings, places: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return `groups` of the latest letters, and how many are `shown`; or an `error`.
+
+    `places` are those of replays, by the letters' marks.
+    """
     found: dict[str, Any]
     try:
         async with asyncio.timeout(LETTERS_TIMEOUT_S):
-            latest = await dead_letter_reader.read_latest(settings, MOST_LETTERS)
+            latest = await dead_letter_reader.read_latest(settings, MOST_LETTERS, places=places)
         groups = group_letters(latest.letters[::-1])
         found = {"groups": msgspec.to_builtins(groups), "shown": len(latest.letters)}
     except OperatorError as error:

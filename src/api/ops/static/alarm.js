@@ -22,7 +22,8 @@ export function showAlarm({ causes, totals, workers }) {
   if (worst) showWorst(worst, stateOf(worst, totals));
   else {
     setAttribute(at("alarm"), "data-state", "late");
-    summarize("fresh", `All is well: ${counted(totals.partitions, "partition")} fresh, ${counted(workers.length, "worker")}`);
+    const well = causes.length ? "Lookups are answered" : "All is well";
+    summarize("fresh", `${well}: ${counted(totals.partitions, "partition")} fresh, ${counted(workers.length, "worker")}`);
   }
   showOthers(causes.filter((cause) => cause !== worst));
 }

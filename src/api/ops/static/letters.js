@@ -1,5 +1,5 @@
 // Dead letters, grouped by type, source and reason.
-import { at, element, foreign, prose, setText } from "./dom.js";
+import { at, element, foreign, prose, setProse } from "./dom.js";
 import { counted, moment, whole } from "./format.js";
 
 const COLUMNS = ["Letter", "Refused", "Original", "Event", "Replayed"];
@@ -7,13 +7,13 @@ const COLUMNS = ["Letter", "Refused", "Original", "Event", "Replayed"];
 let readAt = null;
 
 export function showLettersTrouble(reason) {
-  setText(at("letters-note"), reason + (readAt ? ` The letters below are of ${moment(readAt)}.` : ""));
+  setProse(at("letters-note"), reason + (readAt ? ` The letters below are of ${moment(readAt)}.` : ""));
 }
 
 export function showLetters({ groups, shown, read_at: time }) {
   readAt = time;
-  setText(at("letters-note"), groups.length
-    ? `The latest ${counted(shown, "letter")}, by type, source and reason. \`projector dead-letters show LETTER\` prints one.`.replaceAll("`", "")
+  setProse(at("letters-note"), groups.length
+    ? `The latest ${counted(shown, "letter")}, by type, source and reason. \`projector dead-letters show LETTER\` prints one.`
     : "None: no event was refused.");
   const list = at("letters");
   const key = JSON.stringify(groups);
@@ -25,7 +25,7 @@ export function showLetters({ groups, shown, read_at: time }) {
 
 function groupOf(group, open) {
   const { type, source, reason, count, replayed, latest, letters } = group;
-  const key = JSON.stringify([type, source, reason]);
+  const key = JSON.stringify([type, source, reason?.replace(/\d+/g, "0")]);
   const done = replayed === count;
   const state = done ? "✓ replayed" : replayed ? `${replayed} of ${count} replayed` : "";
   return element("details", { class: "group", "data-key": key, "data-done": String(done), open: open.has(key) ? "" : null },
@@ -52,5 +52,5 @@ function letterRow({ id, time, topic, partition, offset, event_id: event, replay
     element("td", { class: "time", role: "cell" }, foreign(time ? moment(time) : "not named")),
     element("td", { class: "place", role: "cell" }, foreign(place)),
     element("td", { class: "place", role: "cell" }, foreign(event ?? "")),
-    element("td", { role: "cell", "data-label": "replayed", text: replayed ? "yes" : "no" }));
+    element("td", { role: "cell", class: "place", "data-label": "replayed", text: replayed ? `as ${replayed}` : "no" }));
 }

@@ -157,7 +157,7 @@ async def test_dead_letters_are_kept_and_not_asked_for_again(
 ) -> None:
     reads = 0
 
-    async def counted(_settings: Settings) -> dict[str, Any]:
+    async def counted(_settings: Settings, _places: object) -> dict[str, Any]:
         nonlocal reads
         reads += 1
         return {"letters": []}
