@@ -49,6 +49,8 @@ def page(browser: Browser, made_up: MadeUpSource) -> Iterator[Browser]:
         browser.until_text("#summary", "All is well: 16 partitions fresh, 2 workers")
         browser.until_text("#letters-note", "None")
         yield browser
+        # A page that asks a server which has ended writes errors to the console.
+        browser.driver.get("about:blank")
 
 
 def overflow(browser: Browser) -> int:

@@ -123,7 +123,7 @@ def test_totals_deployment_and_times_are_shown(product: Product, page: Browser) 
 
 
 def test_dead_letters_are_grouped_with_type_source_and_reason(page: Browser) -> None:
-    page.until_text("#letters", "nonsense from /acme")
+    page.until_text("#letters", "nonsense from /test")
     group = next(text for text in page.texts("#letters details") if "nonsense from" in text)
     assert group.startswith("1 \u00d7")
     page.until_text("#letters tbody", "membership 0:")

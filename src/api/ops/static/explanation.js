@@ -1,5 +1,5 @@
 // A decision in sentences, with the events behind it.
-import { element, foreign } from "./dom.js";
+import { element, foreign, harmless } from "./dom.js";
 import { duration, moment } from "./format.js";
 
 function eventOf(event) {

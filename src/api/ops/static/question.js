@@ -1,9 +1,10 @@
 // The search: sends ids alone, and shows the answer.
-import { at, element, setAttribute, setText } from "./dom.js";
+import { at, element, prose, setAttribute, setText } from "./dom.js";
 import { inquired } from "./explanation.js";
 import { Refused, ask } from "./requests.js";
 
 const TIMEOUT_MS = 40000;
+const UNANSWERED = "The server of this page does not answer.";
 // As in board.css: on a phone the events are hidden at first.
 const WIDE = "(min-width: 44rem)";
 
@@ -33,12 +34,20 @@ async function explain(event, refuseToken) {
     answer(...inquired(found));
     at("events-behind").hidden = !at("answer").querySelector(".event");
   } catch (error) {
-    if (error instanceof Refused && error.status === 401) refuseToken(error.message);
-    else answer(element("p", { class: "sentence", text: error instanceof Refused ? error.message : "The server of this page does not answer." }));
+    showRefusal(error, refuseToken);
   } finally {
     explaining = false;
     setAttribute(at("question").querySelector("button"), "aria-disabled", "false");
   }
+}
+
+function showRefusal(error, refuseToken) {
+  if (error instanceof Refused && error.status === 401) {
+    refuseToken(error.message);
+    return;
+  }
+  answer(element("p", { class: "sentence" }, prose(error instanceof Refused ? error.message : UNANSWERED)));
+  if (!(error instanceof Refused)) reportError(error);
 }
 
 function answer(...parts) {

@@ -13,7 +13,7 @@ function tile(name, value, more = "") {
   setText(second, more);
 }
 
-export function showTotals({ totals, dead_letters: letters, lookups }) {
+export function showTotals({ totals, dead_letters: letters, replayed, lookups }) {
   const { rates } = totals;
   const others = ["late", "stale", "unclaimed"].filter((state) => totals[state]);
   tile("Fresh", `${totals.fresh} of ${totals.partitions}`, others.map((state) => `${totals[state]} ${state}`).join(", ") || "partitions");
@@ -21,7 +21,7 @@ export function showTotals({ totals, dead_letters: letters, lookups }) {
   tile("Events / s", rate(rates.events), `${rate(rates.views)} views, ${rate(rates.refused)} refused`);
   tile("Revoked in", latency(rates.revocation_p99), rates.revocations ? `99 % of ${whole(rates.revocations)}` : "last 5 min");
   tile("Lag", totals.lag === null ? "?" : whole(totals.lag), totals.lag === null ? "not known" : "records");
-  tile("Dead letters", whole(letters), letters === null ? "not known" : "in Kafka");
+  tile("Dead letters", whole(letters), letters === null ? "not known" : replayed ? `${whole(replayed)} replayed` : "in Kafka");
   if (lookups) {
     const statuses = Object.keys(lookups).filter((status) => lookups[status]).sort();
     const total = statuses.reduce((sum, status) => sum + lookups[status], 0);
