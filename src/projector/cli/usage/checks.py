@@ -102,6 +102,7 @@ def verify(
 
     The facts are those of the checkpoint; workers go on meanwhile. A difference counts if a second
     look finds it again. Over-grants (a token is allowed more than the facts allow) come first.
+    Tokens of finished jobs are compared too, so `projector status` counts fewer live ones.
     Tokens are named by their SHA-256; a job without one is named by its id. Use the settings that
     the workers have. Why a repair undoes nothing is in docs/guarantees.md.
 
