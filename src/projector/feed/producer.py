@@ -2,17 +2,19 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import BinaryIO, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.structs import RecordMetadata
 
 from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.events.model import MAX_EVENT_BYTES, Event, Topic
 from projector.events.partitioning import partition_of
 from projector.events.redaction import Headers
+from projector.feed.applied import Positions
 from projector.feed.event_file import numbered_lines, parse_line
 from projector.kafka import topics
 
@@ -40,59 +42,86 @@ class Message(NamedTuple):
     headers: Headers = (CONTENT_TYPE,)
 
 
-Send = Callable[[Message], Awaitable[None]]
-
-
-async def send_events(source: BinaryIO, settings: Settings, sent: Callable[[], object]) -> None:
-    """Send the checked lines in order, and return once Kafka has acknowledged all of them.
-
-    Calls `sent` for each line. Raises `KafkaError`, and the errors of `topics.check_topics`.
-    """
-    partitions = (await topics.check_topics(settings))[Topic.MEMBERSHIP]
-    async with sending(settings) as put:
-        for _, line in numbered_lines(source):
-            event = parse_line(line)
-            for partition in target_partitions(event, partitions):
-                await put(Message(event.kind.topic, partition, event.root, line))
-            sent()
-
-
-@asynccontextmanager
-async def sending(settings: Settings) -> AsyncIterator[Send]:
-    """Open a producer for the block; at its end Kafka has acknowledged every message.
+class Batch:
+    """Messages on their way through one producer, and the positions at which Kafka put them.
 
     An event about a job leaves once Kafka has acknowledged what came before it in the other topics
     of its partition. So the job's first answer has all of that. Raises `KafkaError`.
     """
+
+    def __init__(self, producer: AIOKafkaProducer, settings: Settings) -> None:
+        self._producer = producer
+        self._settings = settings
+        self._positions: Positions = {}
+        self._waiting: list[tuple[Topic, int, asyncio.Future[RecordMetadata]]] = []
+        self._before_jobs: defaultdict[int, list[asyncio.Future[RecordMetadata]]]
+        self._before_jobs = defaultdict(list)
+
+    async def send(self, message: Message) -> None:
+        """Hand the message to the producer; wait where too many are not acknowledged."""
+        if len(self._waiting) > MAX_UNACKNOWLEDGED:
+            await self.acknowledged()
+        topic, partition, root, value, headers = message
+        if topic is Topic.JOB_LIFECYCLE:
+            await asyncio.gather(*self._before_jobs.pop(partition, ()))
+        name, key = self._settings.topic(topic), root.encode()
+        sent = await self._producer.send(name, value, key, partition=partition, headers=[*headers])
+        self._waiting.append((topic, partition, sent))
+        if topic is not Topic.JOB_LIFECYCLE:
+            self._before_jobs[partition].append(sent)
+
+    async def acknowledged(self) -> Positions:
+        """Wait until Kafka has acknowledged every message; return the positions behind them."""
+        found = await asyncio.gather(*(sent for *_, sent in self._waiting))
+        for (topic, partition, _), at in zip(self._waiting, found, strict=True):
+            place = topic, partition
+            self._positions[place] = max(at.offset + 1, self._positions.get(place, 0))
+        self._waiting.clear()
+        self._before_jobs.clear()
+        return dict(self._positions)
+
+
+async def send_events(
+    source: BinaryIO, settings: Settings, sent: Callable[[], object]
+) -> Positions:
+    """Send the checked lines in order, and return once Kafka has acknowledged all of them.
+
+    Calls `sent` for each line; returns the positions behind the events. Raises `KafkaError`, and
+    the errors of `topics.check_topics`.
+    """
+    partitions = (await topics.check_topics(settings))[Topic.MEMBERSHIP]
+    async with sending(settings) as batch:
+        for _, line in numbered_lines(source):
+            event = parse_line(line)
+            for partition in target_partitions(event, partitions):
+                await batch.send(Message(event.kind.topic, partition, event.root, line))
+            sent()
+        return await batch.acknowledged()
+
+
+@asynccontextmanager
+async def sending(settings: Settings) -> AsyncIterator[Batch]:
+    """Open a producer for one batch; at its end Kafka has acknowledged every message.
+
+    Raises `KafkaError`.
+    """
+    async with open_producer(settings) as producer:
+        batch = Batch(producer, settings)
+        yield batch
+        await batch.acknowledged()
+
+
+@asynccontextmanager
+async def open_producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
+    """Open a producer, for one batch or many; raises `KafkaError`."""
     producer = AIOKafkaProducer(
         **kafka.client_arguments(settings),
         acks="all",
         linger_ms=5,
         max_request_size=MAX_REQUEST_BYTES,
     )
-    waiting: set[asyncio.Future[object]] = set()
-    before_jobs: defaultdict[int, list[asyncio.Future[object]]] = defaultdict(list)
-
-    async def acknowledged() -> None:
-        await asyncio.gather(*waiting)
-        waiting.clear()
-        before_jobs.clear()
-
-    async def put(message: Message) -> None:
-        if len(waiting) > MAX_UNACKNOWLEDGED:
-            await acknowledged()
-        topic, partition, root, value, headers = message
-        if topic is Topic.JOB_LIFECYCLE:
-            await asyncio.gather(*before_jobs.pop(partition, ()))
-        name, key = settings.topic(topic), root.encode()
-        sent = await producer.send(name, value, key, partition=partition, headers=[*headers])
-        waiting.add(sent)
-        if topic is not Topic.JOB_LIFECYCLE:
-            before_jobs[partition].append(sent)
-
     try:
         await producer.start()
-        yield put
-        await acknowledged()
+        yield producer
     finally:
         await producer.stop()

@@ -168,12 +168,12 @@ class AuditRun:
 
         planner = RepairPlanner(look, cutoff, self._settings.tombstone_retention_ms)
         repairs: list[Repair] = []
-        async with producer.sending(self._settings) as put:
+        async with producer.sending(self._settings) as batch:
             for finding in findings:
                 line = audit.line_at(self._request.source, finding.entry)
                 repairs.append(planner.plan(finding, line))
                 if message := repairs[-1].message:
-                    await put(message)
+                    await batch.send(message)
         fed = sum(repair.message is not None for repair in repairs)
         self.fed += fed
         self.is_good = self.is_good and fed == len(repairs)

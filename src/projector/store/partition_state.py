@@ -1,11 +1,12 @@
 """The state of one partition in Redis: its claim, checkpoint, stamp and rules."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
 
 from redis.asyncio import Redis
 
+from projector.clients import redis_batch
 from projector.errors import DifferentRulesError
 from projector.events.log_identity import LogIdentity
 from projector.events.model import ROLES, Topic
@@ -21,8 +22,10 @@ RULES: Final = {
 }
 
 _OFFSETS: Final = tuple(f"offset:{topic}" for topic in Topic)
+# The offset of job-lifecycle below which no first view is held back: at most the next offset.
+SERVED_JOBS: Final = f"served:{Topic.JOB_LIFECYCLE}"
 # The fields that say up to where, and in which log, the events are applied.
-PLACES: Final = (*_OFFSETS, *(f"log:{topic}" for topic in Topic))
+PLACES: Final = (*_OFFSETS, *(f"log:{topic}" for topic in Topic), SERVED_JOBS)
 # The fields of a checkpoint and of a stamp.
 CHECKPOINT: Final = ("revision", "facts", "stamp", "stamp_epoch", *PLACES)
 NUMBERS: Final = ("epoch", "revision", "facts", "stamp", "stamp_epoch", *_OFFSETS, *RULES)
@@ -95,10 +98,14 @@ def decode_sources(stored: bytes | None) -> frozenset[str] | None:
 
 
 def encode_places(
-    offsets: Mapping[Topic, int], logs: Mapping[Topic, LogIdentity]
+    offsets: Mapping[Topic, int],
+    logs: Mapping[Topic, LogIdentity],
+    served_jobs: int | None = None,
 ) -> dict[str, int | str]:
     """Encode the fields of a checkpoint's offsets and logs."""
     numbers: dict[str, int | str] = {f"offset:{topic}": at for topic, at in offsets.items()}
+    if served_jobs is not None:
+        numbers[SERVED_JOBS] = served_jobs
     return numbers | {f"log:{topic}": log.encode() for topic, log in logs.items()}
 
 
@@ -127,6 +134,26 @@ def _readable(rule: str, value: int) -> str:
     if rule == "minimum_level":
         return next((role for role, level in ROLES.items() if level == value), "none")
     return f"{value} bytes" if rule == "max_view_bytes" else f"{value / 1000:g} s"
+
+
+async def read_served_offsets(redis: Redis, partitions: Sequence[int]) -> list[dict[Topic, int]]:
+    """Read the offsets below which the answers of each partition contain every event.
+
+    A topic whose offset is missing or malformed is left out. Raises `RedisError`.
+    """
+    names = (*_OFFSETS, SERVED_JOBS)
+    commands = [("HMGET", schema.partition_key(partition), *names) for partition in partitions]
+    return [_served_offsets(found.value) for found in await redis_batch.execute(redis, commands)]
+
+
+def _served_offsets(values: object) -> dict[Topic, int]:
+    if not isinstance(values, list):
+        return {}
+    *numbers, served = [int(v) if v is not None and v.isdigit() else None for v in values]
+    offsets = {topic: at for topic, at in zip(Topic, numbers, strict=True) if at is not None}
+    if served is not None and Topic.JOB_LIFECYCLE in offsets:
+        offsets[Topic.JOB_LIFECYCLE] = min(served, offsets[Topic.JOB_LIFECYCLE])
+    return offsets
 
 
 async def read_partition_state(redis: Redis, partition: int) -> PartitionState | None:

@@ -209,10 +209,12 @@ class PartitionStore:
         facts: Mapping[Key, bytes | None],
         total: int,
         logs: Mapping[Topic, LogIdentity] = MappingProxyType({}),
+        served_jobs: int | None = None,
     ) -> None:
         """Write changed facts and the next offsets, and so make all views written so far valid.
 
         `total` is the number of all facts then, `logs` are those that the offsets belong to.
+        `served_jobs` is the offset of job-lifecycle below which no first view is held back.
         Many facts are written in several steps. Until the last step the checkpoint counts as
         incomplete, because its facts are ahead of its offsets.
         Raises `WriteRefusedError` if the claim or the revision in Redis is not this owner's last.
@@ -221,7 +223,7 @@ class PartitionStore:
         *steps, last = list(portions) or [[]]
         for step in steps:
             await self._checkpoint_step(Step({}, step, INCOMPLETE))
-        places = partition_state.encode_places(offsets, logs)
+        places = partition_state.encode_places(offsets, logs, served_jobs)
         await self._checkpoint_step(Step(places, last, total))
         self.refuse_changed_server()
 
@@ -234,6 +236,7 @@ class PartitionStore:
         facts: Mapping[Key, bytes | None],
         total: int,
         logs: Mapping[Topic, LogIdentity] = MappingProxyType({}),
+        served_jobs: int | None = None,
     ) -> bool:
         """Write views and checkpoint in one call, under a `next_revision`; whether that was done.
 
@@ -241,7 +244,9 @@ class PartitionStore:
         must fit one call. Raises `WriteRefusedError` like `checkpoint`.
         """
         keys, values = self._views.in_one_call(changed, Version(self._epoch, revision), pointers)
-        step = Step(partition_state.encode_places(offsets, logs), list(facts.items()), total)
+        step = Step(
+            partition_state.encode_places(offsets, logs, served_jobs), list(facts.items()), total
+        )
         outcome = await self._checkpoint.write(self.version, revision, step, keys, values)
         if outcome == OBSTACLE:
             return False

@@ -192,6 +192,16 @@ class EventApplier:
 
     # the checkpoint
 
+    @property
+    def served_offsets(self) -> Offsets:
+        """The offsets below which all is applied and no first view is held back.
+
+        They bound the stamps. Otherwise the API would take a token whose view is held back for
+        unknown, and answer 401.
+        """
+        held = self.projection.facts.dirty.held_since
+        return self.progress.next | ({} if held is None else {Topic.JOB_LIFECYCLE: held})
+
     async def find_jobs(self, ids: Collection[str]) -> list[Key]:
         """Find the jobs with these ids, in all root namespaces."""
         found: list[Key] = []

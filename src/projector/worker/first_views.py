@@ -30,12 +30,10 @@ ANSWER_S: Final = 0.02
 class HeldViews:
     """First views of jobs that started in one batch, and the end offsets to apply before these.
 
-    `since` is the next offset of job-lifecycle before the batch; `ends` is None until Kafka has
-    answered.
+    `ends` is None until Kafka has answered.
     """
 
     ids: list[ViewId]
-    since: int
     ends: Offsets | None = None
 
     def is_complete(self, applied: Offsets) -> bool:
@@ -66,8 +64,8 @@ class FirstViews:
     def hold(self) -> None:
         """Hold back the first views of jobs that started since the last call."""
         since, self._until = self._until, self._applier.progress.next[Topic.JOB_LIFECYCLE]
-        if ids := self._applier.projection.facts.dirty.hold_new():
-            self._held.append(HeldViews(ids, since))
+        if ids := self._applier.projection.facts.dirty.hold_new(since):
+            self._held.append(HeldViews(ids))
             self._answered.clear()
             self._unasked.set()
 
@@ -85,16 +83,6 @@ class FirstViews:
             self._answered.set()
         while self._held and self._held[0].is_complete(self._applier.progress.next):
             self._applier.projection.facts.dirty.release(self._held.popleft().ids)
-
-    @property
-    def served_offsets(self) -> Offsets:
-        """The offsets below which all is applied and no first view is held back.
-
-        They bound the stamps. Otherwise the API would take a token whose view is held back for
-        unknown, and answer 401.
-        """
-        applied = self._applier.progress.next
-        return applied | {Topic.JOB_LIFECYCLE: self._held[0].since} if self._held else applied
 
     async def run(self, answered: Callable[[], None]) -> NoReturn:
         """Ask for end offsets whenever views are held back, until cancelled.

@@ -287,7 +287,7 @@ class Owner:
 
         A source that the next one waits for alone is noted, for the API's reason.
         """
-        applied = self._first_views.served_offsets
+        applied = self._applier.served_offsets
         probe = self._probes.take_reached(self._applier.now, applied)
         silence = self._probes.take_silence(self._applier.now, applied)
         try:

@@ -14,6 +14,8 @@ from typing import Final
 from projector.clients.retry import retry_outages
 from projector.domain.fact_keys import Key
 from projector.domain.views import View, ViewId, is_digest, tombstone
+from projector.events.model import Topic
+from projector.kafka.range_reader import Offsets
 from projector.store.checkpoint_writes import FIELDS_PER_CALL, fits_one_call
 from projector.store.partition_store import VIEWS_PER_CALL, PartitionStore
 from projector.worker.event_applier import EventApplier
@@ -36,6 +38,8 @@ class ViewWriter:
         self._applier = applier
         self._store = store
         self._instruments = instruments
+        # As the last checkpoint has them.
+        self._served: Offsets = {}
 
     async def flush(
         self, between_portions: Callable[[], Awaitable[None]], first_views: FirstViews
@@ -96,9 +100,14 @@ class ViewWriter:
         self._instruments.record_written(written)
         self._instruments.record_too_large(*projection.take_too_large())
         # Time alone may change a view, and then no field changes.
-        is_due = fields or self._store.is_ahead or not self._applier.progress.is_checkpointed
-        if is_due and not is_done:
+        if not is_done and (fields or self._is_due):
             await self.checkpoint(fields, total)
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether the checkpoint in Redis lacks views, offsets, or first views that are served."""
+        is_at = self._applier.progress.is_checkpointed
+        return self._store.is_ahead or not is_at or self._served != self._applier.served_offsets
 
     async def _write_at_once(
         self,
@@ -155,6 +164,7 @@ class ViewWriter:
         return await self._store.commit(
             views, pointers, revision,
             applier.progress.next, fields, total, applier.logs.identities(),
+            applier.served_offsets[Topic.JOB_LIFECYCLE],
         )  # fmt: skip
 
     async def checkpoint(self, fields: dict[Key, bytes | None], total: int) -> None:
@@ -168,10 +178,13 @@ class ViewWriter:
     async def _note_checkpoint(self) -> None:
         """Note that the views so far are valid, so that none of them is held back any more."""
         self._applier.progress.note_checkpoint()
+        self._served = self._applier.served_offsets
         await self._store.overlay.remove(self._store.version)
 
     @retry_outages
     async def _checkpoint(self, fields: dict[Key, bytes | None], total: int) -> None:
+        applier = self._applier
         await self._store.checkpoint(
-            self._applier.progress.next, fields, total, self._applier.logs.identities()
-        )
+            applier.progress.next, fields, total, applier.logs.identities(),
+            applier.served_offsets[Topic.JOB_LIFECYCLE],
+        )  # fmt: skip

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import fakeredis
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from projector.config.settings import Settings
 from projector.events.model import DEAD_LETTERS, Topic
 from projector.feed import producer
-from projector.feed.producer import Message, Send
+from projector.feed.producer import Batch, Message
 from projector.kafka import topics
 from projector.store import schema
 from tests import builders
@@ -55,8 +56,10 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Message]:
         sent.append(message)
 
     @asynccontextmanager
-    async def sending(settings: Settings) -> AsyncIterator[Send]:
-        yield put
+    async def sending(settings: Settings) -> AsyncIterator[Batch]:
+        batch = Mock(spec=Batch)
+        batch.send = put
+        yield batch
 
     async def check_topics(settings: Settings) -> dict[str, int]:
         return {**dict.fromkeys(Topic, PARTITIONS), DEAD_LETTERS: 1}

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any, cast
+from unittest.mock import Mock
 
 import fakeredis
 import pytest
@@ -17,7 +18,7 @@ from projector.errors import OperatorError
 from projector.events.model import DEAD_LETTERS, KafkaRecord, Topic
 from projector.events.partitioning import partition_of
 from projector.feed import producer
-from projector.feed.producer import Message, Send
+from projector.feed.producer import Batch, Message
 from projector.gitlab.export import Fact
 from projector.gitlab.mapping.state import HeldJob
 from projector.gitlab.memory import Memory
@@ -115,8 +116,10 @@ async def world(server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch) -
         await owner.write()
 
     @asynccontextmanager
-    async def sending(settings: Settings) -> AsyncIterator[Send]:
-        yield put
+    async def sending(settings: Settings) -> AsyncIterator[Batch]:
+        batch = Mock(spec=Batch)
+        batch.send = put
+        yield batch
 
     async def check_topics(settings: Settings) -> dict[str, int]:
         return {**dict.fromkeys(Topic, PARTITIONS), DEAD_LETTERS: 1}

@@ -5,6 +5,8 @@ import json
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.structs import RecordMetadata
 
 from projector.config.settings import Settings
 from projector.events.model import Topic
@@ -14,6 +16,7 @@ from projector.feed.event_file import parse_line
 from projector.feed.producer import Message, target_partitions
 from tests.builders import agent, event, group, removed, shared_agent, started, user
 
+SETTINGS = Settings(kafka="127.0.0.1:1")
 INSTANCE = {"id": 5, "name": "shared", "project_id": 3, "configuration": {}}
 
 
@@ -44,21 +47,28 @@ class Broker:
 
     def __init__(self, **_: Any) -> None:
         self.sent: list[tuple[str, int]] = []
-        self.unacknowledged: list[asyncio.Future[object]] = []
+        self.unacknowledged: list[asyncio.Future[RecordMetadata]] = []
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
-    async def send(self, topic: str, *_: Any, partition: int, **__: Any) -> asyncio.Future[object]:
+    async def send(
+        self, topic: str, *_: Any, partition: int, **__: Any
+    ) -> asyncio.Future[RecordMetadata]:
         self.sent.append((topic, partition))
         self.unacknowledged.append(asyncio.get_running_loop().create_future())
         return self.unacknowledged[-1]
 
     def acknowledge(self) -> None:
-        for message in self.unacknowledged:
-            message.set_result(None)
+        first = len(self.sent) - len(self.unacknowledged)
+        for offset, message in enumerate(self.unacknowledged, start=first):
+            message.set_result(metadata(*self.sent[offset], offset))
         self.unacknowledged.clear()
+
+
+def metadata(topic: str, partition: int, offset: int) -> RecordMetadata:
+    return RecordMetadata(topic, partition, TopicPartition(topic, partition), offset, 0, 1, 0)
 
 
 def message(topic: Topic, partition: int = 0) -> Message:
@@ -71,15 +81,35 @@ async def test_a_job_leaves_after_the_acknowledgement_of_what_its_answer_needs(
     """Then its first answer has all of that: each of the topics keeps its own order only."""
     broker = Broker()
     monkeypatch.setattr(producer, "AIOKafkaProducer", lambda **_: broker)
-    async with producer.sending(Settings(kafka="127.0.0.1:1")) as put:
+    async with producer.sending(SETTINGS) as batch:
         for topic in (Topic.MEMBERSHIP, Topic.AGENT_CONFIG):
-            await put(message(topic))
-        job = asyncio.ensure_future(put(message(Topic.JOB_LIFECYCLE)))
-        await put(message(Topic.JOB_LIFECYCLE, 1))
+            await batch.send(message(topic))
+        job = asyncio.ensure_future(batch.send(message(Topic.JOB_LIFECYCLE)))
+        await batch.send(message(Topic.JOB_LIFECYCLE, 1))
         await asyncio.sleep(0.01)
         assert ("job-lifecycle", 0) not in broker.sent
         broker.acknowledge()
         await job
-        await put(message(Topic.JOB_LIFECYCLE))
+        await batch.send(message(Topic.JOB_LIFECYCLE))
         assert broker.sent[-2:] == [("job-lifecycle", 0)] * 2
         broker.acknowledge()
+
+
+async def test_a_batch_has_the_positions_behind_what_kafka_acknowledged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One producer may send several batches at the same time; each has its own positions."""
+    broker = Broker()
+    monkeypatch.setattr(producer, "AIOKafkaProducer", lambda **_: broker)
+    async with producer.open_producer(SETTINGS) as opened:
+        batches = [producer.Batch(opened, SETTINGS) for _ in range(2)]
+        for topic, partition in ((Topic.MEMBERSHIP, 0), (Topic.MEMBERSHIP, 3)):
+            for batch in batches:
+                await batch.send(message(topic, partition))
+        broker.acknowledge()
+        first, second = [await batch.acknowledged() for batch in batches]
+        assert first == {(Topic.MEMBERSHIP, 0): 1, (Topic.MEMBERSHIP, 3): 3}
+        assert second == {(Topic.MEMBERSHIP, 0): 2, (Topic.MEMBERSHIP, 3): 4}
+        await batches[0].send(message(Topic.MEMBERSHIP, 0))
+        broker.acknowledge()
+        assert await batches[0].acknowledged() == first | {(Topic.MEMBERSHIP, 0): 5}

@@ -10,6 +10,7 @@ from aiokafka.errors import KafkaConnectionError
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka.range_reader import Offsets, ReadProgress
 from projector.store import schema
+from projector.store.partition_state import SERVED_JOBS
 from projector.worker import first_views
 from projector.worker.first_views import FirstViews
 from projector.worker.known_logs import TopicLeaders
@@ -24,6 +25,7 @@ from tests.unit.worker.owned_partition import (
     Setup,
     Writes,
     differs,
+    field_is,
     gets,
     has_ended,
     until,
@@ -313,3 +315,19 @@ async def test_a_claim_writes_complete_views_though_ends_are_of_different_moment
     setup.kafka.add(*COMPANY)
     await setup.new_owner()._recovery.claim()
     assert await setup.agents() == [5, 6]
+
+
+async def test_the_checkpoint_has_the_offset_of_the_first_view_that_is_held_back(
+    setup: Setup,
+) -> None:
+    """Behind it the offset rises, although no event of the topic follows."""
+    setup.kafka.add(*COMPANY, builders.started(10, 7))
+    async with setup.owning() as owner:
+        assert await setup.field(SERVED_JOBS) == b"1"
+        late = setup.kafka.add(builders.agent(6, 7))
+        setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
+        await until(lambda: setup.has_applied(Topic.JOB_LIFECYCLE, 2))
+        assert await setup.field(SERVED_JOBS) == b"1"
+        setup.deliver(owner, *late)
+        await until(lambda: has_record(setup))
+        await until(lambda: field_is(setup, SERVED_JOBS, b"2"))

@@ -125,9 +125,9 @@ async def test_a_first_view_that_is_held_back_is_not_applied_for_a_heartbeat_eit
     """The token would be taken for unknown, and get 401."""
     await beat(setup, log)
     await until(lambda: setup.field("stamp"))
-    held = owner._first_views
-    served = held.served_offsets | {Topic.JOB_LIFECYCLE: 0}
-    monkeypatch.setattr(type(held), "served_offsets", property(lambda _: served))
+    applier = owner._applier
+    served = applier.served_offsets | {Topic.JOB_LIFECYCLE: 0}
+    monkeypatch.setattr(type(applier), "served_offsets", property(lambda _: served))
     (event,) = setup.kafka.add(builders.started(9, 7))
     setup.deliver(owner, event)
     await until(lambda: setup.acked)

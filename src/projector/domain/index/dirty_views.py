@@ -41,7 +41,8 @@ class DirtyViews:
         self._pointers: set[ViewId] = set()
         # Views that are not in Redis yet: to be written like all others, or held back.
         self._new: set[ViewId] = set()
-        self._held: set[ViewId] = set()
+        # Each with its position; the lowest first.
+        self._held: dict[ViewId, int] = {}
         # The names, by `AffectedJobs.names`, of changes that may revoke very many views.
         self.bulk_names: set[str] = set()
 
@@ -65,11 +66,12 @@ class DirtyViews:
         """
         added = dict.fromkeys(ids)
         if priority is WritePriority.ENDS:
-            for waiting in (self._new, self._held):
-                if waiting:
-                    waiting.difference_update(added)
+            if self._new:
+                self._new.difference_update(added)
+            for id_ in added.keys() & self._held.keys():
+                del self._held[id_]
         elif self._held:
-            for id_ in added.keys() & self._held:
+            for id_ in added.keys() & self._held.keys():
                 del added[id_]
         self._waiting[priority].update(added)
 
@@ -81,10 +83,14 @@ class DirtyViews:
         """Mark a live view that is not in Redis yet."""
         self._new.add(id_)
 
-    def hold_new(self) -> list[ViewId]:
-        """Hold back the views that are not in Redis yet; return them; `release` ends it."""
+    def hold_new(self, position: int) -> list[ViewId]:
+        """Hold back the views that are not in Redis yet; return them; `release` ends it.
+
+        `position` orders the calls, and must not fall.
+        """
         new, self._new = list(self._new), set()
-        self._held.update(new)
+        for id_ in new:
+            self._held.setdefault(id_, position)
         for waiting in self._waiting:
             for id_ in new:
                 waiting.pop(id_, None)
@@ -92,9 +98,13 @@ class DirtyViews:
 
     def release(self, ids: Iterable[ViewId]) -> None:
         """Let those of the views be taken that are still held back."""
-        released = self._held.intersection(ids)
-        self._held -= released
+        released = [id_ for id_ in ids if self._held.pop(id_, None) is not None]
         self.add(released, WritePriority.ONLY_GRANTS)
+
+    @property
+    def held_since(self) -> int | None:
+        """The lowest position of a view that is held back; None if none is."""
+        return next(iter(self._held.values()), None)
 
     def is_unwritten(self, id_: ViewId) -> bool:
         """Return whether the view is not in Redis yet, held back or not."""
@@ -126,5 +136,6 @@ class DirtyViews:
         """Remove all views and marks."""
         for waiting in self._waiting:
             waiting.clear()
-        for marked in (self._pointers, self._new, self._held, self.bulk_names):
+        for marked in (self._pointers, self._new, self.bulk_names):
             marked.clear()
+        self._held.clear()

@@ -71,15 +71,29 @@ def test_a_new_view_that_is_held_back_is_taken_once_it_is_released() -> None:
     found = waiting()
     found.mark_pointer(STARTED)
     found.mark_new(STARTED)
-    assert found.hold_new() == [STARTED]
+    assert found.hold_new(7) == [STARTED]
     found.add([STARTED, GRANTED], WritePriority.MAY_REVOKE)
     assert found.is_held(STARTED)
+    assert found.held_since == 7
     assert STARTED not in found.take(9).ids
     found.release([STARTED])
     assert not found.is_held(STARTED)
+    assert found.held_since is None
     assert found.take(9) == ([STARTED], {STARTED})
     found.release([STARTED])
     assert not found
+
+
+def test_the_lowest_position_is_that_of_the_first_view_that_is_still_held_back() -> None:
+    found = DirtyViews()
+    for position, view in ((4, STARTED), (6, FINISHED), (9, STARTED)):
+        found.mark_new(view)
+        found.hold_new(position)
+    assert found.held_since == 4
+    found.add([STARTED], WritePriority.ENDS)
+    assert found.held_since == 6
+    found.clear()
+    assert found.held_since is None
 
 
 def test_a_view_that_ends_is_not_held_back() -> None:
@@ -87,7 +101,7 @@ def test_a_view_that_ends_is_not_held_back() -> None:
     found.mark_new(STARTED)
     found.mark_new(FINISHED)
     found.add([FINISHED], WritePriority.ENDS)
-    assert found.hold_new() == [STARTED]
+    assert found.hold_new(7) == [STARTED]
     found.add([STARTED], WritePriority.ENDS)
     assert set(found.take(2).ids) == {STARTED, FINISHED}
 
@@ -101,4 +115,4 @@ def test_a_view_that_was_taken_is_not_new_any_more(has_pointer: bool) -> None:
     assert found.is_unwritten(STARTED)
     found.take(9)
     assert not found.is_unwritten(STARTED)
-    assert found.hold_new() == []
+    assert found.hold_new(7) == []
