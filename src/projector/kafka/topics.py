@@ -2,24 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
-    KafkaError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
     for_code,
 )
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from projector.clients import kafka, kafka_access
 from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.errors import ChangedPartitionsError, MissingTopicsError, UnusableTopicsError
 from projector.events.model import DEAD_LETTERS, SOURCES, Topic
+from projector.kafka.admin_client import open_admin
 from projector.kafka.broker_protocol import MINIMUM
 
 _DAYS_MS: Final = 24 * 3600 * 1000
@@ -56,7 +54,7 @@ async def create_topics(settings: Settings) -> dict[str, int]:
     New topics get the number of partitions of those that exist.
     Raises `UnusableTopicsError`, `AccessError` and `KafkaError`.
     """
-    async with _admin(settings) as admin:
+    async with open_admin(settings) as admin:
         existing = await _partitions(admin, settings)
         _check_counts(settings, existing)
         count = next((existing[topic] for topic in Topic if topic in existing), settings.partitions)
@@ -88,7 +86,7 @@ def _used(settings: Settings) -> list[str]:
 
 
 async def _check(settings: Settings, names: Collection[str]) -> dict[str, int]:
-    async with _admin(settings) as admin:
+    async with open_admin(settings) as admin:
         existing = await _partitions(admin, settings)
         missing = [settings.topic(name) for name in names if name not in existing]
         if missing:
@@ -109,7 +107,7 @@ async def watch_topics(settings: Settings, expected: int) -> NoReturn:
     Producers would then send events, revocations too, to partitions without an owner.
     Raises `ChangedPartitionsError`, `AccessError`, and `KafkaError` if Kafka does not answer.
     """
-    async with _admin(settings) as admin:
+    async with open_admin(settings) as admin:
         while True:
             existing = await _partitions(admin, settings)
             for topic in Topic:
@@ -131,19 +129,6 @@ def _or_hidden(settings: Settings) -> str:
     """Complete the sentence: Kafka hides topics from clients without the right to describe them."""
     known = settings.uses_sasl or settings.kafka_certificate_file
     return ", or let this user describe them (docs/security.md)" if known else ""
-
-
-@asynccontextmanager
-async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**kafka.client_arguments(settings), request_timeout_ms=10_000)
-    try:
-        await admin.start()
-        yield admin
-    except KafkaError:
-        await kafka_access.raise_if_refused(settings)
-        raise
-    finally:
-        await admin.close()
 
 
 async def _partitions(admin: AIOKafkaAdminClient, settings: Settings) -> dict[str, int]:
@@ -214,7 +199,7 @@ async def find_risks(settings: Settings) -> list[str]:
 
     Raises `UnusableTopicsError`, `AccessError` and `KafkaError`.
     """
-    async with _admin(settings) as admin:
+    async with open_admin(settings) as admin:
         described = {topic["topic"]: topic for topic in await admin.describe_topics()}
         used = [*Topic, *((SOURCES,) if settings.source_names else ())]
         return [
@@ -259,7 +244,7 @@ async def refuse_producers_time(settings: Settings) -> None:
 
     The embedded broker has no such configuration and passes.
     """
-    async with _admin(settings) as admin:
+    async with open_admin(settings) as admin:
         async for name, entries in _configurations(admin, settings):
             if _has_producers_time(entries):
                 raise UnusableTopicsError(

@@ -53,7 +53,7 @@ def use(monkeypatch: pytest.MonkeyPatch, admin: Admin) -> None:
     async def opened(_settings: Settings) -> AsyncIterator[Admin]:
         yield admin
 
-    monkeypatch.setattr(topics, "_admin", opened)
+    monkeypatch.setattr(topics, "open_admin", opened)
 
 
 @pytest.mark.parametrize(("brokers", "minimum"), [(1, None), (2, None), (3, "2"), (9, "2")])
