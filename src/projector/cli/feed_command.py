@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import typer
 
 from projector.cli.terminal import (
+    FINDING,
     WRONG,
     fail,
     load_settings,
@@ -15,19 +16,32 @@ from projector.cli.terminal import (
     refuse_lines,
     run_command,
     warn_about_lines,
+    with_redis,
 )
+from projector.config.settings import Settings
 from projector.feed import agent_config_file, event_file, producer
 
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
-def feed(
+    from projector.feed.applied import Positions
+
+MAX_PARTITIONS_SHOWN: Final = 20
+
+
+def feed(  # noqa: PLR0913  one for each option that is not about the agent
     file: str | None,
     agent_config: str | None,
     about: dict[str, Any],
     *,
     allow_unknown: bool,
     strict: bool,
+    wait_s: float | None,
 ) -> None:
-    """Send the events of FILE, or of the agent's file that `about` is about, once all are good."""
+    """Send the events of FILE, or of the agent's file that `about` is about, once all are good.
+
+    With `wait_s` wait until answers contain these.
+    """
     path = _one_source(file, agent_config, about | {"--allow-unknown": allow_unknown or None})
     settings = load_settings()
     with (
@@ -45,10 +59,38 @@ def feed(
         source.seek(0)
         with progress_bar(transient=False) as progress:
             task = progress.add_task("sending", total=count)
-            run_command(
+            positions = run_command(
                 settings, producer.send_events(source, settings, lambda: progress.advance(task))
             )
     typer.echo(f"{count} event{'' if count == 1 else 's'} acknowledged by Kafka")
+    if wait_s is not None:
+        _wait(settings, positions, wait_s)
+
+
+def _wait(settings: Settings, positions: "Positions", wait_s: float) -> None:
+    """Wait until answers contain the events; end the command with the reasons if time runs out."""
+
+    from projector.feed import applied
+
+    async def delays(redis: "Redis") -> dict[applied.Delay, list[int]]:
+        if await applied.wait_until_applied(redis, positions, wait_s):
+            return {}
+        return await applied.find_delays(redis, positions)
+
+    if found := run_command(settings, with_redis(settings, delays)):
+        fail(
+            FINDING,
+            *(f"{why.reason} {_named(where)}: {why.advice}" for why, where in found.items()),
+            f"answers lack some of the events after {wait_s:g} s; Kafka has all of them, so do not "
+            "send them again",
+        )
+    typer.echo("answers contain them")
+
+
+def _named(partitions: list[int]) -> str:
+    shown = ", ".join(map(str, partitions[:MAX_PARTITIONS_SHOWN]))
+    more = f", … ({len(partitions)} in all)" if len(partitions) > MAX_PARTITIONS_SHOWN else ""
+    return f"partition{'' if len(partitions) == 1 else 's'} {shown}{more}"
 
 
 def _one_source(file: str | None, agent_config: str | None, about: dict[str, Any]) -> str:

@@ -12,15 +12,19 @@ They return behind all views.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
 
+from projector.clients import redis_batch
 from projector.clients.retry import OUTAGES
+from projector.elapsed import elapsed
 from projector.events.model import Topic
-from projector.store.partition_state import read_served_offsets
+from projector.store import schema
+from projector.store.partition_state import PartitionState, read_served_offsets
 
 # The offset behind the last record that was sent, by topic and partition.
 Positions = dict[tuple[Topic, int], int]
@@ -37,18 +41,19 @@ async def wait_until_applied(
 ) -> bool:
     """Wait until the answers contain all records before these positions; False after `timeout_s`.
 
-    While Redis does not answer, the wait goes on.
+    While Redis does not answer, the wait goes on; a call of its client lasts at most some seconds.
     """
+    deadline = elapsed() + timeout_s
     waiting = dict(positions)
     pause = FIRST_PAUSE_S
-    with suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            while waiting:
-                with suppress(*OUTAGES):
-                    waiting = await _missing(redis, waiting)
-                if waiting:
-                    await asyncio.sleep(pause)
-                    pause = min(LONGEST_PAUSE_S, 2 * pause)
+    while waiting:
+        # Without a timeout around the call: a client may lose its cancellation.
+        with suppress(*OUTAGES):
+            waiting = await _missing(redis, waiting)
+        if not waiting or (left := deadline - elapsed()) <= 0:
+            break
+        await asyncio.sleep(min(pause, left))
+        pause = min(LONGEST_PAUSE_S, 2 * pause)
     return not waiting
 
 
@@ -62,3 +67,47 @@ async def _missing(redis: Redis, positions: Mapping[tuple[Topic, int], int]) -> 
         for (topic, partition), position in positions.items()
         if offsets[partition].get(topic, 0) < position
     }
+
+
+class Delay(NamedTuple):
+    """The reason why answers lack events, to be completed by partitions; then what to do."""
+
+    reason: str
+    advice: str
+
+
+async def find_delays(
+    redis: Redis, positions: Mapping[tuple[Topic, int], int]
+) -> dict[Delay, list[int]]:
+    """Return why answers lack records before these positions, and in which partitions.
+
+    Raises `RedisError`.
+    """
+    missing = await _missing(redis, positions)
+    partitions = sorted({partition for _, partition in missing})
+    commands = [("HGETALL", schema.partition_key(partition)) for partition in partitions]
+    found = await redis_batch.execute(redis, commands)
+    delays: defaultdict[Delay, list[int]] = defaultdict(list)
+    for partition, state in zip(partitions, found, strict=True):
+        delays[_delay(state.value, state.now)].append(partition)
+    return delays
+
+
+def _delay(fields: object, now_ms: float) -> Delay:
+    state = _decode(fields)
+    if state is None or not state.version.epoch:
+        return Delay("no worker has claimed", "start `projector worker` on this Redis")
+    if state.stamp is None:
+        return Delay(f"worker {state.owner} has not yet stamped", "look at `projector status`")
+    silent_s = (now_ms - state.stamp) / 1000
+    if silent_s > SILENT_S:
+        reason = f"worker {state.owner} has for {silent_s:.0f} s not stamped"
+        return Delay(reason, "look at `projector status`")
+    return Delay(f"worker {state.owner} still applies events of", "wait longer with --wait")
+
+
+def _decode(fields: object) -> PartitionState | None:
+    try:
+        return PartitionState.decode(fields) if isinstance(fields, dict) else None
+    except ValueError:
+        return None

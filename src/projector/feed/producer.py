@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.structs import RecordMetadata
@@ -14,9 +14,11 @@ from projector.config.settings import Settings
 from projector.events.model import MAX_EVENT_BYTES, Event, Topic
 from projector.events.partitioning import partition_of
 from projector.events.redaction import Headers
-from projector.feed.applied import Positions
 from projector.feed.event_file import numbered_lines, parse_line
 from projector.kafka import topics
+
+if TYPE_CHECKING:
+    from projector.feed.applied import Positions
 
 # Bytes: the largest event allowed, with room for Kafka's own overhead.
 MAX_REQUEST_BYTES: Final = 2 * MAX_EVENT_BYTES
@@ -70,7 +72,7 @@ class Batch:
         if topic is not Topic.JOB_LIFECYCLE:
             self._before_jobs[partition].append(sent)
 
-    async def acknowledged(self) -> Positions:
+    async def acknowledged(self) -> "Positions":
         """Wait until Kafka has acknowledged every message; return the positions behind them."""
         found = await asyncio.gather(*(sent for *_, sent in self._waiting))
         for (topic, partition, _), at in zip(self._waiting, found, strict=True):
@@ -83,7 +85,7 @@ class Batch:
 
 async def send_events(
     source: BinaryIO, settings: Settings, sent: Callable[[], object]
-) -> Positions:
+) -> "Positions":
     """Send the checked lines in order, and return once Kafka has acknowledged all of them.
 
     Calls `sent` for each line; returns the positions behind the events. Raises `KafkaError`, and

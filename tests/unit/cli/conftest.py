@@ -11,6 +11,7 @@ import pytest
 from projector.clients import redis_client
 from projector.config.settings import Settings
 from projector.feed import event_file, producer
+from projector.feed.applied import Positions
 from projector.operators import snapshot, verify
 from tests.unit.cli.runner import NOT_LISTENING
 from tests.unit.operators import worlds
@@ -53,14 +54,18 @@ class Kafka:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.error: Exception | None = None
+        self.positions: Positions = {}
 
-    async def send(self, source: BinaryIO, settings: Settings, sent: Callable[[], object]) -> None:
+    async def send(
+        self, source: BinaryIO, settings: Settings, sent: Callable[[], object]
+    ) -> Positions:
         await asyncio.sleep(0)
         if self.error:
             raise self.error
         for _, line in event_file.numbered_lines(source):
             self.sent.append(line)
             sent()
+        return self.positions
 
 
 @pytest.fixture

@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
+import fakeredis
 import pytest
 
 from projector.cli.terminal import MAX_BAD_LINES_SHOWN, OUTAGE, WRONG
 from projector.errors import OperatorError
+from projector.events.model import Topic
+from projector.store import schema
 from tests.builders import configured, group, removed, started
 from tests.unit.cli.conftest import Kafka
 from tests.unit.cli.runner import NOT_LISTENING, process, run, written
+from tests.unit.operators import worlds
 
 TOKEN = "glcbt-64_abcdefghijklmnopqrst"
 GOOD = json.dumps(group(3)) + "\n"
@@ -274,3 +278,56 @@ def test_feed_sends_a_job_without_a_digest_and_never_its_token(
     )
     assert (result.exit_code, TOKEN in result.output) == (WRONG, False)
     assert len(kafka.sent) == 2
+
+
+def test_feed_waits_until_answers_contain_the_events(
+    tmp_path: Path, kafka: Kafka, company: fakeredis.FakeServer
+) -> None:
+    kafka.positions = {(Topic.MEMBERSHIP, worlds.HOME): 1}
+    result = run("feed", written(tmp_path, GOOD), "--wait", "5")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "1 event acknowledged by Kafka\nanswers contain them\n"
+
+
+def test_feed_names_the_partitions_whose_answers_lack_events(
+    tmp_path: Path, kafka: Kafka, company: fakeredis.FakeServer
+) -> None:
+    kafka.positions = {(Topic.MEMBERSHIP, p): 99 for p in (worlds.HOME, *range(7, 40))}
+    result = run("feed", written(tmp_path, GOOD), "--wait", "0.05")
+    assert (result.exit_code, result.stdout) == (1, "1 event acknowledged by Kafka\n")
+    applying, unclaimed, last = result.stderr.splitlines()
+    assert applying == (
+        f"worker me-{worlds.HOME} still applies events of partition {worlds.HOME}: wait longer "
+        "with --wait"
+    )
+    assert unclaimed.startswith("no worker has claimed partitions 7, 8, 9, ")
+    assert unclaimed.endswith("… (33 in all): start `projector worker` on this Redis")
+    assert last == (
+        "answers lack some of the events after 0.05 s; Kafka has all of them, so do not send them "
+        "again"
+    )
+
+
+def test_feed_names_a_worker_that_is_silent(
+    tmp_path: Path, kafka: Kafka, company: fakeredis.FakeServer
+) -> None:
+    redis = fakeredis.FakeRedis(server=company)
+    key = schema.partition_key(worlds.HOME)
+    redis.hincrby(key, "stamp", -60_000)
+    kafka.positions = {(Topic.MEMBERSHIP, worlds.HOME): 99}
+    result = run("feed", written(tmp_path, GOOD), "--wait", "0")
+    assert f"has for 60 s not stamped partition {worlds.HOME}: look at `projector" in result.stderr
+    redis.hdel(key, "stamp")
+    result = run("feed", written(tmp_path, GOOD), "--wait", "0")
+    assert "has not yet stamped partition" in result.stderr
+
+
+def test_feed_that_waits_names_a_redis_that_is_away(
+    tmp_path: Path, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka.positions = {(Topic.MEMBERSHIP, 0): 1}
+    monkeypatch.setenv("PROJECTOR_REDIS_URL", f"redis://{NOT_LISTENING}/0")
+    result = run("feed", written(tmp_path, GOOD), "--wait", "0.05")
+    assert result.exit_code == OUTAGE
+    assert result.stdout == "1 event acknowledged by Kafka\n"
+    assert f"{NOT_LISTENING}/0 cannot be reached" in result.stderr

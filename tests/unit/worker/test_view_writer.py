@@ -95,8 +95,8 @@ async def test_a_letter_sent_while_views_are_written_still_counts_in_their_check
         counts = list[tuple[int, int]]()
         checkpoint = owner._store.checkpoint
 
-        async def count(offsets: Any, fields: Any, total: int, logs: Any) -> None:
-            await checkpoint(offsets, fields, total, logs)
+        async def count(offsets: Any, fields: Any, total: int, *others: Any) -> None:
+            await checkpoint(offsets, fields, total, *others)
             counts.append((total, await setup.redis.hlen(schema.facts_key(PARTITION))))
 
         monkeypatch.setattr(owner._store, "checkpoint", count)

@@ -1,11 +1,14 @@
 """Usage of `projector feed`, `topics` and `schemas`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from projector.events.model import MAX_ID
+
+# Seconds: a day.
+MAX_WAIT_S: Final = 86_400
 
 
 def feed(  # noqa: PLR0913  one for each option
@@ -51,6 +54,15 @@ def feed(  # noqa: PLR0913  one for each option
         bool,
         typer.Option("--strict", help="Send nothing if there is a warning.", show_default=False),
     ] = False,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            max=MAX_WAIT_S,
+            help="Then wait, at most so long, until answers contain the events.",
+        ),
+    ] = None,
 ) -> None:
     """Check every line of FILE, then send all events and wait until Kafka has them.
 
@@ -59,11 +71,15 @@ def feed(  # noqa: PLR0913  one for each option
     configuration, is sent with a warning. With --agent-config, give --agent, --name, --project and
     --partitionkey too: the events that the agent's file means are sent.
 
-    Exits with 0 when Kafka has acknowledged everything; with 2 when any line is bad or there is
-    none (then nothing was sent); with 3 when Kafka cannot be reached.
+    With --wait the answers contain all of it at the command's end: the agent that an event revokes
+    is gone. A dead letter changes no answer, and is not waited for.
+
+    Exits with 0 when Kafka has acknowledged everything, and with --wait the answers contain it;
+    with 1 when that time runs out (do not send the events again); with 2 when any line is bad or
+    there is none (then nothing was sent); with 3 when Kafka or Redis cannot be reached.
 
     \b
-    projector feed examples/events.ndjson
+    projector feed examples/events.ndjson --wait 10
     my-export | projector feed -
     projector feed --agent-config examples/agent-config.yaml --agent 5 --name production \\
         --project 123213 --partitionkey 3
@@ -73,7 +89,9 @@ def feed(  # noqa: PLR0913  one for each option
     about = {
         "--agent": agent, "--name": name, "--project": project, "--partitionkey": partitionkey,
     }  # fmt: skip
-    feed_command.feed(file, agent_config, about, allow_unknown=allow_unknown, strict=strict)
+    feed_command.feed(
+        file, agent_config, about, allow_unknown=allow_unknown, strict=strict, wait_s=wait
+    )
 
 
 def topics() -> None:
