@@ -63,7 +63,7 @@ def test_a_refused_event_is_listed_shown_mended_and_replayed(deployment: Deploym
     deployment.until("token-9", 200)
     (letter,) = listed(deployment, 1)
     assert (letter["topic"], letter["partition"]) == ("membership", HOME)
-    assert "Expected `role` to be one of" in letter["reason"]
+    assert "`data.role` must be one of" in letter["reason"]
     assert deployment.agents("token-9") == []
 
     header, line, count = deployment.command("dead-letters", "list").stdout.splitlines()
@@ -78,10 +78,10 @@ def test_a_refused_event_is_listed_shown_mended_and_replayed(deployment: Deploym
     whole = json.loads(deployment.command("dead-letters", "show", "0:0", "--json").stdout)
     assert json.loads(whole["value"]) == BROKEN
 
-    assert "Expected `role`" in (said := refused(deployment, "replay", "0:0"))
+    assert "`data.role` must be" in (said := refused(deployment, "replay", "0:0"))
     assert said.endswith("--event FILE\nnothing was sent\n")
     broken_again = json.dumps(BROKEN)
-    assert "Expected `role`" in refused(
+    assert "`data.role` must be" in refused(
         deployment, "replay", "0:0", "--event", "-", stdin=broken_again
     )
     said = replay(deployment, "0:0", event=MEMBER)

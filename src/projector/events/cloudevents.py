@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from projector.events import ci_access, lenient_json, redaction, replay_header
+from projector.events.faults import find_faults, in_words
 from projector.events.header_attributes import all_attributes, is_binary, read_attributes
 from projector.events.model import (
     APPLIED,
@@ -15,7 +16,6 @@ from projector.events.model import (
     HEARTBEAT,
     MAX_EVENT_BYTES,
     MAX_NESTING,
-    PATTERNS,
     ROOT_PATTERN,
     AgentConfigured,
     AgentFile,
@@ -78,11 +78,11 @@ _TAKEN_AS_BINARY: Final = (
     "event, set content-type to application/cloudevents+json"
 )
 _AS_HEADER: Final = re.compile(r"`\$\.(\w+)`")
-_MISSING: Final = re.compile(r"Object missing required field `([\w-]+)`(?: - at `\$([^`]*)`)?")
 _DATA: Final[dict[str, Decoder[Any]]] = {
     name: msgspec.json.Decoder(kind.data, dec_hook=from_wire) for name, kind in EVENT_TYPES.items()
 }
 _ENVELOPE: Final = msgspec.json.Decoder(Envelope, dec_hook=from_wire)
+_ANYTHING: Final = msgspec.json.Decoder(Any)
 _TYPED: Final = msgspec.json.Decoder(_Typed)
 _ROOT: Final = re.compile(ROOT_PATTERN.encode())
 # The errors of reading JSON.
@@ -161,7 +161,7 @@ def read_envelope(record: AnyRecord, binary: bool, decoder: Decoder[S]) -> S:
     except _UNREADABLE as error:
         if decoder is _ENVELOPE:
             _refuse_heartbeat(record, binary)
-        raise _envelope_refusal(error, record, binary) from None
+        raise _envelope_refusal(error, record, binary, decoder) from None
     if not binary and value.count(b'"type"') > 1:
         _refuse_two_types(value)
     return envelope
@@ -176,7 +176,7 @@ def read_data(data: msgspec.Raw | UnsetType, binary: bool, decoder: Decoder[S]) 
     try:
         return decoder.decode(raw)
     except _UNREADABLE as error:
-        raise _data_refusal(error, raw, binary) from None
+        raise _data_refusal(error, raw, binary, decoder) from None
 
 
 def _warning(data: Data) -> str | None:
@@ -217,9 +217,11 @@ def _refuse_heartbeat(record: AnyRecord, binary: bool) -> None:
 
 
 def _from_headers(record: AnyRecord, decoder: Decoder[S]) -> S:
-    attributes: dict[str, Any] = read_attributes(record.headers)
-    attributes["data"] = msgspec.Raw(record.value or b"null")
-    return msgspec.convert(attributes, decoder.type, dec_hook=from_wire)
+    return msgspec.convert(_attributes(record), decoder.type, dec_hook=from_wire)
+
+
+def _attributes(record: AnyRecord) -> dict[str, Any]:
+    return {**read_attributes(record.headers), "data": msgspec.Raw(record.value or b"null")}
 
 
 def _root_in_key(record: KafkaRecord, binary: bool) -> str:
@@ -245,16 +247,20 @@ def _refuse_deep(raw: bytes) -> None:
     try:
         tree = msgspec.json.decode(raw)
     except _UNREADABLE as error:
-        raise _refusal(error, raw, "data") from None
+        raise _refusal(error, raw, "data", _ANYTHING) from None
     if redaction.nesting(tree) > MAX_NESTING:
         raise BadEvent(_TOO_DEEP)
 
 
-def _envelope_refusal(error: Exception, record: AnyRecord, binary: bool) -> BadEvent:
+def _envelope_refusal(
+    error: Exception, record: AnyRecord, binary: bool, decoder: Decoder[Any]
+) -> BadEvent:
     """Return the reason why the attributes cannot be read, with where they are looked for."""
     if binary:
-        return BadEvent(_AS_HEADER.sub(r"the header `ce_\1`", _in_words(str(error))))
-    refusal = _refusal(error, record.value or b"", "event")
+        found = find_faults(decoder.type, _attributes(record), from_wire)
+        reason = "; ".join(found) or in_words(str(error))
+        return BadEvent(_AS_HEADER.sub(r"the header `ce_\1`", reason))
+    refusal = _refusal(error, record.value or b"", "event", decoder)
     attributes = {name for name, _ in all_attributes(record.headers)}
     if "type" not in attributes:
         return refusal
@@ -262,23 +268,25 @@ def _envelope_refusal(error: Exception, record: AnyRecord, binary: bool) -> BadE
     return BadEvent(f"the value is read as the whole event, because {why}: {refusal}")
 
 
-def _data_refusal(error: Exception, raw: bytes, binary: bool) -> BadEvent:
-    refusal = _refusal(error, raw, "data")
+def _data_refusal(error: Exception, raw: bytes, binary: bool, decoder: Decoder[Any]) -> BadEvent:
+    refusal = _refusal(error, raw, "data", decoder)
     if binary and "specversion" in (lenient_json.read_object(raw) or ()):
         return BadEvent(f"{refusal}; {_TAKEN_AS_BINARY}")
     return refusal
 
 
-def _refusal(error: Exception, value: bytes, where: str) -> BadEvent:
+def _refusal(error: Exception, value: bytes, where: str, decoder: Decoder[Any]) -> BadEvent:
     """Turn an error of msgspec into a reason for the event's sender."""
     if isinstance(error, msgspec.ValidationError):
-        return BadEvent(_in_words(str(error)).replace("`$", f"`{where}"))
+        return BadEvent("; ".join(_faults_of(value, error, decoder)).replace("`$", f"`{where}"))
     if isinstance(error, RecursionError):
         return BadEvent(_TOO_DEEP)
     return BadEvent(f"the value is not JSON: {lenient_json.fault(value, where) or error}")
 
 
-def _in_words(message: str) -> str:
-    for pattern, words in PATTERNS.items():
-        message = message.replace(f"matching regex {pattern!r}", words)
-    return _MISSING.sub(lambda match: f"`${match[2] or ''}.{match[1]}` is missing", message)
+def _faults_of(value: bytes, error: Exception, decoder: Decoder[Any]) -> list[str]:
+    """Return all faults, or that of msgspec alone where its value is JSON up to there."""
+    with suppress(*_UNREADABLE):
+        if found := find_faults(decoder.type, msgspec.json.decode(value), from_wire):
+            return found
+    return [in_words(str(error))]

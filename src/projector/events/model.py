@@ -77,7 +77,7 @@ class ReplayPosition(NamedTuple):
 
 
 class BadEvent(ValueError):
-    """A record is not a valid event; the message is the reason, one sentence."""
+    """A record is not a valid event; the message has the reasons."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(redaction.redact_text(reason)[:MAX_REASON])
@@ -99,14 +99,14 @@ class Instant(int):
     def parse(cls, text: object) -> Self:
         """Parse RFC 3339 with an offset, or a date as its midnight in UTC."""
         if not isinstance(text, str):
-            raise ValueError("Expected a time as a string")  # noqa: TRY004  msgspec wraps ValueError
+            raise ValueError("must be a time as text")  # noqa: TRY004  msgspec wraps ValueError
         if _DATE.fullmatch(text):
             parsed = datetime.combine(date.fromisoformat(text), time(), UTC)
         else:
             try:
                 parsed = _DATETIME.decode(msgspec.json.encode(text))
             except msgspec.ValidationError:
-                raise ValueError("Expected a time as RFC 3339 with an offset, or a date") from None
+                raise ValueError("must be a time: RFC 3339 with an offset, or a date") from None
         return cls(int(parsed.timestamp() * 1000))
 
 
@@ -179,7 +179,7 @@ class _Membership(Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if (self.group_id is None) == (self.project_id is None):
-            raise ValueError("Expected either `group_id` or `project_id`")
+            raise ValueError("must have either `group_id` or `project_id`")
 
 
 class MemberSet(_Membership, frozen=True, kw_only=True):
@@ -191,7 +191,7 @@ class MemberSet(_Membership, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.role, str) and self.role.lower() not in ROLES:
-            raise ValueError(f"Expected `role` to be one of {', '.join(ROLES)} or 0 to 50")
+            raise ValueError(f"`$.role` must be one of {', '.join(ROLES)}, or 0 to 50")
 
     @property
     def level(self) -> int:

@@ -47,7 +47,7 @@ def test_feed_names_a_bad_line_and_sends_nothing(tmp_path: Path, kafka: Kafka) -
     assert result.exit_code == WRONG == 2
     first, second, last = result.stderr.splitlines()
     assert first.startswith(f"{file}:3: the value is not JSON")
-    assert second.startswith(f"{file}:5: Expected `object`")
+    assert second.startswith(f"{file}:5: `event` must be an object")
     assert last == "nothing was sent"
     assert (result.stdout, kafka.sent) == ("", [])
 

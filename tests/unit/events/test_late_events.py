@@ -44,5 +44,7 @@ def test_a_late_revocation_is_applied_with_a_warning() -> None:
 def test_a_warning_is_added_to_one_that_is_there() -> None:
     message = removed("group", 3, time=TIME, source="")
     event = checked(message, NOW + RETENTION_MS + 1, replays=NOW)
-    assert (event.warning or "").startswith("applied all the same: Expected `str`")
+    assert (event.warning or "").startswith(
+        "applied all the same: `event.source` must not be empty"
+    )
     assert "; too late: " in (event.warning or "")

@@ -58,15 +58,17 @@ UNREADABLE: dict[str, tuple[bytes | str, str]] = {
     "the id of a schema before it": (b"\0\0\0\0\x07" + TEXT.encode(), "Expecting value: line 1"),
     "a line break in a text": (with_field("name", '"a\nb"'), "Invalid control character at"),
     "a backslash": (with_field("name", r'"C:\users\dev"'), "Invalid \\uXXXX escape"),
-    "JSON in JSON": (json.dumps(TEXT), "Expected `object`, got `str`"),
-    "data in a text": (json.dumps(END | {"data": '{"id": 9}'}), "Expected `object`, got `str`"),
+    "JSON in JSON": (json.dumps(TEXT), "`event` must be an object, and is text"),
+    "data in a text": (
+        json.dumps(END | {"data": '{"id": 9}'}), "`data` must be an object, and is text"
+    ),
     "data in base64": (
         json.dumps({n: v for n, v in END.items() if n != "data"})[:-1]
         + f', "data_base64": "{base64.b64encode(b"""{"id": 9}""").decode()}"}}',
         "the event has no `data`",
     ),
-    "an id as text": (TEXT.replace('"id": 9', '"id": "9"'), "Expected `int`, got `str`"),
-    "a number as partitionkey": (TEXT.replace('"3"', "3"), "at `event.partitionkey`"),
+    "an id as text": (TEXT.replace('"id": 9', '"id": "9"'), "`data.id` must be a whole number, and is"),
+    "a number as partitionkey": (TEXT.replace('"3"', "3"), "`event.partitionkey` must be text or null, and is a whole number"),
     "blanks around the type": (TEXT.replace("finished", "finished "), "unknown type"),
     "another case of the type": (TEXT.replace("job.f", "Job.F"), "unknown type"),
     "two types": (
@@ -91,11 +93,11 @@ BINARY_FAULTS: dict[str, tuple[bytes, Headers, str]] = {
     "a mark": (b'\xef\xbb\xbf{"id": 9}', BINARY, "begins with a byte order mark"),
     "NULs behind headers": (
         b'{"id": 9}', tuple((name, content + b"\0") for name, content in BINARY),
-        "at the header `ce_specversion`",
+        "the header `ce_specversion` has the unknown value",
     ),
     "quotes around headers": (
         b'{"id": 9}', tuple((name, b'"' + content + b'"') for name, content in BINARY),
-        "at the header `ce_specversion`",
+        "the header `ce_specversion` has the unknown value",
     ),
     "no specversion": (
         b'{"id": 9}', BINARY[1:],

@@ -16,8 +16,9 @@ MAX_TIME_AGE_MS: Final = 24 * 3600 * 1000
 _LONGEST_NUMBER: Final = 2**63 - 1
 # Reasons that have no content of a row in them: fields, types and bounds.
 _FIELD: Final = r"`data[\w.\[\]]*`"
+_FAULT: Final = rf"{_FIELD} (is missing|must [\w` ,.:'-]+)"
 _HARMLESS: Final = re.compile(
-    rf"Expected [\w` ,<>=|-]+( - at {_FIELD})?|`[\w.]+` is missing"
+    rf"{_FAULT}(; {_FAULT})*"
     r"|the event has \d+ bytes; at most \d+ fit|the event is nested deeper than \d+ levels"
 )
 

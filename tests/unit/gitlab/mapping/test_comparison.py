@@ -246,7 +246,7 @@ def test_a_row_that_a_worker_would_refuse_counts_as_not_there(gitlab: GitLab) ->
     assert types(found) == ["agent.removed 3", "member.removed 3"]
     assert [(row.kind, row.id) for row in gitlab.refused] == [("member", 1), ("agent", 5)]
     assert [row.reason for row in gitlab.refused] == [
-        "Expected `int` <= 50 - at `data.role`", TOKEN_LIKE
+        "`data.role` must be at most 50", TOKEN_LIKE
     ]  # fmt: skip
     assert gitlab.compare() == []
     gitlab.change("members", 1, access_level=40)

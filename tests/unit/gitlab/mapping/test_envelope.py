@@ -75,10 +75,11 @@ def test_an_event_that_a_worker_takes_is_not_refused() -> None:
 @pytest.mark.parametrize(
     ("root", "data", "reason"),
     [
-        ("3", '{"id":0,"parent_id":null,"path":"a"}', "Expected `int` >= 1 - at `data.id`"),
+        ("3", '{"id":0,"parent_id":null,"path":"a"}', "`data.id` must be at least 1"),
         ("3", '{"id":3,"parent_id":null}', "`data.path` is missing"),
-        ("3", '{"id":3,"parent_id":null,"path":null}',
-         "Expected `str`, got `null` - at `data.path`"),
+        ("3", '{"id":3,"parent_id":null,"path":null}', "`data.path` must be text, and is null"),
+        ("3", '{"id":3,"path":""}',
+         "`data.parent_id` is missing; `data.path` must not be empty"),
         ("-3", GROUP, "a worker would refuse the event"),
         ("3", '{"id":3,', "a worker would refuse the event"),
     ],
