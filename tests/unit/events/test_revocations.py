@@ -67,8 +67,8 @@ UNREADABLE: dict[str, tuple[bytes | str, str]] = {
         + f', "data_base64": "{base64.b64encode(b"""{"id": 9}""").decode()}"}}',
         "the event has no `data`",
     ),
-    "an id as text": (TEXT.replace('"id": 9', '"id": "9"'), "`data.id` must be a whole number, and is"),
-    "a number as partitionkey": (TEXT.replace('"3"', "3"), "`event.partitionkey` must be text or null, and is a whole number"),
+    "an id as text": (TEXT.replace('"id": 9', '"id": "9"'), "`data.id` must be a whole number"),
+    "a number as partitionkey": (TEXT.replace('"3"', "3"), "`event.partitionkey` must be text or"),
     "blanks around the type": (TEXT.replace("finished", "finished "), "unknown type"),
     "another case of the type": (TEXT.replace("job.f", "Job.F"), "unknown type"),
     "two types": (
