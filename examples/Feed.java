@@ -1,5 +1,6 @@
 // Feeds events from standard input, one CloudEvent (JSON) a line. Needs Java 17, and the jars of
-// kafka-clients and jackson-databind with what they depend on:
+// kafka-clients and jackson-databind with what they depend on. docs/events.md has a loop that fetches
+// them into `jars`:
 //
 //   java -cp 'jars/*' Feed.java kafka-1:9092 < events.ndjson      a prefix of the topics may follow
 

@@ -1,28 +1,31 @@
-"""Generator of `examples/events.ndjson`: a small company with two top-level groups.
+"""Generator of `examples/events.ndjson` and `export.ndjson`: a company with two top-level groups.
 
-Run it after each change: `python scripts/example_events.py > examples/events.ndjson`. The tokens
-are `example-token-<job>`; an event never holds a token, only its SHA-256.
+Run it after each change: `python scripts/example_events.py [FOLDER]`. The export has what is true
+behind the events. The tokens are `example-token-<job>`; an event never holds a token, only its SHA-256.
 """
 
 import hashlib
 import itertools
 import json
+import sys
+from pathlib import Path
+from typing import Any
 
-ids = itertools.count(1)
+EXAMPLES = Path(__file__).parents[1] / "examples"
+FOLDER = Path(sys.argv[1]) if sys.argv[1:] else EXAMPLES
+events: list[dict[str, Any]] = []
 
 
 def event(root: int, kind: str, **data: object) -> None:
-    print(
-        json.dumps(
-            {
-                "specversion": "1.0",
-                "id": f"example-{next(ids)}",
-                "source": "/example",
-                "type": kind,
-                "partitionkey": str(root),
-                "data": data,
-            }
-        )
+    events.append(
+        {
+            "specversion": "1.0",
+            "id": f"example-{len(events) + 1}",
+            "source": "/example",
+            "type": kind,
+            "partitionkey": str(root),
+            "data": data,
+        }
     )
 
 
@@ -132,3 +135,20 @@ for number in (14, 17, 21, 30):
     event(LABS if number > 28 else ACME, "job.finished", id=number, status="failed")
 event(ACME, "job.canceling", id=15)
 job(ACME, 39, 123213, 1, token_sha256=None)
+# `projector explain 9 7` shows why it does not reach a job in production.
+review = {"id": "acme/platform", "environments": ["review/*"]}
+event(ACME, "agent.configured", id=7, config={"ci_access": {"groups": [review]}})
+
+finished = {each["data"]["id"] for each in events if each["type"] == "job.finished"}
+
+
+def is_true(each: dict[str, Any]) -> bool:
+    """Whether an export lists what the event says."""
+    entity, _, change = each["type"].partition(".")
+    is_over = entity == "job" and each["data"]["id"] in finished
+    return change in ("set", "configured", "started") and not is_over
+
+
+for name, listed in ("events", events), ("export", filter(is_true, events)):
+    lines = "".join(f"{json.dumps(each)}\n" for each in listed)
+    (FOLDER / f"{name}.ndjson").write_text(lines)

@@ -48,6 +48,13 @@ def test_the_contracts_examples_are_valid_and_about_a_world_of_their_own(line: s
     assert not any(digest in other for other in DEMO)
 
 
+@pytest.mark.parametrize("name", ["events.ndjson", "export.ndjson"])
+def test_the_examples_are_as_the_script_writes_them(tmp_path: Path, name: str) -> None:
+    script = ROOT / "scripts/example_events.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
+    assert (tmp_path / name).read_text() == (ROOT / "examples" / name).read_text()
+
+
 def test_the_examples_of_a_file_belong_to_the_example_world() -> None:
     access = agent_config_file.read_agent_config((ROOT / "examples/agent-config.yaml").read_bytes())
     assert access.notes == []
