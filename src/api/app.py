@@ -174,6 +174,11 @@ def documented_routes(lookup: Lookup, freshness: Freshness, max_staleness: float
         response.raw_headers = reply.headers
         return response
 
+    @router.get("/", include_in_schema=False)
+    async def links() -> dict[str, str]:
+        """For people who open the address itself."""
+        return {"lookup": PATH, "documents": "/docs", "health": "/health/ready"}
+
     @router.get("/health/live", tags=["health"])
     async def live() -> dict[str, str]:
         """Whether this process runs; independent of Redis and the worker."""

@@ -215,5 +215,5 @@ async def _agree(redis: Redis, settings: Settings, partitions: int) -> None:
 
 
 def _exit_hard() -> None:
-    log.error("hard exit", reason="a clean stop took too long; the checkpoint is safe")
+    log.warning("hard exit", reason="a clean stop took too long; the checkpoint is safe")
     os._exit(1)

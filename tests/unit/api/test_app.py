@@ -104,6 +104,15 @@ async def test_live_says_that_the_process_runs_whatever_redis_does(api_world: Ap
     assert (reply.status_code, reply.json()) == (200, {"status": "live"})
 
 
+async def test_a_person_who_opens_the_address_finds_everything_else(api_world: ApiWorld) -> None:
+    await api_world.fresh(200)
+    reply = await api_world.http.get("/", params={"job_token": TOKEN})
+    assert (reply.status_code, TOKEN in reply.text) == (200, False)
+    for path in reply.json().values():
+        found = await api_world.http.get(path, headers={"Job-Token": TOKEN})
+        assert found.status_code == 200
+
+
 async def test_fresh_once_every_partition_is_fresh(api_world: ApiWorld) -> None:
     assert await api_world.fresh(200) == {
         "status": "fresh",
