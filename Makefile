@@ -24,7 +24,7 @@ setup: .venv/ready ## everything into .venv
 
 run: PORT := 8000
 run: setup ## the product with example events, on http://127.0.0.1:8000; PORT=0: a free port
-	@$(BIN)/python examples/demo.py $(PORT)
+	@$(BIN)/projector dev --example --port $(PORT)
 
 gitlab: PORT := 8000
 gitlab: setup ## the same fed from a GitLab-shaped database, where PostgreSQL is installed

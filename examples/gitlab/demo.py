@@ -15,15 +15,19 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from examples.demo import ENDINGS, PATH, PROJECTOR, DemoError, drop_settings, fail, is_taken
 from examples.gitlab import postgres, story
+from examples.gitlab.lookups import PATH
 from examples.gitlab.postgres import Postgres, PostgresError, last_line
-from examples.gitlab.processes import Process, until
+from examples.gitlab.processes import PROJECTOR, DemoError, Process, until
 from examples.gitlab.story import JOBS, Story
+
+from projector.dev.example import drop_settings
+from projector.process import is_listening
 
 FOLDER = Path(__file__).parent
 DATABASE = "gitlabhq_production"
 SOURCE = "gitlab"
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def tell(api: str, server: Postgres, folder: Path, bridge: Process) -> None:
@@ -143,9 +147,10 @@ def feed(dev: Process, server: Postgres, folder: Path, stack: ExitStack) -> None
 
 def main() -> int:
     port = sys.argv[1] if len(sys.argv) > 1 else "8000"
-    if is_taken(port):
+    if port.isdecimal() and is_listening(int(port)):
         return fail(f"port {port} is in use; `make gitlab PORT=0` takes a free one")
-    drop_settings()
+    if names := drop_settings():
+        print(f"ignored, because this brings its own servers: {', '.join(names)}", flush=True)
     try:
         with tempfile.TemporaryDirectory(prefix="projector-gitlab-") as folder:
             run(port, Path(folder))
@@ -154,6 +159,11 @@ def main() -> int:
     except (DemoError, PostgresError, OSError, http.client.HTTPException) as error:
         return fail(f"the demo cannot go on: {error}")
     return 0
+
+
+def fail(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

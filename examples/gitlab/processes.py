@@ -3,17 +3,22 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from examples.demo import PROJECTOR, DemoError
 from examples.gitlab.postgres import last_line
 
+PROJECTOR = [sys.executable, "-m", "projector"]
 START_S = 60.0
 STOP_S = 20.0  # `projector dev` gives its processes 16 seconds to end
 WAITING = "not ready before heartbeats come"
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message is the reason."""
 
 
 class Process:

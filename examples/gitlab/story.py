@@ -2,7 +2,8 @@
 
 import time
 
-from examples.demo import Answer, DemoError, lookup, settled
+from examples.gitlab.lookups import Answer, lookup, settled
+from examples.gitlab.processes import DemoError
 
 CHANGE_S = 10.0
 JOBS = {9: "of Ada", 10: "of Ben", 11: "of Ada"}

@@ -216,3 +216,11 @@ class MalformedMessageError(ProjectorError):
 
 class SnapshotNeededError(ProjectorError):
     """The stream alone can no longer make the mirror what GitLab's database is."""
+
+
+def advise_extra(extra: str) -> str:
+    """Return how to install an extra, without a name that a package registry must know."""
+    return (
+        f"install the extra `{extra}`: `pip install '.[{extra}]'` in the product's source, or "
+        f"`pip install 'FILE[{extra}]'` with the product's wheel as FILE"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
-from projector.dev import redis_command
+from projector.dev.embedded import redis_command
 from projector.process import LOOPBACK, is_listening
 from tests.integration import servers
 from tests.integration.ports import free_port

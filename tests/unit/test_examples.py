@@ -1,16 +1,18 @@
 """What the documents tell newcomers to feed: it is valid, and leaves the example world as it is."""
 
-import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from projector.cli.main import app
+from projector.config.settings import Settings
+from projector.dev import example
 from projector.feed import agent_config_file, event_file
 
 ROOT = Path(__file__).parents[2]
@@ -19,18 +21,6 @@ TYPES = CONTRACT[CONTRACT.index("\n## Types") : CONTRACT.index("\n## Values")]
 BLOCKS = re.findall(r"```json\n(.*?)```", TYPES, re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.splitlines()]
 DEMO = (ROOT / "examples/events.ndjson").read_text().splitlines()
-
-
-def load_demo() -> Any:
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "examples/demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-demo = load_demo()
 
 
 def identity(line: str) -> tuple[str, int]:
@@ -62,22 +52,27 @@ def test_the_examples_of_a_file_belong_to_the_example_world() -> None:
     assert {entry["id"] for entry in access.projects + access.groups} <= known
 
 
-def test_the_demo_starts_nothing_with_the_settings_of_the_shell(
+def test_the_example_of_the_wheel_is_that_of_the_repository() -> None:
+    """To mend it: cp examples/events.ndjson src/projector/dev/events.ndjson."""
+    assert example.EVENTS.read_text() == (ROOT / "examples/events.ndjson").read_text()
+
+
+def test_the_example_starts_nothing_with_the_settings_of_the_shell(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`make run` fed its companies into the Kafka that PROJECTOR_KAFKA names."""
-    started: list[dict[str, str]] = []
+    started: list[tuple[str, list[str]]] = []
 
-    def run(_port: str) -> int:
-        started.append(dict(os.environ))
-        return 0
+    async def run(settings: Settings, _port: int, _visit: object) -> None:
+        names = [name for name in os.environ if name.upper().startswith("PROJECTOR_")]
+        started.append((settings.kafka, names))
 
-    monkeypatch.setattr(demo, "run", run)
-    monkeypatch.setattr(sys, "argv", ["demo.py", "0"])
+    monkeypatch.setattr("projector.dev.run.run_dev", run)
     monkeypatch.setenv("PROJECTOR_KAFKA", "production:9092")
     monkeypatch.setenv("projector_redis_url", "redis://production/0")
-    assert demo.main() == 0
-    assert not [name for name in started[0] if name.upper().startswith("PROJECTOR_")]
+    done = CliRunner().invoke(app, ["dev", "--example", "--port", "0"])
+    assert done.exit_code == 0, done.output
+    assert started == [("127.0.0.1:9092", [])]
 
 
 def test_the_sender_of_heartbeats_prints_its_usage() -> None:

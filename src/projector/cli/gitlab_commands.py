@@ -9,7 +9,7 @@ from pathlib import Path
 from projector.cli.terminal import WRONG, fail, load_settings, refuse_settings, run_command
 from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
-from projector.errors import SettingsError
+from projector.errors import SettingsError, advise_extra
 
 
 def load_all_settings() -> tuple[Settings, GitlabSettings]:
@@ -22,8 +22,7 @@ def load_all_settings() -> tuple[Settings, GitlabSettings]:
     if find_spec("psycopg") is None:
         fail(
             WRONG,
-            "psycopg, the client of PostgreSQL, is not installed; "
-            "pip install 'allowed-agents-projector[gitlab]'",
+            f"psycopg, the client of PostgreSQL, is not installed; {advise_extra('gitlab')}",
         )
     from projector.gitlab.postgres.dsn import connection_strings
 

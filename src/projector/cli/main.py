@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
+from projector import own_api
 from projector.cli.usage import checks, dead_letters, events, gitlab, inspect, rebuild, serve
 
 HELP: Final = """Which cluster agents may a CI job token use? Events in, one answer per token out.
@@ -120,7 +121,7 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
-    leave_out_unused_libraries()
+    own_api.claim()
     app()
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+import typer
 
 from projector.cli.terminal import WRONG, fail, load_settings, refuse_settings, run_command
 from projector.config.settings import Settings
@@ -16,6 +17,7 @@ from projector.process import free_port, port_obstacle
 
 if TYPE_CHECKING:
     from api.tokens.job_token_keys import PublicKey
+    from projector.dev.run import Visit
 
 log = structlog.get_logger()
 
@@ -44,7 +46,7 @@ def api(host: str, port: int, workers: int) -> None:
         max_waiting=settings.max_waiting,
     )  # fmt: skip
     with _shared_counts(workers):
-        _serve("api.app:create_api", settings, host, port, factory=True, workers=workers)
+        _serve("projector.asgi:create_api", settings, host, port, factory=True, workers=workers)
 
 
 def _load_keys(settings: Settings) -> "Mapping[str, PublicKey]":
@@ -96,7 +98,7 @@ def _serve(application: Any, settings: Settings, host: str, port: int, **more: A
 
     uvicorn.run(
         application, host=host, port=port,
-        http="api.lookup_protocol:LookupProtocol", ws="none",
+        http="projector.asgi:LookupProtocol", ws="none",
         limit_concurrency=settings.max_connections,
         # Uvicorn warns once for each malformed request: clients must not fill the log.
         log_level="error",
@@ -104,14 +106,24 @@ def _serve(application: Any, settings: Settings, host: str, port: int, **more: A
     )  # fmt: skip
 
 
-def dev(port: int) -> None:
+def dev(port: int, *, example: bool) -> None:
     """Run everything on this machine."""
-    from projector.dev import run_dev
+    from projector.dev.run import run_dev
 
+    visit = _example() if example else None
     settings = load_settings()
     # Here, not only in the API: before any server starts.
     _load_keys(settings)
-    run_command(settings, run_dev(settings, port))
+    run_command(settings, run_dev(settings, port, visit))
+
+
+def _example() -> "Visit":
+    """Remove the settings of the shell, and return what shows the example."""
+    from projector.dev.example import drop_settings, show_example
+
+    if names := drop_settings():
+        typer.echo(f"ignored, because the example brings its own servers: {', '.join(names)}")
+    return show_example
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from functools import cached_property
 from ssl import SSLContext
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings
@@ -130,7 +129,7 @@ class ConnectionSettings(BaseSettings):
     @property
     def redis_place(self) -> str:
         """Return the address of Redis without its password, for messages."""
-        parts = urlsplit(self.redis_url)
+        parts = redis_url.split_url(self.redis_url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     @property
@@ -161,7 +160,7 @@ class ConnectionSettings(BaseSettings):
     @cached_property
     def redis_tls(self) -> SSLContext | None:
         """Return the TLS context for Redis; None without TLS."""
-        if not urlsplit(self.redis_url).scheme.startswith("rediss"):
+        if not redis_url.split_url(self.redis_url).scheme.startswith("rediss"):
             return None
         files = self.redis_ca_file, self.redis_certificate_file, self.redis_key_file
         return credentials.tls(Identity("redis", *files))
@@ -186,7 +185,7 @@ def _kafka_problems(settings: ConnectionSettings) -> Problems:
 
 def _redis_problems(settings: ConnectionSettings) -> Problems:
     given, address = settings.model_fields_set, variable_name("redis_url")
-    parts = urlsplit(settings.redis_url)
+    parts = redis_url.split_url(settings.redis_url)
     if not parts.scheme.startswith("rediss"):
         for field in ("redis_ca_file", "redis_certificate_file", "redis_key_file"):
             if field in given:

@@ -9,6 +9,7 @@ from pydantic_core import MultiHostUrl, ValidationError
 from projector.config.env import variable_name
 
 _DATABASE: Final = re.compile(r"/?|/[0-9]{1,9}")
+_HOSTS: Final = re.compile(r"[^/?#]*")
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _SERVICE: Final = re.compile(r"/([A-Za-z0-9._-]+)(?:/([0-9]{0,9}))?")
 _ONE_SERVER: Final = ("redis", "rediss", "unix")
@@ -33,7 +34,7 @@ class RedisTopology(NamedTuple):
 def refuse_wrong_url(url: str) -> None:
     """Raise `ValueError` with a reason that shows nothing of the URL."""
     try:
-        parts = urlsplit(url)
+        parts = split_url(url)
         port = None if parts.scheme in _TOPOLOGIES else parts.port
     except ValueError as error:
         if "out of range" in str(error):
@@ -51,6 +52,16 @@ def refuse_wrong_url(url: str) -> None:
         raise ValueError(f"{_BEGINNING}, in lower case")
     _refuse_options(parts)
     parse_topology(url)
+
+
+def split_url(url: str) -> SplitResult:
+    """Split the URL of one server, of sentinels or of a cluster; raises `ValueError`."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in _TOPOLOGIES:
+        return urlsplit(url)
+    # Python 3.14 refuses an IPv6 address behind a comma.
+    hosts = rest[: len(rest) - len(_HOSTS.sub("", rest, count=1))]
+    return urlsplit(f"{scheme}://{rest[len(hosts) :]}")._replace(netloc=hosts)
 
 
 def _refuse_options(parts: SplitResult) -> None:
@@ -75,7 +86,7 @@ def url_options(parts: SplitResult) -> dict[str, str]:
 
 def parse_topology(url: str) -> RedisTopology | None:
     """Parse the URL of sentinels or of a cluster; None for the URL of one server."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     match parts.scheme.partition("+")[2]:
         case "sentinel":
             service, database = _parse_service(parts.path)

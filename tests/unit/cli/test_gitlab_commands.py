@@ -27,7 +27,7 @@ def run(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[s
 def test_without_the_extra_a_sentence_names_it(command: str) -> None:
     done = run(WITHOUT_PSYCOPG, "gitlab", command, **{DATABASE: "host=nowhere"})
     assert done.returncode == 2
-    assert "pip install 'allowed-agents-projector[gitlab]'" in " ".join(done.stderr.split())
+    assert "pip install '.[gitlab]'" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("gitlab", "--help"), ("worker", "--help")])

@@ -148,15 +148,19 @@ def test_a_sequence_is_a_number_whatever_its_zeros() -> None:
     assert decode_event(record(group(3, sequence="0042"))).sequence == 42
 
 
+# How deep a parser goes before it gives up depends on the version of Python.
+DEEP = json.dumps(event("group.removed", {"id": 3, "extra": 0})).replace(
+    ' 0', '{"a":' * 100_000 + "1" + "}" * 100_000
+)  # fmt: skip
 BAD = [
     (None, "the record has no value"),
     (b"", "not JSON"),
     (b"{", "not JSON"),
     (b"\xff\xfe", "not JSON"),
     (b'{"specversion": "1.0", "id": "\\ud800"}', "not JSON"),
-    (b"[1]", "`event` must be an object, and is a list"),
-    (b"[" * 100_000, "`event` must be an object, and is a list"),
-    (b'{"a":' * 100_000, "nested deeper than 64 levels"),
+    (b"[1]", "Expected `object`, got `array`"),
+    (b"[" * 100_000, "Expected `object`, got `array`"),
+    (DEEP.encode(), "nested deeper than 64 levels"),
     (group(3, specversion="0.3"), "`event.specversion`"),
     (group(3, source=""), "`event.source`"),
     (group(3, root="acme"), "`event.partitionkey`"),

@@ -65,6 +65,9 @@ def ops(
 
 def dev(
     port: Port = 8000,
+    example: Annotated[
+        bool, typer.Option("--example", help="Feed two made-up companies and look jobs up.")
+    ] = False,
 ) -> None:
     """Run everything here: embedded Kafka and Redis (memory only), a worker and the API.
 
@@ -74,12 +77,16 @@ def dev(
     Kafka's address in the log. On a terminal the worker and the API log warnings alone, unless
     PROJECTOR_LOG_LEVEL is set.
 
+    With --example it ignores all settings, and shows the product at work once it is ready: two
+    made-up companies, lookups of their jobs, and an event that changes an answer.
+
     Exits with 0 on SIGINT or SIGTERM; with 2 when a setting is wrong, the port is in use, or an
     embedded server ends.
 
     \b
     projector dev --port 0
+    projector dev --example
     """
     from projector.cli import serve_commands
 
-    serve_commands.dev(port)
+    serve_commands.dev(port, example=example)
