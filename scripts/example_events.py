@@ -1,8 +1,8 @@
 """Generator of `examples/events.ndjson` and `export.ndjson`: a company with two top-level groups.
 
-Run it after each change: `python scripts/example_events.py [FOLDER]`. The export has what is true
-behind the events. The tokens are `example-token-<job>`; an event never holds a token, only its
-SHA-256.
+Run it after each change: `python scripts/example_events.py [FOLDER]`. The wheel has a copy of the
+events. The export has what is true behind them. The tokens are `example-token-<job>`; an event
+never holds a token, only its SHA-256.
 """
 
 import hashlib
