@@ -204,10 +204,9 @@ def test_docker_compose_has_the_passwords_of_the_file() -> None:
 def test_new_passwords_take_the_place_of_the_old_ones(tmp_path: Path) -> None:
     folder = tmp_path / "deploy" / "redis"
     shutil.copytree(FOLDER, folder)
-    env, users = tmp_path / ".env", folder / "users.acl"
+    env, users = tmp_path / ".env", folder / "local" / "users.acl"
     env.write_text("OTHER=1\nREDIS_API_PASSWORD=old\n")
-    mode = users.stat().st_mode
-    before = users.read_text()
+    tracked = (folder / "users.acl").read_text()
     for _ in range(2):
         done = subprocess.run(
             [folder / "new-passwords"], capture_output=True, text=True, check=False
@@ -215,6 +214,9 @@ def test_new_passwords_take_the_place_of_the_old_ones(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
     values = dict(line.split("=", 1) for line in env.read_text().splitlines())
     assert values.pop("OTHER") == "1"
+    assert len(values.pop("OPS_TOKEN")) == 64
+    named = tmp_path / values.pop("REDIS_USERS_FILE")
+    assert named.samefile(users)
     assert {name: hashlib.sha256(value.encode()).hexdigest() for name, value in values.items()} == {
         f"REDIS_{user.upper()}_PASSWORD": digest for user, digest in hashes(users).items()
     }
@@ -222,7 +224,11 @@ def test_new_passwords_take_the_place_of_the_old_ones(tmp_path: Path) -> None:
     assert not [value for value in values.values() if value in done.stdout]
     assert not {*hashes(users).values()} & {*hashes(FOLDER / "users.acl").values()}
     assert stat.S_IMODE(env.stat().st_mode) == 0o600
-    assert users.stat().st_mode == mode
-    assert sorted(os.listdir(folder)) == ["new-passwords", "users.acl"]
+    assert stat.S_IMODE(users.stat().st_mode) == 0o644
+    # Git would offer to commit a tracked file, and the next pull would conflict.
+    assert (folder / "users.acl").read_text() == tracked
+    assert os.listdir(folder / "local") == ["users.acl"]
+    ignored = ["git", "check-ignore", "--quiet", FOLDER / "local" / "users.acl"]
+    assert subprocess.run(ignored, cwd=REPOSITORY, check=False).returncode == 0
     hidden = re.compile("#[0-9a-f]{64}")
-    assert hidden.sub("", users.read_text()) == hidden.sub("", before)
+    assert hidden.sub("", users.read_text()) == hidden.sub("", tracked)
