@@ -49,6 +49,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     """
 
     refused = 0
+    max_head_bytes = MAX_HEAD_BYTES
     # Received, not parsed yet: requests that wait, or what may begin the end of a head.
     _unparsed = b""
     # The client has sent everything.
@@ -114,7 +115,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             self._body_left -= len(part)
         else:
             self._head_bytes += len(part)
-            if self._head_bytes > MAX_HEAD_BYTES:
+            if self._head_bytes > self.max_head_bytes:
                 self.send_400_response(TOO_LARGE)
                 return
         super().data_received(part)

@@ -5,13 +5,13 @@ from typing import Final
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_METHODS: Final = "GET, HEAD"
+_READ: Final = "GET, HEAD"
 
 
 class HttpSemantics:
     """Answers HEAD like GET, and keeps answers out of caches.
 
-    HTTP lets any cache store a 404 or 405 that does not forbid it. Every route is read only.
+    HTTP lets any cache store a 404 or 405 that does not forbid it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -24,8 +24,8 @@ class HttpSemantics:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.setdefault("cache-control", "no-store")
-                if message["status"] == 405:
-                    headers["allow"] = _METHODS
+                if message["status"] == 405 and "GET" in headers.get("allow", "GET"):
+                    headers["allow"] = _READ
             await send(message)
 
         if scope["type"] != "http":

@@ -1,4 +1,4 @@
-"""`projector worker`, `api`, `ops` and `dev`, which serve until a signal."""
+"""`projector worker`, `api`, `ops`, `ingest` and `dev`, which serve until a signal."""
 
 import gc
 import os
@@ -79,6 +79,29 @@ def ops(host: str, port: int) -> None:
     _serve(create_ops(settings), settings, host, port)
 
 
+def ingest(host: str, port: int) -> None:
+    """Serve the ingest."""
+    from projector.ingest.app import create_ingest
+    from projector.ingest.feeder_file import SETTING, FeederFile
+
+    settings = load_settings()
+    if settings.ingest_tokens_file is None:
+        fail(WRONG, f"{SETTING}: must be set, to the file of the tokens; see docs/ingest.md")
+    try:
+        tokens = FeederFile(settings.ingest_tokens_file)
+    except SettingsError as error:
+        refuse_settings(error)
+    port = _listening_port(settings, host, port)
+    log.info(
+        "ingest starting", bind=f"{host}:{port}", kafka=settings.kafka,
+        tokens=[feeder.name for feeder in tokens.feeders],
+    )  # fmt: skip
+    _serve(
+        create_ingest(settings, tokens), settings, host, port,
+        http="projector.ingest.protocol:IngestProtocol",
+    )  # fmt: skip
+
+
 def _listening_port(settings: Settings, host: str, port: int) -> int:
     """Return the port, or a free one for 0; end the command if it cannot be used."""
     from api.bounded_protocol import allow_connections
@@ -92,13 +115,16 @@ def _listening_port(settings: Settings, host: str, port: int) -> int:
     return port or free_port(host)
 
 
-def _serve(application: Any, settings: Settings, host: str, port: int, **more: Any) -> None:
+def _serve(
+    application: Any, settings: Settings, host: str, port: int,
+    http: str = "api.lookup_protocol:LookupProtocol", **more: Any,
+) -> None:  # fmt: skip
     """Serve until a signal, with bounded requests, connections and logs."""
     import uvicorn
 
     uvicorn.run(
         application, host=host, port=port,
-        http="projector.asgi:LookupProtocol", ws="none",
+        http=http, ws="none",
         limit_concurrency=settings.max_connections,
         # Uvicorn warns once for each malformed request: clients must not fill the log.
         log_level="error",

@@ -12,7 +12,7 @@ from pydantic_settings import SettingsConfigDict
 
 from projector.config import credentials
 from projector.config.connection_settings import ConnectionSettings
-from projector.config.credentials import File
+from projector.config.credentials import File, NamedPath
 from projector.config.env import GITLAB, PREFIX, variable_name
 from projector.config.gitlab_settings import GitlabSettings
 from projector.config.problems import described
@@ -130,6 +130,11 @@ class Settings(ConnectionSettings):
     )
     ops_token_file: File | None = Field(
         default=None, description="instead of `PROJECTOR_OPS_TOKEN`: a file that holds it"
+    )
+    ingest_tokens_file: NamedPath | None = Field(
+        default=None,
+        description="file of the tokens that `projector ingest` accepts, each with its rights "
+        "(docs/ingest.md); it is read again when it changes",
     )
     job_token_keys: str = Field(
         default="",

@@ -1,4 +1,4 @@
-"""Usage of `projector worker`, `api`, `ops` and `dev`."""
+"""Usage of `projector worker`, `api`, `ops`, `ingest` and `dev`."""
 
 from typing import Annotated
 
@@ -61,6 +61,27 @@ def ops(
     from projector.cli import serve_commands
 
     serve_commands.ops(host, port)
+
+
+def ingest(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Port = 8002,
+) -> None:
+    """Take CloudEvents over HTTP and send them to Kafka. For teams without Kafka.
+
+    Answers 204 once Kafka has acknowledged every event of a request. Each token of
+    PROJECTOR_INGEST_TOKENS_FILE may send what its entry there allows. Needs Redis only where a
+    request waits for the views. docs/ingest.md has the file, the answers, and examples.
+
+    Exits with 0 on SIGINT; with 143 on SIGTERM; with 2 when a setting or the file is wrong, or the
+    port is in use.
+
+    \b
+    PROJECTOR_INGEST_TOKENS_FILE=tokens.yaml projector ingest --host 0.0.0.0
+    """
+    from projector.cli import serve_commands
+
+    serve_commands.ingest(host, port)
 
 
 def dev(

@@ -1,0 +1,1 @@
+"""Events over HTTP: CloudEvents in, records in Kafka out."""

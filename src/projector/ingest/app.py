@@ -1,0 +1,131 @@
+"""The HTTP application of `projector ingest`."""
+
+import asyncio
+import contextlib
+import time
+import traceback
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+import structlog
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from api.http_semantics import HttpSemantics
+from projector.config.settings import Settings
+from projector.ingest import metrics, openapi
+from projector.ingest.body import RequestBody
+from projector.ingest.feeder_file import FeederFile
+from projector.ingest.heartbeats import Heartbeats
+from projector.ingest.intake import Intake, Reply
+from projector.ingest.kafka_sends import KafkaSends
+from projector.ingest.readiness import Readiness
+from projector.ingest.refusals import RefusedRequestError
+
+log = structlog.get_logger()
+
+
+def create_ingest(settings: Settings, tokens: FeederFile) -> ASGIApp:
+    """Create the ASGI application."""
+    sends, readiness = KafkaSends(settings), Readiness(settings)
+    heartbeats = Heartbeats(settings, sends)
+    intake = Intake(settings, tokens, readiness, sends, heartbeats)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        watching = [asyncio.create_task(work) for work in (tokens.watch(), readiness.watch())]
+        yield
+        for task in watching:
+            task.cancel()
+        await asyncio.wait(watching)
+        await sends.stop()
+        await heartbeats.stop()
+
+    app = FastAPI(
+        title="allowed-agents projector: ingest",
+        version=version("allowed-agents-projector"),
+        description=openapi.ABOUT,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.add_exception_handler(HTTPException, _refuse)
+    app.include_router(_events(intake))
+    app.include_router(_health(tokens, readiness))
+    app.openapi_schema = openapi.describe(app.openapi())
+    return HttpSemantics(app)
+
+
+def _events(intake: Intake) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/events", tags=["events"], status_code=204, **openapi.EVENTS)
+    async def send_events(request: Request) -> Response:
+        """Send events: one, or a batch that is taken as a whole or not at all."""
+        began = time.monotonic()
+        name, response = await _answer(intake, request)
+        seconds = time.monotonic() - began
+        metrics.REQUESTS.labels(name, str(response.status_code)).observe(seconds)
+        if name != metrics.NOBODY:
+            log.info("request", token=name, status=response.status_code, seconds=round(seconds, 3))
+        return response
+
+    return router
+
+
+async def _answer(intake: Intake, request: Request) -> tuple[str, Response]:
+    """Return the name of the token and the answer."""
+    name, body = metrics.NOBODY, RequestBody(request)
+    try:
+        feeder = intake.find_feeder(request)
+        name = feeder.name
+        return name, _response(await intake.take(request, body, feeder))
+    except RefusedRequestError as refusal:
+        status, content, headers = refusal.status, refusal.body, refusal.headers
+    except Exception as error:
+        # Without its message, which may quote the body.
+        log.error(  # noqa: TRY400
+            "request failed", error=type(error).__name__,
+            stack="".join(traceback.format_tb(error.__traceback__)),
+        )  # fmt: skip
+        status, content, headers = 500, {"message": "the ingest failed; see its log"}, {}
+    if "connection" not in headers and not await body.discard():
+        headers = {**headers, "connection": "close"}
+    return name, JSONResponse(content, status, headers)
+
+
+def _response(reply: Reply) -> Response:
+    if reply.body is None:
+        return Response(status_code=reply.status, headers=reply.headers)
+    return JSONResponse(reply.body, reply.status, reply.headers)
+
+
+def _health(tokens: FeederFile, readiness: Readiness) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health/live", tags=["health"])
+    async def live() -> dict[str, str]:
+        """Whether this process runs; independent of Kafka."""
+        return {"status": "live"}
+
+    @router.get("/health/ready", tags=["health"], responses={503: {"description": "Not ready"}})
+    async def ready() -> JSONResponse:
+        """Whether events can be taken: Kafka answers, its topics and the tokens can be used."""
+        if fault := tokens.fault or readiness.fault:
+            return JSONResponse({"status": "not ready", "reason": fault}, 503)
+        return JSONResponse({"status": "ready"})
+
+    @router.get("/metrics", tags=["health"], response_class=Response)
+    async def measured() -> Response:
+        """Counts of this process, for Prometheus."""
+        return Response(generate_latest(metrics.REGISTRY), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+async def _refuse(_request: Request, error: Exception) -> JSONResponse:
+    """Word a 404 or 405 as all other refusals."""
+    assert isinstance(error, HTTPException)  # noqa: S101  it is the handler of these
+    return JSONResponse({"message": error.detail}, error.status_code, error.headers)

@@ -1,0 +1,147 @@
+"""The way of one request: token, media type, bounds, body, checks, Kafka, views."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import structlog
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from starlette.requests import Request
+
+from projector.config.settings import Settings
+from projector.errors import ProjectorError
+from projector.events.model import HEARTBEAT, KafkaRecord
+from projector.ingest import metrics
+from projector.ingest.admission import Admission
+from projector.ingest.body import RequestBody
+from projector.ingest.checks import Checks, Finding
+from projector.ingest.feeder_file import FeederFile
+from projector.ingest.feeders import Feeder, find_feeder
+from projector.ingest.heartbeats import Heartbeats
+from projector.ingest.http_events import mode_of, records_of
+from projector.ingest.kafka_sends import KafkaSends
+from projector.ingest.preferences import parse_preferences
+from projector.ingest.readiness import Readiness
+from projector.ingest.refusals import BEARER, RefusedRequestError, unavailable
+
+log = structlog.get_logger()
+
+# Checks of other requests have their turn after so many events.
+EVENTS_IN_TURN: Final = 50
+_OUTAGES: Final = (KafkaError, ProjectorError, OSError, TimeoutError)
+
+
+class Reply(NamedTuple):
+    """The answer to a request that was taken; without a body unless there is something to read."""
+
+    status: int
+    body: dict[str, Any] | None = None
+    headers: dict[str, str] = {}  # noqa: RUF012  never changed
+
+
+class Intake:
+    """Takes requests with events."""
+
+    def __init__(
+        self, settings: Settings, tokens: FeederFile, readiness: Readiness, sends: KafkaSends,
+        heartbeats: Heartbeats,
+    ) -> None:  # fmt: skip
+        self._retention_ms = settings.tombstone_retention_ms
+        self._tokens = tokens
+        self._readiness = readiness
+        self._sends = sends
+        self._heartbeats = heartbeats
+        self._admission = Admission()
+        self._strangers = 0
+
+    def find_feeder(self, request: Request) -> Feeder:
+        """Return the feeder of the request's token; raises `RefusedRequestError`."""
+        if self._tokens.fault:
+            raise unavailable("the file of tokens cannot be used; ask the operator")
+        scheme, _, given = request.headers.get("authorization", "").strip().partition(" ")
+        if scheme.lower() != "bearer" or not given.strip():
+            raise RefusedRequestError(401, "a token is needed: Authorization: Bearer ...", BEARER)
+        feeder = find_feeder(self._tokens.feeders, given.strip().encode("latin-1"))
+        if feeder is None:
+            self._strangers = count = self._strangers + 1
+            # At powers of two, so that no client can fill the log.
+            if count & (count - 1) == 0:
+                client = request.client.host if request.client else "unknown"
+                log.warning("unknown token", client=client, refused=count)
+            raise RefusedRequestError(401, "the token is not known", BEARER)
+        return feeder
+
+    async def take(self, request: Request, body: RequestBody, feeder: Feeder) -> Reply:
+        """Take the events of a request; return once Kafka has acknowledged all of them.
+
+        Raises `RefusedRequestError`. Nothing is sent unless every event is good.
+        """
+        headers = request.headers.raw
+        mode = mode_of(headers)
+        length = body.length(mode)
+        partitions = self._readiness.partitions
+        with self._admission.admitted(feeder.name, length):
+            content = await body.read(mode)
+            metrics.BYTES.labels(feeder.name).inc(len(content))
+            preferences = parse_preferences(headers)
+            checks = Checks(feeder, self._retention_ms, strict=preferences.strict)
+            records = records_of(mode, headers, content, int(time.time() * 1000))
+            await _check(checks, records)
+            _refuse_findings(checks, feeder)
+            return await self._send(checks, feeder, partitions)
+
+    async def _send(self, checks: Checks, feeder: Feeder, partitions: int) -> Reply:
+        body: dict[str, Any] = {}
+        try:
+            if checks.heartbeat and not self._readiness.has_sources:
+                raise unavailable("the topic `sources` is missing; ask the operator")
+            await self._sends.send(checks.events, partitions)
+            if checks.heartbeat:
+                offset = await self._heartbeats.send(checks.heartbeat, partitions)
+                body["heartbeat"] = {"source": checks.heartbeat.source, "offset": offset}
+        except MessageSizeTooLargeError:
+            raise RefusedRequestError(413, "Kafka refuses an event as too large") from None
+        except _OUTAGES as error:
+            log.warning("events not acknowledged", token=feeder.name, reason=_reason(error))
+            raise unavailable(
+                "Kafka has not acknowledged every event; send the whole request again"
+            ) from None
+        _count(checks, feeder)
+        if checks.warnings:
+            body["warnings"] = _listed(checks.warnings)
+        return Reply(200 if body else 204, body or None)
+
+
+async def _check(checks: Checks, records: Sequence[KafkaRecord]) -> None:
+    for index, record in enumerate(records):
+        if index % EVENTS_IN_TURN == EVENTS_IN_TURN - 1:
+            await asyncio.sleep(0)
+        checks.add(index, record)
+
+
+def _refuse_findings(checks: Checks, feeder: Feeder) -> None:
+    for reason, findings in (("bad", checks.bad), ("forbidden", checks.forbidden)):
+        metrics.REFUSED.labels(feeder.name, reason).inc(len(findings))
+    if checks.bad:
+        raise RefusedRequestError(400, "nothing was sent", errors=_listed(checks.bad))
+    if checks.forbidden:
+        raise RefusedRequestError(403, "nothing was sent", errors=_listed(checks.forbidden))
+
+
+def _listed(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    return [msgspec.structs.asdict(finding) for finding in findings]
+
+
+def _count(checks: Checks, feeder: Feeder) -> None:
+    types = Counter(event.type for event, _ in checks.events)
+    if checks.heartbeat:
+        types[HEARTBEAT] += 1
+    for name, count in types.items():
+        metrics.EVENTS.labels(feeder.name, name).inc(count)
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,24 @@
+"""Refusals of requests: the status, the body and the headers of the answer."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+RETRY_AFTER: Final = {"retry-after": "1"}
+BEARER: Final = {"www-authenticate": 'Bearer realm="projector ingest"'}
+
+
+class RefusedRequestError(Exception):
+    """A request that is refused as a whole; `more` is added to the body's `message`."""
+
+    def __init__(
+        self, status: int, message: str, headers: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = dict(headers or {})
+        self.body: dict[str, Any] = {"message": message, **more}
+
+
+def unavailable(message: str) -> RefusedRequestError:
+    """Return the refusal of a request that may be sent again as it is."""
+    return RefusedRequestError(503, message, RETRY_AFTER)
