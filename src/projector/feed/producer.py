@@ -82,6 +82,12 @@ class Batch:
         self._before_jobs.clear()
         return dict(self._positions)
 
+    async def abandon(self) -> None:
+        """Wait until no message is on its way, acknowledged or not."""
+        await asyncio.gather(*(sent for *_, sent in self._waiting), return_exceptions=True)
+        self._waiting.clear()
+        self._before_jobs.clear()
+
 
 async def send_events(
     source: BinaryIO, settings: Settings, sent: Callable[[], object]

@@ -15,13 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from api.http_semantics import HttpSemantics
+from projector.clients import redis_client
 from projector.config.settings import Settings
 from projector.ingest import metrics, openapi
 from projector.ingest.body import RequestBody
 from projector.ingest.feeder_file import FeederFile
-from projector.ingest.heartbeats import Heartbeats
 from projector.ingest.intake import Intake, Reply
-from projector.ingest.kafka_sends import KafkaSends
 from projector.ingest.readiness import Readiness
 from projector.ingest.refusals import RefusedRequestError
 
@@ -30,9 +29,8 @@ log = structlog.get_logger()
 
 def create_ingest(settings: Settings, tokens: FeederFile) -> ASGIApp:
     """Create the ASGI application."""
-    sends, readiness = KafkaSends(settings), Readiness(settings)
-    heartbeats = Heartbeats(settings, sends)
-    intake = Intake(settings, tokens, readiness, sends, heartbeats)
+    readiness, redis = Readiness(settings), redis_client.create_redis(settings)
+    intake = Intake(settings, tokens, readiness, redis)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -41,8 +39,8 @@ def create_ingest(settings: Settings, tokens: FeederFile) -> ASGIApp:
         for task in watching:
             task.cancel()
         await asyncio.wait(watching)
-        await sends.stop()
-        await heartbeats.stop()
+        await intake.stop()
+        await redis.aclose()
 
     app = FastAPI(
         title="allowed-agents projector: ingest",

@@ -13,7 +13,6 @@ from typing import Any, Final
 import msgspec
 
 from projector.config.settings import Settings
-from projector.errors import TemporaryError
 from projector.events.model import HEARTBEAT, Topic
 from projector.ingest.checks import GivenHeartbeat
 from projector.ingest.kafka_sends import KafkaSends
@@ -71,12 +70,6 @@ class Heartbeats:
                     raise
                 self._reader = reader
             return self._reader
-
-
-def require_topic(has_sources: bool) -> None:
-    """Raise `TemporaryError` without the topic of heartbeats."""
-    if not has_sources:
-        raise TemporaryError("the topic `sources` is missing; create it with `projector topics`")
 
 
 def _completed(heartbeat: GivenHeartbeat, offsets: dict[Topic, list[int]]) -> dict[str, Any]:

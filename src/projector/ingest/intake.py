@@ -9,11 +9,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import structlog
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from redis.asyncio import Redis
 from starlette.requests import Request
 
 from projector.config.settings import Settings
 from projector.errors import ProjectorError
 from projector.events.model import HEARTBEAT, KafkaRecord
+from projector.feed.applied import Positions, wait_until_applied
 from projector.ingest import metrics
 from projector.ingest.admission import Admission
 from projector.ingest.body import RequestBody
@@ -23,7 +25,7 @@ from projector.ingest.feeders import Feeder, find_feeder
 from projector.ingest.heartbeats import Heartbeats
 from projector.ingest.http_events import mode_of, records_of
 from projector.ingest.kafka_sends import KafkaSends
-from projector.ingest.preferences import parse_preferences
+from projector.ingest.preferences import Preferences, parse_preferences
 from projector.ingest.readiness import Readiness
 from projector.ingest.refusals import BEARER, RefusedRequestError, unavailable
 
@@ -46,16 +48,21 @@ class Intake:
     """Takes requests with events."""
 
     def __init__(
-        self, settings: Settings, tokens: FeederFile, readiness: Readiness, sends: KafkaSends,
-        heartbeats: Heartbeats,
-    ) -> None:  # fmt: skip
+        self, settings: Settings, tokens: FeederFile, readiness: Readiness, redis: Redis
+    ) -> None:
         self._retention_ms = settings.tombstone_retention_ms
         self._tokens = tokens
         self._readiness = readiness
-        self._sends = sends
-        self._heartbeats = heartbeats
+        self._redis = redis
+        self._sends = KafkaSends(settings)
+        self._heartbeats = Heartbeats(settings, self._sends)
         self._admission = Admission()
         self._strangers = 0
+
+    async def stop(self) -> None:
+        """Disconnect from Kafka, once what is on its way is acknowledged or has failed."""
+        await self._sends.stop()
+        await self._heartbeats.stop()
 
     def find_feeder(self, request: Request) -> Feeder:
         """Return the feeder of the request's token; raises `RefusedRequestError`."""
@@ -91,17 +98,21 @@ class Intake:
             records = records_of(mode, headers, content, int(time.time() * 1000))
             await _check(checks, records)
             _refuse_findings(checks, feeder)
-            return await self._send(checks, feeder, partitions)
+            if checks.heartbeat:
+                self._readiness.require_sources()
+            positions, found = await self._send(checks, feeder, partitions)
+            return await self._reply(positions, found, preferences)
 
-    async def _send(self, checks: Checks, feeder: Feeder, partitions: int) -> Reply:
-        body: dict[str, Any] = {}
+    async def _send(
+        self, checks: Checks, feeder: Feeder, partitions: int
+    ) -> tuple[Positions, dict[str, Any]]:
+        """Send all; return the positions behind the events, and what their feeder should read."""
+        found: dict[str, Any] = {}
         try:
-            if checks.heartbeat and not self._readiness.has_sources:
-                raise unavailable("the topic `sources` is missing; ask the operator")
-            await self._sends.send(checks.events, partitions)
+            positions = await self._sends.send(checks.events, partitions)
             if checks.heartbeat:
                 offset = await self._heartbeats.send(checks.heartbeat, partitions)
-                body["heartbeat"] = {"source": checks.heartbeat.source, "offset": offset}
+                found["heartbeat"] = {"source": checks.heartbeat.source, "offset": offset}
         except MessageSizeTooLargeError:
             raise RefusedRequestError(413, "Kafka refuses an event as too large") from None
         except _OUTAGES as error:
@@ -111,8 +122,21 @@ class Intake:
             ) from None
         _count(checks, feeder)
         if checks.warnings:
-            body["warnings"] = _listed(checks.warnings)
-        return Reply(200 if body else 204, body or None)
+            found["warnings"] = _listed(checks.warnings)
+        return positions, found
+
+    async def _reply(
+        self, positions: Positions, found: dict[str, Any], preferences: Preferences
+    ) -> Reply:
+        """Wait for the views, if the feeder prefers so; return the answer."""
+        wait_s = preferences.wait_s
+        if wait_s is None:
+            return Reply(200 if found else 204, found or None)
+        if await wait_until_applied(self._redis, positions, wait_s):
+            applied = {"preference-applied": f"wait={wait_s}"}
+            return Reply(200 if found else 204, found or None, applied)
+        message = f"acknowledged by Kafka, but not all of it was in the views within {wait_s} s"
+        return Reply(202, {"message": message, **found})
 
 
 async def _check(checks: Checks, records: Sequence[KafkaRecord]) -> None:

@@ -25,5 +25,5 @@ def parse_preferences(headers: Iterable[tuple[bytes, bytes]]) -> Preferences:
                 key, _, text = preference.partition(";")[0].partition("=")
                 found.setdefault(key.strip().lower(), text.strip().strip('"').lower())
     wait = found.get("wait", "")
-    wait_s = min(int(wait), MAX_WAIT_S) if _WAIT.fullmatch(wait) else None
-    return Preferences(wait_s, found.get("handling") == "strict")
+    wait_s = min(int(wait), MAX_WAIT_S) if _WAIT.fullmatch(wait) else 0
+    return Preferences(wait_s or None, found.get("handling") == "strict")

@@ -25,7 +25,7 @@ class Readiness:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._partitions: int | None = None
-        self.has_sources = False
+        self._has_sources = False
         self.fault: str | None = "Kafka has not answered yet"
         metrics.READY.set(0)
 
@@ -35,6 +35,14 @@ class Readiness:
         if self.fault or self._partitions is None:
             raise unavailable(f"events cannot be taken now: {self.fault}")
         return self._partitions
+
+    def require_sources(self) -> None:
+        """Raise `RefusedRequestError` without the topic of heartbeats."""
+        if not self._has_sources:
+            raise unavailable(
+                f"the topic {self._settings.topic(SOURCES)} is missing: create it with "
+                "`projector topics`"
+            )
 
     async def watch(self) -> NoReturn:
         """Check until cancelled."""
@@ -51,7 +59,7 @@ class Readiness:
         except _FAILURES:
             self._note("Kafka cannot be reached")
         else:
-            self.has_sources = SOURCES in found
+            self._has_sources = SOURCES in found
             self._note(self._changed(found[Topic.MEMBERSHIP]))
 
     def _changed(self, count: int) -> str | None:
