@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator
 from importlib.metadata import version
+from typing import Any
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -28,7 +29,7 @@ log = structlog.get_logger()
 
 
 def create_ingest(settings: Settings, tokens: FeederFile) -> ASGIApp:
-    """Create the ASGI application."""
+    """Create the ASGI application of `projector ingest`."""
     readiness, redis = Readiness(settings), redis_client.create_redis(settings)
     intake = Intake(settings, tokens, readiness, redis)
 
@@ -42,6 +43,13 @@ def create_ingest(settings: Settings, tokens: FeederFile) -> ASGIApp:
         await intake.stop()
         await redis.aclose()
 
+    return create_application(intake, tokens, readiness, lifespan)
+
+
+def create_application(
+    intake: Intake, tokens: FeederFile, readiness: Readiness, lifespan: Any = None
+) -> ASGIApp:
+    """Create the ASGI application of these parts."""
     app = FastAPI(
         title="allowed-agents projector: ingest",
         version=version("allowed-agents-projector"),

@@ -21,6 +21,8 @@ from projector.ingest.refusals import RefusedRequestError
 
 MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 MAX_BATCH_EVENTS: Final = 1000
+# Workers refuse a record with more than 1000 headers.
+MAX_ATTRIBUTES: Final = 100
 STRUCTURED_TYPE: Final = "application/cloudevents+json"
 BATCH_TYPE: Final = "application/cloudevents-batch+json"
 JSON_TYPE: Final = "application/json"
@@ -134,6 +136,10 @@ def _attributes(headers: HttpHeaders) -> Headers:
     for name, value in headers:
         if match := _ATTRIBUTE.fullmatch(name):
             found.append((f"ce_{match[1].decode()}", unescape(value)))
+    if len(found) > MAX_ATTRIBUTES:
+        raise RefusedRequestError(
+            400, f"the event has {len(found)} attributes; at most {MAX_ATTRIBUTES} fit", errors=[]
+        )
     return (("content-type", JSON_TYPE.encode()), *found)
 
 

@@ -27,7 +27,7 @@ from projector.ingest.http_events import mode_of, records_of
 from projector.ingest.kafka_sends import KafkaSends
 from projector.ingest.preferences import Preferences, parse_preferences
 from projector.ingest.readiness import Readiness
-from projector.ingest.refusals import BEARER, RefusedRequestError, unavailable
+from projector.ingest.refusals import TOKEN_NEEDED, TOKEN_UNKNOWN, RefusedRequestError, unavailable
 
 log = structlog.get_logger()
 
@@ -70,7 +70,9 @@ class Intake:
             raise unavailable("the file of tokens cannot be used; ask the operator")
         scheme, _, given = request.headers.get("authorization", "").strip().partition(" ")
         if scheme.lower() != "bearer" or not given.strip():
-            raise RefusedRequestError(401, "a token is needed: Authorization: Bearer ...", BEARER)
+            raise RefusedRequestError(
+                401, "a token is needed: Authorization: Bearer ...", TOKEN_NEEDED
+            )
         feeder = find_feeder(self._tokens.feeders, given.strip().encode("latin-1"))
         if feeder is None:
             self._strangers = count = self._strangers + 1
@@ -78,7 +80,7 @@ class Intake:
             if count & (count - 1) == 0:
                 client = request.client.host if request.client else "unknown"
                 log.warning("unknown token", client=client, refused=count)
-            raise RefusedRequestError(401, "the token is not known", BEARER)
+            raise RefusedRequestError(401, "the token is not known", TOKEN_UNKNOWN)
         return feeder
 
     async def take(self, request: Request, body: RequestBody, feeder: Feeder) -> Reply:

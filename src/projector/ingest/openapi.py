@@ -3,8 +3,9 @@
 from typing import Any, Final
 
 from projector.contract import json_schemas
-from projector.events.model import EVENT_TYPES
-from projector.ingest.http_events import BATCH_TYPE, JSON_TYPE, STRUCTURED_TYPE
+from projector.events.header_attributes import NAMES
+from projector.events.model import HEARTBEAT
+from projector.ingest.http_events import BATCH_TYPE, JSON_TYPE, MAX_BATCH_EVENTS, STRUCTURED_TYPE
 
 ABOUT: Final = "CloudEvents 1.0 over HTTP, for teams without Kafka. See docs/ingest.md."
 _PREFIX: Final = "#/components/schemas/"
@@ -41,6 +42,11 @@ _HEARTBEAT: Final = {
     "type": "object",
     "properties": {"source": _MESSAGE, "offset": {"type": ["integer", "null"]}},
 }
+_HEARTBEAT_DATA: Final = "FeederHeartbeat"
+_HEARTBEAT_EXAMPLE: Final = {
+    "specversion": "1.0", "id": "h1", "source": "/example", "type": HEARTBEAT,
+    "data": {"source": "acme", "after": None},
+}  # fmt: skip
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "As 204, with something to read: parts that are not applied, or the "
@@ -81,26 +87,68 @@ def describe(schema: dict[str, Any]) -> dict[str, Any]:
     components["schemas"] = {
         **components.get("schemas", {}),
         **json_schemas.definitions(_PREFIX),
-        **{name: json_schemas.structured(name, _PREFIX) for name in EVENT_TYPES},
-        "Event": {"oneOf": [{"$ref": _PREFIX + name} for name in EVENT_TYPES]},
+        **{name: _event(name) for name in json_schemas.TYPES},
+        _HEARTBEAT_DATA: _heartbeat_data(),
+        "Event": {"oneOf": [{"$ref": _PREFIX + name} for name in json_schemas.TYPES]},
     }
     operation = schema["paths"]["/events"]["post"]
     operation["security"] = [{"bearer": []}]
+    operation["parameters"] = _parameters()
     operation["requestBody"] = _bodies()
     return schema
 
 
+def _event(name: str) -> dict[str, Any]:
+    """Return the schema of a type: a request has no record's key, and a heartbeat no offsets."""
+    shape = json_schemas.structured(name, _PREFIX)
+    if name != HEARTBEAT:
+        return shape | {"required": [*shape["required"], "partitionkey"]}
+    data = {"data": {"$ref": _PREFIX + _HEARTBEAT_DATA}}
+    return shape | {"properties": shape["properties"] | data, "examples": [_HEARTBEAT_EXAMPLE]}
+
+
+def _heartbeat_data() -> dict[str, Any]:
+    whole = json_schemas.definitions(_PREFIX)["SourceHeartbeat"]
+    properties = {name: whole["properties"][name] for name in ("source", "after")}
+    return {
+        "type": "object", "required": ["source"],
+        "properties": {**properties, "offsets": False},
+    }  # fmt: skip
+
+
+def _parameters() -> list[dict[str, Any]]:
+    """Return the headers: preferences, and in binary mode the attributes."""
+    headers = {
+        "Prefer": "`wait=5`: answer once the views contain the events, or after 5 seconds; "
+        "`handling=strict`: refuse what would be applied in part",
+        **{f"ce-{name}": f"binary mode: the attribute `{name}`" for name in NAMES},
+    }
+    return [
+        {"name": name, "in": "header", "schema": {"type": "string"}, "description": about}
+        for name, about in headers.items()
+    ]
+
+
 def _bodies() -> dict[str, Any]:
     event = {"$ref": f"{_PREFIX}Event"}
-    examples = {
-        name: {"summary": name, "value": found[0]}
-        for name, found in json_schemas.examples().items()
-    }
+    found = {name: examples[0] for name, examples in json_schemas.examples().items()}
+    found[HEARTBEAT] = _HEARTBEAT_EXAMPLE
+    batch = [found["group.set"], found["project.set"], found["job.started"]]
+    data = found["group.set"]["data"]
     return {
         "required": True,
         "content": {
-            STRUCTURED_TYPE: {"schema": event, "examples": examples},
-            BATCH_TYPE: {"schema": {"type": "array", "items": event}},
-            JSON_TYPE: {"schema": {"type": "object"}},
+            STRUCTURED_TYPE: {
+                "schema": event,
+                "examples": {name: {"value": example} for name, example in found.items()},
+            },
+            BATCH_TYPE: {
+                "schema": {"type": "array", "items": event, "maxItems": MAX_BATCH_EVENTS},
+                "examples": {"several": {"value": batch}},
+            },
+            JSON_TYPE: {
+                "schema": {"type": "object", "description": "binary mode: `data` alone"},
+                "examples": {"group.set": {"value": data}},
+            },
         },
     }

@@ -15,12 +15,12 @@ from projector.kafka import topics
 
 log = structlog.get_logger()
 
-CHECK_INTERVAL_S: Final = 2.0
+CHECK_INTERVAL_S: Final = 3.0
 _FAILURES: Final = (KafkaError, OperatorError, TemporaryError, OSError, TimeoutError)
 
 
 class Readiness:
-    """Whether Kafka answers and its topics can be used; checked every two seconds."""
+    """Whether Kafka answers and its topics can be used; checked every three seconds."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

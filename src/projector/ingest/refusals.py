@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 RETRY_AFTER: Final = {"retry-after": "1"}
-BEARER: Final = {"www-authenticate": 'Bearer realm="projector ingest"'}
+_REALM: Final = 'Bearer realm="projector ingest"'
+TOKEN_NEEDED: Final = {"www-authenticate": _REALM}
+TOKEN_UNKNOWN: Final = {"www-authenticate": f'{_REALM}, error="invalid_token"'}
 
 
 class RefusedRequestError(Exception):
