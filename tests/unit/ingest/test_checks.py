@@ -5,11 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from projector.events.cloudevents import decode_event
-from projector.events.model import EVENT_TYPES, BadEvent, Event
+from projector.events.model import BadEvent, Event
 from projector.feed.event_file import parse_line
 from projector.ingest.checks import Checks, check_event, read_heartbeat, source_of
 from projector.ingest.feeders import Feeder, parse_feeders
@@ -61,34 +59,6 @@ def outcome(decode: Callable[[], Event]) -> Event | str:
         return decode()
     except BadEvent as error:
         return str(error)
-
-
-ATTRIBUTES = st.sampled_from(["type", "partitionkey", "specversion", "id", "source", "sequence"])
-TYPES = st.sampled_from([*EVENT_TYPES, "x"])
-
-
-@given(
-    st.lists(st.tuples(ATTRIBUTES, TYPES | st.sampled_from(["3", "4", "1.0"])), max_size=6),
-    st.dictionaries(st.sampled_from(["id", "user_id", "group_id"]), st.just(3)),
-    st.lists(st.tuples(ATTRIBUTES, TYPES | st.sampled_from(["3", "4", "1.0"])), max_size=6),
-    st.booleans(),
-)
-def test_a_worker_reads_the_event_that_was_checked(
-    attributes: Any, data: Any, inner: Any, is_binary: bool
-) -> None:
-    """Rights are given for one event; with the record's key a worker must not read another."""
-    pairs = [
-        f"{json.dumps(n)}: {json.dumps(v)}" for n, v in [*inner, *data.items(), ("data", data)]
-    ]
-    headers = [(f"ce_{name}", text.encode()) for name, text in attributes]
-    given_record = record(("{" + ", ".join(pairs) + "}").encode(), *headers * is_binary)
-    try:
-        checked = check_event(given_record, DAY_MS)
-    except BadEvent:
-        return
-    sent = given_record._replace(key=checked.root.encode(), topic=checked.kind.topic)
-    read = decode_event(sent)
-    assert (read.type, read.root, read.data) == (checked.type, checked.root, checked.data)
 
 
 def test_an_event_within_an_event_gives_no_right() -> None:
