@@ -49,6 +49,7 @@ api/ops/auth, `OverloadedError` in api/read_batcher, `UnprovenError` in api/proo
 `RefusedTokenError` in api/tokens/signed_tokens, `UnverifiableTokenError` in
 api/tokens/signed_tokens,
 `ClockError` in clients/trusted_clock, `StateInUseError` in gitlab/mapping/state_file,
+`RefusedRequestError` in ingest/refusals, `WrongFeedersError` in ingest/feeders,
 `OutboxFullError` in gitlab/stream, `RepublishedError` in gitlab/stream_source, and
 `UnreachableError` in gitlab/setup/check. clients/retry lists the exceptions of clients that count
 as outages.
