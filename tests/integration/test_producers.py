@@ -4,6 +4,7 @@ Each feeds a small company of its own, and the product answers by it: first with
 after the revocations, without.
 """
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
+from projector.events.model import KafkaRecord
 from projector.events.partitioning import partition_of
 from projector.process import is_listening
-from tests import builders
+from tests import builders, recordings
 from tests.absence import skip_test
 from tests.integration import servers
 from tests.integration.conftest import BROKERS, apache_or_skip, prefixes
@@ -167,3 +170,21 @@ def test_what_a_producer_feeds_is_answered(product: Deployment, producer: str) -
     eventually(lambda: agents_of(product, company) == set(), "no agent", 30)
     feed(product, producer, company.end())
     assert product.until(company.token, 401).status == 401
+
+
+def test_a_record_of_debeziums_outbox_router_takes_an_agent_away(product: Deployment) -> None:
+    """The record that docs/recipes.md led to, sent as it was recorded."""
+    product.feed(*recordings.company())
+    eventually(lambda: recordings.AGENT in (product.agents("recorded") or []), "the agent", 30)
+    (removal,) = (r for r in recordings.recording("debezium").records if r.key == b"1500")
+    asyncio.run(send(product, removal))
+    eventually(lambda: recordings.AGENT not in (product.agents("recorded") or ()), "no agent", 30)
+    assert product.look_up("recorded").status == 200
+
+
+async def send(product: Deployment, record: KafkaRecord) -> None:
+    """Send a record to the partition that its key chooses."""
+    async with AIOKafkaProducer(bootstrap_servers=product.kafka, acks="all") as producer:
+        await producer.send_and_wait(
+            product.prefix + record.topic, record.value, record.key, headers=list(record.headers)
+        )
