@@ -45,7 +45,7 @@ func post(client *http.Client, events []byte) (*http.Response, []byte, error) {
 	return response, body, err
 }
 
-// send sends until the ingest takes or refuses the events; sending them twice does no harm.
+// send sends until the ingest takes or refuses the events; a `sequence` keeps late repeats harmless.
 func send(events []byte) (status int, body []byte, err error) {
 	client := &http.Client{Timeout: 30 * time.Second}
 	for range tries {
@@ -54,7 +54,7 @@ func send(events []byte) (status int, body []byte, err error) {
 		response, body, err = post(client, events)
 		if err == nil {
 			status = response.StatusCode
-			if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
+			if status < 500 && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests {
 				return status, body, nil
 			}
 			if seconds, wrong := strconv.Atoi(response.Header.Get("Retry-After")); wrong == nil {

@@ -19,12 +19,12 @@ HEADERS = {
 
 
 def send(client: httpx.Client, events: list[dict]) -> httpx.Response:
-    """Send until the ingest takes or refuses the events; sending them twice does no harm."""
+    """Send until the ingest takes or refuses the events; a `sequence` keeps late repeats harmless."""
     for _ in range(TRIES):
         wait = 1.0
         try:
             answer = client.post("/events", content=json.dumps(events))
-            if answer.status_code not in (429, 503):
+            if answer.status_code < 500 and answer.status_code not in (408, 429):
                 return answer
             wait = float(answer.headers.get("Retry-After", wait))
             reason = answer.text

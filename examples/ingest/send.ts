@@ -16,7 +16,7 @@ interface Answer {
   warnings?: Finding[];
 }
 
-// Sends until the ingest takes or refuses the events; sending them twice does no harm.
+// Sends until the ingest takes or refuses the events; a `sequence` keeps late repeats harmless.
 async function send(events: string): Promise<Response> {
   let reason = "";
   for (let tried = 0; tried < TRIES; tried++) {
@@ -32,7 +32,7 @@ async function send(events: string): Promise<Response> {
         body: events,
         signal: AbortSignal.timeout(30_000),
       });
-      if (response.status !== 429 && response.status !== 503) return response;
+      if (response.status < 500 && ![408, 429].includes(response.status)) return response;
       wait = Number(response.headers.get("Retry-After") ?? wait);
       reason = await response.text();
     } catch (error) {

@@ -12,6 +12,7 @@ from projector.process import is_listening
 from tests.absence import skip_test
 from tests.integration import processes, servers
 from tests.integration.deployment import Deployment
+from tests.integration.ingest import TOKEN, Ingest
 from tests.integration.ports import free_port
 
 BROKERS = {"embedded": servers.embedded_kafka, "apache": servers.apache_kafka}
@@ -75,3 +76,18 @@ def deployment(kafka: str, tmp_path: Path) -> Iterator[Deployment]:
         servers.eventually(lambda: is_listening(port), "Valkey listening")
         with Deployment(kafka, port, f"test-{next(prefixes)}.", tmp_path) as deployment:
             yield deployment
+
+
+@pytest.fixture(scope="session")
+def ingest(
+    address_of: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ingest]:
+    """Yield one ingest, with the whole product behind it; at the end, its log has no token."""
+    folder, port, kafka = tmp_path_factory.mktemp("ingest"), free_port(), address_of("embedded")
+    with servers.running(servers.valkey(folder, port)):
+        servers.eventually(lambda: is_listening(port), "Valkey listening")
+        with Deployment(kafka, port, f"test-{next(prefixes)}.", folder) as deployment:
+            deployment.start_all()
+            ingest = Ingest(deployment)
+            yield ingest
+            assert TOKEN not in ingest.server.log()

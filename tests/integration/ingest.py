@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -21,6 +19,7 @@ class Ingest:
     """A running `projector ingest`; `TOKEN` may send everything."""
 
     def __init__(self, product: Deployment) -> None:
+        """Start an ingest in front of a deployment that runs."""
         self.product = product
         self.tokens: Path = product.folder / "ingest-tokens.json"
         self.accept_token()
@@ -51,11 +50,3 @@ class Ingest:
         name = "projector_ingest_request_seconds_count{"
         mine = (line for line in lines if line.startswith(name) and f'"{status}"' in line)
         return sum(float(line.rpartition(" ")[2]) for line in mine)
-
-
-@contextmanager
-def deployed_ingest(kafka: str, prefix: str, redis_port: int, folder: Path) -> Iterator[Ingest]:
-    """Run the whole product with an ingest."""
-    with Deployment(kafka, redis_port, prefix, folder) as product:
-        product.start_all()
-        yield Ingest(product)

@@ -8,18 +8,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from projector.process import is_listening
 from tests import builders
 from tests.absence import skip_test
-from tests.integration import servers
-from tests.integration.conftest import prefixes
-from tests.integration.ingest import TOKEN, Ingest, deployed_ingest
-from tests.integration.ports import free_port
+from tests.integration.ingest import TOKEN, Ingest
 from tests.integration.servers import REPOSITORY, eventually
 from tests.integration.test_producers import Company, agents_of, clients
 
@@ -31,20 +26,6 @@ CLIENTS = {
     "go": ("ingest-go", ["{clients}/ingest-go"]),
     "typescript": ("ingest-typescript", ["node", "{clients}/ingest-typescript/send.js"]),
 }
-
-
-@pytest.fixture(scope="module")
-def ingest(
-    address_of: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Ingest]:
-    """Yield one ingest for all clients."""
-    folder, port = tmp_path_factory.mktemp("ingest"), free_port()
-    with servers.running(servers.valkey(folder, port)):
-        eventually(lambda: is_listening(port), "Valkey listening")
-        prefix = f"test-{next(prefixes)}."
-        with deployed_ingest(address_of("embedded"), prefix, port, folder) as ingest:
-            yield ingest
-            assert TOKEN not in ingest.server.log()
 
 
 @pytest.fixture(params=CLIENTS)
