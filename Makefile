@@ -7,7 +7,7 @@ END_TO_END := tests/integration/test_end_to_end.py tests/integration/test_compat
 # More than there are cores: most tests wait for a broker most of the time.
 PROCESSES ?= 4
 
-.PHONY: help setup run gitlab test test-all browser faults model bench bench-smoke bench-setup format lint types schemas reference lock kafka producers clean
+.PHONY: help setup run gitlab test test-all browser faults model bench bench-smoke bench-setup format lint types schemas reference lock kafka producers helm clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -30,7 +30,7 @@ gitlab: PORT := 8000
 gitlab: setup ## the same fed from a GitLab-shaped database, where PostgreSQL is installed
 	@$(BIN)/python -m examples.gitlab.demo $(PORT)
 
-test: setup kafka ## unit tests, and the product from end to end on both brokers; two and a half minutes
+test: setup kafka helm ## unit tests, and the product from end to end on both brokers; two and a half minutes
 	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(END_TO_END) tests/unit tests/compat
 
 test-all: test producers ## that, and every command, TLS, users, Redis Cluster, Sentinel, ...; eight minutes
@@ -60,6 +60,9 @@ kafka: ## the jars of Apache Kafka for the tests, where Java and Maven are insta
 
 producers: ## the clients of other producers for the tests, those in Node.js and Go where these are installed
 	@PYTHON=$(PYTHON) scripts/producers fetch
+
+helm: ## Helm for the tests of the chart, where Go is installed
+	@scripts/helm fetch
 
 format: setup ## format the code
 	$(BIN)/ruff format .

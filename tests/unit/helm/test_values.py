@@ -1,0 +1,176 @@
+"""The values: strict, complete, and equal to the product's settings."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from projector.config.env import variable_name
+from projector.config.gitlab_settings import GitlabSettings
+from projector.config.settings import Settings
+from tests.unit.helm.chart import CHART, VALUES, refusal, rendered
+
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+TEXT = (CHART / "values.yaml").read_text()
+BOUNDS = ("type", "minimum", "maximum", "exclusiveMinimum", "enum")
+
+
+def objects(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every object of the schema that has fields, with its path."""
+    schema = resolved(schema)
+    if "properties" in schema:
+        yield path, schema
+        for name, child in schema["properties"].items():
+            yield from objects(child, f"{path}.{name}" if path else name)
+
+
+def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" not in schema:
+        return schema
+    return dict(SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]])
+
+
+def test_no_object_of_the_values_takes_unknown_names() -> None:
+    """Only Kubernetes' own structures are open, and Kubernetes checks those."""
+    found = dict(objects(SCHEMA))
+    assert len(found) > 20
+    assert [path for path, each in found.items() if each.get("additionalProperties") is not False
+            ] == []  # fmt: skip
+
+
+def test_the_schema_and_the_values_have_the_same_names() -> None:
+    def names(values: dict[str, Any], schema: dict[str, Any]) -> None:
+        fields = resolved(schema).get("properties", {})
+        assert values.keys() - fields.keys() == set()
+        for name, value in values.items():
+            if isinstance(value, dict) and value and "properties" in resolved(fields[name]):
+                names(value, fields[name])
+                assert resolved(fields[name])["properties"].keys() == value.keys(), name
+
+    names(DEFAULTS, SCHEMA)
+    assert SCHEMA["properties"].keys() - DEFAULTS.keys() == {"global"}  # Helm's own
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "prefix"),
+    [
+        (SCHEMA["properties"]["settings"]["properties"], Settings, ""),
+        (SCHEMA["properties"]["bridge"]["properties"]["settings"]["properties"], GitlabSettings,
+         "gitlab_"),
+    ],
+    ids=["settings", "bridge.settings"],
+)  # fmt: skip
+def test_settings_have_the_bounds_of_the_product(
+    fields: dict[str, Any], model: type[Settings | GitlabSettings], prefix: str
+) -> None:
+    ours = {
+        variable_name(prefix + name): field
+        for name, field in model.model_json_schema()["properties"].items()
+    }
+    for name, field in fields.items():
+        known = {bound: ours[name][bound] for bound in BOUNDS if bound in ours[name]}
+        given = {bound: field[bound] for bound in BOUNDS if bound in field}
+        if "enum" in given:
+            known.pop("type")
+        assert given == known, name
+
+
+def test_the_comments_name_settings_with_their_defaults() -> None:
+    offered = dict(line.strip("# ").split(": ", 1) for line in TEXT.splitlines()
+                   if line.strip().startswith("# PROJECTOR_"))  # fmt: skip
+    assert len(offered) > 5
+    for name, value in offered.items():
+        default = Settings.model_fields[name.removeprefix("PROJECTOR_").lower()].default
+        assert yaml.safe_load(value) == default, name
+
+
+def test_every_value_has_a_comment() -> None:
+    """Each line that sets something has one above it, in its block or before it."""
+    lines = TEXT.splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith(" ") or not line or line.startswith("#"):
+            continue
+        assert lines[number - 1].startswith("#") or line in {
+            "image:", "kafka:", "redis:", "monitoring:", "serviceAccount:",
+        }, line  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("replicas=3", "replicas"),
+        ("worker.replica=3", "replica"),
+        ("settings.PROJECTOR_MAX_STALENES=3", "PROJECTOR_MAX_STALENES"),
+        ("settings.PROJECTOR_REDIS_URL=x", "PROJECTOR_REDIS_URL"),
+        ("settings.PROJECTOR_SESSION_TIMEOUT=5", "settings.PROJECTOR_SESSION_TIMEOUT"),
+        ("worker.replicas=two", "worker.replicas"),
+        ("kafka.securityProtocol=TLS", "kafka.securityProtocol"),
+        ("kafka.brokers=http://kafka:9092", "kafka.brokers"),
+        ("kafka.brokers=kafka", "kafka.brokers"),
+        ("redis.url=redis:6379", "redis.url"),
+        ("kafka.ca.secret=a,kafka.ca.configMap=b", "kafka.ca"),
+        ("kafka.ca.file=ca.pem", "kafka.ca"),
+        ("pods.extraEnv[0].name=PROJECTOR_KAFKA", "pods.extraEnv"),
+        ("image.repository=projector:latest", "image.repository"),
+        ("worker.terminationGracePeriodSeconds=10", "worker.terminationGracePeriodSeconds"),
+        ("api.jobTokens.publicKeys.a=BEGIN PRIVATE KEY", "api.jobTokens.publicKeys"),
+        ("networkPolicy.metrics[0].app=1", "networkPolicy.metrics"),
+        ("worker.resources.limits.memory=lots", "worker.resources.limits.memory"),
+    ],
+)
+def test_an_unknown_name_or_a_wrong_value_is_refused(arguments: str, reason: str) -> None:
+    said = refusal("minimal", "--set", arguments)
+    assert "values don't meet the specifications of the schema" in said
+    assert reason in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("image.repository=", "image.repository: give"),
+        ("kafka.brokers=", "kafka.brokers: give"),
+        ("redis.url=", "redis.url: give"),
+        ("redis.url=redis://user:secret@redis:6379", "redis.url: leave user and password out"),
+        ("redis.urlSecret=url", "redis.url and redis.urlSecret: set one of them"),
+        ("redis.ca.secret=ca", "redis.ca: has no effect without TLS; begin redis.url with rediss"),
+        ("kafka.ca.secret=ca", "kafka.ca: has no effect without TLS; set kafka.security"),
+        ("kafka.securityProtocol=SASL_SSL", "kafka.user: give name and secret"),
+        ("kafka.user.name=worker", "kafka.user: has no effect with"),
+        ("worker.kafkaUser.name=worker", "worker.kafkaUser: has no effect with"),
+        ("redis.user.certificateSecret=tls", "redis.user.certificateSecret: has no effect"),
+        ("redis.user.secret=a,redis.user.password=b", "redis.user.secret and .password: set one"),
+        ("worker.replicas=17", "worker.replicas: at most 16"),
+        ("worker.replicas=9,settings.PROJECTOR_PARTITIONS=8", "worker.replicas: at most 8"),
+        ("api.jobTokens.issuer=gitlab.example.com", "api.jobTokens.publicKeys: give"),
+        ("api.jobTokens.configMap=keys", "api.jobTokens.issuer: give"),
+        ("api.ingress.enabled=true", "api.ingress.host: give"),
+        ("ops.enabled=true", "ops.tokenSecret: name"),
+        ("ingest.enabled=true", "ingest.tokensSecret: name"),
+        ("bridge.enabled=true", "bridge.database: give"),
+        ("bridge.enabled=true,bridge.database=host=db password=x", "bridge.database: leave the"),
+        ("bridge.enabled=true,bridge.database=postgres://me:x@db", "bridge.database: leave the"),
+        ("bridge.enabled=true,bridge.database=host=db,bridge.tokens=decrypt", "set both or none"),
+    ],
+)
+def test_values_that_need_one_another_are_named(arguments: str, reason: str) -> None:
+    said = refusal("minimal", "--set", arguments)
+    assert "the values cannot be used:" in said
+    assert f"\n  - {reason}" in said or reason in said.rpartition("  - ")[2]
+
+
+def test_all_that_is_wrong_is_named_at_once() -> None:
+    said = refusal("minimal", "--set", "image.repository=,kafka.brokers=,worker.replicas=17")
+    assert said.count("\n  - ") == 3
+
+
+def test_parts_that_are_off_leave_nothing_behind() -> None:
+    parts = {m["metadata"]["labels"]["app.kubernetes.io/component"] for m in rendered("minimal")}
+    assert parts == {"all", "worker", "api", "topics", "test"}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_file_of_values_has_its_reason(name: str) -> None:
+    assert VALUES[name].read_text().startswith("# ")
