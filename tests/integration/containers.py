@@ -21,6 +21,7 @@ from tests.unit.helm.chart import (
     container,
     environment,
     of_kind,
+    parse,
     pods,
     template,
 )  # fmt: skip
@@ -38,7 +39,7 @@ class Installation:
         (given := folder / "values.yaml").write_text(yaml.safe_dump(dict(values)))
         done = template("--values", str(given))
         assert done.returncode == 0, done.stderr
-        manifests = [each for each in yaml.safe_load_all(done.stdout) if each]
+        manifests = parse(done.stdout)
         self.pods = pods(manifests)
         self._folder = folder
         self._objects = {**before, **made_by(manifests)}

@@ -1,7 +1,10 @@
 """The values: strict, complete, and equal to the product's settings."""
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ import yaml
 from projector.config.env import variable_name
 from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
-from tests.unit.helm.chart import CHART, VALUES, refusal, rendered
+from tests.unit.helm.chart import CHART, REPOSITORY, VALUES, refusal, rendered, template
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -169,6 +172,16 @@ def test_all_that_is_wrong_is_named_at_once() -> None:
 def test_parts_that_are_off_leave_nothing_behind() -> None:
     parts = {m["metadata"]["labels"]["app.kubernetes.io/component"] for m in rendered("minimal")}
     assert parts == {"all", "worker", "api", "topics", "test"}
+
+
+def test_the_examples_of_the_documents_are_accepted(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / "kubernetes.md").read_text()
+    blocks = re.findall(r"^ *```yaml\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 4
+    for number, block in enumerate(blocks):
+        (values := tmp_path / f"{number}.yaml").write_text(dedent(block))
+        done = template("--values", str(VALUES["minimal"]), "--values", str(values))
+        assert done.returncode == 0, block + done.stderr
 
 
 @pytest.mark.parametrize("name", VALUES)
