@@ -21,6 +21,7 @@ from projector.cli.main import app
 from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.gitlab import metrics as gitlab_metrics
+from projector.ingest import metrics as ingest_metrics
 from tests.absence import skip_test
 
 REPOSITORY = Path(__file__).parents[2]
@@ -35,9 +36,10 @@ COMPOSE = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
 
 
 def families() -> Iterator[Metric]:
-    """Everything that workers, the GitLab bridge and the API expose."""
+    """Everything that workers, the GitLab bridge, the ingest and the API expose."""
     assert metrics.EVENTS
     assert gitlab_metrics.EVENTS
+    yield from ingest_metrics.REGISTRY.collect()
     yield from REGISTRY.collect()
     yield from api_metrics.REGISTRY.collect()
     yield from api_metrics.FreshnessCollector(Freshness(None)).collect()  # type: ignore[arg-type]
@@ -116,6 +118,7 @@ def test_no_label_can_have_values_without_end() -> None:
         "topic", "outcome", "status", "partition", "facts", "what", "reason", "le", "result",
         "source",  # of PROJECTOR_SOURCES
         "type", "table", "kind", "step",  # of the bridge
+        "token",  # the name of one in PROJECTOR_INGEST_TOKENS_FILE
     }  # fmt: skip
 
 
