@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -161,7 +162,7 @@ def test_the_wire_is_spoken_as_http_wants_it(broker: tuple[Server, Deployment]) 
     structured = {"content-type": "application/cloudevents+json"}
     connection = http.client.HTTPConnection("127.0.0.1", ingest.port, timeout=20)
 
-    def post(body: object, token: str = ALL, **headers: str) -> int:
+    def post(body: Any, token: str = ALL, **headers: str) -> int:
         given = {**structured, "authorization": f"Bearer {token}", **headers}
         connection.request("POST", "/events", body, given)
         answer = connection.getresponse()

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 import structlog
@@ -47,34 +49,29 @@ class KafkaSends:
         self._acknowledged: dict[tuple[Topic, int], tuple[int, float]] = {}
 
     async def send(self, events: list[CheckedEvent], partitions: int) -> Positions:
-        """Send the events in order; return once Kafka has acknowledged all; raises `KafkaError`."""
-        producer = await self._started()
-        batch = Batch(producer, self._settings)
-        try:
-            async with asyncio.timeout(SEND_S):
+        """Send the events in order; return once Kafka has acknowledged all.
+
+        Raises `KafkaError`, `OSError` and `TimeoutError`.
+        """
+        async with asyncio.timeout(SEND_S), self._producing() as producer:
+            batch = Batch(producer, self._settings)
+            try:
                 for event, record in events:
                     for partition in target_partitions(event, partitions):
                         await batch.send(_message(event, record, partition))
                 positions = await batch.acknowledged()
-        except (KafkaError, TimeoutError, OSError):
-            self._replace(producer)
-            raise
-        finally:
-            await batch.abandon()
+            finally:
+                await batch.abandon()
         now = time.monotonic()
         self._acknowledged |= {place: (position, now) for place, position in positions.items()}
         return positions
 
     async def send_heartbeat(self, source: str, value: bytes) -> int:
         """Send a heartbeat; return its offset once it is acknowledged; raises `KafkaError`."""
-        producer = await self._started()
-        try:
+        async with asyncio.timeout(SEND_S), self._producing() as producer:
             record = await producer.send_and_wait(
                 self._settings.topic(SOURCES), value, source.encode(), 0, headers=[CONTENT_TYPE]
             )
-        except (KafkaError, OSError):
-            self._replace(producer)
-            raise
         return int(record.offset)
 
     def lately_acknowledged(self, topic: Topic, partition: int) -> int:
@@ -87,6 +84,16 @@ class KafkaSends:
         if self._producer:
             self._replace(self._producer)
         await asyncio.gather(*self._discarding, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _producing(self) -> AsyncIterator[AIOKafkaProducer]:
+        """Yield the producer; replace it if the block fails, or takes too long."""
+        producer = await self._started()
+        try:
+            yield producer
+        except (KafkaError, OSError, asyncio.CancelledError):
+            self._replace(producer)
+            raise
 
     async def _started(self) -> AIOKafkaProducer:
         async with self._starting:

@@ -10,7 +10,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
 from projector.events.model import MAX_EVENT_BYTES
-from projector.ingest import admission, metrics
+from projector.ingest import admission, body, metrics
 from projector.ingest.admission import Admission
 from projector.ingest.http_events import BATCH_TYPE, JSON_TYPE, MAX_BATCH_BYTES
 from projector.ingest.preferences import Preferences, parse_preferences
@@ -101,6 +101,19 @@ async def test_sizes_are_bounded(world: IngestWorld) -> None:
     larger = b" " * (MAX_BATCH_BYTES + 1)
     assert (await world.post(larger, media_type=BATCH_TYPE)).status_code == 413
     assert (await world.post_batch(*[1] * 1001)).status_code == 413
+
+
+async def test_a_slow_body_is_408(world: IngestWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "READ_S", 0.01)
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"["
+        await asyncio.Event().wait()
+
+    headers = {"authorization": f"Bearer {IAM}", "content-type": BATCH_TYPE}
+    answer = await world.http.post("/events", content=never(), headers=headers)
+    assert (answer.status_code, answer.headers["connection"]) == (408, "close")
+    assert not world.intake._admission._requests
 
 
 @pytest.mark.parametrize("error", [KafkaConnectionError(), TimeoutError(), OSError("x")])
