@@ -94,6 +94,8 @@ class Intake:
         partitions = self._readiness.partitions
         with self._admission.admitted(feeder.name, length):
             content = await body.read(mode)
+            # The token may have been removed while the body came.
+            feeder = self.find_feeder(request)
             metrics.BYTES.labels(feeder.name).inc(len(content))
             preferences = parse_preferences(headers)
             checks = Checks(feeder, self._retention_ms, strict=preferences.strict)

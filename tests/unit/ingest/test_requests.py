@@ -103,6 +103,21 @@ async def test_sizes_are_bounded(world: IngestWorld) -> None:
     assert (await world.post_batch(*[1] * 1001)).status_code == 413
 
 
+async def test_a_token_that_is_removed_while_a_body_comes_sends_nothing(
+    world: IngestWorld,
+) -> None:
+    async def removing() -> AsyncIterator[bytes]:
+        yield b"["
+        world.write(FEEDERS[:1])
+        await world.tokens.refresh()
+        yield json.dumps(ACME).encode() + b"]"
+
+    headers = {"authorization": f"Bearer {IAM}", "content-type": BATCH_TYPE}
+    answer = await world.http.post("/events", content=removing(), headers=headers)
+    assert answer.status_code == 401
+    assert world.sends.sent == []
+
+
 async def test_a_slow_body_is_408(world: IngestWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "READ_S", 0.01)
 
