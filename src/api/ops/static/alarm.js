@@ -66,6 +66,8 @@ function sinceText({ since: began }) {
 export function showSilence(reason, answered) {
   const now = serverNow();
   at("silence").hidden = false;
+  // Whether its causes still hold is not known.
+  at("alarm").hidden = true;
   setText(at("silence-what"), "This page cannot reach its server.");
   setText(at("silence-since"), answered ? `Since ${since(answered, now)}, for ${elapsed((now - answered) / 1000)}. All below is of then.` : "");
   setText(at("silence-reason"), reason);
