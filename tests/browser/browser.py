@@ -19,7 +19,8 @@ DESKTOP = (1440, 900)
 PHONE = (390, 844)
 # A small one.
 SMALL_PHONE = (360, 740)
-QUALITY = 75
+# Pictures of at most 100 KB.
+QUALITY, MOST_HEIGHT = 60, 1300
 
 
 class Browser:
@@ -85,10 +86,16 @@ class Browser:
             self.type(Keys.TAB)
         raise AssertionError(f"Tab does not reach {identity}")
 
-    def screenshot(self, name: str) -> None:
-        """Write the whole page; the names of those that the documents show begin with `page-`."""
-        self.driver.execute_script("scrollTo(0, 0)")
-        how = {"captureBeyondViewport": True, "format": "webp", "quality": QUALITY}
+    def screenshot(self, name: str, of: str = "body") -> None:
+        """Write the element's upper part; the names that documents show begin with `page-`."""
+        script = """
+            scrollTo(0, 0);
+            const box = document.querySelector(arguments[0]).getBoundingClientRect();
+            return [box.x, box.y, box.width, Math.min(box.height, arguments[1])];
+        """
+        x, y, width, height = self.driver.execute_script(script, of, MOST_HEIGHT)
+        clip = {"x": x, "y": y, "width": width, "height": height, "scale": 1}
+        how = {"captureBeyondViewport": True, "format": "webp", "quality": QUALITY, "clip": clip}
         shot = self._command("Page.captureScreenshot", how)
         (self._screenshots / f"{name}.webp").write_bytes(base64.b64decode(shot["data"]))
 

@@ -195,8 +195,7 @@ def test_dead_letters_are_grouped_and_replays_are_marked(
     # A time stays on one line at this width.
     time = page.find("#letters details[open] td.time").size["height"]
     assert time < 40
-    page.driver.execute_script("document.querySelector('#letters-section').scrollIntoView()")
-    page.screenshot("page-dead-letters")
+    page.screenshot("page-dead-letters", of="#letters-section")
     # What is open stays open when another letter comes.
     made_up.found = [replace(LETTER, id="0:51"), *made_up.found]
     page.until_text("#letters", "42 \u00d7")
