@@ -80,7 +80,10 @@ def _wait(settings: Settings, positions: "Positions", wait_s: float) -> None:
     if found := run_command(settings, with_redis(settings, delays)):
         fail(
             FINDING,
-            *(f"{why.reason} {_named(where)}: {why.advice}" for why, where in found.items()),
+            *(
+                f"{why.before} {_named(where)}{why.after}: {why.advice}"
+                for why, where in found.items()
+            ),
             f"answers lack some of the events after {wait_s:g} s; Kafka has all of them, so do not "
             "send them again",
         )

@@ -34,6 +34,7 @@ FIRST_PAUSE_S: Final = 0.002
 LONGEST_PAUSE_S: Final = 0.05
 # Seconds: an owner stamps four times a second.
 SILENT_S: Final = 2.0
+LOOK: Final = "look at `projector status`"
 
 
 async def wait_until_applied(
@@ -70,9 +71,10 @@ async def _missing(redis: Redis, positions: Mapping[tuple[Topic, int], int]) -> 
 
 
 class Delay(NamedTuple):
-    """The reason why answers lack events, to be completed by partitions; then what to do."""
+    """Why answers lack events, in words before and after the partitions; then what to do."""
 
-    reason: str
+    before: str
+    after: str
     advice: str
 
 
@@ -96,14 +98,13 @@ async def find_delays(
 def _delay(fields: object, now_ms: float) -> Delay:
     state = _decode(fields)
     if state is None or not state.version.epoch:
-        return Delay("no worker has claimed", "start `projector worker` on this Redis")
+        return Delay("no worker has claimed", "", "start `projector worker` on this Redis")
     if state.stamp is None:
-        return Delay(f"worker {state.owner} has not yet stamped", "look at `projector status`")
+        return Delay(f"worker {state.owner} has not yet stamped", "", LOOK)
     silent_s = (now_ms - state.stamp) / 1000
     if silent_s > SILENT_S:
-        reason = f"worker {state.owner} has for {silent_s:.0f} s not stamped"
-        return Delay(reason, "look at `projector status`")
-    return Delay(f"worker {state.owner} still applies events of", "wait longer with --wait")
+        return Delay(f"worker {state.owner} has not stamped", f" for {silent_s:.0f} s", LOOK)
+    return Delay(f"worker {state.owner} still applies events of", "", "wait longer with --wait")
 
 
 def _decode(fields: object) -> PartitionState | None:

@@ -316,7 +316,7 @@ def test_feed_names_a_worker_that_is_silent(
     redis.hincrby(key, "stamp", -60_000)
     kafka.positions = {(Topic.MEMBERSHIP, worlds.HOME): 99}
     result = run("feed", written(tmp_path, GOOD), "--wait", "0")
-    assert f"has for 60 s not stamped partition {worlds.HOME}: look at `projector" in result.stderr
+    assert f"has not stamped partition {worlds.HOME} for 60 s: look at `projector" in result.stderr
     redis.hdel(key, "stamp")
     result = run("feed", written(tmp_path, GOOD), "--wait", "0")
     assert "has not yet stamped partition" in result.stderr
