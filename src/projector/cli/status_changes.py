@@ -21,9 +21,9 @@ def _changes(before: Status | None, now: Status) -> Iterator[str]:
         yield "lag and dead letters are known again"
     yield from _partitions(before, now)
     yield from _sources(before, now)
-    known = {cause.name: cause.what for cause in before.causes} if before else {}
+    known = {(c.name, c.severity, c.what) for c in before.causes} if before else set()
     for cause in now.causes:
-        if known.get(cause.name) != cause.what:
+        if (cause.name, cause.severity, cause.what) not in known:
             yield cause_line(cause)
     if before and before.causes and not now.causes:
         yield "all is well"

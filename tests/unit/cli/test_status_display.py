@@ -161,6 +161,14 @@ async def test_a_watch_that_prints_changes_says_when_kafka_is_silent_and_when_it
     assert line.endswith("lag and dead letters are known again")
 
 
+async def test_a_line_says_that_a_cause_has_become_an_outage(world: StoredStatus) -> None:
+    await world.stamp(0, 5)
+    late = await world.read(trouble=AWAY)
+    await world.stamp(0, 20)
+    _, cause = changes(late, await world.read(trouble=AWAY))
+    assert "outage: Kafka cannot be reached. Lookups get 503." in cause
+
+
 async def test_without_sources_no_line_is_about_them(world: StoredStatus) -> None:
     await world.stamp(0, 0)
     await world.publish(0)
