@@ -5,18 +5,23 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
 from projector.config.settings import Settings
 from projector.errors import MissingTopicsError
+from projector.events.model import DEAD_LETTERS, Topic
+from projector.kafka.broker_protocol import BrokerAnswer, PartitionLeader
 from projector.operators import kafka_lag
-from projector.operators.kafka_lag import EndOffsetPoller
+from projector.operators.kafka_lag import EndOffsetPoller, EndOffsetReader
 from projector.operators.status import Ends
 from projector.operators.status_model import KafkaFault
 
 ENDS = Ends({}, {}, 3)
+ID = UUID(int=7)
 
 
 class Source:
@@ -139,3 +144,53 @@ async def test_after_a_pause_nothing_from_before_it_is_shown(source: Source) -> 
     source.answer = source.ends
     again.cancel()
     await asyncio.wait({again}, timeout=5)
+
+
+class LeaderlessKafka:
+    """Takes the place of consumer and brokers: one topic of partition 1 has no leader."""
+
+    LEADERLESS = TopicPartition("a.agent-config", 1)
+
+    def __init__(self) -> None:
+        self.asked: set[TopicPartition] = set()
+
+    async def ask_any(self, _question: Any) -> BrokerAnswer:
+        named = [TopicPartition(f"a.{topic}", n) for topic in Topic for n in range(2)]
+        return BrokerAnswer(
+            {},
+            {
+                tp: PartitionLeader(-1 if tp == self.LEADERLESS else 1, 5, frozenset([1]), ID)
+                for tp in [*named, TopicPartition("a.dead-letters", 0)]
+            },
+        )
+
+    def learn(self, addresses: object) -> None: ...
+
+    async def beginning_offsets(self, tps: set[TopicPartition]) -> dict[TopicPartition, int]:
+        self.asked |= tps
+        return dict.fromkeys(tps, 1)
+
+    async def end_offsets(self, tps: set[TopicPartition]) -> dict[TopicPartition, int]:
+        self.asked |= tps
+        return dict.fromkeys(tps, 4)
+
+    def assign(self, _tps: object) -> None: ...
+
+    def seek(self, _tp: object, _offset: int) -> None: ...
+
+    async def getmany(self, timeout_ms: int) -> None: ...
+
+    def highwater(self, _tp: object) -> None: ...
+
+
+async def test_a_topic_without_a_leader_hides_no_other_lag() -> None:
+    """Kafka answers no question about it: the lag of all partitions was missing."""
+    kafka: Any = LeaderlessKafka()
+    counts: dict[str, int] = {str(topic): 2 for topic in Topic} | {DEAD_LETTERS: 1}
+    reader = EndOffsetReader(Settings(kafka="k:1", topic_prefix="a."), kafka, kafka, counts)
+    found = await reader.read()
+    assert LeaderlessKafka.LEADERLESS not in kafka.asked
+    assert found.ends == {0: dict.fromkeys(Topic, 4)}
+    assert found.leaderless == {1: [Topic.AGENT_CONFIG]}
+    assert found.dead_letters == 3
+    assert found.topic_ids == dict.fromkeys(Topic, str(ID))
