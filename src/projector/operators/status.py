@@ -39,6 +39,8 @@ MINUTES: Final = 5
 PARTITIONS_PER_CALL: Final = 500
 MAX_OWNER: Final = 200
 MAX_NUMBER: Final = 2**53
+# The fields that change with every checkpoint, and before and after one that is written in steps.
+CHECKPOINT: Final = ("epoch", "revision", "facts")
 # Answers of Redis for each partition.
 PER_PARTITION: Final = 5
 
@@ -111,7 +113,7 @@ async def _read_partitions(redis: Redis, count: int) -> AsyncIterator[StoredPart
         activities = [schema.activity_key(partition) for partition in chunk]
         commands: list[tuple[str, ...]] = [("HGETALL", key) for key in keys]
         commands += [("HLEN", schema.facts_key(partition)) for partition in chunk]
-        commands += [("HMGET", key, "revision") for key in keys]
+        commands += [("HMGET", key, *CHECKPOINT) for key in keys]
         commands += [("GET", key) for key in activities]
         commands += [("PTTL", key) for key in activities]
         found = await redis_batch.execute(redis, commands)
@@ -120,14 +122,14 @@ async def _read_partitions(redis: Redis, count: int) -> AsyncIterator[StoredPart
 
 
 def _stored(partition: int, answers: Sequence[CommandResult]) -> StoredPartition:
-    fields, facts, revision, raw, left = answers
+    fields, facts, checkpoint, raw, left = answers
     hash_ = _value(fields.value)
     state = _decode_state(hash_ or {})
     damage = None
     if state is None and (hash_ or isinstance(fields.value, Exception)):
         damage = f"{schema.partition_key(partition)} is unreadable"
     # Else a checkpoint was written between the reads.
-    elif state and _value(revision.value) == [b"%d" % state.version.revision]:
+    elif state and _value(checkpoint.value) == [hash_.get(name.encode()) for name in CHECKPOINT]:
         damage = _damaged_facts(state, _value(facts.value))
     return StoredPartition(
         partition, int(fields.now), state, activity.decode_activity(_value(raw.value)),

@@ -178,6 +178,12 @@ async def test_a_lost_fact_is_damage_although_lookups_are_answered(world: Stored
     assert found.is_fresh
 
 
+async def test_a_checkpoint_that_is_being_written_is_no_damage(world: StoredStatus) -> None:
+    await world.stamp(0, 0, facts=-1)
+    await world.redis.delete(schema.facts_key(0))
+    assert (await world.read()).causes == []
+
+
 @pytest.mark.parametrize(
     ("age", "name"), [(0, "other-topics"), (20, "history-lost")], ids=["fresh", "stale"]
 )
