@@ -81,24 +81,26 @@ def test_settings_have_the_bounds_of_the_product(
         assert given == known, name
 
 
-def test_the_comments_name_settings_with_their_defaults() -> None:
-    offered = dict(line.strip("# ").split(": ", 1) for line in TEXT.splitlines()
-                   if line.strip().startswith("# PROJECTOR_"))  # fmt: skip
-    assert len(offered) > 5
-    for name, value in offered.items():
-        default = Settings.model_fields[name.removeprefix("PROJECTOR_").lower()].default
-        assert yaml.safe_load(value) == default, name
+def test_settings_have_the_defaults_of_the_product() -> None:
+    for given, known, model, prefix in (
+        (DEFAULTS["settings"], SCHEMA["properties"]["settings"], Settings, "PROJECTOR_"),
+        (DEFAULTS["bridge"]["settings"],
+         SCHEMA["properties"]["bridge"]["properties"]["settings"], GitlabSettings,
+         "PROJECTOR_GITLAB_"),
+    ):  # fmt: skip
+        assert given.keys() == known["properties"].keys()
+        fields: Any = model.model_fields
+        for name, value in given.items():
+            assert value == fields[name.removeprefix(prefix).lower()].default, name
 
 
-def test_every_value_has_a_comment() -> None:
-    """Each line that sets something has one above it, in its block or before it."""
+def test_every_part_has_a_comment() -> None:
     lines = TEXT.splitlines()
     for number, line in enumerate(lines):
         if line.startswith(" ") or not line or line.startswith("#"):
             continue
-        assert lines[number - 1].startswith("#") or line in {
-            "image:", "kafka:", "redis:", "monitoring:", "serviceAccount:",
-        }, line  # fmt: skip
+        headings = {"image:", "kafka:", "redis:", "monitoring:"}
+        assert lines[number - 1].startswith("#") or line in headings, line
 
 
 @pytest.mark.parametrize(
