@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -30,7 +31,6 @@ log = structlog.get_logger()
 _KEY_BYTES: Final = 32
 _NONCE: Final = 12
 _DYNAMIC: Final = "|"
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 # A token takes some 80 characters. Longer ones would be garbage that fills the pipe.
 _LONGEST: Final = 1000
 _READY: Final = "ready\n"
@@ -151,15 +151,25 @@ def _sized(text: str, size: int) -> bytes:
     return text.encode()[:size].decode(errors="ignore").encode().ljust(size, b"0")
 
 
+def others_may_use(file: os.stat_result, user: int) -> bool:
+    """Whether more than its owner may read or write a file, for a process of `user`.
+
+    A group may read a file of root: Kubernetes gives a Secret's file to root, and to the group of
+    the pod alone.
+    """
+    allowed = stat.S_IRGRP if file.st_uid == 0 and user != 0 else 0
+    return bool(file.st_mode & (stat.S_IRWXG | stat.S_IRWXO) & ~allowed)
+
+
 def read_key(path: Path) -> Key:
-    """Read the key from a file that only its owner can read; raises `TokenKeyError`."""
+    """Read the key from a file that no other user can read; raises `TokenKeyError`."""
     try:
         with path.open("rb") as file:
-            mode = path.stat().st_mode
+            exposed = others_may_use(os.fstat(file.fileno()), os.geteuid())
             content = file.read(_KEY_BYTES * 32).rstrip(b"\r\n")
     except OSError as error:
         raise TokenKeyError(f"PROJECTOR_GITLAB_DB_KEY_FILE: {path}: {error.strerror}") from None
-    if mode & _OTHERS:
+    if exposed:
         raise TokenKeyError(
             f"PROJECTOR_GITLAB_DB_KEY_FILE: others than its owner can read or write {path}; "
             f"run: chmod 400 {path}"

@@ -8,6 +8,7 @@ from typing import Final
 
 from projector.config.env import GITLAB, variable_name
 from projector.config.gitlab_settings import GitlabSettings
+from projector.gitlab.postgres.token_digests import others_may_use
 from projector.gitlab.setup.findings import ENVIRONMENT, SHELL, Finding, Remedy
 
 KEY_BYTES: Final = 32
@@ -41,7 +42,7 @@ def _state(state: Path) -> Iterator[Finding]:
 
 def _key(file: Path) -> Iterator[Finding]:
     try:
-        content, mode = file.read_bytes(), file.stat().st_mode
+        content, status = file.read_bytes(), file.stat()
     except OSError as error:
         yield _shell(f"The file of the key, {file}, cannot be read: {error.strerror}.",
                      WRITE_KEY.format(file=file))  # fmt: skip
@@ -51,7 +52,7 @@ def _key(file: Path) -> Iterator[Finding]:
             f"{file} has {len(content)} bytes, and must have the first {KEY_BYTES} of db_key_base "
             "and nothing else.", WRITE_KEY.format(file=file),
         )  # fmt: skip
-    if mode & OTHERS:
+    if others_may_use(status, os.geteuid()):
         yield _shell(f"Other users may read the key in {file}.", f"chmod 0400 {file}")
 
 

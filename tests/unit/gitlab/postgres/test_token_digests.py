@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from structlog.testing import capture_logs
 
 from projector.errors import TokenKeyError
-from projector.gitlab.postgres.token_digests import Key, TokenDigests, read_key
+from projector.gitlab.postgres.token_digests import Key, TokenDigests, others_may_use, read_key
 
 VECTORS = json.loads((Path(__file__).parents[3] / "data" / "encrypted-job-tokens.json").read_text())
 FIRST = VECTORS[0]
@@ -209,3 +210,22 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         TokenDigests(tmp_path / "missing")
     with pytest.raises(TokenKeyError, match="directory"):
         TokenDigests(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "user", "exposed"),
+    [
+        (0o400, 10001, 10001, False),
+        (0o440, 0, 10001, False),  # a Secret's file in a pod
+        (0o440, 0, 0, True),
+        (0o440, 10001, 10001, True),
+        (0o440, 10002, 10001, True),
+        (0o460, 0, 10001, True),
+        (0o444, 0, 10001, True),
+    ],
+)
+def test_a_group_may_read_the_key_only_where_root_gave_it_the_file(
+    mode: int, owner: int, user: int, exposed: bool
+) -> None:
+    file = os.stat_result((stat.S_IFREG | mode, 0, 0, 1, owner, 10001, 32, 0, 0, 0))
+    assert others_may_use(file, user) is exposed
