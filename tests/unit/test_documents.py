@@ -113,3 +113,11 @@ def is_test(name: str) -> bool:
 def test_every_file_of_the_tests_that_is_named_exists(name: Path) -> None:
     named = re.findall(r"\btests/[\w/]+\.(?:py|yaml)\b", (REPOSITORY / name).read_text())
     assert [path for path in named if not (REPOSITORY / path).is_file()] == []
+
+
+def test_every_picture_of_the_operators_page_is_small_and_shown() -> None:
+    folder = REPOSITORY / "docs" / "operators-page"
+    pictures = {path.name for path in folder.iterdir()}
+    shown = re.findall(r"\(operators-page/([^)]+)\)", folder.with_suffix(".md").read_text())
+    assert pictures == set(shown)
+    assert max(path.stat().st_size for path in folder.iterdir()) <= 100 * 1024
