@@ -1,7 +1,5 @@
-# One image for every command. `make image` builds it; deploy/image/README.md has the rest.
-#
-# A deployment that must be able to repeat a build names the base by its digest:
-# --build-arg BASE=python:3.14-slim@sha256:...
+# One image for every command; `make image` builds it. To be able to repeat a build, name the base by
+# its digest: --build-arg BASE=python:3.14-slim@sha256:...
 ARG BASE=python:3.14-slim
 
 FROM ${BASE} AS build
@@ -14,12 +12,14 @@ RUN python3 -m venv /build/tools && /build/tools/bin/pip install --quiet \
 RUN python3 -m venv /opt/projector && /opt/projector/bin/pip install --quiet \
     --require-hashes --only-binary :all: --no-deps -r runtime.lock
 COPY pyproject.toml README.md LICENSE ./
+COPY deploy/image/licences.py ./
 COPY src src
 RUN /build/tools/bin/python -m hatchling build --target wheel --directory dist && \
     /opt/projector/bin/pip install --quiet --no-deps --no-index dist/*.whl && \
     /opt/projector/bin/pip check && /opt/projector/bin/pip uninstall --quiet --yes pip && \
     /build/tools/bin/cyclonedx-py environment /opt/projector/bin/python \
-    --pyproject pyproject.toml --output-reproducible --output-file /opt/projector/sbom.cdx.json
+    --pyproject pyproject.toml --output-reproducible --output-file /opt/projector/sbom.cdx.json && \
+    python3 licences.py /opt/projector/sbom.cdx.json > /opt/projector/licences.txt
 
 FROM ${BASE}
 ARG VERSION=0.1.0

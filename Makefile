@@ -1,13 +1,17 @@
 # `make run` and `make test` need nothing but Python 3.11 or newer (the tests on Apache Kafka also
-# Java 17 and Maven); they set up everything else in .venv and in ~/.cache.
+# Java 17 and Maven); they set up everything else in .venv and in ~/.cache. The embedded Kafka copies
+# its program to ~/.calfkit, 41 MB, which `make clean` leaves.
 
 PYTHON ?= python3
 BIN := .venv/bin
 END_TO_END := tests/integration/test_end_to_end.py tests/integration/test_compat.py
 # More than there are cores: most tests wait for a broker most of the time.
 PROCESSES ?= 4
+# The locks of the image: what is installed is what was locked, to the byte.
+HASHED := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+  --custom-compile-command 'make lock'
 
-.PHONY: help setup run gitlab test test-all browser faults model bench bench-smoke bench-setup format lint types schemas reference lock kafka producers helm clean
+.PHONY: help setup run gitlab test test-all test-newest image browser faults model bench bench-smoke bench-setup format lint types schemas reference lock kafka producers clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -38,6 +42,9 @@ test-all: test producers ## that, and every command, TLS, users, Redis Cluster, 
 
 browser: setup ## the operators' page in a headless Chromium, where chromium and chromedriver are installed
 	$(BIN)/pytest tests/browser
+
+test-newest: setup ## unit tests on Python 3.14, on a Debian that knows its archive key; two minutes
+	scripts/newest-python .cache/newest-python -q -n $(PROCESSES)
 
 faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; twenty minutes
 	$(BIN)/pytest tests/faults
@@ -85,6 +92,14 @@ reference: setup ## write docs/commands.md and docs/settings.md from the code
 lock: setup ## choose the newest allowed versions of everything
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
 	  --no-annotate --custom-compile-command 'make lock' pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile $(HASHED) --extra gitlab --extra tracing --constraint requirements.lock \
+	  pyproject.toml --output-file deploy/image/runtime.lock
+	$(BIN)/uv pip compile $(HASHED) --upgrade --group pyproject.toml:image-build \
+	  --output-file deploy/image/build.lock
+
+image: ## the image, where Docker is installed
+	docker build --tag allowed-agents-projector --build-arg REVISION=$$(git rev-parse HEAD) \
+	  --build-arg CREATED=$$(date -u +%Y-%m-%dT%H:%M:%SZ) .
 
 clean: ## remove what setup made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -228,7 +228,7 @@ def test_new_passwords_take_the_place_of_the_old_ones(tmp_path: Path) -> None:
     # Git would offer to commit a tracked file, and the next pull would conflict.
     assert (folder / "users.acl").read_text() == tracked
     assert os.listdir(folder / "local") == ["users.acl"]
-    ignored = ["git", "check-ignore", "--quiet", FOLDER / "local" / "users.acl"]
+    ignored = ["git", "check-ignore", "--quiet", str(FOLDER / "local" / "users.acl")]
     assert subprocess.run(ignored, cwd=REPOSITORY, check=False).returncode == 0
     hidden = re.compile("#[0-9a-f]{64}")
     assert hidden.sub("", users.read_text()) == hidden.sub("", tracked)
