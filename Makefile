@@ -44,7 +44,8 @@ browser: setup ## the operators' page in a headless Chromium, where chromium and
 	$(BIN)/pytest tests/browser
 
 test-newest: setup ## unit tests on Python 3.14, on a Debian that knows its archive key; two minutes
-	scripts/newest-python .cache/newest-python -q -n $(PROCESSES)
+	scripts/newest-python .cache/newest-python -q -n $(PROCESSES) \
+	  -W default::pytest.PytestUnraisableExceptionWarning
 
 faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; twenty minutes
 	$(BIN)/pytest tests/faults

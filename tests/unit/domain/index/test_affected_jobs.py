@@ -247,7 +247,8 @@ def test_the_cost_of_an_event_depends_on_the_views_that_it_changes() -> None:
     worlds = {size: filled(size) for size in SIZES}
     for what, (message, jobs) in COSTLY.items():
         steps = {size: _steps(world, message, jobs, what) for size, world in worlds.items()}
-        assert max(steps.values()) <= 1.1 * min(steps.values()), (what, steps)
+        # Python 3.14 counts fewer for the smallest. A cost of the size would be 10,000 times.
+        assert max(steps.values()) <= 2 * min(steps.values()), (what, steps)
 
 
 def _steps(world: World, message: Message, jobs: set[int], what: str) -> int:
