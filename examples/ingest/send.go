@@ -45,7 +45,7 @@ func post(client *http.Client, events []byte) (*http.Response, []byte, error) {
 	return response, body, err
 }
 
-// send sends until the ingest takes or refuses the events; a `sequence` keeps late repeats harmless.
+// send sends until taken or refused; a `sequence` keeps late repeats harmless.
 func send(events []byte) (status int, body []byte, err error) {
 	client := &http.Client{Timeout: 30 * time.Second}
 	for range tries {

@@ -19,7 +19,7 @@ HEADERS = {
 
 
 def send(client: httpx.Client, events: list[dict]) -> httpx.Response:
-    """Send until the ingest takes or refuses the events; a `sequence` keeps late repeats harmless."""
+    """Send until taken or refused; a `sequence` keeps late repeats harmless."""
     for _ in range(TRIES):
         wait = 1.0
         try:

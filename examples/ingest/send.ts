@@ -16,7 +16,7 @@ interface Answer {
   warnings?: Finding[];
 }
 
-// Sends until the ingest takes or refuses the events; a `sequence` keeps late repeats harmless.
+// Sends until taken or refused; a `sequence` keeps late repeats harmless.
 async function send(events: string): Promise<Response> {
   let reason = "";
   for (let tried = 0; tried < TRIES; tried++) {

@@ -81,3 +81,9 @@ def test_the_sender_of_heartbeats_prints_its_usage() -> None:
         done = subprocess.run([*sender, *arguments], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == "usage: heartbeats.py KAFKA SOURCE FILE [TOPIC_PREFIX]\n"
+
+
+@pytest.mark.parametrize("name", ["send.sh", "send.py", "send.go", "send.ts"])
+def test_the_documents_show_each_client_of_the_ingest_as_it_is(name: str) -> None:
+    client = (ROOT / "examples/ingest" / name).read_text()
+    assert f"\n{client}```\n" in (ROOT / "docs/ingest.md").read_text()
