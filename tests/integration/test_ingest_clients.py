@@ -6,6 +6,7 @@ again while the ingest cannot take events.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -33,6 +34,8 @@ def client(request: pytest.FixtureRequest) -> str:
     """Return the name of a client; skip without its program."""
     name: str = request.param
     program, _ = CLIENTS[name]
+    if name == "curl" and shutil.which(name) is None:
+        skip_test("NO TEST RUNS THE CLIENT curl: it is not installed")
     if program and not (clients() / f"{program}.complete").exists():
         skip_test(f"NO TEST RUNS THE CLIENT {name}: no {program}; run `make producers`")
     return name
