@@ -105,6 +105,10 @@ def records_of(mode: Mode, headers: HttpHeaders, body: bytes, now_ms: int) -> li
     """Return the events of a request as records of this time; raises `RefusedRequestError`."""
     if mode is Mode.BATCH:
         return [_record(bytes(raw), now_ms, (CONTENT_TYPE,)) for raw in _split(body)]
+    if mode is Mode.STRUCTURED and body.lstrip().startswith(b"["):
+        raise RefusedRequestError(
+            400, f"the body is an array, not one event; send it as {BATCH_TYPE}", errors=[]
+        )
     kafka_headers = (CONTENT_TYPE,) if mode is Mode.STRUCTURED else _attributes(headers)
     return [_record(body, now_ms, kafka_headers)]
 

@@ -130,6 +130,13 @@ def test_a_body_that_is_no_array_is_400(body: bytes) -> None:
     assert caught.value.status == 400
 
 
+def test_an_array_that_is_sent_as_one_event_is_400_with_the_right_media_type() -> None:
+    """A team with curl alone got "Expected `object`, got `array`"."""
+    with pytest.raises(RefusedRequestError, match=BATCH_TYPE.replace("+", r"\+")) as caught:
+        records_of(Mode.STRUCTURED, [], b" [{}]", 0)
+    assert (caught.value.status, caught.value.body["errors"]) == (400, [])
+
+
 def test_a_batch_may_be_empty_and_not_too_long() -> None:
     assert records_of(Mode.BATCH, [], b"[]", 0) == []
     full = json.dumps([1] * MAX_BATCH_EVENTS).encode()
