@@ -5,6 +5,7 @@ Its own packages are in the cache of `scripts/producers`: they are too many for 
 """
 
 import subprocess
+from pathlib import Path
 
 import httpx
 import pytest
@@ -36,30 +37,34 @@ def schemathesis() -> str:
     return str(clients() / "python-schemathesis" / "bin" / "schemathesis")
 
 
-def check(program: str, url: str, header: str, *options: str) -> None:
-    """Run schemathesis against a service; fail with its report."""
+def check(program: str, folder: Path, url: str, header: str, *options: str) -> None:
+    """Run schemathesis against a service; fail with its report. It writes into the folder."""
     done = subprocess.run(
         [
             program, "run", f"{url}/openapi.json", "--header", header, "--seed", "1",
             "--checks", ",".join(CHECKS), *options,
             "--generation-database", "none", "--warnings", "off", "--no-color",
         ],
-        capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_ingest_keeps_to_its_openapi_document(ingest: Ingest, schemathesis: str) -> None:
-    check(schemathesis, ingest.url, f"Authorization: Bearer {TOKEN}", *INGEST)
+def test_the_ingest_keeps_to_its_openapi_document(
+    ingest: Ingest, schemathesis: str, tmp_path: Path
+) -> None:
+    check(schemathesis, tmp_path, ingest.url, f"Authorization: Bearer {TOKEN}", *INGEST)
     assert ingest.answered(204) > 0
     assert ingest.answered(400) > 0
 
 
-def test_the_lookups_keep_to_their_openapi_document(ingest: Ingest, schemathesis: str) -> None:
+def test_the_lookups_keep_to_their_openapi_document(
+    ingest: Ingest, schemathesis: str, tmp_path: Path
+) -> None:
     company = Company(6000)
     ingest.product.feed(*company.events())
     eventually(lambda: agents_of(ingest.product, company) == company.agents, "all agents", 30)
-    check(schemathesis, ingest.product.api, f"Job-Token: {company.token}", *LOOKUPS)
+    check(schemathesis, tmp_path, ingest.product.api, f"Job-Token: {company.token}", *LOOKUPS)
 
 
 def test_the_log_of_the_ingest_has_nothing_of_a_body(ingest: Ingest) -> None:
