@@ -45,7 +45,7 @@ The message of an `OperatorError` is shown as it is: what is wrong, then what to
 
 Exceptions with data of their own are beside that data: `BadEvent` in events/model, `BadAgentFile`
 in feed/agent_config_file, `UnreadableYaml` in feed/yaml_nodes, `AccessRefusedError` in
-api/ops/auth, `OverloadedError` in api/read_batcher, `UnprovenError` in api/proofs,
+api/ops/auth, `RedisRefusedError` in api/ops/data, `OverloadedError` in api/read_batcher, `UnprovenError` in api/proofs,
 `RefusedTokenError` in api/tokens/signed_tokens, `UnverifiableTokenError` in
 api/tokens/signed_tokens,
 `ClockError` in clients/trusted_clock, `StateInUseError` in gitlab/mapping/state_file,

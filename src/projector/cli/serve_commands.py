@@ -73,7 +73,7 @@ def ops(host: str, port: int) -> None:
         fail(WRONG, obstacle)
     port = _listening_port(settings, host, port)
     log.info(
-        "operators' page starting", url=page_url(host, port),
+        "operators' page starting", page=page_url(host, port),
         token_needed=bool(settings.ops_secret),
     )  # fmt: skip
     _serve(create_ops(settings), settings, host, port)
@@ -94,7 +94,7 @@ def ingest(host: str, port: int) -> None:
     port = _listening_port(settings, host, port)
     log.info(
         "ingest starting", bind=f"{host}:{port}", kafka=settings.kafka,
-        tokens=[feeder.name for feeder in tokens.feeders],
+        feeders=[feeder.name for feeder in tokens.feeders],
     )  # fmt: skip
     _serve(
         create_ingest(settings, tokens), settings, host, port,

@@ -75,7 +75,7 @@ def _events(intake: Intake) -> APIRouter:
         seconds = time.monotonic() - began
         metrics.REQUESTS.labels(name, str(response.status_code)).observe(seconds)
         if name != metrics.NOBODY:
-            log.info("request", token=name, status=response.status_code, seconds=round(seconds, 3))
+            log.info("request", feeder=name, status=response.status_code, seconds=round(seconds, 3))
         return response
 
     return router

@@ -120,7 +120,7 @@ class Intake:
         except MessageSizeTooLargeError:
             raise RefusedRequestError(413, "Kafka refuses an event as too large") from None
         except _OUTAGES as error:
-            log.warning("events not acknowledged", token=feeder.name, reason=_reason(error))
+            log.warning("events not acknowledged", feeder=feeder.name, reason=_reason(error))
             raise unavailable(
                 "Kafka has not acknowledged every event; send the whole request again"
             ) from None

@@ -11,7 +11,8 @@ import pytest
 @pytest.fixture(autouse=True)
 def closed_databases(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Close what a test leaves open; Python 3.13 and newer warn of it."""
-    connect, opened = sqlite3.connect, []
+    connect = sqlite3.connect
+    opened: list[sqlite3.Connection] = []
 
     def remember(*arguments: Any, **options: Any) -> sqlite3.Connection:
         opened.append(connect(*arguments, **options))
