@@ -231,7 +231,7 @@ def test_audit_says_what_is_wrong_with_the_export_and_what_is_away(deployment: D
         (["--repair"], "not every line has a `time`"),
         (["--repair", "--taken", "2001-01-01"], "removed since could come back"),
         (["--repair", "--taken", "2099-01-01"], "yet to come"),
-        (["--taken", "x"], "--taken: Expected a time"),
+        (["--taken", "x"], "--taken: must be a time"),
         (["--kind", "token"], "--kind: token is no kind"),
     ]:
         refused = deployment.command("audit", "-", *options, stdin=line)
