@@ -144,6 +144,9 @@ class Owner:
             self._wake.set()
 
     async def _run(self) -> None:
+        if self._stopped.is_set():
+            # Else its background work would be cancelled before it begins: a warning for each.
+            return
         publish_interval_s = self._timing.publish_interval_s
         async with asyncio.TaskGroup() as tasks:
             background = [

@@ -161,7 +161,8 @@ class Setup:
         owner = self.new_owner(name)
         running = asyncio.create_task(owner.run())
         try:
-            await until(lambda: self.field("stamp_epoch"))
+            # The owner before may have stamped already.
+            await until(lambda: owner.is_serving and self.field("stamp_epoch"))
             yield owner
             owner.stop()
             await asyncio.wait_for(running, 5)

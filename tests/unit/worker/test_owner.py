@@ -335,3 +335,11 @@ async def test_an_owner_whose_probes_are_cancelled_by_a_library_ends_with_an_err
         owning.result()
     (error,) = raised.value.exceptions
     assert "a library cancelled this task" in str(error)
+
+
+async def test_an_owner_that_is_stopped_before_it_begins_ends_at_once(setup: Setup) -> None:
+    """Revoked in the same turn of the loop; work that never begins would be a warning."""
+    owner = setup.new_owner()
+    owner.stop()
+    await owner.run()
+    assert await setup.field("epoch") is None
