@@ -43,9 +43,8 @@ test-all: test producers ## that, and every command, TLS, users, Redis Cluster, 
 browser: setup ## the operators' page in a headless Chromium, where chromium and chromedriver are installed
 	$(BIN)/pytest tests/browser
 
-test-newest: setup ## unit tests on Python 3.14, on a Debian that knows its archive key; two minutes
-	scripts/newest-python .cache/newest-python -q -n $(PROCESSES) \
-	  -W default::pytest.PytestUnraisableExceptionWarning
+test-newest: setup ## unit tests on Python 3.14, on a Debian; two minutes
+	scripts/newest-python .cache/newest-python -q -n $(PROCESSES)
 
 faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; twenty minutes
 	$(BIN)/pytest tests/faults
