@@ -284,6 +284,8 @@ async def test_a_silent_server_costs_its_own_reads_their_time_and_no_more(
     assert [type(each) for each in found] == [TimeoutError] * 2
     assert await asyncio.wait_for(reads.get("b"), PATIENCE_S) == (b"B", "", b"held")
     assert [keys[0] for _, keys in server.reads] == ["a", "missing", "b"]
+    # A task leaves the set a turn after its end, and Python 3.12 waits a turn less for the read.
+    await asyncio.sleep(0)
     assert not mget._by_redis_py._tasks
     await opened(mget)
 
