@@ -107,6 +107,9 @@ async def mget(server: RespServer) -> AsyncIterator[Mget]:
     await opened(mget)
     server.reads.clear()
     yield mget
+    # The pool would not close the connection of a wire that is still being opened.
+    if mget._opening:
+        await asyncio.wait({mget._opening}, timeout=PATIENCE_S)
     await redis.aclose()
 
 
