@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from projector.events.model import Topic
-from projector.operators import diagnosis
+from projector.operators.diagnosis.causes import causes
 from projector.operators.source_status import SourceHealth, SourceStatus
 from projector.operators.status_model import (
     Deployment,
@@ -52,7 +52,7 @@ def status(partitions: Sequence[PartitionStatus], **more: Any) -> Status:
         NOW_MS, BOUND_S, list(partitions), workers, _totals(partitions), 0, deployment=DEPLOYMENT
     )
     found = msgspec.structs.replace(found, **more)
-    return msgspec.structs.replace(found, causes=diagnosis.causes(found))
+    return msgspec.structs.replace(found, causes=causes(found))
 
 
 def source(name: str, age: float, waiting: Sequence[int] = ()) -> SourceStatus:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -23,7 +24,8 @@ from api.ops.partition_rows import fold_workers, listed_partitions
 from projector.clients import redis_client
 from projector.config.settings import Settings
 from projector.errors import OperatorError, TemporaryError, TooManyFactsError, UnknownJobError
-from projector.operators import dead_letter_reader, diagnosis, explain
+from projector.operators import dead_letter_reader, explain
+from projector.operators.diagnosis.servers import redis_cause
 from projector.operators.kafka_lag import EndOffsetPoller
 from projector.operators.status import deployment_of, read_status
 from projector.operators.status_model import Status
@@ -78,7 +80,9 @@ class BackgroundSource:
         )
         self._explaining = asyncio.Lock()
         self._waiting = 0
-        self._redis_away_since: int | None = None
+        # When Redis answered last (ms of this machine). Forgotten without viewers.
+        self._answered: int | None = None
+        self._asked_at = -math.inf
 
     async def status(self, *, every_partition: bool) -> dict[str, Any]:
         """Return `projector status --json` with workers folded, `minutes` and `lookups`.
@@ -86,12 +90,15 @@ class BackgroundSource:
         `now` is the time (ms) by Redis' clock, or by this machine's while Redis is away. Then
         there are `causes` and `deployment` alone. `read_ago` (s) is the age of the data.
         """
+        if time.monotonic() - self._asked_at > IDLE_S:
+            self._answered = None
+        self._asked_at = time.monotonic()
         try:
             found = await self._status.get()
             minutes = await self._minutes.get()
         except RedisRefusedError as error:
-            return self._without_redis(error.reason)
-        self._redis_away_since = None
+            return self._without_redis(error)
+        self._answered = round(time.time() * 1000)
         read_ago = time.monotonic() - found.read_at
         partitions = found.partitions[every_partition]
         return found.rest | {
@@ -101,13 +108,12 @@ class BackgroundSource:
             "minutes": minutes,
         }
 
-    def _without_redis(self, reason: str) -> dict[str, Any]:
-        now = round(time.time() * 1000)
-        self._redis_away_since = since = self._redis_away_since or now
+    def _without_redis(self, error: "RedisRefusedError") -> dict[str, Any]:
+        cause = redis_cause(error.reason, self._answered, refused=error.refuses_user)
         return {
-            "now": now,
+            "now": round(time.time() * 1000),
             "read_ago": None,
-            "causes": [msgspec.to_builtins(diagnosis.redis_cause(reason, since))],
+            "causes": [msgspec.to_builtins(cause)],
             "deployment": msgspec.to_builtins(deployment_of(self._settings)),
         }
 
@@ -142,7 +148,8 @@ class BackgroundSource:
         except OperatorError as error:
             raise AccessRefusedError(503, str(error)) from None
         except (AuthenticationError, NoPermissionError) as error:
-            raise RedisRefusedError(503, f"Redis at {address} refuses this user: {error}") from None
+            reason = f"Redis at {address} refuses this user: {error}"
+            raise RedisRefusedError(503, reason, refuses_user=True) from None
         except TimeoutError:
             reason = f"Redis at {address} has not answered within {seconds:g} s; try again"
             raise RedisRefusedError(503, reason) from None
@@ -153,6 +160,10 @@ class BackgroundSource:
 
 class RedisRefusedError(AccessRefusedError):
     """Redis does not answer, or refuses this user."""
+
+    def __init__(self, status: int, reason: str, *, refuses_user: bool = False) -> None:
+        super().__init__(status, reason)
+        self.refuses_user = refuses_user
 
 
 class StatusReading(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from projector.operators.diagnosis import number_runs
+from projector.operators.number_ranges import number_ranges
 from projector.operators.status_model import (
     PartitionHealth,
     PartitionStatus,
@@ -15,7 +15,6 @@ from projector.operators.status_model import (
 
 # More rows push the rest of the page off the screen.
 MAX_LISTED: Final = 12
-MAX_RUNS: Final = 8
 
 
 class PartitionFold(Struct, frozen=True):
@@ -99,7 +98,5 @@ def _row(
 
 
 def _fold(numbers: Sequence[int]) -> PartitionFold:
-    """Write the numbers as `0-7, 9`, at most `MAX_RUNS` ranges."""
-    runs = [f"{a}-{b}" if a < b else f"{a}" for a, b in number_runs(numbers)]
-    named = ", ".join(runs[:MAX_RUNS]) + (", …" if len(runs) > MAX_RUNS else "")
-    return PartitionFold(len(numbers), named)
+    """Write the numbers as `0-7, 9`."""
+    return PartitionFold(len(numbers), ", ".join(number_ranges(numbers, "…")))

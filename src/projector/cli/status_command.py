@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import typer
 from redis.asyncio import Redis
@@ -16,7 +16,6 @@ from rich.live import Live
 from projector.cli import status_changes, status_display
 from projector.cli.terminal import (
     FINDING,
-    OUTAGE,
     WRONG,
     as_json,
     connected,
@@ -30,30 +29,36 @@ from projector.config.settings import Settings
 from projector.errors import OperatorError
 from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
-from projector.operators.diagnosis import redis_cause
+from projector.operators.diagnosis.servers import redis_cause
 from projector.operators.kafka_lag import EndOffsetPoller
 from projector.operators.status import deployment_of, read_status
 from projector.operators.status_model import Cause, Status
 from projector.process import until_signalled
 
+T = TypeVar("T")
+
 REFRESH_S: Final = 1.0
 WAIT_INTERVAL_S: Final = 0.5
 # A frozen broker would otherwise delay the end of the command.
 STOP_S: Final = 2.0
+UNSTAMPED: Final = (
+    "Not every partition was stamped since the command began: its worker may have ended. Wait "
+    "longer."
+)
 # Wide enough for a line of a file or a pipe.
 WIDTH: Final = 200
 
 
 class Trouble(NamedTuple):
-    """Why there is no status: a sentence, and since when (ms of this machine)."""
+    """Why there is no status, and the time of the last one (ms of this machine), if any."""
 
-    reason: str
-    since: int
+    cause: Cause
 
     @property
-    def cause(self) -> Cause:
-        """The same as a cause."""
-        return redis_cause(self.reason, self.since)
+    def sentence(self) -> str:
+        """The technical reason, and since when."""
+        since = self.cause.since
+        return f"{self.cause.detail}{'' if since is None else f' (since {to_rfc3339(since)})'}"
 
 
 # Shows a status, or why there is none.
@@ -68,24 +73,30 @@ def status(*, watch: bool, unfolded: bool, wait: float | None, json: bool) -> No
     # The status itself has the reason of an outage of Kafka.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     if wait is not None:
-        found: Status | None = _wait(settings, wait, json)
+        well = _wait(settings, wait, json)
     elif watch:
-        found = run_command(settings, _watch(settings, unfolded, json))
+        latest = run_command(settings, _watch(settings, unfolded, json))
+        well = latest is not None and latest.is_fresh
     else:
         show = _show_json if json else _plain(settings, unfolded)
-        found = _with_advice(lambda: run_command(settings, _once(settings, show)))
-    raise typer.Exit(0 if found and found.is_fresh else FINDING)
+        well = _with_advice(lambda: run_command(settings, _once(settings, show))).is_fresh
+    raise typer.Exit(0 if well else FINDING)
 
 
-def _with_advice(run: Callable[[], Status]) -> Status:
-    """Read the status; after an outage of Redis, write what that means."""
+def _with_advice(run: Callable[[], T]) -> T:
+    """Read the status; after an outage or a refusal of Redis, write what that means."""
     try:
         return run()
     except typer.Exit as end:
-        if end.exit_code == OUTAGE:
-            cause = redis_cause("", None)
+        # The command was ended while it handled this error.
+        if isinstance(error := end.__context__, RedisError):
+            cause = _redis_cause(error, "", None)
             warn(f"{cause.lookups} {cause.advice} See docs/{cause.runbook}")
         raise
+
+
+def _redis_cause(error: Exception, reason: str, since: int | None) -> Cause:
+    return redis_cause(reason, since, refused=redis_reason(error) is not None)
 
 
 async def _once(settings: Settings, show: Show) -> Status:
@@ -103,30 +114,32 @@ async def _watch(settings: Settings, unfolded: bool, json: bool) -> Status | Non
 
     async def refresh() -> None:
         nonlocal latest
-        answered = time.time()
+        answered: int | None = None
         with _screen(settings, unfolded, json) as show:
             async with _clients(settings) as (redis, kafka):
                 await kafka.first()
                 while True:
-                    found = await _read_or_reason(settings, redis, kafka)
-                    if isinstance(found, str):
+                    found = await _read_or_trouble(settings, redis, kafka, answered)
+                    if isinstance(found, Trouble):
                         latest = None
-                        show(Trouble(found, round(answered * 1000)))
                     else:
-                        latest, answered = found, time.time()
-                        show(found)
+                        latest, answered = found, round(time.time() * 1000)
+                    show(found)
                     await asyncio.sleep(REFRESH_S)
 
     await until_signalled(refresh())
     return latest
 
 
-async def _read_or_reason(settings: Settings, redis: Redis, kafka: EndOffsetPoller) -> Status | str:
+async def _read_or_trouble(
+    settings: Settings, redis: Redis, kafka: EndOffsetPoller, answered: int | None
+) -> Status | Trouble:
     try:
         return await read_status(redis, settings, kafka.answer)
     except (RedisError, OperatorError) as error:
         reason = redis_reason(error) or f"cannot be read: {error}"
-        return f"Redis at {settings.redis_place} {reason}"
+        reason = f"Redis at {settings.redis_place} {reason}"
+        return Trouble(_redis_cause(error, reason, answered))
 
 
 @contextlib.asynccontextmanager
@@ -145,23 +158,25 @@ async def _clients(settings: Settings) -> AsyncIterator[tuple[Redis, EndOffsetPo
 # wait
 
 
-def _wait(settings: Settings, seconds: float, json: bool) -> Status:
-    found = _with_advice(lambda: run_command(settings, _until_fresh(settings, seconds)))
+def _wait(settings: Settings, seconds: float, json: bool) -> bool:
+    found, done = _with_advice(lambda: run_command(settings, _until_fresh(settings, seconds)))
     if json:
         _show_json(found)
-    elif found.is_fresh:
+    elif done:
         typer.echo(f"all {len(found.partitions)} partitions are fresh")
     else:
+        if found.is_fresh:
+            warn(UNSTAMPED)
         for cause in found.causes:
             warn(status_changes.cause_line(cause))
-    return found
+    return done
 
 
-async def _until_fresh(settings: Settings, seconds: float) -> Status:
-    """Read until all is fresh; return the last status. Raises `RedisError` at the end of time.
+async def _until_fresh(settings: Settings, seconds: float) -> tuple[Status, bool]:
+    """Read until all is fresh; return the last status, and whether it is.
 
     A stamp from before the command may be of a worker that has ended since. So each partition must
-    have been stamped after the command began.
+    have been stamped after the command began. Raises `RedisError` at the end of time.
     """
     deadline = time.monotonic() + seconds
     began: int | None = None
@@ -178,8 +193,9 @@ async def _until_fresh(settings: Settings, seconds: float) -> Status:
                 shown = _note(redis_cause(str(error), None), shown)
             else:
                 began = found.at if began is None else began
-                if left <= 0 or (found.is_fresh and stamped_since(found, began)):
-                    return found
+                done = found.is_fresh and stamped_since(found, began)
+                if left <= 0 or done:
+                    return found, done
                 if not found.is_fresh:
                     shown = _note(found.causes[0], shown)
             await asyncio.sleep(min(WAIT_INTERVAL_S, max(0.0, left)))
@@ -202,8 +218,7 @@ def _note(cause: Cause, shown: str) -> str:
 
 def _show_json(found: Status | Trouble) -> None:
     if isinstance(found, Trouble):
-        trouble = f"{found.reason} (since {to_rfc3339(found.since)})"
-        typer.echo(as_json({"trouble": trouble, "causes": [found.cause]}))
+        typer.echo(as_json({"trouble": found.sentence, "causes": [found.cause]}))
     else:
         typer.echo(as_json(found))
 
@@ -261,9 +276,8 @@ class _Changes:
         """Print the changes, if any."""
         if isinstance(found, Trouble):
             if self._trouble is None:
-                line = f"{found.reason} (since {to_rfc3339(found.since)})"
-                typer.echo(escape_control_chars(line))
-            self._trouble = found.reason
+                typer.echo(escape_control_chars(found.sentence))
+            self._trouble = found.sentence
             return
         for line in status_changes.changes(None if self._trouble else self._before, found):
             typer.echo(line)

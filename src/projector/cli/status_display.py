@@ -14,7 +14,7 @@ from rich.text import Text
 
 from projector.cli.local_time import duration, local_time
 from projector.log import escape_control_chars
-from projector.operators.diagnosis import number_runs
+from projector.operators.number_ranges import number_ranges
 from projector.operators.source_status import SourceHealth, SourceStatus
 from projector.operators.status_model import (
     Cause,
@@ -47,7 +47,6 @@ COLOURS: Final = {
     Severity.NOTICE: "bold cyan",
 }
 MAX_WORKERS_NAMED: Final = 20
-MAX_NAMED: Final = 8
 MAX_SOURCES_ON_TERMINAL: Final = 5
 
 Rows = list[tuple[PartitionHealth, tuple[str, ...]]]
@@ -187,8 +186,7 @@ def _sum(values: Iterable[int | None]) -> int | None:
 
 def runs(numbers: Iterable[int]) -> str:
     """Write `0-7, 9`."""
-    found = [f"{a}-{b}" if a < b else f"{a}" for a, b in number_runs(numbers)]
-    return ", ".join([*found[:MAX_NAMED], "..."] if len(found) > MAX_NAMED else found)
+    return ", ".join(number_ranges(numbers, "..."))
 
 
 # tables
@@ -255,6 +253,8 @@ def _worker(worker: WorkerStatus) -> str:
         parts.append(silent)
     elif worker.state is WorkerHealth.WAITING:
         parts.append("waits for a source")
+    elif worker.state is WorkerHealth.CATCHING_UP:
+        parts.append("catches up")
     return f"{worker.owner} ({', '.join(parts)})"
 
 

@@ -41,8 +41,8 @@ MAX_WAIT_MS: Final = 50
 class EndOffsetPoller:
     """Reads the topics' ends from Kafka every second, in a task of its own.
 
-    `ends` is the latest result; without one, `trouble` is a sentence with the reason, and since
-    when. A result that is older than `SILENCE_S` counts as none.
+    `ends` is the latest result; without one, `trouble` is a sentence with the reason, and the time
+    of the last result. A result that is older than `SILENCE_S` counts as none.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -50,8 +50,8 @@ class EndOffsetPoller:
         self._answered = asyncio.Event()
         self._ends: Ends | None = None
         self._trouble: tuple[KafkaFault, str] | None = None
-        self._since, self._read_at = time.time(), -math.inf
-        self._began_at: float | None = None
+        self._since: float | None = None
+        self._read_at, self._began_at = -math.inf, -math.inf
 
     @property
     def ends(self) -> Ends | None:
@@ -65,11 +65,12 @@ class EndOffsetPoller:
 
         None for a moment after the beginning, while Kafka may still answer.
         """
-        waits = self._began_at is not None and time.monotonic() - self._began_at < PATIENCE_S
+        waits = time.monotonic() - self._began_at < PATIENCE_S
         if self.ends is not None or (waits and not self._answered.is_set()):
             return None
         silent = (KafkaFault.UNREACHABLE, f"Kafka at {self._settings.kafka} does not answer")
-        return KafkaTrouble(*(self._trouble or silent), round(self._since * 1000))
+        since = None if self._since is None else round(self._since * 1000)
+        return KafkaTrouble(*(self._trouble or silent), since)
 
     @property
     def answer(self) -> KafkaAnswer:
@@ -122,7 +123,7 @@ class EndOffsetPoller:
         """Begin without a result: one from before a pause would pass for a present one."""
         self._ends = self._trouble = None
         self._answered.clear()
-        self._since, self._read_at = time.time(), -math.inf
+        self._since, self._read_at = None, -math.inf
         self._began_at = time.monotonic()
 
 

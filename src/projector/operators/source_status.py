@@ -73,11 +73,11 @@ class _Evidence:
         if 0 < then_ms <= now_ms:
             self.ages.append((now_ms - then_ms) / 1000)
 
-    def add_report(self, age: float | None, written_ago: float) -> None:
+    def add_report(self, age: float | None, ago: float) -> None:
         """Add the age in an activity that was written so many seconds ago."""
         if age is not None:
-            self.ages.append(age + written_ago)
-        if written_ago <= REPORTED_S:
+            self.ages.append(age + ago)
+        if ago <= REPORTED_S:
             self.reports.append(math.inf if age is None else age)
 
     def status(self, source: str, ignored_by: list[int], max_staleness: float) -> SourceStatus:
@@ -117,13 +117,13 @@ def _add_activity(found: defaultdict[str, _Evidence], stored: StoredPartition) -
         if _ignores(state, source):
             continue  # A former owner wrote it.
         age = None if counted_ms is None else max(0, activity.at - counted_ms) / 1000
-        written_ago = _written_ago(stored, activity)
-        found[source].add_report(age, written_ago)
+        ago = written_ago(stored, activity)
+        found[source].add_report(age, ago)
         # The stamp of an owner that names the source follows a heartbeat from after the stamp's T0.
         if state and state.stamp_epoch == activity.epoch:
             found[source].add_past(state.stamp or 0, stored.now)
         # The field `silent` names one source, although the partition may wait for more.
-        is_late = written_ago <= REPORTED_S and (age is None or age > LATE_S)
+        is_late = ago <= REPORTED_S and (age is None or age > LATE_S)
         if is_late and state and state.awaited(stored.now):
             found[source].waiting[stored.partition] = True
 
@@ -132,7 +132,7 @@ def _add_silence(found: defaultdict[str, _Evidence], stored: StoredPartition) ->
     """Add the source that the owner wrote it waits for, within the last two seconds."""
     activity = stored.activity
     if silent := stored.state and stored.state.awaited(stored.now):
-        reports = activity is not None and _written_ago(stored, activity) <= REPORTED_S
+        reports = activity is not None and written_ago(stored, activity) <= REPORTED_S
         found[silent.name].waiting[stored.partition] = reports
         found[silent.name].add_past(silent.vouched_ms, stored.now)
 
@@ -146,7 +146,7 @@ def _ignores(state: PartitionState | None, source: str) -> bool:
     return bool(state and state.sources is not None and source not in state.sources)
 
 
-def _written_ago(stored: StoredPartition, activity: PartitionActivity) -> float:
+def written_ago(stored: StoredPartition, activity: PartitionActivity) -> float:
     """Return the activity's age by its expiry: a worker's clock differs from Redis'."""
     if stored.left_ms >= 0:
         return max(0.0, KEPT_S - stored.left_ms / 1000)

@@ -18,8 +18,14 @@ from projector.clients.redis_cluster import CommandResult
 from projector.config.settings import Settings
 from projector.events.model import Topic
 from projector.events.timestamps import to_rfc3339
-from projector.operators import diagnosis
-from projector.operators.source_status import LATE_S, StoredPartition, source_statuses
+from projector.operators.diagnosis.causes import causes
+from projector.operators.source_status import (
+    LATE_S,
+    REPORTED_S,
+    StoredPartition,
+    source_statuses,
+    written_ago,
+)
 from projector.operators.status_model import (
     Deployment,
     KafkaTrouble,
@@ -82,7 +88,7 @@ async def read_status(redis: Redis, settings: Settings, kafka: KafkaAnswer) -> S
         sources=source_statuses(stored, bound), deployment=deployment_of(settings),
         kafka_trouble=kafka.trouble,
     )  # fmt: skip
-    return msgspec.structs.replace(found, causes=diagnosis.causes(found))
+    return msgspec.structs.replace(found, causes=causes(found))
 
 
 def deployment_of(settings: Settings) -> Deployment:
@@ -96,7 +102,8 @@ def deployment_of(settings: Settings) -> Deployment:
 
 
 def _sentence(trouble: KafkaTrouble) -> str:
-    return f"{trouble.reason} (since {to_rfc3339(trouble.since)})"
+    since = "" if trouble.since is None else f" (since {to_rfc3339(trouble.since)})"
+    return f"{trouble.reason}{since}"
 
 
 async def _count(redis: Redis, ends: Ends | None) -> int:
@@ -234,8 +241,9 @@ def _lag(stored: StoredPartition, ends: Ends | None) -> dict[Topic, int] | None:
 
 
 def _workers(
-    stored: Iterable[StoredPartition], partitions: Iterable[PartitionStatus]
+    stored: Sequence[StoredPartition], partitions: Iterable[PartitionStatus]
 ) -> list[WorkerStatus]:
+    behind = {p.partition for p in stored if _catches_up(p)}
     waiting = {p.partition for p in stored if p.state and p.state.awaited(p.now)}
     owned: dict[str, list[PartitionStatus]] = {}
     for partition in partitions:
@@ -246,17 +254,33 @@ def _workers(
             owner,
             [partition.partition for partition in theirs],
             min((p.age for p in theirs if p.age is not None), default=None),
-            _worker_health(theirs, waiting),
+            _worker_health(theirs, waiting, behind),
         )
         for owner, theirs in sorted(owned.items())
     ]
 
 
-def _worker_health(partitions: Iterable[PartitionStatus], waiting: set[int]) -> WorkerHealth:
+def _catches_up(stored: StoredPartition) -> bool:
+    """Whether the owner has reported lately, and after it had stopped stamping.
+
+    A report from before that may be of a worker that has ended since.
+    """
+    state, doing = stored.state, stored.activity
+    if state is None or doing is None or doing.epoch != state.version.epoch:
+        return False
+    ago, age = written_ago(stored, doing), _age(state, stored.now)
+    return ago <= REPORTED_S and (age is None or age - ago > LATE_S)
+
+
+def _worker_health(
+    partitions: Sequence[PartitionStatus], waiting: set[int], behind: set[int]
+) -> WorkerHealth:
     if any(p.state is PartitionHealth.FRESH for p in partitions):
         return WorkerHealth.WORKING
     if any(p.partition in waiting for p in partitions):
         return WorkerHealth.WAITING
+    if any(p.partition in behind for p in partitions):
+        return WorkerHealth.CATCHING_UP
     return WorkerHealth.SILENT
 
 

@@ -25,10 +25,12 @@ class WorkerHealth(StrEnum):
     """The health of a worker; the worst last.
 
     It works while any of its partitions is fresh. It waits while its partitions wait for a source.
+    It catches up while it reports and none is fresh.
     """
 
     WORKING = "working"
     WAITING = "waiting"
+    CATCHING_UP = "catching-up"
     SILENT = "silent"
 
 
@@ -81,11 +83,14 @@ class KafkaFault(StrEnum):
 
 
 class KafkaTrouble(Struct, frozen=True):
-    """The reason why Kafka's numbers are missing, a sentence; `since` in ms of this machine."""
+    """The reason why Kafka's numbers are missing, a sentence.
+
+    `since` is the time of the last numbers in ms of this machine, None if there were none.
+    """
 
     fault: KafkaFault
     reason: str
-    since: int
+    since: int | None
 
 
 class PartitionStatus(Struct, frozen=True):

@@ -11,7 +11,7 @@ from projector.cli.status_changes import changes
 from projector.cli.status_command import stamped_since
 from projector.cli.status_display import fitting_picture, trouble_picture
 from projector.events.model import Topic
-from projector.operators.diagnosis import redis_cause
+from projector.operators.diagnosis.servers import redis_cause
 from projector.operators.status import deployment_of
 from projector.operators.status_model import KafkaFault, KafkaTrouble, PartitionStatus, Status
 from tests.unit.operators.stored_status import OWNER, SETTINGS, StoredStatus, ends
@@ -72,7 +72,7 @@ async def test_the_causes_come_before_the_rows_the_worst_first(world: StoredStat
     (notice,) = (n for n, line in enumerate(text) if line.startswith("notice"))
     (heading,) = (n for n, line in enumerate(text) if line.startswith("partition "))
     assert notice < heading
-    assert text[heading + 2].split()[:2] == ["1-2", "stale"]
+    assert text[heading + 2].split()[:3] == ["1,", "2", "stale"]
     assert text[heading + 3].split()[:2] == ["0", "fresh"]
 
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projector.events.model import Topic
-from projector.operators.diagnosis import causes
+from projector.operators.diagnosis.causes import causes
+from projector.operators.diagnosis.words import some_partitions
 from projector.operators.source_status import SourceHealth, SourceStatus
 from projector.operators.status_model import (
     Cause,
@@ -140,11 +141,49 @@ def test_each_partition_that_is_not_fresh_has_one_cause(found: Status) -> None:
 
 
 @given(statuses())
-def test_it_is_an_outage_if_no_lookup_is_answered(found: Status) -> None:
-    answered = {PartitionHealth.FRESH, PartitionHealth.LATE}
-    if not any(p.state in answered for p in found.partitions):
-        assert all(c.severity is not Severity.NOTICE for c in causes(found)[:1])
-        assert causes(found)
+def test_it_is_an_outage_exactly_when_no_lookup_is_answered(found: Status) -> None:
+    listed = causes(found)
+    outages = [c for c in listed if c.severity is Severity.OUTAGE]
+    assert bool(outages) is (len(unanswered(found)) == len(found.partitions))
+    assert all(c.lookups == "Lookups get 503." for c in outages)
+    if outages:
+        assert all(c in outages for c in listed if c.partitions)
+        assert not any("are answered" in c.lookups for c in listed)
+
+
+@given(statuses())
+def test_lookups_are_said_to_be_answered_only_where_they_are(found: Status) -> None:
+    refused = unanswered(found)
+    for cause in causes(found):
+        if "all others are answered" in cause.lookups:
+            assert cause.lookups.startswith(f"Lookups of {some_partitions(refused)} and ")
+        if cause.lookups.startswith("Lookups are answered"):
+            assert not refused
+
+
+@given(statuses())
+def test_dead_letters_change_no_other_cause_and_come_last(found: Status) -> None:
+    without = causes(msgspec.structs.replace(found, dead_letters=0))
+    assert causes(msgspec.structs.replace(found, dead_letters=4))[:-1] == without
+
+
+@given(statuses())
+def test_no_sentence_changes_with_time_alone(found: Status) -> None:
+    """People are told of a new sentence: an age in it would be new every second."""
+    older = [
+        msgspec.structs.replace(p, age=None if p.age is None else p.age + 7)
+        for p in found.partitions
+    ]
+    sources = [
+        msgspec.structs.replace(s, age=None if s.age is None else s.age + 7) for s in found.sources
+    ]
+    later = msgspec.structs.replace(found, at=NOW + 7000, partitions=older, sources=sources)
+    assert [c.what for c in causes(later)] == [c.what for c in causes(found)]
+
+
+def unanswered(found: Status) -> set[int]:
+    refused = {PartitionHealth.STALE, PartitionHealth.UNCLAIMED}
+    return {p.partition for p in found.partitions if p.state in refused}
 
 
 @given(statuses())
@@ -214,6 +253,60 @@ def test_workers_that_wait_for_topics_are_not_taken_for_none() -> None:
         "topics-missing", "Topics are missing in Kafka, and workers wait for them.",
     )  # fmt: skip
     assert found.detail == "missing in Kafka at k:1: a.membership"
+
+
+def test_a_kafka_that_is_away_comes_before_workers_that_wait_for_it() -> None:
+    for found in (
+        status(trouble=UNREACHABLE),
+        status(partition(0, UNCLAIMED), trouble=UNREACHABLE),
+    ):
+        cause = only(found)
+        assert (cause.name, cause.severity) == ("kafka-unreachable", Severity.OUTAGE)
+        assert cause.lookups == "Lookups get 503."
+
+
+def test_a_kafka_that_is_away_never_leaves_lookups_answered_in_an_outage() -> None:
+    found = causes(status(partition(0, STALE, damage="facts"), trouble=UNREACHABLE))
+    assert [(c.name, c.lookups) for c in found] == [
+        ("partition-damaged", "Lookups get 503."), ("kafka-unreachable", "Lookups get 503."),
+    ]  # fmt: skip
+
+
+def test_two_causes_that_leave_nothing_answered_are_two_outages() -> None:
+    found = causes(status(partition(0, UNCLAIMED, damage="unreadable"), partition(1, STALE)))
+    assert [(c.name, c.severity, c.lookups) for c in found] == [
+        (name, Severity.OUTAGE, "Lookups get 503.")
+        for name in ("partition-damaged", "workers-gone")
+    ]
+
+
+def test_beside_another_cause_not_all_others_are_answered() -> None:
+    found = causes(status(
+        partition(0), partition(1, STALE, damage="facts"), partition(2, STALE, "b"),
+        partition(3, LATE, "c"),
+    ))  # fmt: skip
+    assert [c.lookups for c in found] == [
+        "Lookups of partition 1 and of unknown tokens get 503; others are answered unless another "
+        "cause names them.",
+        "Lookups of partition 2 and of unknown tokens get 503; others are answered unless another "
+        "cause names them.",
+    ]
+
+
+def test_partitions_that_cannot_be_read_may_have_workers() -> None:
+    damaged = [partition(n, UNCLAIMED, damage="unreadable") for n in range(2)]
+    assert names(status(*damaged)) == ["partition-damaged"]
+    assert names(status(*damaged, partition(2, UNCLAIMED))) == [
+        "partition-damaged", "partitions-unclaimed",
+    ]  # fmt: skip
+
+
+def test_dead_workers_are_named_beside_a_wrong_prefix_and_no_topics_are_to_be_created() -> None:
+    found = {c.name: c for c in causes(status(partition(0, STALE), trouble=MISSING))}
+    assert set(found) == {"workers-gone", "topics-missing"}
+    missing = found["topics-missing"]
+    assert missing.what == "Topics are missing in Kafka with the prefix `foo-`."
+    assert missing.advice == "Set PROJECTOR_TOPIC_PREFIX as for the workers."
 
 
 def test_topics_that_are_missing_although_workers_go_on_are_those_of_another_prefix() -> None:

@@ -98,6 +98,7 @@ async def test_a_source_that_ends_is_said_to_have_ended_and_is_asked_again(
         await until(lambda: poller.ends is None)
         trouble = poller.trouble
         assert trouble
+        assert trouble.since
         assert trouble.reason.startswith("Kafka at k:1 cannot be reached: ")
         assert 0 <= time.time() - trouble.since / 1000 < 60
         source.answer = source.ends
@@ -132,6 +133,8 @@ async def test_what_is_wrong_with_the_topics_is_said_as_it_is(source: Source) ->
         assert poller.trouble
         assert poller.trouble.fault is KafkaFault.TOPICS_MISSING
         assert poller.trouble.reason == "create them"
+        # It may last for hours already.
+        assert poller.trouble.since is None
 
 
 async def test_after_a_pause_nothing_from_before_it_is_shown(source: Source) -> None:

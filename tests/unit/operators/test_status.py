@@ -149,6 +149,32 @@ async def test_workers_are_those_who_hold_claims(world: StoredStatus) -> None:
     )
 
 
+async def test_a_worker_that_reports_while_it_is_behind_is_not_silent(world: StoredStatus) -> None:
+    await world.partitions(1)
+    await world.stamp(0, 20, stamp_epoch=6)
+    await world.publish(0, written_ago=5)
+    found = await world.read(ends(end=1_000_000))
+    assert found.workers[0].state is WorkerHealth.CATCHING_UP
+    (cause,) = found.causes
+    assert cause.name == "partitions-stale"
+    assert cause.what == "Partition 0 is behind, although the worker is there."
+    assert cause.advice.startswith("Wait while the lag falls.")
+
+
+@pytest.mark.parametrize(
+    ("age", "written_ago", "epoch"),
+    [(20, 9, 7), (20, 5, 6), (5, 4, 7), (6, 6, 7)],
+    ids=["too old", "a former owner's", "of before it hung", "of the moment it hung"],
+)
+async def test_a_report_that_proves_no_life_leaves_the_worker_silent(
+    world: StoredStatus, age: int, written_ago: int, epoch: int
+) -> None:
+    await world.partitions(1)
+    await world.stamp(0, age)
+    await world.publish(0, written_ago=written_ago, epoch=epoch)
+    assert (await world.read()).workers[0].state is WorkerHealth.SILENT
+
+
 @pytest.mark.parametrize(
     "fields",
     [

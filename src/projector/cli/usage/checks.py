@@ -44,8 +44,8 @@ def status(
     With --wait every partition must be fresh as of a time after the command began. So it is the
     step between two restarts. Every field of the JSON is in docs/monitoring.md.
 
-    Exits with 0 when all are fresh and heard; with 1 when any is not; with 3 when Redis cannot be
-    reached.
+    Exits with 0 when all are fresh and heard; with 1 when any is not; with 2 when Redis refuses the
+    user; with 3 when Redis cannot be reached.
 
     \b
     projector status

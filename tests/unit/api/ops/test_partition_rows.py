@@ -2,11 +2,11 @@
 
 from api.ops.partition_rows import (
     MAX_LISTED,
-    MAX_RUNS,
     PartitionFold,
     fold_workers,
     listed_partitions,
 )
+from projector.operators.number_ranges import MAX_RANGES
 from projector.operators.status_model import PartitionHealth
 from tests.made_up_status import FACTS, TOKENS, partition, status
 
@@ -51,5 +51,5 @@ def test_many_ranges_are_cut() -> None:
     found = status([partition(n, n % 2) for n in range(200)])
     fold = fold_workers(found)[0].partitions[PartitionHealth.FRESH]
     assert fold.count == 100
-    assert fold.numbers.count(",") == MAX_RUNS
+    assert fold.numbers.count(",") == MAX_RANGES
     assert fold.numbers.endswith(", …")

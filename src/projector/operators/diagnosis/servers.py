@@ -1,0 +1,164 @@
+"""Causes of trouble that lie in Redis, in Kafka or in its topics."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from projector.operators.diagnosis.unexplained import ALL_503, Unexplained, own_numbers
+from projector.operators.diagnosis.words import many
+from projector.operators.status_model import (
+    Cause,
+    Deployment,
+    KafkaFault,
+    KafkaTrouble,
+    PartitionHealth,
+    Severity,
+    Status,
+    WorkerHealth,
+)
+
+KAFKA: Final = {
+    KafkaFault.UNREACHABLE: (
+        "Kafka cannot be reached",
+        "Start Kafka, or repair the way to it; workers go on by themselves.",
+    ),
+    KafkaFault.REFUSED: (
+        "Kafka refuses this user",
+        "Set user, password and certificate as for the workers (docs/security.md).",
+    ),
+    KafkaFault.TOPICS_UNUSABLE: (
+        "The topics in Kafka cannot be used",
+        "Do what the reason asks for.",
+    ),
+}
+# With one of these, a worker has Kafka's records as of a moment ago.
+HAVE_KAFKA: Final = (WorkerHealth.WORKING, WorkerHealth.WAITING)
+
+
+def redis_cause(reason: str, since: int | None, *, refused: bool = False) -> Cause:
+    """Describe a Redis that is away or refuses this client: without it there is no status."""
+    if refused:
+        return Cause(
+            "redis-refused",
+            Severity.OUTAGE,
+            "Redis refuses this client.",
+            since,
+            "Lookups get 503 if workers or APIs are refused too.",
+            "Set user, password, certificate and URL of Redis as for the workers "
+            "(docs/security.md).",
+            "runbook.md#redis-refused",
+            reason,
+        )
+    return Cause(
+        "redis-unreachable",
+        Severity.OUTAGE,
+        "Redis cannot be reached.",
+        since,
+        ALL_503,
+        "Start Redis, or repair the way to it; workers and APIs go on by themselves.",
+        "runbook.md#redis-unreachable",
+        reason,
+    )
+
+
+def kafka(left: Unexplained) -> Iterator[Cause]:
+    """Explain all partitions by a Kafka that workers do not have either."""
+    trouble = left.status.kafka_trouble
+    if trouble is None or trouble.fault is KafkaFault.TOPICS_MISSING:
+        return
+    what, advice = KAFKA[trouble.fault]
+    name = trouble.fault.value
+    if trouble.fault is not KafkaFault.TOPICS_UNUSABLE:
+        name = f"kafka-{name}"
+    alive = any(w.state in HAVE_KAFKA for w in left.status.workers)
+    taken = [] if alive else left.take(list(left.open))
+    yield Cause(
+        name,
+        Severity.NOTICE if alive else left.severity(left.not_fresh),
+        f"{what} from here, but workers go on." if alive else f"{what}.",
+        left.last_fresh(taken) or trouble.since,
+        "This changes nothing for lookups." if alive else left.lookups(left.not_fresh),
+        advice,
+        f"runbook.md#{name}",
+        trouble.reason,
+        own_numbers(taken),
+    )
+
+
+def missing_topics(left: Unexplained) -> Iterator[Cause]:
+    """Explain what waits for topics; before the first claim, all partitions."""
+    trouble = left.status.kafka_trouble
+    if trouble is None or trouble.fault is not KafkaFault.TOPICS_MISSING:
+        return
+    if any(p.state is PartitionHealth.FRESH for p in left.status.partitions):
+        yield other_topics(left.status, trouble.reason)
+    elif left.status.workers:
+        yield _lost_topics(left, trouble)
+    else:
+        yield _no_topics(left, trouble)
+
+
+def _no_topics(left: Unexplained, trouble: KafkaTrouble) -> Cause:
+    taken = left.take(list(left.open))
+    return Cause(
+        "topics-missing",
+        left.severity(left.not_fresh),
+        "Topics are missing in Kafka, and workers wait for them.",
+        left.last_fresh(taken),
+        left.lookups(left.not_fresh),
+        "Set PROJECTOR_TOPIC_PREFIX as for the feeders, or create the topics: `projector topics`.",
+        "runbook.md#topics-missing",
+        trouble.reason,
+        own_numbers(taken),
+    )
+
+
+def _lost_topics(left: Unexplained, trouble: KafkaTrouble) -> Cause:
+    """Describe topics that are missing although workers had some; the workers' are others.
+
+    The advice creates no topics: with a wrong prefix nobody would read them.
+    """
+    return Cause(
+        "topics-missing",
+        left.severity(left.not_fresh),
+        f"Topics are missing in Kafka {_with_prefix(left.status.deployment)}.",
+        trouble.since,
+        left.lookups(left.not_fresh),
+        "Set PROJECTOR_TOPIC_PREFIX as for the workers.",
+        "runbook.md#topics-missing",
+        trouble.reason,
+    )
+
+
+def other_topics(status: Status, detail: str) -> Cause:
+    """Describe settings whose topics are not those of the workers, which go on."""
+    return Cause(
+        "other-topics",
+        Severity.NOTICE,
+        "The workers of this Redis take their events from other topics than those "
+        f"{_with_prefix(status.deployment)}.",
+        None,
+        "Lookups get what the workers' topics have, not these.",
+        "Set PROJECTOR_TOPIC_PREFIX, PROJECTOR_KAFKA and PROJECTOR_REDIS_URL as for the workers.",
+        "runbook.md#other-topics",
+        detail,
+    )
+
+
+def _with_prefix(deployment: Deployment | None) -> str:
+    prefix = deployment.topic_prefix if deployment else ""
+    return f"with the prefix `{prefix}`" if prefix else "without a prefix"
+
+
+def dead_letters(left: Unexplained) -> Iterator[Cause]:
+    """Find dead letters that were not replayed; partitions are not touched by them."""
+    if count := left.status.waiting_letters:
+        yield Cause(
+            "dead-letters",
+            Severity.NOTICE,
+            f"{many(count, 'event')} could not be applied and became "
+            f"{'a dead letter' if count == 1 else 'dead letters'}.",
+            None,
+            "Answers lack what these events were to change.",
+            "List them with `projector dead-letters list`, correct and replay them.",
+            "runbook.md#dead-letters-arriving",
+        )

@@ -1,0 +1,73 @@
+"""`projector status`: its exit codes, and what it prints of a Redis that refuses or is away."""
+
+import json
+import time
+from typing import Any
+
+import fakeredis
+import pytest
+from redis.exceptions import AuthenticationError
+
+from projector.cli import status_command
+from projector.clients import redis_client
+from projector.operators import status
+from projector.operators.kafka_lag import EndOffsetPoller
+from projector.store import schema
+from tests.unit.cli.runner import run
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_command, "WAIT_INTERVAL_S", 0.01)
+
+
+@pytest.fixture
+def worker_that_ended(server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last stamp still counts as fresh, however slow this machine is."""
+    monkeypatch.setenv("PROJECTOR_MAX_STALENESS", "600")
+    monkeypatch.setattr(status, "LATE_S", 600.0)
+    redis = fakeredis.FakeRedis(server=server)
+    now = int(time.time() * 1000)
+    redis.set(schema.PARTITIONS_KEY, "1")
+    redis.hset(
+        schema.partition_key(0),
+        mapping={"epoch": 7, "owner": "a", "revision": 3, "stamp_epoch": 7, "stamp": now - 100},
+    )
+
+
+@pytest.mark.usefixtures("worker_that_ended")
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_wait_for_a_frozen_worker_is_not_over_although_its_stamp_is_recent(
+    options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It exited with 0: its last look forgot that no stamp had come since it began."""
+    monkeypatch.setattr(EndOffsetPoller, "first", _no_wait)
+    found = run("status", "--wait", "0.1", *options)
+    assert found.exit_code == 1
+    assert "are fresh\n" not in found.stdout
+    if options:
+        assert json.loads(found.stdout)["totals"]["fresh"] == 1
+    else:
+        assert "Not every partition was stamped since the command began" in found.stderr
+
+
+async def _no_wait(_: object) -> None:
+    """Kafka is of no interest."""
+
+
+@pytest.mark.parametrize("options", [(), ("--wait", "5")])
+def test_a_refusal_by_redis_is_not_called_an_outage(
+    options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(fakeredis.FakeAsyncRedis):
+        async def execute_command(self, *_: Any, **__: Any) -> Any:
+            raise AuthenticationError("invalid username-password pair or user is disabled.")
+
+    monkeypatch.setattr(redis_client, "create_redis", lambda _: Refusing())
+    monkeypatch.setattr(EndOffsetPoller, "first", _no_wait)
+    found = run("status", *options)
+    assert found.exit_code == 2
+    assert "does not know this user and password" in found.stderr
+    assert "as for the workers" in found.stderr
+    assert "docs/runbook.md#redis-refused" in found.stderr
+    assert "Start Redis" not in found.stderr
