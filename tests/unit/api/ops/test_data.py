@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from fakeredis import FakeAsyncRedis
+from redis.exceptions import AuthenticationError
 
 from api import metrics
 from api.lookup import PATH
@@ -187,6 +188,43 @@ async def test_redis_that_is_not_there_is_the_cause_since_when_it_went(
         assert "totals" not in each
     assert found[0]["causes"][0]["since"] == found[1]["causes"][0]["since"] <= found[0]["now"]
     assert "redis-unreachable" not in [cause["name"] for cause in back["causes"]]
+
+
+async def test_nobody_knows_since_when_redis_is_away_that_never_answered(
+    redis: FakeAsyncRedis,
+) -> None:
+    redis.connection_pool.connection_kwargs["server"].connected = False
+    async with own() as http:
+        (cause,) = (await http.get("/ops/data/status")).json()["causes"]
+    assert cause["since"] is None
+
+
+async def test_an_answer_from_before_a_pause_does_not_date_an_outage(
+    redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was shown since the outage of two hours ago that a viewer had left."""
+    monkeypatch.setattr(page_data, "STATUS_KEPT_S", 0.0)
+    async with own() as http:
+        assert (await http.get("/ops/data/status")).json()["read_ago"] is not None
+        redis.connection_pool.connection_kwargs["server"].connected = False
+        (before,) = (await _until_away(http))["causes"]
+        monkeypatch.setattr(page_data, "IDLE_S", -1.0)
+        (after,) = (await http.get("/ops/data/status")).json()["causes"]
+    assert before["since"]
+    assert after["since"] is None
+
+
+async def test_a_redis_that_refuses_the_user_is_not_to_be_started(
+    redis: FakeAsyncRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise AuthenticationError("invalid username-password pair or user is disabled.")
+
+    monkeypatch.setattr(page_data, "read_status", refuse)
+    async with own() as http:
+        (cause,) = (await http.get("/ops/data/status")).json()["causes"]
+    assert (cause["name"], cause["runbook"]) == ("redis-refused", "runbook.md#redis-refused")
+    assert "Start Redis" not in cause["advice"]
 
 
 async def _until_away(http: httpx.AsyncClient) -> Any:
