@@ -5,14 +5,13 @@
 
 import logging
 import sys
-
-import structlog
-from structlog.types import EventDict, Processor, WrappedLogger
+from typing import TYPE_CHECKING
 
 from projector.events import redaction
 from projector.log_repeats import RepeatFilter
 
-log = structlog.get_logger()
+if TYPE_CHECKING:
+    from structlog.types import EventDict, Processor, WrappedLogger
 
 
 def escape_control_chars(text: str) -> str:
@@ -25,6 +24,8 @@ def configure(level: str) -> None:
 
     Repeated messages of other libraries are counted, except at the level `debug`.
     """
+    import structlog  # noqa: PLC0415  commands that log nothing do without
+
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -65,17 +66,22 @@ def _close_filters(handler: logging.Handler) -> None:
 
 
 def _report_repeats(seconds: float, lines: int, messages: str) -> None:
+    import structlog  # noqa: PLC0415  commands that log nothing do without
+
+    log = structlog.get_logger()
     log.warning("other libraries repeat themselves", seconds=seconds, lines=lines,
                 messages=messages)  # fmt: skip
 
 
-def _rendering(*, on_terminal: bool) -> list[Processor]:
+def _rendering(*, on_terminal: bool) -> "list[Processor]":
+    import structlog  # noqa: PLC0415  commands that log nothing do without
+
     if on_terminal:
         return [_without_tokens, _for_terminals, structlog.dev.ConsoleRenderer()]
     return [_without_tokens, structlog.processors.JSONRenderer()]
 
 
-def _without_tokens(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _without_tokens(_logger: "WrappedLogger", _method: str, event: "EventDict") -> "EventDict":
     """Redact tokens: messages of libraries and exceptions may quote their arguments."""
     return {
         name: redaction.redact_text(value if isinstance(value, str) else repr(value))
@@ -85,7 +91,7 @@ def _without_tokens(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     }
 
 
-def _for_terminals(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def _for_terminals(_logger: "WrappedLogger", _method: str, event: "EventDict") -> "EventDict":
     return {
         name: _lines(value) if isinstance(value, str) else value for name, value in event.items()
     }

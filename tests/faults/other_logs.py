@@ -10,7 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from projector.events.model import Topic
-from projector.kafka.topics import CONFIGS
+from projector.kafka.topic_configs import CONFIGS
 from tests.faults.namespaces import Event, ScriptedNamespace
 from tests.faults.scenario import SEND_S, Scenario
 from tests.faults.traffic import SentEvent

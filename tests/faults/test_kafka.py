@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
 from projector.events.partitioning import partition_of
-from projector.kafka.topics import CONFIGS, ONE_PARTITION
+from projector.kafka.topic_configs import CONFIGS, ONE_PARTITION
 from projector.process import free_port, is_listening
 from tests.faults import poison_records
 from tests.faults.conftest import SEED, Broker, NewScenario

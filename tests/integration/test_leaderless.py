@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 
 from projector.events.model import DEAD_LETTERS, Topic
 from projector.events.partitioning import partition_of
-from projector.kafka.topics import CONFIGS
+from projector.kafka.topic_configs import CONFIGS
 from projector.process import is_listening
 from tests import builders
 from tests.integration import servers

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, TypeVar, cast
 
 import msgspec
-import structlog
 import typer
 from rich.console import Console
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 T = TypeVar("T")
-logger = structlog.get_logger()
 
 FINDING: Final = 1
 WRONG: Final = 2
@@ -50,7 +48,9 @@ def load_settings() -> Settings:
         refuse_settings(error)
     log.configure(settings.log_level)
     if settings.kafka_security_protocol == "SASL_PLAINTEXT":
-        logger.warning(
+        import structlog
+
+        structlog.get_logger().warning(
             "nothing is encrypted on the way to Kafka",
             setting=f"{variable_name('kafka_security_protocol')}=SASL_PLAINTEXT",
         )

@@ -7,8 +7,16 @@ from projector.config.settings import Settings
 from projector.contract import json_schemas
 from projector.contract.json_schemas import Schema
 from projector.events import replay_header
-from projector.events.model import DEAD_LETTERS, EVENT_TYPES, HEARTBEAT, MAX_ID, SOURCES, Topic
-from projector.kafka import dead_letters, topics
+from projector.events.model import (
+    DEAD_LETTERS,
+    EVENT_TYPES,
+    HEARTBEAT,
+    LETTER_HEADERS,
+    MAX_ID,
+    SOURCES,
+    Topic,
+)
+from projector.kafka import topic_configs
 
 VERSION: Final = "3.0.0"
 BINDING: Final = "0.5.0"
@@ -84,7 +92,7 @@ def _channel(topic: str) -> dict[str, Any]:
         "messages": {
             name: {"$ref": f"#/components/messages/{name}"} for name in _message_names(topic)
         },
-        "bindings": _topic(topic, 1 if topic in topics.ONE_PARTITION else partitions),
+        "bindings": _topic(topic, 1 if topic in topic_configs.ONE_PARTITION else partitions),
     }
 
 
@@ -101,9 +109,9 @@ def _dead_letters_channel() -> dict[str, Any]:
 def _topic(name: str, partitions: int) -> dict[str, Any]:
     options = {
         option: int(value) if option in _NUMBERED_TOPIC_OPTIONS else value
-        for option, value in topics.CONFIGS[name].items()
+        for option, value in topic_configs.CONFIGS[name].items()
     }
-    configuration = {"cleanup.policy": [topics.CLEANUP], **options}
+    configuration = {"cleanup.policy": [topic_configs.CLEANUP], **options}
     return _kafka(topic=name, partitions=partitions, topicConfiguration=configuration)
 
 
@@ -219,7 +227,7 @@ def _key(name: str) -> dict[str, Any]:
 
 def _dead_letter() -> dict[str, Any]:
     headers = {
-        f"{dead_letters.PREFIX}{name}": {**shape, "description": about}
+        f"{LETTER_HEADERS}{name}": {**shape, "description": about}
         for name, (shape, about) in _FINDING.items()
     }
     return {

@@ -30,6 +30,8 @@ class Topic(StrEnum):
 
 
 DEAD_LETTERS: Final = "dead-letters"
+# Of the headers that a dead letter has beside the original's.
+LETTER_HEADERS: Final = "dead-letter-"
 # The topic of heartbeats, with one partition. It feeds no facts, so it is not a `Topic`.
 SOURCES: Final = "sources"
 HEARTBEAT: Final = "source.heartbeat"

@@ -10,9 +10,9 @@ from aiokafka.errors import MessageSizeTooLargeError
 from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.events import redaction
-from projector.events.model import DEAD_LETTERS, KafkaRecord
+from projector.events.model import DEAD_LETTERS, LETTER_HEADERS, KafkaRecord
 
-PREFIX: Final = "dead-letter-"
+PREFIX: Final = LETTER_HEADERS
 MAX_ORIGINAL_BYTES: Final = 1024 * 1024
 MAX_LETTER_BYTES: Final = 4 * 1024 * 1024
 # If the original's headers exceed this many bytes, the letter omits them, or it could be too large.

@@ -16,12 +16,11 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.errors import ChangedPartitionsError, MissingTopicsError, UnusableTopicsError
-from projector.events.model import DEAD_LETTERS, SOURCES, Topic
+from projector.events.model import SOURCES, Topic
 from projector.kafka.admin_client import open_admin
 from projector.kafka.broker_protocol import MINIMUM
+from projector.kafka.topic_configs import CLEANUP, CONFIGS, ONE_PARTITION
 
-_DAYS_MS: Final = 24 * 3600 * 1000
-_MIB: Final = 1024 * 1024
 MAX_DEFAULT_COPIES: Final = 3
 # With so many copies a write can have two and one broker may be away, for writes and for witnesses.
 ENOUGH_COPIES: Final = 3
@@ -29,23 +28,6 @@ MINIMUM_IN_SYNC: Final = 2
 WATCH_INTERVAL_S: Final = 1.0
 # Kafka acknowledges a new topic before every broker knows it; a busy one takes a second or two.
 KNOWN_S: Final = 10.0
-
-# The broker's clock, not a producer's: with a wrong clock Kafka would delete job-lifecycle early,
-# and tokens would have expired when they start.
-_EVENTS: Final = {
-    "max.message.bytes": str(2 * _MIB),
-    "message.timestamp.type": "LogAppendTime",
-}
-CLEANUP: Final = "delete"
-CONFIGS: Final[dict[str, dict[str, str]]] = {
-    Topic.MEMBERSHIP: {"retention.ms": "-1", **_EVENTS},
-    Topic.AGENT_CONFIG: {"retention.ms": "-1", **_EVENTS},
-    Topic.JOB_LIFECYCLE: {"retention.ms": str(60 * _DAYS_MS), **_EVENTS},
-    DEAD_LETTERS: {"retention.ms": "-1", "max.message.bytes": str(4 * _MIB)},
-    SOURCES: {"retention.ms": str(_DAYS_MS), **_EVENTS},
-}
-# All others have the same number of partitions.
-ONE_PARTITION: Final = (DEAD_LETTERS, SOURCES)
 
 
 async def create_topics(settings: Settings) -> dict[str, int]:

@@ -79,7 +79,7 @@ METRICS = {"prometheus_client"}
         ("projector.cli.dead_letter_list", SERVERS),
         ("projector.cli.feed_command", SERVERS | REDIS | METRICS),
         ("projector.cli.topics_command", SERVERS | REDIS | METRICS),
-        ("projector.cli.schemas_command", SERVERS | REDIS),
+        ("projector.cli.schemas_command", SERVERS | KAFKA | REDIS | METRICS | {"structlog"}),
         ("projector.cli.gitlab_commands", SERVERS | REDIS | KAFKA | METRICS | {"psycopg"}),
         ("projector.cli.serve_commands", SERVERS | REDIS | KAFKA | METRICS | {"cryptography"}),
         # The operators' page brings it, where there is a token.

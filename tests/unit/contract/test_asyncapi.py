@@ -13,7 +13,7 @@ from projector.contract.files import contract
 from projector.events.cloudevents import decode_event
 from projector.events.heartbeats import decode_heartbeat
 from projector.events.model import EVENT_TYPES, HEARTBEAT, SOURCES, SourceRecord, Topic
-from projector.kafka import dead_letters, topics
+from projector.kafka import dead_letters, topic_configs
 from tests import builders
 from tests.unit.contract.validation import Validator
 
@@ -49,7 +49,7 @@ def test_heartbeats_are_in_a_channel_of_their_own() -> None:
     kafka = channel["bindings"]["kafka"]
     assert (kafka["topic"], kafka["partitions"]) == (SOURCES, 1)
     retention = kafka["topicConfiguration"]["retention.ms"]
-    assert retention == 24 * 3600 * 1000 == int(topics.CONFIGS[SOURCES]["retention.ms"])
+    assert retention == 24 * 3600 * 1000 == int(topic_configs.CONFIGS[SOURCES]["retention.ms"])
     assert DOCUMENT["operations"]["receive-sources"]["channel"] == {"$ref": "#/channels/sources"}
 
 
