@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 from aiokafka.errors import KafkaError
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import RedisError
 
 from api.ops.activity_minutes import read_minutes
 from api.ops.auth import AccessRefusedError
@@ -22,6 +22,7 @@ from api.ops.background import BackgroundLoop, CachedCall
 from api.ops.letter_groups import group_letters
 from api.ops.partition_rows import fold_workers, listed_partitions
 from projector.clients import redis_client
+from projector.clients.redis_access import redis_reason
 from projector.config.settings import Settings
 from projector.errors import OperatorError, TemporaryError, TooManyFactsError, UnknownJobError
 from projector.operators import dead_letter_reader, explain
@@ -109,7 +110,7 @@ class BackgroundSource:
         }
 
     def _without_redis(self, error: "RedisRefusedError") -> dict[str, Any]:
-        cause = redis_cause(error.reason, self._answered, refused=error.refuses_user)
+        cause = redis_cause(error.reason, self._answered, refused=error.refuses_client)
         return {
             "now": round(time.time() * 1000),
             "read_ago": None,
@@ -147,23 +148,23 @@ class BackgroundSource:
             ) from None
         except OperatorError as error:
             raise AccessRefusedError(503, str(error)) from None
-        except (AuthenticationError, NoPermissionError) as error:
-            reason = f"Redis at {address} refuses this user: {error}"
-            raise RedisRefusedError(503, reason, refuses_user=True) from None
         except TimeoutError:
             reason = f"Redis at {address} has not answered within {seconds:g} s; try again"
             raise RedisRefusedError(503, reason) from None
         except (RedisError, OSError) as error:
-            reason = f"Redis at {address} cannot be reached: {_connection_trouble(error)}"
-            raise RedisRefusedError(503, reason) from None
+            refusal = redis_reason(error)
+            reason = refusal or f"cannot be reached: {_connection_trouble(error)}"
+            raise RedisRefusedError(
+                503, f"Redis at {address} {reason}", refuses_client=refusal is not None
+            ) from None
 
 
 class RedisRefusedError(AccessRefusedError):
-    """Redis does not answer, or refuses this user."""
+    """Redis does not answer, or refuses this client."""
 
-    def __init__(self, status: int, reason: str, *, refuses_user: bool = False) -> None:
+    def __init__(self, status: int, reason: str, *, refuses_client: bool = False) -> None:
         super().__init__(status, reason)
-        self.refuses_user = refuses_user
+        self.refuses_client = refuses_client
 
 
 class StatusReading(NamedTuple):

@@ -225,6 +225,7 @@ async def test_a_redis_that_refuses_the_user_is_not_to_be_started(
         (cause,) = (await http.get("/ops/data/status")).json()["causes"]
     assert (cause["name"], cause["runbook"]) == ("redis-refused", "runbook.md#redis-refused")
     assert "Start Redis" not in cause["advice"]
+    assert "does not know this user and password. Set PROJECTOR_REDIS_USERNAME" in cause["detail"]
 
 
 async def _until_away(http: httpx.AsyncClient) -> Any:
