@@ -166,13 +166,21 @@ def sources(service: dict[str, Any]) -> Iterator[str]:
 
 def test_what_compose_mounts_is_there() -> None:
     found = [source for service in COMPOSE["services"].values() for source in sources(service)]
-    own = "./ingest-tokens.yaml"  # Docker Compose names it where it is missing
+    own = "./ingest-tokens"  # Docker Compose names it where it is missing
     assert own in found
     for source in found:
         if source.startswith("./"):
             assert source == own or (REPOSITORY / source).exists(), source
         else:
             assert source in COMPOSE["volumes"]
+
+
+def test_a_replaced_file_of_tokens_is_seen_in_the_container() -> None:
+    """A mount of the file itself would go on showing the old one, with the tokens it removed."""
+    ingest = COMPOSE["services"]["ingest"]
+    (mount,) = ingest["volumes"]
+    file = Path(ingest["environment"]["PROJECTOR_INGEST_TOKENS_FILE"])
+    assert mount["target"] == str(file.parent)
 
 
 def test_the_rest_is_started_only_when_asked_for() -> None:
