@@ -153,8 +153,15 @@ def test_prometheus_scrapes_where_compose_lets_them_listen() -> None:
         (job["dns_sd_configs"][0]["names"][0], job["dns_sd_configs"][0]["port"]) for job in jobs
     }
     worker = COMPOSE["services"]["worker"]["environment"]
-    assert places == {("worker", worker["PROJECTOR_WORKER_WEB_PORT"]), ("api", 8000)}
+    bridge = COMPOSE["services"]["bridge"]["environment"]
+    ingest = COMPOSE["services"]["ingest"]["command"]
+    assert places == {
+        ("worker", worker["PROJECTOR_WORKER_WEB_PORT"]), ("api", 8000),
+        ("bridge", bridge["PROJECTOR_GITLAB_WEB_PORT"]), ("ingest", int(ingest[-1])),
+    }  # fmt: skip
     assert worker["PROJECTOR_WORKER_WEB_HOST"] == "0.0.0.0"
+    assert bridge["PROJECTOR_GITLAB_WEB_HOST"] == "0.0.0.0"
+    assert ingest[:3] == ["ingest", "--host", "0.0.0.0"]
 
 
 def sources(service: dict[str, Any]) -> Iterator[str]:
