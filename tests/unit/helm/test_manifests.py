@@ -122,6 +122,12 @@ def test_a_worker_has_time_to_hand_over_and_one_is_replaced_at_a_time() -> None:
                 if component(m) == "worker"]  # fmt: skip
 
 
+def test_the_job_of_the_topics_makes_all_its_attempts_while_helm_waits() -> None:
+    [job] = of_kind(rendered("minimal"), "Job")
+    pauses = sum(10 * 2**attempt for attempt in range(job["spec"]["backoffLimit"]))
+    assert pauses < job["spec"]["activeDeadlineSeconds"] < 300
+
+
 def test_an_autoscaled_deployment_names_no_number_of_pods() -> None:
     """Every `helm upgrade` would set it back."""
     assert "replicas" not in named(rendered("minimal"), "Deployment", "agents-api")["spec"]
