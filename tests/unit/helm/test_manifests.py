@@ -138,6 +138,7 @@ def test_an_autoscaled_deployment_names_no_number_of_pods() -> None:
 def test_there_is_never_a_second_bridge() -> None:
     bridge = named(rendered("everything"), "StatefulSet", "agents-bridge")["spec"]
     assert bridge["replicas"] == 1
+    assert bridge["podManagementPolicy"] == "Parallel"  # so that a rollback replaces a broken pod
     [claim] = bridge["volumeClaimTemplates"]
     assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
     state = environment({"spec": bridge["template"]["spec"]})["PROJECTOR_GITLAB_STATE"]
