@@ -119,6 +119,8 @@ def test_every_part_has_a_comment() -> None:
         ("kafka.ca.secret=a,kafka.ca.configMap=b", "kafka.ca"),
         ("kafka.ca.file=ca.pem", "kafka.ca"),
         ("pods.extraEnv[0].name=PROJECTOR_KAFKA", "pods.extraEnv"),
+        (r"pods.labels.app\.kubernetes\.io/name=mine", "app.kubernetes.io/name"),
+        (r"pods.labels.helm\.sh/chart=mine", "helm.sh/chart"),
         ("image.repository=projector:latest", "image.repository"),
         ("worker.terminationGracePeriodSeconds=10", "worker.terminationGracePeriodSeconds"),
         ("api.jobTokens.publicKeys.a=BEGIN PRIVATE KEY", "api.jobTokens.publicKeys"),
