@@ -1,5 +1,6 @@
 """The chart of deploy/helm, rendered by the Helm that `scripts/helm fetch` builds."""
 
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -34,9 +35,11 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([helm_or_skip(), *arguments], capture_output=True, text=True, check=False)
 
 
-def template(*arguments: str) -> subprocess.CompletedProcess[str]:
+def template(
+    *arguments: str, chart: Path = CHART, release: str = RELEASE
+) -> subprocess.CompletedProcess[str]:
     """Render the chart with further arguments of `helm template`."""
-    return helm("template", RELEASE, str(CHART), "--kube-version", KUBERNETES, *arguments)
+    return helm("template", release, str(chart), "--kube-version", KUBERNETES, *arguments)
 
 
 @cache
@@ -58,6 +61,17 @@ def refusal(name: str, *arguments: str) -> str:
     done = template("--values", str(VALUES[name]), *arguments)
     assert done.returncode != 0, f"accepted: {arguments}"
     return done.stderr
+
+
+def notes(folder: Path, name: str, *arguments: str) -> str:
+    """Return what Helm prints after an installation; `helm template` leaves it out."""
+    chart = shutil.copytree(CHART, folder / "chart")
+    text = '{{ include (print $.Template.BasePath "/NOTES.txt") . | quote }}'
+    (chart / "templates" / "notes.yaml").write_text(f"kind: Notes\nnotes: {text}")
+    done = template("--values", str(VALUES[name]), *arguments, chart=chart)
+    assert done.returncode == 0, done.stderr
+    [found] = of_kind(parse(done.stdout), "Notes")
+    return str(found["notes"])
 
 
 def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:

@@ -1,6 +1,8 @@
 """Whether what the manifests name is there: ports, pods, Secrets, files."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from tests.unit.helm.chart import (
     environment,
     matches,
     named,
+    notes,
     of_kind,
     pods,
     rendered,
@@ -152,20 +155,20 @@ def test_every_pod_has_a_network_policy(name: str) -> None:
     assert policies == (set() if name == "trial" else pods(rendered(name)).keys() - {"test"})
 
 
-def test_only_named_namespaces_reach_metrics_and_the_operators_page() -> None:
-    def namespaces(name: str, part: str) -> list[dict[str, str]]:
+def test_only_named_peers_reach_metrics_and_the_operators_page() -> None:
+    def peers(name: str, part: str) -> list[Manifest]:
         policy = named(rendered(name), "NetworkPolicy", f"agents-{part}")["spec"]
-        return [peer["namespaceSelector"]["matchLabels"] for rule in policy["ingress"]
-                for peer in rule["from"] if "namespaceSelector" in peer]  # fmt: skip
+        return [peer for rule in policy["ingress"] for peer in rule["from"]
+                if "podSelector" not in peer]  # fmt: skip
 
-    def is_label(name: str) -> dict[str, str]:
-        return {"kubernetes.io/metadata.name": name}
+    def namespace(name: str) -> Manifest:
+        return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
 
-    assert namespaces("everything", "worker") == [is_label("monitoring")]
-    assert namespaces("everything", "bridge") == [is_label("monitoring")]
-    assert namespaces("everything", "ops") == [is_label("operators")]
-    assert namespaces("everything", "api") == [
-        is_label("gitlab"), is_label("ingress-nginx"), is_label("monitoring"),
+    assert peers("everything", "worker") == [namespace("monitoring")]
+    assert peers("everything", "bridge") == [namespace("monitoring")]
+    assert peers("everything", "ops") == [namespace("operators")]
+    assert peers("everything", "api") == [
+        namespace("gitlab"), {"ipBlock": {"cidr": "10.1.0.0/24"}}, namespace("monitoring"),
     ]  # fmt: skip
     closed = {part: named(rendered("minimal"), "NetworkPolicy", f"agents-{part}")["spec"]["ingress"]
               for part in ("worker", "topics", "api")}  # fmt: skip
@@ -184,6 +187,23 @@ def test_pods_reach_the_servers_that_they_use_and_no_others() -> None:
     assert ports("bridge", "bridge") == [{53}, {9092}, {7000, 7001}, {5432}]
     assert ports("sentinel", "worker") == [{53}, {9093}, {26379, 6379}]
     assert ports("everything", "worker") == [{53}, {9093, 9094}, {6380}, {4318}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ("api.service.type=LoadBalancer", ["networkPolicy.clients"]),
+        ("ingest.service.type=NodePort", ["networkPolicy.ingest"]),
+        ("api.service.type=NodePort,networkPolicy.clients[0].ipBlock.cidr=10.0.0.0/8", []),
+        ("api.service.type=NodePort,networkPolicy.enabled=false", []),
+        ("ops.service.type=NodePort", []),  # not enabled
+    ],
+)
+def test_the_notes_name_a_service_that_nothing_outside_reaches(
+    tmp_path: Path, arguments: str, names: list[str]
+) -> None:
+    said = notes(tmp_path, "ingest", "--set", arguments)
+    assert re.findall(r"Name the addresses in ([.\w]+):", said) == names
 
 
 def test_all_kinds_that_make_pods_are_looked_at() -> None:
