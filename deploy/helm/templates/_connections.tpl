@@ -37,16 +37,16 @@ All take (dict "root" $ "name" COMPONENT "servers" (list "kafka" "redis")).
 {{- $user := include "projector.user" (dict "root" $.root "name" $.name "server" $server) | fromYaml }}
 {{- with $user.secret }}
 - secret:
-    name: {{ . }}
+    name: {{ . | quote }}
     items:
-      - {key: {{ $user.secretKey | default "password" }}, path: {{ $server }}-password}
+      - {key: {{ $user.secretKey | default "password" | quote }}, path: {{ $server }}-password}
 {{- end }}
 {{- with $user.certificateSecret }}
 - secret:
-    name: {{ . }}
+    name: {{ . | quote }}
     items:
-      - {key: {{ $user.certificateKey | default "tls.crt" }}, path: {{ $server }}-certificate.pem}
-      - {key: {{ $user.privateKeyKey | default "tls.key" }}, path: {{ $server }}-key.pem}
+      - {key: {{ $user.certificateKey | default "tls.crt" | quote }}, path: {{ $server }}-certificate.pem}
+      - {key: {{ $user.privateKeyKey | default "tls.key" | quote }}, path: {{ $server }}-key.pem}
 {{- end }}
 {{- include "projector.caSource" (dict "ca" (index $.root.Values $server "ca") "path" (printf "%s-ca.pem" $server)) }}
 {{- end }}
@@ -57,9 +57,9 @@ All take (dict "root" $ "name" COMPONENT "servers" (list "kafka" "redis")).
 {{- range $kind := list "secret" "configMap" }}
 {{- with (index $.ca $kind) }}
 - {{ $kind }}:
-    name: {{ . }}
+    name: {{ . | quote }}
     items:
-      - {key: {{ $.ca.key | default "ca.crt" }}, path: {{ $.path }}}
+      - {key: {{ $.ca.key | default "ca.crt" | quote }}, path: {{ $.path }}}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -100,7 +100,7 @@ All take (dict "root" $ "name" COMPONENT "servers" (list "kafka" "redis")).
 {{- with .Values.redis }}
 {{- if .urlSecret }}
 - name: PROJECTOR_REDIS_URL
-  valueFrom: {secretKeyRef: {name: {{ .urlSecret }}, key: {{ .urlSecretKey }}}}
+  valueFrom: {secretKeyRef: {name: {{ .urlSecret | quote }}, key: {{ .urlSecretKey | quote }}}}
 {{- else }}
 - {name: PROJECTOR_REDIS_URL, value: {{ .url | quote }}}
 {{- end }}
@@ -128,7 +128,7 @@ stringData:
 {{/* The source of one file out of a Secret: (dict "secret" NAME "key" KEY "path" FILE). */}}
 {{- define "projector.fileOfSecret" -}}
 - secret:
-    name: {{ .secret }}
+    name: {{ .secret | quote }}
     items:
-      - {key: {{ .key }}, path: {{ .path }}}
+      - {key: {{ .key | quote }}, path: {{ .path }}}
 {{- end -}}

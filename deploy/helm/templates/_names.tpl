@@ -6,7 +6,7 @@
 {{/* Labels that never change: (dict "root" $ "name" COMPONENT). */}}
 {{- define "projector.selector" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .name }}
 {{- end -}}
 
@@ -34,6 +34,13 @@ labels:
 {{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* A quantity of Kubernetes, such as 500m or 1Gi, as a number. */}}
+{{- define "projector.quantity" -}}
+{{- $factors := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 -}}
+{{- $text := include "projector.text" . -}}
+{{- mulf (regexFind "^[0-9.]+" $text) (get $factors (regexFind "[A-Za-z]*$" $text)) -}}
 {{- end -}}
 
 {{/* A number as the product reads it: Helm has 1048576 as 1.048576e+06. */}}

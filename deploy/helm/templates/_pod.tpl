@@ -24,7 +24,7 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  serviceAccountName: {{ include "projector.fullname" .root }}{{ with .account }}-{{ . }}{{ end }}
+  serviceAccountName: "{{ include "projector.fullname" .root }}{{ with .account }}-{{ . }}{{ end }}"
   automountServiceAccountToken: false
   # A Service called projector-... would set PROJECTOR_ variables.
   enableServiceLinks: false
@@ -88,7 +88,7 @@ spec:
 
 {{/* Image and rights of a container. */}}
 {{- define "projector.container" -}}
-image: {{ include "projector.image" . }}
+image: {{ include "projector.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 securityContext:
   allowPrivilegeEscalation: false

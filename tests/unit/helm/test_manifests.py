@@ -21,8 +21,10 @@ from tests.unit.helm.chart import (
     helm,
     named,
     of_kind,
+    parse,
     pods,
     rendered,
+    template,
 )  # fmt: skip
 
 # Of the Prometheus Operator: not Kubernetes' own, so checked below.
@@ -45,6 +47,32 @@ def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
     broken = worker | {"spec": worker["spec"] | {"replica": 3}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, KUBERNETES_VERSIONS[0], strict=True)
+
+
+def test_names_that_yaml_takes_for_other_things_stay_texts() -> None:
+    numbers = (
+        "ops.tokenSecret", "ops.tokenSecretKey", "redis.user.secret", "redis.user.secretKey",
+        "kafka.user.certificateSecret", "kafka.user.certificateKey", "kafka.user.privateKeyKey",
+        "kafka.ca.secret", "kafka.ca.key", "bridge.passwordSecret", "bridge.storage.className",
+        "ingest.tokensSecret", "api.jobTokens.configMap", "api.ingress.className",
+        "api.ingress.tlsSecret", "api.ingress.host", "pods.priorityClassName", "image.repository",
+    )  # fmt: skip
+    texts = ",".join(f"{name}=123" for name in numbers)
+    values = ("--values", str(VALUES["everything"]), "--set-string", texts)
+    done = template(*values, "--set-string", "fullnameOverride=on", release="123")
+    assert done.returncode == 0, done.stderr
+    manifests = parse(done.stdout)
+    for manifest in (m for m in manifests if m["kind"] not in CUSTOM):
+        kubernetes_validate.validate(manifest, KUBERNETES_VERSIONS[0], strict=True)
+    assert named(manifests, "ServiceAccount", "on")
+
+
+def test_the_ingress_of_every_host_of_a_domain_is_rendered() -> None:
+    [ingress] = of_kind(
+        rendered("everything", "--set", "api.ingress.host=*.example.com"), "Ingress"
+    )
+    assert ingress["spec"]["rules"][0]["host"] == "*.example.com"
+    assert ingress["spec"]["tls"][0]["hosts"] == ["*.example.com"]
 
 
 @every_file_of_values

@@ -121,6 +121,10 @@ def test_every_part_has_a_comment() -> None:
         ("pods.extraEnv[0].name=PROJECTOR_KAFKA", "pods.extraEnv"),
         (r"pods.labels.app\.kubernetes\.io/name=mine", "app.kubernetes.io/name"),
         (r"pods.labels.helm\.sh/chart=mine", "helm.sh/chart"),
+        ("fullnameOverride=a.b", "fullnameOverride"),
+        ("fullnameOverride=1a", "fullnameOverride"),
+        ("api.ingress.host=https://gitlab.example.com/x", "api.ingress.host"),
+        ("worker.resources.limits.memory=1K", "worker.resources.limits.memory"),
         ("image.repository=projector:latest", "image.repository"),
         ("worker.terminationGracePeriodSeconds=10", "worker.terminationGracePeriodSeconds"),
         ("api.jobTokens.publicKeys.a=BEGIN PRIVATE KEY", "api.jobTokens.publicKeys"),
@@ -149,6 +153,15 @@ def test_an_unknown_name_or_a_wrong_value_is_refused(arguments: str, reason: str
         ("worker.kafkaUser.name=worker", "worker.kafkaUser: has no effect with"),
         ("redis.user.certificateSecret=tls", "redis.user.certificateSecret: has no effect"),
         ("redis.user.secret=a,redis.user.password=b", "redis.user.secret and .password: set one"),
+        ("redis.user.name=worker", "redis.user: give secret"),
+        ("kafka.brokers=kafka:99999", "kafka.brokers: correct the port 99999"),
+        ("kafka.brokers=kafka:0", "kafka.brokers: correct the port 0"),
+        ("redis.url=redis://redis:70000/0", "redis.url: correct the port 70000"),
+        ("api.autoscaling.minReplicas=20", "api.autoscaling: minReplicas is above"),
+        ("ingest.autoscaling.maxReplicas=1", "ingest.autoscaling: minReplicas is above"),
+        ("worker.resources.requests.memory=3Gi", "worker.resources: requests.memory is above"),
+        ("api.resources.limits.cpu=400m", "api.resources: requests.cpu is above"),
+        ("ops.resources.limits.cpu=0.04", "ops.resources: requests.cpu is above"),
         ("worker.replicas=17", "worker.replicas: at most 16"),
         ("worker.replicas=9,settings.PROJECTOR_PARTITIONS=8", "worker.replicas: at most 8"),
         ("api.jobTokens.issuer=gitlab.example.com", "api.jobTokens.publicKeys: give"),
@@ -166,6 +179,17 @@ def test_values_that_need_one_another_are_named(arguments: str, reason: str) -> 
     said = refusal("minimal", "--set", arguments)
     assert "the values cannot be used:" in said
     assert f"\n  - {reason}" in said or reason in said.rpartition("  - ")[2]
+
+
+def test_a_name_of_the_release_that_no_service_can_have_is_refused() -> None:
+    for release in ("a.b", "1a"):
+        done = template("--values", str(VALUES["minimal"]), release=release)
+        assert f"no Service can be called {release}" in done.stderr
+
+
+def test_limits_that_are_what_is_requested_are_accepted() -> None:
+    for given in ("memory=1Gi", "memory=1073741824", "cpu=0.5", "cpu=500m", "memory=2G"):
+        assert rendered("minimal", "--set", f"worker.resources.limits.{given}")
 
 
 def test_all_that_is_wrong_is_named_at_once() -> None:
