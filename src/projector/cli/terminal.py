@@ -101,6 +101,8 @@ def _redis_failure(settings: Settings, error: Exception) -> tuple[int, str] | No
 def _kafka_failure(settings: Settings, error: Exception) -> tuple[int, str] | None:
     from aiokafka import errors as kafka_errors
 
+    from projector.clients.retry import outage_reason
+
     match error:
         case (
             kafka_errors.TopicAuthorizationFailedError()
@@ -111,7 +113,7 @@ def _kafka_failure(settings: Settings, error: Exception) -> tuple[int, str] | No
             return WRONG, sentence
         # redis-py wraps every OSError in a RedisError, so this one is aiokafka's.
         case TemporaryError() | kafka_errors.KafkaError() | OSError():
-            return OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {error}"
+            return OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {outage_reason(error)}"
     return None
 
 

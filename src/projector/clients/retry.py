@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, ParamSpec, TypeVar
 
 import structlog
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from redis.exceptions import RedisError
 from tenacity import RetryCallState, retry, retry_if_exception_type, wait_exponential_jitter
 
@@ -31,11 +31,14 @@ SETTLED_S: Final = 15.0
 LOG_AGAIN_S: Final = 10.0
 
 
-def _reason(error: BaseException | None) -> str:
+def outage_reason(error: BaseException | None) -> str:
+    """Describe an outage as the end of a sentence."""
     if reason := redis_reason(error):
         return f"Redis {reason}"
     if isinstance(error, TimeoutError) and not str(error):
         return "no answer in time"
+    if isinstance(error, KafkaConnectionError) and "Unable to bootstrap" in str(error):
+        return "no broker answers"  # aiokafka's text has Python's own notation
     return str(error) or repr(error)
 
 
@@ -108,7 +111,7 @@ class Call:
         if self._outage is not outage:
             self.end()
         self._outage = outage
-        outage.add(self, _reason(error))
+        outage.add(self, outage_reason(error))
         self._stop_timer()
         self._settled = asyncio.get_running_loop().call_later(pause + SETTLED_S, self.end)
 
@@ -176,7 +179,7 @@ async def wait_until_ready(name: str, place: str, reach: Callable[[], Awaitable[
         """Log a reason when it is new, and then ever more rarely."""
         nonlocal logged
         attempt = state.attempt_number
-        reason = _reason(state.outcome.exception() if state.outcome else None)
+        reason = outage_reason(state.outcome.exception() if state.outcome else None)
         if reason != logged or attempt & (attempt - 1) == 0:
             log.warning("not ready, trying again", server=name, place=place, reason=reason)
         logged = reason
