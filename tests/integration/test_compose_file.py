@@ -12,12 +12,17 @@ from tests.absence import skip_test
 from tests.integration.servers import REPOSITORY
 
 LOADER = Path(__file__).parent / "compose"
+FETCHES_NEWER_GO = (1, 21)
 FILE = REPOSITORY / "docker-compose.yml"
 
 
 def load(file: Path) -> subprocess.CompletedProcess[str]:
     if shutil.which("go") is None:
         skip_test("Go is not installed, in which Docker Compose is written")
+    asked = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, check=True)
+    version = asked.stdout.strip().removeprefix("go").split(".")
+    if tuple(map(int, version[:2])) < FETCHES_NEWER_GO:
+        skip_test(f"Docker Compose's library needs Go 1.24, and this is {'.'.join(version)}")
     return subprocess.run(
         ["go", "run", ".", str(file)],
         cwd=LOADER, env=os.environ, capture_output=True, text=True, check=False,
