@@ -14,6 +14,7 @@ import yaml
 from projector.config.env import variable_name
 from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
+from projector.ingest.preferences import MAX_WAIT_S
 from tests.absence import skip_test
 from tests.unit.helm.chart import (
     CHART,
@@ -152,6 +153,12 @@ def test_a_worker_has_time_to_hand_over_and_one_is_replaced_at_a_time() -> None:
     assert worker["minReadySeconds"] >= 10
     assert not [m for m in of_kind(rendered("everything"), "HorizontalPodAutoscaler")
                 if component(m) == "worker"]  # fmt: skip
+
+
+def test_an_ingest_has_time_to_answer_the_longest_request() -> None:
+    ingest = pods(rendered("ingest"))["ingest"]
+    pause = container(ingest)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert ingest["spec"]["terminationGracePeriodSeconds"] > pause + MAX_WAIT_S
 
 
 def test_the_job_of_the_topics_makes_all_its_attempts_while_helm_waits() -> None:
