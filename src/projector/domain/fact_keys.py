@@ -9,9 +9,9 @@ from typing import Final, NewType
 Key = NewType("Key", str)
 Root = str
 
-# Only keys of memberships contain these; the second comes before the user's id.
 # The kind of a dead letter that waits for Kafka, beside the facts.
 WAITING_LETTER: Final = "dead-letter"
+# Only keys of memberships contain these; the second comes before the user's id.
 MEMBER: Final = "/member/"
 USER: Final = "/user:"
 
