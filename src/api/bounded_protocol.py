@@ -20,7 +20,7 @@ REQUEST_TIMEOUT_S: Final = 10.0
 # Files that a process has open besides its clients: Redis, logs, code.
 OTHER_FILES: Final = 100
 # The end of a request's line and headers, and of a body in chunks.
-_END: Final = b"\r\n\r\n"
+END: Final = b"\r\n\r\n"
 
 
 def allow_connections(most: int) -> None:
@@ -105,8 +105,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         """Return where to stop, so that no part holds bytes of two requests."""
         if self._body_left:
             return min(len(data), start + self._body_left)
-        end = data.find(_END, start)
-        return end + len(_END) if end >= 0 else max(start, len(data) - len(_END) + 1)
+        end = data.find(END, start)
+        return end + len(END) if end >= 0 else max(start, len(data) - len(END) + 1)
 
     def _parse(self, part: bytes) -> None:
         if self.transport.is_closing():
@@ -129,6 +129,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         """Begin the request; its body is counted by its length, or else with the headers."""
         self._body_left = sum(int(length) for n, length in self.headers if n == b"content-length")
         super().on_headers_complete()
+        # For trailers, which count as no headers: no proxy before this process looks at them.
+        self.headers = []
 
     def on_message_complete(self) -> None:
         """Stop the timer: the request is complete."""

@@ -1,26 +1,25 @@
-"""The bounded HTTP protocol, with larger bodies in chunks."""
+"""The bounded HTTP protocol, which also takes bodies in chunks that are larger than its bound."""
 
-from typing import Any
+from typing import Final
 
-from api.bounded_protocol import MAX_HEAD_BYTES, BoundedHttpToolsProtocol
-from projector.ingest.http_events import MAX_BATCH_BYTES
+from api.bounded_protocol import END, BoundedHttpToolsProtocol
 
-# The sizes and ends of chunks: a client may send each byte as a chunk of its own.
-CHUNK_OVERHEAD = 8
+# Parsed at once; the bound below is counted in these.
+PART_BYTES: Final = 16 * 1024
 
 
 class IngestProtocol(BoundedHttpToolsProtocol):
-    """Bounds the head of a request, and separately a body in chunks.
+    """Bounds the head of a request, and what stands before, between and after a body's chunks.
 
-    The application counts a body's own bytes, and times it.
+    That is sizes, extensions and trailers. The application counts a body's own bytes, and times it.
     """
 
-    def on_headers_complete(self) -> Any:
-        """Begin the request; from here on a body in chunks may have the bytes of a batch."""
-        self.max_head_bytes = MAX_HEAD_BYTES + CHUNK_OVERHEAD * MAX_BATCH_BYTES
-        super().on_headers_complete()
+    def _end_of_part(self, data: bytes, start: int) -> int:
+        """Return where to stop, never within the end of a head or body."""
+        end = super()._end_of_part(data, start)
+        return end if end - start <= PART_BYTES else min(start + PART_BYTES, end - len(END))
 
-    def on_message_complete(self) -> Any:
-        """End the request, and bound the next one's head."""
-        self.max_head_bytes = MAX_HEAD_BYTES
-        super().on_message_complete()
+    def on_body(self, body: bytes) -> None:
+        """Take bytes of the body, and bound what comes before the next ones."""
+        self._head_bytes = 0
+        super().on_body(body)
