@@ -131,6 +131,12 @@ def _split(body: bytes) -> list[msgspec.Raw]:
         raise RefusedRequestError(
             413, f"the batch has {len(events)} events; at most {MAX_BATCH_EVENTS} fit"
         )
+    for index, event in enumerate(events):
+        # Decoding a revocation bounds no size, and Kafka would refuse it among others' events.
+        if len(event) > MAX_EVENT_BYTES:
+            raise RefusedRequestError(
+                413, f"event {index} has {len(event)} bytes; at most {MAX_EVENT_BYTES} fit"
+            )
     return events
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from projector.events.cloudevents import decode_event
+from projector.events.model import MAX_EVENT_BYTES
 from projector.ingest.http_events import (
     BATCH_TYPE,
     JSON_TYPE,
@@ -17,7 +18,7 @@ from projector.ingest.http_events import (
     unescape,
 )  # fmt: skip
 from projector.ingest.refusals import RefusedRequestError
-from tests.builders import group
+from tests.builders import group, removed
 
 BINARY = (b"ce-specversion", b"1.0")
 
@@ -150,3 +151,16 @@ def test_an_event_has_a_bounded_number_of_attributes() -> None:
     many = [(b"ce-a%d" % number, b"") for number in range(101)]
     with pytest.raises(RefusedRequestError, match="101 attributes"):
         records_of(Mode.BINARY, many, b"{}", 0)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_an_event_of_a_batch_has_the_bound_of_a_single_one(more: int) -> None:
+    """A revocation of 3 MiB ended the producer that all feeders share."""
+    event = json.dumps(removed("group", 3)).encode()
+    event = event[:-1] + b" " * (MAX_EVENT_BYTES - len(event) + more) + b"}"
+    if not more:
+        assert len(records_of(Mode.BATCH, [], b"[" + event + b"]", 0)) == 1
+        return
+    with pytest.raises(RefusedRequestError, match="event 1 has 1048577 bytes") as caught:
+        records_of(Mode.BATCH, [], b"[{}," + event + b"]", 0)
+    assert caught.value.status == 413
