@@ -23,7 +23,7 @@ from projector.ingest.body import RequestBody
 from projector.ingest.feeder_file import FeederFile
 from projector.ingest.intake import Intake, Reply
 from projector.ingest.readiness import Readiness
-from projector.ingest.refusals import RefusedRequestError
+from projector.ingest.refusals import TOKENS_UNUSABLE, RefusedRequestError
 
 log = structlog.get_logger()
 
@@ -119,7 +119,7 @@ def _health(tokens: FeederFile, readiness: Readiness) -> APIRouter:
     @router.get("/health/ready", tags=["health"], responses={503: {"description": "Not ready"}})
     async def ready() -> JSONResponse:
         """Whether events can be taken: Kafka answers, its topics and the tokens can be used."""
-        if fault := tokens.fault or readiness.fault:
+        if fault := TOKENS_UNUSABLE if tokens.fault else readiness.fault:
             return JSONResponse({"status": "not ready", "reason": fault}, 503)
         return JSONResponse({"status": "ready"})
 

@@ -27,7 +27,13 @@ from projector.ingest.http_events import mode_of, records_of
 from projector.ingest.kafka_sends import KafkaSends
 from projector.ingest.preferences import Preferences, parse_preferences
 from projector.ingest.readiness import Readiness
-from projector.ingest.refusals import TOKEN_NEEDED, TOKEN_UNKNOWN, RefusedRequestError, unavailable
+from projector.ingest.refusals import (
+    TOKEN_NEEDED,
+    TOKEN_UNKNOWN,
+    TOKENS_UNUSABLE,
+    RefusedRequestError,
+    unavailable,
+)
 
 log = structlog.get_logger()
 
@@ -67,7 +73,7 @@ class Intake:
     def find_feeder(self, request: Request) -> Feeder:
         """Return the feeder of the request's token; raises `RefusedRequestError`."""
         if self._tokens.fault:
-            raise unavailable("the file of tokens cannot be used; ask the operator")
+            raise unavailable(TOKENS_UNUSABLE)
         scheme, _, given = request.headers.get("authorization", "").strip().partition(" ")
         if scheme.lower() != "bearer" or not given.strip():
             raise RefusedRequestError(

@@ -58,6 +58,8 @@ class Readiness:
             self._note(str(error))
         except _FAILURES:
             self._note("Kafka cannot be reached")
+        except Exception as error:  # without a check the last finding would stay for ever
+            self._note(f"the check of Kafka's topics failed: {type(error).__name__}")
         else:
             self._has_sources = SOURCES in found
             self._note(self._changed(found[Topic.MEMBERSHIP]))

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+# Without the path and the entry, which the log has: everyone may ask.
+TOKENS_UNUSABLE: Final = "the file of tokens cannot be used; ask the operator"
 RETRY_AFTER: Final = {"retry-after": "1"}
 _REALM: Final = 'Bearer realm="projector ingest"'
 TOKEN_NEEDED: Final = {"www-authenticate": _REALM}

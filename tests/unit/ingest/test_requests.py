@@ -15,6 +15,7 @@ from projector.ingest.admission import Admission
 from projector.ingest.http_events import BATCH_TYPE, JSON_TYPE, MAX_BATCH_BYTES
 from projector.ingest.preferences import Preferences, parse_preferences
 from projector.ingest.refusals import RefusedRequestError
+from projector.kafka import topics
 from tests.builders import agent, group, removed, user
 from tests.unit.ingest.ingest_world import FEEDERS, IAM, IngestWorld, feeder, reasons
 from tests.unit.ingest.test_checks import PULSE
@@ -163,6 +164,19 @@ async def test_other_numbers_of_partitions_are_refused(world: IngestWorld) -> No
     assert (await world.post(ACME)).status_code == 204
 
 
+async def test_a_check_that_fails_in_any_way_is_a_fault(
+    world: IngestWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch would end, and the ingest stay ready for ever."""
+
+    async def malformed(_: object) -> None:
+        raise ValueError("an answer that is malformed")
+
+    monkeypatch.setattr(topics, "check_topics", malformed)
+    await world.readiness.check()
+    assert "ValueError" in (await world.post(ACME)).json()["message"]
+
+
 async def test_tokens_are_read_again(world: IngestWorld) -> None:
     world.write([FEEDERS[0], feeder("iam", "the next token")])
     await world.tokens.refresh()
@@ -177,7 +191,10 @@ async def test_a_broken_file_of_tokens_stops_all(world: IngestWorld) -> None:
     answer = await world.post(ACME)
     assert answer.status_code == 503
     assert IAM not in str(world.tokens.fault)
-    assert (await world.http.get("/health/ready")).status_code == 503
+    ready = await world.http.get("/health/ready")
+    assert ready.status_code == 503
+    assert ready.json()["reason"] == answer.json()["message"]
+    assert str(world.file) not in ready.text
     assert metrics.TOKENS_UNUSABLE._value.get() == 1
     world.write(FEEDERS)
     await world.tokens.refresh()
