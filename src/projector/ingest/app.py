@@ -22,6 +22,7 @@ from projector.ingest import metrics, openapi
 from projector.ingest.body import RequestBody
 from projector.ingest.feeder_file import FeederFile
 from projector.ingest.intake import Intake, Reply
+from projector.ingest.protocol import STOPPING
 from projector.ingest.readiness import Readiness
 from projector.ingest.refusals import TOKENS_UNUSABLE, RefusedRequestError
 
@@ -34,9 +35,9 @@ def create_ingest(settings: Settings, tokens: FeederFile) -> ASGIApp:
     intake = Intake(settings, tokens, readiness, redis)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         watching = [asyncio.create_task(work) for work in (tokens.watch(), readiness.watch())]
-        yield
+        yield {STOPPING: intake.stopping}
         for task in watching:
             task.cancel()
         await asyncio.wait(watching)

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -37,8 +38,6 @@ from projector.ingest.refusals import (
 
 log = structlog.get_logger()
 
-# Checks of other requests have their turn after so many events.
-EVENTS_IN_TURN: Final = 50
 _OUTAGES: Final = (KafkaError, ProjectorError, OSError, TimeoutError)
 
 
@@ -63,7 +62,11 @@ class Intake:
         self._sends = KafkaSends(settings)
         self._heartbeats = Heartbeats(settings, self._sends)
         self._admission = Admission()
+        # Hostile bytes take seconds to check: in a thread, and one check of a token at a time.
+        self._checking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._strangers = 0
+        # Set once the process is to end.
+        self.stopping = asyncio.Event()
 
     async def stop(self) -> None:
         """Disconnect from Kafka, once what is on its way is acknowledged or has failed."""
@@ -105,8 +108,9 @@ class Intake:
             metrics.BYTES.labels(feeder.name).inc(len(content))
             preferences = parse_preferences(headers)
             checks = Checks(feeder, self._retention_ms, strict=preferences.strict)
-            records = records_of(mode, headers, content, int(time.time() * 1000))
-            await _check(checks, records)
+            records = partial(records_of, mode, headers, content, int(time.time() * 1000))
+            async with self._checking[feeder.name]:
+                await asyncio.to_thread(_check, checks, records)
             _refuse_findings(checks, feeder)
             if checks.heartbeat:
                 self._readiness.require_sources()
@@ -142,17 +146,27 @@ class Intake:
         wait_s = preferences.wait_s
         if wait_s is None:
             return Reply(200 if found else 204, found or None)
-        if await wait_until_applied(self._redis, positions, wait_s):
+        if await self._is_applied(positions, wait_s):
             applied = {"preference-applied": f"wait={wait_s}"}
             return Reply(200 if found else 204, found or None, applied)
-        message = f"acknowledged by Kafka, but not all of it was in the views within {wait_s} s"
+        within = "when the ingest ended" if self.stopping.is_set() else f"within {wait_s} s"
+        message = f"acknowledged by Kafka, but not all of it was in the views {within}"
         return Reply(202, {"message": message, **found})
 
+    async def _is_applied(self, positions: Positions, wait_s: float) -> bool:
+        """Wait for the views, but not while the process is to end."""
+        applied = asyncio.ensure_future(wait_until_applied(self._redis, positions, wait_s))
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait((applied, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return applied.done() and applied.result()
+        finally:
+            applied.cancel()
+            stopping.cancel()
 
-async def _check(checks: Checks, records: Sequence[KafkaRecord]) -> None:
-    for index, record in enumerate(records):
-        if index % EVENTS_IN_TURN == EVENTS_IN_TURN - 1:
-            await asyncio.sleep(0)
+
+def _check(checks: Checks, read: Callable[[], Sequence[KafkaRecord]]) -> None:
+    for index, record in enumerate(read()):
         checks.add(index, record)
 
 

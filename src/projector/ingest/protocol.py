@@ -6,6 +6,8 @@ from api.bounded_protocol import END, BoundedHttpToolsProtocol
 
 # Parsed at once; the bound below is counted in these.
 PART_BYTES: Final = 16 * 1024
+# The name of an event in the application's state, for requests that only wait.
+STOPPING: Final = "stopping"
 
 
 class IngestProtocol(BoundedHttpToolsProtocol):
@@ -23,3 +25,9 @@ class IngestProtocol(BoundedHttpToolsProtocol):
         """Take bytes of the body, and bound what comes before the next ones."""
         self._head_bytes = 0
         super().on_body(body)
+
+    def shutdown(self) -> None:
+        """End the connection after its request, which need not wait any longer."""
+        if stopping := self.app_state.get(STOPPING):
+            stopping.set()
+        super().shutdown()
