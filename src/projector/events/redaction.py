@@ -6,7 +6,6 @@ neither its dead letter nor its reason repeats the token.
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -53,6 +52,7 @@ _KEPT: Final = re.compile(
     f"{_ESCAPED}(?:-|%(?:25)*2d)[A-Za-z0-9_.%-]{{16,}}", re.ASCII | re.IGNORECASE
 )
 _NAME_BYTES: Final = _NAME.encode()
+_CONTAINERS: Final = (dict, list)
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 
@@ -80,23 +80,23 @@ def secret_in(value: bytes | None, headers: Headers) -> str | None:
     if value is None or not _is_suspicious(value):
         return None
     try:
-        leaves = _leaves(_parse(value))
+        secret = _secret_field(_parse(value))
     except RecursionError:
         return "a field nested too deep to be searched, which perhaps"
     except ValueError:
         return None
-    secret = next((name for name, leaf in leaves if _holds_token(name, leaf)), None)
     return None if secret is None else f"the field `{redact_text(secret)}`"
 
 
 def nesting(tree: object) -> int:
     """Return how deep objects and arrays of a decoded JSON value are nested."""
-    deepest, pending = 0, [(tree, 1)]
+    pending: list[tuple[Any, int]] = [([tree], 0)]
+    deepest = 0
     while pending:
         node, depth = pending.pop()
-        children = _children(node)
-        deepest = max(deepest, depth) if children is not None else deepest
-        pending.extend((child, depth + 1) for _, child in children or ())
+        deepest = max(deepest, depth)
+        children = node.values() if isinstance(node, dict) else node
+        pending += [(child, depth + 1) for child in children if isinstance(child, _CONTAINERS)]
     return deepest
 
 
@@ -206,16 +206,27 @@ def _redact_tree(node: Any, name: str = "") -> Any:
     return _redact_leaf(name, node) if isinstance(node, str) else node
 
 
-def _children(node: object) -> list[tuple[str, Any]] | None:
-    if isinstance(node, dict):
-        return list(node.items())
-    return [("", child) for child in node] if isinstance(node, list) else None
+def _secret_field(tree: Any) -> str | None:
+    """Return the name of a field that holds a token, or None.
 
-
-def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every value of the tree, containers too, with the name of its field."""
-    pending: list[tuple[str, Any]] = [("", tree)]
+    An event may have hundreds of thousands of arrays: each field's name is tested once, not with
+    every value below it.
+    """
+    pending: list[tuple[str, Any]] = [("", [tree])]
     while pending:
         name, node = pending.pop()
-        yield name, node
-        pending.extend((child or name, leaf) for child, leaf in _children(node) or ())
+        if isinstance(node, dict):
+            for field, child in node.items():
+                if _holds_token(field, child):
+                    return field or name
+                if isinstance(child, _CONTAINERS):
+                    pending.append((field or name, child))
+        else:
+            for child in node:
+                if isinstance(child, _CONTAINERS):
+                    # An empty one holds nothing.
+                    if child:
+                        pending.append((name, child))
+                elif isinstance(child, str) and _has_token(child):
+                    return name
+    return None
