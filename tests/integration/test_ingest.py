@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,13 @@ def test_while_kafka_stands_still_it_is_503_and_afterwards_204(
     assert answer.headers["retry-after"] == "1"
     eventually(lambda: ingest.post(event).status_code == 204, "Kafka taken again")
     ingest.until_ready()
+    with ThreadPoolExecutor() as pool:
+        waiting_on = pool.submit(ingest.post, event, prefer="wait=30")
+        in_flight = "projector_ingest_requests_in_flight 1.0"
+        eventually(lambda: in_flight in httpx.get(f"{ingest.url}/metrics").text, "a wait")
+        ingest.process.signal(signal.SIGTERM)
+        assert waiting_on.result().status_code == 202
+    assert "ended" in waiting_on.result().json()["message"]
 
 
 def test_the_wire_is_spoken_as_http_wants_it(broker: tuple[Server, Deployment]) -> None:
