@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from projector.domain import entities, fact_keys
-from projector.domain.entities import Configuration, Entity, Job, Member, SharedAgent
+from projector.domain.entities import Configuration, Entity, Job, Member, SharedAgent, User
 from projector.domain.fact_keys import Key
 from projector.domain.facts import AnyFact
 from projector.domain.transitions import MAX_TOKEN_LIFE_MS, job_of, state
@@ -188,6 +188,8 @@ def compare_fact(
     return (FactMismatch.DIFFERENT if fields else None), fields
 
 
+# Fields that no rule reads.
+_WITHOUT_EFFECT: Final = ("path", "name", "username", "pipeline")
 # Kinds of which each entity grants something by itself.
 _GRANTING: Final = ("member", "agent", "configuration", "shared-agent", "instance-agent", "job")
 
@@ -196,11 +198,18 @@ def may_grant_more(finding: AuditFinding) -> bool:
     """Whether the facts may grant what the export does not."""
     if finding.mismatch is FactMismatch.EXTRA:
         return fact_keys.kind_of(finding.key) in _GRANTING
+    if finding.mismatch is FactMismatch.MISSING:
+        return _takes_away(finding.entry)
     return any(_is_wider(name, *values) for name, values in finding.fields.items())
 
 
+def _takes_away(entry: ExportEntry | None) -> bool:
+    """Whether facts without this entity grant more: a user without a fact is active."""
+    return entry is not None and isinstance(entry.entity, User) and entry.entity.state != "active"
+
+
 def _is_wider(name: str, fact: Any, exported: Any) -> bool:
-    """Whether the field of a fact may grant more than the exported one."""
+    """Whether the field of a fact may grant more than the exported one: yes, if in doubt."""
     match name:
         case "level":
             return bool(fact > exported)
@@ -210,7 +219,9 @@ def _is_wider(name: str, fact: Any, exported: Any) -> bool:
             return not fact
         case "state":
             return bool(fact == "active")
-    return name in ("projects", "groups", "configuration", "ref_protected", "environment")
+        case "group" | "parent" | "digest":
+            return fact is not None
+    return name not in _WITHOUT_EFFECT
 
 
 def _is_over(entity: Entity, now: int) -> bool:

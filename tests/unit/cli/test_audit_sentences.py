@@ -9,6 +9,8 @@ from projector.domain.entities import TOPIC_OF_KIND
 from projector.domain.fact_keys import Key, kind_of
 from projector.operators.audit import AuditFinding, FactMismatch, may_grant_more
 from projector.operators.audit_run import FieldValues, FindingRow
+from tests import builders
+from tests.unit.operators.audited_partition import AuditedPartition
 
 
 def row(key: str, what: FactMismatch, fields: dict[str, tuple[Any, Any]], line: int | None) -> str:
@@ -60,6 +62,17 @@ def test_a_difference_names_the_entity_and_both_sides(
         ("*/user/4", "different", {"state": ("active", "blocked")}, True),
         ("*/user/4", "different", {"state": ("blocked", "active")}, False),
         ("3/configuration/5", "different", {"groups": ([], [])}, True),
+        # An old place, an old user, an old token.
+        ("3/project/7", "different", {"group": (3, None)}, True),
+        ("3/project/7", "different", {"group": (None, 3)}, False),
+        ("3/group/4", "different", {"parent": (3, 5)}, True),
+        ("3/agent/5", "different", {"project": (7, 8)}, True),
+        ("3/job/9", "different", {"user": (1, 2)}, True),
+        ("3/job/9", "different", {"project": (7, 8)}, True),
+        ("3/job/9", "different", {"digest": ("a", "b")}, True),
+        ("3/job/9", "different", {"digest": (None, "b")}, False),
+        ("3/job/9", "different", {"username": ("a", "b"), "pipeline": (1, 2)}, False),
+        ("3/job/9", "different", {"field_of_a_later_version": (1, 2)}, True),
     ],
 )
 def test_an_over_grant_is_what_the_facts_may_grant_beyond_the_export(
@@ -67,3 +80,11 @@ def test_an_over_grant_is_what_the_facts_may_grant_beyond_the_export(
 ) -> None:
     finding = AuditFinding(1, Key(key), FactMismatch(what), None, None, fields)
     assert may_grant_more(finding) is over_grant
+
+
+@pytest.mark.parametrize(("state", "over_grant"), [("blocked", True), ("active", False)])
+def test_a_blocked_user_who_is_missing_is_an_over_grant(state: str, over_grant: bool) -> None:
+    """A user without a fact is active."""
+    (found,) = AuditedPartition(builders.group(3)).findings(builders.user(1, state))
+    assert found.mismatch is FactMismatch.MISSING
+    assert may_grant_more(found) is over_grant
