@@ -101,20 +101,19 @@ async def _audit(settings: Settings, name: str, source: BinaryIO, options: Optio
         if options.repair:
             await refuse_unsafe_repair(settings, redis, request)
         run = AuditRun(settings, redis, request)
-        rows: list[AuditRow] = []
         try:
             with progress_bar() as bar:
                 for partition in bar.track(range(partitions), description="comparing"):
-                    rows += await run.audit(partition)
+                    _show(await run.audit(partition), json=options.as_json)
         finally:
-            # Also before an outage ends the command: repairs are fed by then.
-            _show(rows, json=options.as_json)
+            _show(run.perhaps_fed, json=options.as_json)
     for line in _summary(run, request):
         typer.echo(escape_control_chars(line), err=options.as_json)
     return run.is_good
 
 
 def _show(rows: list[AuditRow], *, json: bool) -> None:
+    """Print the rows of one partition, of which there may be many."""
     for row in sorted(rows, key=_over_grants_first):
         typer.echo(as_json(row) if json else escape_control_chars(as_text(row)))
 

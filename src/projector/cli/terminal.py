@@ -136,10 +136,18 @@ async def with_redis(settings: Settings, work: Callable[["Redis"], Awaitable[T]]
 
 
 def progress_bar(*, transient: bool = True) -> "Progress":
-    """Make a progress bar on stderr, invisible unless stderr is a terminal."""
+    """Make a progress bar on stderr, invisible unless stderr is a terminal.
+
+    Lines of a terminal's stdout appear above the bar; those for a file or a pipe stay in stdout.
+    """
     from rich.progress import Progress
 
-    return Progress(console=stderr, disable=not stderr.is_terminal, transient=transient)
+    return Progress(
+        console=stderr,
+        disable=not stderr.is_terminal,
+        transient=transient,
+        redirect_stdout=sys.stdout.isatty(),
+    )
 
 
 def fail(code: int, *sentences: str) -> NoReturn:

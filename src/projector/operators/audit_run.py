@@ -22,6 +22,7 @@ from projector.store.partition_count import require_partition_count
 from projector.store.schema import PARTITIONS_KEY
 
 FED: Final = "fed"
+PERHAPS_FED: Final = "perhaps fed: Kafka has not acknowledged it"
 NOT_COMPARED: Final = "not compared"
 
 
@@ -37,7 +38,7 @@ class FindingRow(Struct, frozen=True, kw_only=True):
 
     `line` is the export's; `offset`, `timestamp` (ms) and `sequence` are the fact's. With
     `over_grant` the facts may grant what the export does not. `outcome` is there with `--repair`
-    alone: "fed", or why no event repairs the fact.
+    alone: "fed", whether it may be fed, or why no event repairs the fact.
     """
 
     partition: int
@@ -53,12 +54,12 @@ class FindingRow(Struct, frozen=True, kw_only=True):
     outcome: str | UnsetType = UNSET
 
     @classmethod
-    def of(cls, finding: AuditFinding, repair: Repair | None = None) -> Self:
-        """Describe the finding, and what became of its repair."""
+    def of(cls, finding: AuditFinding, repair: Repair | None = None, sent: str = FED) -> Self:
+        """Describe the finding, and the outcome of its repair: `sent`, if that is a message."""
         entry, fact = finding.entry, finding.fact
         outcome: str | UnsetType = UNSET
         if repair:
-            outcome = FED if repair.message else f"cannot be repaired: {repair.obstacle}"
+            outcome = sent if repair.message else f"cannot be repaired: {repair.obstacle}"
         return cls(
             partition=finding.partition,
             key=finding.key,
@@ -109,7 +110,8 @@ class AuditRun:
     """Audits partition after partition, and counts.
 
     `left_out_kinds` and `left_out_roots` are those of facts that the export does not cover.
-    `is_good` is False once a difference is left, or a partition could not be compared.
+    `is_good` is False once a difference is left, or a partition could not be compared. Rows of
+    repairs that were on their way when that ended are `perhaps_fed`.
     """
 
     def __init__(self, settings: Settings, redis: Redis, request: AuditRequest) -> None:
@@ -121,6 +123,7 @@ class AuditRun:
         self.left_out_kinds: set[str] = set()
         self.left_out_roots: set[str] = set()
         self.is_good = True
+        self.perhaps_fed: list[AuditRow] = []
 
     async def audit(self, partition: int) -> list[AuditRow]:
         """Compare the partition's facts with the export; feed repairs where asked to."""
@@ -168,12 +171,17 @@ class AuditRun:
 
         planner = RepairPlanner(look, cutoff, self._settings.tombstone_retention_ms)
         repairs: list[Repair] = []
-        async with producer.sending(self._settings) as batch:
-            for finding in findings:
-                line = audit.line_at(self._request.source, finding.entry)
-                repairs.append(planner.plan(finding, line))
-                if message := repairs[-1].message:
-                    await batch.send(message)
+        try:
+            async with producer.sending(self._settings) as batch:
+                for finding in findings:
+                    line = audit.line_at(self._request.source, finding.entry)
+                    repairs.append(planner.plan(finding, line))
+                    if message := repairs[-1].message:
+                        await batch.send(message)
+        except BaseException:
+            tried = zip(findings, repairs, strict=False)
+            self.perhaps_fed = [FindingRow.of(*each, PERHAPS_FED) for each in tried]
+            raise
         fed = sum(repair.message is not None for repair in repairs)
         self.fed += fed
         self.is_good = self.is_good and fed == len(repairs)

@@ -11,17 +11,19 @@ from unittest.mock import Mock
 
 import fakeredis
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 from projector.config.settings import Settings
 from projector.events.model import DEAD_LETTERS, Topic
 from projector.feed import producer
 from projector.feed.producer import Batch, Message
 from projector.kafka import topics
+from projector.operators import snapshot
 from projector.store import schema
 from tests import builders
 from tests.unit.cli.runner import run, written
 from tests.unit.operators import worlds
-from tests.unit.operators.worlds import COMPANY, HOME, PARTITIONS, STARTED
+from tests.unit.operators.worlds import COMPANY, HOME, OTHER, OTHER_ROOT, PARTITIONS, STARTED
 
 MEMBER = "3/member/group:3/user:1/direct"
 LATER = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
@@ -195,14 +197,50 @@ def test_what_has_become_empty_is_extra_when_everything_is_compared(
     result = run("audit", file, "--all")
     assert result.exit_code == 1
     found = [line.split(": here")[0] for line in result.stdout.splitlines()]
-    assert sorted(found[:2]) == [
-        "extra, OVER-GRANT: user 1 in group 3", "extra, OVER-GRANT: user 1 in group 5",
+    # In the order of partitions.
+    assert found[:3] == [
+        "extra, OVER-GRANT: user 1 in group 5", "extra: group 5",
+        "extra, OVER-GRANT: user 1 in group 3",
     ]  # fmt: skip
-    assert found[2] == "extra: group 5"
     assert "0 missing, 3 extra, 0 different" in found[3]
     assert found[4].startswith("compared: agent, ")
     assert found[4].endswith(" of all namespaces")
     assert len(found) == 5
+
+
+def test_rows_of_a_partition_are_printed_before_the_next_is_compared(
+    server: fakeredis.FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(_fill(server, builders.member(1, group_id=5, root=OTHER_ROOT)))
+    first, last = sorted([HOME, OTHER])
+    assert first == OTHER
+    read = snapshot.read_snapshot
+
+    async def failing(redis: Any, partition: int) -> Any:
+        if partition == last:
+            raise ConnectionError("away")
+        return await read(redis, partition)
+
+    monkeypatch.setattr(snapshot, "read_snapshot", failing)
+    result = run("audit", export(tmp_path, *COMPANY), "--all")
+    assert result.exit_code == 3
+    assert result.stdout.startswith("extra, OVER-GRANT: user 1 in group 5")
+
+
+@pytest.mark.usefixtures("company", "sent")
+def test_repairs_under_way_when_kafka_fails_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def failing(settings: Settings) -> AsyncIterator[Batch]:
+        yield Mock(spec=Batch)
+        raise KafkaConnectionError
+
+    monkeypatch.setattr(producer, "sending", failing)
+    result = run("audit", changed(tmp_path), "--taken", now(), *EXACT, "--repair", "--json")
+    assert result.exit_code == 3
+    outcomes = [json.loads(line)["outcome"] for line in result.stdout.splitlines()]
+    assert outcomes == ["perhaps fed: Kafka has not acknowledged it"] * 3
 
 
 @pytest.mark.usefixtures("company")
