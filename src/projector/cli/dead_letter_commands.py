@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 import typer
+from redis.asyncio import Redis
 
 from projector.cli.terminal import (
     WRONG,
@@ -33,7 +34,7 @@ from projector.operators.dead_letter_reader import (
     open_dead_letters,
 )
 from projector.operators.dead_letter_replay import Replay, prepare_replay, send_replays
-from projector.store.replay_marks import write_marks
+from projector.store.replay_marks import FirstLetters, remove_marks, write_marks
 
 UNKNOWN: Final = "?"
 
@@ -41,7 +42,7 @@ UNKNOWN: Final = "?"
 def show(letter: str, *, json: bool) -> None:
     """Show a dead letter."""
     settings = load_settings()
-    (found,), _ = run_command(settings, _fetch(settings, [letter]))
+    (found,), *_ = run_command(settings, _fetch(settings, [letter]))
     if json:
         typer.echo(as_json(_everything(found)))
         return
@@ -53,7 +54,7 @@ def replay(letters: list[str], event: str | None, *, as_new: bool) -> None:
     """Send refused events again."""
     settings = load_settings()
     corrected = None if event is None else _read(event)
-    found, partitions = run_command(settings, _fetch(settings, letters))
+    found, partitions, first = run_command(settings, _fetch(settings, letters))
     prepared = _prepared(settings, found, corrected, partitions, as_new=as_new)
     offsets = run_command(settings, send_replays(prepared, settings))
     for each, offset in zip(prepared, offsets, strict=True):
@@ -62,24 +63,33 @@ def replay(letters: list[str], event: str | None, *, as_new: bool) -> None:
         letter.mark: f"{each.topic} {each.partition}:{offset}"
         for letter, each, offset in zip(found, prepared, offsets, strict=True)
     }
-    run_command(settings, _mark(settings, places))
+    run_command(settings, _mark(settings, places, first))
 
 
-async def _mark(settings: Settings, places: dict[str, str]) -> None:
-    """Mark the letters as replayed; warn if Redis does not take it, as all is sent by then."""
+async def _mark(settings: Settings, places: dict[str, str], first: FirstLetters) -> None:
+    """Mark the letters as replayed; warn if Redis does not take it, as all is sent by then.
+
+    Old marks are removed, so that there are no more than letters.
+    """
+
+    async def write(redis: Redis) -> None:
+        await write_marks(redis, places)
+        await remove_marks(redis, first)
+
     try:
-        await with_redis(settings, lambda redis: write_marks(redis, places))
+        await with_redis(settings, write)
     except Exception as error:
         if (failure := server_failure(settings, error)) is None:
             raise
         warn(f"{failure[1]}; `list` shows the replayed letters again")
 
 
-async def _fetch(settings: Settings, names: list[str]) -> tuple[list[Letter], int]:
-    """Read the named letters, and the number of partitions of the three topics."""
+async def _fetch(settings: Settings, names: list[str]) -> tuple[list[Letter], int, FirstLetters]:
+    """Read the named letters, the number of partitions of the three topics, the first letters."""
     ids = dict.fromkeys(LetterId.parse(name) for name in names)
     async with open_dead_letters(settings) as reader:
-        return [await reader.letter(id_) for id_ in ids], reader.partitions[Topic.MEMBERSHIP]
+        found = [await reader.letter(id_) for id_ in ids]
+        return found, reader.partitions[Topic.MEMBERSHIP], await reader.first()
 
 
 def _read(file: str) -> bytes:

@@ -2,7 +2,7 @@
 
 import heapq
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Self
@@ -20,6 +20,7 @@ from projector.events.lenient_json import read_object
 from projector.events.model import DEAD_LETTERS, MAX_REASON, BadEvent, KafkaRecord, Topic
 from projector.kafka import topics
 from projector.kafka.dead_letters import MAX_LETTER_BYTES, PREFIX
+from projector.store.replay_marks import FirstLetter, FirstLetters, mark_of
 
 POLL_MS: Final = 500
 # Some ten seconds without a record: Kafka answers, but does not send what it has.
@@ -118,8 +119,8 @@ class Letter(NamedTuple):
 
     @property
     def mark(self) -> str:
-        """The letter's name in the marks of replays: another topic of this name has other times."""
-        return f"{self.id}@{self.timestamp}"
+        """The letter's name in the marks of replays."""
+        return mark_of(*self.id, self.timestamp)
 
     def summary(self, places: Mapping[str, str] = MappingProxyType({})) -> LetterSummary:
         """Return the letter without its content, for lists; `places` are those of replays."""
@@ -278,8 +279,21 @@ class DeadLetterReader:
                 return None
         raise UnansweredError(f"the dead letter at offset {offset} does not come")
 
+    async def first(self) -> FirstLetters:
+        """Find the first letter of each partition; raises `KafkaError`."""
+        count = self.partitions[DEAD_LETTERS]
+        return await find_first(self._consumer, [self._partition(n) for n in range(count)])
+
     def _partition(self, number: int) -> TopicPartition:
         return TopicPartition(self._name, number)
+
+
+async def find_first(
+    consumer: AIOKafkaConsumer, partitions: Iterable[TopicPartition]
+) -> dict[int, FirstLetter]:
+    """Find the first letter of each of these partitions that has any; raises `KafkaError`."""
+    found = await consumer.offsets_for_times(dict.fromkeys(partitions, 0))
+    return {tp.partition: FirstLetter(*first) for tp, first in found.items() if first}
 
 
 def _number(text: str | None) -> int | None:

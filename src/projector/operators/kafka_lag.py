@@ -24,6 +24,7 @@ from projector.kafka.broker_protocol import (
     ask_leaders,
     id_of,
 )
+from projector.operators.dead_letter_reader import find_first
 from projector.operators.status import Ends, KafkaAnswer
 from projector.operators.status_model import KafkaFault, KafkaTrouble
 
@@ -203,6 +204,7 @@ class EndOffsetReader:
             else None,
             self._leaderless(led),
             self._topic_ids(leaders),
+            await find_first(self._consumer, letters),
         )
 
     async def _leaders(self) -> Leaders:

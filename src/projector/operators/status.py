@@ -40,6 +40,7 @@ from projector.store import activity, schema
 from projector.store.activity import ActivityRates
 from projector.store.partition_count import read_partition_count
 from projector.store.partition_state import PartitionState
+from projector.store.replay_marks import FirstLetter, is_present
 
 MINUTES: Final = 5
 PARTITIONS_PER_CALL: Final = 500
@@ -63,6 +64,7 @@ class Ends(NamedTuple):
     dead_letters: int | None
     leaderless: Mapping[int, list[Topic]] = {}
     topic_ids: Mapping[Topic, str] = {}
+    first_letters: Mapping[int, FirstLetter] = {}
 
 
 class KafkaAnswer(NamedTuple):
@@ -76,19 +78,25 @@ async def read_status(redis: Redis, settings: Settings, kafka: KafkaAnswer) -> S
     """Read the status, with its causes; raises `RedisError` and `OperatorError`."""
     ends, bound = kafka.ends, settings.max_staleness
     stored = [each async for each in _read_partitions(redis, await _count(redis, ends))]
-    (replayed,) = await redis_batch.execute(redis, [("HLEN", schema.REPLAYED)])
-    now = stored[-1].now if stored else int(replayed.now)
+    (marks,) = await redis_batch.execute(redis, [("HGETALL", schema.REPLAYED)])
+    now = stored[-1].now if stored else int(marks.now)
     partitions = [_partition(each, bound, ends) for each in stored]
     activities = [each.activity for each in stored if each.activity]
     rates = activity.activity_rates(activities, now, MINUTES)
     found = Status(
         now, bound, partitions, _workers(stored, partitions), _totals(partitions, rates),
-        ends.dead_letters if ends else None, _value(replayed.value) or 0,
+        ends.dead_letters if ends else None, _replayed(_value(marks.value) or {}, ends),
         kafka=_sentence(kafka.trouble) if kafka.trouble else None,
         sources=source_statuses(stored, bound), deployment=deployment_of(settings),
         kafka_trouble=kafka.trouble,
     )  # fmt: skip
     return msgspec.structs.replace(found, causes=causes(found))
+
+
+def _replayed(marks: Iterable[bytes], ends: Ends | None) -> int:
+    """Count the letters that the topic still has and that were replayed."""
+    first = ends.first_letters if ends else {}
+    return sum(is_present(mark.decode(errors="replace"), first) for mark in marks)
 
 
 def deployment_of(settings: Settings) -> Deployment:

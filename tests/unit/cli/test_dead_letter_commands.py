@@ -31,7 +31,7 @@ async def test_without_redis_letters_are_listed_with_those_that_were_replayed(
 ) -> None:
     settings = Settings(redis_url=f"redis://{NOT_LISTENING}/0")
     assert await dead_letter_list._places(settings) == {}
-    await dead_letter_commands._mark(settings, {"0:1@5": "membership 1:7"})
+    await dead_letter_commands._mark(settings, {"0:1@5": "membership 1:7"}, {})
     listing, marking = capsys.readouterr().err.splitlines()
     assert listing.endswith("; letters that were replayed are listed too")
     assert marking.endswith("; `list` shows the replayed letters again")

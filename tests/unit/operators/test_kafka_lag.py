@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
+from aiokafka.structs import OffsetAndTimestamp
 
 from projector.config.settings import Settings
 from projector.errors import MissingTopicsError
@@ -19,6 +20,7 @@ from projector.operators import kafka_lag
 from projector.operators.kafka_lag import EndOffsetPoller, EndOffsetReader
 from projector.operators.status import Ends
 from projector.operators.status_model import KafkaFault
+from projector.store.replay_marks import FirstLetter
 
 ENDS = Ends({}, {}, 3)
 ID = UUID(int=7)
@@ -177,6 +179,9 @@ class LeaderlessKafka:
         self.asked |= tps
         return dict.fromkeys(tps, 4)
 
+    async def offsets_for_times(self, times: dict[TopicPartition, int]) -> dict[Any, Any]:
+        return {tp: OffsetAndTimestamp(1, 5000) for tp in times}
+
     def assign(self, _tps: object) -> None: ...
 
     def seek(self, _tp: object, _offset: int) -> None: ...
@@ -196,4 +201,5 @@ async def test_a_topic_without_a_leader_hides_no_other_lag() -> None:
     assert found.ends == {0: dict.fromkeys(Topic, 4)}
     assert found.leaderless == {1: [Topic.AGENT_CONFIG]}
     assert found.dead_letters == 3
+    assert found.first_letters == {0: FirstLetter(1, 5000)}
     assert found.topic_ids == dict.fromkeys(Topic, str(ID))

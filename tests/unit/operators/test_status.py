@@ -18,8 +18,9 @@ from projector.operators.status_model import (
     Severity,
     WorkerHealth,
 )
-from projector.store import schema
+from projector.store import replay_marks, schema
 from projector.store.activity import MinuteActivity
+from projector.store.replay_marks import FirstLetter, mark_of
 from tests.unit.operators.stored_status import OWNER, StoredStatus, ends
 
 
@@ -253,6 +254,19 @@ async def test_a_number_of_partitions_that_cannot_be_is_said(
     await world.partitions(count)
     with pytest.raises(PartitionCountError, match="allowed-agents:partitions in Redis is not a"):
         await world.read()
+
+
+async def test_old_marks_of_replays_hide_no_letter(world: StoredStatus) -> None:
+    """The topic was trimmed, or created anew: 100 old marks hid 50 letters."""
+    await world.partitions(1)
+    old = {mark_of(0, n, 500_000): "membership 0:1" for n in range(100)}
+    await replay_marks.write_marks(world.redis, old)
+    first = {0: FirstLetter(0, 1_000_000)}
+    found = await world.read(ends(dead_letters=50)._replace(first_letters=first))
+    assert (found.replayed, found.waiting_letters) == (0, 50)
+    await replay_marks.write_marks(world.redis, {mark_of(0, 3, 1_000_000): "membership 0:2"})
+    found = await world.read(ends(dead_letters=50)._replace(first_letters=first))
+    assert (found.replayed, found.waiting_letters) == (1, 49)
 
 
 async def test_a_number_of_partitions_of_another_type_is_no_outage(world: StoredStatus) -> None:
