@@ -1,6 +1,7 @@
 """An event loop in a thread of its own, for work that must not delay lookups; cached calls."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -10,8 +11,11 @@ from projector.process import refuse_stray_cancellation
 
 T = TypeVar("T")
 
-# The share of one core that a repeated computation may take, however long it is.
+# The share of one core that a repeated computation may take. A result is kept longer for it, but
+# not for longer than `most`: a computation may only have waited for a server.
 SHARE: Final = 0.2
+# A server that was away may be back.
+FAILED_KEPT_S: Final = 0.5
 # Bounds the wait for Kafka's client, which a hanging broker would otherwise delay for minutes.
 CLOSE_S: Final = 1.0
 
@@ -59,11 +63,20 @@ async def _within(work: Awaitable[T], seconds: float) -> T:
 
 
 class CachedCall(Generic[T]):
-    """A result that is computed once for all callers, and kept for some seconds."""
+    """A result that is computed once for all callers, and kept for some seconds.
 
-    def __init__(self, compute: Callable[[], Coroutine[Any, Any, T]], seconds: float) -> None:
+    One that took long to compute is kept for longer, up to `most` seconds; an error is not.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[], Coroutine[Any, Any, T]],
+        seconds: float,
+        most: float = math.inf,
+    ) -> None:
         self._compute = compute
         self._seconds = seconds
+        self._most = most
         self._task: asyncio.Task[T] | None = None
         self._good_until = 0.0
 
@@ -76,8 +89,10 @@ class CachedCall(Generic[T]):
 
     async def _compute_once(self) -> T:
         began = time.monotonic()
+        kept = FAILED_KEPT_S
         try:
-            return await self._compute()
+            found = await self._compute()
+            kept = max(self._seconds, min((time.monotonic() - began) / SHARE, self._most))
+            return found
         finally:
-            now = time.monotonic()
-            self._good_until = now + max(self._seconds, (now - began) / SHARE)
+            self._good_until = time.monotonic() + kept

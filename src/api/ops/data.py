@@ -35,8 +35,11 @@ from projector.store import replay_marks
 T = TypeVar("T")
 
 STATUS_KEPT_S: Final = 0.5
+# An outage must show within ten seconds, and so must its end.
+STATUS_MOST_KEPT_S: Final = 1.0
 MINUTES_KEPT_S: Final = 5.0
 LETTERS_KEPT_S: Final = 5.0
+LETTERS_MOST_KEPT_S: Final = 30.0
 TIMEOUT_S: Final = 5.0
 LETTERS_TIMEOUT_S: Final = 6.0
 MARKS_TIMEOUT_S: Final = 1.0
@@ -69,15 +72,15 @@ class BackgroundSource:
         self._background = BackgroundLoop()
         self._reader = _Reader(settings, count_lookups)
         self._status = CachedCall(
-            lambda: self._run(self._reader.status(), TIMEOUT_S), STATUS_KEPT_S
+            lambda: self._run(self._reader.status(), TIMEOUT_S), STATUS_KEPT_S, STATUS_MOST_KEPT_S
         )
         self._minutes = CachedCall(
-            lambda: self._run(self._reader.minutes(), TIMEOUT_S), MINUTES_KEPT_S
+            lambda: self._run(self._reader.minutes(), TIMEOUT_S), MINUTES_KEPT_S, MINUTES_KEPT_S
         )
         # Kafka's client may need a moment to give up, beyond the reader's own bound.
         patience = 2 * LETTERS_TIMEOUT_S
         self._letters = CachedCall(
-            lambda: self._run(self._reader.letters(), patience), LETTERS_KEPT_S
+            lambda: self._run(self._reader.letters(), patience), LETTERS_KEPT_S, LETTERS_MOST_KEPT_S
         )
         self._explaining = asyncio.Lock()
         self._waiting = 0
