@@ -1,22 +1,22 @@
-"""Dead letters grouped by the type and the source of their event, and the reason."""
+"""Groups of dead letters as the page shows them: by type, source and reason."""
 
-import re
 from collections.abc import Iterable
 from typing import Final
 
 from msgspec import Struct
 
+from projector.operators.dead_letter_groups import GroupBy, common_values
 from projector.operators.dead_letter_reader import LetterSummary
 
 # Letters of one group; `projector dead-letters list` prints all.
 MAX_LISTED: Final = 20
-_NUMBER: Final = re.compile(r"\d+")
+BY: Final = (GroupBy.TYPE, GroupBy.SOURCE, GroupBy.REASON)
 
 
-class LetterGroup(Struct, frozen=True):
+class ShownGroup(Struct, frozen=True):
     """Letters alike: how many, how many of them were replayed, and the latest, newest first.
 
-    Their reasons differ in numbers alone; `reason` is the latest.
+    `reason` is the latest letter's.
     """
 
     type: str | None
@@ -28,19 +28,18 @@ class LetterGroup(Struct, frozen=True):
     letters: list[LetterSummary]
 
 
-def group_letters(letters: Iterable[LetterSummary]) -> list[LetterGroup]:
+def group_letters(letters: Iterable[LetterSummary]) -> list[ShownGroup]:
     """Group letters, given newest first; groups that were replayed completely come last."""
     found: dict[tuple[str | None, ...], list[LetterSummary]] = {}
     for letter in letters:
-        reason = letter.reason and _NUMBER.sub("0", letter.reason)
-        found.setdefault((letter.type, letter.source, reason), []).append(letter)
-    groups = [_group(alike) for alike in found.values()]
+        found.setdefault(common_values(letter, BY), []).append(letter)
+    groups = [_shown(alike) for alike in found.values()]
     return sorted(groups, key=lambda group: group.replayed == group.count)
 
 
-def _group(letters: list[LetterSummary]) -> LetterGroup:
+def _shown(letters: list[LetterSummary]) -> ShownGroup:
     first = letters[0]
-    return LetterGroup(
+    return ShownGroup(
         first.type,
         first.source,
         first.reason,

@@ -1,7 +1,7 @@
 """Groups of dead letters with the same reason, type or source."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -24,10 +24,23 @@ class GroupBy(StrEnum):
     SOURCE = "source"
 
 
+def common_values(letter: LetterSummary, by: Iterable[GroupBy]) -> tuple[str | None, ...]:
+    """Return the values that all letters of the letter's group have.
+
+    Reasons that differ in numbers alone are one group, so each number is a 0.
+    """
+    return tuple(_common_value(letter, each) for each in by)
+
+
+def _common_value(letter: LetterSummary, by: GroupBy) -> str | None:
+    value: str | None = getattr(letter, by)
+    return _NUMBER.sub("0", value) if value and by is GroupBy.REASON else value
+
+
 class LetterGroup(Struct):
     """Letters with one value; None: it cannot be read. `latest` is the id of the latest letter.
 
-    Reasons that differ in numbers alone are one group, with the latest letter's reason as `value`.
+    A reason as `value` is the latest letter's.
     """
 
     value: str | None
@@ -47,7 +60,7 @@ class LetterGroups:
     def add(self, letter: LetterSummary) -> None:
         """Add the letter to its group."""
         value: str | None = getattr(letter, self._by)
-        key = value and _NUMBER.sub("0", value) if self._by is GroupBy.REASON else value
+        (key,) = common_values(letter, (self._by,))
         if key not in self._groups and len(self._groups) >= MAX_GROUPS:
             key = value = OTHERS
         found = self._groups.setdefault(key, LetterGroup(value, 0, letter.time, None, letter.id))
