@@ -43,8 +43,8 @@ def prepare_replay(  # noqa: PLR0913  the operator's choices, and the bounds of 
 ) -> Replay:
     """Prepare a replay of the letter at `now` (ms); raises `BadEvent` if it must not be sent.
 
-    `corrected` is the event to send instead of the original. With `as_new` the event ranks behind
-    all that came before it.
+    `corrected` is the event to send instead of the original. With `as_new` the event ranks as one
+    that is sent now: by its `sequence`, or without one behind all that came before it.
     """
     original = letter.original()
     if corrected is None:
