@@ -9,10 +9,10 @@ import msgspec
 import uvicorn
 from starlette.applications import Starlette
 
-from api.ops.auth import LoopbackAccess
+from api.ops.auth import AccessRefusedError, LoopbackAccess
 from api.ops.letter_groups import group_letters
 from api.ops.partition_rows import fold_workers, listed_partitions
-from api.ops.routes import create_routes
+from api.ops.routes import Access, create_routes
 from projector.operators.dead_letter_reader import LetterSummary
 from projector.operators.status_model import Status
 from projector.process import free_port, is_listening
@@ -30,9 +30,12 @@ class MadeUpSource:
     def __init__(self, current: Status) -> None:
         self.current = current
         self.found: list[LetterSummary] = []
+        self.refused: AccessRefusedError | None = None
         self.minutes = [_minute(n, count) for n, count in enumerate(REVOCATIONS)]
 
     async def status(self, *, every_partition: bool) -> dict[str, Any]:
+        if self.refused:
+            raise self.refused
         now = self.current
         listed = now.partitions if every_partition else listed_partitions(now.partitions)
         return dict(msgspec.to_builtins(now)) | {
@@ -65,9 +68,9 @@ def _minute(number: int, revocations: int) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(source: MadeUpSource) -> Iterator[str]:
+def serving(source: MadeUpSource, access: Access | None = None) -> Iterator[str]:
     """Serve the page on a loopback address; the value is its URL."""
-    app = Starlette(routes=create_routes(LoopbackAccess(), source))
+    app = Starlette(routes=create_routes(access or LoopbackAccess(), source))
     config = uvicorn.Config(app, port=free_port(), log_level="error")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 from selenium.webdriver import ActionChains, Keys
 
+from api.ops.auth import AccessRefusedError, TokenAccess
 from projector.events.model import Topic
 from projector.operators.dead_letter_reader import LetterSummary
 from projector.operators.status_model import Status
@@ -74,6 +75,25 @@ def test_while_all_is_well_the_page_is_calm_and_the_search_is_first(page: Browse
     page.resize(*PHONE, mobile=True)
     assert overflow(page) == 0
     page.screenshot("page-healthy-phone")
+
+
+def test_a_status_that_cannot_be_read_is_no_server_out_of_reach_and_costs_no_token(
+    browser: Browser, made_up: MadeUpSource
+) -> None:
+    browser.expected_errors = ("503 (Service Unavailable)",)
+    reason = "allowed-agents:partitions holds abc, which is not a number"
+    made_up.refused = AccessRefusedError(503, reason)
+    with serving(made_up, TokenAccess("a-token-of-operators")) as url:
+        browser.open(url)
+        browser.until(browser.find("#token").is_displayed, "the form for the token")
+        browser.find("#token").send_keys("a-token-of-operators", Keys.ENTER)
+        browser.until_text("#silence-what", "The status cannot be read.")
+        assert browser.text("#silence-reason") == reason
+        assert browser.text("#summary") == "Not known: the status cannot be read"
+        made_up.refused = None
+        browser.until_text("#summary", "All is well")
+        assert not browser.find("#silence").is_displayed()
+        browser.driver.get("about:blank")
 
 
 def test_of_many_causes_the_worst_is_the_headline_and_the_others_are_lines(

@@ -63,15 +63,17 @@ function sinceText({ since: began }) {
   return `Since ${since(began, now)}, for ${elapsed((now - began) / 1000)}.`;
 }
 
-export function showSilence(reason, answered) {
+// `refused`: the server has answered, with the reason.
+export function showSilence(reason, answered, refused) {
   const now = serverNow();
   at("silence").hidden = false;
   // Whether its causes still hold is not known.
   at("alarm").hidden = true;
-  setText(at("silence-what"), "This page cannot reach its server.");
+  const what = refused ? "The status cannot be read" : "This page cannot reach its server";
+  setText(at("silence-what"), `${what}.`);
   setText(at("silence-since"), answered ? `Since ${since(answered, now)}, for ${elapsed((now - answered) / 1000)}. All below is of then.` : "");
   setText(at("silence-reason"), reason);
-  summarize("stale", "Not known: this page cannot reach its server");
+  summarize("stale", `Not known: ${what[0].toLowerCase()}${what.slice(1)}`);
 }
 
 export function hideSilence() {

@@ -18,6 +18,7 @@ let asking = false;
 let round = 0;
 let answeredAt = null;
 
+const isTokenRefused = (error) => error instanceof Refused && [401, 429].includes(error.status);
 const reasonOf = (error) => (error instanceof Refused ? error.message : UNANSWERED);
 
 // token
@@ -47,8 +48,11 @@ async function enter(event) {
   try {
     show(await ask("data/status"));
   } catch (error) {
-    showCredential(reasonOf(error));
-    return;
+    if (isTokenRefused(error)) {
+      showCredential(error.message);
+      return;
+    }
+    showSilence(reasonOf(error), null, error instanceof Refused);
   }
   begin();
 }
@@ -83,7 +87,7 @@ async function pollOnce() {
     if (!asking) return;
     if (error instanceof Refused && error.status === 401) showCredential(error.message);
     else {
-      showSilence(reasonOf(error), answeredAt);
+      showSilence(reasonOf(error), answeredAt, error instanceof Refused);
       at("board").dataset.old = "";
     }
   }
@@ -153,5 +157,5 @@ try {
   if (needed) showCredential("");
   else begin();
 } catch (error) {
-  showSilence(reasonOf(error), null);
+  showSilence(reasonOf(error), null, error instanceof Refused);
 }
