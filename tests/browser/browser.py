@@ -24,17 +24,25 @@ QUALITY, MOST_HEIGHT = 50, 1100
 
 
 class Browser:
-    def __init__(self, screenshots: Path) -> None:
+    """A new tab of Chromium, which the tests share: it takes seconds to start."""
+
+    def __init__(self, driver: Chrome, screenshots: Path) -> None:
         self._screenshots = screenshots
         self._hosts: set[str] = set()
         self.requests: list[str] = []
         self.console_errors: list[str] = []
         self.expected_errors: tuple[str, ...] = ()
-        self.driver = _chromium()
+        self.driver = driver
+        self._before = driver.current_window_handle
+        driver.switch_to.new_window("tab")
+        self._read_logs()
+        self.requests.clear()
+        self.console_errors.clear()
         self.resize(*DESKTOP)
 
     def close(self) -> None:
-        self.driver.quit()
+        self.driver.close()
+        self.driver.switch_to.window(self._before)
 
     def resize(self, width: int, height: int, *, mobile: bool = False) -> None:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
@@ -63,6 +71,10 @@ class Browser:
         """Read it in one step: the page may replace the element between two."""
         script = "return document.querySelector(arguments[0])?.getAttribute(arguments[1]) ?? ''"
         return str(self.driver.execute_script(script, selector, name))
+
+    def come_back(self) -> None:
+        """Let the page read everything now, as when its tab is shown again."""
+        self.driver.execute_script("document.dispatchEvent(new Event('visibilitychange'))")
 
     def until(self, holds: Callable[[], bool], what: str, timeout: float = 20) -> None:
         try:
@@ -123,7 +135,8 @@ class Browser:
         return dict(self.driver.execute_cdp_cmd(name, parameters) or {})
 
 
-def _chromium() -> Chrome:
+def start_chromium() -> Chrome:
+    """Start a headless Chromium that logs its requests and its console."""
     options = ChromeOptions()
     options.binary_location = which("chromium") or ""
     for argument in (

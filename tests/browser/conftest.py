@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from selenium.webdriver import Chrome
 
 from projector.process import free_port, is_listening
 from tests.absence import skip_test
-from tests.browser.browser import BINARIES, Browser
+from tests.browser.browser import BINARIES, Browser, start_chromium
 from tests.integration import servers
 from tests.integration.deployment import Deployment
 
@@ -54,10 +55,17 @@ def deployment(_chromium: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
             yield deployment
 
 
+@pytest.fixture(scope="session")
+def chromium(_chromium: None) -> Iterator[Chrome]:
+    driver = start_chromium()
+    yield driver
+    driver.quit()
+
+
 @pytest.fixture
-def browser(_chromium: None, screenshots: Path) -> Iterator[Browser]:
-    """Start a browser; at the end, check its requests and its console."""
-    browser = Browser(screenshots)
+def browser(chromium: Chrome, screenshots: Path) -> Iterator[Browser]:
+    """Open a tab; at the end, check its requests and its console."""
+    browser = Browser(chromium, screenshots)
     try:
         yield browser
         browser.check()

@@ -203,6 +203,7 @@ def test_dead_letters_are_grouped_and_replays_are_marked(
         replace(half, replayed="membership 3:41"),
         half,
     ]
+    page.come_back()
     page.until_text("#letters", "41 \u00d7")
     groups = page.texts("#letters summary")
     assert [text.split(" ")[0] for text in groups] == ["41", "2", "1"]
@@ -218,5 +219,6 @@ def test_dead_letters_are_grouped_and_replays_are_marked(
     page.screenshot("page-dead-letters", of="#letters-section")
     # What is open stays open when another letter comes.
     made_up.found = [replace(LETTER, id="0:51"), *made_up.found]
+    page.come_back()
     page.until_text("#letters", "42 \u00d7")
     assert len(page.texts("#letters details[open]")) == 1

@@ -148,7 +148,9 @@ at("show-all").addEventListener("click", () => {
   pollOnce();
 });
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && asking) pollOnce();
+  if (document.hidden || !asking) return;
+  pollOnce();
+  readLetters();
 });
 startQuestions(showCredential);
 
