@@ -310,7 +310,7 @@ def test_a_page_without_its_server_shows_how_old_it_is(product: Product, browser
     browser.until_text("#summary", WELL)
     browser.until(lambda: browser.texts("#letters details") != [], "the dead letters")
     other.kill()
-    browser.until_text("#summary", "this page cannot reach its server")
+    browser.until_text("#summary", "This page cannot reach its server.")
     browser.until_text("#silence-since", "All below is of then.")
     browser.until(lambda: browser.attribute("#updated", "data-state") == "stale", "it looks old")
     browser.come_back()

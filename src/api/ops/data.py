@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -251,6 +251,12 @@ def _connection_trouble(error: Exception) -> str:
     return os.strerror(number).lower() if number else str(error)
 
 
+def _named(error: Exception) -> str:
+    """Name an error of Kafka's; that no connection came about needs no name."""
+    is_known = isinstance(error, KafkaConnectionError | OSError)
+    return "" if is_known else f" ({type(error).__name__})"
+
+
 async def read_letters(
     settings: Settings, places: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, Any]:
@@ -267,6 +273,5 @@ async def read_letters(
     except OperatorError as error:
         found = {"error": str(error)}
     except (TemporaryError, KafkaError, OSError, TimeoutError) as error:
-        reason = f"Kafka at {settings.kafka} cannot be reached from here ({type(error).__name__})"
-        found = {"error": reason}
+        found = {"error": f"Kafka at {settings.kafka} cannot be reached from here{_named(error)}"}
     return found | {"read_at": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -69,11 +69,10 @@ export function showSilence(reason, answered, refused) {
   at("silence").hidden = false;
   // Whether its causes still hold is not known.
   at("alarm").hidden = true;
-  const what = refused ? "The status cannot be read" : "This page cannot reach its server";
-  setText(at("silence-what"), `${what}.`);
+  setText(at("silence-what"), "Whether lookups are answered is not known.");
   setText(at("silence-since"), answered ? `Since ${since(answered, now)}, for ${elapsed((now - answered) / 1000)}. All below is of then.` : "");
   setText(at("silence-reason"), reason);
-  summarize("stale", `Not known: ${what[0].toLowerCase()}${what.slice(1)}`);
+  summarize("stale", refused ? "The status cannot be read." : "This page cannot reach its server.");
 }
 
 export function hideSilence() {

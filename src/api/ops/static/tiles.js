@@ -25,6 +25,6 @@ export function showTotals({ totals, dead_letters: letters, replayed, lookups })
   if (lookups) {
     const statuses = Object.keys(lookups).filter((status) => lookups[status]).sort();
     const total = statuses.reduce((sum, status) => sum + lookups[status], 0);
-    tile("Lookups", whole(total), statuses.map((status) => `${status}: ${whole(lookups[status])}`).join(", ") || "since the start");
+    tile("Lookups", whole(total), statuses.map((status) => `${status}:\u00a0${whole(lookups[status])}`).join(" · ") || "since the start");
   }
 }
