@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 # Bytes: the largest event allowed, with room for Kafka's own overhead.
 MAX_REQUEST_BYTES: Final = 2 * MAX_EVENT_BYTES
 CONTENT_TYPE: Final = ("content-type", b"application/cloudevents+json")
-# Bounds the memory of sends that wait for Kafka's acknowledgement.
+# Bound the memory of sends that wait for Kafka's acknowledgement. A broadcast has a copy for each
+# partition.
 MAX_UNACKNOWLEDGED: Final = 2000
+MAX_UNACKNOWLEDGED_BYTES: Final = 4 * MAX_EVENT_BYTES
 
 
 def target_partitions(event: Event, partitions: int) -> Iterable[int]:
@@ -56,37 +58,64 @@ class Batch:
         self._settings = settings
         self._positions: Positions = {}
         self._waiting: list[tuple[Topic, int, asyncio.Future[RecordMetadata]]] = []
+        self._bytes = 0
         self._before_jobs: defaultdict[int, list[asyncio.Future[RecordMetadata]]]
         self._before_jobs = defaultdict(list)
 
     async def send(self, message: Message) -> None:
         """Hand the message to the producer; wait where too many are not acknowledged."""
-        if len(self._waiting) > MAX_UNACKNOWLEDGED:
+        if len(self._waiting) > MAX_UNACKNOWLEDGED or self._bytes > MAX_UNACKNOWLEDGED_BYTES:
             await self.acknowledged()
         topic, partition, root, value, headers = message
         if topic is Topic.JOB_LIFECYCLE:
-            await asyncio.gather(*self._before_jobs.pop(partition, ()))
+            await _results(self._before_jobs.pop(partition, []))
         name, key = self._settings.topic(topic), root.encode()
         sent = await self._producer.send(name, value, key, partition=partition, headers=[*headers])
+        sent.add_done_callback(_forget)
         self._waiting.append((topic, partition, sent))
+        self._bytes += len(value)
         if topic is not Topic.JOB_LIFECYCLE:
             self._before_jobs[partition].append(sent)
 
     async def acknowledged(self) -> "Positions":
         """Wait until Kafka has acknowledged every message; return the positions behind them."""
-        found = await asyncio.gather(*(sent for *_, sent in self._waiting))
+        found = await _results([sent for *_, sent in self._waiting])
         for (topic, partition, _), at in zip(self._waiting, found, strict=True):
             place = topic, partition
             self._positions[place] = max(at.offset + 1, self._positions.get(place, 0))
-        self._waiting.clear()
-        self._before_jobs.clear()
+        self._clear()
         return dict(self._positions)
 
-    async def abandon(self) -> None:
-        """Wait until no message is on its way, acknowledged or not."""
-        await asyncio.gather(*(sent for *_, sent in self._waiting), return_exceptions=True)
+    async def abandon(self, timeout_s: float) -> bool:
+        """Wait until no message is on its way, acknowledged or not; whether that was in time."""
+        waiting = [sent for *_, sent in self._waiting]
+        self._clear()
+        return not waiting or not (await asyncio.wait(waiting, timeout=timeout_s))[1]
+
+    def _clear(self) -> None:
         self._waiting.clear()
         self._before_jobs.clear()
+        self._bytes = 0
+
+
+async def _results(sent: Sequence[asyncio.Future[RecordMetadata]]) -> list[RecordMetadata]:
+    """Wait for all results, or the first error.
+
+    A `gather` that is cancelled would cancel what it waits for. The messages would still leave, and
+    nobody could wait for them.
+    """
+    if sent:
+        await asyncio.wait(sent, return_when=asyncio.FIRST_EXCEPTION)
+    for each in sent:
+        if each.done() and (error := each.exception()):
+            raise error
+    return [each.result() for each in sent]
+
+
+def _forget(sent: asyncio.Future[RecordMetadata]) -> None:
+    """Take the error: behind a first one nobody asks for it, and asyncio would log that."""
+    if not sent.cancelled():
+        sent.exception()
 
 
 async def send_events(

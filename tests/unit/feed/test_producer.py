@@ -113,3 +113,27 @@ async def test_a_batch_has_the_positions_behind_what_kafka_acknowledged(
         await batches[0].send(message(Topic.MEMBERSHIP, 0))
         broker.acknowledge()
         assert await batches[0].acknowledged() == first | {(Topic.MEMBERSHIP, 0): 5}
+
+
+async def test_the_bytes_that_are_not_acknowledged_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A broadcast has a copy for each partition."""
+    broker = Broker()
+    monkeypatch.setattr(producer, "AIOKafkaProducer", lambda **_: broker)
+    monkeypatch.setattr(producer, "MAX_UNACKNOWLEDGED_BYTES", 10)
+    async with producer.open_producer(SETTINGS) as opened:
+        batch = producer.Batch(opened, SETTINGS)
+        large = Message(Topic.MEMBERSHIP, 0, "3", b"x" * 6)
+
+        async def broadcast() -> None:
+            for partition in range(5):
+                await batch.send(large._replace(partition=partition))
+
+        sending = asyncio.create_task(broadcast())
+        for expected in (2, 4, 5):
+            await asyncio.sleep(0.01)
+            assert len(broker.sent) == expected
+            broker.acknowledge()
+        await sending
+        assert len(await batch.acknowledged()) == 5

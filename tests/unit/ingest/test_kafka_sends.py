@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
+from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError, MessageSizeTooLargeError
 from aiokafka.structs import RecordMetadata
 
 from projector.config.settings import Settings
@@ -126,10 +126,84 @@ async def test_a_failed_producer_is_replaced_and_no_error_is_left(sends: KafkaSe
     assert [made.stopped for made in Producer.made] == [True, True]
 
 
+async def test_a_replaced_producer_serves_its_other_requests_to_their_end(
+    sends: KafkaSends,
+) -> None:
+    """One partition without a leader fails the requests of one team alone."""
+    ours, producer = await begin(sends, group(3))
+    theirs, _ = await begin(sends, group(4))
+    mine, other = producer.waiting
+    other.set_exception(KafkaTimeoutError())
+    with pytest.raises(KafkaTimeoutError):
+        await theirs
+    assert not producer.stopped
+    producer.waiting = [mine]
+    producer.sent = producer.sent[:1]
+    producer.acknowledge()
+    await ours
+    await sends.stop()
+    assert producer.stopped
+
+
+async def test_an_event_that_is_too_large_leaves_the_producer(sends: KafkaSends) -> None:
+    task, producer = await begin(sends, group(3))
+    producer.fail(MessageSizeTooLargeError())
+    with pytest.raises(MessageSizeTooLargeError):
+        await task
+    again, same = await begin(sends, group(3))
+    assert same is producer
+    producer.acknowledge()
+    await again
+    await sends.stop()
+
+
+async def test_requests_with_broadcasts_take_turns(
+    sends: KafkaSends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sends, "_broadcasting", asyncio.Semaphore(1))
+    first, producer = await begin(sends, user(1))
+    second = asyncio.create_task(sends.send([checked(user(2))], 2))
+    third, _ = await begin(sends, group(3))
+    assert len(producer.sent) == 3
+    producer.acknowledge()
+    await asyncio.gather(first, third)
+    await producer.until(lambda: len(producer.sent) == 5)
+    producer.acknowledge()
+    await second
+
+
+async def test_the_last_acknowledged_position_never_goes_back(sends: KafkaSends) -> None:
+    """Of two requests at the same time the earlier one may be noted last."""
+    first, producer = await begin(sends, group(3))
+    second, _ = await begin(sends, group(3))
+    lower, higher = producer.waiting
+    at = [RecordMetadata("membership", 1, None, n, 0, 0, 0) for n in (7, 8)]
+    higher.set_result(at[1])
+    await second
+    lower.set_result(at[0])
+    (place,) = await first
+    assert sends.lately_acknowledged(*place) == 9
+
+
+async def test_a_failed_request_waits_for_what_is_on_its_way(
+    sends: KafkaSends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it could arrive behind what its feeder sends again."""
+    monkeypatch.setattr(kafka_sends, "SEND_S", 0.01)
+    task, producer = await begin(sends, group(3))
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    assert not producer.waiting[0].cancelled()
+    producer.acknowledge()
+    with pytest.raises(TimeoutError):
+        await task
+
+
 async def test_without_an_answer_a_request_fails_in_time(
     sends: KafkaSends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kafka_sends, "SEND_S", 0.01)
+    monkeypatch.setattr(kafka_sends, "ABANDON_S", 0.01)
     task, silent = await begin(sends, group(3))
     with pytest.raises(TimeoutError):
         await task
