@@ -55,7 +55,7 @@ def test_a_lookup_at_once_has_the_event_each_time(deployment: Deployment) -> Non
             async def feed(*events: dict[str, Any]) -> None:
                 source = io.BytesIO(lines_of(*events).encode())
                 positions = await producer.send_events(source, settings, lambda: None)
-                assert await wait_until_applied(redis, positions, PATIENCE_S)
+                assert await wait_until_applied(redis, positions, {}, PATIENCE_S)
 
             for number in range(ROUNDS):
                 await one_round(deployment, feed, 1000 + number)

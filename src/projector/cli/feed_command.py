@@ -71,11 +71,13 @@ def _wait(settings: Settings, positions: "Positions", wait_s: float) -> None:
     """Wait until answers contain the events; end the command with the reasons if time runs out."""
 
     from projector.feed import applied
+    from projector.kafka.topic_ids import read_topic_ids
 
     async def delays(redis: "Redis") -> dict[applied.Delay, list[int]]:
-        if await applied.wait_until_applied(redis, positions, wait_s):
+        ids = await read_topic_ids(settings)
+        if await applied.wait_until_applied(redis, positions, ids, wait_s):
             return {}
-        return await applied.find_delays(redis, positions)
+        return await applied.find_delays(redis, positions, ids)
 
     if found := run_command(settings, with_redis(settings, delays)):
         fail(

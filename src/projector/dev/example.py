@@ -78,7 +78,7 @@ async def _feed(settings: Settings, lines: bytes) -> int:
     positions = await producer.send_events(io.BytesIO(lines), settings, lambda: None)
     redis = redis_client.create_redis(settings)
     try:
-        if not await applied.wait_until_applied(redis, positions, CHANGE_S):
+        if not await applied.wait_until_applied(redis, positions, {}, CHANGE_S):
             raise DevError(f"after {CHANGE_S:.0f} seconds the answers lack the example's events")
     finally:
         await redis.aclose()

@@ -41,6 +41,10 @@ class LogIdentity(NamedTuple):
         """Encode it as words: `<topic id or -> <offset> <timestamp> <checksum>`."""
         return " ".join([self.topic_id or _NO_ID, *map(str, self.mark or ())])
 
+    def is_of_another(self, topic_id: str) -> bool:
+        """Whether the topic with this id is another one; false if one of them is not known."""
+        return bool(self.topic_id and topic_id) and self.topic_id != topic_id
+
     @classmethod
     def decode(cls, text: str) -> Self:
         """Decode a stored identity; raises `ValueError`."""

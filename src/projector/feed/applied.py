@@ -7,6 +7,9 @@ offsets in Redis are behind the answers, and never ahead of them. Two cases look
   for the offset below which none is (`store/partition_state`).
 - **An event becomes a dead letter**. It changes no answer, and its offset counts as applied.
 
+An offset counts in its own log alone. The topic of what was sent has an id in Kafka, and the
+checkpoint has that of the topic whose events were applied. They differ once a topic was recreated.
+
 A claim by another owner, `projector rebuild` and an emptied Redis take the offsets back or away.
 They return behind all views.
 """
@@ -38,10 +41,14 @@ LOOK: Final = "look at `projector status`"
 
 
 async def wait_until_applied(
-    redis: Redis, positions: Mapping[tuple[Topic, int], int], timeout_s: float
+    redis: Redis,
+    positions: Mapping[tuple[Topic, int], int],
+    topic_ids: Mapping[Topic, str],
+    timeout_s: float,
 ) -> bool:
     """Wait until the answers contain all records before these positions; False after `timeout_s`.
 
+    `topic_ids` are those in Kafka, read after the records were acknowledged.
     While Redis does not answer, the wait goes on; a call of its client lasts at most some seconds.
     """
     deadline = elapsed() + timeout_s
@@ -50,7 +57,7 @@ async def wait_until_applied(
     while waiting:
         # Without a timeout around the call: a client may lose its cancellation.
         with suppress(*OUTAGES):
-            waiting = await _missing(redis, waiting)
+            waiting = await _missing(redis, waiting, topic_ids)
         if not waiting or (left := deadline - elapsed()) <= 0:
             break
         await asyncio.sleep(min(pause, left))
@@ -58,10 +65,12 @@ async def wait_until_applied(
     return not waiting
 
 
-async def _missing(redis: Redis, positions: Mapping[tuple[Topic, int], int]) -> Positions:
+async def _missing(
+    redis: Redis, positions: Mapping[tuple[Topic, int], int], topic_ids: Mapping[Topic, str]
+) -> Positions:
     """Return those of the positions that the answers do not contain."""
     partitions = sorted({partition for _, partition in positions})
-    found = await read_served_offsets(redis, partitions)
+    found = await read_served_offsets(redis, partitions, topic_ids)
     offsets = dict(zip(partitions, found, strict=True))
     return {
         (topic, partition): position
@@ -79,26 +88,29 @@ class Delay(NamedTuple):
 
 
 async def find_delays(
-    redis: Redis, positions: Mapping[tuple[Topic, int], int]
+    redis: Redis, positions: Mapping[tuple[Topic, int], int], topic_ids: Mapping[Topic, str]
 ) -> dict[Delay, list[int]]:
     """Return why answers lack records before these positions, and in which partitions.
 
     Raises `RedisError`.
     """
-    missing = await _missing(redis, positions)
+    missing = await _missing(redis, positions, topic_ids)
     partitions = sorted({partition for _, partition in missing})
     commands = [("HGETALL", schema.partition_key(partition)) for partition in partitions]
     found = await redis_batch.execute(redis, commands)
     delays: defaultdict[Delay, list[int]] = defaultdict(list)
     for partition, state in zip(partitions, found, strict=True):
-        delays[_delay(state.value, state.now)].append(partition)
+        delays[_delay(state.value, state.now, topic_ids)].append(partition)
     return delays
 
 
-def _delay(fields: object, now_ms: float) -> Delay:
+def _delay(fields: object, now_ms: float, topic_ids: Mapping[Topic, str]) -> Delay:
     state = _decode(fields)
     if state is None or not state.version.epoch:
         return Delay("no worker has claimed", "", "start `projector worker` on this Redis")
+    if any(log.is_of_another(topic_ids.get(topic, "")) for topic, log in state.logs.items()):
+        after = " in Kafka are not those whose events were applied"
+        return Delay("the topics of", after, LOOK)
     if state.stamp is None:
         return Delay(f"worker {state.owner} has not yet stamped", "", LOOK)
     silent_s = (now_ms - state.stamp) / 1000

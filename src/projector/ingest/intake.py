@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from starlette.requests import Request
 
 from projector.config.settings import Settings
+from projector.elapsed import elapsed
 from projector.errors import ProjectorError
 from projector.events.model import HEARTBEAT, KafkaRecord
 from projector.feed.applied import Positions, wait_until_applied
@@ -154,15 +155,14 @@ class Intake:
         return Reply(202, {"message": message, **found})
 
     async def _is_applied(self, positions: Positions, wait_s: float) -> bool:
-        """Wait for the views, but not while the process is to end."""
-        applied = asyncio.ensure_future(wait_until_applied(self._redis, positions, wait_s))
-        stopping = asyncio.ensure_future(self.stopping.wait())
+        """Wait for the views; whether they contain the events, which no one knows without Kafka."""
+        deadline = elapsed() + wait_s
         try:
-            await asyncio.wait((applied, stopping), return_when=asyncio.FIRST_COMPLETED)
-            return applied.done() and applied.result()
-        finally:
-            applied.cancel()
-            stopping.cancel()
+            topic_ids = await self._sends.topic_ids()
+        except _OUTAGES:
+            return False
+        return await wait_until_applied(self._redis, positions, topic_ids, deadline - elapsed())
+
 
 
 def _check(checks: Checks, read: Callable[[], Sequence[KafkaRecord]]) -> None:

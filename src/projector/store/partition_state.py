@@ -22,10 +22,12 @@ RULES: Final = {
 }
 
 _OFFSETS: Final = tuple(f"offset:{topic}" for topic in Topic)
+_LOGS: Final = tuple(f"log:{topic}" for topic in Topic)
 # The offset of job-lifecycle below which no first view is held back: at most the next offset.
+# Before it the epoch of its owner: an older worker leaves what an owner before it has written.
 SERVED_JOBS: Final = f"served:{Topic.JOB_LIFECYCLE}"
 # The fields that say up to where, and in which log, the events are applied.
-PLACES: Final = (*_OFFSETS, *(f"log:{topic}" for topic in Topic), SERVED_JOBS)
+PLACES: Final = (*_OFFSETS, *_LOGS, SERVED_JOBS)
 # The fields of a checkpoint and of a stamp.
 CHECKPOINT: Final = ("revision", "facts", "stamp", "stamp_epoch", *PLACES)
 NUMBERS: Final = ("epoch", "revision", "facts", "stamp", "stamp_epoch", *_OFFSETS, *RULES)
@@ -100,12 +102,13 @@ def decode_sources(stored: bytes | None) -> frozenset[str] | None:
 def encode_places(
     offsets: Mapping[Topic, int],
     logs: Mapping[Topic, LogIdentity],
+    epoch: int,
     served_jobs: int | None = None,
 ) -> dict[str, int | str]:
-    """Encode the fields of a checkpoint's offsets and logs."""
+    """Encode the fields of a checkpoint's offsets and logs, under the epoch of its owner."""
     numbers: dict[str, int | str] = {f"offset:{topic}": at for topic, at in offsets.items()}
     if served_jobs is not None:
-        numbers[SERVED_JOBS] = served_jobs
+        numbers[SERVED_JOBS] = f"{epoch} {served_jobs}"
     return numbers | {f"log:{topic}": log.encode() for topic, log in logs.items()}
 
 
@@ -136,24 +139,46 @@ def _readable(rule: str, value: int) -> str:
     return f"{value} bytes" if rule == "max_view_bytes" else f"{value / 1000:g} s"
 
 
-async def read_served_offsets(redis: Redis, partitions: Sequence[int]) -> list[dict[Topic, int]]:
+async def read_served_offsets(
+    redis: Redis, partitions: Sequence[int], topic_ids: Mapping[Topic, str]
+) -> list[dict[Topic, int]]:
     """Read the offsets below which the answers of each partition contain every event.
 
-    A topic whose offset is missing or malformed is left out. Raises `RedisError`.
+    `topic_ids` are those in Kafka, where they are known. A topic is left out if its offset is
+    missing, malformed, or of a log with another id. job-lifecycle is at 0 unless the owner, by its
+    epoch, has written `SERVED_JOBS`: older workers do not.
+    Raises `RedisError`.
     """
-    names = (*_OFFSETS, SERVED_JOBS)
+    names = ("epoch", SERVED_JOBS, *_OFFSETS, *_LOGS)
     commands = [("HMGET", schema.partition_key(partition), *names) for partition in partitions]
-    return [_served_offsets(found.value) for found in await redis_batch.execute(redis, commands)]
+    found = await redis_batch.execute(redis, commands)
+    return [_served_offsets(each.value, topic_ids) for each in found]
 
 
-def _served_offsets(values: object) -> dict[Topic, int]:
+def _served_offsets(values: object, topic_ids: Mapping[Topic, str]) -> dict[Topic, int]:
     if not isinstance(values, list):
         return {}
-    *numbers, served = [int(v) if v is not None and v.isdigit() else None for v in values]
-    offsets = {topic: at for topic, at in zip(Topic, numbers, strict=True) if at is not None}
-    if served is not None and Topic.JOB_LIFECYCLE in offsets:
-        offsets[Topic.JOB_LIFECYCLE] = min(served, offsets[Topic.JOB_LIFECYCLE])
+    epoch, jobs, *places = values
+    offsets = {
+        topic: int(at)
+        for topic, at, log in zip(Topic, places[: len(Topic)], places[len(Topic) :], strict=True)
+        if at is not None and at.isdigit() and not _is_other(log, topic_ids.get(topic, ""))
+    }
+    by, _, served = (jobs or b"").partition(b" ")
+    unheld = int(served) if by == epoch and served.isdigit() else 0
+    if unheld < offsets.get(Topic.JOB_LIFECYCLE, 0):
+        offsets[Topic.JOB_LIFECYCLE] = unheld
     return offsets
+
+
+def _is_other(log: bytes | None, topic_id: str) -> bool:
+    """Whether the stored log is another one than that with this id, or malformed."""
+    if log is None:
+        return False
+    try:
+        return LogIdentity.decode(log.decode()).is_of_another(topic_id)
+    except ValueError:
+        return True
 
 
 async def read_partition_state(redis: Redis, partition: int) -> PartitionState | None:

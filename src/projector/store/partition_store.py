@@ -223,7 +223,7 @@ class PartitionStore:
         *steps, last = list(portions) or [[]]
         for step in steps:
             await self._checkpoint_step(Step({}, step, INCOMPLETE))
-        places = partition_state.encode_places(offsets, logs, served_jobs)
+        places = partition_state.encode_places(offsets, logs, self._epoch, served_jobs)
         await self._checkpoint_step(Step(places, last, total))
         self.refuse_changed_server()
 
@@ -244,9 +244,8 @@ class PartitionStore:
         must fit one call. Raises `WriteRefusedError` like `checkpoint`.
         """
         keys, values = self._views.in_one_call(changed, Version(self._epoch, revision), pointers)
-        step = Step(
-            partition_state.encode_places(offsets, logs, served_jobs), list(facts.items()), total
-        )
+        places = partition_state.encode_places(offsets, logs, self._epoch, served_jobs)
+        step = Step(places, list(facts.items()), total)
         outcome = await self._checkpoint.write(self.version, revision, step, keys, values)
         if outcome == OBSTACLE:
             return False

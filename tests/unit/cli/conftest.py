@@ -10,8 +10,10 @@ import pytest
 
 from projector.clients import redis_client
 from projector.config.settings import Settings
+from projector.events.model import Topic
 from projector.feed import event_file, producer
 from projector.feed.applied import Positions
+from projector.kafka import topic_ids
 from projector.operators import snapshot, verify
 from tests.unit.cli.runner import NOT_LISTENING
 from tests.unit.operators import worlds
@@ -55,6 +57,7 @@ class Kafka:
         self.sent: list[bytes] = []
         self.error: Exception | None = None
         self.positions: Positions = {}
+        self.ids: dict[Topic, str] = {}
 
     async def send(
         self, source: BinaryIO, settings: Settings, sent: Callable[[], object]
@@ -67,9 +70,13 @@ class Kafka:
             sent()
         return self.positions
 
+    async def read_ids(self, _settings: Settings) -> dict[Topic, str]:
+        return self.ids
+
 
 @pytest.fixture
 def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
     kafka = Kafka()
     monkeypatch.setattr(producer, "send_events", kafka.send)
+    monkeypatch.setattr(topic_ids, "read_topic_ids", kafka.read_ids)
     return kafka

@@ -322,6 +322,23 @@ def test_feed_names_a_worker_that_is_silent(
     assert "has not yet stamped partition" in result.stderr
 
 
+def test_feed_names_topics_that_were_recreated(
+    tmp_path: Path, kafka: Kafka, company: fakeredis.FakeServer
+) -> None:
+    """The offset in Redis is far higher, but it is of the topic before."""
+    redis = fakeredis.FakeRedis(server=company)
+    key = schema.partition_key(worlds.HOME)
+    redis.hset(key, mapping={"offset:membership": 1000, "log:membership": "old-id 999 90 00ff"})
+    kafka.positions = {(Topic.MEMBERSHIP, worlds.HOME): 6}
+    kafka.ids = {Topic.MEMBERSHIP: "new-id"}
+    result = run("feed", written(tmp_path, GOOD), "--wait", "0")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        f"the topics of partition {worlds.HOME} in Kafka are not those whose events were applied: "
+        "look at `projector status`\n"
+    )
+
+
 def test_feed_that_waits_names_a_redis_that_is_away(
     tmp_path: Path, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:

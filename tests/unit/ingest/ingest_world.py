@@ -43,6 +43,12 @@ class Sends:
     def __init__(self) -> None:
         self.sent: list[KafkaRecord] = []
         self.error: Exception | None = None
+        self.ids: dict[Topic, str] = {}
+
+    async def topic_ids(self) -> dict[Topic, str]:
+        if self.error:
+            raise self.error
+        return self.ids
 
     async def send(self, events: list[CheckedEvent], _partitions: int) -> Positions:
         if self.error:

@@ -10,14 +10,14 @@ import httpx
 import pytest
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
-from projector.events.model import MAX_EVENT_BYTES
+from projector.events.model import MAX_EVENT_BYTES, Topic
 from projector.ingest import admission, body, metrics
 from projector.ingest.admission import Admission
 from projector.ingest.checks import Checks
 from projector.ingest.http_events import BATCH_TYPE, JSON_TYPE, MAX_BATCH_BYTES
 from projector.ingest.preferences import Preferences, parse_preferences
 from projector.ingest.refusals import RefusedRequestError
-from projector.kafka import topics
+from projector.store import schema
 from tests.builders import agent, group, removed, user
 from tests.unit.ingest.ingest_world import FEEDERS, IAM, IngestWorld, feeder, reasons
 from tests.unit.ingest.test_checks import PULSE
@@ -258,37 +258,14 @@ async def test_a_request_that_waits_in_vain_is_202(world: IngestWorld) -> None:
     assert "preference-applied" not in answer.headers
 
 
-async def test_a_wait_ends_with_the_process(world: IngestWorld) -> None:
-    """uvicorn cut it after five seconds, with its events acknowledged."""
-    waiting = asyncio.create_task(world.post(ACME, prefer="wait=30"))
-    while not world.sends.sent:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    world.intake.stopping.set()
-    async with asyncio.timeout(20):
-        answer = await waiting
-    assert (answer.status_code, "ended" in answer.json()["message"]) == (202, True)
-
-
-async def test_other_requests_go_on_while_events_are_checked(
-    world: IngestWorld, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("found", "status"), [("the-id", 204), ("another-id", 202)])
+async def test_a_wait_is_for_the_views_of_the_topic_in_kafka(
+    world: IngestWorld, found: str, status: int
 ) -> None:
-    """One hostile event took the event loop for seconds; now it delays its own token alone."""
-    begun, release = threading.Semaphore(0), threading.Event()
-
-    def slow(*_: object) -> None:
-        begun.release()
-        assert release.wait(20)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Checks, "add", slow)
-        slow_ones = [asyncio.create_task(world.post(ACME, token=IAM)) for _ in range(2)]
-        await asyncio.to_thread(begun.acquire)
-    try:
-        assert (await world.post(ACME)).status_code == 204
-        assert not begun.acquire(blocking=False), "one check of a token at a time"
-    finally:
-        release.set()
-    assert [(await task).status_code for task in slow_ones] == [204, 204]
+    fields = {"offset:membership": "1000", "log:membership": "the-id 999 90 00ff"}
+    await world.redis.hset(schema.partition_key(0), mapping=fields)
+    world.sends.ids = {Topic.MEMBERSHIP: found}
+    assert (await world.post(ACME, prefer="wait=1")).status_code == status
 
 
 async def test_one_token_takes_not_all_of_the_bounds(

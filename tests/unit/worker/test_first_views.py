@@ -323,11 +323,12 @@ async def test_the_checkpoint_has_the_offset_of_the_first_view_that_is_held_back
     """Behind it the offset rises, although no event of the topic follows."""
     setup.kafka.add(*COMPANY, builders.started(10, 7))
     async with setup.owning() as owner:
-        assert await setup.field(SERVED_JOBS) == b"1"
+        epoch = await setup.field("epoch") or b""
+        assert await setup.field(SERVED_JOBS) == epoch + b" 1"
         late = setup.kafka.add(builders.agent(6, 7))
         setup.deliver(owner, *setup.kafka.add(builders.started(9, 7)))
         await until(lambda: setup.has_applied(Topic.JOB_LIFECYCLE, 2))
-        assert await setup.field(SERVED_JOBS) == b"1"
+        assert await setup.field(SERVED_JOBS) == epoch + b" 1"
         setup.deliver(owner, *late)
         await until(lambda: has_record(setup))
-        await until(lambda: field_is(setup, SERVED_JOBS, b"2"))
+        await until(lambda: field_is(setup, SERVED_JOBS, epoch + b" 2"))
