@@ -262,7 +262,7 @@ async def test_a_request_that_waits_in_vain_is_202(world: IngestWorld) -> None:
 async def test_a_wait_is_for_the_views_of_the_topic_in_kafka(
     world: IngestWorld, found: str, status: int
 ) -> None:
-    fields = {"offset:membership": "1000", "log:membership": "the-id 999 90 00ff"}
+    fields: Any = {"offset:membership": "1000", "log:membership": "the-id 999 90 00ff"}
     await world.redis.hset(schema.partition_key(0), mapping=fields)
     world.sends.ids = {Topic.MEMBERSHIP: found}
     assert (await world.post(ACME, prefer="wait=1")).status_code == status
