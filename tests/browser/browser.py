@@ -20,7 +20,7 @@ PHONE = (390, 844)
 # A small one.
 SMALL_PHONE = (360, 740)
 # Pictures of at most 100 KB.
-QUALITY, MOST_HEIGHT = 50, 1100
+QUALITY, MOST_HEIGHT = 45, 1100
 
 
 class Browser:

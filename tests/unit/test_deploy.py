@@ -233,6 +233,7 @@ def test_the_database_of_compose_is_prepared_by_the_sql_that_the_product_prints(
     for name in ("DATABASE", "PASSWORD"):
         setting = f"PROJECTOR_GITLAB_{name}"
         monkeypatch.setenv(setting, COMPOSE["services"]["bridge"]["environment"][setting])
+    monkeypatch.setattr("projector.log.configure", lambda level: None)
     printed = CliRunner().invoke(app, ["gitlab", "check", "--sql"])
     assert printed.output == (DEPLOY / "gitlab" / "role.sql").read_text()
 

@@ -68,6 +68,7 @@ def test_the_example_starts_nothing_with_the_settings_of_the_shell(
         started.append((settings.kafka, names))
 
     monkeypatch.setattr("projector.dev.run.run_dev", run)
+    monkeypatch.setattr("projector.log.configure", lambda level: None)
     monkeypatch.setenv("PROJECTOR_KAFKA", "production:9092")
     monkeypatch.setenv("projector_redis_url", "redis://production/0")
     done = CliRunner().invoke(app, ["dev", "--example", "--port", "0"])
