@@ -11,7 +11,7 @@ PROCESSES ?= 4
 HASHED := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
   --custom-compile-command 'make lock'
 
-.PHONY: help setup run gitlab test test-all test-newest image browser faults model bench bench-smoke bench-setup format lint types schemas reference lock kafka producers clean
+.PHONY: help setup run gitlab test test-all test-newest image browser faults model bench bench-smoke bench-setup format lint types schemas reference lock kafka producers helm clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -34,10 +34,10 @@ gitlab: PORT := 8000
 gitlab: setup ## the same fed from a GitLab-shaped database, where PostgreSQL is installed
 	@$(BIN)/python -m examples.gitlab.demo $(PORT)
 
-test: setup kafka helm ## unit tests, and the product from end to end on both brokers; two and a half minutes
+test: setup kafka ## unit tests, and the product from end to end on both brokers; two and a half minutes
 	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(END_TO_END) tests/unit tests/compat
 
-test-all: test producers ## that, and every command, TLS, users, Redis Cluster, Sentinel, ...; eight minutes
+test-all: helm producers test ## that, and every command, TLS, users, Redis Cluster, Sentinel, ...; eight minutes
 	$(BIN)/pytest -n $(PROCESSES) --dist worksteal tests/integration $(END_TO_END:%=--ignore=%)
 
 browser: setup ## the operators' page in a headless Chromium, where chromium and chromedriver are installed

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-FOLDER = Path(sys.argv[1]) if sys.argv[1:] else EXAMPLES
+ROOT = Path(__file__).parents[1]
+FOLDER = Path(sys.argv[1]) if sys.argv[1:] else ROOT / "examples"
 events: list[dict[str, Any]] = []
 
 
@@ -153,3 +153,5 @@ def is_true(each: dict[str, Any]) -> bool:
 for name, listed in ("events", events), ("export", filter(is_true, events)):
     lines = "".join(f"{json.dumps(each)}\n" for each in listed)
     (FOLDER / f"{name}.ndjson").write_text(lines)
+    if name == "events" and not sys.argv[1:]:
+        (ROOT / "src/projector/dev/events.ndjson").write_text(lines)

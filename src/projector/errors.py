@@ -47,12 +47,11 @@ Exceptions with data of their own are beside that data: `BadEvent` in events/mod
 in feed/agent_config_file, `UnreadableYaml` in feed/yaml_nodes, `AccessRefusedError` in
 api/ops/auth, `RedisRefusedError` in api/ops/data, `OverloadedError` in api/read_batcher,
 `UnprovenError` in api/proofs, `RefusedTokenError` in api/tokens/signed_tokens,
-`UnverifiableTokenError` in api/tokens/signed_tokens,
-`ClockError` in clients/trusted_clock, `StateInUseError` in gitlab/mapping/state_file,
-`RefusedRequestError` in ingest/refusals, `WrongFeedersError` in ingest/feeders,
-`OutboxFullError` in gitlab/stream, `RepublishedError` in gitlab/stream_source, and
-`UnreachableError` in gitlab/setup/check. clients/retry lists the exceptions of clients that count
-as outages.
+`UnverifiableTokenError` in api/tokens/signed_tokens, `ClockError` in clients/trusted_clock,
+`StateInUseError` in gitlab/mapping/state_file, `RefusedRequestError` in ingest/refusals,
+`WrongFeedersError` in ingest/feeders, `OutboxFullError` in gitlab/stream, `RepublishedError` in
+gitlab/stream_source, and `UnreachableError` in gitlab/setup/check. clients/retry lists the
+exceptions of clients that count as outages.
 """
 
 

@@ -70,23 +70,35 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-# `--help` and docs/commands.md list the commands in this order, the groups last.
-app.add_typer(dead_letters.app, name="dead-letters")
-app.add_typer(inspect.app, name="inspect")
-app.add_typer(gitlab.app, name="gitlab")
-app.command("explain")(checks.explain)
-app.command("status")(checks.status)
-app.command("worker")(serve.worker)
-app.command("api")(serve.api)
-app.command("ops")(serve.ops)
-app.command("ingest")(serve.ingest)
-app.command("dev")(serve.dev)
-app.command("feed")(events.feed)
-app.command("schemas")(events.schemas)
-app.command("verify")(checks.verify)
-app.command("audit")(checks.audit)
-app.command("rebuild")(rebuild.rebuild_partitions)
-app.command("topics")(events.topics)
+# `--help` lists the commands in this order, under these headings. A description that is longer
+# than 50 characters would be cut on a terminal of 80 columns.
+LOOK, FEED, RUN, MEND, SET_UP = "Look", "Feed", "Run", "Mend", "Set up"
+
+
+def _add(name: str, heading: str, about: str, command: Callable[..., None]) -> None:
+    app.command(name, short_help=about, rich_help_panel=heading)(command)
+
+
+def _add_group(name: str, heading: str, about: str, group: typer.Typer) -> None:
+    app.add_typer(group, name=name, short_help=about, rich_help_panel=heading)
+
+
+_add("status", LOOK, "Show what is wrong, and how fresh all is.", checks.status)
+_add("explain", LOOK, "Explain why a job may or may not use an agent.", checks.explain)
+_add_group("inspect", LOOK, "Show what Redis holds of a job, token or agent.", inspect.app)
+_add("feed", FEED, "Check a file of events, and send them.", events.feed)
+_add_group("gitlab", FEED, "Feed from GitLab's PostgreSQL.", gitlab.app)
+_add("ingest", FEED, "Take events over HTTP, send them to Kafka.", serve.ingest)
+_add("worker", RUN, "Consume the topics, keep the views up to date.", serve.worker)
+_add("api", RUN, "Answer lookups over HTTP.", serve.api)
+_add("ops", RUN, "Serve the operators' page alone, at /ops/.", serve.ops)
+_add("dev", RUN, "Run everything here, in memory, to try it.", serve.dev)
+_add_group("dead-letters", MEND, "List, show and replay refused events.", dead_letters.app)
+_add("verify", MEND, "Compare the views with the facts.", checks.verify)
+_add("audit", MEND, "Compare the facts with an upstream export.", checks.audit)
+_add("rebuild", MEND, "Rebuild facts and views from the topics.", rebuild.rebuild_partitions)
+_add("topics", SET_UP, "Create the missing topics, check the others.", events.topics)
+_add("schemas", SET_UP, "Print the contract for events, as AsyncAPI.", events.schemas)
 
 
 def _show_version(wanted: bool) -> None:
@@ -111,6 +123,7 @@ def _options(
 def main() -> None:
     """Run the command line."""
     own_api.claim()
+    leave_out_unused_libraries()
     app()
 
 

@@ -117,7 +117,7 @@ def _listening_port(settings: Settings, host: str, port: int) -> int:
 
 def _serve(
     application: Any, settings: Settings, host: str, port: int,
-    http: str = "api.lookup_protocol:LookupProtocol", **more: Any,
+    http: str = "projector.asgi:LookupProtocol", **more: Any,
 ) -> None:  # fmt: skip
     """Serve until a signal, with bounded requests, connections and logs."""
     import uvicorn

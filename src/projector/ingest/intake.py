@@ -155,14 +155,24 @@ class Intake:
         return Reply(202, {"message": message, **found})
 
     async def _is_applied(self, positions: Positions, wait_s: float) -> bool:
-        """Wait for the views; whether they contain the events, which no one knows without Kafka."""
+        """Wait for the views, but not while the process is to end."""
+        applied = asyncio.ensure_future(self._wait_for_views(positions, wait_s))
+        stopping = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait((applied, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return applied.done() and applied.result()
+        finally:
+            applied.cancel()
+            stopping.cancel()
+
+    async def _wait_for_views(self, positions: Positions, wait_s: float) -> bool:
+        """Wait for views of the topics that Kafka has; without Kafka, return False."""
         deadline = elapsed() + wait_s
         try:
             topic_ids = await self._sends.topic_ids()
         except _OUTAGES:
             return False
         return await wait_until_applied(self._redis, positions, topic_ids, deadline - elapsed())
-
 
 
 def _check(checks: Checks, read: Callable[[], Sequence[KafkaRecord]]) -> None:

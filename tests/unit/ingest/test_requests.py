@@ -17,6 +17,7 @@ from projector.ingest.checks import Checks
 from projector.ingest.http_events import BATCH_TYPE, JSON_TYPE, MAX_BATCH_BYTES
 from projector.ingest.preferences import Preferences, parse_preferences
 from projector.ingest.refusals import RefusedRequestError
+from projector.kafka import topics
 from projector.store import schema
 from tests.builders import agent, group, removed, user
 from tests.unit.ingest.ingest_world import FEEDERS, IAM, IngestWorld, feeder, reasons
@@ -256,6 +257,39 @@ async def test_a_request_that_waits_in_vain_is_202(world: IngestWorld) -> None:
     assert answer.status_code == 202
     assert "views" in answer.json()["message"]
     assert "preference-applied" not in answer.headers
+
+
+async def test_a_wait_ends_with_the_process(world: IngestWorld) -> None:
+    """uvicorn cut it after five seconds, with its events acknowledged."""
+    waiting = asyncio.create_task(world.post(ACME, prefer="wait=30"))
+    while not world.sends.sent:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    world.intake.stopping.set()
+    async with asyncio.timeout(20):
+        answer = await waiting
+    assert (answer.status_code, "ended" in answer.json()["message"]) == (202, True)
+
+
+async def test_other_requests_go_on_while_events_are_checked(
+    world: IngestWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One hostile event took the event loop for seconds; now it delays its own token alone."""
+    begun, release = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: object) -> None:
+        begun.release()
+        assert release.wait(20)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checks, "add", slow)
+        slow_ones = [asyncio.create_task(world.post(ACME, token=IAM)) for _ in range(2)]
+        await asyncio.to_thread(begun.acquire)
+    try:
+        assert (await world.post(ACME)).status_code == 204
+        assert not begun.acquire(blocking=False), "one check of a token at a time"
+    finally:
+        release.set()
+    assert [(await task).status_code for task in slow_ones] == [204, 204]
 
 
 @pytest.mark.parametrize(("found", "status"), [("the-id", 204), ("another-id", 202)])
