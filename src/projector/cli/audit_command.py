@@ -8,7 +8,7 @@ from typing import BinaryIO, Final, NamedTuple, TypeVar
 
 import typer
 
-from projector.cli.audit_sentences import as_text
+from projector.cli.display.audit_sentences import as_text
 from projector.cli.terminal import (
     FINDING,
     WRONG,

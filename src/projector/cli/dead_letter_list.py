@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import typer
 
-from projector.cli.columns import columns
+from projector.cli.display.columns import columns
 from projector.cli.terminal import (
     as_json,
     load_settings,

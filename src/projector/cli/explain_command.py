@@ -7,8 +7,8 @@ from typing import Final
 
 import typer
 
-from projector.cli.local_time import local_time_of
-from projector.cli.rows import Row, show_answer
+from projector.cli.display.local_time import local_time_of
+from projector.cli.display.rows import Row, show_answer
 from projector.cli.terminal import FINDING, as_json, load_settings, run_command, with_redis
 from projector.explain.model import (
     ExplainedAgent,

@@ -11,8 +11,8 @@ import typer
 from msgspec import Struct, structs
 from redis.asyncio import Redis
 
-from projector.cli import inspect_display
-from projector.cli.rows import Row, show_answer
+from projector.cli.display import inspect_display
+from projector.cli.display.rows import Row, show_answer
 from projector.cli.terminal import (
     FINDING,
     WRONG,

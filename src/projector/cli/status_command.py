@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from rich.console import Console, Group
 from rich.live import Live
 
-from projector.cli import status_changes, status_display
+from projector.cli.display import status_changes, status_display
 from projector.cli.terminal import (
     FINDING,
     WRONG,

@@ -10,7 +10,8 @@ from typing import Any
 import fakeredis
 import pytest
 
-from projector.cli import inspect_command, inspect_display
+from projector.cli import inspect_command
+from projector.cli.display import inspect_display
 from projector.events.model import Topic
 from projector.explain.model import EventRef
 from projector.operators.inspect import InspectedAgent, InspectedFact

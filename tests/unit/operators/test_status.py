@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from redis.exceptions import ResponseError
 
-from projector.cli.status_display import sentences
+from projector.cli.display.status_display import sentences
 from projector.errors import PartitionCountError
 from projector.events.model import Topic
 from projector.operators.status_model import (

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from projector.cli.status_display import runs, waiting_for
+from projector.cli.display.status_display import runs, waiting_for
 from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
 from projector.operators.status_model import Cause, PartitionHealth, PartitionStatus, Status

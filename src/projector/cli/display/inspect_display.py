@@ -1,6 +1,6 @@
 """The lines of `projector inspect`."""
 
-from projector.cli.rows import Row
+from projector.cli.display.rows import Row
 from projector.cli.terminal import as_json
 from projector.operators.inspect import (
     InspectedAgent,

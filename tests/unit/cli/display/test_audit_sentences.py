@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from projector.cli.audit_sentences import as_text
+from projector.cli.display.audit_sentences import as_text
 from projector.domain.entities import TOPIC_OF_KIND
 from projector.domain.fact_keys import Key, kind_of
 from projector.operators.audit import AuditFinding, FactMismatch, may_grant_more

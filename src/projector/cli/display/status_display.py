@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from projector.cli.local_time import duration, local_time
+from projector.cli.display.local_time import duration, local_time
 from projector.log import escape_control_chars
 from projector.operators.number_ranges import number_ranges
 from projector.operators.source_status import SourceHealth, SourceStatus

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from projector.cli.local_time import local_time_of
+from projector.cli.display.local_time import local_time_of
 from projector.explain.model import EventRef
 from projector.log import escape_control_chars
 

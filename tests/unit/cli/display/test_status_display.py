@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from projector.cli.status_changes import changes
+from projector.cli.display.status_changes import changes
+from projector.cli.display.status_display import fitting_picture, trouble_picture
 from projector.cli.status_command import stamped_since
-from projector.cli.status_display import fitting_picture, trouble_picture
 from projector.events.model import Topic
 from projector.operators.diagnosis.servers import redis_cause
 from projector.operators.status import deployment_of

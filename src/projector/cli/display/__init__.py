@@ -1,0 +1,1 @@
+"""Tables, sentences and local times that the commands print."""
