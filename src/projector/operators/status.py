@@ -288,7 +288,7 @@ def _worker_health(
     if any(p.partition in waiting for p in partitions):
         return WorkerHealth.WAITING
     if any(p.partition in behind for p in partitions):
-        return WorkerHealth.CATCHING_UP
+        return WorkerHealth.BEHIND
     return WorkerHealth.SILENT
 
 

@@ -25,12 +25,12 @@ class WorkerHealth(StrEnum):
     """The health of a worker; the worst last.
 
     It works while any of its partitions is fresh. It waits while its partitions wait for a source.
-    It catches up while it reports and none is fresh.
+    It is behind while it reports and none is fresh.
     """
 
     WORKING = "working"
     WAITING = "waiting"
-    CATCHING_UP = "catching-up"
+    BEHIND = "behind"
     SILENT = "silent"
 
 

@@ -155,7 +155,7 @@ async def test_a_worker_that_reports_while_it_is_behind_is_not_silent(world: Sto
     await world.stamp(0, 20, stamp_epoch=6)
     await world.publish(0, written_ago=5)
     found = await world.read(ends(end=1_000_000))
-    assert found.workers[0].state is WorkerHealth.CATCHING_UP
+    assert found.workers[0].state is WorkerHealth.BEHIND
     (cause,) = found.causes
     assert cause.name == "partitions-stale"
     assert cause.what == "Partition 0 is behind, although the worker is there."

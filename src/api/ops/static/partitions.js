@@ -4,7 +4,7 @@ import { duration, whole } from "./format.js";
 
 const MARK = {
   fresh: "● fresh", late: "▲ late", stale: "■ stale", unclaimed: "□ unclaimed",
-  working: "● working", waiting: "▲ waiting", "catching-up": "▲ catches up", silent: "■ silent",
+  working: "● working", waiting: "▲ waiting", behind: "▲ behind", silent: "■ silent",
 };
 const STATES = ["unclaimed", "stale", "late", "fresh"];
 

@@ -253,8 +253,8 @@ def _worker(worker: WorkerStatus) -> str:
         parts.append(silent)
     elif worker.state is WorkerHealth.WAITING:
         parts.append("waits for a source")
-    elif worker.state is WorkerHealth.CATCHING_UP:
-        parts.append("catches up")
+    elif worker.state is WorkerHealth.BEHIND:
+        parts.append("behind")
     return f"{worker.owner} ({', '.join(parts)})"
 
 

@@ -92,7 +92,7 @@ def unclaimed(left: Unexplained) -> Iterator[Cause]:
 
 
 def behind(left: Unexplained) -> Iterator[Cause]:
-    """Explain what is left: an owner that reports catches up, or something holds it up."""
+    """Explain what is left: the owner reports, and catches up or is held up."""
     if taken := left.take(list(left.open)):
         stale = any(p.state is PartitionHealth.STALE for p in taken)
         owners = sorted({escape_control_chars(p.owner or "") for p in taken})
