@@ -50,7 +50,7 @@ WIDTH: Final = 200
 
 
 class Trouble(NamedTuple):
-    """Why there is no status, and the time of the last one (ms of this machine), if any."""
+    """The reason for a missing status, and the time of the last one, if any (ms, this machine)."""
 
     cause: Cause
 

@@ -80,7 +80,7 @@ async def _missing(
 
 
 class Delay(NamedTuple):
-    """Why answers lack events, in words before and after the partitions; then what to do."""
+    """The reason that answers lack events, in words around the partitions, and the advice."""
 
     before: str
     after: str

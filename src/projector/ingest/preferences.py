@@ -10,7 +10,7 @@ _WAIT: Final = re.compile(r"[0-9]{1,6}")
 
 
 class Preferences(NamedTuple):
-    """How long to wait for the views, and whether what is applied in part is refused."""
+    """The time to wait for the views, and whether events that apply in part are refused."""
 
     wait_s: int | None
     strict: bool

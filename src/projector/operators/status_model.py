@@ -162,7 +162,7 @@ class Status(Struct, frozen=True):
 
     @property
     def waiting_letters(self) -> int:
-        """How many dead letters are known that were not replayed."""
+        """The number of dead letters that were not replayed, as far as it is known."""
         return max(0, (self.dead_letters or 0) - self.replayed)
 
     @property

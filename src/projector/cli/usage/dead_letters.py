@@ -10,7 +10,7 @@ from projector.events.model import Topic
 
 
 class Attribute(StrEnum):
-    """What the letters of a group have in common."""
+    """The field that the letters of a group have in common."""
 
     REASON = "reason"
     TYPE = "type"
