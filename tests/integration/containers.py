@@ -13,9 +13,7 @@ from typing import Any, Final
 import yaml
 
 from tests.integration import processes
-from tests.integration.ports import free_port
-from tests.integration.servers import Server, projector
-from tests.unit.helm.chart import (
+from tests.integration.helm.chart import (
     RELEASE,
     Manifest,
     container,
@@ -25,6 +23,8 @@ from tests.unit.helm.chart import (
     pods,
     template,
 )  # fmt: skip
+from tests.integration.ports import free_port
+from tests.integration.servers import Server, projector
 
 FILES: Final = "/etc/projector"
 STATE: Final = "/var/lib/projector"

@@ -16,11 +16,11 @@ from tests.integration import processes, secure_servers, servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.containers import Installation
 from tests.integration.deployment import PATH
+from tests.integration.helm.chart import helm_or_skip
 from tests.integration.ports import free_port
 from tests.integration.secure_servers import NAME, PASSWORD, USER, Certificates, SecureKafka
 from tests.integration.servers import REPOSITORY, eventually, running
 from tests.job_tokens import ISSUER, signing_key
-from tests.unit.helm.chart import helm_or_skip
 
 IMAGE = {"repository": "registry.example.com/allowed-agents-projector"}
 OPS_TOKEN = "credential-of-the-page"

@@ -11,9 +11,9 @@ from projector.process import is_listening
 from tests.integration.containers import Installation
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
 from tests.integration.gitlab.test_replication_tls import with_tls
+from tests.integration.helm.chart import helm_or_skip
 from tests.integration.ports import free_port
 from tests.integration.servers import eventually, running, valkey
-from tests.unit.helm.chart import helm_or_skip
 
 
 def test_the_bridge_of_the_chart_runs(

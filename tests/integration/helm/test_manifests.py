@@ -16,7 +16,7 @@ from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
 from projector.ingest.preferences import MAX_WAIT_S
 from tests.absence import skip_test
-from tests.unit.helm.chart import (
+from tests.integration.helm.chart import (
     CHART,
     REPOSITORY,
     VALUES,

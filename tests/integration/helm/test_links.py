@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.helm.chart import (
+from tests.integration.helm.chart import (
     VALUES,
     WITH_PODS,
     Manifest,

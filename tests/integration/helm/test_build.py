@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.unit.helm.chart import REPOSITORY
+from tests.integration.helm.chart import REPOSITORY
 
 
 def test_a_go_that_is_too_old_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 from projector.config.env import variable_name
 from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
-from tests.unit.helm.chart import CHART, REPOSITORY, VALUES, refusal, rendered, template
+from tests.integration.helm.chart import CHART, REPOSITORY, VALUES, refusal, rendered, template
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
