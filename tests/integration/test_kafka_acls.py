@@ -118,7 +118,8 @@ def do_each_work(deployment: Deployment, worker: Server) -> None:
 
     deployment.produce(b"{not json", topic="membership")
     eventually(lambda: "1 dead letters" in run(deployment, "operator", *LETTERS)[1], "the letter")
-    assert run(deployment, "operator", "status")[0] == 0
+    status, output = run(deployment, "operator", "status", "--wait", "30")
+    assert status == 0, output
     assert "AuthorizationFailed" not in worker.log()
 
     event = '{"specversion":"1.0","id":"1","source":"s","type":"group.removed","partitionkey":"3",'
