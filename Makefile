@@ -43,8 +43,9 @@ test-all: helm producers test ## that, and every command, TLS, users, Redis Clus
 browser: setup ## the operators' page in a headless Chromium, where chromium and chromedriver are installed
 	$(BIN)/pytest tests/browser
 
-test-newest: setup ## unit tests on Python 3.14, on a Debian; two minutes
-	scripts/newest-python .cache/newest-python -q -n $(PROCESSES)
+test-newest: NEWEST := tests/unit tests/compat
+test-newest: setup ## unit tests on Python 3.14, on a Debian; three minutes
+	scripts/newest-python .cache/newest-python -q -n $(PROCESSES) $(NEWEST)
 
 faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; twenty minutes
 	$(BIN)/pytest tests/faults
