@@ -1,12 +1,11 @@
 """The public keys that signed job tokens are checked with, read again when their files change."""
 
-import asyncio
 import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 import orjson
 import structlog
@@ -17,12 +16,12 @@ from jwt.algorithms import RSAAlgorithm
 
 from api import metrics
 from projector.config.env import variable_name
+from projector.config.watched_files import WatchedFiles
 from projector.errors import SettingsError
 
 log = structlog.get_logger()
 
 SETTING: Final = variable_name("job_token_keys")
-WATCH_INTERVAL_S: Final = 1.0
 # RS256 asks for this length (RFC 7518, section 3.3).
 MIN_BITS: Final = 2048
 # Larger than any key; a wrong path must not fill the memory.
@@ -42,7 +41,7 @@ Keys = Mapping[str, PublicKey]
 Contents = Sequence[bytes]
 
 
-class KeyFiles:
+class KeyFiles(WatchedFiles[Contents, Keys]):
     """The keys in a few PEM files. A file that becomes unreadable is a `fault` until it is back.
 
     `keys` is another mapping as soon as the content of a file has changed. Raises `SettingsError`
@@ -51,46 +50,31 @@ class KeyFiles:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
-        self._contents = _read(files)
-        self.keys: Keys = _parse(files, self._contents)
-        self.fault: str | None = None
+        super().__init__(SETTING)
         metrics.KEYS_UNREADABLE.set(0)
 
-    async def watch(self) -> NoReturn:
-        """Read the files again every second, off the event loop."""
-        while True:
-            await asyncio.sleep(WATCH_INTERVAL_S)
-            await self.refresh()
+    @property
+    def keys(self) -> Keys:
+        """The keys, by the last content that was readable."""
+        return self.value
 
-    async def refresh(self) -> None:
-        """Read the files again, and take over what has changed."""
-        try:
-            self._take(*await asyncio.to_thread(self._load))
-        except SettingsError as error:
-            self._fail(str(error))
-        except Exception as error:  # without the files' content no token may be accepted
-            # The error's text may quote the file.
-            self._fail(f"{SETTING}: {type(error).__name__}")
+    def _read(self) -> Contents:
+        return _read(self._files)
 
-    def _load(self) -> tuple[Contents, Keys]:
-        # The content is compared, not its time: a replaced symbolic link may lead to an older file.
-        contents = _read(self._files)
-        unchanged = contents == self._contents
-        return contents, self.keys if unchanged else _parse(self._files, contents)
+    def _parse(self, content: Contents) -> Keys:
+        return _parse(self._files, content)
 
-    def _take(self, contents: Contents, keys: Keys) -> None:
-        if self.fault:
-            log.info("keys of job tokens readable again")
-            metrics.KEYS_UNREADABLE.set(0)
-        if keys is not self.keys:
-            log.warning("keys of job tokens changed", kids=sorted(keys))
-        self._contents, self.keys, self.fault = contents, keys, None
+    def _note_return(self) -> None:
+        log.info("keys of job tokens readable again")
+        metrics.KEYS_UNREADABLE.set(0)
 
-    def _fail(self, fault: str) -> None:
-        if fault != self.fault:
+    def _note_change(self) -> None:
+        log.warning("keys of job tokens changed", kids=sorted(self.keys))
+
+    def _note_fault(self, fault: str, *, is_new: bool) -> None:
+        if is_new:
             log.error("keys of job tokens unreadable, signed tokens get 503", reason=fault)
         metrics.KEYS_UNREADABLE.set(1)
-        self.fault = fault
 
 
 def _read(files: Sequence[Path]) -> Contents:

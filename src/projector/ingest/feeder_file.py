@@ -1,14 +1,14 @@
 """The file of feeders, read again when it changes."""
 
-import asyncio
 import os
 import stat
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import structlog
 
 from projector.config.env import variable_name
+from projector.config.watched_files import WatchedFiles
 from projector.errors import SettingsError
 from projector.ingest import metrics
 from projector.ingest.feeders import Feeder, WrongFeedersError, parse_feeders
@@ -16,12 +16,11 @@ from projector.ingest.feeders import Feeder, WrongFeedersError, parse_feeders
 log = structlog.get_logger()
 
 SETTING: Final = variable_name("ingest_tokens_file")
-WATCH_INTERVAL_S: Final = 1.0
 # A thousand feeders with a hundred namespaces each. A wrong path must not fill the memory.
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 
 
-class FeederFile:
+class FeederFile(WatchedFiles[bytes, list[Feeder]]):
     """The feeders of a file. A file that becomes unusable is a `fault` until it is mended.
 
     With a fault no token is accepted: a token that the file was to remove would go on working.
@@ -30,46 +29,31 @@ class FeederFile:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._content = _read(file)
-        self.feeders: list[Feeder] = _parse(file, self._content)
-        self.fault: str | None = None
+        super().__init__(SETTING)
         metrics.TOKENS_UNUSABLE.set(0)
 
-    async def watch(self) -> NoReturn:
-        """Read the file again every second, off the event loop."""
-        while True:
-            await asyncio.sleep(WATCH_INTERVAL_S)
-            await self.refresh()
+    @property
+    def feeders(self) -> list[Feeder]:
+        """The feeders, by the last content that was usable."""
+        return self.value
 
-    async def refresh(self) -> None:
-        """Read the file again, and take over what has changed."""
-        try:
-            self._take(*await asyncio.to_thread(self._load))
-        except SettingsError as error:
-            self._fail(str(error))
-        except Exception as error:  # without the file no token may be accepted
-            # The error's text may quote the file.
-            self._fail(f"{SETTING}: {type(error).__name__}")
+    def _read(self) -> bytes:
+        return _read(self._file)
 
-    def _load(self) -> tuple[bytes, list[Feeder]]:
-        # The content is compared, not its time: a replaced symbolic link may lead to an older file.
-        content = _read(self._file)
-        unchanged = content == self._content
-        return content, self.feeders if unchanged else _parse(self._file, content)
+    def _parse(self, content: bytes) -> list[Feeder]:
+        return _parse(self._file, content)
 
-    def _take(self, content: bytes, feeders: list[Feeder]) -> None:
-        if self.fault:
-            log.info("file of tokens usable again", feeders=len(feeders))
-            metrics.TOKENS_UNUSABLE.set(0)
-        if feeders is not self.feeders:
-            log.warning("feeders changed", names=[feeder.name for feeder in feeders])
-        self._content, self.feeders, self.fault = content, feeders, None
+    def _note_return(self) -> None:
+        log.info("file of tokens usable again", feeders=len(self.feeders))
+        metrics.TOKENS_UNUSABLE.set(0)
 
-    def _fail(self, fault: str) -> None:
-        if fault != self.fault:
+    def _note_change(self) -> None:
+        log.warning("feeders changed", names=[feeder.name for feeder in self.feeders])
+
+    def _note_fault(self, fault: str, *, is_new: bool) -> None:
+        if is_new:
             log.error("file of tokens unusable, every request gets 503", reason=fault)
         metrics.TOKENS_UNUSABLE.set(1)
-        self.fault = fault
 
 
 def _read(file: Path) -> bytes:

@@ -22,7 +22,7 @@ def key_file(api_world: ApiWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (file := tmp_path / "key.pem").write_bytes(KEY.pem)
     monkeypatch.setenv("PROJECTOR_JOB_TOKEN_KEYS", str(file))
     monkeypatch.setenv("PROJECTOR_JOB_TOKEN_ISSUER", ISSUER)
-    monkeypatch.setattr("api.tokens.job_token_keys.WATCH_INTERVAL_S", 0.005)
+    monkeypatch.setattr("projector.config.watched_files.WATCH_INTERVAL_S", 0.005)
     return file
 
 

@@ -225,7 +225,7 @@ async def test_an_error_that_nobody_thought_of_is_a_fault_too(
 
 
 async def test_the_files_are_watched(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_token_keys, "WATCH_INTERVAL_S", 0.001)
+    monkeypatch.setattr("projector.config.watched_files.WATCH_INTERVAL_S", 0.001)
     watching = asyncio.create_task(files.keys.watch())
     try:
         files.paths[0].write_bytes(signing_key(2).pem)
