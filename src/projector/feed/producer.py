@@ -113,7 +113,7 @@ async def _results(sent: Sequence[asyncio.Future[RecordMetadata]]) -> list[Recor
 
 
 def _forget(sent: asyncio.Future[RecordMetadata]) -> None:
-    """Take the error: behind a first one nobody asks for it, and asyncio would log that."""
+    """Read the error of a message, since asyncio logs errors that are never read."""
     if not sent.cancelled():
         sent.exception()
 

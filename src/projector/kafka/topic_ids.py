@@ -1,4 +1,4 @@
-"""Ids of the topics in Kafka: one that is made again has another id, and offsets anew."""
+"""Ids of the topics in Kafka. A topic that is created again has another id."""
 
 import asyncio
 from typing import Final

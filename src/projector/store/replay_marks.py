@@ -32,7 +32,7 @@ def mark_of(partition: int, offset: int, timestamp: int) -> str:
 
 
 def is_present(mark: str, first: FirstLetters) -> bool:
-    """Whether the topic still has the letter.
+    """Return whether the topic still has the letter.
 
     If not, it has no longer the offset, or it was created anew since.
     """

@@ -113,7 +113,7 @@ def _no_topics(left: Unexplained, trouble: KafkaTrouble) -> Cause:
 
 
 def _lost_topics(left: Unexplained, trouble: KafkaTrouble) -> Cause:
-    """Describe topics that are missing although workers had some; the workers' are others.
+    """Describe topics that this command misses although workers have read theirs.
 
     The advice creates no topics: with a wrong prefix nobody would read them.
     """
