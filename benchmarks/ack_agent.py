@@ -23,7 +23,7 @@ import uvloop
 from projector.events.model import Topic
 from projector.kafka.faust_consumer import ShortPollConsumer
 from projector.kafka.range_reader import MAX_POLLED
-from projector.process import LOOPBACK, free_port
+from projector.ports import LOOPBACK, free_port
 
 
 class Counter:

@@ -13,7 +13,7 @@ from benchmarks.gitlab_server import PATIENCE_S, GitLab, paused, start_bridge
 from benchmarks.processes import CpuClock, Servers, once, peak_bytes
 from benchmarks.rounds import Report, Round, Sample, interleaved
 from benchmarks.sizes import Sizes
-from projector.process import free_port, is_listening
+from projector.ports import free_port, is_listening
 
 PARTITIONS: Final = 4
 MB: Final = 1e6

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from tests.integration import servers
 from tests.integration.deployment import Deployment
 
-from projector.process import free_port, is_listening
+from projector.ports import free_port, is_listening
 
 prefixes: Final = count(1)
 

@@ -22,7 +22,7 @@ from examples.gitlab.processes import PROJECTOR, DemoError, Process, until
 from examples.gitlab.story import JOBS, Story
 
 from projector.dev.example import drop_settings
-from projector.process import is_listening
+from projector.ports import is_listening
 
 FOLDER = Path(__file__).parent
 DATABASE = "gitlabhq_production"

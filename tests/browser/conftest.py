@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver import Chrome
 
-from projector.process import free_port, is_listening
+from projector.ports import free_port, is_listening
 from tests.absence import skip_test
 from tests.browser.browser import BINARIES, Browser, start_chromium
 from tests.integration import servers

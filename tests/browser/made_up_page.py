@@ -15,7 +15,7 @@ from api.ops.partition_rows import fold_workers, listed_partitions
 from api.ops.routes import Access, create_routes
 from projector.operators.dead_letter_reader import LetterSummary
 from projector.operators.status_model import Status
-from projector.process import free_port, is_listening
+from projector.ports import free_port, is_listening
 from tests.integration.servers import eventually
 from tests.made_up_status import NOW_MS
 

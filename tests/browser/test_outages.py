@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from projector.process import free_port, is_listening
+from projector.ports import free_port, is_listening
 from tests.browser.browser import PHONE, Browser
 from tests.integration import servers
 from tests.integration.deployment import PARTITIONS, Deployment

@@ -8,7 +8,7 @@ import pytest
 from selenium.webdriver import Keys
 
 from projector.events.partitioning import partition_of
-from projector.process import free_port, is_listening
+from projector.ports import free_port, is_listening
 from tests import builders
 from tests.browser.browser import PHONE, SMALL_PHONE, Browser
 from tests.integration.deployment import PARTITIONS, Deployment

@@ -3,7 +3,7 @@
 import pytest
 
 from projector.config.settings import Settings
-from projector.process import free_port, is_listening
+from projector.ports import free_port, is_listening
 from tests.browser.browser import SMALL_PHONE, Browser
 from tests.heartbeat_sender import HeartbeatSender, sending
 from tests.integration.deployment import PARTITIONS, Deployment

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.admin import AlterPartitionReassignmentsRequest
 
 from projector.kafka.broker_protocol import Leaders, ask_leaders
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests.faults.background_loop import BackgroundLoop
 from tests.faults.proxy import Proxy
 from tests.integration.ports import free_port

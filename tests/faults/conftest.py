@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 import redis as client
 
-from projector.process import free_port, is_listening
+from projector.ports import free_port, is_listening
 from tests.faults.background_loop import BackgroundLoop
 from tests.faults.brokers import Brokers
 from tests.faults.fake_clock import FakeClock

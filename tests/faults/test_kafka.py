@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 
 from projector.events.partitioning import partition_of
 from projector.kafka.topic_configs import CONFIGS, ONE_PARTITION
-from projector.process import free_port, is_listening
+from projector.ports import free_port, is_listening
 from tests.faults import poison_records
 from tests.faults.conftest import SEED, Broker, NewScenario
 from tests.faults.interleavings import revoke_while_cut_off

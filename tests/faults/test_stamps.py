@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis import RedisCluster as ClusterClient
 
-from projector.process import LOOPBACK, free_port
+from projector.ports import LOOPBACK, free_port
 from tests.faults.background_loop import BackgroundLoop
 from tests.faults.conftest import NewScenario, Redis
 from tests.faults.old_views import (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests.absence import skip_test
 from tests.integration import processes, servers
 from tests.integration.deployment import Deployment

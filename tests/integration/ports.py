@@ -5,7 +5,7 @@ import random
 import socket
 from typing import Final
 
-from projector.process import LOOPBACK
+from projector.ports import LOOPBACK
 
 # Each block has one port for each process of pytest.
 PROCESSES: Final = 32

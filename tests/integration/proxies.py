@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from projector.process import LOOPBACK, is_listening
+from projector.ports import LOOPBACK, is_listening
 from tests.absence import skip_test
 from tests.integration.ports import free_port
 from tests.integration.servers import REPOSITORY, Server, eventually, running

@@ -9,7 +9,7 @@ import redis
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from projector.dev.embedded import redis_command
-from projector.process import LOOPBACK, is_listening
+from projector.ports import LOOPBACK, is_listening
 from tests.integration import servers
 from tests.integration.ports import free_port
 from tests.integration.servers import Server, eventually, running

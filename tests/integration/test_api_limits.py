@@ -12,7 +12,7 @@ import pytest
 
 from api import bounded_protocol
 from projector.errors import OperatorError
-from projector.process import is_listening
+from projector.ports import is_listening
 from projector.store import schema
 from tests.integration import servers
 from tests.integration.deployment import PATH, Deployment

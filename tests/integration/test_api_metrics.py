@@ -14,7 +14,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from projector.process import is_listening
+from projector.ports import is_listening
 from projector.store import schema
 from projector.store.schema import Version, ViewRecord
 from tests.builders import digest

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from projector.process import is_listening
+from projector.ports import is_listening
 from projector.store import schema
 from tests.builders import digest
 from tests.integration import servers

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import yaml
 
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests import builders
 from tests.integration import processes, secure_servers, servers
 from tests.integration.conftest import apache_or_skip

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests import builders
 from tests.integration import servers
 from tests.integration.deployment import Deployment

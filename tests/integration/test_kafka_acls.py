@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.protocol.admin import CreateAclsRequest
 
 from projector.config.settings import Settings
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests import builders
 from tests.heartbeat_sender import HeartbeatSender, sending
 from tests.integration import servers

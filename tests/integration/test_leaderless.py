@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 from projector.events.model import DEAD_LETTERS, Topic
 from projector.events.partitioning import partition_of
 from projector.kafka.topic_configs import CONFIGS
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests import builders
 from tests.integration import servers
 from tests.integration.conftest import apache_or_skip

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from projector.events.partitioning import partition_of
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests import builders
 from tests.integration import servers
 from tests.integration.conftest import BROKERS, apache_or_skip

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaProducer
 
 from projector.events.model import KafkaRecord
 from projector.events.partitioning import partition_of
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests import builders, recordings
 from tests.absence import skip_test
 from tests.integration import servers

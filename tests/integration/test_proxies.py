@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from projector.process import is_listening
+from projector.ports import is_listening
 from projector.store import schema
 from tests.integration import proxies, servers
 from tests.integration.deployment import PATH, Deployment

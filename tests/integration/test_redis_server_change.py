@@ -14,7 +14,7 @@ from projector.clients.redis_servers import RedisServers
 from projector.config.settings import Settings
 from projector.errors import EvictionError, WriteRefusedError
 from projector.events.model import Topic
-from projector.process import is_listening
+from projector.ports import is_listening
 from projector.store import schema
 from projector.store.partition_store import PartitionStore
 from tests.faults.background_loop import BackgroundLoop

@@ -15,7 +15,7 @@ import redis
 import yaml
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests import builders
 from tests.integration import secure_servers, servers
 from tests.integration.deployment import Deployment

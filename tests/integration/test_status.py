@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from projector.config.settings import Settings
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests import builders
 from tests.heartbeat_sender import HeartbeatSender, sending
 from tests.integration import servers

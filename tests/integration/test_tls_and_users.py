@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests import builders
 from tests.integration import secure_servers
 from tests.integration.conftest import apache_or_skip

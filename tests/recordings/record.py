@@ -23,7 +23,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 
-from projector.process import LOOPBACK, is_listening
+from projector.ports import LOOPBACK, is_listening
 from tests.integration import servers
 from tests.integration.gitlab.postgres import (
     PASSWORD,

@@ -13,7 +13,7 @@ import typer
 from projector.cli.terminal import WRONG, fail, load_settings, refuse_settings, run_command
 from projector.config.settings import Settings
 from projector.errors import OperatorError, SettingsError
-from projector.process import free_port, port_obstacle
+from projector.ports import free_port, port_obstacle
 
 if TYPE_CHECKING:
     from api.tokens.job_token_keys import PublicKey

@@ -16,7 +16,7 @@ from projector.config.settings import Settings
 from projector.dev.child_process import ChildProcess, show
 from projector.errors import DevError, advise_extra
 from projector.kafka import topics
-from projector.process import LOOPBACK, free_port, is_listening
+from projector.ports import LOOPBACK, free_port, is_listening
 from projector.store import schema
 
 HOST: Final = LOOPBACK

@@ -16,7 +16,8 @@ from projector.config.settings import Settings
 from projector.dev.child_process import ChildProcess, show
 from projector.dev.embedded import HOST, embedded_servers
 from projector.errors import DevError
-from projector.process import free_port, port_obstacle, until_signalled
+from projector.ports import free_port, port_obstacle
+from projector.process import until_signalled
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from projector.config.env import GITLAB, variable_name
 from projector.config.gitlab_settings import GitlabSettings
 from projector.errors import WebPortError
-from projector.process import free_port, port_obstacle
+from projector.ports import free_port, port_obstacle
 
 METRICS: Final = "text/plain; version=0.0.4; charset=utf-8"
 

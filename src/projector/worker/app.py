@@ -25,12 +25,8 @@ from projector.events.model import Topic
 from projector.kafka import topics
 from projector.kafka.dead_letters import DeadLetterProducer
 from projector.kafka.range_reader import RangeReader
-from projector.process import (
-    LOOPBACK,
-    port_obstacle,
-    refuse_stray_cancellation,
-    until_signalled,
-)
+from projector.ports import LOOPBACK, port_obstacle
+from projector.process import refuse_stray_cancellation, until_signalled
 from projector.store.partition_count import agree_on_partitions, restore_partition_count
 from projector.store.partition_stamps import PartitionStamps
 from projector.store.partition_store import PartitionStore

@@ -15,7 +15,7 @@ from projector.events.model import KafkaRecord, Topic
 from projector.kafka import faust_consumer, tolerant_batches
 from projector.kafka.range_reader import MAX_POLLED
 from projector.kafka.record_parser import Damage
-from projector.process import free_port
+from projector.ports import free_port
 from projector.worker.liveness import read_liveness
 from projector.worker.owner_group import OwnerGroup
 

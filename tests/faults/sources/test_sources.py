@@ -15,7 +15,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from projector.events.model import Topic
-from projector.process import free_port, is_listening
+from projector.ports import free_port, is_listening
 from projector.worker.sources import INVALID, UNKNOWN, UNTRUE
 from tests.faults.checker import Verdict
 from tests.faults.conftest import NewRedis, NewScenario

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from projector.process import LOOPBACK
+from projector.ports import LOOPBACK
 from tests.integration.ports import free_port
 from tests.integration.servers import Server
 

@@ -11,7 +11,7 @@ from random import Random
 
 import psycopg
 
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests.integration.conftest import apache_or_skip
 from tests.integration.gitlab.bridged import Bridged
 from tests.integration.gitlab.company import jobs, people, tree

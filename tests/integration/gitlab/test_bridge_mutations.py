@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests.integration.gitlab import mutated_bridge
 from tests.integration.gitlab.bridged import Bridged
 from tests.integration.gitlab.company import people, tree

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 from psycopg.conninfo import conninfo_to_dict
 
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests.integration.containers import Installation
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
 from tests.integration.gitlab.test_replication_tls import with_tls

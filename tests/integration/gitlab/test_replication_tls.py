@@ -9,7 +9,7 @@ import trustme
 from psycopg.conninfo import make_conninfo
 
 from projector.gitlab.postgres.replication import Replication
-from projector.process import LOOPBACK
+from projector.ports import LOOPBACK
 from tests.integration.gitlab.follower import PUBLICATION, Follower, new_slot, slot_of
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
 from tests.integration.gitlab.postgres import SUPERUSER, Postgres

@@ -27,7 +27,7 @@ from projector.gitlab.sender import Offsets, Sender
 from projector.gitlab.source_heartbeats import SourceHeartbeats
 from projector.kafka import topics
 from projector.kafka.range_reader import RangeReader
-from projector.process import is_listening
+from projector.ports import is_listening
 from tests.integration import servers
 from tests.integration.ports import free_port
 from tests.integration.servers import Server, eventually

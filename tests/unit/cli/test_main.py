@@ -25,9 +25,9 @@ COMMANDS = [
 ]  # fmt: skip
 # Not pydantic, which Typer itself imports to parse values.
 HEAVY = {
-    "aiokafka", "cryptography", "fastapi", "faust", "jsonschema", "opentelemetry.sdk.trace",
-    "prometheus_client", "psycopg", "pydantic_settings", "pygments", "redis", "rich", "starlette",
-    "structlog", "tenacity", "uvicorn", "yaml",
+    "aiokafka", "asyncio", "cryptography", "fastapi", "faust", "jsonschema",
+    "opentelemetry.sdk.trace", "prometheus_client", "psycopg", "pydantic_settings", "pygments",
+    "redis", "rich", "starlette", "structlog", "tenacity", "uvicorn", "yaml",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from projector.config.settings import Settings
 from projector.errors import NotCopartitionedError
 from projector.events.model import Topic
 from projector.kafka.faust_consumer import FETCH_WAIT_MS
-from projector.process import free_port
+from projector.ports import free_port
 from projector.worker.faust_app import copartitioned, create_app
 from projector.worker.owner_group import OwnerGroup
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from projector.process import MAX_PORT
+from projector.ports import MAX_PORT
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead, one object a line.")]
 Partitions = Annotated[
