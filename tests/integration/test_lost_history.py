@@ -1,5 +1,7 @@
 """Lost history: Kafka no longer has the events behind the facts, so lookups get 503."""
 
+import json
+
 import pytest
 from aiokafka.admin import RecordsToDelete
 from aiokafka.structs import TopicPartition
@@ -75,3 +77,18 @@ def test_a_cut_topic_is_an_alarm_when_everything_must_be_read_again(
     worker.start()
     eventually(lambda: "membership begins at offset" in worker.log(), "the alarm")
     deployment.until("token-9", 503)
+
+
+def test_a_wait_counts_no_offset_of_a_former_topic(deployment: Deployment) -> None:
+    """The offsets that were applied are as high as those of the new topic, but of other events."""
+    worker = stopped_after_work(deployment)
+    deployment.delete_topic("membership")
+    assert deployment.command("topics").returncode == 0
+    again = "\n".join(map(json.dumps, COMPANY[:3]))
+    late = deployment.command("feed", "-", "--wait", "2", stdin=again)
+    assert (late.returncode, late.stdout) == (1, "3 events acknowledged by Kafka\n")
+    assert f"the topics of partition {HOME} in Kafka are not those whose events" in late.stderr
+    worker.start()
+    assert deployment.command("rebuild", "--accept-loss").returncode == 0
+    done = deployment.command("feed", "-", "--wait", "30", stdin=again)
+    assert done.returncode == 0, done.stderr
