@@ -11,12 +11,12 @@ from tests.integration.gitlab.postgres import without_postgres
 
 from benchmarks import (
     claim,
+    commands,
     comparison,
     fan_out,
     gitlab_backlog,
     gitlab_reads,
     gitlab_visible,
-    help_page,
     idle,
     jobs,
     live,
@@ -41,7 +41,7 @@ GROUPS: Final[dict[str, Callable[[Servers, Sizes, Report], None]]] = {
     "fan-out": fan_out.measure,
     "claim": claim.measure,
     "idle": idle.measure,
-    "help": help_page.measure,
+    "commands": commands.measure,
     "gitlab-visible": gitlab_visible.measure,
     "gitlab-snapshot": gitlab_reads.snapshot,
     "gitlab-backlog": gitlab_backlog.measure,

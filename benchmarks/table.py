@@ -265,6 +265,11 @@ FIGURES: Final = {
         "CPU of `projector --help`", "s", "`--help` of a Typer program with one command",
         Bound.UNDER, 0.2, falls_above=HELP_RATIO,
     ),
+    "inspect": Figure(
+        "CPU of `projector inspect job`", "s",
+        "a command of the same libraries, with one setting and one GET",
+        Bound.AT_MOST, 1.5,
+    ),
     "gitlab_visible_p50": Figure(
         "COMMIT in GitLab's database until the answer has changed over HTTP, p50", "ms", RELAYED,
         Bound.UNDER, 60, limit_on_idle=RELAYED_P50_MS,

@@ -70,6 +70,7 @@ METRICS = {"prometheus_client"}
 @pytest.mark.parametrize(
     ("module", "needless"),
     [
+        ("projector.clients.redis_client", SERVERS | KAFKA | METRICS),
         ("projector.cli.explain_command", SERVERS | KAFKA | METRICS),
         ("projector.cli.inspect_command", SERVERS | KAFKA | METRICS),
         ("projector.cli.verify_command", SERVERS | KAFKA | METRICS),
