@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from structlog.testing import capture_logs
 
 from api.redis_mget import create_reads
 from projector.clients import redis_batch, redis_client, redis_servers
+from projector.clients.redis_access import warn_of_open_server
 from projector.clients.redis_servers import RedisServers
 from projector.config.settings import Settings
 from projector.errors import EvictionError
@@ -340,3 +342,14 @@ def test_a_url_of_the_wrong_kind_is_said(
             said = deployment.command("worker")
             assert said.returncode == 2
             assert says in said.stderr
+
+
+async def test_a_cluster_that_needs_no_password_is_warned_of(
+    kafka: str, three: RedisCluster
+) -> None:
+    redis, _ = connected(three)
+    settings = Settings(redis_url=f"redis+cluster://:secret@127.0.0.1:{three.ports[0]}")
+    with capture_logs() as logs:
+        await warn_of_open_server(redis, settings)
+    assert [entry["event"] for entry in logs] == ["Redis needs no password"]
+    await redis.aclose()

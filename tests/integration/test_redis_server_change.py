@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import redis as redis_sync
+from structlog.testing import capture_logs
 
 from projector.clients import redis_client, redis_servers
+from projector.clients.redis_access import warn_of_open_server
 from projector.clients.redis_servers import RedisServers
 from projector.config.settings import Settings
 from projector.errors import EvictionError, WriteRefusedError
@@ -179,3 +181,23 @@ async def test_a_server_that_may_evict_is_refused(tmp_path: Path) -> None:
             await redis.config_set("maxmemory", "100mb")
             with pytest.raises(EvictionError, match="Redis at here has maxmemory-policy allkeys-l"):
                 await redis_servers.refuse_eviction(redis, "here")
+
+
+@pytest.mark.parametrize(("beside", "warned"), [("", True), ("user", False)])
+async def test_a_password_that_the_server_does_not_need_is_warned_of(
+    tmp_path: Path, beside: str, warned: bool
+) -> None:
+    port = free_port()
+    with servers.running(servers.valkey(tmp_path, port)):
+        servers.eventually(lambda: is_listening(port), "Valkey listening")
+        settings = Settings(redis_url=f"redis://{beside}:secret@127.0.0.1:{port}/0")
+        open_settings = Settings(redis_url=f"redis://127.0.0.1:{port}/0")
+        with capture_logs() as logs:
+            async with redis_client.create_redis(open_settings) as redis:
+                await warn_of_open_server(redis, settings)
+                await warn_of_open_server(redis, open_settings)
+                await redis.acl_setuser("default", reset_passwords=True, passwords=["+secret"])
+                await warn_of_open_server(redis, settings)
+        expected = [{"event": "Redis needs no password", "log_level": "warning",
+                     "redis": f"redis://127.0.0.1:{port}/0"}]  # fmt: skip
+        assert logs == (expected if warned else [])

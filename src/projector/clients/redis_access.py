@@ -1,7 +1,11 @@
-"""Reasons why Redis refuses this client, which retrying cannot fix."""
+"""Reasons why Redis refuses this client, which retrying cannot fix, and a server open to all."""
 
 import ssl
+from contextlib import suppress
+from typing import Any
 
+import structlog
+from redis.asyncio import Redis
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -13,6 +17,9 @@ from redis.exceptions import (
 
 from projector.clients.access_errors import causes, tls_reason
 from projector.config.env import variable_name
+from projector.config.settings import Settings
+
+log = structlog.get_logger()
 
 
 def redis_reason(error: BaseException | None) -> str | None:
@@ -37,3 +44,17 @@ def redis_reason(error: BaseException | None) -> str | None:
             case ssl.SSLError():
                 return tls_reason(cause, "redis", url)
     return None
+
+
+async def warn_of_open_server(redis: Redis, settings: Settings) -> None:
+    """Log a warning if a password is set, and Redis lets everyone in without one.
+
+    Redis accepts any password then. A user of its own is not asked about: it may lack the right,
+    and Redis would log that.
+    """
+    if not settings.has_password_alone:
+        return
+    with suppress(ResponseError):
+        user: Any = await redis.acl_getuser("default")
+        if user and "nopass" in user["flags"]:
+            log.warning("Redis needs no password", redis=settings.redis_place)

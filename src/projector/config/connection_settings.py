@@ -149,6 +149,16 @@ class ConnectionSettings(BaseSettings):
         file = self.redis_password_file
         return credentials.secret("redis_password_file", file) if file else self.redis_password
 
+    @property
+    def has_password_alone(self) -> bool:
+        """Whether the client sends a password to Redis without a user."""
+        parts = redis_url.split_url(self.redis_url)
+        options = redis_url.url_options(parts)
+        if parts.scheme.endswith("+sentinel"):
+            return self.redis_secret is not None and not self.redis_username
+        user = self.redis_username or parts.username or options.get("username")
+        return bool(self.redis_secret or parts.password or options.get("password")) and not user
+
     @cached_property
     def kafka_tls(self) -> SSLContext | None:
         """Return the TLS context for Kafka; None without TLS."""

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 
 from projector import tracing
 from projector.clients import redis_client, redis_servers
+from projector.clients.redis_access import warn_of_open_server
 from projector.clients.retry import retry_outages, wait_until_ready
 from projector.config.env import variable_name
 from projector.config.settings import Settings
@@ -159,6 +160,7 @@ async def _policy(settings: Settings, redis: Redis) -> Policy:
     """Wait until topics and Redis are usable, and agree on the number of partitions."""
     place = settings.redis_place
     await wait_until_ready("Redis", place, lambda: redis_servers.refuse_eviction(redis, place))
+    await wait_until_ready("Redis", place, lambda: warn_of_open_server(redis, settings))
     counts = await wait_until_ready("Kafka", settings.kafka, lambda: topics.check_topics(settings))
     partitions = counts[Topic.MEMBERSHIP]
     await wait_until_ready("Redis", place, lambda: _agree(redis, settings, partitions))
