@@ -6,26 +6,29 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 import redis as client
 
-from projector.ports import free_port, is_listening
+from projector.ports import is_listening
 from tests.faults.background_loop import BackgroundLoop
 from tests.faults.brokers import Brokers
 from tests.faults.fake_clock import FakeClock
 from tests.faults.interleavings import ReplicatedRedis
 from tests.faults.proxy import KeepingProxy, Proxy
-from tests.faults.report import Report
+from tests.faults.report import HandedOver, Report
 from tests.faults.scenario import Scenario
 from tests.integration import servers
 from tests.integration.conftest import apache_or_skip
 from tests.integration.deployment import Deployment
+from tests.integration.ports import free_port
 from tests.integration.servers import Server, eventually, running
 
 SEED = int(os.environ.get("FAULTS_SEED", "7"))
 REPORT = pytest.StashKey[Report]()
+HANDED_OVER = "faults"
 # Replicas get their copy at once: the default waits five seconds for further replicas.
 DISKLESS = ("--repl-diskless-sync-delay", "0")
 prefixes = itertools.count(1)
@@ -61,6 +64,19 @@ NewScenario = Callable[..., Scenario]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[REPORT] = Report()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the report of a process of pytest-xdist over."""
+    if output := getattr(session.config, "workeroutput", None):
+        output[HANDED_OVER] = msgspec.to_builtins(session.config.stash[REPORT].handed_over())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add the report of a process that has ended; without one if it crashed."""
+    if handed_over := getattr(node, "workeroutput", {}).get(HANDED_OVER):
+        node.config.stash[REPORT].add(msgspec.convert(handed_over, HandedOver))
 
 
 def pytest_report_header() -> str:

@@ -54,19 +54,39 @@ class Figures(Protocol):
     def line(self) -> str: ...
 
 
+class HandedOver(NamedTuple):
+    """The report of one process: its rows, and the lines of its latencies."""
+
+    rows: list[Row]
+    lines: list[str]
+
+
 class Report:
     """Rows that the scenarios add, for the summary of pytest."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.latencies: list[Figures] = []
+        self._lines: list[str] = []
+
+    def handed_over(self) -> HandedOver:
+        """Return all of it for another process."""
+        return HandedOver(self.rows, self._latency_lines())
+
+    def add(self, other: HandedOver) -> None:
+        """Add the report of another process."""
+        self.rows += other.rows
+        self._lines += other.lines
+
+    def _latency_lines(self) -> list[str]:
+        return [*self._lines, *(latency.line() for latency in self.latencies)]
 
     def lines(self) -> list[str]:
         """Format the table and the latencies."""
         cells = [list(HEADERS), *(row.cells() for row in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(HEADERS))]
         table = ["  ".join(_padded(row, widths)).rstrip() for row in cells]
-        return [*table, "", *(latency.line() for latency in self.latencies)]
+        return [*table, "", *self._latency_lines()]
 
 
 def _padded(row: list[str], widths: list[int]) -> list[str]:

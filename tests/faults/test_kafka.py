@@ -14,12 +14,13 @@ from aiokafka.errors import KafkaError
 
 from projector.events.partitioning import partition_of
 from projector.kafka.topic_configs import CONFIGS, ONE_PARTITION
-from projector.ports import free_port, is_listening
+from projector.ports import is_listening
 from tests.faults import poison_records
 from tests.faults.conftest import SEED, Broker, NewScenario
 from tests.faults.interleavings import revoke_while_cut_off
 from tests.faults.scenario import BOUND_S, HEALTHY, Scenario
 from tests.integration.deployment import PARTITIONS
+from tests.integration.ports import free_port
 from tests.integration.servers import Server, apache_kafka, eventually, running
 
 OUTAGE_S = 2.5 * BOUND_S

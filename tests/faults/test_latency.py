@@ -3,12 +3,16 @@
 import asyncio
 from typing import Final
 
+import pytest
+
 from tests.faults.conftest import NewScenario
 from tests.faults.namespaces import ScriptedNamespace
 from tests.faults.observer import Connection
 from tests.faults.report import Latency, Report
 from tests.faults.scenario import HEALTHY, SEND_S, Scenario
 from tests.integration.servers import Server
+
+pytestmark = pytest.mark.alone
 
 SAMPLES: Final = 200
 REBALANCES: Final = 3

@@ -24,6 +24,8 @@ from tests.integration.deployment import Deployment
 from tests.integration.redis_servers import RedisCluster, client
 from tests.integration.servers import Server, eventually
 
+pytestmark = pytest.mark.alone
+
 MANY: Final = int(os.environ.get("FAN_OUT_JOBS", "100000"))
 # More than a bulk.
 SOME: Final = 3000

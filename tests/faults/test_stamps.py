@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis import RedisCluster as ClusterClient
 
-from projector.ports import LOOPBACK, free_port
+from projector.ports import LOOPBACK
 from tests.faults.background_loop import BackgroundLoop
 from tests.faults.conftest import NewScenario, Redis
 from tests.faults.old_views import (
@@ -22,6 +22,7 @@ from tests.faults.old_views import (
 )
 from tests.faults.proxy import Proxy
 from tests.faults.scenario import HEALTHY, Faults, Scenario
+from tests.integration.ports import free_port
 from tests.integration.redis_servers import RedisCluster
 
 

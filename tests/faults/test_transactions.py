@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import pytest
+
 from tests.faults.conftest import SEED, NewScenario
 from tests.faults.report import Report
 from tests.faults.scenario import HEALTHY, SEND_S, Scenario
@@ -14,6 +16,8 @@ from tests.faults.transactions import (
     UnknownTokens,
     look_up_unknown,
 )
+
+pytestmark = pytest.mark.alone
 
 MEASURED_S: Final = 6.0
 # How much slower a 401 may be beside transactions, as a share and in seconds: two cores are busy.

@@ -15,7 +15,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from projector.events.model import Topic
-from projector.ports import free_port, is_listening
+from projector.ports import is_listening
 from projector.worker.sources import INVALID, UNKNOWN, UNTRUE
 from tests.faults.checker import Verdict
 from tests.faults.conftest import NewRedis, NewScenario
@@ -38,7 +38,10 @@ from tests.faults.sources.stories import (
     stop_past_the_bound,
 )
 from tests.integration.conftest import apache_or_skip
+from tests.integration.ports import free_port
 from tests.integration.servers import apache_kafka, eventually, running
+
+pytestmark = pytest.mark.alone
 
 NewStory = Callable[..., SourceScenario]
 
