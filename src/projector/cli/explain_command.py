@@ -130,12 +130,9 @@ def _agent(agent: ExplainedAgent, *, answered: bool) -> Iterator[Row]:
     if agent.config_project is not None:
         project = f"its configuration project is {agent.config_project}"
         yield Row("", project, agent.config_project_event)
-    if agent.configuration_event:
-        entry = as_json(agent.configuration) if agent.configuration else "too large to show"
-        counts = f"the entry that counts: {entry}" if agent.source else "its configuration"
-        yield Row("", counts, agent.configuration_event)
-    elif agent.configuration:
-        yield Row("", f"the entry that counts: {as_json(agent.configuration)}")
+    # The agents of the job's own project need no entry.
+    if agent.source != "own_project" and (agent.configuration_event or agent.configuration):
+        yield Row("", _configuration(agent), agent.configuration_event)
     for lost in agent.lost:
         yield Row("", f"besides, {lost.sentence}; the closer grant decides instead")
     for entry in agent.left_out:
@@ -143,6 +140,13 @@ def _agent(agent: ExplainedAgent, *, answered: bool) -> Iterator[Row]:
     if agent.grants:
         more = f" and {agent.more_grants} more" if agent.more_grants else ""
         yield Row("", f"its configuration grants {', '.join(agent.grants)}{more}")
+
+
+def _configuration(agent: ExplainedAgent) -> str:
+    if not agent.source:
+        return "its configuration"
+    entry = "too large to show" if agent.configuration is None else as_json(agent.configuration)
+    return f"the entry that counts: {entry}"
 
 
 def _view(view: StoredView | None, now_ms: int) -> str:

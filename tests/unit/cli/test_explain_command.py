@@ -2,11 +2,17 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
 from projector.cli import explain_command
-from projector.explain.model import ExplainedAgent, ExplainedAuthorization, ExplanationReport
+from projector.explain.model import (
+    EventRef,
+    ExplainedAgent,
+    ExplainedAuthorization,
+    ExplanationReport,
+)
 from tests.unit.cli.runner import run
 from tests.unit.operators.worlds import HOME
 
@@ -61,6 +67,26 @@ def test_a_farther_grant_is_a_sentence() -> None:
     assert [row.text for row in explain_command._agent(agent, answered=False)][-1] == (
         "besides, its configuration grants it to group 3; the closer grant decides instead"
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "configuration", "shown"),
+    [
+        ("group_grant", {"environments": ["a"]}, ['the entry that counts: {"environments": ["a"]}']),
+        ("group_grant", {}, ["the entry that counts: {}"]),
+        ("group_grant", None, ["the entry that counts: too large to show"]),
+        ("own_project", {}, []),
+    ],
+)
+def test_the_entry_that_counts_is_shown_as_it_is(
+    source: str, configuration: dict[str, Any] | None, shown: list[str]
+) -> None:
+    event = EventRef("agent-config", 0, 0, "2027-01-01T00:00:00+00:00")
+    agent = ExplainedAgent(
+        5, "x", None, "allowed", None, "it may", source, None, configuration, None, event, None,
+        [], [], [], 0,
+    )  # fmt: skip
+    assert [row.text for row in explain_command._agent(agent, answered=True)][1:] == shown
 
 
 @pytest.mark.usefixtures("company")
