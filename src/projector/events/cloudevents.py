@@ -230,8 +230,9 @@ def _root_in_key(record: KafkaRecord, binary: bool) -> str:
     if key is not None and _ROOT.fullmatch(key):
         return key.decode()
     where = "the header `ce_partitionkey`" if binary else "`event.partitionkey`"
-    reason = "the record has no key" if key is None else "the record's key is not a namespace's id"
-    raise BadEvent(f"{where} is missing, and {reason}")
+    if key is None:
+        raise BadEvent(f"{where} is missing; give the id of the root namespace, as text")
+    raise BadEvent(f"{where} is missing, and the record's key is not a namespace's id")
 
 
 def _refuse_two_types(value: bytes) -> None:

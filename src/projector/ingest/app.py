@@ -135,4 +135,5 @@ def _health(tokens: FeederFile, readiness: Readiness) -> APIRouter:
 async def _refuse(_request: Request, error: Exception) -> JSONResponse:
     """Word a 404 or 405 as all other refusals."""
     assert isinstance(error, HTTPException)  # noqa: S101  it is the handler of these
-    return JSONResponse({"message": error.detail}, error.status_code, error.headers)
+    message = f"{error.detail}; events are taken by POST /events"
+    return JSONResponse({"message": message}, error.status_code, error.headers)

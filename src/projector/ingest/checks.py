@@ -93,7 +93,7 @@ class Checks:
             else:
                 reason = self._add_event(index, check_event(record, self._retention_ms), record)
         except BadEvent as error:
-            self.bad.append(Finding(index, str(error)))
+            self.bad.append(_finding(index, str(error)))
         else:
             if reason:
                 self.forbidden.append(Finding(index, reason))
@@ -105,7 +105,7 @@ class Checks:
             warning = event.warning.removeprefix(APPLIED)
             if self._strict:
                 raise BadEvent(warning)
-            self.warnings.append(Finding(index, warning))
+            self.warnings.append(_finding(index, warning))
         self.events.append(CheckedEvent(event, record))
         return None
 
@@ -115,6 +115,11 @@ class Checks:
         if not reason:
             self.heartbeat = heartbeat
         return reason
+
+
+def _finding(index: int, reason: str) -> Finding:
+    # Workers name the headers of Kafka, which a sender over HTTP would look for in vain.
+    return Finding(index, reason.replace("the header `ce_", "the header `ce-"))
 
 
 def check_event(record: KafkaRecord, retention_ms: int) -> Event:

@@ -34,6 +34,10 @@ from projector.feed.yaml_nodes import NodeReader, UnreadableYaml, compose
 MAX_FEEDERS: Final = 1000
 ALL: Final = "*"
 _EMPTY: Final = hashlib.sha256(b"").hexdigest()
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z"
+_WORDS: Final = PATTERNS | {
+    _NAME: "of 1 to 63 of A-Z, a-z, 0-9, . _ and -, a letter or digit first"
+}
 _QUOTED: Final = re.compile(r"'[^']*'")
 _AGENTS: Final = (
     AgentSet, AgentRemoved, AgentConfigured, SharedAgentSet, SharedAgentRemoved,
@@ -48,7 +52,7 @@ class WrongFeedersError(ValueError):
 class Feeder(Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of the file: a team's name, the digest of its token, and its rights."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
+    name: Annotated[str, Meta(pattern=_NAME)]
     token_sha256: Digest
     types: list[Text]
     partitionkeys: list[RootNamespace | Id] | Literal["*"]
@@ -114,9 +118,9 @@ def parse_feeders(content: bytes) -> list[Feeder]:
     except UnreadableYaml as error:
         raise WrongFeedersError(f"line {error.fault.line}: {error.fault.reason}") from None
     if not isinstance(entries, list) or not entries:
-        raise WrongFeedersError("must be a list of feeders, with one at least")
+        raise WrongFeedersError("must be a list with at least one entry, which begins with `- name:`")
     if len(entries) > MAX_FEEDERS:
-        raise WrongFeedersError(f"has {len(entries)} feeders; {MAX_FEEDERS} is the most")
+        raise WrongFeedersError(f"has {len(entries)} entries; {MAX_FEEDERS} is the most")
     feeders = [_feeder(number, entry) for number, entry in enumerate(entries, start=1)]
     _refuse_doubles(feeders)
     return feeders
@@ -142,7 +146,7 @@ def _feeder(number: int, entry: Any) -> Feeder:
 
 def _reason(message: str) -> str:
     """Word an error of msgspec, without the values that it quotes."""
-    for pattern, words in PATTERNS.items():
+    for pattern, words in _WORDS.items():
         message = message.replace(f"matching regex {pattern!r}", words)
     message = _QUOTED.sub("another text", message).replace("`$.", "`")
     hint = (

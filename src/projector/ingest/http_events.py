@@ -72,11 +72,12 @@ def _mode(media_type: str, *, is_binary: bool) -> Mode:
         raise _unsupported(f"events are read as JSON: send {STRUCTURED_TYPE} or {BATCH_TYPE}")
     if not is_binary:
         raise _unsupported(
-            f"send one event as {STRUCTURED_TYPE}, several as {BATCH_TYPE}, or the attributes in "
-            f"headers (`ce-specversion: 1.0`, `ce-type`, ...) and `data` as {JSON_TYPE}"
+            f"send one event with the Content-Type {STRUCTURED_TYPE}, or several with "
+            f"{BATCH_TYPE}, or `data` with {JSON_TYPE} and the attributes in headers "
+            "(`ce-specversion: 1.0`, `ce-type`, ...)"
         )
     if media_type and not _JSON.fullmatch(media_type):
-        raise _unsupported(f"the `data` of an event is JSON: send {JSON_TYPE}")
+        raise _unsupported(f"the `data` of an event is JSON: send the Content-Type {JSON_TYPE}")
     return Mode.BINARY
 
 

@@ -381,13 +381,13 @@ def test_the_partitionkey_of_an_event_counts_whatever_the_key_is() -> None:
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        (None, "the record has no key"),
-        (b"", "the record's key is not a namespace's id"),
-        (b"03", "the record's key is not a namespace's id"),
-        (b"order-7", "the record's key is not a namespace's id"),
-        (b"3\n", "the record's key is not a namespace's id"),
-        (b"\xff", "the record's key is not a namespace's id"),
-        ("٣".encode(), "the record's key is not a namespace's id"),
+        (None, "; give the id of the root namespace, as text"),
+        (b"", ", and the record's key is not a namespace's id"),
+        (b"03", ", and the record's key is not a namespace's id"),
+        (b"order-7", ", and the record's key is not a namespace's id"),
+        (b"3\n", ", and the record's key is not a namespace's id"),
+        (b"\xff", ", and the record's key is not a namespace's id"),
+        ("٣".encode(), ", and the record's key is not a namespace's id"),
     ],
 )
 def test_without_either_an_event_is_refused(key: bytes | None, says: str) -> None:
@@ -398,7 +398,7 @@ def test_without_either_an_event_is_refused(key: bytes | None, says: str) -> Non
     ):
         with pytest.raises(BadEvent) as refused:
             decode_event(lacking._replace(key=key))
-        assert str(refused.value) == f"{where} is missing, and {says}"
+        assert str(refused.value) == f"{where} is missing{says}"
 
 
 def test_a_reason_about_the_mode_names_the_headers() -> None:

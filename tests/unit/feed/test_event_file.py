@@ -132,7 +132,9 @@ def test_an_entry_that_a_worker_leaves_out_is_doubtful_and_named() -> None:
 
 def test_a_line_without_a_partitionkey_is_bad_because_it_has_no_key() -> None:
     lacking = {name: content for name, content in group(3).items() if name != "partitionkey"}
-    assert refusal(lacking) == "`event.partitionkey` is missing, and the record has no key"
+    assert refusal(lacking) == (
+        "`event.partitionkey` is missing; give the id of the root namespace, as text"
+    )
 
 
 def token_places() -> list[dict[str, Any]]:

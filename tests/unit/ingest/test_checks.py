@@ -100,6 +100,15 @@ def test_every_bad_event_is_named() -> None:
     assert [bad.index for bad in found.bad] == [0, 2, 3]
 
 
+def test_a_header_is_named_as_http_has_it() -> None:
+    checks = Checks(all_rights(), 7 * DAY_MS, strict=False)
+    checks.add(0, record(group(3)["data"], *HEADERS, ("ce_type", b"group.set")))
+    checks.add(1, record(removed("group", 3)["data"], *HEADERS, ("ce_type", b"group.removed"),
+                         ("ce_partitionkey", b"3"), ("ce_time", b"x")))  # fmt: skip
+    assert checks.bad[0].reason.startswith("the header `ce-partitionkey` is missing")
+    assert checks.warnings[0].reason.startswith("the header `ce-time`")
+
+
 def test_sources_that_differ_are_none() -> None:
     text = json.dumps(group(3))
     assert source_of(record(group(3))) == "/test"

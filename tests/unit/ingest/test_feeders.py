@@ -124,7 +124,7 @@ def test_the_file_may_be_yaml_with_digests_in_capitals() -> None:
         ({"sources": "secret"}, "sources"),
         ({"heartbeats": ["A"]}, "source's name"),
         ({"agents": ["5"]}, "agents"),
-        ({"name": "two words"}, "name"),
+        ({"name": "two words"}, "1 to 63 of A-Z.* at `name`"),
     ],
 )
 def test_a_wrong_entry_is_named_without_its_values(wrong: dict[str, Any], reason: str) -> None:
@@ -147,7 +147,7 @@ def test_no_right_is_given_by_leaving_a_field_out(missing: str) -> None:
     ("content", "reason"),
     [
         (b"", "must be a list"),
-        (b"[]", "with one at least"),
+        (b"[]", "at least one entry"),
         (b"{}", "must be a list"),
         (b"- a: [", "line 1"),
         (b"- name: a\n  name: b", "given twice"),
