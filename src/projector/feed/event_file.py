@@ -64,5 +64,15 @@ def check_lines(source: BinaryIO) -> Findings:
     return Findings(events, bad, doubtful)
 
 
+def layout_hint(source: BinaryIO) -> str:
+    """Return how to bring an array, or events of several lines, to one event a line; else ''."""
+    _, first = next(numbered_lines(source), (0, b""))
+    if first.startswith(b"["):
+        return "; write one event a line, as `jq -c '.[]'` does with an array"
+    if first == b"{":
+        return "; write one event a line, as `jq -c .` does"
+    return ""
+
+
 def _record(line: bytes) -> KafkaRecord:
     return KafkaRecord(Topic.MEMBERSHIP, 0, 0, 0, None, line)

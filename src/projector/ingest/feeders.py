@@ -118,7 +118,7 @@ def parse_feeders(content: bytes) -> list[Feeder]:
     except UnreadableYaml as error:
         raise WrongFeedersError(f"line {error.fault.line}: {error.fault.reason}") from None
     if not isinstance(entries, list) or not entries:
-        raise WrongFeedersError("must be a list with at least one entry, which begins with `- name:`")
+        raise WrongFeedersError("must be a list with at least one entry; an entry begins `- name:`")
     if len(entries) > MAX_FEEDERS:
         raise WrongFeedersError(f"has {len(entries)} entries; {MAX_FEEDERS} is the most")
     feeders = [_feeder(number, entry) for number, entry in enumerate(entries, start=1)]

@@ -72,7 +72,7 @@ def test_a_farther_grant_is_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("source", "configuration", "shown"),
     [
-        ("group_grant", {"environments": ["a"]}, ['the entry that counts: {"environments": ["a"]}']),
+        ("group_grant", {"access_as": 1}, ['the entry that counts: {"access_as": 1}']),
         ("group_grant", {}, ["the entry that counts: {}"]),
         ("group_grant", None, ["the entry that counts: too large to show"]),
         ("own_project", {}, []),

@@ -52,6 +52,24 @@ def test_feed_names_a_bad_line_and_sends_nothing(tmp_path: Path, kafka: Kafka) -
     assert (result.stdout, kafka.sent) == ("", [])
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (json.dumps([group(3)]), "; write one event a line, as `jq -c '.[]'` does with an array"),
+        (json.dumps([group(3)], indent=2), "; write one event a line, as `jq -c '.[]'` does"),
+        ("\n" + json.dumps(group(3), indent=2), "; write one event a line, as `jq -c .` does"),
+        ("{]\n[]\n", ""),
+    ],
+)
+def test_feed_names_how_to_write_one_event_a_line(text: str, hint: str, kafka: Kafka) -> None:
+    result = run("feed", "-", stdin=text)
+    assert result.exit_code == WRONG
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"nothing was sent{hint}")
+    assert hint or last == "nothing was sent"
+    assert kafka.sent == []
+
+
 def test_feed_names_a_bad_line_of_standard_input(kafka: Kafka) -> None:
     result = run("feed", "-", stdin=GOOD + "{\n")
     assert result.exit_code == WRONG
@@ -83,12 +101,12 @@ def test_feed_sends_what_a_worker_applies_and_names_the_entry_left_out(
     result = run("feed", file := written(tmp_path, GOOD, HOLLOW, GOOD))
     assert (result.exit_code, result.stdout) == (0, "3 events acknowledged by Kafka\n")
     [warning] = result.stderr.splitlines()
-    assert warning.startswith(f"{file}:2: `ci_access.projects[1]` does not count: `access_as`")
+    assert warning.startswith(f"{file}:2: warning: `ci_access.projects[1]` does not count")
     assert kafka.sent == [line.strip().encode() for line in (GOOD, HOLLOW, GOOD)]
 
 
 def test_a_strict_feed_refuses_what_a_worker_would_leave_out(tmp_path: Path, kafka: Kafka) -> None:
-    result = run("feed", "--strict", file := written(tmp_path, "{\n", HOLLOW, "{\n"))
+    result = run("feed", "--strict", file := written(tmp_path, "{]\n", HOLLOW, "{\n"))
     assert result.exit_code == WRONG
     assert [line.removeprefix(file)[:3] for line in result.stderr.splitlines()[:3]] == [
         ":1:", ":2:", ":3:",
@@ -108,7 +126,7 @@ def test_feed_shows_so_many_warnings_and_counts_the_rest(tmp_path: Path, kafka: 
 
 
 def test_feed_shows_so_many_bad_lines_and_counts_the_rest(tmp_path: Path, kafka: Kafka) -> None:
-    said = run("feed", written(tmp_path, "{\n" * (MAX_BAD_LINES_SHOWN + 7))).stderr.splitlines()
+    said = run("feed", written(tmp_path, "{]\n" * (MAX_BAD_LINES_SHOWN + 7))).stderr.splitlines()
     assert len(said) == MAX_BAD_LINES_SHOWN + 2
     assert said[-2:] == ["... and 7 more bad lines", "nothing was sent"]
 
@@ -223,7 +241,7 @@ def test_feed_says_which_entries_of_an_agents_file_are_too_many(
     file = agents_file(tmp_path, "ci_access:\n  groups:" + "\n    - id: a" * 501)
     result = run("feed", "--agent-config", file, *ABOUT)
     assert result.exit_code == 0
-    assert f"{file}:503: `ci_access.groups`: only the first 500 of 501" in result.stderr
+    assert f"{file}:503: warning: `ci_access.groups`: only the first 500 of 501" in result.stderr
 
 
 def test_a_strict_feed_refuses_an_agents_file_with_a_warning(tmp_path: Path, kafka: Kafka) -> None:
