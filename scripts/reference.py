@@ -86,9 +86,6 @@ def _section(path: str, command: Any, context: Any) -> Iterator[str]:
 
 def _usage(command: Any, context: Any) -> str:
     usage = command.get_usage(context).removeprefix("Usage: ")
-    for parameter in command.get_params(context):
-        if parameter.hidden:
-            usage = usage.replace("".join([" ", *parameter.get_usage_pieces(context)]), "")
     return re.sub(r"{(\w+)}", r"\1", usage)
 
 

@@ -47,7 +47,7 @@ def job(number: int, *, json: bool) -> None:
     _show(found, answer, inspect_display.job(found), json=json, code=0 if known else WRONG)
 
 
-def token(arguments: list[str] | None, sha256: str | None, *, json: bool) -> None:
+def token(arguments: list[str], sha256: str | None, *, json: bool) -> None:
     """Show what a token gets."""
     if arguments:
         fail(

@@ -42,6 +42,14 @@ def test_no_description_of_a_command_is_cut_at_80_columns(monkeypatch: pytest.Mo
     assert all(line.endswith(".") and not line.endswith("...") for line in lines), lines
 
 
+@pytest.mark.parametrize("group", ["inspect", "gitlab", "dead-letters"])
+def test_no_description_of_a_subcommand_is_cut_at_80_columns(
+    monkeypatch: pytest.MonkeyPatch, group: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "..." not in run(group, "--help").stdout.partition("Commands:")[2]
+
+
 @pytest.mark.parametrize(
     ("mistyped", "meant"), [(["statsu"], "'status'"), (["dead-letters", "lst"], "'list'")]
 )

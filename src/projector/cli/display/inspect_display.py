@@ -59,7 +59,7 @@ def partition(found: InspectedPartition) -> list[Row]:
         Row("facts", f"{total}: {kinds}" if kinds else "0"),
         Row("checkpoint", _checkpoint(found, total)),
         Row("live tokens", str(found.live_tokens)),
-        Row("letters", f"{found.letters_waiting} wait for Kafka"),
+        Row("letters", f"{found.letters_waiting} dead letters not in Kafka yet"),
     ]
 
 

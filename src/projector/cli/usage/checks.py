@@ -189,7 +189,7 @@ def audit(  # noqa: PLR0913  one for each option
     projector audit export.ndjson
     projector gitlab export --state gitlab.db | projector audit --all -
     my-export --members | projector audit - --taken 2027-01-15T08:00:00Z --repair
-    projector audit export.ndjson --kind job --json | jq 'select(.what == "extra")'
+    projector audit export.ndjson --json | jq 'select(.what == "extra")'
     """
     from projector.cli import audit_command
 

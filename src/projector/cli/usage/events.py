@@ -81,8 +81,8 @@ def feed(  # noqa: PLR0913  one for each option
     \b
     projector feed examples/events.ndjson --wait 10
     my-export | projector feed -
-    projector feed --agent-config examples/agent-config.yaml --agent 5 --name production \\
-        --project 123213 --partitionkey 3
+    projector feed --agent-config examples/agent-config.yaml --agent 5 \\
+        --name production --project 123213 --partitionkey 3
     """
     from projector.cli import feed_command
 

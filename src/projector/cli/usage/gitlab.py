@@ -12,7 +12,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(short_help="Find what must be mended before the bridge can run.")
 def check(
     *,
     sql: Annotated[
@@ -39,7 +39,7 @@ def check(
     gitlab_commands.check(sql=sql)
 
 
-@app.command()
+@app.command(short_help="Print all that is due now, for `projector audit`.")
 def export(
     *,
     state: Annotated[
@@ -67,7 +67,7 @@ def export(
     gitlab_commands.export(state)
 
 
-@app.command("run")
+@app.command("run", short_help="Feed the topics from PostgreSQL, and vouch for them.")
 def run(
     audit: Annotated[
         bool,

@@ -15,7 +15,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(short_help="Show a job: its record in Redis, its fact.")
 def job(
     number: Annotated[int, typer.Argument(metavar="ID", help="The job's id.", min=1, max=MAX_ID)],
     as_json: AsJson = False,
@@ -33,9 +33,13 @@ def job(
     inspect_command.job(number, json=as_json)
 
 
-@app.command()
+# A token among the arguments is refused by the command, in a sentence that does not repeat it.
+@app.command(
+    short_help="Show what a token gets; it is asked for.",
+    context_settings={"allow_extra_args": True},
+)
 def token(
-    arguments: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    context: typer.Context,
     sha256: Annotated[
         str | None, typer.Option(metavar="HEX", help="The token's SHA-256 instead of the token.")
     ] = None,
@@ -58,10 +62,10 @@ def token(
     """
     from projector.cli import inspect_command
 
-    inspect_command.token(arguments, sha256, json=as_json)
+    inspect_command.token(context.args, sha256, json=as_json)
 
 
-@app.command()
+@app.command(short_help="Show a partition: owner, freshness, contents.")
 def partition(
     number: Annotated[
         int,
@@ -69,7 +73,7 @@ def partition(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Show a partition: owner, freshness, offsets, facts, live tokens, letters that wait.
+    """Show a partition: owner, freshness, offsets, facts, live tokens, letters not in Kafka yet.
 
     A stamp may wait for a source of PROJECTOR_SOURCES; then a line names it.
 
@@ -84,7 +88,7 @@ def partition(
     inspect_command.partition(number, json=as_json)
 
 
-@app.command()
+@app.command(short_help="Show an agent: its grants, and the jobs that may use it.")
 def agent(
     number: Annotated[int, typer.Argument(metavar="ID", help="The agent's id.", min=1, max=MAX_ID)],
     as_json: AsJson = False,

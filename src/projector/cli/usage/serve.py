@@ -17,7 +17,8 @@ def worker() -> None:
     or a right must be corrected first.
 
     \b
-    PROJECTOR_KAFKA=kafka:9092 PROJECTOR_REDIS_URL=redis://redis:6379/0 projector worker
+    export PROJECTOR_KAFKA=kafka:9092 PROJECTOR_REDIS_URL=redis://redis:6379/0
+    projector worker
     """
     from projector.cli import serve_commands
 
@@ -56,7 +57,7 @@ def ops(
 
     \b
     projector ops
-    PROJECTOR_OPS_TOKEN=$(openssl rand -hex 32) projector ops --host 0.0.0.0 --port 9001
+    PROJECTOR_OPS_TOKEN=$(openssl rand -hex 32) projector ops --host 0.0.0.0
     """
     from projector.cli import serve_commands
 
