@@ -1,5 +1,5 @@
 // Send the events on standard input, a JSON array, to `projector ingest`:
-//   tsc && INGEST_URL=http://127.0.0.1:8002 INGEST_TOKEN=... node send.js < events.json
+//   npx tsc && INGEST_URL=http://127.0.0.1:8002 INGEST_TOKEN=... node send.js < events.json
 import { readFileSync } from "node:fs";
 import { setTimeout } from "node:timers/promises";
 
