@@ -16,8 +16,7 @@ They return behind all views.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
@@ -45,19 +44,23 @@ async def wait_until_applied(
     positions: Mapping[tuple[Topic, int], int],
     topic_ids: Mapping[Topic, str],
     timeout_s: float,
+    on_outage: Callable[[Exception], None] = lambda _error: None,
 ) -> bool:
     """Wait until the answers contain all records before these positions; False after `timeout_s`.
 
     `topic_ids` are those in Kafka, read after the records were acknowledged.
     While Redis does not answer, the wait goes on; a call of its client lasts at most some seconds.
+    `on_outage` gets the error of each such call.
     """
     deadline = elapsed() + timeout_s
     waiting = dict(positions)
     pause = FIRST_PAUSE_S
     while waiting:
         # Without a timeout around the call: a client may lose its cancellation.
-        with suppress(*OUTAGES):
+        try:
             waiting = await _missing(redis, waiting, topic_ids)
+        except OUTAGES as error:
+            on_outage(error)
         if not waiting or (left := deadline - elapsed()) <= 0:
             break
         await asyncio.sleep(min(pause, left))

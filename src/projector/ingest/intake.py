@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from redis.asyncio import Redis
 from starlette.requests import Request
 
+from projector.clients.retry import outage_reason
 from projector.config.settings import Settings
 from projector.elapsed import elapsed
 from projector.errors import ProjectorError
@@ -172,7 +173,15 @@ class Intake:
             topic_ids = await self._sends.topic_ids()
         except _OUTAGES:
             return False
-        return await wait_until_applied(self._redis, positions, topic_ids, deadline - elapsed())
+        outages: set[str] = set()
+        is_applied = await wait_until_applied(
+            self._redis, positions, topic_ids, deadline - elapsed(),
+            lambda error: outages.add(outage_reason(error)),
+        )  # fmt: skip
+        if outages and not is_applied:
+            # The answer is the same 202 as where workers are behind.
+            log.warning("wait for views in vain", reason="; ".join(sorted(outages)))
+        return is_applied
 
 
 def _check(checks: Checks, read: Callable[[], Sequence[KafkaRecord]]) -> None:

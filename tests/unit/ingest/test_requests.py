@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
+import fakeredis
 import httpx
 import pytest
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
@@ -257,6 +258,17 @@ async def test_a_request_that_waits_in_vain_is_202(world: IngestWorld) -> None:
     assert answer.status_code == 202
     assert "views" in answer.json()["message"]
     assert "preference-applied" not in answer.headers
+
+
+async def test_a_wait_in_vain_for_redis_is_logged(
+    world: IngestWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It looks like workers that are behind, also where Redis was never configured."""
+    await world.post(ACME, prefer="wait=1")
+    assert "wait for views in vain" not in "".join(capsys.readouterr())
+    world.intake._redis = fakeredis.FakeAsyncRedis(connected=False)
+    assert (await world.post(ACME, prefer="wait=1")).status_code == 202
+    assert "wait for views in vain" in "".join(capsys.readouterr())
 
 
 async def test_a_wait_ends_with_the_process(world: IngestWorld) -> None:
