@@ -1,9 +1,9 @@
-"""Arguments of every aiokafka client, and consumers without a group."""
+"""Arguments and start of every aiokafka client, and consumers without a group."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from aiokafka import AIOKafkaConsumer
 
@@ -15,6 +15,29 @@ Isolation = Literal["read_committed", "read_uncommitted"]
 COMMITTED: Final[Isolation] = "read_committed"
 # The end offsets then include open transactions, whose commit may already be acknowledged.
 UNCOMMITTED: Final[Isolation] = "read_uncommitted"
+
+
+class Client(Protocol):
+    """A producer, a consumer, or a reader that is built on them."""
+
+    async def start(self) -> None:
+        """Connect to Kafka."""
+
+    async def stop(self) -> None:
+        """Disconnect."""
+
+
+C = TypeVar("C", bound=Client)
+
+
+async def started(client: C) -> C:
+    """Start the client and return it; a failed start would leave connections open."""
+    try:
+        await client.start()
+    except BaseException:
+        await client.stop()
+        raise
+    return client
 
 
 def client_arguments(settings: Settings) -> dict[str, Any]:

@@ -142,15 +142,6 @@ async def sending(settings: Settings) -> AsyncIterator[Batch]:
 
     Raises `KafkaError`.
     """
-    async with open_producer(settings) as producer:
-        batch = Batch(producer, settings)
-        yield batch
-        await batch.acknowledged()
-
-
-@asynccontextmanager
-async def open_producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
-    """Open a producer, for one batch or many; raises `KafkaError`."""
     producer = AIOKafkaProducer(
         **kafka.client_arguments(settings),
         acks="all",
@@ -159,6 +150,8 @@ async def open_producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
     )
     try:
         await producer.start()
-        yield producer
+        batch = Batch(producer, settings)
+        yield batch
+        await batch.acknowledged()
     finally:
         await producer.stop()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from projector.clients import kafka
 from projector.config.gitlab_settings import GitlabSettings
 from projector.config.settings import Settings
 from projector.errors import OperatorError, TemporaryError
@@ -40,8 +41,7 @@ async def check_kafka(settings: Settings, gitlab: GitlabSettings) -> list[Findin
 
 async def _require_nothing_lost(settings: Settings, state: OwnThread[State]) -> None:
     counts = await topics.check_topics(settings)
-    reader = RangeReader(settings)
-    await reader.start()
+    reader = await kafka.started(RangeReader(settings))
     try:
         sender = Sender(settings, reader, state, counts[Topic.MEMBERSHIP])
         await lost_state.require_nothing_lost(

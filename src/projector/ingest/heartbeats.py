@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
+from projector.clients import kafka
 from projector.config.settings import Settings
 from projector.events.model import HEARTBEAT, Topic
 from projector.ingest.checks import GivenHeartbeat
@@ -62,13 +63,7 @@ class Heartbeats:
     async def _started(self) -> RangeReader:
         async with self._starting:
             if self._reader is None:
-                reader = RangeReader(self._settings)
-                try:
-                    await reader.start()
-                except BaseException:
-                    await reader.stop()
-                    raise
-                self._reader = reader
+                self._reader = await kafka.started(RangeReader(self._settings))
             return self._reader
 
 

@@ -140,12 +140,7 @@ class KafkaSends:
                     max_request_size=MAX_REQUEST_BYTES,
                     request_timeout_ms=REQUEST_TIMEOUT_MS,
                 )
-                try:
-                    await producer.start()
-                except BaseException:
-                    await producer.stop()
-                    raise
-                self._producer = producer
+                self._producer = await kafka.started(producer)
             return self._producer
 
     def _replace(self, producer: AIOKafkaProducer) -> None:

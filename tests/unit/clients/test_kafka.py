@@ -119,6 +119,14 @@ async def test_a_consumer_that_cannot_connect_is_stopped_too(
     assert consumers[0].calls == ["start", "stop"]
 
 
+async def test_a_client_that_cannot_connect_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Consumer, "error", KafkaConnectionError("no broker"))
+    client = Consumer()
+    with pytest.raises(KafkaConnectionError):
+        await kafka.started(client)
+    assert client.calls == ["start", "stop"]
+
+
 async def test_a_fetch_that_is_cancelled_by_the_end_of_its_consumer_cancels_nothing_else(
     consumers: list[Consumer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

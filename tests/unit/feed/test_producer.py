@@ -95,45 +95,39 @@ async def test_a_job_leaves_after_the_acknowledgement_of_what_its_answer_needs(
         broker.acknowledge()
 
 
-async def test_a_batch_has_the_positions_behind_what_kafka_acknowledged(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_batch_has_the_positions_behind_what_kafka_acknowledged() -> None:
     """One producer may send several batches at the same time; each has its own positions."""
-    broker = Broker()
-    monkeypatch.setattr(producer, "AIOKafkaProducer", lambda **_: broker)
-    async with producer.open_producer(SETTINGS) as opened:
-        batches = [producer.Batch(opened, SETTINGS) for _ in range(2)]
-        for topic, partition in ((Topic.MEMBERSHIP, 0), (Topic.MEMBERSHIP, 3)):
-            for batch in batches:
-                await batch.send(message(topic, partition))
-        broker.acknowledge()
-        first, second = [await batch.acknowledged() for batch in batches]
-        assert first == {(Topic.MEMBERSHIP, 0): 1, (Topic.MEMBERSHIP, 3): 3}
-        assert second == {(Topic.MEMBERSHIP, 0): 2, (Topic.MEMBERSHIP, 3): 4}
-        await batches[0].send(message(Topic.MEMBERSHIP, 0))
-        broker.acknowledge()
-        assert await batches[0].acknowledged() == first | {(Topic.MEMBERSHIP, 0): 5}
+    broker: Any = Broker()
+    batches = [producer.Batch(broker, SETTINGS) for _ in range(2)]
+    for topic, partition in ((Topic.MEMBERSHIP, 0), (Topic.MEMBERSHIP, 3)):
+        for batch in batches:
+            await batch.send(message(topic, partition))
+    broker.acknowledge()
+    first, second = [await batch.acknowledged() for batch in batches]
+    assert first == {(Topic.MEMBERSHIP, 0): 1, (Topic.MEMBERSHIP, 3): 3}
+    assert second == {(Topic.MEMBERSHIP, 0): 2, (Topic.MEMBERSHIP, 3): 4}
+    await batches[0].send(message(Topic.MEMBERSHIP, 0))
+    broker.acknowledge()
+    assert await batches[0].acknowledged() == first | {(Topic.MEMBERSHIP, 0): 5}
 
 
 async def test_the_bytes_that_are_not_acknowledged_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A broadcast has a copy for each partition."""
-    broker = Broker()
-    monkeypatch.setattr(producer, "AIOKafkaProducer", lambda **_: broker)
+    broker: Any = Broker()
     monkeypatch.setattr(producer, "MAX_UNACKNOWLEDGED_BYTES", 10)
-    async with producer.open_producer(SETTINGS) as opened:
-        batch = producer.Batch(opened, SETTINGS)
-        large = Message(Topic.MEMBERSHIP, 0, "3", b"x" * 6)
+    batch = producer.Batch(broker, SETTINGS)
+    large = Message(Topic.MEMBERSHIP, 0, "3", b"x" * 6)
 
-        async def broadcast() -> None:
-            for partition in range(5):
-                await batch.send(large._replace(partition=partition))
+    async def broadcast() -> None:
+        for partition in range(5):
+            await batch.send(large._replace(partition=partition))
 
-        sending = asyncio.create_task(broadcast())
-        for expected in (2, 4, 5):
-            await asyncio.sleep(0.01)
-            assert len(broker.sent) == expected
-            broker.acknowledge()
-        await sending
-        assert len(await batch.acknowledged()) == 5
+    sending = asyncio.create_task(broadcast())
+    for expected in (2, 4, 5):
+        await asyncio.sleep(0.01)
+        assert len(broker.sent) == expected
+        broker.acknowledge()
+    await sending
+    assert len(await batch.acknowledged()) == 5
