@@ -25,7 +25,7 @@ from projector.config.settings import Settings
 from projector.events.model import Instant
 from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
-from projector.operators.audit import (
+from projector.operators.audit.comparison import (
     EVERYTHING,
     AuditScope,
     Export,
@@ -33,7 +33,7 @@ from projector.operators.audit import (
     kinds_named,
     read_export,
 )
-from projector.operators.audit_run import (
+from projector.operators.audit.run import (
     AuditRequest,
     AuditRow,
     AuditRun,

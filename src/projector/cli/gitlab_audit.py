@@ -31,13 +31,13 @@ from projector.gitlab.mapping.state import HeldJob
 from projector.gitlab.memory import Memory
 from projector.gitlab.sender import Sender
 from projector.operators import snapshot
-from projector.operators.audit import (
+from projector.operators.audit.comparison import (
     EVERYTHING,
     Export,
     FactMismatch,
     read_export,
 )
-from projector.operators.audit_run import (
+from projector.operators.audit.run import (
     AuditRequest,
     AuditRow,
     AuditRun,

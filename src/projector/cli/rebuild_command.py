@@ -12,8 +12,8 @@ from projector.cli import verify_command
 from projector.cli.terminal import FINDING, as_json, load_settings, progress_bar, run_command
 from projector.config.settings import Settings
 from projector.log import escape_control_chars
-from projector.operators import rebuild_run
-from projector.operators.rebuild_run import (
+from projector.operators.rebuild import run as rebuild_run
+from projector.operators.rebuild.run import (
     Counts,
     FactDifference,
     Finding,
@@ -24,7 +24,7 @@ from projector.operators.rebuild_run import (
     Output,
     ViewDifference,
 )
-from projector.operators.verify_run import DifferenceRow, Outcome
+from projector.operators.verify.run import DifferenceRow, Outcome
 from projector.store.partition_count import choose_partitions
 
 

@@ -19,8 +19,8 @@ from projector.cli.terminal import (
 from projector.config.settings import Settings
 from projector.domain.decision import ViewRules
 from projector.log import escape_control_chars
-from projector.operators.verify import Verifier, live_records
-from projector.operators.verify_run import (
+from projector.operators.verify.comparison import Verifier, live_records
+from projector.operators.verify.run import (
     NOT_COMPARED,
     DifferenceRow,
     NotComparedRow,

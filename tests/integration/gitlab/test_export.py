@@ -19,7 +19,7 @@ from projector.gitlab.mapping.tables import TABLES
 from projector.gitlab.postgres import database
 from projector.gitlab.postgres.organization_agents import read_organization_agents
 from projector.gitlab.setup.check import UnreachableError
-from projector.operators.audit import read_export
+from projector.operators.audit.comparison import read_export
 from tests.integration.gitlab.company.company import Company
 from tests.integration.gitlab.gitlab_database import GitlabDatabase
 

@@ -14,7 +14,8 @@ from projector.events.model import Topic
 from projector.feed import event_file, producer
 from projector.feed.applied import Positions
 from projector.kafka import topic_ids
-from projector.operators import snapshot, verify
+from projector.operators import snapshot
+from projector.operators.verify import comparison
 from tests.unit.cli.runner import NOT_LISTENING
 from tests.unit.operators import worlds
 
@@ -26,7 +27,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROJECTOR_KAFKA", NOT_LISTENING)
     monkeypatch.setattr("projector.log.configure", lambda level: None)
     monkeypatch.setattr(snapshot, "PATIENCE_S", 0.05)
-    monkeypatch.setattr(verify, "PAUSE_S", 0.0)
+    monkeypatch.setattr(comparison, "PAUSE_S", 0.0)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from projector.domain.fact_keys import Key
 from projector.domain.facts import Fact, decode_fact, encode_fact
 from projector.domain.projection import Policy, Projection
 from projector.events.model import JobEnvironment
-from projector.operators import rebuild
+from projector.operators.rebuild import rebuilt_facts
 from tests import builders
 from tests.builders import digest
 from tests.unit.cli import former_version
@@ -81,7 +81,7 @@ def test_the_facts_that_a_rebuild_computes_are_these() -> None:
         assert projection.apply(record) is None
     stored = Projection(HOME, Policy(2, 30, 604_800_000))
     builders.restore(stored, {Key(name): raw.encode() for name, raw in FACTS.items()})
-    found = rebuild.changed_facts(stored.facts, projection.facts, former_version.THEN, 10**9)
+    found = rebuilt_facts.changed_facts(stored.facts, projection.facts, former_version.THEN, 10**9)
     assert list(found) == []
 
 

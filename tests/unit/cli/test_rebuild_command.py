@@ -9,7 +9,7 @@ from projector.cli import rebuild_command
 from projector.domain.entities import Group
 from projector.domain.facts import Fact
 from projector.domain.views import tombstone
-from projector.operators.rebuild_run import (
+from projector.operators.rebuild.run import (
     FactDifference,
     Finding,
     InPlace,
@@ -17,7 +17,7 @@ from projector.operators.rebuild_run import (
     NotCompared,
     ViewDifference,
 )
-from projector.operators.view_differences import Difference
+from projector.operators.verify.differences import Difference
 from projector.store.schema import Version
 from projector.store.view_diff import Mismatch, StoredValue
 from tests.builders import digest

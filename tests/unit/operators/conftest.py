@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 import fakeredis
 import pytest
 
-from projector.operators import explain, snapshot, verify
-from tests.unit.operators.stored_views import COMPANY
+from projector.operators import explain, snapshot
+from projector.operators.verify import comparison
+from tests.unit.operators.verify.stored_views import COMPANY
 from tests.unit.operators.worlds import OwnedPartition
 from tests.unit.worker.owned_partition import Setup
 
@@ -16,7 +17,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot, "PATIENCE_S", 0.05)
     monkeypatch.setattr(snapshot, "PAUSE_S", 0.01)
     monkeypatch.setattr(explain, "PAUSE_S", 0.01)
-    monkeypatch.setattr(verify, "PAUSE_S", 0.0)
+    monkeypatch.setattr(comparison, "PAUSE_S", 0.0)
 
 
 @pytest.fixture

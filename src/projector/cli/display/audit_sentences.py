@@ -7,8 +7,8 @@ from projector.domain import fact_keys
 from projector.domain.fact_keys import Key
 from projector.events.model import ROLES
 from projector.events.timestamps import to_rfc3339
-from projector.operators.audit import FactMismatch
-from projector.operators.audit_run import AuditRow, FieldValues, FindingRow, NotComparedRow
+from projector.operators.audit.comparison import FactMismatch
+from projector.operators.audit.run import AuditRow, FieldValues, FindingRow, NotComparedRow
 
 _ROLE_OF_LEVEL: Final = {level: role for role, level in ROLES.items()}
 _NOUNS: Final = {

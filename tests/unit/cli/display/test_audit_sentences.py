@@ -7,10 +7,10 @@ import pytest
 from projector.cli.display.audit_sentences import as_text
 from projector.domain.entities import TOPIC_OF_KIND
 from projector.domain.fact_keys import Key, kind_of
-from projector.operators.audit import AuditFinding, FactMismatch, may_grant_more
-from projector.operators.audit_run import FieldValues, FindingRow
+from projector.operators.audit.comparison import AuditFinding, FactMismatch, may_grant_more
+from projector.operators.audit.run import FieldValues, FindingRow
 from tests import builders
-from tests.unit.operators.audited_partition import AuditedPartition
+from tests.unit.operators.audit.audited_partition import AuditedPartition
 
 
 def row(key: str, what: FactMismatch, fields: dict[str, tuple[Any, Any]], line: int | None) -> str:

@@ -10,8 +10,9 @@ import pytest
 from projector.clients import redis_batch
 from projector.errors import DifferentRulesError, RebuildFailedError, RebuildLossError
 from projector.events.model import Topic
-from projector.operators import rebuild, rebuild_run, rebuild_takeover, verify
-from projector.operators.rebuild_run import (
+from projector.operators.rebuild import rebuilt_facts, takeover
+from projector.operators.rebuild import run as rebuild_run
+from projector.operators.rebuild.run import (
     Counts,
     FactDifference,
     Finding,
@@ -22,10 +23,11 @@ from projector.operators.rebuild_run import (
     Output,
     ViewDifference,
 )
+from projector.operators.verify import comparison
 from projector.store import schema
 from tests import builders
 from tests.builders import digest
-from tests.unit.operators.rebuilding import (
+from tests.unit.operators.rebuild.rebuilding import (
     FACTS,
     clients,
     corrupt,
@@ -40,7 +42,7 @@ ACCEPT_LOSS = Options(dry_run=False, accept_loss=True)
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "PAUSE_S", 0.0)
+    monkeypatch.setattr(comparison, "PAUSE_S", 0.0)
 
 
 class Run:
@@ -196,14 +198,14 @@ async def test_events_that_are_applied_between_two_looks_are_not_differences(
 ) -> None:
     await owned(run.setup)
     await corrupt(run.setup)
-    look = verify.Verifier.look
+    look = comparison.Verifier.look
 
     async def mended(self: Any, partition: int) -> Any:
         found = await look(self, partition)
         await put_right(run.setup)
         return found
 
-    monkeypatch.setattr(verify.Verifier, "look", mended)
+    monkeypatch.setattr(comparison.Verifier, "look", mended)
     assert (await run(DRY_RUN)).facts == 0
 
 
@@ -223,7 +225,7 @@ async def test_a_claim_that_others_take_again_and_again_is_given_up(
         tries.append(1)
         return True
 
-    monkeypatch.setattr(rebuild_takeover, "serve", overtaken)
+    monkeypatch.setattr(takeover, "serve", overtaken)
     with pytest.raises(RebuildFailedError, match="partition 0 was claimed by workers"):
         await run(PUT_IN_PLACE)
     assert len(tries) == rebuild_run.ATTEMPTS
@@ -270,7 +272,7 @@ def slow_runs(monkeypatch: pytest.MonkeyPatch) -> type[SlowRun]:
         return []
 
     monkeypatch.setattr(rebuild_run, "PartitionRun", SlowRun)
-    monkeypatch.setattr(rebuild, "find_losses", nothing)
+    monkeypatch.setattr(rebuilt_facts, "find_losses", nothing)
     for name, value in {"comparing": 0, "most": 0, "log": [], "broken": None}.items():
         monkeypatch.setattr(SlowRun, name, value)
     return SlowRun
@@ -307,7 +309,7 @@ async def test_topics_are_checked_for_losses_together_before_anything_is_read(
         asking.discard(partition)
         return []
 
-    monkeypatch.setattr(rebuild, "find_losses", find_losses)
+    monkeypatch.setattr(rebuilt_facts, "find_losses", find_losses)
     output = Output(run.found.append, run._reading, check=checked.append)
     await rebuild_run.rebuild_partitions(clients(run.setup), range(20), DRY_RUN, output)
     assert most == rebuild_run.TOGETHER

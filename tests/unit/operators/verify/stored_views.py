@@ -3,10 +3,10 @@
 from typing import Any
 
 from projector.domain.decision import ViewRules
-from projector.operators import verify
-from projector.operators.verify import Findings, Verifier
-from projector.operators.view_differences import Difference
-from projector.operators.view_repair import ViewRepairer
+from projector.operators.verify import comparison
+from projector.operators.verify.comparison import Findings, Verifier
+from projector.operators.verify.differences import Difference
+from projector.operators.verify.repair import ViewRepairer
 from projector.store import schema, view_diff
 from projector.store.schema import ViewRecord
 from tests import builders
@@ -24,7 +24,7 @@ NINE = schema.record_key(digest("token-9"))
 
 async def found(owned: OwnedPartition, partition: int = HOME) -> Findings:
     verifier = Verifier(owned.redis, ViewRules(LEVEL))
-    live = await verify.live_records(owned.redis, [HOME, OTHER])
+    live = await comparison.live_records(owned.redis, [HOME, OTHER])
     return await verifier.verify(partition, live)
 
 

@@ -17,9 +17,10 @@ from projector.domain.decision import ViewRules
 from projector.domain.index.fact_index import FactIndex
 from projector.domain.views import ViewId
 from projector.errors import SnapshotError
-from projector.operators import snapshot, view_differences
+from projector.operators import snapshot
 from projector.operators.snapshot import Snapshot
-from projector.operators.view_differences import Difference
+from projector.operators.verify import differences
+from projector.operators.verify.differences import Difference
 from projector.store import partition_state, record_scan, schema, view_diff
 from projector.store.silent_source import NEVER_VOUCHED
 from projector.store.view_diff import StoredValue
@@ -137,7 +138,7 @@ class Verifier:
             now = await look()
             found.unsettled.clear()
             async for each in self.differences(now, set(pending) - _jobs_with_digests(now.facts)):
-                is_in_doubt = view_differences.is_in_doubt(each, now)
+                is_in_doubt = differences.is_in_doubt(each, now)
                 (found.unsettled if is_in_doubt else found.differences).append(each)
             pending = [each.id for each in found.unsettled]
         return found
@@ -150,7 +151,7 @@ class Verifier:
             self._advance(len(page))
 
     async def _compare_page(self, look: Snapshot, ids: list[ViewId]) -> list[Difference]:
-        expected = [view_differences.expected_view(look, id_, self._rules) for id_ in ids]
+        expected = [differences.expected_view(look, id_, self._rules) for id_ in ids]
         records = await self._read_records(ids)
         named = [view for view in expected if view and view.has_pointer]
         keys = [schema.job_key(view.job) for view in named]
@@ -159,7 +160,7 @@ class Verifier:
         found = []
         for id_, view, stored in zip(ids, expected, records, strict=True):
             job_key = by_view.get(id_)
-            if mismatches := tuple(view_differences.find_mismatches(look, view, stored, job_key)):
+            if mismatches := tuple(differences.find_mismatches(look, view, stored, job_key)):
                 found.append(
                     Difference(
                         look.partition, id_, mismatches, view, stored, job_key,
@@ -170,7 +171,7 @@ class Verifier:
 
     async def _follow(self, found: list[Difference]) -> list[Difference]:
         """Read the records to which misplaced digests lead."""
-        digests = [view_differences.misplaced_digest(each) for each in found]
+        digests = [differences.misplaced_digest(each) for each in found]
         led_to = await self._read_records([digest for digest in digests if digest])
         remaining = iter(led_to)
         return [
@@ -189,9 +190,9 @@ class Verifier:
         found, more = list[Difference](), 0
         for page in _pages(ids):
             values = zip(page, await self._read_records(page), strict=True)
-            named = [view_differences.unclaimed_value(id_, stored) for id_, stored in values]
+            named = [differences.unclaimed_value(id_, stored) for id_, stored in values]
             followed = await self._follow([each for each in named if each])
-            wrong = [each for each in followed if not view_differences.is_harmless(each)]
+            wrong = [each for each in followed if not differences.is_harmless(each)]
             kept = wrong[: MAX_DIFFERENCES - len(found)]
             found += kept
             more += len(wrong) - len(kept)

@@ -20,8 +20,8 @@ from projector.domain.projection import Policy
 from projector.domain.views import ViewId
 from projector.kafka.dead_letters import DeadLetterProducer
 from projector.kafka.range_reader import Offsets, RangeReader
-from projector.operators import verify
-from projector.operators.rebuild import Rebuilt
+from projector.operators.rebuild.rebuilt_facts import Rebuilt
+from projector.operators.verify import comparison
 from projector.store import partition_state, schema
 from projector.store.checkpoint_writes import FIELDS_PER_CALL
 from projector.store.partition_store import Checkpoint, PartitionStore
@@ -151,7 +151,7 @@ def _view_id(field: bytes, raw: bytes) -> ViewId | None:
         id_ = name if kind == "token" else str(fact["data"]["digest"] or name)
     except (msgspec.DecodeError, LookupError, TypeError, RecursionError):
         return None
-    return ViewId(id_) if kind in ("job", "token") and verify.VIEW_ID.fullmatch(id_) else None
+    return ViewId(id_) if kind in ("job", "token") and comparison.VIEW_ID.fullmatch(id_) else None
 
 
 def create_owner(rebuilt: Rebuilt, clients: RebuildClients) -> Owner:

@@ -25,8 +25,8 @@ from redis.asyncio import Redis
 
 from projector.domain import fact_keys, views
 from projector.domain.views import View, ViewId, is_digest
-from projector.operators.verify import Verifier
-from projector.operators.view_differences import Difference
+from projector.operators.verify.comparison import Verifier
+from projector.operators.verify.differences import Difference
 from projector.store import lua_scripts, schema
 from projector.store.partition_count import require_partition_count
 from projector.store.schema import ViewRecord

@@ -5,10 +5,10 @@ from typing import Any
 from projector.clients.redis_servers import RedisServers
 from projector.domain.decision import ViewRules
 from projector.domain.projection import Policy
-from projector.operators import rebuild, rebuild_takeover
-from projector.operators.rebuild import Rebuilt
-from projector.operators.rebuild_takeover import Patience, RebuildClients
-from projector.operators.verify import Verifier
+from projector.operators.rebuild import rebuilt_facts, takeover
+from projector.operators.rebuild.rebuilt_facts import Rebuilt
+from projector.operators.rebuild.takeover import Patience, RebuildClients
+from projector.operators.verify.comparison import Verifier
 from projector.store import partition_state, schema
 from tests import builders
 from tests.unit.worker.owned_partition import COMPANY, PARTITION, QUICK, Setup, until
@@ -28,7 +28,7 @@ def clients(setup: Setup, patience: Patience = IMPATIENT) -> RebuildClients:
 
 async def serve(setup: Setup, facts: Rebuilt, patience: Patience = IMPATIENT) -> bool:
     tools = clients(setup, patience)
-    return await rebuild_takeover.serve(rebuild_takeover.create_owner(facts, tools), tools)
+    return await takeover.serve(takeover.create_owner(facts, tools), tools)
 
 
 async def put_in_place(setup: Setup, patience: Patience = IMPATIENT) -> bool:
@@ -38,7 +38,7 @@ async def put_in_place(setup: Setup, patience: Patience = IMPATIENT) -> bool:
 async def rebuilt(setup: Setup) -> Rebuilt:
     kafka: Any = setup.kafka
     state = await partition_state.read_partition_state(setup.redis, PARTITION)
-    ends, reported = await rebuild.find_ends(kafka, PARTITION, state)
+    ends, reported = await rebuilt_facts.find_ends(kafka, PARTITION, state)
     facts = Rebuilt(PARTITION, POLICY, kafka)
     await facts.begin(reported)
     await facts.read(ends, lambda _: None)
@@ -62,4 +62,4 @@ async def corrupt(setup: Setup, old: bytes = b'"level":30', new: bytes = b'"leve
 async def changed(setup: Setup, facts: Rebuilt) -> list[str]:
     look = await Verifier(setup.redis, ViewRules(30)).look(PARTITION)
     ours = facts.projection.facts
-    return [c.key for c in rebuild.changed_facts(look.facts, ours, look.now, 10**9)]
+    return [c.key for c in rebuilt_facts.changed_facts(look.facts, ours, look.now, 10**9)]

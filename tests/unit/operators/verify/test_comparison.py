@@ -11,13 +11,14 @@ from projector.domain.decision import ViewRules
 from projector.domain.views import ViewId
 from projector.errors import DifferentRulesError
 from projector.events.partitioning import partition_of
-from projector.operators import snapshot, verify
-from projector.operators.verify import Findings, Verifier
+from projector.operators import snapshot
+from projector.operators.verify import comparison
+from projector.operators.verify.comparison import Findings, Verifier
 from projector.store import schema
 from projector.store.partition_store import PartitionStore
 from tests import builders
 from tests.builders import digest
-from tests.unit.operators.stored_views import NINE, agents, damage, found, only
+from tests.unit.operators.verify.stored_views import NINE, agents, damage, found, only
 from tests.unit.operators.worlds import FOREVER, HOME, LEVEL, PARTITIONS, OwnedPartition
 
 
@@ -90,7 +91,7 @@ async def test_a_first_view_that_its_owner_holds_back_is_not_settled(
 async def test_more_differences_than_fit_are_counted(
     owned: OwnedPartition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "MAX_DIFFERENCES", 1)
+    monkeypatch.setattr(comparison, "MAX_DIFFERENCES", 1)
     await owned.redis.delete(NINE, schema.record_key(digest("token-8")))
     findings = await found(owned)
     assert (len(findings.differences), findings.more) == (1, 1)
@@ -103,7 +104,7 @@ async def test_a_command_with_another_minimum_role_than_the_workers_is_refused(
     with pytest.raises(
         DifferentRulesError, match=r"PROJECTOR_MINIMUM_ROLE.*developer there, none here"
     ):
-        await verifier.verify(HOME, verify.LiveRecords({HOME: []}, set()))
+        await verifier.verify(HOME, comparison.LiveRecords({HOME: []}, set()))
 
 
 async def test_a_revocation_whose_checkpoint_is_not_written_yet_is_not_undone(
@@ -179,7 +180,7 @@ async def test_a_digest_under_an_unknown_job_counts_only_if_it_leads_to_another_
     for job, held in {90: "token-9", 91: "token-8", 92: "nowhere"}.items():
         await owned.redis.set(schema.job_key(job), digest(held))
     verifier = Verifier(owned.redis, ViewRules(LEVEL))
-    live = await verify.live_records(owned.redis, [HOME])
+    live = await comparison.live_records(owned.redis, [HOME])
     await verifier.verify(HOME, live)
     unclaimed = (await verifier.unclaimed(live.others)).differences
     assert {each.job: each.grants_more for each in unclaimed} == {90: True, 91: False}
@@ -192,11 +193,11 @@ async def test_a_digest_under_an_unknown_job_counts_only_if_it_leads_to_another_
 async def test_keys_that_no_facts_name_are_counted_beyond_the_bound(
     owned: OwnedPartition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "MAX_DIFFERENCES", 1)
+    monkeypatch.setattr(comparison, "MAX_DIFFERENCES", 1)
     for job in (90, 91, 92):
         await owned.redis.set(schema.job_key(job), "x")
     verifier = Verifier(owned.redis, ViewRules(LEVEL))
-    live = await verify.live_records(owned.redis, [HOME])
+    live = await comparison.live_records(owned.redis, [HOME])
     await verifier.verify(HOME, live)
     findings = await verifier.unclaimed(live.others)
     assert (len(findings.differences), findings.more) == (1, 2)

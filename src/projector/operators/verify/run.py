@@ -9,9 +9,9 @@ from redis.asyncio import Redis
 
 from projector.domain.views import ViewId, is_digest
 from projector.errors import SnapshotError
-from projector.operators.verify import Findings, LiveRecords, Verifier
-from projector.operators.view_differences import Difference
-from projector.operators.view_repair import ViewRepairer
+from projector.operators.verify.comparison import Findings, LiveRecords, Verifier
+from projector.operators.verify.differences import Difference
+from projector.operators.verify.repair import ViewRepairer
 from projector.store.view_diff import Mismatch
 
 

@@ -20,7 +20,7 @@ from projector.events import replay_header
 from projector.events.late_events import refuse_late
 from projector.events.model import BadEvent, Event, KafkaRecord, ReplayPosition, Topic
 from projector.feed import event_file
-from projector.operators.audit import AuditFinding, compare_fact
+from projector.operators.audit.comparison import AuditFinding, compare_fact
 from projector.operators.snapshot import Snapshot
 
 if TYPE_CHECKING:

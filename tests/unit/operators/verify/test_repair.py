@@ -6,14 +6,14 @@ import pytest
 
 from projector.domain.decision import ViewRules
 from projector.errors import PartitionCountError
-from projector.operators import verify
-from projector.operators.verify import Verifier
+from projector.operators.verify import comparison
+from projector.operators.verify.comparison import Verifier
 from projector.store import schema
 from projector.store.schema import Version, ViewRecord
 from projector.store.view_diff import Mismatch
 from tests import builders
 from tests.builders import digest
-from tests.unit.operators.stored_views import NINE, agents, damage, found, only, repairer
+from tests.unit.operators.verify.stored_views import NINE, agents, damage, found, only, repairer
 from tests.unit.operators.worlds import (
     FOREVER,
     HOME,
@@ -133,7 +133,7 @@ async def test_what_is_no_record_and_belongs_to_nobody_is_deleted(owned: OwnedPa
     await owned.redis.set(schema.TOKENS + "no digest", b"x")
     await owned.redis.set(NINE, b"x")
     verifier = Verifier(owned.redis, ViewRules(LEVEL))
-    live = await verify.live_records(owned.redis, [HOME])
+    live = await comparison.live_records(owned.redis, [HOME])
     await verifier.verify(HOME, live)
     (difference,) = (await verifier.unclaimed(live.others)).differences
     assert difference.id == nobodys
@@ -320,7 +320,7 @@ async def test_what_an_unknown_job_has_no_right_to_is_deleted(
 ) -> None:
     await signed.redis.set(schema.job_key(77), held)
     verifier = Verifier(signed.redis, ViewRules(LEVEL))
-    live = await verify.live_records(signed.redis, [HOME])
+    live = await comparison.live_records(signed.redis, [HOME])
     await verifier.verify(HOME, live)
     (difference,) = (await verifier.unclaimed(live.others)).differences
     assert (difference.id, difference.job) == ("77", 77)

@@ -5,10 +5,11 @@ import json
 from projector.domain import fact_keys
 from projector.events import replay_header
 from projector.events.model import KafkaRecord, Topic
-from projector.operators import audit, audit_repair
-from projector.operators.audit_repair import RepairPlanner
+from projector.operators.audit import comparison
+from projector.operators.audit import repair as audit_repair
+from projector.operators.audit.repair import RepairPlanner
 from tests import builders
-from tests.unit.operators.audited_partition import (
+from tests.unit.operators.audit.audited_partition import (
     AFTER,
     COMPANY,
     RETENTION,
@@ -26,7 +27,7 @@ def test_a_removal_still_on_its_way_is_not_undone_by_the_repair() -> None:
     source = lines(*COMPANY)
     planner = RepairPlanner(world.look, TAKEN, RETENTION)
     (finding,) = world.findings(*COMPANY)
-    repair = planner.plan(finding, audit.line_at(source, finding.entry))
+    repair = planner.plan(finding, comparison.line_at(source, finding.entry))
     world.apply(builders.event("member.removed", {"user_id": 1, "group_id": 3}), timestamp=AFTER)
     assert repair.message is not None
     value, headers = repair.message.value, repair.message.headers
@@ -41,7 +42,7 @@ def test_a_missing_thing_whose_group_was_removed_on_its_way_does_not_come_back()
     source = lines(*COMPANY)
     planner = RepairPlanner(world.look, TAKEN, RETENTION)
     (finding,) = world.findings(*COMPANY)
-    repair = planner.plan(finding, audit.line_at(source, finding.entry))
+    repair = planner.plan(finding, comparison.line_at(source, finding.entry))
     world.apply(builders.removed("group", 3), builders.group(3), timestamp=AFTER)
     assert repair.message is not None
     offset = world.feed(json.loads(repair.message.value)).offset

@@ -11,12 +11,12 @@ from projector.domain.index.fact_index import FactIndex
 from projector.domain.projection import Policy, Projection
 from projector.events.model import KafkaRecord, Topic
 from projector.kafka.record_parser import Marker
-from projector.operators import rebuild
-from projector.operators.rebuild import FactChange, Rebuilt
+from projector.operators.rebuild import rebuilt_facts
+from projector.operators.rebuild.rebuilt_facts import FactChange, Rebuilt
 from projector.store import partition_state
 from tests import builders
 from tests.builders import digest
-from tests.unit.operators.rebuilding import FACTS, POLICY, changed, owned, rebuilt
+from tests.unit.operators.rebuild.rebuilding import FACTS, POLICY, changed, owned, rebuilt
 from tests.unit.worker.owned_partition import PARTITION, Setup, until
 
 
@@ -28,7 +28,7 @@ async def test_what_is_rebuilt_is_what_the_owner_made(setup: Setup) -> None:
 async def losses(setup: Setup) -> list[str]:
     kafka: Any = setup.kafka
     state = await partition_state.read_partition_state(setup.redis, PARTITION)
-    return await rebuild.find_losses(kafka, PARTITION, state)
+    return await rebuilt_facts.find_losses(kafka, PARTITION, state)
 
 
 async def test_nothing_is_lost_where_topics_begin_at_their_beginning(setup: Setup) -> None:
@@ -106,7 +106,7 @@ def test_what_time_alone_takes_away_is_no_change(
     message: dict[str, Any], now: int, changes: int
 ) -> None:
     for ours, theirs in [(facts_of(message), facts_of()), (facts_of(), facts_of(message))]:
-        assert len([*rebuild.changed_facts(ours, theirs, now, 10**9)]) == changes
+        assert len([*rebuilt_facts.changed_facts(ours, theirs, now, 10**9)]) == changes
 
 
 def test_a_running_job_whose_start_kafka_lost_is_a_loss() -> None:
@@ -118,12 +118,12 @@ def test_a_running_job_whose_start_kafka_lost_is_a_loss() -> None:
     lost = {
         key
         for key, fact in projection.facts.items()
-        if rebuild.is_lost_job(FactChange(key, fact, None), beginnings)
+        if rebuilt_facts.is_lost_job(FactChange(key, fact, None), beginnings)
     }
     assert lost == {fact_keys.job_key("3", 9)}
     for key, fact in projection.facts.items():
-        assert not rebuild.is_lost_job(FactChange(key, fact, None), {Topic.JOB_LIFECYCLE: 2})
-        assert not rebuild.is_lost_job(FactChange(key, fact, fact), beginnings)
+        assert not rebuilt_facts.is_lost_job(FactChange(key, fact, None), {Topic.JOB_LIFECYCLE: 2})
+        assert not rebuilt_facts.is_lost_job(FactChange(key, fact, fact), beginnings)
 
 
 async def test_jobs_without_a_digest_are_rebuilt_as_their_owner_made_them(setup: Setup) -> None:

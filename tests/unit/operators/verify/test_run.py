@@ -6,18 +6,18 @@ import pytest
 
 from projector.domain.decision import ViewRules
 from projector.errors import SnapshotError
-from projector.operators import verify
-from projector.operators.verify import Verifier
-from projector.operators.verify_run import DifferenceRow, NotComparedRow, Outcome, VerifyRun
+from projector.operators.verify import comparison
+from projector.operators.verify.comparison import Verifier
+from projector.operators.verify.run import DifferenceRow, NotComparedRow, Outcome, VerifyRun
 from projector.store import schema
 from projector.store.view_diff import Mismatch
 from tests.builders import digest
-from tests.unit.operators.stored_views import NINE, damage, found
+from tests.unit.operators.verify.stored_views import NINE, damage, found
 from tests.unit.operators.worlds import HOME, LEVEL, OTHER, OwnedPartition
 
 
 async def start(owned: OwnedPartition, *, repair: bool = False) -> VerifyRun:
-    live = await verify.live_records(owned.redis, [HOME])
+    live = await comparison.live_records(owned.redis, [HOME])
     return VerifyRun(owned.redis, Verifier(owned.redis, ViewRules(LEVEL)), live, repair=repair)
 
 
@@ -74,7 +74,7 @@ async def test_a_claim_during_the_repair_leaves_rows_and_a_partition_not_compare
 async def test_differences_beyond_the_bound_are_a_row_of_their_own(
     owned: OwnedPartition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "MAX_DIFFERENCES", 1)
+    monkeypatch.setattr(comparison, "MAX_DIFFERENCES", 1)
     await owned.redis.delete(NINE, schema.record_key(digest("token-8")))
     run = await start(owned)
     await run.verify(HOME)

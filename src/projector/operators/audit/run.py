@@ -13,9 +13,10 @@ from projector.domain import entities, fact_keys
 from projector.errors import OperatorError, SnapshotError
 from projector.events.model import Topic
 from projector.events.timestamps import to_rfc3339
-from projector.operators import audit, snapshot
-from projector.operators.audit import AuditFinding, AuditScope, Export, FactMismatch
-from projector.operators.audit_repair import Repair, RepairPlanner
+from projector.operators import snapshot
+from projector.operators.audit import comparison
+from projector.operators.audit.comparison import AuditFinding, AuditScope, Export, FactMismatch
+from projector.operators.audit.repair import Repair, RepairPlanner
 from projector.operators.snapshot import Snapshot
 from projector.store import partition_state
 from projector.store.partition_count import require_partition_count
@@ -70,7 +71,7 @@ class FindingRow(Struct, frozen=True, kw_only=True):
             offset=fact.offset if fact else None,
             timestamp=fact.timestamp if fact else None,
             sequence=fact.sequence if fact else None,
-            over_grant=audit.may_grant_more(finding),
+            over_grant=comparison.may_grant_more(finding),
             outcome=outcome,
         )
 
@@ -154,7 +155,7 @@ class AuditRun:
         """Count all findings; return those that are not newer than the export."""
         asked = self._request
         findings = []
-        for finding in audit.compare_facts(asked.export, asked.scope, look, asked.cutoff):
+        for finding in comparison.compare_facts(asked.export, asked.scope, look, asked.cutoff):
             self.counts[finding.mismatch] += 1
             if finding.mismatch is not FactMismatch.NEWER:
                 findings.append(finding)
@@ -174,7 +175,7 @@ class AuditRun:
         try:
             async with producer.sending(self._settings) as batch:
                 for finding in findings:
-                    line = audit.line_at(self._request.source, finding.entry)
+                    line = comparison.line_at(self._request.source, finding.entry)
                     repairs.append(planner.plan(finding, line))
                     if message := repairs[-1].message:
                         await batch.send(message)

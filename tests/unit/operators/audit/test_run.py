@@ -11,9 +11,9 @@ from projector.config.settings import Settings
 from projector.errors import ChangedPartitionsError, DifferentRulesError, OperatorError
 from projector.events.model import DEAD_LETTERS, Topic
 from projector.kafka import topics
-from projector.operators import audit
-from projector.operators.audit import AuditScope, FactMismatch
-from projector.operators.audit_run import (
+from projector.operators.audit import comparison
+from projector.operators.audit.comparison import AuditScope, FactMismatch
+from projector.operators.audit.run import (
     AuditRequest,
     AuditRun,
     FindingRow,
@@ -34,7 +34,7 @@ async def world() -> World:
 
 def request(*exported: dict[str, Any], taken: int | None = None, kinds: str = "") -> AuditRequest:
     source = io.BytesIO(b"\n".join(json.dumps(message).encode() for message in exported))
-    export, bad = audit.read_export(source, PARTITIONS)
+    export, bad = comparison.read_export(source, PARTITIONS)
     assert bad == []
     scope = AuditScope(frozenset(kinds.split() or export.kinds), frozenset(export.roots))
     return AuditRequest(export, scope, source, taken, 1000, repair=False)

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from projector.domain.views import ViewId
-from projector.operators import audit
-from projector.operators.audit import FactMismatch
+from projector.operators.audit import comparison
+from projector.operators.audit.comparison import FactMismatch
 from tests import builders
 from tests.builders import digest
-from tests.unit.operators.audited_partition import (
+from tests.unit.operators.audit.audited_partition import (
     AFTER,
     COMPANY,
     AuditedPartition,
@@ -140,7 +140,7 @@ def test_what_has_no_place_in_an_export_is_named_by_its_line() -> None:
         builders.group(3),
         builders.event("group.set", {"id": "x"}),
     )  # fmt: skip
-    export, bad = audit.read_export(source, 1)
+    export, bad = comparison.read_export(source, 1)
     assert [line.number for line in bad] == [3, 5, 7, 9, 13]
     assert "group.removed has no place" in bad[0].reason
     assert bad[3].reason == "line 1 has another value of the same entity"
@@ -166,9 +166,9 @@ def test_the_earliest_time_is_when_the_export_was_taken(
 
 
 def test_a_kind_that_is_none_is_named() -> None:
-    assert audit.kinds_named(["job", "user"]) == {"job", "user"}
+    assert comparison.kinds_named(["job", "user"]) == {"job", "user"}
     with pytest.raises(ValueError, match="token is no kind; give one of group, "):
-        audit.kinds_named(["token"])
+        comparison.kinds_named(["token"])
 
 
 # jobs without a digest

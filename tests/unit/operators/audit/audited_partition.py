@@ -6,9 +6,9 @@ from typing import Any
 
 from projector.domain.projection import Policy, Projection
 from projector.events.model import KafkaRecord
-from projector.operators import audit
-from projector.operators.audit import AuditFinding, AuditScope, Export, FactMismatch
-from projector.operators.audit_repair import RepairPlanner
+from projector.operators.audit import comparison
+from projector.operators.audit.comparison import AuditFinding, AuditScope, Export, FactMismatch
+from projector.operators.audit.repair import RepairPlanner
 from projector.operators.snapshot import Snapshot
 from projector.store.partition_state import PartitionState
 from projector.store.schema import Version
@@ -49,7 +49,7 @@ class AuditedPartition:
     ) -> list[AuditFinding]:
         export = exported_as(*exported)
         scope = AuditScope(frozenset(kinds.split() or export.kinds), frozenset(export.roots))
-        return list(audit.compare_facts(export, scope, self.look, cutoff))
+        return list(comparison.compare_facts(export, scope, self.look, cutoff))
 
     def repair(self, *exported: dict[str, Any], kinds: str = "") -> list[str]:
         """Apply the repairs as a worker does; return the obstacles to the others."""
@@ -57,7 +57,7 @@ class AuditedPartition:
         obstacles = []
         planner = RepairPlanner(self.look, TAKEN, RETENTION)
         repairs = [
-            planner.plan(finding, audit.line_at(source, finding.entry))
+            planner.plan(finding, comparison.line_at(source, finding.entry))
             for finding in self.findings(*exported, kinds=kinds)
             if finding.mismatch is not FactMismatch.NEWER
         ]
@@ -77,7 +77,7 @@ def lines(*messages: dict[str, Any]) -> io.BytesIO:
 
 
 def exported_as(*messages: dict[str, Any]) -> Export:
-    export, bad = audit.read_export(lines(*messages), 1)
+    export, bad = comparison.read_export(lines(*messages), 1)
     assert bad == []
     return export
 

@@ -16,7 +16,7 @@ from projector.worker import freshness_probes
 from projector.worker.dead_letter_outbox import LetterRef
 from tests import builders
 from tests.builders import digest
-from tests.unit.operators.rebuilding import (
+from tests.unit.operators.rebuild.rebuilding import (
     FACTS,
     IMPATIENT,
     changed,

@@ -19,12 +19,13 @@ from projector.events.model import Topic
 from projector.kafka import topics
 from projector.kafka.dead_letters import DeadLetterProducer
 from projector.kafka.range_reader import RangeReader
-from projector.operators import rebuild, rebuild_takeover, verify
-from projector.operators.rebuild import FactChange, Rebuilt
-from projector.operators.rebuild_takeover import RebuildClients
+from projector.operators.rebuild import rebuilt_facts, takeover
+from projector.operators.rebuild.rebuilt_facts import FactChange, Rebuilt
+from projector.operators.rebuild.takeover import RebuildClients
 from projector.operators.snapshot import Snapshot
-from projector.operators.verify import Findings, Verifier
-from projector.operators.view_differences import Difference
+from projector.operators.verify import comparison
+from projector.operators.verify.comparison import Findings, Verifier
+from projector.operators.verify.differences import Difference
 from projector.store import partition_state
 from projector.store.partition_count import read_partition_count
 from projector.store.partition_state import PartitionState
@@ -171,7 +172,7 @@ async def rebuild_partitions(
                 partition_state.refuse_other_sources(partition, state, names)
 
     async def find_losses(partition: int) -> list[str]:
-        found = await rebuild.find_losses(clients.reader, partition, states[partition])
+        found = await rebuilt_facts.find_losses(clients.reader, partition, states[partition])
         output.check(1)
         return found
 
@@ -286,7 +287,7 @@ class PartitionRun:
 
     async def _read(self, reading: Reading) -> None:
         reader = self._clients.reader
-        ends, reported = await rebuild.find_ends(reader, self._partition, self._state)
+        ends, reported = await rebuilt_facts.find_ends(reader, self._partition, self._state)
         await self._rebuilt.begin(reported)
         events = sum(max(0, ends[topic] - begin) for topic, begin in self._rebuilt.next.items())
         with reading(self._partition, events) as advance:
@@ -299,7 +300,7 @@ class PartitionRun:
         try:
             views = await self._compare_views(looks)
             if len(looks) == 1:
-                await asyncio.sleep(verify.PAUSE_S)
+                await asyncio.sleep(comparison.PAUSE_S)
                 await self._look(looks)
         except SnapshotError as error:
             self.found.append(NotCompared(partition=self._partition, reason=str(error)))
@@ -328,7 +329,8 @@ class PartitionRun:
         retention_ms = self._clients.policy.tombstone_retention_ms
         # By the earlier of two clocks: by a wrong one, lost jobs would count as expired.
         now = min(look.now, int(time.time() * 1000))
-        changes = rebuild.changed_facts(look.facts, rebuilt.projection.facts, now, retention_ms)
+        ours, theirs = look.facts, rebuilt.projection.facts
+        changes = rebuilt_facts.changed_facts(ours, theirs, now, retention_ms)
         looks.append({change.key: change for change in changes})
         return look
 
@@ -337,7 +339,7 @@ class PartitionRun:
         for key, change in last.items():
             if key in before and before[key].stored == change.stored:
                 self._counts.facts += 1
-                self._lost_jobs += rebuild.is_lost_job(change, self._rebuilt.beginnings)
+                self._lost_jobs += rebuilt_facts.is_lost_job(change, self._rebuilt.beginnings)
                 self.found.append(
                     FactDifference(
                         partition=self._partition, what=f"fact {_kind(change)}", key=key,
@@ -357,8 +359,8 @@ class PartitionRun:
 
     async def _put_in_place(self) -> InPlace:
         for _ in range(ATTEMPTS):
-            owner = rebuild_takeover.create_owner(self._rebuilt, self._clients)
-            claimed = await rebuild_takeover.serve(owner, self._clients)
+            owner = takeover.create_owner(self._rebuilt, self._clients)
+            claimed = await takeover.serve(owner, self._clients)
             if owner.is_serving:
                 facts = len(self._rebuilt.projection.facts)
                 return InPlace(partition=self._partition, facts=facts, claimed=claimed)

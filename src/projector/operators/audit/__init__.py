@@ -1,0 +1,1 @@
+"""The audit: facts compared with an upstream export, and repaired by events."""

@@ -1,0 +1,1 @@
+"""The rebuild: facts read from Kafka again, compared, and put in place."""
