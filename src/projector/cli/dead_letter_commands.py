@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import typer
 from redis.asyncio import Redis
 
+from projector.cli.display.columns import UNKNOWN, known
 from projector.cli.terminal import (
     WRONG,
     as_json,
@@ -35,8 +36,6 @@ from projector.operators.dead_letter_reader import (
 )
 from projector.operators.dead_letter_replay import Replay, prepare_replay, send_replays
 from projector.store.replay_marks import FirstLetters, remove_marks, write_marks
-
-UNKNOWN: Final = "?"
 
 
 def show(letter: str, *, json: bool) -> None:
@@ -153,17 +152,13 @@ def _text(content: bytes | None) -> str | None:
         return None
 
 
-def _known(value: object) -> str:
-    return UNKNOWN if value is None else str(value)
-
-
 def _shown(letter: Letter) -> Iterator[str]:
     found = letter.summary()
-    topic, partition, offset = map(_known, (found.topic, found.partition, found.offset))
+    topic, partition, offset = map(known, (found.topic, found.partition, found.offset))
     original_time = UNKNOWN if found.timestamp is None else to_rfc3339(found.timestamp)
     yield f"letter     {letter.id}"
-    yield f"refused    {_known(found.time)}"
-    yield f"reason     {_known(letter.finding('reason'))}"
+    yield f"refused    {known(found.time)}"
+    yield f"reason     {known(letter.finding('reason'))}"
     yield f"original   {topic} partition {partition}, offset {offset}, of {original_time}"
     yield f"key        {_raw(letter.key)}"
     for name, content in letter.original_headers:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import typer
 
-from projector.cli.display.columns import columns
+from projector.cli.display.columns import columns, known
 from projector.cli.terminal import (
     as_json,
     load_settings,
@@ -30,7 +30,6 @@ from projector.operators.dead_letter_reader import (
 )
 from projector.store.replay_marks import read_marks
 
-UNKNOWN: Final = "?"
 HEADER: Final = ("LETTER", "REFUSED", "TYPE", "SOURCE", "ORIGINAL", "REASON")
 REPLAYED: Final = "REPLAYED"
 GROUP_HEADER: Final = ("LETTERS", "FIRST", "LAST", "LATEST")
@@ -92,18 +91,18 @@ def _rows(letters: list[LetterSummary], chosen: Chosen) -> list[tuple[str, ...]]
 
 
 def _cells(letter: LetterSummary, *, replayed: bool) -> tuple[str, ...]:
-    position = f"{_known(letter.topic)}/{_known(letter.partition)}:{_known(letter.offset)}"
+    position = f"{known(letter.topic)}/{known(letter.partition)}:{known(letter.offset)}"
     more = (letter.replayed or "-",) if replayed else ()
     cells = (
-        letter.id, _time(letter.time), _known(letter.type), _known(letter.source), position,
-        *more, _known(letter.reason),
+        letter.id, _time(letter.time), known(letter.type), known(letter.source), position,
+        *more, known(letter.reason),
     )  # fmt: skip
     return tuple(map(escape_control_chars, cells))
 
 
 def _group_rows(by: GroupBy, groups: list[LetterGroup]) -> list[tuple[str, ...]]:
     rows = [
-        (str(g.letters), _time(g.first), _time(g.last), g.latest, _known(g.value)) for g in groups
+        (str(g.letters), _time(g.first), _time(g.last), g.latest, known(g.value)) for g in groups
     ]
     return [(*GROUP_HEADER, by.upper()), *(tuple(map(escape_control_chars, r)) for r in rows)]
 
@@ -118,8 +117,4 @@ def _summary(found: LatestLetters, chosen: Chosen) -> str:
 
 
 def _time(text: str | None) -> str:
-    return _MILLISECONDS.sub("Z", _known(text))
-
-
-def _known(value: object) -> str:
-    return UNKNOWN if value is None else str(value)
+    return _MILLISECONDS.sub("Z", known(text))

@@ -78,7 +78,6 @@ def _warn(path: str, lines: Sequence[tuple[int, str]]) -> None:
 
 def _wait(settings: Settings, positions: "Positions", wait_s: float) -> None:
     """Wait until answers contain the events; end the command with the reasons if time runs out."""
-
     from projector.feed import applied
     from projector.kafka.topic_ids import read_topic_ids
 

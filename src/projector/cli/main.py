@@ -44,7 +44,7 @@ class Commands(TyperGroup):
 
     def list_commands(self, _ctx: Any) -> list[str]:
         """Return the names in the order in which the commands were added, groups too."""
-        order = [LOOK, FEED, RUN, MEND, SET_UP]
+        order = [LOOK, FEED, RUN, REPAIR, SET_UP]
         return sorted(self.commands, key=lambda name: order.index(_heading(self.commands[name])))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -72,7 +72,7 @@ app = typer.Typer(
 )
 # `--help` lists the commands in this order, under these headings. A description that is longer
 # than 50 characters would be cut on a terminal of 80 columns.
-LOOK, FEED, RUN, MEND, SET_UP = "Look", "Feed", "Run", "Mend", "Set up"
+LOOK, FEED, RUN, REPAIR, SET_UP = "Look", "Feed", "Run", "Repair", "Set up"
 
 
 def _add(name: str, heading: str, about: str, command: Callable[..., None]) -> None:
@@ -93,10 +93,10 @@ _add("worker", RUN, "Consume the topics, keep the views up to date.", serve.work
 _add("api", RUN, "Answer lookups over HTTP.", serve.api)
 _add("ops", RUN, "Serve the operators' page alone, at /ops/.", serve.ops)
 _add("dev", RUN, "Run everything here, in memory, to try it.", serve.dev)
-_add_group("dead-letters", MEND, "List, show and replay refused events.", dead_letters.app)
-_add("verify", MEND, "Compare the views with the facts.", checks.verify)
-_add("audit", MEND, "Compare the facts with an upstream export.", checks.audit)
-_add("rebuild", MEND, "Rebuild facts and views from the topics.", rebuild.rebuild_partitions)
+_add_group("dead-letters", REPAIR, "List, show and replay refused events.", dead_letters.app)
+_add("verify", REPAIR, "Compare the views with the facts.", checks.verify)
+_add("audit", REPAIR, "Compare the facts with an upstream export.", checks.audit)
+_add("rebuild", REPAIR, "Rebuild facts and views from the topics.", rebuild.rebuild_partitions)
 _add("topics", SET_UP, "Create the missing topics, check the others.", events.topics)
 _add("schemas", SET_UP, "Print the contract for events, as AsyncAPI.", events.schemas)
 

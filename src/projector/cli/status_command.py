@@ -50,7 +50,7 @@ WIDTH: Final = 200
 
 
 class Trouble(NamedTuple):
-    """The reason for a missing status, and the time of the last one, if any (ms, this machine)."""
+    """The cause of a missing status; its `since` is the time of the last one (ms, this machine)."""
 
     cause: Cause
 

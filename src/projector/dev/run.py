@@ -103,7 +103,7 @@ async def _until_fresh(settings: Settings, port: int) -> None:
             are_named = True
             log.warning("not ready before heartbeats come", kafka=settings.kafka,
                         redis=settings.redis_place, sources=silent,
-                        advice="start the sender of each source")  # fmt: skip
+                        advice="start the feeder of each source")  # fmt: skip
         await asyncio.sleep(0.1)
 
 

@@ -11,7 +11,7 @@ import pytest
 from projector.cli.main import app
 from tests.unit.cli.runner import run
 
-HEADINGS = ["Look:", "Feed:", "Run:", "Mend:", "Set up:"]
+HEADINGS = ["Look:", "Feed:", "Run:", "Repair:", "Set up:"]
 
 
 def sections() -> dict[str, list[str]]:

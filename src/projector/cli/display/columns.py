@@ -1,6 +1,14 @@
 """Columns of text, as wide as what is in them."""
 
 from collections.abc import Iterator, Sequence
+from typing import Final
+
+UNKNOWN: Final = "?"
+
+
+def known(value: object) -> str:
+    """Write the value, or `UNKNOWN` for None."""
+    return UNKNOWN if value is None else str(value)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:

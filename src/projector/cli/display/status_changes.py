@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from projector.cli.display.status_display import runs, waiting_for
+from projector.cli.display.status_display import ranges, waiting_for
 from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
 from projector.operators.status_model import Cause, PartitionHealth, PartitionStatus, Status
@@ -45,7 +45,7 @@ def _partitions(before: Status | None, now: Status) -> Iterator[str]:
         some = "" if len(partitions) == 1 else "s"
         ages = [p.age for p in partitions if p.age is not None]
         age = f"{max(ages):.1f} s" if ages else "-"
-        numbers = runs(p.partition for p in partitions)
+        numbers = ranges(p.partition for p in partitions)
         yield f"partition{some} {numbers}: {state}, age {age}, owner {owner or 'none'}"
 
 

@@ -167,7 +167,7 @@ def _cells(partitions: Sequence[PartitionStatus]) -> tuple[str, ...]:
     rates = [p.rates for p in partitions if p.rates]
     slowest = [r.revocation_p99 for r in rates if r.revocation_p99 is not None]
     return (
-        runs(p.partition for p in partitions),
+        ranges(p.partition for p in partitions),
         partitions[0].state,
         _seconds(max((p.age for p in partitions if p.age is not None), default=None)),
         _number(_sum(sum(p.lag.values()) for p in partitions if p.lag is not None)),
@@ -184,7 +184,7 @@ def _sum(values: Iterable[int | None]) -> int | None:
     return sum(known) if known else None
 
 
-def runs(numbers: Iterable[int]) -> str:
+def ranges(numbers: Iterable[int]) -> str:
     """Write `0-7, 9`."""
     return ", ".join(number_ranges(numbers, "..."))
 
@@ -222,7 +222,7 @@ def waiting_for(source: SourceStatus, status: Status) -> str:
         return "none"
     if count == len(status.partitions):
         return f"all {count}"
-    return f"{count}: {runs(source.waiting)}"
+    return f"{count}: {ranges(source.waiting)}"
 
 
 # sentences

@@ -95,7 +95,7 @@ def dev(
 
     Kafka or Redis are not embedded where PROJECTOR_KAFKA or PROJECTOR_REDIS_URL name others. What
     is embedded is gone when it stops. Prints `ready api=... kafka=... redis=...` when every
-    partition is fresh. With PROJECTOR_SOURCES that is once heartbeats come; their senders find
+    partition is fresh. With PROJECTOR_SOURCES that is once heartbeats come; their feeders find
     Kafka's address in the log. On a terminal the worker and the API log warnings alone, unless
     PROJECTOR_LOG_LEVEL is set.
 
