@@ -13,7 +13,7 @@ from api.ops.auth import AccessRefusedError, LoopbackAccess
 from api.ops.letter_groups import group_letters
 from api.ops.partition_rows import fold_workers, listed_partitions
 from api.ops.routes import Access, create_routes
-from projector.operators.dead_letter_reader import LetterSummary
+from projector.operators.dead_letters.letters import LetterSummary
 from projector.operators.status_model import Status
 from projector.ports import free_port, is_listening
 from tests.integration.servers import eventually

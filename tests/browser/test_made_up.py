@@ -8,7 +8,7 @@ from selenium.webdriver import ActionChains, Keys
 
 from api.ops.auth import AccessRefusedError, TokenAccess
 from projector.events.model import Topic
-from projector.operators.dead_letter_reader import LetterSummary
+from projector.operators.dead_letters.letters import LetterSummary
 from projector.operators.status_model import Status
 from tests.browser.browser import DESKTOP, PHONE, Browser
 from tests.browser.made_up_page import MadeUpSource, serving

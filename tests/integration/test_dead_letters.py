@@ -10,7 +10,7 @@ from api.ops import data
 from projector.config.settings import Settings
 from projector.events.model import Topic
 from projector.events.partitioning import partition_of
-from projector.operators import dead_letter_reader
+from projector.operators.dead_letters import reader
 from tests import builders
 from tests.integration.deployment import PARTITIONS, Deployment
 from tests.integration.servers import eventually
@@ -274,7 +274,7 @@ def test_the_operators_page_reads_no_more_than_the_latest(
         deployment.produce(b"{}", topic="dead-letters", partition=0, headers=reason)
 
     async def read() -> list[int]:
-        async with dead_letter_reader.open_dead_letters(settings) as box:
+        async with reader.open_dead_letters(settings) as box:
             return [letter.id.offset async for letter in box.read(data.MOST_LETTERS)]
 
     assert asyncio.run(read()) == [3, 4, 5]

@@ -25,7 +25,8 @@ from projector.clients import redis_client
 from projector.clients.redis_access import redis_reason
 from projector.config.settings import Settings
 from projector.errors import OperatorError, TemporaryError, TooManyFactsError, UnknownJobError
-from projector.operators import dead_letter_reader, explain
+from projector.operators import explain
+from projector.operators.dead_letters import reader
 from projector.operators.diagnosis.servers import redis_cause
 from projector.operators.kafka_lag import EndOffsetPoller
 from projector.operators.status import deployment_of, read_status
@@ -267,7 +268,7 @@ async def read_letters(
     found: dict[str, Any]
     try:
         async with asyncio.timeout(LETTERS_TIMEOUT_S):
-            latest = await dead_letter_reader.read_latest(settings, MOST_LETTERS, places=places)
+            latest = await reader.read_latest(settings, MOST_LETTERS, places=places)
         groups = group_letters(latest.letters[::-1])
         found = {"groups": msgspec.to_builtins(groups), "shown": len(latest.letters)}
     except OperatorError as error:

@@ -5,8 +5,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from projector.operators.dead_letter_groups import GroupBy, common_values
-from projector.operators.dead_letter_reader import LetterSummary
+from projector.operators.dead_letters.group_by import GroupBy
+from projector.operators.dead_letters.groups import common_values
+from projector.operators.dead_letters.letters import LetterSummary
 
 # Letters of one group; `projector dead-letters list` prints all.
 MAX_LISTED: Final = 20

@@ -29,12 +29,9 @@ from projector.config.settings import Settings
 from projector.events.model import MAX_EVENT_BYTES, BadEvent, Topic
 from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
-from projector.operators.dead_letter_reader import (
-    Letter,
-    LetterId,
-    open_dead_letters,
-)
-from projector.operators.dead_letter_replay import Replay, prepare_replay, send_replays
+from projector.operators.dead_letters.letters import Letter, LetterId
+from projector.operators.dead_letters.reader import open_dead_letters
+from projector.operators.dead_letters.replay import Replay, prepare_replay, send_replays
 from projector.store.replay_marks import FirstLetters, remove_marks, write_marks
 
 

@@ -21,13 +21,14 @@ from projector.cli.terminal import (
 from projector.config.settings import Settings
 from projector.events.model import Topic
 from projector.log import escape_control_chars
-from projector.operators.dead_letter_groups import GroupBy, LetterGroup, read_groups
-from projector.operators.dead_letter_reader import (
+from projector.operators.dead_letters.group_by import GroupBy
+from projector.operators.dead_letters.groups import LetterGroup, read_groups
+from projector.operators.dead_letters.letters import (
     LatestLetters,
     LetterFilter,
     LetterSummary,
-    read_latest,
 )
+from projector.operators.dead_letters.reader import read_latest
 from projector.store.replay_marks import read_marks
 
 HEADER: Final = ("LETTER", "REFUSED", "TYPE", "SOURCE", "ORIGINAL", "REASON")
@@ -46,15 +47,14 @@ class Chosen(NamedTuple):
     everything: bool
 
 
-def list_letters(last: int, chosen: Chosen, group_by: str | None, *, json: bool) -> None:
+def list_letters(last: int, chosen: Chosen, by: GroupBy | None, *, json: bool) -> None:
     """List the latest letters, or the groups of all."""
     settings = load_settings()
     selected = LetterFilter(
         chosen.topic, chosen.partition, chosen.reason, waiting=not chosen.everything
     )
     places = run_command(settings, _places(settings))
-    if group_by is not None:
-        by = GroupBy(group_by)
+    if by is not None:
         groups = run_command(settings, read_groups(settings, by, selected, places))
         _show(groups, _group_rows(by, groups), json=json)
         return

@@ -24,7 +24,7 @@ from projector.kafka.broker_protocol import (
     ask_leaders,
     id_of,
 )
-from projector.operators.dead_letter_reader import find_first
+from projector.operators.dead_letters.reader import find_first
 from projector.operators.status import Ends, KafkaAnswer
 from projector.operators.status_model import KafkaFault, KafkaTrouble
 

@@ -6,10 +6,8 @@ import pytest
 
 from projector.cli import dead_letter_commands, dead_letter_list
 from projector.cli.terminal import OUTAGE, WRONG
-from projector.cli.usage.dead_letters import Attribute
 from projector.config.settings import Settings
-from projector.operators.dead_letter_groups import GroupBy
-from projector.operators.dead_letter_reader import LatestLetters, LetterSummary
+from projector.operators.dead_letters.letters import LatestLetters, LetterSummary
 from tests.unit.cli.runner import NOT_LISTENING, run
 
 
@@ -64,7 +62,3 @@ def test_a_list_has_columns_with_headings_and_escapes_what_it_shows(
     assert run("dead-letters", "list").stdout.splitlines()[-1] == (
         "2 shown of 2 that match, 3 dead letters in all; 1 replayed, listed with --all"
     )
-
-
-def test_the_usage_names_every_attribute_that_letters_are_grouped_by() -> None:
-    assert [*map(str, Attribute)] == [*map(str, GroupBy)]

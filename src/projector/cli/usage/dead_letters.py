@@ -1,21 +1,12 @@
 """Usage of `projector dead-letters`."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from projector.cli.usage.options import AsJson
 from projector.events.model import Topic
-
-
-class Attribute(StrEnum):
-    """The field that the letters of a group have in common."""
-
-    REASON = "reason"
-    TYPE = "type"
-    SOURCE = "source"
-
+from projector.operators.dead_letters.group_by import GroupBy
 
 app = typer.Typer(
     help="Events that were refused: list, show, replay.",
@@ -37,7 +28,7 @@ def list_letters(  # noqa: PLR0913  one for each option
         bool, typer.Option("--all", help="With the letters that were replayed.")
     ] = False,
     group_by: Annotated[
-        Attribute | None,
+        GroupBy | None,
         typer.Option(help="Count the letters with the same value instead; all that match."),
     ] = None,
     as_json: AsJson = False,

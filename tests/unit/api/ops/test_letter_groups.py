@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from api.ops.letter_groups import MAX_LISTED, group_letters
-from projector.operators.dead_letter_reader import LetterSummary
+from projector.operators.dead_letters.letters import LetterSummary
 
 LETTER = LetterSummary(
     id="0:9", time="2026-11-29T11:49:10Z", topic="membership", reason="user 7 is missing",

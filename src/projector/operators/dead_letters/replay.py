@@ -15,7 +15,7 @@ from projector.events.redaction import REDACTED, Headers
 from projector.feed.event_file import decode_strictly
 from projector.feed.producer import CONTENT_TYPE, MAX_REQUEST_BYTES
 from projector.kafka.dead_letters import MAX_ORIGINAL_BYTES
-from projector.operators.dead_letter_reader import Letter, LetterId
+from projector.operators.dead_letters.letters import Letter, LetterId
 
 GIVE_CORRECTED: Final = "give the whole event, corrected, with --event FILE"
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from projector.operators import dead_letter_groups
-from projector.operators.dead_letter_groups import GroupBy, LetterGroup, LetterGroups
-from projector.operators.dead_letter_reader import LetterSummary
+from projector.operators.dead_letters import groups
+from projector.operators.dead_letters.group_by import GroupBy
+from projector.operators.dead_letters.groups import LetterGroup, LetterGroups
+from projector.operators.dead_letters.letters import LetterSummary
 
 
 def letter(number: int, reason: str, source: str | None = None) -> LetterSummary:
@@ -41,7 +42,7 @@ def test_letters_are_grouped_by_type_and_by_source_too() -> None:
 
 
 def test_groups_beyond_the_bound_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dead_letter_groups, "MAX_GROUPS", 2)
+    monkeypatch.setattr(groups, "MAX_GROUPS", 2)
     letters = [letter(n, "r" * n) for n in range(1, 6)]
     found = grouped(GroupBy.REASON, *letters)
     assert [(g.value, g.letters) for g in found] == [("(others)", 3), ("r", 1), ("rr", 1)]

@@ -10,8 +10,8 @@ from projector.events.model import BadEvent, KafkaRecord, ReplayPosition, Topic
 from projector.events.partitioning import partition_of
 from projector.events.replay_header import HEADER
 from projector.kafka.dead_letters import PREFIX, DeadLetter, compose_dead_letter
-from projector.operators.dead_letter_reader import Letter, LetterId
-from projector.operators.dead_letter_replay import Replay, prepare_replay
+from projector.operators.dead_letters.letters import Letter, LetterId
+from projector.operators.dead_letters.replay import Replay, prepare_replay
 from tests import builders
 from tests.builders import NOW
 

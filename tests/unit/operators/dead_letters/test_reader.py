@@ -10,8 +10,9 @@ from projector.config.settings import Settings
 from projector.errors import LetterError
 from projector.events.model import Topic
 from projector.kafka.dead_letters import PREFIX
-from projector.operators import dead_letter_reader
-from projector.operators.dead_letter_reader import Letter, LetterFilter, LetterId, read_latest
+from projector.operators.dead_letters import reader
+from projector.operators.dead_letters.letters import Letter, LetterFilter, LetterId
+from projector.operators.dead_letters.reader import read_latest
 
 
 def letter(name: str, timestamp_ms: int, **finding: object) -> Letter:
@@ -43,7 +44,7 @@ def bounds(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
     async def opened(_settings: Settings) -> AsyncIterator[Any]:
         yield Reader()
 
-    monkeypatch.setattr(dead_letter_reader, "open_dead_letters", opened)
+    monkeypatch.setattr(reader, "open_dead_letters", opened)
     return asked
 
 

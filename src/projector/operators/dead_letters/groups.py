@@ -2,26 +2,19 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from enum import StrEnum
 from typing import Final
 
 from msgspec import Struct
 
 from projector.config.settings import Settings
-from projector.operators.dead_letter_reader import LetterFilter, LetterSummary, open_dead_letters
+from projector.operators.dead_letters.group_by import GroupBy
+from projector.operators.dead_letters.letters import LetterFilter, LetterSummary
+from projector.operators.dead_letters.reader import open_dead_letters
 
 # Bounds the memory that hostile letters take, each with a reason of its own.
 MAX_GROUPS: Final = 1000
 OTHERS: Final = "(others)"
 _NUMBER: Final = re.compile(r"\d+")
-
-
-class GroupBy(StrEnum):
-    """The attribute that the letters of a group have in common."""
-
-    REASON = "reason"
-    TYPE = "type"
-    SOURCE = "source"
 
 
 def common_values(letter: LetterSummary, by: Iterable[GroupBy]) -> tuple[str | None, ...]:

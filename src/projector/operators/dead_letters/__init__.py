@@ -1,0 +1,1 @@
+"""Dead letters: listed, grouped, and sent again."""
