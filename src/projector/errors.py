@@ -49,9 +49,9 @@ api/ops/auth, `RedisRefusedError` in api/ops/data, `OverloadedError` in api/read
 `UnprovenError` in api/proofs, `RefusedTokenError` in api/tokens/signed_tokens,
 `UnverifiableTokenError` in api/tokens/signed_tokens, `ClockError` in clients/trusted_clock,
 `StateInUseError` in gitlab/mapping/state_file, `RefusedRequestError` in ingest/refusals,
-`WrongFeedersError` in ingest/feeders, `OutboxFullError` in gitlab/stream, `RepublishedError` in
-gitlab/stream_source, and `UnreachableError` in gitlab/setup/check. clients/retry lists the
-exceptions of clients that count as outages.
+`WrongFeedersError` in ingest/feeders, `OutboxFullError` in gitlab/stream/batches,
+`RepublishedError` in gitlab/stream/source, and `UnreachableError` in gitlab/setup/check.
+clients/retry lists the exceptions of clients that count as outages.
 """
 
 

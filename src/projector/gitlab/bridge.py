@@ -34,7 +34,7 @@ from projector.gitlab.self_check import check_forever
 from projector.gitlab.sender import Sender
 from projector.gitlab.source import Source, databases
 from projector.gitlab.source_heartbeats import SourceHeartbeats
-from projector.gitlab.stream_source import StreamSource
+from projector.gitlab.stream.source import StreamSource
 from projector.kafka import topics
 from projector.kafka.range_reader import RangeReader
 from projector.process import refuse_stray_cancellation, until_signalled

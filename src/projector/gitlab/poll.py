@@ -20,7 +20,7 @@ from projector.gitlab.resume import Reason, reason_to_fill
 from projector.gitlab.sender import Sender
 from projector.gitlab.setup.access import explained_access, in_one_line
 from projector.gitlab.source import MAIN, SERVER, Database, layout, report_snapshot
-from projector.gitlab.stream import MAX_UNSENT
+from projector.gitlab.stream.batches import MAX_UNSENT
 
 # The tables whose changes cannot wait for a round of all: who runs jobs, and whether they may.
 JOB_TABLES: Final = frozenset({*CI_TABLES, "job_environments", "users"} & TABLES.keys())

@@ -10,8 +10,7 @@ from pydantic import SecretStr
 
 from projector.config.gitlab_settings import GitlabSettings
 from projector.errors import StateError
-from projector.gitlab import resume, stream_source
-from projector.gitlab.look import Looker, Sight
+from projector.gitlab import resume
 from projector.gitlab.mapping.state import Position, State
 from projector.gitlab.mapping.tables import Change
 from projector.gitlab.memory import Memory
@@ -21,7 +20,9 @@ from projector.gitlab.postgres.pieces import Piece
 from projector.gitlab.postgres.replication import Identity, Replication, SlotStatus
 from projector.gitlab.resume import Reason
 from projector.gitlab.source import databases, layout
-from projector.gitlab.stream_source import StreamSource, may_have_builds
+from projector.gitlab.stream import source as stream_source
+from projector.gitlab.stream.look import Looker, Sight
+from projector.gitlab.stream.source import StreamSource, may_have_builds
 from tests.unit.gitlab.test_self_check import Outbox
 
 SETTINGS = GitlabSettings(database=SecretStr("host=nowhere"))

@@ -4,11 +4,11 @@ import asyncio
 import time
 from typing import Final
 
-from projector.gitlab.look import Looker
 from projector.gitlab.mapping.state import Mark
 from projector.gitlab.memory import Memory
 from projector.gitlab.own_thread import OwnThread
 from projector.gitlab.source import MAIN
+from projector.gitlab.stream.look import Looker
 
 # Between two readings of PostgreSQL's catalogs: grants and the publication may be changed.
 CHECK_S: Final = 3600.0

@@ -20,8 +20,6 @@ from projector.errors import (
     TemporaryError,
 )
 from projector.gitlab import resume
-from projector.gitlab.live_settings import LiveSettings
-from projector.gitlab.look import Looker, Sight
 from projector.gitlab.lost_state import OLD_STATE
 from projector.gitlab.mapping.state import Position
 from projector.gitlab.memory import Memory
@@ -34,8 +32,10 @@ from projector.gitlab.resume import Reason
 from projector.gitlab.sender import Sender
 from projector.gitlab.setup.access import explained_access, in_one_line
 from projector.gitlab.source import BUILDS, CI, MAIN, SERVER, Database, layout
-from projector.gitlab.stream import OutboxFullError, Stream
-from projector.gitlab.stream_snapshot import take_snapshot
+from projector.gitlab.stream.batches import OutboxFullError, Stream
+from projector.gitlab.stream.live_settings import LiveSettings
+from projector.gitlab.stream.look import Looker, Sight
+from projector.gitlab.stream.snapshot import take_snapshot
 from projector.process import refuse_stray_cancellation
 
 log = structlog.get_logger()

@@ -1,0 +1,1 @@
+"""Logical replication of GitLab's databases, and snapshots where it cannot go on."""
