@@ -145,7 +145,7 @@ def dev(port: int, *, example: bool) -> None:
 
 
 def _example() -> "Visit":
-    """Remove the settings of the shell, and return what shows the example."""
+    """Remove the settings of the shell; return the function that shows the example."""
     from projector.dev.example import drop_settings, show_example
 
     if names := drop_settings():

@@ -31,7 +31,7 @@ C = TypeVar("C", bound=Client)
 
 
 async def started(client: C) -> C:
-    """Start the client and return it; a failed start would leave connections open."""
+    """Start the client and return it; stop it if that fails, or connections would stay open."""
     try:
         await client.start()
     except BaseException:

@@ -58,7 +58,7 @@ async def _run(settings: Settings, port: int, visit: Visit | None) -> None:
 
 
 async def _until_an_end(ready: asyncio.Task[None], running: list[asyncio.Task[Any]]) -> None:
-    """Wait until one of the running ends, which may be before all is ready."""
+    """Wait until one of the running tasks ends, perhaps before all is ready."""
     try:
         await asyncio.wait([ready, *running], return_when=asyncio.FIRST_COMPLETED)
         if ready.done():

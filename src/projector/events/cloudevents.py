@@ -277,7 +277,7 @@ def _data_refusal(error: Exception, raw: bytes, binary: bool, decoder: Decoder[A
 
 
 def _refusal(error: Exception, value: bytes, where: str, decoder: Decoder[Any]) -> BadEvent:
-    """Turn an error of msgspec into a reason for the event's sender."""
+    """Turn an error of msgspec into a reason for the event's feeder."""
     if isinstance(error, msgspec.ValidationError):
         return BadEvent("; ".join(_faults_of(value, error, decoder)).replace("`$", f"`{where}"))
     if isinstance(error, RecursionError):
@@ -286,7 +286,7 @@ def _refusal(error: Exception, value: bytes, where: str, decoder: Decoder[Any]) 
 
 
 def _faults_of(value: bytes, error: Exception, decoder: Decoder[Any]) -> list[str]:
-    """Return all faults, or that of msgspec alone where its value is JSON up to there."""
+    """Return all faults; where the rest of the value is not JSON, only the one that msgspec met."""
     with suppress(*_UNREADABLE):
         if found := find_faults(decoder.type, msgspec.json.decode(value), from_wire):
             return found

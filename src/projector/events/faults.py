@@ -1,4 +1,4 @@
-"""Faults of a value against its type, in sentences for the event's sender."""
+"""Faults of a value against its type, in sentences for the event's feeder."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from projector.events.model import PATTERNS
 
-# A sender corrects these first; more would only fill logs and headers.
+# A feeder corrects these first; more would only fill logs and headers.
 MAX_FAULTS: Final = 8
 
 _NAMES: Final = {
@@ -50,7 +50,7 @@ def _faults(kind: Any, value: object, place: str, from_wire: FromWire) -> Iterat
         is_good = False
         yield fault
     if is_good:
-        # Of several fields together.
+        # The type may still forbid fields that do not go together.
         yield from _first_fault(kind, value, place, from_wire)
 
 

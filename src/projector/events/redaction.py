@@ -224,7 +224,6 @@ def _secret_field(tree: Any) -> str | None:
         else:
             for child in node:
                 if isinstance(child, _CONTAINERS):
-                    # An empty one holds nothing.
                     if child:
                         pending.append((name, child))
                 elif isinstance(child, str) and _has_token(child):

@@ -87,7 +87,7 @@ class Batch:
         return dict(self._positions)
 
     async def abandon(self, timeout_s: float) -> bool:
-        """Wait until no message is on its way, acknowledged or not; whether that was in time."""
+        """Wait until no message is on its way; return whether that was in time."""
         waiting = [sent for *_, sent in self._waiting]
         self._clear()
         return not waiting or not (await asyncio.wait(waiting, timeout=timeout_s))[1]

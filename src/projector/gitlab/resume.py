@@ -7,7 +7,7 @@ from projector.gitlab.postgres.replication import Identity, SlotStatus
 
 
 class Reason(NamedTuple):
-    """The reason to read all tables anew: a word for the metric, a sentence for the log."""
+    """The reason to read all tables again: a word for the metric, a sentence for the log."""
 
     label: str
     sentence: str

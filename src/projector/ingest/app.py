@@ -75,7 +75,7 @@ def _events(intake: Intake) -> APIRouter:
         name, response = await _answer(intake, request)
         seconds = time.monotonic() - began
         metrics.REQUESTS.labels(name, str(response.status_code)).observe(seconds)
-        if name != metrics.NOBODY:
+        if name != metrics.NO_FEEDER:
             log.info("request", feeder=name, status=response.status_code, seconds=round(seconds, 3))
         return response
 
@@ -84,7 +84,7 @@ def _events(intake: Intake) -> APIRouter:
 
 async def _answer(intake: Intake, request: Request) -> tuple[str, Response]:
     """Return the name of the token and the answer."""
-    name, body = metrics.NOBODY, RequestBody(request)
+    name, body = metrics.NO_FEEDER, RequestBody(request)
     try:
         feeder = intake.find_feeder(request)
         name = feeder.name

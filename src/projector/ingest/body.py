@@ -27,7 +27,7 @@ class RequestBody:
         self._may_come = "expect" not in request.headers
 
     def length(self, mode: Mode) -> int:
-        """Return its length, or the most of its mode where the client names none.
+        """Return the length of the body; where the client names none, the most of its mode.
 
         Raises `RefusedRequestError` if it is too long.
         """
@@ -40,7 +40,7 @@ class RequestBody:
         return int(given)
 
     async def read(self, mode: Mode) -> bytes:
-        """Read it whole; raises `RefusedRequestError` if it is too long, too slow or incomplete."""
+        """Read the body; raises `RefusedRequestError` if it is too long, too slow or incomplete."""
         body = bytearray()
         self._may_come = True
         try:
@@ -59,7 +59,7 @@ class RequestBody:
         return bytes(body)
 
     async def discard(self) -> bool:
-        """Read what is left of it; whether that was all."""
+        """Read the rest of the body; return whether that was all of it."""
         if self._is_complete or not self._may_come:
             return self._is_complete
         size = 0

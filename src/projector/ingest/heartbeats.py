@@ -1,10 +1,10 @@
 """Heartbeats of feeders, completed with the ends of Kafka's topics.
 
-A feeder cannot know offsets. So it names only its heartbeat before this one, `after`, whose offset
-was in the answer. The ends are asked once everything is acknowledged that came before the heartbeat
-in its request, and so after every answer that its feeder had by then. Of whatever process, all that
-was acknowledged is below these ends. So `after` is the feeder's promise alone: that it looked into
-its source after that answer, and sent all that it found.
+A feeder has no offsets of the topics. It names only its heartbeat before this one, `after`, whose
+offset was in the answer. The ingest asks for the ends once all is acknowledged that came before the
+heartbeat in its request. So all that this feeder had answers for is below these ends, whichever
+process of the ingest sent it. The feeder vouches by `after` that it looked into its source after
+that answer, and sent all that it found.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from projector.ingest.checks import GivenHeartbeat
 from projector.ingest.kafka_sends import KafkaSends
 from projector.kafka.range_reader import RangeReader
 
-# Witnesses and leaders answer within two; a few attempts fit.
+# Witnesses and leaders answer within two seconds, so a few attempts fit.
 ASK_S: Final = 5.0
 
 

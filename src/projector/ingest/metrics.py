@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 PREFIX: Final = "projector_ingest_"
 # Of a token that is missing or unknown.
-NOBODY: Final = "-"
+NO_FEEDER: Final = "-"
 # Some milliseconds when all is well; from 0.1 on requests that wait for the views.
 BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 

@@ -11,7 +11,7 @@ STOPPING: Final = "stopping"
 
 
 class IngestProtocol(BoundedHttpToolsProtocol):
-    """Bounds the head of a request, and what stands before, between and after a body's chunks.
+    """Bounds the head of a request, and what comes before, between and after a body's chunks.
 
     That is sizes, extensions and trailers. The application counts a body's own bytes, and times it.
     """

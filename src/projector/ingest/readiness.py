@@ -20,7 +20,7 @@ _FAILURES: Final = (KafkaError, OperatorError, TemporaryError, OSError, TimeoutE
 
 
 class Readiness:
-    """Whether Kafka answers and its topics can be used; checked every three seconds."""
+    """The state of Kafka's topics, checked every three seconds."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -58,7 +58,7 @@ class Readiness:
             self._note(str(error))
         except _FAILURES:
             self._note("Kafka cannot be reached")
-        except Exception as error:  # without a check the last finding would stay for ever
+        except Exception as error:  # or the last finding would stay, unchecked
             self._note(f"the check of Kafka's topics failed: {type(error).__name__}")
         else:
             self._has_sources = SOURCES in found

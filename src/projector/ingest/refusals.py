@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-# Without the path and the entry, which the log has: everyone may ask.
+# Without the path and the entry, which the log has: any client gets this.
 TOKENS_UNUSABLE: Final = "the file of tokens cannot be used; ask the operator"
 RETRY_AFTER: Final = {"retry-after": "1"}
 _REALM: Final = 'Bearer realm="projector ingest"'

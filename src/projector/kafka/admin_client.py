@@ -25,7 +25,7 @@ AWAY: Final = (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError)
 class AnyBrokerAdmin(AIOKafkaAdminClient):  # type: ignore[misc]  # it has no types
     """Asks one broker after the other until one answers.
 
-    aiokafka asks one at random, and so fails whenever that one is down but still in the metadata.
+    aiokafka asks one at random. It fails whenever that one is down but still in the metadata.
     """
 
     async def _send_request(self, request: Any, node_id: int | None = None) -> Any:

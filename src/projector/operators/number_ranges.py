@@ -7,7 +7,7 @@ MAX_RANGES: Final = 8
 
 
 def number_ranges(numbers: Iterable[int], others: str) -> list[str]:
-    """Write `3`, `0-7`; two neighbours stay two. `others` is beyond `MAX_RANGES` of them."""
+    """Write `3`, `0-7`, and `others` beyond `MAX_RANGES`; two neighbours are not a range."""
     found: list[list[int]] = []
     for number in sorted(set(numbers)):
         if found and found[-1][-1] == number - 1:

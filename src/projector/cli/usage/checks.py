@@ -31,10 +31,10 @@ def status(
     get, what to do. Then the partitions, the worst first; those of one worker and state share a
     row, with the greatest age and sums.
 
-    A partition is fresh; late: last fresh more than 2 s ago, which is a fault, but lookups are
-    still answered; stale: last fresh more than PROJECTOR_MAX_STALENESS ago, so lookups get 503; or
-    unclaimed: no worker has ever owned it. Rates and revocations are those of the last five
-    minutes. A worker without partitions is not listed.
+    A partition is fresh: all its events are applied. Late: last fresh more than 2 s ago, which is a
+    fault, but lookups are still answered. Stale: last fresh more than PROJECTOR_MAX_STALENESS ago,
+    so lookups get 503. Unclaimed: no worker has ever owned it. Rates and revocations are those of
+    the last five minutes. A worker without partitions is not listed.
 
     A source is heard: its last heartbeat that counted is at most 2 s old. Late: it is older, or a
     partition waits for the source. Silent: older than PROJECTOR_MAX_STALENESS, or none has come.
@@ -74,8 +74,8 @@ def explain(
     """Explain why a job may or may not use an agent.
 
     The first line is the answer. It is computed from the facts in Redis by the workers' rules, and
-    is never older than what lookups get. With --events a line ends with the event that it comes
-    from: topic, partition and offset in Kafka (of a replay, the original's), and Kafka's time.
+    is never older than what lookups get. With --events a line ends with its event: topic,
+    partition and offset in Kafka (of a replay, the original's), and Kafka's time.
     Times are local, with the date unless it is today. Read on in docs/explain.md.
 
     Exits with 0 when the job may use AGENT (without AGENT: with any answer); with 1 when it may
@@ -174,7 +174,7 @@ def audit(  # noqa: PLR0913  one for each option
     SNAPSHOT has the lines that `feed` takes, of what there is: `*.set`, `job.started`,
     `agent.configured`. It counts as complete for the kinds and root namespaces that occur in it;
     all else that the facts hold of those is extra. A kind or a root namespace that has become empty
-    is in no line: it is compared with --all, or where --kind and --namespace name it.
+    is in no line. Compare it by --all, or name it by --kind or --namespace.
 
     A fact whose event came after the export is newer, and not a difference. So are facts up to
     --clock-skew seconds older: what went wrong just now shows in a later export. Repairs rank at

@@ -94,8 +94,8 @@ def replay(
     in the wrong topic or partition is sent to the right one as a new event, and only if it has a
     `sequence`. Replaying twice does no harm. Examples are in docs/dead-letters.md.
 
-    With --as-new the event ranks as if `feed` had sent it now: by its `sequence` if it has one, and
-    else behind all that came before it. Use it only while upstream still has this state: it undoes
+    With --as-new the event ranks as if `feed` sent it now: by its `sequence`, or without one behind
+    all that came before. Use it only while upstream still has this state: it undoes
     a later revocation. With a `sequence` below the known one it has no effect; correct it by
     --event, or leave it out.
 

@@ -99,8 +99,8 @@ def dev(
     Kafka's address in the log. On a terminal the worker and the API log warnings alone, unless
     PROJECTOR_LOG_LEVEL is set.
 
-    With --example it ignores all settings, and shows the product at work once it is ready: two
-    made-up companies, lookups of their jobs, and an event that changes an answer.
+    With --example it ignores all settings. Once it is ready, it shows two made-up companies,
+    lookups of their jobs, and an event that changes an answer.
 
     Exits with 0 on SIGINT or SIGTERM; with 2 when a setting is wrong, the port is in use, or an
     embedded server ends.

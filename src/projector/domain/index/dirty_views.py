@@ -41,7 +41,7 @@ class DirtyViews:
         self._pointers: set[ViewId] = set()
         # Views that are not in Redis yet: to be written like all others, or held back.
         self._new: set[ViewId] = set()
-        # Each with its position; the lowest first.
+        # Views that are held back, by rising positions.
         self._held: dict[ViewId, int] = {}
         # The names, by `AffectedJobs.names`, of changes that may revoke very many views.
         self.bulk_names: set[str] = set()

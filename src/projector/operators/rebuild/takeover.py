@@ -168,9 +168,8 @@ def create_owner(rebuilt: Rebuilt, clients: RebuildClients) -> Owner:
 async def serve(owner: Owner, clients: RebuildClients) -> bool:
     """Put the rebuilt facts in place, serve until a worker claims; return whether one did.
 
-    Raises `RedisError` and `KafkaError` if a server is away before lookups are served, and
-    `HistoryLostError` at any time: a worker waits for an operator then, and here one waits for
-    this.
+    Raises `RedisError` and `KafkaError` if a server is away before lookups are served. Raises
+    `HistoryLostError` at any time. A worker would wait for an operator then, who waits here.
     """
     serving = asyncio.create_task(owner.run())
 
