@@ -121,14 +121,19 @@ def test_a_replay_does_not_overwrite_what_came_later(deployment: Deployment) -> 
     assert group["data"] == {"parent": 3, "path": "g12"}
 
 
-def test_a_misrouted_event_is_replayed_as_a_new_one_if_it_has_a_sequence(
-    deployment: Deployment,
-) -> None:
+def misroute(deployment: Deployment) -> None:
+    """Start all, and send the company's member to a partition of another namespace."""
     deployment.start_all()
     deployment.feed(*COMPANY)
     deployment.until("token-9", 200)
     deployment.produce(MEMBER, partition=ELSEWHERE)
     listed(deployment, 1)
+
+
+def test_a_misrouted_event_is_replayed_as_a_new_one_if_it_has_a_sequence(
+    deployment: Deployment,
+) -> None:
+    misroute(deployment)
     deployment.produce(MEMBER | {"sequence": "3"}, topic=Topic.JOB_LIFECYCLE)
     listed(deployment, 2)
     reason = refused(deployment, "replay", "0:0", "0:1")
@@ -140,9 +145,8 @@ def test_a_misrouted_event_is_replayed_as_a_new_one_if_it_has_a_sequence(
     assert said.startswith(f"0:1: member.set sent to membership partition {HOME}")
     assert said.endswith("as a new event with sequence 3\n")
     deployment.until_agents("token-9", 5)
-    (row,) = deployment.command("dead-letters", "list", "--group-by", "source").stdout.splitlines()[
-        1:
-    ]
+    groups = deployment.command("dead-letters", "list", "--group-by", "source").stdout
+    _, row = groups.splitlines()
     assert row.split()[0] == "1"
     assert row.split()[-1] == MEMBER["source"]
 
@@ -150,11 +154,7 @@ def test_a_misrouted_event_is_replayed_as_a_new_one_if_it_has_a_sequence(
 def test_a_misrouted_event_without_a_sequence_is_sent_as_a_new_one_on_demand(
     deployment: Deployment,
 ) -> None:
-    deployment.start_all()
-    deployment.feed(*COMPANY)
-    deployment.until("token-9", 200)
-    deployment.produce(MEMBER, partition=ELSEWHERE)
-    listed(deployment, 1)
+    misroute(deployment)
     said = replay(deployment, "0:0", "--as-new")
     assert said.endswith(", as a new event\n")
     deployment.until_agents("token-9", 5)

@@ -42,7 +42,6 @@ from projector.store.partition_count import read_partition_count
 from projector.store.partition_state import PartitionState
 from projector.store.replay_marks import FirstLetter, is_present
 
-MINUTES: Final = 5
 PARTITIONS_PER_CALL: Final = 500
 MAX_OWNER: Final = 200
 MAX_NUMBER: Final = 2**53
@@ -82,7 +81,7 @@ async def read_status(redis: Redis, settings: Settings, kafka: KafkaAnswer) -> S
     now = stored[-1].now if stored else int(marks.now)
     partitions = [_partition(each, bound, ends) for each in stored]
     activities = [each.activity for each in stored if each.activity]
-    rates = activity.activity_rates(activities, now, MINUTES)
+    rates = activity.activity_rates(activities, now)
     found = Status(
         now, bound, partitions, _workers(stored, partitions), _totals(partitions, rates),
         ends.dead_letters if ends else None, _replayed(_value(marks.value) or {}, ends),
@@ -201,7 +200,7 @@ def _partition(stored: StoredPartition, max_staleness: float, ends: Ends | None)
         state.facts if state and state.has_checkpoint else None,
         doing.live_tokens if doing else None,
         _lag(stored, ends),
-        activity.activity_rates([doing], stored.now, MINUTES) if doing else None,
+        activity.activity_rates([doing], stored.now) if doing else None,
         stored.damage,
         list(ends.leaderless.get(stored.partition, ())) if ends else [],
         _other_logs(state, ends) if state and ends else [],

@@ -16,6 +16,7 @@ from projector.events.model import Topic
 from projector.latency_buckets import LATENCY_BUCKETS_S
 
 MINUTES_KEPT: Final = 10
+RATED_MINUTES: Final = 5
 # Survives a hand-over; expires soon after the last owner is gone.
 KEPT_S: Final = 300
 # An owner's activity is below 4 KiB. A much larger value is another program's.
@@ -108,11 +109,9 @@ def decode_activity(raw: bytes | None) -> PartitionActivity | None:
         return None
 
 
-def activity_rates(
-    activities: Iterable[PartitionActivity], now: int, minutes: int = 5
-) -> ActivityRates:
-    """Compute the means over the last `minutes`, the one of `now` (ms) included."""
-    first = now // 60_000 - minutes + 1
+def activity_rates(activities: Iterable[PartitionActivity], now: int) -> ActivityRates:
+    """Compute the means over the last `RATED_MINUTES`, the one of `now` (ms) included."""
+    first = now // 60_000 - RATED_MINUTES + 1
     seconds = max(1.0, now / 1000 - first * 60)
     taken = [m for a in activities for m in a.minutes if first <= m.minute <= now // 60_000]
     buckets = [sum(counts) for counts in zip(*(m.revocations for m in taken), strict=True)]

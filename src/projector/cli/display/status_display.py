@@ -14,6 +14,7 @@ from rich.text import Text
 
 from projector.cli.display.local_time import duration, local_time
 from projector.log import escape_control_chars
+from projector.operators.diagnosis.words import many
 from projector.operators.number_ranges import number_ranges
 from projector.operators.source_status import SourceHealth, SourceStatus
 from projector.operators.status_model import (
@@ -56,7 +57,7 @@ def picture(status: Status, *, unfolded: bool, most_rows: int | None = None) -> 
     """Draw the status; of more than `most_rows` partitions the worst."""
     rows = _rows(status, unfolded)
     hidden = len(rows) - (len(rows) if most_rows is None else most_rows)
-    more = [Text(f"and {_many(hidden, 'more row')}, less urgent")] if hidden > 0 else []
+    more = [Text(f"and {many(hidden, 'more row')}, less urgent")] if hidden > 0 else []
     tables: list[RenderableType] = [_partitions(rows[:most_rows]), *more] if rows else []
     if status.sources:
         tables.append(_sources(status, None if most_rows is None else MAX_SOURCES_ON_TERMINAL))
@@ -126,18 +127,18 @@ def sentences(status: Status) -> Iterator[str]:
     totals = status.totals
     counts = {state: getattr(totals, state) for state in PartitionHealth}
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    yield f"{_many(totals.partitions, 'partition')}{f': {states}' if states else ''}"
+    yield f"{many(totals.partitions, 'partition')}{f': {states}' if states else ''}"
     replayed = f" ({status.replayed} replayed)" if status.replayed else ""
     yield ", ".join(
         [
-            _many(totals.live_tokens, "live token"),
-            _many(totals.facts, "fact"),
+            many(totals.live_tokens, "live token"),
+            many(totals.facts, "fact"),
             f"lag {_number(totals.lag)}",
             f"dead letters {_number(status.dead_letters)}{replayed}",
         ]
     )
     yield f"last 5 minutes: {_rates(totals.rates)}"
-    yield f"{_many(len(status.workers), 'worker')}{_named(status.workers)}"
+    yield f"{many(len(status.workers), 'worker')}{_named(status.workers)}"
 
 
 # rows
@@ -233,7 +234,7 @@ def _rates(rates: ActivityRates) -> str:
     if rates.revocation_p50 is None:
         return f"{text}, no revocation"
     return (
-        f"{text}, {_many(rates.revocations, 'revocation')}: half within {rates.revocation_p50:.3f} "
+        f"{text}, {many(rates.revocations, 'revocation')}: half within {rates.revocation_p50:.3f} "
         f"s, 99% within {rates.revocation_p99:.3f} s, the slowest {rates.revocation_max:.3f} s"
     )
 
@@ -247,7 +248,7 @@ def _named(workers: Iterable[WorkerStatus]) -> str:
 
 
 def _worker(worker: WorkerStatus) -> str:
-    parts = [_many(len(worker.partitions), "partition")]
+    parts = [many(len(worker.partitions), "partition")]
     if worker.state is WorkerHealth.SILENT:
         silent = "never fresh" if worker.age is None else f"silent for {duration(worker.age)}"
         parts.append(silent)
@@ -256,10 +257,6 @@ def _worker(worker: WorkerStatus) -> str:
     elif worker.state is WorkerHealth.BEHIND:
         parts.append("behind")
     return f"{worker.owner} ({', '.join(parts)})"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _number(value: int | None) -> str:
