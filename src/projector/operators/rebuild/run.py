@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Final, NamedTuple, NoReturn, TypeVar
 
@@ -162,21 +162,8 @@ async def rebuild_partitions(
     Raises `RedisError`, `KafkaError`, and `RebuildLossError` before anything is read if Kafka has
     lost events and the loss is not accepted.
     """
-    states = await _at_once(
-        partitions, lambda p: partition_state.read_partition_state(clients.redis, p)
-    )
-    if not options.dry_run:
-        names = clients.sources.names if clients.sources else ()
-        for partition, state in states.items():
-            if state:
-                partition_state.refuse_other_sources(partition, state, names)
-
-    async def find_losses(partition: int) -> list[str]:
-        found = await rebuilt_facts.find_losses(clients.reader, partition, states[partition])
-        output.check(1)
-        return found
-
-    losses = await _at_once(states, find_losses)
+    states = await _read_states(clients, partitions, options)
+    losses = await _find_losses(clients, states, output)
     _refuse_losses(losses, options)
     counts, slots = Counts(), asyncio.Semaphore(TOGETHER)
 
@@ -199,6 +186,32 @@ async def rebuild_partitions(
         # Takes the errors of the others, or asyncio would log each.
         await asyncio.gather(*comparing, return_exceptions=True)
     return counts
+
+
+async def _read_states(
+    clients: RebuildClients, partitions: Iterable[int], options: Options
+) -> dict[int, PartitionState | None]:
+    """Read the partitions' states; refuse those of other sources, unless nothing is written."""
+    states = await _at_once(
+        partitions, lambda p: partition_state.read_partition_state(clients.redis, p)
+    )
+    if not options.dry_run:
+        names = clients.sources.names if clients.sources else ()
+        for partition, state in states.items():
+            if state:
+                partition_state.refuse_other_sources(partition, state, names)
+    return states
+
+
+async def _find_losses(
+    clients: RebuildClients, states: Mapping[int, PartitionState | None], output: Output
+) -> dict[int, list[str]]:
+    async def find(partition: int) -> list[str]:
+        found = await rebuilt_facts.find_losses(clients.reader, partition, states[partition])
+        output.check(1)
+        return found
+
+    return await _at_once(states, find)
 
 
 async def _at_once(partitions: Iterable[int], ask: Callable[[int], Awaitable[T]]) -> dict[int, T]:
