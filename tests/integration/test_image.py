@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.absence import skip_test
 from tests.integration.ports import free_port
 from tests.integration.servers import REPOSITORY, eventually
 
 STAGE = (REPOSITORY / "Dockerfile").read_text().split("\nFROM ")[1].replace("\\\n", " ")
 HEALTH = [sys.executable, str(REPOSITORY / "deploy" / "image" / "health.py")]
 UV = [str(Path(sys.executable).parent / "uv")]
+USER_NAMESPACE = ["--user", "--map-root-user"] if os.geteuid() else []
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("PROJECTOR_")}
 
 
@@ -135,3 +137,27 @@ def listens(pid: int) -> bool:
     code = Path(HEALTH[1]).read_text().replace("[0-9]*/fd", f"{pid}/fd")
     code = code.partition("if __name__")[0] + "sys.exit(not ports())"
     return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [["feed", "-"], ["api", "--port", "0"]])
+def test_sigterm_ends_the_first_process_of_a_container(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    unshare = ["unshare", *USER_NAMESPACE, "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        skip_test("this user may not make a namespace of process ids")
+    command = [*unshare, sys.executable, "-m", "projector", *arguments]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=CLEAN, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as parent:
+        try:
+            eventually(lambda: has_ended_on_sigterm(parent), "the end of the first process")
+        finally:
+            parent.kill()
+    assert parent.returncode == 128 + signal.SIGTERM
+
+
+def has_ended_on_sigterm(parent: subprocess.Popen[bytes]) -> bool:
+    for child in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split():
+        os.kill(int(child), signal.SIGTERM)
+    return parent.poll() is not None
