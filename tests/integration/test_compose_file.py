@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,6 +28,18 @@ def load(file: Path) -> subprocess.CompletedProcess[str]:
         ["go", "run", ".", str(file)],
         cwd=LOADER, env=os.environ, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    services: dict[str, Any] = yaml.safe_load(FILE.read_text())["services"]
+    return services
+
+
+def test_one_service_of_a_start_builds_the_image(services: dict[str, Any]) -> None:
+    """Find builds beside another: Compose labels each, so they are images that fight for a name."""
+    builds = [service for service in services.values() if "build" in service]
+    assert [service.get("profiles", []) for service in builds] == [[], ["tools"]]
 
 
 def test_docker_compose_loads_the_file_with_all_its_profiles() -> None:
