@@ -2,6 +2,7 @@
 
 The commands listen on ports of their own choice, and some on none. So this asks where processes of
 the container listen. A command that serves nothing, such as `projector topics`, is healthy.
+Ports in the arguments must answer too: a server that fails at each start never listens.
 """
 
 import http.client
@@ -52,7 +53,8 @@ def is_live(port: int) -> bool:
 
 
 if __name__ == "__main__":
-    silent = [port for port in sorted(ports()) if not is_live(port)]
+    expected = set(map(int, sys.argv[1:]))
+    silent = [port for port in sorted(ports() | expected) if not is_live(port)]
     if silent:
         print(f"no answer at /health/live of port {', '.join(map(str, silent))}")  # noqa: T201
     sys.exit(bool(silent))

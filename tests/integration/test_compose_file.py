@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,29 @@ def test_one_service_of_a_start_builds_the_image(services: dict[str, Any]) -> No
     """Find builds beside another: Compose labels each, so they are images that fight for a name."""
     builds = [service for service in services.values() if "build" in service]
     assert [service.get("profiles", []) for service in builds] == [[], ["tools"]]
+
+
+def test_the_check_of_kafka_asks_whether_the_broker_listens(services: dict[str, Any]) -> None:
+    kind, *check = services["kafka"]["healthcheck"]["test"]
+    assert kind == "CMD"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ask = [part.replace("/9092", f"/{server.getsockname()[1]}") for part in check]
+        assert subprocess.run(ask, check=False).returncode == 0
+    assert subprocess.run(ask, capture_output=True, check=False).returncode == 1
+
+
+def test_a_server_that_never_listens_is_not_healthy(services: dict[str, Any]) -> None:
+    """Compare each port of the product's checks with the port that the service has."""
+    asked = {
+        name: service["healthcheck"]["test"][-1]
+        for name, service in services.items()
+        if "/opt/projector/health.py" in service.get("healthcheck", {}).get("test", [])
+    }
+    assert asked == {"worker": "8001", "ops": "8001", "ingest": "8002", "bridge": "8003"}
+    for name, port in asked.items():
+        service = services[name]
+        settings = [str(value) for value in service["environment"].values()]
+        assert port in service["command"] + settings
 
 
 def test_docker_compose_loads_the_file_with_all_its_profiles() -> None:

@@ -17,7 +17,7 @@ from tests.integration.ports import free_port
 from tests.integration.servers import REPOSITORY, eventually
 
 STAGE = (REPOSITORY / "Dockerfile").read_text().split("\nFROM ")[1].replace("\\\n", " ")
-HEALTH = [sys.executable, str(REPOSITORY / "deploy" / "image" / "health.py")]
+HEALTH = REPOSITORY / "deploy" / "image" / "health.py"
 UV = [str(Path(sys.executable).parent / "uv")]
 USER_NAMESPACE = ["--user", "--map-root-user"] if os.geteuid() else []
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("PROJECTOR_")}
@@ -110,10 +110,11 @@ def api(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     api.wait()
 
 
-def check_health(pid: int) -> subprocess.CompletedProcess[str]:
+def check_health(pid: int, *expected: str) -> subprocess.CompletedProcess[str]:
     """Check a container that has this process alone."""
-    code = Path(HEALTH[1]).read_text().replace("[0-9]*/fd", f"{pid}/fd")
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    code = HEALTH.read_text().replace("[0-9]*/fd", f"{pid}/fd")
+    command = [sys.executable, "-c", code, *expected]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_the_check_of_health_asks_the_server_wherever_it_listens(
@@ -121,8 +122,11 @@ def test_the_check_of_health_asks_the_server_wherever_it_listens(
 ) -> None:
     with subprocess.Popen(["sleep", "60"]) as idle:
         found = check_health(idle.pid)
+        missed = check_health(idle.pid, "1")
         idle.kill()
     assert found.returncode == 0, "a command that serves nothing is healthy"
+    assert missed.stdout == "no answer at /health/live of port 1\n"
+    assert missed.returncode == 1
     eventually(lambda: listens(api.pid), "the API listening")
     eventually(lambda: check_health(api.pid).returncode == 0, "a healthy API")
     api.send_signal(signal.SIGSTOP)
@@ -134,7 +138,7 @@ def test_the_check_of_health_asks_the_server_wherever_it_listens(
 
 
 def listens(pid: int) -> bool:
-    code = Path(HEALTH[1]).read_text().replace("[0-9]*/fd", f"{pid}/fd")
+    code = HEALTH.read_text().replace("[0-9]*/fd", f"{pid}/fd")
     code = code.partition("if __name__")[0] + "sys.exit(not ports())"
     return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
