@@ -3,7 +3,8 @@ The template of a pod: metadata and spec.
 
 (dict "root" $ "name" COMPONENT "servers" LIST "args" LIST "port" NUMBER "probes" YAML "env" YAML
 "files" YAML "volume" YAML "mount" YAML "account" NAME "restart" POLICY), the last six if needed.
-`files` are further sources of the volume in /etc/projector.
+`files` are further sources of the volume in /etc/projector. A liveness probe's own grace period is
+short: a process that is stuck hands nothing over, and only delays its restart.
 */}}
 {{- define "projector.pod" -}}
 {{- $values := index .root.Values .name -}}
@@ -18,7 +19,7 @@ metadata:
     # New pods for a new password.
     checksum/secret: {{ include "projector.secretData" . | sha256sum }}
     {{- with .root.Values.secretsVersion }}
-    allowed-agents-projector/secrets-version: {{ . | quote }}
+    allowed-agents-projector/secrets-version: {{ include "projector.text" . | quote }}
     {{- end }}
     {{- with .root.Values.pods.annotations }}
     {{- toYaml . | nindent 4 }}
@@ -90,6 +91,8 @@ spec:
 {{- define "projector.container" -}}
 image: {{ include "projector.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
+# `kubectl describe` then shows why a container ended.
+terminationMessagePolicy: FallbackToLogsOnError
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true

@@ -146,6 +146,18 @@ def test_probes_restart_what_is_stuck_and_take_out_what_cannot_answer() -> None:
     assert all("/health/fresh" not in str(pod) for pod in pods(rendered("everything")).values())
 
 
+def test_a_stuck_process_is_restarted_before_its_pod_would_have_to_end() -> None:
+    for part, pod in pods(rendered("everything")).items():
+        if probe := container(pod).get("livenessProbe"):
+            ending = pod["spec"].get("terminationGracePeriodSeconds", 30)
+            assert probe["terminationGracePeriodSeconds"] < ending, part
+
+
+def test_kubernetes_keeps_the_reason_why_a_container_ended() -> None:
+    for pod in pods(rendered("everything")).values():
+        assert container(pod)["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
 def test_a_worker_has_time_to_hand_over_and_one_is_replaced_at_a_time() -> None:
     worker = named(rendered("minimal"), "Deployment", "agents-worker")["spec"]
     assert worker["template"]["spec"]["terminationGracePeriodSeconds"] >= 20
@@ -246,6 +258,8 @@ def test_a_changed_password_replaces_the_pods_that_have_it() -> None:
     version = "allowed-agents-projector/secrets-version"
     of_others = pods(rendered("everything"))
     assert all(of_others[part]["metadata"]["annotations"][version] == "2" for part in before)
+    dated = pods(rendered("everything", "--set", "secretsVersion=20261129"))["worker"]
+    assert dated["metadata"]["annotations"][version] == "20261129"
 
 
 def test_no_password_is_outside_a_secret() -> None:
