@@ -46,7 +46,9 @@ spec:
   imagePullSecrets:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- include "projector.placement" . | nindent 2 }}
+  {{- with include "projector.placement" . | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   containers:
     - name: {{ .name }}
       {{- include "projector.container" .root | nindent 6 }}
@@ -99,17 +101,11 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Where pods run: apart from others of their kind, if that is possible. */}}
+{{/*
+Where pods run. Kubernetes itself spreads the pods of a Deployment over nodes and zones. Constraints
+here would replace that, and do nothing on nodes without a label of their zone.
+*/}}
 {{- define "projector.placement" -}}
-topologySpreadConstraints:
-  {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
-  - maxSkew: 1
-    topologyKey: {{ . }}
-    whenUnsatisfiable: ScheduleAnyway
-    labelSelector:
-      matchLabels:
-        {{- include "projector.selector" $ | nindent 8 }}
-  {{- end }}
 {{- range $name := list "nodeSelector" "tolerations" "affinity" "priorityClassName" }}
 {{- with (index $.root.Values.pods $name) }}
 {{ dict $name . | toYaml }}
