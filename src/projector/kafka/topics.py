@@ -134,7 +134,7 @@ async def _create(
     if not names:
         return []
     brokers = (await admin.describe_cluster())["brokers"]
-    copies = settings.replication_factor or min(MAX_DEFAULT_COPIES, len(brokers))
+    copies = _copies_of_new(settings, len(brokers))
     in_sync = {MINIMUM: str(MINIMUM_IN_SYNC)} if copies >= ENOUGH_COPIES else {}
     topics = [
         NewTopic(
@@ -155,6 +155,16 @@ async def _create(
         elif code and error is not TopicAlreadyExistsError:
             raise UnusableTopicsError(f"Kafka refused to create the topic {name}: {error.__name__}")
     return [name for name in names if settings.topic(name) not in refused]
+
+
+def _copies_of_new(settings: Settings, brokers: int) -> int:
+    """Return the number of copies of a new topic."""
+    if settings.replication_factor > brokers:
+        raise UnusableTopicsError(
+            f"{variable_name('replication_factor')} is {settings.replication_factor}, but the "
+            f"number of brokers of Kafka at {settings.kafka} is {brokers}. Set at most that number"
+        )
+    return settings.replication_factor or min(MAX_DEFAULT_COPIES, brokers)
 
 
 def _check_counts(settings: Settings, existing: Mapping[str, int]) -> None:

@@ -149,6 +149,12 @@ async def test_the_topic_of_heartbeats_is_at_risk_by_its_copies_and_not_by_its_t
     assert not any(SOURCES in risk for risk in await topics.find_risks(Settings()))
 
 
+async def test_more_copies_than_brokers_are_refused_with_the_setting() -> None:
+    admin: Any = Admin(2, 0)
+    with pytest.raises(UnusableTopicsError, match=r"FACTOR is 3, but .* is 2. Set at most"):
+        await topics._create(admin, Settings(replication_factor=3), [Topic.MEMBERSHIP], 4)
+
+
 async def test_an_administrator_of_before_needs_no_right_to_create_what_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
