@@ -74,7 +74,7 @@ def test_everything_works_as_on_one_server(three: RedisCluster, deployment: Depl
     for words in ("status", "explain 20", "inspect partition 0", "inspect token", "verify"):
         done = deployment.command(*words.split(), stdin="token-20\n")
         assert done.returncode == 0, f"{words}: {done.stderr}"
-    assert "30 tokens compared: 0 differ" in done.stdout
+    assert "30 tokens compared (30 live): 0 differ" in done.stdout
 
 
 def test_what_was_lost_or_is_nobodys_is_found_and_repaired(
@@ -88,7 +88,7 @@ def test_what_was_lost_or_is_nobodys_is_found_and_repaired(
     for job in range(20, 30):
         key = schema.record_key(builders.digest(f"token-{job}"))
         assert client(three.ports[three.holder(key)]).delete(key) == 1
-    assert "10 tokens compared: 10 differ" in deployment.command("verify").stdout
+    assert "10 tokens compared (10 live): 10 differ" in deployment.command("verify").stdout
     repaired = deployment.command("verify", "--repair")
     assert repaired.returncode == 0, repaired.stderr
     assert "10 repaired" in repaired.stdout

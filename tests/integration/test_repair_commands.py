@@ -49,7 +49,7 @@ def test_drift_is_found_and_repaired(deployment: Deployment) -> None:
     deployment.until("token-8", 200)
     done = deployment.command("verify")
     assert (done.returncode, done.stdout) == (
-        0, "2 tokens compared: 0 differ (0 over-grants)\n",
+        0, "2 tokens compared (2 live): 0 differ (0 over-grants)\n",
     )  # fmt: skip
 
     # A proven miss is older than every stamp. A job newer than the last one would not be settled.
@@ -71,7 +71,7 @@ def test_drift_is_found_and_repaired(deployment: Deployment) -> None:
         f"found: OVER-GRANT, partition {HOME}, job 9, token {digest('token-9')}: "
         "body, agents too many: 6, agents missing: 5"
     )
-    assert printed[-1] == "3 tokens compared: 3 differ (2 over-grants)"
+    assert printed[-1] == "3 tokens compared (2 live): 3 differ (2 over-grants)"
     assert deployment.command("verify", "--partition", str((HOME + 1) % 4)).returncode == 0
 
     repaired = rows(deployment, "verify", "--repair", status=0)

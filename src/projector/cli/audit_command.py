@@ -60,7 +60,7 @@ class Options(NamedTuple):
 
 
 def audit(  # noqa: PLR0913  one for each option
-    snapshot: str,
+    export: str,
     kinds: Iterable[str],
     namespaces: Iterable[int],
     taken: str | None,
@@ -79,8 +79,8 @@ def audit(  # noqa: PLR0913  one for each option
         fail(WRONG, "--all: compares everything; leave --kind and --namespace out")
     scope = EVERYTHING if everything else None
     options = Options(scope, named, roots, moment, int(clock_skew * 1000), repair, json)
-    with open_input(snapshot) as source:
-        is_good = run_command(settings, _audit(settings, snapshot, source, options))
+    with open_input(export) as source:
+        is_good = run_command(settings, _audit(settings, export, source, options))
     if not is_good:
         raise typer.Exit(FINDING)
 

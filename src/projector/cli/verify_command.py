@@ -40,7 +40,7 @@ def verify(partitions: list[int] | None, *, repair: bool, json: bool) -> None:
     rows = sorted(run.rows, key=lambda row: (not row.over_grant, row.partition or 0, row.job or 0))
     for row in rows:
         typer.echo(as_json(row) if json else escape_control_chars(as_text(row)))
-    typer.echo(_summary(rows, run.tokens), err=json)
+    typer.echo(_summary(rows, run), err=json)
     if any(row.outcome != Outcome.REPAIRED for row in rows):
         raise typer.Exit(FINDING)
 
@@ -119,10 +119,11 @@ def _agents(row: DifferenceRow) -> Iterator[str]:
             yield f", agents {words}: {', '.join(map(str, agents))}"
 
 
-def _summary(rows: Sequence[VerifyRow], tokens: int) -> str:
+def _summary(rows: Sequence[VerifyRow], run: VerifyRun) -> str:
     counts = Counter(str(row.outcome) for row in rows)
     grants = sum(row.over_grant for row in rows)
     differ = sum(counts[name] for name in (Outcome.FOUND, Outcome.REPAIRED, Outcome.NOT_REPAIRED))
     names = (Outcome.REPAIRED, Outcome.NOT_REPAIRED, Outcome.NOT_SETTLED, NOT_COMPARED)
     counted = "".join(f", {counts[name]} {name}" for name in names if counts[name])
-    return f"{tokens} tokens compared: {differ} differ ({grants} over-grants){counted}"
+    compared = f"{run.tokens} tokens compared ({run.live} live)"
+    return f"{compared}: {differ} differ ({grants} over-grants){counted}"

@@ -31,7 +31,10 @@ def damage(redis: Any, old: bytes, new: bytes) -> None:
 @pytest.mark.usefixtures("company")
 def test_equal_views_are_counted_and_exit_with_0() -> None:
     result = run("verify")
-    assert (result.exit_code, result.stdout) == (0, "1 tokens compared: 0 differ (0 over-grants)\n")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "1 tokens compared (1 live): 0 differ (0 over-grants)\n",
+    )
 
 
 def test_a_difference_is_a_line_and_exits_with_1(redis: Any) -> None:
@@ -41,7 +44,7 @@ def test_a_difference_is_a_line_and_exits_with_1(redis: Any) -> None:
     assert result.stdout.splitlines() == [
         f"found: OVER-GRANT, partition {HOME}, job 9, token {digest('token-9')}: "
         "body, agents too many: 6, agents missing: 5",
-        "1 tokens compared: 1 differ (1 over-grants)",
+        "1 tokens compared (1 live): 1 differ (1 over-grants)",
     ]
     assert run("verify", "--partition", str(OTHER)).exit_code == 0
 
@@ -49,7 +52,7 @@ def test_a_difference_is_a_line_and_exits_with_1(redis: Any) -> None:
 def test_the_json_of_a_difference_has_the_public_names_in_order(redis: Any) -> None:
     damage(redis, b'"id":5', b'"id":6')
     result = run("verify", "--json")
-    assert result.stderr == "1 tokens compared: 1 differ (1 over-grants)\n"
+    assert result.stderr == "1 tokens compared (1 live): 1 differ (1 over-grants)\n"
     found = json.loads(result.stdout)
     expected = {
         "partition": HOME, "job": 9, "token_sha256": digest("token-9"), "differences": ["body"],
@@ -65,7 +68,7 @@ def test_a_repair_that_a_second_look_confirms_exits_with_0(redis: Any) -> None:
     result = run("verify", "--repair")
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1] == (
-        "1 tokens compared: 1 differ (0 over-grants), 1 repaired"
+        "1 tokens compared (1 live): 1 differ (0 over-grants), 1 repaired"
     )
     assert redis.get(RECORD).startswith(b"200 ")
 
@@ -82,7 +85,7 @@ def test_a_partition_that_cannot_be_compared_is_a_row_and_exits_with_1(redis: An
     assert found["outcome"] == "not compared"
     text = run("verify").stdout
     assert text.startswith(f"not compared: partition {HOME}: partition {HOME} has ")
-    assert text.endswith("0 tokens compared: 0 differ (0 over-grants), 1 not compared\n")
+    assert text.endswith("0 tokens compared (0 live): 0 differ (0 over-grants), 1 not compared\n")
 
 
 def test_what_belongs_to_no_partition_is_named_only_if_all_are_compared(redis: Any) -> None:
@@ -142,7 +145,7 @@ async def _signed(server: fakeredis.FakeServer) -> None:
 
 def only_line() -> str:
     line, summary = run("verify").stdout.splitlines()
-    assert summary.startswith("2 tokens compared: 1 differ ")
+    assert summary.startswith("2 tokens compared (2 live): 1 differ ")
     return line
 
 
@@ -191,7 +194,7 @@ def test_a_record_of_an_unknown_job_is_written_in_words_and_ended(signed: Any) -
     assert line == (
         f"found: OVER-GRANT, partition {HOME}, job 77: no fact names this job, agents too many: 5"
     )
-    assert summary.startswith("3 tokens compared: 1 differ ")
+    assert summary.startswith("3 tokens compared (2 live): 1 differ ")
     assert run("verify", "--repair").exit_code == 0
     assert signed.get(schema.job_key(77)) is None
 

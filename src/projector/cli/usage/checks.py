@@ -102,7 +102,7 @@ def verify(
 
     The facts are those of the checkpoint; workers go on meanwhile. A difference counts if a second
     look finds it again. Over-grants (a token is allowed more than the facts allow) come first.
-    Tokens of finished jobs are compared too, so `projector status` counts fewer live ones.
+    Tokens of finished jobs are compared too; those of running jobs are the live ones.
     Tokens are named by their SHA-256; a job without one is named by its id. Use the settings that
     the workers have. Why a repair undoes nothing is in docs/guarantees.md.
 
@@ -121,10 +121,10 @@ def verify(
 
 
 def audit(  # noqa: PLR0913  one for each option
-    snapshot: Annotated[
+    export: Annotated[
         str,
         typer.Argument(
-            metavar="SNAPSHOT", help="The export: one CloudEvent (JSON) a line; - for stdin."
+            metavar="EXPORT", help="The file: one CloudEvent (JSON) a line; - for stdin."
         ),
     ],
     *,
@@ -171,7 +171,7 @@ def audit(  # noqa: PLR0913  one for each option
 ) -> None:  # fmt: skip
     """Compare the facts with an upstream export: missing, extra, different.
 
-    SNAPSHOT has the lines that `feed` takes, of what there is: `*.set`, `job.started`,
+    EXPORT has the lines that `feed` takes, of what there is: `*.set`, `job.started`,
     `agent.configured`. It counts as complete for the kinds and root namespaces that occur in it;
     all else that the facts hold of those is extra. A kind or a root namespace that has become empty
     is in no line. Compare it by --all, or name it by --kind or --namespace.
@@ -194,6 +194,6 @@ def audit(  # noqa: PLR0913  one for each option
     from projector.cli import audit_command
 
     audit_command.audit(
-        snapshot, kind or (), namespace or (), taken, clock_skew,
+        export, kind or (), namespace or (), taken, clock_skew,
         everything=all_, repair=repair, json=as_json,
     )  # fmt: skip

@@ -38,7 +38,7 @@ Look = Callable[[], Awaitable[Snapshot]]
 
 
 class Findings(NamedTuple):
-    """The result of comparing this number of `tokens` of a partition.
+    """The result of comparing this number of `tokens` of a partition; `live` are of running jobs.
 
     A job without a digest counts as one token.
 
@@ -50,6 +50,7 @@ class Findings(NamedTuple):
     differences: list[Difference]
     unsettled: list[Difference]
     more: int = 0
+    live: int = 0
 
 
 class LiveRecords(NamedTuple):
@@ -129,7 +130,7 @@ class Verifier:
         """
         ids = {*first.facts.view_ids(), *live} - _jobs_with_digests(first.facts)
         pending = [each.id async for each in self.differences(first, ids)]
-        found = Findings(len(ids), [], [], len(pending[MAX_DIFFERENCES:]))
+        found = Findings(len(ids), [], [], len(pending[MAX_DIFFERENCES:]), first.facts.live_tokens)
         del pending[MAX_DIFFERENCES:]
         for _ in range(LOOKS - 1):
             if not pending:

@@ -98,7 +98,7 @@ class VerifyRun:
         self._live = live
         self._is_repairing = repair
         self.rows: list[VerifyRow] = []
-        self.tokens = 0
+        self.tokens = self.live = 0
 
     async def verify(self, partition: int) -> None:
         """Compare the partition's views; add a row for each difference."""
@@ -108,6 +108,7 @@ class VerifyRun:
             self._add_not_compared(partition, error)
             return
         self.tokens += findings.tokens
+        self.live += findings.live
         await self._add_rows(findings, partition)
 
     async def verify_unclaimed(self) -> None:
