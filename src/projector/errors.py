@@ -72,7 +72,11 @@ class NotReadyError(OperatorError):
 
 
 class MissingTopicsError(NotReadyError):
-    """Topics do not exist yet."""
+    """Topics do not exist yet: `missing` names them, and the message has advice too."""
+
+    def __init__(self, missing: str, advice: str = "") -> None:
+        super().__init__("; ".join(filter(None, [missing, advice])))
+        self.missing = missing
 
 
 class StandbyError(NotReadyError):

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
@@ -22,15 +21,19 @@ from api.ops.background import BackgroundLoop, CachedCall
 from api.ops.letter_groups import group_letters
 from api.ops.partition_rows import fold_workers, listed_partitions
 from projector.clients import redis_client
-from projector.clients.redis_access import redis_reason
 from projector.config.settings import Settings
-from projector.errors import OperatorError, TemporaryError, TooManyFactsError, UnknownJobError
-from projector.operators import explain
-from projector.operators.dead_letters import reader
-from projector.operators.diagnosis.servers import redis_cause
+from projector.errors import (
+    OperatorError,
+    PartitionCountError,
+    TemporaryError,
+    TooManyFactsError,
+    UnknownJobError,
+)
+from projector.operators import dead_letter_reader, explain
+from projector.operators.diagnosis.no_status import missing_status, redis_unreachable
 from projector.operators.kafka_lag import EndOffsetPoller
 from projector.operators.status import deployment_of, read_status
-from projector.operators.status_model import Status
+from projector.operators.status_model import Cause, Status
 from projector.store import replay_marks
 
 T = TypeVar("T")
@@ -102,7 +105,7 @@ class BackgroundSource:
             found = await self._status.get()
             minutes = await self._minutes.get()
         except RedisRefusedError as error:
-            return self._without_redis(error)
+            return self._without_status(error.cause)
         self._answered = round(time.time() * 1000)
         read_ago = time.monotonic() - found.read_at
         partitions = found.partitions[every_partition]
@@ -113,12 +116,12 @@ class BackgroundSource:
             "minutes": minutes,
         }
 
-    def _without_redis(self, error: "RedisRefusedError") -> dict[str, Any]:
-        cause = redis_cause(error.reason, self._answered, refused=error.refuses_client)
+    def _without_status(self, cause: Cause) -> dict[str, Any]:
+        since = msgspec.structs.replace(cause, since=self._answered)
         return {
             "now": round(time.time() * 1000),
             "read_ago": None,
-            "causes": [msgspec.to_builtins(cause)],
+            "causes": [msgspec.to_builtins(since)],
             "deployment": msgspec.to_builtins(deployment_of(self._settings)),
         }
 
@@ -150,25 +153,21 @@ class BackgroundSource:
             raise AccessRefusedError(
                 404 if isinstance(error, UnknownJobError) else 422, str(error)
             ) from None
-        except OperatorError as error:
-            raise AccessRefusedError(503, str(error)) from None
         except TimeoutError:
             reason = f"Redis at {address} has not answered within {seconds:g} s; try again"
-            raise RedisRefusedError(503, reason) from None
-        except (RedisError, OSError) as error:
-            refusal = redis_reason(error)
-            reason = refusal or f"cannot be reached: {_connection_trouble(error)}"
-            raise RedisRefusedError(
-                503, f"Redis at {address} {reason}", refuses_client=refusal is not None
-            ) from None
+            raise RedisRefusedError(redis_unreachable(reason, None)) from None
+        except (RedisError, OSError, PartitionCountError) as error:
+            raise RedisRefusedError(missing_status(address, error, None)) from None
+        except OperatorError as error:
+            raise AccessRefusedError(503, str(error)) from None
 
 
 class RedisRefusedError(AccessRefusedError):
-    """Redis does not answer, or refuses this client."""
+    """Redis does not answer, refuses this client, or lacks the number of partitions."""
 
-    def __init__(self, status: int, reason: str, *, refuses_client: bool = False) -> None:
-        super().__init__(status, reason)
-        self.refuses_client = refuses_client
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(503, cause.detail or cause.what)
+        self.cause = cause
 
 
 class StatusReading(NamedTuple):
@@ -243,13 +242,6 @@ class _Reader:
         if self._idle:
             self._idle.cancel()
         self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._polling.cancel)
-
-
-def _connection_trouble(error: Exception) -> str:
-    """Describe the error as the system does; asyncio's text has Python's own notation."""
-    cause = error.__cause__ or error.__context__ or error
-    number = cause.errno if isinstance(cause, OSError) else None
-    return os.strerror(number).lower() if number else str(error)
 
 
 def _named(error: Exception) -> str:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import typer
 from redis.asyncio import Redis
@@ -16,6 +16,7 @@ from rich.live import Live
 from projector.cli.display import status_changes, status_display
 from projector.cli.terminal import (
     FINDING,
+    OUTAGE,
     WRONG,
     as_json,
     connected,
@@ -24,18 +25,15 @@ from projector.cli.terminal import (
     run_command,
     warn,
 )
-from projector.clients.redis_access import redis_reason
 from projector.config.settings import Settings
-from projector.errors import OperatorError
+from projector.errors import PartitionCountError
 from projector.events.timestamps import to_rfc3339
 from projector.log import escape_control_chars
-from projector.operators.diagnosis.servers import redis_cause
+from projector.operators.diagnosis.no_status import missing_status
 from projector.operators.kafka_lag import EndOffsetPoller
 from projector.operators.status import deployment_of, read_status
 from projector.operators.status_model import Cause, Status
 from projector.process import until_signalled
-
-T = TypeVar("T")
 
 REFRESH_S: Final = 1.0
 WAIT_INTERVAL_S: Final = 0.5
@@ -53,6 +51,11 @@ class Trouble(NamedTuple):
     """The cause of a missing status; its `since` is the time of the last one (ms, this machine)."""
 
     cause: Cause
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code: 3 for an outage, 2 for what a person must correct."""
+        return OUTAGE if self.cause.name == "redis-unreachable" else WRONG
 
     @property
     def sentence(self) -> str:
@@ -73,39 +76,35 @@ def status(*, watch: bool, unfolded: bool, wait: float | None, json: bool) -> No
     # The status itself has the reason of an outage of Kafka.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     if wait is not None:
-        well = _wait(settings, wait, json)
+        code = _wait(settings, wait, json)
     elif watch:
         latest = run_command(settings, _watch(settings, unfolded, json))
-        well = latest is not None and latest.is_fresh
+        code = 0 if latest is not None and latest.is_fresh else FINDING
     else:
-        show = _show_json if json else _plain(settings, unfolded)
-        well = _with_advice(lambda: run_command(settings, _once(settings, show))).is_fresh
-    raise typer.Exit(0 if well else FINDING)
+        found = run_command(settings, _once(settings))
+        (_show_json if json else _plain(settings, unfolded))(found)
+        code = _exit_code(found)
+    raise typer.Exit(code)
 
 
-def _with_advice(run: Callable[[], T]) -> T:
-    """Read the status; after an outage or a refusal of Redis, write what that means."""
-    try:
-        return run()
-    except typer.Exit as end:
-        # The command was ended while it handled this error.
-        if isinstance(error := end.__context__, RedisError):
-            cause = _redis_cause(error, "", None)
-            warn(f"{cause.lookups} {cause.advice} See docs/{cause.runbook}")
-        raise
+def _exit_code(found: Status | Trouble) -> int:
+    if isinstance(found, Trouble):
+        return found.exit_code
+    return 0 if found.is_fresh else FINDING
 
 
-def _redis_cause(error: Exception, reason: str, since: int | None) -> Cause:
-    return redis_cause(reason, since, refused=redis_reason(error) is not None)
-
-
-async def _once(settings: Settings, show: Show) -> Status:
+async def _once(settings: Settings) -> Status | Trouble:
     async with _clients(settings) as (redis, kafka):
-        await redis.ping()
+        try:
+            await redis.ping()
+        except RedisError as error:
+            return _trouble(settings, error, None)
         await kafka.first()
-        found = await read_status(redis, settings, kafka.answer)
-    show(found)
-    return found
+        return await _read_or_trouble(settings, redis, kafka, None)
+
+
+def _trouble(settings: Settings, error: Exception, since: int | None) -> Trouble:
+    return Trouble(missing_status(settings.redis_place, error, since))
 
 
 async def _watch(settings: Settings, unfolded: bool, json: bool) -> Status | None:
@@ -136,10 +135,8 @@ async def _read_or_trouble(
 ) -> Status | Trouble:
     try:
         return await read_status(redis, settings, kafka.answer)
-    except (RedisError, OperatorError) as error:
-        reason = redis_reason(error) or f"cannot be read: {error}"
-        reason = f"Redis at {settings.redis_place} {reason}"
-        return Trouble(_redis_cause(error, reason, answered))
+    except (RedisError, PartitionCountError) as error:
+        return _trouble(settings, error, answered)
 
 
 @contextlib.asynccontextmanager
@@ -158,10 +155,13 @@ async def _clients(settings: Settings) -> AsyncIterator[tuple[Redis, EndOffsetPo
 # wait
 
 
-def _wait(settings: Settings, seconds: float, json: bool) -> bool:
-    found, done = _with_advice(lambda: run_command(settings, _until_fresh(settings, seconds)))
+def _wait(settings: Settings, seconds: float, json: bool) -> int:
+    found, done = run_command(settings, _until_fresh(settings, seconds))
     if json:
         _show_json(found)
+    elif isinstance(found, Trouble):
+        for line in status_display.cause_lines(found.cause, round(time.time() * 1000)):
+            warn(line)
     elif done:
         typer.echo(f"all {len(found.partitions)} partitions are fresh")
     else:
@@ -169,14 +169,14 @@ def _wait(settings: Settings, seconds: float, json: bool) -> bool:
             warn(UNSTAMPED)
         for cause in found.causes:
             warn(status_changes.cause_line(cause))
-    return done
+    return (0 if done else FINDING) if isinstance(found, Status) else found.exit_code
 
 
-async def _until_fresh(settings: Settings, seconds: float) -> tuple[Status, bool]:
+async def _until_fresh(settings: Settings, seconds: float) -> tuple[Status | Trouble, bool]:
     """Read until all is fresh; return the last status, and whether it is.
 
     A stamp from before the command may be of a worker that has ended since. So each partition must
-    have been stamped after the command began. Raises `RedisError` at the end of time.
+    have been stamped after the command began. What a person has to correct ends the wait.
     """
     deadline = time.monotonic() + seconds
     began: int | None = None
@@ -185,12 +185,11 @@ async def _until_fresh(settings: Settings, seconds: float) -> tuple[Status, bool
         await kafka.first()
         while True:
             left = deadline - time.monotonic()
-            try:
-                found = await read_status(redis, settings, kafka.answer)
-            except RedisError as error:
-                if left <= 0 or redis_reason(error):
-                    raise
-                shown = _note(redis_cause(str(error), None), shown)
+            found = await _read_or_trouble(settings, redis, kafka, None)
+            if isinstance(found, Trouble):
+                if left <= 0 or found.exit_code == WRONG:
+                    return found, False
+                shown = _note(found.cause, shown)
             else:
                 began = found.at if began is None else began
                 done = found.is_fresh and stamped_since(found, began)

@@ -1,5 +1,6 @@
-"""Reasons why Redis refuses this client, which retrying cannot fix, and a server open to all."""
+"""Reasons why Redis refuses this client, which retrying cannot fix, or cannot be reached."""
 
+import os
 import ssl
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,7 @@ from redis.exceptions import (
     NoPermissionError,
     ResponseError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from projector.clients.access_errors import causes, tls_reason
 from projector.config.env import variable_name
@@ -46,15 +48,11 @@ def redis_reason(error: BaseException | None) -> str | None:
     return None
 
 
-async def warn_of_open_server(redis: Redis, settings: Settings) -> None:
-    """Log a warning if a password is set, and Redis lets everyone in without one.
-
-    Redis accepts any password then. A user of its own is not asked about: it may lack the right,
-    and Redis would log that.
-    """
-    if not settings.has_password_alone:
-        return
-    with suppress(ResponseError):
-        user: Any = await redis.acl_getuser("default")
-        if user and "nopass" in user["flags"]:
-            log.warning("Redis needs no password", redis=settings.redis_place)
+def redis_outage(error: BaseException) -> str:
+    """Describe why Redis does not answer, in the system's words: a client's have Python's own."""
+    found = list(causes(error))
+    if any(isinstance(each, TimeoutError | RedisTimeoutError) for each in found):
+        return "no answer in time"
+    numbers = (each.errno for each in found if isinstance(each, OSError) and each.errno)
+    number = next(numbers, None)
+    return os.strerror(number).lower() if number else str(error)

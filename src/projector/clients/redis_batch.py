@@ -166,9 +166,10 @@ async def key_count(redis: Client) -> int:
     return await redis.dbsize()
 
 
-async def memory(redis: Client) -> list[dict[str, Any]]:
-    """Return INFO memory of every server."""
+async def info(redis: Client, section: str) -> list[dict[str, Any]]:
+    """Return this section of INFO of every server."""
     if isinstance(redis, Cluster):
-        found = await redis.info("memory", target_nodes=Cluster.PRIMARIES)
-        return list(found.values()) if "maxmemory" not in found else [found]
-    return [await redis.info("memory")]
+        found = await redis.info(section, target_nodes=Cluster.PRIMARIES)
+        by_server = all(isinstance(value, dict) for value in found.values())
+        return list(found.values()) if by_server else [found]
+    return [await redis.info(section)]

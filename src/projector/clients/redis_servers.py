@@ -17,6 +17,7 @@ from projector.clients import redis_batch
 from projector.clients.redis_cluster import Cluster, CommandResult
 from projector.clients.trusted_clock import (
     HOLD_S,
+    JUMPED,
     TOLERANCE_MS,
     ClockError,
     TrustedClock,
@@ -127,7 +128,7 @@ class RedisServers:
         times = {answer.place: answer.now for answer in answers}
         believed = [self._note_time(place, now, sent, received) for place, now in times.items()]
         if not all(believed):
-            raise ClockError(f"its clock jumped, and is not believed before {HOLD_S:g} s")
+            raise ClockError(f"{JUMPED}, and is not believed before {HOLD_S:g} s")
 
     async def note_servers(self, answers: Sequence[CommandResult]) -> None:
         """Note the servers alone; answers without an identity are left out."""
@@ -201,7 +202,7 @@ def _place(connection: AbstractConnection) -> str:
 
 async def refuse_eviction(redis: Redis, place: str) -> None:
     """Raise `EvictionError` if a server may evict keys: an evicted token would get 401."""
-    for memory in await redis_batch.memory(redis):
+    for memory in await redis_batch.info(redis, "memory"):
         policy = memory.get("maxmemory_policy", "noeviction")
         if memory.get("maxmemory") and policy != "noeviction":
             raise EvictionError(

@@ -57,10 +57,12 @@ class _Outage:
         self._log_after = 0.0
         self._failing: set[Call] = set()
         self._partitions: set[int] = set()
+        self.reason = ""
 
     def add(self, call: "Call", reason: str) -> None:
         """Note that a call has failed, perhaps once more."""
         self._failing.add(call)
+        self.reason = reason
         if call.partition is not None:
             self._partitions.add(call.partition)
         lasted = asyncio.get_running_loop().time() - self._began
@@ -82,6 +84,10 @@ class _Outage:
             lasted = asyncio.get_running_loop().time() - self._began
             log.info("outage over", **self._extent(lasted))
 
+    def stops(self, partition: int) -> bool:
+        """Whether a call of the partition has failed since the outage began."""
+        return partition in self._partitions
+
     def _extent(self, lasted: float) -> dict[str, Any]:
         return {
             "server": self._server, "partitions": len(self._partitions),
@@ -91,6 +97,13 @@ class _Outage:
 
 # Of this process, by the name of the server.
 _outages: dict[str, _Outage] = {}
+
+
+def outage_of(partition: int) -> str | None:
+    """Write the server whose outage stops the partition, and the reason; None without one."""
+    found = (f"{name}: {outage.reason}" for name, outage in _outages.items()
+             if outage.stops(partition))  # fmt: skip
+    return next(found, None)
 
 
 class Call:

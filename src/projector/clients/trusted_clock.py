@@ -16,6 +16,8 @@ START_TOLERANCE_MS: Final = 600_000.0
 # Longer than the step of a restarted time service, or of a resumed machine, lasts. A jump that has
 # stood for so long is the time by which everything is judged again.
 HOLD_S: Final = 30.0
+# Begins the reason of an outage; the status looks for it.
+JUMPED: Final = "its clock jumped"
 # The difference of two disciplined clocks may grow by this part of the time that has passed.
 DRIFT: Final = 0.001
 # Epochs are milliseconds of 12 hex digits that begin with 0, until the year 2527.

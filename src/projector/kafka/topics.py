@@ -73,8 +73,8 @@ async def _check(settings: Settings, names: Collection[str]) -> dict[str, int]:
         missing = [settings.topic(name) for name in names if name not in existing]
         if missing:
             raise MissingTopicsError(
-                f"missing in Kafka at {settings.kafka}: {', '.join(missing)}; "
-                "create them with `projector topics`" + _or_hidden(settings)
+                f"missing in Kafka at {settings.kafka}: {', '.join(missing)}",
+                "create them with `projector topics`" + _or_hidden(settings),
             )
         _check_counts(settings, existing)
         if settings.source_names:

@@ -71,7 +71,8 @@ class EndOffsetPoller:
             return None
         silent = (KafkaFault.UNREACHABLE, f"Kafka at {self._settings.kafka} does not answer")
         since = None if self._since is None else round(self._since * 1000)
-        return KafkaTrouble(*(self._trouble or silent), since)
+        lasted = time.monotonic() - max(self._read_at, self._began_at)
+        return KafkaTrouble(*(self._trouble or silent), since, round(lasted, 1))
 
     @property
     def answer(self) -> KafkaAnswer:
@@ -142,6 +143,9 @@ def _fault(error: BaseException | None) -> KafkaFault:
 def _reason(settings: Settings, error: BaseException | None) -> str:
     """Write a sentence; that of a failed bootstrap would have Python's own notation."""
     match error:
+        case MissingTopicsError():
+            # Its advice to create them is wrong where the prefix is.
+            return error.missing
         case OperatorError():
             return str(error)
         case KafkaConnectionError():

@@ -19,6 +19,7 @@ from projector.config.settings import Settings
 from projector.events.model import Topic
 from projector.events.timestamps import to_rfc3339
 from projector.operators.diagnosis.causes import causes
+from projector.operators.refused_writes import refused_writes
 from projector.operators.source_status import (
     LATE_S,
     REPORTED_S,
@@ -88,8 +89,13 @@ async def read_status(redis: Redis, settings: Settings, kafka: KafkaAnswer) -> S
         kafka=_sentence(kafka.trouble) if kafka.trouble else None,
         sources=source_statuses(stored, bound), deployment=deployment_of(settings),
         kafka_trouble=kafka.trouble,
+        refused_writes=await refused_writes(redis) if _is_any_late(partitions) else None,
     )  # fmt: skip
     return msgspec.structs.replace(found, causes=causes(found))
+
+
+def _is_any_late(partitions: Iterable[PartitionStatus]) -> bool:
+    return any(partition.state is not PartitionHealth.FRESH for partition in partitions)
 
 
 def _replayed(marks: Iterable[bytes], ends: Ends | None) -> int:
@@ -204,6 +210,7 @@ def _partition(stored: StoredPartition, max_staleness: float, ends: Ends | None)
         stored.damage,
         list(ends.leaderless.get(stored.partition, ())) if ends else [],
         _other_logs(state, ends) if state and ends else [],
+        doing.outage if doing and _catches_up(stored) else None,
     )
 
 
@@ -276,7 +283,7 @@ def _catches_up(stored: StoredPartition) -> bool:
     if state is None or doing is None or doing.epoch != state.version.epoch:
         return False
     ago, age = written_ago(stored, doing), _age(state, stored.now)
-    return ago <= REPORTED_S and (age is None or age - ago > LATE_S)
+    return ago <= REPORTED_S and (age is None or age - ago > (0 if doing.unstamped else LATE_S))
 
 
 def _worker_health(

@@ -25,7 +25,7 @@ class WorkerHealth(StrEnum):
     """The health of a worker; the worst last.
 
     It works while any of its partitions is fresh. It waits while its partitions wait for a source.
-    It is behind while it reports and none is fresh.
+    It is behind while it reports and none is fresh: it catches up, or waits for a server.
     """
 
     WORKING = "working"
@@ -85,12 +85,14 @@ class KafkaFault(StrEnum):
 class KafkaTrouble(Struct, frozen=True):
     """The reason why Kafka's numbers are missing, a sentence.
 
-    `since` is the time of the last numbers in ms of this machine, None if there were none.
+    `since` is the time of the last numbers in ms of this machine, None if there were none. For
+    `lasted` seconds there has been no number; None: for long.
     """
 
     fault: KafkaFault
     reason: str
     since: int | None
+    lasted: float | None = None
 
 
 class PartitionStatus(Struct, frozen=True):
@@ -99,6 +101,7 @@ class PartitionStatus(Struct, frozen=True):
     `age` is the time in seconds since it was last fresh, `lag` the number of records that are not
     applied, by topic. `damage` is what cannot be read of it in Redis. `leaderless` are the topics
     without a leader in Kafka, `other_logs` those that are not the logs whose events were applied.
+    `outage` is the server that its owner reports to wait for, a colon and the reason.
     """
 
     partition: int
@@ -114,6 +117,7 @@ class PartitionStatus(Struct, frozen=True):
     damage: str | None = None
     leaderless: list[Topic] = []
     other_logs: list[Topic] = []
+    outage: str | None = None
 
 
 class WorkerStatus(Struct, frozen=True):
@@ -144,7 +148,8 @@ class Status(Struct, frozen=True):
 
     `causes` are the things that are wrong, the worst first; none: all is well. Of `dead_letters` so
     many are `replayed`. `kafka` is the reason why Kafka's numbers are missing. `sources` are those
-    that workers wait for, the worst first.
+    that workers wait for, the worst first. `refused_writes` is why Redis refuses writes, as far as
+    that stops partitions.
     """
 
     at: int
@@ -159,6 +164,7 @@ class Status(Struct, frozen=True):
     causes: list[Cause] = []
     deployment: Deployment | None = None
     kafka_trouble: KafkaTrouble | None = None
+    refused_writes: str | None = None
 
     @property
     def waiting_letters(self) -> int:

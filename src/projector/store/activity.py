@@ -22,6 +22,8 @@ KEPT_S: Final = 300
 # An owner's activity is below 4 KiB. A much larger value is another program's.
 MAX_BYTES: Final = 64 * 1024
 
+MAX_OUTAGE: Final = 300
+
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0)]
 Counts = Annotated[
@@ -54,6 +56,8 @@ class PartitionActivity(Struct):
 
     `letters` counts dead letters that Kafka has not acknowledged yet. `sources` has that clock at
     the last heartbeat of each named source that counted for the partition, None before the first.
+    `unstamped` is true when there was no stamp for a second, `outage` the server that the owner
+    waits for then, a colon and the reason.
     """
 
     epoch: Count
@@ -64,6 +68,8 @@ class PartitionActivity(Struct):
     letters: Count
     minutes: Annotated[list[MinuteActivity], Meta(max_length=2 * MINUTES_KEPT)]
     sources: dict[SourceName, Count | None] = {}
+    unstamped: bool = False
+    outage: Annotated[str, Meta(max_length=MAX_OUTAGE)] | None = None
 
 
 class ActivityRates(Struct, frozen=True):

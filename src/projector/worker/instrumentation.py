@@ -5,6 +5,7 @@ import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn, Self
@@ -13,13 +14,20 @@ import structlog
 from prometheus_client import Counter as PrometheusCounter
 
 from projector import metrics
-from projector.clients.retry import OUTAGES
+from projector.clients.retry import OUTAGES, outage_of
 from projector.events.model import Event, KafkaRecord, Topic
 from projector.latency_buckets import LATENCY_BUCKETS_S
 from projector.store import activity
-from projector.store.activity import MINUTES_KEPT, MinuteActivity, PartitionActivity, add_minutes
+from projector.store.activity import (
+    MAX_OUTAGE,
+    MINUTES_KEPT,
+    MinuteActivity,
+    PartitionActivity,
+    add_minutes,
+)
 from projector.store.partition_store import PartitionStore
 from projector.tracing import EventSpans
+from projector.worker.timing import Timing
 
 log = structlog.get_logger()
 
@@ -65,6 +73,7 @@ class OwnerInstruments:
         self._fresh_at = time.monotonic()
         self._report_large_at = 0.0
         self._due = asyncio.Event()
+        self._report_at = 0.0
         # Records by topic and whether they were good, not yet added to the counters.
         self._taken: Counter[tuple[Topic, bool]] = Counter()
         # Timestamps (ms) of events that are applied and whose views Redis has not acknowledged.
@@ -172,25 +181,47 @@ class OwnerInstruments:
         """Note that a stamp waits for a source: operators see for how long."""
         self._due.set()
 
-    async def publish(self, store: PartitionStore, interval_s: float) -> NoReturn:
-        """Write the activity to Redis after a stamp or silence, once an interval, until cancelled.
+    async def publish(self, store: PartitionStore, timing: Timing) -> NoReturn:
+        """Write the activity to Redis until cancelled: once an interval, and when stamps stay away.
 
         It is not retried, and does not run in the owner's loop, so it never delays a stamp.
         """
         is_first = True
         while True:
-            await self._due.wait()
-            self._due.clear()
+            is_stamped = await self._next_report(timing)
+            if not store.version.epoch:
+                continue  # Another owner's report would be overwritten.
             try:
                 if is_first:
                     self._take_over(activity.decode_activity(await store.read_activity()))
                     is_first = False
-                await store.publish(
-                    activity.encode_activity(self._activity(store.version.epoch, store.owner))
-                )
+                found = self._activity(store.version.epoch, store.owner, unstamped=not is_stamped)
+                await store.publish(activity.encode_activity(found))
             except OUTAGES as error:
                 log.debug("no activity", partition=self._partition, reason=repr(error))
-            await asyncio.sleep(interval_s)
+
+    async def _next_report(self, timing: Timing) -> bool:
+        """Wait until a report is due; return whether there was a stamp or silence in time."""
+        while True:
+            pause_s = min(timing.unstamped_s, self._report_at - time.monotonic())
+            await asyncio.sleep(max(0.0, pause_s))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timing.unstamped_s):
+                    await self._due.wait()
+            is_stamped = self._due.is_set()
+            self._due.clear()
+            now = time.monotonic()
+            if not is_stamped:
+                self._report_at = now + timing.unstamped_s
+            elif now < self._report_at:
+                continue
+            else:
+                self._report_at = now + timing.publish_interval_s
+            return is_stamped
+
+    def _outage(self) -> str | None:
+        found = outage_of(self._partition)
+        return found and found[:MAX_OUTAGE]
 
     def _take_over(self, former: PartitionActivity | None) -> None:
         """Continue the former owner's minutes, or the rates would fall when owners change."""
@@ -203,10 +234,11 @@ class OwnerInstruments:
             else:
                 self._minutes.append(minute)
 
-    def _activity(self, epoch: int, owner: str) -> PartitionActivity:
+    def _activity(self, epoch: int, owner: str, *, unstamped: bool) -> PartitionActivity:
         live_tokens, facts, letters = self._sizes()
         now = int(time.time() * 1000)
         recent = [m for m in self._minutes if m.minute >= now // 60_000 - MINUTES_KEPT]
         return PartitionActivity(
-            epoch, owner, now, live_tokens, facts, letters, recent, dict(self._sources)
-        )
+            epoch, owner, now, live_tokens, facts, letters, recent, dict(self._sources), unstamped,
+            self._outage() if unstamped else None,
+        )  # fmt: skip

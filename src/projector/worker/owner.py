@@ -147,7 +147,6 @@ class Owner:
         if self._stopped.is_set():
             # Else its background work would be cancelled before it begins: a warning for each.
             return
-        publish_interval_s = self._timing.publish_interval_s
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(refuse_stray_cancellation(work))
@@ -155,7 +154,7 @@ class Owner:
                     self._probes.run(self._next_offsets, self._note_probe),
                     self._outbox.run(),
                     self._first_views.run(self._wake.set),
-                    self._instruments.publish(self._store, publish_interval_s),
+                    self._instruments.publish(self._store, self._timing),
                 )
             ]
             for task in background:

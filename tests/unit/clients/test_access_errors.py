@@ -11,6 +11,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from projector.clients import access_errors, redis_access
 
@@ -54,3 +55,21 @@ def test_a_tls_error_of_python_itself_has_no_reason_and_breaks_nothing() -> None
     )
     untrusted = ssl.SSLCertVerificationError("no certificate")
     assert "not trusted" in str(access_errors.tls_reason(untrusted, "redis", "PROJECTOR_X"))
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(111, "Connect call failed ('127.0.0.1', 6379)"), "connection refused"),
+        (RedisTimeoutError("Timeout reading from 127.0.0.1:6379"), "no answer in time"),
+        (TimeoutError(), "no answer in time"),
+        (ConnectionError("the sentinels do not name a primary"), "the sentinels do not name"),
+    ],
+    ids=repr,
+)
+def test_an_outage_is_written_in_the_system_s_words(error: Exception, says: str) -> None:
+    wrapped = ConnectionError(f"Error 111 connecting: {error}")
+    wrapped.__cause__ = error
+    assert redis_access.redis_outage(error).startswith(says)
+    if not isinstance(error, ConnectionError):
+        assert redis_access.redis_outage(wrapped) == says

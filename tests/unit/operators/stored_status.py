@@ -46,12 +46,14 @@ class StoredStatus:
     async def publish(
         self, partition: int, *minutes: MinuteActivity, tokens: int = 2,
         sources: Mapping[str, float | None] = MappingProxyType({}), clock_ahead: float = 0.0,
-        written_ago: int = 0, epoch: int = 7,
+        written_ago: int = 0, epoch: int = 7, unstamped: bool = False, outage: str | None = None,
     ) -> None:  # fmt: skip
         """Publish an activity; of `sources`, seconds from their last heartbeat to the writing."""
         at = int((time.time() - written_ago + clock_ahead) * 1000)
         counted = {n: None if s is None else at - int(s * 1000) for n, s in sources.items()}
-        doing = PartitionActivity(epoch, OWNER, at, tokens, 5, 0, list(minutes), counted)
+        doing = PartitionActivity(
+            epoch, OWNER, at, tokens, 5, 0, list(minutes), counted, unstamped, outage
+        )
         raw, left = activity.encode_activity(doing), activity.KEPT_S - written_ago
         await self.redis.set(schema.activity_key(partition), raw, ex=left)
 

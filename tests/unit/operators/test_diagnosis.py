@@ -3,9 +3,14 @@
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.exceptions import AuthenticationError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
+from projector.clients.trusted_clock import JUMPED
+from projector.errors import PartitionCountError
 from projector.events.model import Topic
 from projector.operators.diagnosis.causes import causes
+from projector.operators.diagnosis.no_status import missing_status
 from projector.operators.diagnosis.words import some_partitions
 from projector.operators.source_status import SourceHealth, SourceStatus
 from projector.operators.status_model import (
@@ -40,12 +45,12 @@ TROUBLES = [KafkaTrouble(fault, "Kafka at k:1 does so", NOW - 9000) for fault in
 def partition(
     number: int, state: PartitionHealth = PartitionHealth.FRESH, owner: str = "a",
     damage: str | None = None, leaderless: list[Topic] | None = None,
-    other_logs: list[Topic] | None = None,
+    other_logs: list[Topic] | None = None, outage: str | None = None,
 ) -> PartitionStatus:  # fmt: skip
     claimed = owner if state is not PartitionHealth.UNCLAIMED else None
     return PartitionStatus(
         number, state, claimed, AGES[state], 7, 3, 5, 2, None, None, damage, leaderless or [],
-        other_logs or [],
+        other_logs or [], outage,
     )  # fmt: skip
 
 
@@ -83,6 +88,8 @@ def _health(partitions: list[PartitionStatus], waiting: set[int]) -> WorkerHealt
         return WorkerHealth.WORKING
     if any(p.partition in waiting for p in partitions):
         return WorkerHealth.WAITING
+    if any(p.outage for p in partitions):
+        return WorkerHealth.BEHIND
     return WorkerHealth.SILENT
 
 
@@ -94,6 +101,7 @@ def statuses(draw: st.DrawFn) -> Status:
         partition(
             n, draw(st.sampled_from(list(PartitionHealth))), draw(st.sampled_from("abc")),
             draw(st.sampled_from([None, None, None, "damaged"])), draw(topics), draw(topics),
+            draw(st.sampled_from([None, "Kafka: away", f"Redis: {JUMPED}"])),
         )
         for n in range(count)
     ]  # fmt: skip
@@ -107,7 +115,10 @@ def statuses(draw: st.DrawFn) -> Status:
     ]  # fmt: skip
     trouble = draw(st.sampled_from([None, *TROUBLES]))
     letters = draw(st.sampled_from([None, 0, 4]))
-    return status(*partitions, sources=tuple(sources), trouble=trouble, dead_letters=letters)
+    found = status(*partitions, sources=tuple(sources), trouble=trouble, dead_letters=letters)
+    # The status asks for it only then.
+    refused = draw(st.sampled_from([None, None, "full"])) if not found.is_fresh else None
+    return msgspec.structs.replace(found, refused_writes=refused)
 
 
 @given(statuses())
@@ -235,6 +246,77 @@ def test_one_worker_that_died_is_named_with_its_partitions_and_since_when() -> N
     )  # fmt: skip
     assert found.since == NOW - 5000
     assert found.lookups == "Lookups are answered until a partition is more than 10 s behind."
+
+
+def cut_off(
+    *numbers: int, owner: str = "a", outage: str = "Kafka: no broker answers"
+) -> list[PartitionStatus]:
+    return [partition(n, LATE, owner, outage=outage) for n in numbers]
+
+
+def test_workers_that_kafka_does_not_answer_are_not_taken_for_dead() -> None:
+    found = only(status(*cut_off(0, 1), *cut_off(2, owner="b")))
+    assert (found.name, found.what) == (
+        "workers-cut-off", "All 2 workers wait for Kafka.",
+    )  # fmt: skip
+    assert found.detail == "Kafka: no broker answers; a: partitions 0 and 1; b: partition 2"
+    assert found.partitions == [0, 1, 2]
+
+
+def test_one_worker_that_is_cut_off_is_named_beside_one_that_died() -> None:
+    found = causes(status(*cut_off(0), partition(1, LATE, "b"), partition(2, owner="c")))
+    assert [(c.name, c.what) for c in found] == [
+        ("worker-gone", "The worker b is silent."),
+        ("worker-cut-off", "The worker a waits for Kafka."),
+    ]
+
+
+def test_kafka_that_is_away_from_here_too_is_the_cause_and_not_the_workers() -> None:
+    assert names(status(*cut_off(0), trouble=UNREACHABLE)) == ["kafka-unreachable"]
+
+
+def test_workers_go_on_without_kafka_only_if_they_have_stamped_since() -> None:
+    """In its first seconds an outage of Kafka was called one of this machine alone."""
+    fresh = partition(0)
+    assert fresh.age == 0.3
+    for lasted, what in (
+        (0.5, "Kafka cannot be reached."),
+        (2.0, "Kafka cannot be reached from here, but workers go on."),
+    ):
+        trouble = msgspec.structs.replace(UNREACHABLE, lasted=lasted)
+        found = only(status(fresh, trouble=trouble))
+        assert (found.severity, found.what) == (Severity.NOTICE, what)
+
+
+def test_a_clock_of_redis_that_jumped_is_no_outage_of_redis() -> None:
+    jumped = f"Redis: {JUMPED}, and is not believed before 30 s"
+    found = only(status(*cut_off(0, outage=jumped), *cut_off(1, owner="b", outage=jumped)))
+    assert (found.name, found.since, found.partitions) == ("clock-jumped", None, [0, 1])
+
+
+def test_redis_that_refuses_writes_explains_every_partition() -> None:
+    found = status(partition(0, STALE), partition(1, STALE, "b"))
+    (cause,) = causes(msgspec.structs.replace(found, refused_writes="it cannot save to its disk"))
+    assert (cause.name, cause.severity, cause.partitions) == (
+        "redis-refuses-writes", Severity.OUTAGE, [0, 1],
+    )  # fmt: skip
+
+
+def test_without_a_status_the_reason_decides_the_cause() -> None:
+    found = [
+        missing_status("redis://r:2", error, NOW)
+        for error in (
+            RedisConnectionError("Error 111 connecting to r:2. Connect call failed ('r', 2)."),
+            AuthenticationError("WRONGPASS"),
+            PartitionCountError("allowed-agents:partitions in Redis is not a number"),
+        )
+    ]
+    assert [cause.name for cause in found] == [
+        "redis-unreachable", "redis-refused", "partition-count-damaged",
+    ]  # fmt: skip
+    for cause in found:
+        document, anchor = cause.runbook.split("#")
+        assert anchor in anchors(REPOSITORY / "docs" / document)
 
 
 def test_all_workers_that_died_are_one_cause() -> None:

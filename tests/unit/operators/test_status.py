@@ -9,6 +9,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from projector.cli.display.status_display import sentences
+from projector.clients import redis_batch
 from projector.errors import PartitionCountError
 from projector.events.model import Topic
 from projector.operators.status_model import (
@@ -174,6 +175,44 @@ async def test_a_report_that_proves_no_life_leaves_the_worker_silent(
     await world.stamp(0, age)
     await world.publish(0, written_ago=written_ago, epoch=epoch)
     assert (await world.read()).workers[0].state is WorkerHealth.SILENT
+
+
+async def test_a_worker_that_reports_to_wait_for_kafka_is_cut_off_and_not_silent(
+    world: StoredStatus,
+) -> None:
+    await world.stamp(0, 3)
+    await world.publish(0, written_ago=1, unstamped=True, outage="Kafka: no broker")
+    found = await world.read(ends())
+    assert found.partitions[0].outage == "Kafka: no broker"
+    assert found.workers[0].state is WorkerHealth.BEHIND
+    assert [cause.name for cause in found.causes] == ["workers-cut-off"]
+
+
+async def test_a_report_from_before_the_last_stamp_proves_no_life(world: StoredStatus) -> None:
+    await world.stamp(0, 3)
+    await world.publish(0, written_ago=5, unstamped=True, outage="Kafka")
+    found = await world.read(ends())
+    assert (found.partitions[0].outage, found.workers[0].state) == (None, WorkerHealth.SILENT)
+
+
+async def test_a_redis_without_memory_is_the_cause_and_not_the_workers(
+    world: StoredStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are silent for their reports are refused too."""
+    full = {"used_memory": 1_000_000, "maxmemory": 1_000_000, "maxmemory_policy": "noeviction"}
+
+    async def info(_redis: object, section: str) -> list[dict[str, Any]]:
+        return [{"used_memory": 7, "maxmemory": 0}, full] if section == "memory" else [{}]
+
+    monkeypatch.setattr(redis_batch, "info", info)
+    await world.stamp(0, 0)
+    assert (await world.read()).refused_writes is None
+    await world.stamp(0, 3)
+    found = await world.read()
+    assert [cause.name for cause in found.causes] == ["redis-refuses-writes"]
+    assert found.causes[0].detail == (
+        "Redis refuses writes: its memory is full: 1000000 of 1000000 bytes are used"
+    )
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ COMPANY = [
 # Probes, heals and alarms every few milliseconds; deliveries are never taken for stalled.
 QUICK = Timing(
     probe_interval_s=0.01, heal_pause_s=0.02, history_pause_s=0.02, publish_interval_s=0.01,
-    stall_s=3600.0,
+    stall_s=3600.0, unstamped_s=0.05,
 )  # fmt: skip
 # Time for several probes, and for a stamp that must not come.
 PROBES_S = 0.1

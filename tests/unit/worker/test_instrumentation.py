@@ -1,4 +1,4 @@
-"""Latencies of live events end when Redis has their views; activity follows stamps."""
+"""Latencies of live events end when Redis has their views; reports come without stamps too."""
 
 import asyncio
 import time
@@ -8,9 +8,10 @@ import pytest
 from prometheus_client import REGISTRY
 from redis.exceptions import ResponseError
 
-from projector.events.model import KafkaRecord
+from projector.events.model import KafkaRecord, Topic
 from projector.store import activity, schema
 from projector.store.activity import PartitionActivity
+from projector.worker.owner import cancel_until_done
 from tests import builders
 from tests.unit.worker.owned_partition import COMPANY, PARTITION, Setup, until
 
@@ -258,3 +259,36 @@ async def test_the_next_owner_continues_the_minutes_of_the_former(setup: Setup) 
         after = await until_applied(setup, events=7)
     assert after.epoch > before.epoch
     assert revocations(after) == revocations(before) == 1
+
+
+async def test_an_owner_without_kafka_reports_what_it_waits_for(setup: Setup) -> None:
+    """Without reports `projector status` took it for a dead one."""
+    async with setup.owning():
+        await until(lambda: published(setup))
+        setup.kafka.down = True
+        await until_reported(
+            setup, unstamped=True, outage="Kafka: KafkaConnectionError: the broker is down"
+        )
+        setup.kafka.down = False
+        await until_reported(setup, unstamped=False, outage=None)
+
+
+async def until_reported(setup: Setup, *, unstamped: bool, outage: str | None) -> None:
+    async def reported() -> bool:
+        found = await published(setup)
+        return found is not None and (found.unstamped, found.outage) == (unstamped, outage)
+
+    await until(reported)
+
+
+async def test_an_owner_reports_while_its_claim_reads_kafka(setup: Setup) -> None:
+    setup.kafka.add(*COMPANY)
+    # A claim waits for the end of an open transaction.
+    setup.kafka.opens = {Topic.MEMBERSHIP: 1}
+    owner = setup.new_owner()
+    running = asyncio.create_task(owner.run())
+    try:
+        await until_reported(setup, unstamped=True, outage=None)
+        assert not owner.is_serving
+    finally:
+        await cancel_until_done([running])

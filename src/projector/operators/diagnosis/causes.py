@@ -20,6 +20,8 @@ def causes(status: Status) -> list[Cause]:
 
     found = chain(
         partitions.damage(left),
+        servers.refused_writes(left),
+        servers.jumped_clock(left),
         sources.silent_sources(left),
         sources.ignored_sources(left),
         partitions.other_logs(left),
@@ -28,6 +30,7 @@ def causes(status: Status) -> list[Cause]:
         workers.no_worker(left),
         partitions.leaderless(left),
         workers.silent_workers(left),
+        workers.cut_off_workers(left),
         partitions.unclaimed(left),
         partitions.behind(left),
         servers.dead_letters(left),

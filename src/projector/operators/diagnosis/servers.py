@@ -1,9 +1,11 @@
 """Causes of trouble that lie in Redis, in Kafka or in its topics."""
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
-from projector.operators.diagnosis.unexplained import ALL_503, Unexplained, own_numbers
+from projector.clients.trusted_clock import HOLD_S, JUMPED
+from projector.operators.diagnosis.unexplained import Unexplained, own_numbers
 from projector.operators.diagnosis.words import many
 from projector.operators.status_model import (
     Cause,
@@ -30,34 +32,45 @@ KAFKA: Final = {
         "Do what the reason asks for.",
     ),
 }
-# With one of these, a worker has Kafka's records as of a moment ago.
-HAVE_KAFKA: Final = (WorkerHealth.WORKING, WorkerHealth.WAITING)
+# A stamp may be so much older than the answer of Kafka that it follows.
+STAMP_S: Final = 1.0
+# Of more, the list is longer than a screen.
+MANY_LETTERS: Final = 20
 
 
-def redis_cause(reason: str, since: int | None, *, refused: bool = False) -> Cause:
-    """Describe a Redis that is away or refuses this client: without it there is no status."""
-    if refused:
-        return Cause(
-            "redis-refused",
-            Severity.OUTAGE,
-            "Redis refuses this client.",
-            since,
-            "Lookups get 503 if workers or APIs are refused too.",
-            "Set user, password, certificate and URL of Redis as for the workers "
-            "(docs/security.md).",
-            "runbook.md#redis-refused",
-            reason,
-        )
-    return Cause(
-        "redis-unreachable",
-        Severity.OUTAGE,
-        "Redis cannot be reached.",
-        since,
-        ALL_503,
-        "Start Redis, or repair the way to it; workers and APIs go on by themselves.",
-        "runbook.md#redis-unreachable",
-        reason,
+def refused_writes(left: Unexplained) -> Iterator[Cause]:
+    """Explain all partitions by a Redis that answers and accepts no stamp."""
+    if (reason := left.status.refused_writes) is None:
+        return
+    taken = left.take(list(left.open))
+    yield Cause(
+        "redis-refuses-writes",
+        left.severity(taken),
+        "Redis refuses writes.",
+        left.last_fresh(taken),
+        left.lookups(taken),
+        "Give Redis more memory or disk; workers go on by themselves.",
+        "runbook.md#redis-refuses-writes",
+        f"Redis refuses writes: {reason}",
+        own_numbers(taken),
     )
+
+
+def jumped_clock(left: Unexplained) -> Iterator[Cause]:
+    """Explain partitions whose owners do not believe the clock of Redis."""
+    taken = left.take(n for n, p in left.open.items() if p.outage and JUMPED in p.outage)
+    if taken:
+        yield Cause(
+            "clock-jumped",
+            left.severity(taken),
+            "The clock of Redis jumped.",
+            None,  # All ages are by that clock.
+            left.lookups(taken),
+            f"Wait {HOLD_S:g} s: then workers believe it. Compare `redis-cli TIME` with a right "
+            "clock, and repair the time service.",
+            "runbook.md#clock-jumped",
+            partitions=own_numbers(taken),
+        )
 
 
 def kafka(left: Unexplained) -> Iterator[Cause]:
@@ -69,18 +82,31 @@ def kafka(left: Unexplained) -> Iterator[Cause]:
     name = trouble.fault.value
     if trouble.fault is not KafkaFault.TOPICS_UNUSABLE:
         name = f"kafka-{name}"
-    alive = any(w.state in HAVE_KAFKA for w in left.status.workers)
+    alive = _workers_have_kafka(left.status, trouble)
+    is_well = alive or (left.status.partitions and not left.not_fresh)
     taken = [] if alive else left.take(list(left.open))
     yield Cause(
         name,
-        Severity.NOTICE if alive else left.severity(left.not_fresh),
+        Severity.NOTICE if is_well else left.severity(left.not_fresh),
         f"{what} from here, but workers go on." if alive else f"{what}.",
         left.last_fresh(taken) or trouble.since,
-        "This changes nothing for lookups." if alive else left.lookups(left.not_fresh),
+        "This changes nothing for lookups."
+        if alive
+        else left.lookups(left.not_fresh or left.status.partitions),
         advice,
         f"runbook.md#{name}",
         trouble.reason,
         own_numbers(taken),
+    )
+
+
+def _workers_have_kafka(status: Status, trouble: KafkaTrouble) -> bool:
+    """Whether a worker has had Kafka's records after this command had them last."""
+    lasted = math.inf if trouble.lasted is None else trouble.lasted
+    return any(
+        worker.state is WorkerHealth.WAITING
+        or (worker.state is WorkerHealth.WORKING and (worker.age or 0.0) < lasted - STAMP_S)
+        for worker in status.workers
     )
 
 
@@ -159,6 +185,11 @@ def dead_letters(left: Unexplained) -> Iterator[Cause]:
             f"{'a dead letter' if count == 1 else 'dead letters'}.",
             None,
             "Answers lack what these events were to change.",
-            "List them with `projector dead-letters list`, correct and replay them.",
+            f"{_list(count)}, correct and replay them.",
             "runbook.md#dead-letters-arriving",
         )
+
+
+def _list(count: int) -> str:
+    by_reason = " --group-by reason" if count > MANY_LETTERS else ""
+    return f"List them with `projector dead-letters list{by_reason}`"

@@ -9,6 +9,7 @@ from projector.operators.diagnosis.words import some_partitions
 from projector.operators.status_model import Cause, PartitionHealth, WorkerHealth, WorkerStatus
 
 MAX_NAMED: Final = 8
+MAX_REASONS: Final = 2
 
 
 def no_worker(left: Unexplained) -> Iterator[Cause]:
@@ -42,7 +43,6 @@ def silent_workers(left: Unexplained) -> Iterator[Cause]:
     if not taken:
         return
     all_ = len(silent) == len(left.status.workers)
-    listed = (f"{_name(w)}: {some_partitions(w.partitions)}" for w in silent[:MAX_NAMED])
     yield Cause(
         "workers-gone" if all_ else "worker-gone",
         left.severity(taken),
@@ -52,9 +52,37 @@ def silent_workers(left: Unexplained) -> Iterator[Cause]:
         "Start workers; if they run, look into their logs for `outage`." if all_ else
         "Wait for PROJECTOR_SESSION_TIMEOUT: other workers take its partitions. Then restart it.",
         "runbook.md#workers-gone" if all_ else "runbook.md#worker-gone",
-        ", ".join(listed),
+        _partitions_of(silent),
         own_numbers(taken),
     )  # fmt: skip
+
+
+def cut_off_workers(left: Unexplained) -> Iterator[Cause]:
+    """Explain the partitions of workers that report, and wait for a server that answers here."""
+    behind = [w for w in left.status.workers if w.state is WorkerHealth.BEHIND]
+    reasons = {n: escape_control_chars(p.outage) for n, p in left.open.items() if p.outage}
+    cut_off = [w for w in behind if reasons.keys() & w.partitions]
+    taken = left.take(n for w in cut_off for n in w.partitions)
+    if not taken:
+        return
+    outages = sorted({reasons[p.partition] for p in taken if p.partition in reasons})
+    servers = " and ".join(sorted({each.partition(":")[0] for each in outages}))
+    all_ = len(cut_off) == len(left.status.workers)
+    yield Cause(
+        "workers-cut-off" if all_ else "worker-cut-off",
+        left.severity(taken),
+        f"{_workers(cut_off, all_)} {'waits' if len(cut_off) == 1 else 'wait'} for {servers}.",
+        left.last_fresh(taken),
+        left.lookups(taken),
+        f"Repair {servers}, or the way there from the worker; it goes on by itself.",
+        "runbook.md#workers-cut-off",
+        "; ".join([*outages[:MAX_REASONS], _partitions_of(cut_off)]),
+        own_numbers(taken),
+    )
+
+
+def _partitions_of(workers: Sequence[WorkerStatus]) -> str:
+    return "; ".join(f"{_name(w)}: {some_partitions(w.partitions)}" for w in workers[:MAX_NAMED])
 
 
 def _workers(workers: Sequence[WorkerStatus], all_: bool) -> str:

@@ -11,7 +11,7 @@ from projector.cli.display.status_changes import changes
 from projector.cli.display.status_display import fitting_picture, trouble_picture
 from projector.cli.status_command import stamped_since
 from projector.events.model import Topic
-from projector.operators.diagnosis.servers import redis_cause
+from projector.operators.diagnosis.no_status import redis_unreachable
 from projector.operators.status import deployment_of
 from projector.operators.status_model import KafkaFault, KafkaTrouble, PartitionStatus, Status
 from tests.unit.operators.stored_status import OWNER, SETTINGS, StoredStatus, ends
@@ -119,7 +119,7 @@ async def test_nothing_is_wider_or_higher_than_the_terminal(
 
 def test_without_redis_there_is_the_cause_and_what_to_do() -> None:
     now = 1_800_000_000_000
-    cause = redis_cause("Redis at redis://r:2 cannot be reached: refused", now - 12_000)
+    cause = redis_unreachable("Redis at redis://r:2 cannot be reached: refused", now - 12_000)
     console = Console(width=80)
     with console.capture() as capture:
         console.print(trouble_picture(deployment_of(SETTINGS), cause, now))
