@@ -95,6 +95,19 @@ def test_a_page_of_other_topics_shows_that_they_are_others(world: World, browser
     browser.screenshot("page-other-topics")
 
 
+def test_a_redis_without_memory_is_the_cause_and_not_the_silent_workers(
+    world: World, browser: Browser
+) -> None:
+    browser.open(world.page)
+    browser.until_text("#summary", f"{PARTITIONS} partitions fresh")
+    world.deployment.redis.config_set("maxmemory", 1)
+    until_cause(browser, "Redis refuses writes.", "Lookups get 503.",
+                "more memory", "redis-refuses-writes")  # fmt: skip
+    assert "its memory is full" in browser.text("#alarm-detail")
+    world.deployment.redis.config_set("maxmemory", 0)
+    browser.until_text("#summary", f"{PARTITIONS} partitions fresh", 40)
+
+
 def test_kafka_that_is_away_is_the_cause(world: World, browser: Browser) -> None:
     browser.open(world.page)
     browser.until_text("#summary", f"{PARTITIONS} partitions fresh")

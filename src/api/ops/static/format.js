@@ -4,10 +4,14 @@ export const whole = (number) =>
   number === null || number === undefined ? "?" : number.toLocaleString("en");
 
 export function duration(seconds) {
-  if (seconds === null || seconds === undefined) return "never";
   if (seconds < 0.0995) return `${(seconds * 1000).toFixed(seconds < 0.00995 ? 1 : 0)} ms`;
-  if (seconds < 99.95) return `${seconds.toFixed(1)} s`;
-  return elapsed(seconds);
+  return age(seconds);
+}
+
+// In a column of ages all have one unit, as long as it is readable.
+export function age(seconds) {
+  if (seconds === null || seconds === undefined) return "never";
+  return seconds < 99.95 ? `${seconds.toFixed(1)} s` : elapsed(seconds);
 }
 
 // A longer time, in whole units.

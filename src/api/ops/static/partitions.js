@@ -1,6 +1,6 @@
 // Partitions folded by worker, and single ones: those that differ from their worker, or all.
 import { at, fillRows, harmless, setAttribute, setText, tableRow } from "./dom.js";
-import { duration, whole } from "./format.js";
+import { age as ageText, whole } from "./format.js";
 
 const MARK = {
   fresh: "● fresh", late: "▲ late", stale: "■ stale", unclaimed: "□ unclaimed",
@@ -50,7 +50,7 @@ function fillWorker(node, { owner, state, age, partitions, ...worker }) {
   const named = STATES.filter((name) => partitions[name]).map((name) =>
     `${whole(partitions[name].count)} ${name}: ${partitions[name].numbers}`);
   const texts = [
-    owner === null ? "no worker" : harmless(owner), MARK[health] ?? harmless(health), state ? duration(age) : "",
+    owner === null ? "no worker" : harmless(owner), MARK[health] ?? harmless(health), state ? ageText(age) : "",
     harmless(named.join("; ")), whole(worker.live_tokens), whole(worker.facts), whole(worker.lag),
   ];
   texts.forEach((text, i) => setText(node.children[i], text));
@@ -58,7 +58,7 @@ function fillWorker(node, { owner, state, age, partitions, ...worker }) {
 
 function fillPartition(node, row) {
   const texts = [
-    String(row.partition), MARK[row.state] ?? harmless(row.state), duration(row.age),
+    String(row.partition), MARK[row.state] ?? harmless(row.state), ageText(row.age),
     row.owner ? harmless(row.owner) : "none", whole(row.revision), whole(row.facts),
     whole(row.live_tokens), whole(row.lag && Object.values(row.lag).reduce((a, b) => a + b, 0)),
   ];

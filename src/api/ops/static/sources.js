@@ -1,6 +1,6 @@
 // The sources that workers wait for.
 import { at, fillRows, harmless, setAttribute, setText, tableRow } from "./dom.js";
-import { duration, some } from "./format.js";
+import { age as ageText, some } from "./format.js";
 
 const MARK = { heard: "● heard", late: "▲ late", silent: "■ silent", unknown: "○ unknown" };
 const COLUMNS = [["", "owner"], ["", "state"], ["last heartbeat", "number"], ["partitions that wait", ""]];
@@ -22,5 +22,5 @@ const ignoredText = ({ source, ignored_by: partitions }) =>
 function fillSource(node, { source, state, age, waiting }, partitions) {
   const named = waiting.length === partitions ? "all" : waiting.length ? `${waiting.length}: ${some(waiting)}` : "none";
   setAttribute(node, "data-state", state);
-  [harmless(source), MARK[state] ?? harmless(state), duration(age), named].forEach((text, i) => setText(node.children[i], text));
+  [harmless(source), MARK[state] ?? harmless(state), ageText(age), named].forEach((text, i) => setText(node.children[i], text));
 }

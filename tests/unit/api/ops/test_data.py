@@ -143,6 +143,18 @@ async def test_the_api_s_lookups_are_counted_by_status(
         assert (await http.get("/ops/data/status", headers=BEARER)).json()["lookups"] is None
 
 
+async def test_a_damaged_number_of_partitions_is_a_cause_with_what_to_do(
+    redis: FakeAsyncRedis,
+) -> None:
+    """The page showed that the status cannot be read, and neither lookups nor advice."""
+    await redis.set(schema.PARTITIONS_KEY, "abc")
+    async with own() as http:
+        found = (await http.get("/ops/data/status")).json()
+    (cause,) = found["causes"]
+    assert (cause["name"], cause["lookups"]) == ("partition-count-damaged", "Lookups get 503.")
+    assert "totals" not in found
+
+
 async def test_kafka_that_is_not_there_is_said_and_holds_nothing_up(redis: FakeAsyncRedis) -> None:
     async with own() as http:
         found = (await http.get("/ops/data/dead-letters")).json()
