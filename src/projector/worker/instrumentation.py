@@ -5,7 +5,6 @@ import time
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import cache
 from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn, Self
@@ -72,7 +71,8 @@ class OwnerInstruments:
         self._claimed = False
         self._fresh_at = time.monotonic()
         self._report_large_at = 0.0
-        self._due = asyncio.Event()
+        # Whether there was a stamp, or silence, since the activity was last looked at.
+        self._is_stamped = False
         self._report_at = 0.0
         # Records by topic and whether they were good, not yet added to the counters.
         self._taken: Counter[tuple[Topic, bool]] = Counter()
@@ -175,11 +175,11 @@ class OwnerInstruments:
     def record_stamp(self, asked_at: float) -> None:
         """Note a stamp; `asked_at` is the time of its probe in seconds of the loop's clock."""
         self._fresh_at = time.monotonic() - (asyncio.get_running_loop().time() - asked_at)
-        self._due.set()
+        self._is_stamped = True
 
     def record_silence(self) -> None:
         """Note that a stamp waits for a source: operators see for how long."""
-        self._due.set()
+        self._is_stamped = True
 
     async def publish(self, store: PartitionStore, timing: Timing) -> NoReturn:
         """Write the activity to Redis until cancelled: once an interval, and when stamps stay away.
@@ -203,21 +203,12 @@ class OwnerInstruments:
     async def _next_report(self, timing: Timing) -> bool:
         """Wait until a report is due; return whether there was a stamp or silence in time."""
         while True:
-            pause_s = min(timing.unstamped_s, self._report_at - time.monotonic())
-            await asyncio.sleep(max(0.0, pause_s))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timing.unstamped_s):
-                    await self._due.wait()
-            is_stamped = self._due.is_set()
-            self._due.clear()
+            await asyncio.sleep(timing.unstamped_s)
+            is_stamped, self._is_stamped = self._is_stamped, False
             now = time.monotonic()
-            if not is_stamped:
-                self._report_at = now + timing.unstamped_s
-            elif now < self._report_at:
-                continue
-            else:
+            if not is_stamped or now >= self._report_at:
                 self._report_at = now + timing.publish_interval_s
-            return is_stamped
+                return is_stamped
 
     def _outage(self) -> str | None:
         found = outage_of(self._partition)

@@ -30,7 +30,7 @@ class Timing(NamedTuple):
     history_pause_s: float = 10.0
     # Activity is for operators, and must not cost Redis more than a stamp does.
     publish_interval_s: float = 5.0
-    # Without a stamp for so long, an owner reports sooner: else it would pass for a dead one.
+    # Without a stamp for so long, an owner reports this often: else it would pass for a dead one.
     unstamped_s: float = 1.0
     # An API without the number of partitions answers no lookup.
     restore_count_s: float = 1.0

@@ -196,20 +196,6 @@ async def test_an_activity_that_cannot_be_written_costs_nothing(setup: Setup) ->
         await until(stamped_again)
 
 
-async def test_no_activity_is_published_without_a_stamp(setup: Setup) -> None:
-    async with setup.owning():
-        await until(lambda: published(setup))
-        setup.kafka.down = True
-        await setup.redis.delete(schema.activity_key(PARTITION))
-
-        async def is_quiet() -> bool:
-            await setup.redis.delete(schema.activity_key(PARTITION))
-            await asyncio.sleep(0.1)
-            return await published(setup) is None
-
-        await until(is_quiet)
-
-
 async def test_activity_expires(setup: Setup) -> None:
     async with setup.owning():
         await until(lambda: published(setup))
