@@ -32,8 +32,8 @@ BOUND = "6"
 
 def status(deployment: Deployment) -> tuple[int, Any]:
     done = deployment.command("status", "--json")
-    assert not done.stderr or done.returncode > 1, done.stderr
-    return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
+    assert not done.stderr, done.stderr
+    return done.returncode, json.loads(done.stdout)
 
 
 def test_a_healthy_deployment_is_fresh_and_says_what_it_did(deployment: Deployment) -> None:
@@ -139,8 +139,11 @@ def test_without_redis_it_is_an_outage_that_a_watch_outlasts(deployment: Deploym
     eventually(lambda: "partitions" in keys(watch.log()), "the watch shows partitions")
     deployment.redis.shutdown(nosave=True)
     done = deployment.command("status", "--json")
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.startswith("Redis at redis://127.0.0.1:")
+    assert (done.returncode, done.stderr) == (3, "")
+    found = json.loads(done.stdout)
+    assert found["trouble"].startswith("Redis at redis://127.0.0.1:")
+    assert found["trouble"].endswith(" cannot be reached: connection refused")
+    assert [cause["name"] for cause in found["causes"]] == ["redis-unreachable"]
     eventually(lambda: "trouble" in keys(watch.log()), "the watch prints why")
     watch.signal(signal.SIGINT)
     assert watch.process.wait(20) == 1

@@ -34,6 +34,7 @@ from projector.operators.kafka_lag import EndOffsetPoller
 from projector.operators.status import deployment_of, read_status
 from projector.operators.status_model import Cause, Status
 from projector.process import until_signalled
+from projector.store.partition_count import read_partition_count
 
 REFRESH_S: Final = 1.0
 WAIT_INTERVAL_S: Final = 0.5
@@ -96,8 +97,9 @@ def _exit_code(found: Status | Trouble) -> int:
 async def _once(settings: Settings) -> Status | Trouble:
     async with _clients(settings) as (redis, kafka):
         try:
-            await redis.ping()
-        except RedisError as error:
+            # Before the wait for Kafka. A Redis without a disk answers PING with an error.
+            await read_partition_count(redis)
+        except (RedisError, PartitionCountError) as error:
             return _trouble(settings, error, None)
         await kafka.first()
         return await _read_or_trouble(settings, redis, kafka, None)

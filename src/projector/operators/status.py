@@ -89,13 +89,21 @@ async def read_status(redis: Redis, settings: Settings, kafka: KafkaAnswer) -> S
         kafka=_sentence(kafka.trouble) if kafka.trouble else None,
         sources=source_statuses(stored, bound), deployment=deployment_of(settings),
         kafka_trouble=kafka.trouble,
-        refused_writes=await refused_writes(redis) if _is_any_late(partitions) else None,
+        refused_writes=await _refused_writes(redis, stored, partitions),
     )  # fmt: skip
     return msgspec.structs.replace(found, causes=causes(found))
 
 
-def _is_any_late(partitions: Iterable[PartitionStatus]) -> bool:
-    return any(partition.state is not PartitionHealth.FRESH for partition in partitions)
+async def _refused_writes(
+    redis: Redis, stored: Iterable[StoredPartition], partitions: Iterable[PartitionStatus]
+) -> str | None:
+    """Return why Redis refuses writes, if a server has none that are fresh."""
+    written, silent = set[str](), set[str]()
+    for each, partition in zip(stored, partitions, strict=True):
+        is_written = partition.state is PartitionHealth.FRESH or _catches_up(each)
+        place = redis_batch.place_of(redis, schema.partition_key(each.partition))
+        (written if is_written else silent).add(place)
+    return await refused_writes(redis) if silent - written else None
 
 
 def _replayed(marks: Iterable[bytes], ends: Ends | None) -> int:
@@ -210,7 +218,7 @@ def _partition(stored: StoredPartition, max_staleness: float, ends: Ends | None)
         stored.damage,
         list(ends.leaderless.get(stored.partition, ())) if ends else [],
         _other_logs(state, ends) if state and ends else [],
-        doing.outage if doing and _catches_up(stored) else None,
+        doing.outage if doing and doing.unstamped and _catches_up(stored) else None,
     )
 
 
@@ -275,11 +283,14 @@ def _workers(
 
 
 def _catches_up(stored: StoredPartition) -> bool:
-    """Whether the owner has reported lately, and after it had stopped stamping.
+    """Whether the owner has claimed or reported lately, the latter after it had stopped stamping.
 
     A report from before that may be of a worker that has ended since.
     """
     state, doing = stored.state, stored.activity
+    # An epoch is the time of its claim.
+    if state and 0 <= stored.now - state.version.epoch <= LATE_S * 1000:
+        return True
     if state is None or doing is None or doing.epoch != state.version.epoch:
         return False
     ago, age = written_ago(stored, doing), _age(state, stored.now)

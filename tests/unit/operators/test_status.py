@@ -188,6 +188,14 @@ async def test_a_worker_that_reports_to_wait_for_kafka_is_cut_off_and_not_silent
     assert [cause.name for cause in found.causes] == ["workers-cut-off"]
 
 
+async def test_a_worker_that_has_just_claimed_is_not_silent(world: StoredStatus) -> None:
+    now = int(time.time() * 1000)
+    await world.stamp(0, 20, stamp_epoch=6, epoch=now)
+    assert (await world.read()).workers[0].state is WorkerHealth.BEHIND
+    await world.stamp(0, 20, stamp_epoch=6, epoch=now - 60_000)
+    assert (await world.read()).workers[0].state is WorkerHealth.SILENT
+
+
 async def test_a_report_from_before_the_last_stamp_proves_no_life(world: StoredStatus) -> None:
     await world.stamp(0, 3)
     await world.publish(0, written_ago=5, unstamped=True, outage="Kafka")
@@ -205,13 +213,16 @@ async def test_a_redis_without_memory_is_the_cause_and_not_the_workers(
         return [{"used_memory": 7, "maxmemory": 0}, full] if section == "memory" else [{}]
 
     monkeypatch.setattr(redis_batch, "info", info)
-    await world.stamp(0, 0)
-    assert (await world.read()).refused_writes is None
+    await world.partitions(2)
     await world.stamp(0, 3)
+    await world.stamp(1, 0)
+    # It accepted a stamp a moment ago.
+    assert (await world.read()).refused_writes is None
+    await world.stamp(1, 3)
     found = await world.read()
     assert [cause.name for cause in found.causes] == ["redis-refuses-writes"]
     assert found.causes[0].detail == (
-        "Redis refuses writes: its memory is full: 1000000 of 1000000 bytes are used"
+        "Redis refuses writes: its memory is full: 1000000 of 1000000 bytes"
     )
 
 
