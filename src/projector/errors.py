@@ -60,7 +60,14 @@ class ProjectorError(Exception):
 
 
 class OperatorError(ProjectorError):
-    """Settings, topics or servers are not as they must be; the message says what to do."""
+    """Settings, topics or servers are not as they must be; the message says what to do.
+
+    The text is the reason and the advice; the `reason` alone is kept too.
+    """
+
+    def __init__(self, reason: str = "", advice: str = "") -> None:
+        super().__init__("; ".join(filter(None, [reason, advice])))
+        self.reason = reason
 
 
 class SettingsError(OperatorError):
@@ -72,11 +79,7 @@ class NotReadyError(OperatorError):
 
 
 class MissingTopicsError(NotReadyError):
-    """Topics do not exist yet: `missing` names them, and the message has advice too."""
-
-    def __init__(self, missing: str, advice: str = "") -> None:
-        super().__init__("; ".join(filter(None, [missing, advice])))
-        self.missing = missing
+    """Topics do not exist yet; the reason names them."""
 
 
 class StandbyError(NotReadyError):

@@ -145,7 +145,7 @@ def _reason(settings: Settings, error: BaseException | None) -> str:
     match error:
         case MissingTopicsError():
             # Its advice to create them is wrong where the prefix is.
-            return error.missing
+            return error.reason
         case OperatorError():
             return str(error)
         case KafkaConnectionError():

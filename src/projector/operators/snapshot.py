@@ -72,7 +72,7 @@ async def read_snapshot(redis: Redis, partition: int, reached: Version | None = 
     if not after.has_checkpoint:
         raise SnapshotError(_not_ready(partition, after, None))
     if after.version == before.version and len(stored) != before.facts:
-        raise SnapshotError(_incomplete(partition, len(stored), before.facts))
+        raise _incomplete(partition, len(stored), before.facts)
     try:
         # In a thread: indexing 100,000 facts takes half a second, too long for the event loop.
         index, in_doubt = await asyncio.to_thread(_index, stored, before.offsets)
@@ -107,14 +107,14 @@ async def _checked_state(redis: Redis, partition: int) -> PartitionState | None:
     # A checkpoint written between the reads has another count, and another version.
     is_same = found and later and found.version == later.version
     if found and is_same and found.has_checkpoint and found.facts != count:
-        raise SnapshotError(_incomplete(partition, count, found.facts))
+        raise _incomplete(partition, count, found.facts)
     return found
 
 
-def _incomplete(partition: int, count: int, written: int | None) -> str:
-    return (
-        f"partition {partition} has {count} facts where {written} were written; read everything "
-        f"from Kafka again: `projector rebuild --partition {partition}`"
+def _incomplete(partition: int, count: int, written: int | None) -> SnapshotError:
+    return SnapshotError(
+        f"partition {partition} has {count} facts where {written} were written",
+        f"read everything from Kafka again: `projector rebuild --partition {partition}`",
     )
 
 

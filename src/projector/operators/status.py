@@ -38,7 +38,7 @@ from projector.operators.status_model import (
     WorkerStatus,
 )
 from projector.store import activity, schema
-from projector.store.activity import ActivityRates
+from projector.store.activity import ActivityRates, PartitionActivity
 from projector.store.partition_count import read_partition_count
 from projector.store.partition_state import PartitionState
 from projector.store.replay_marks import FirstLetter, is_present
@@ -218,8 +218,17 @@ def _partition(stored: StoredPartition, max_staleness: float, ends: Ends | None)
         stored.damage,
         list(ends.leaderless.get(stored.partition, ())) if ends else [],
         _other_logs(state, ends) if state and ends else [],
-        doing.outage if doing and doing.unstamped and _catches_up(stored) else None,
+        doing.outage if doing and _is_present(stored, doing) else None,
+        doing.letters if doing else 0,
     )
+
+
+def _is_present(stored: StoredPartition, doing: PartitionActivity) -> bool:
+    """Whether the owner's report is of now: no stamp, or failure, has come since that it lacks."""
+    if doing.unstamped:
+        return _catches_up(stored)
+    epoch = stored.state.version.epoch if stored.state else None
+    return doing.epoch == epoch and written_ago(stored, doing) <= REPORTED_S
 
 
 def _other_logs(state: PartitionState, ends: Ends) -> list[Topic]:

@@ -101,7 +101,8 @@ class PartitionStatus(Struct, frozen=True):
     `age` is the time in seconds since it was last fresh, `lag` the number of records that are not
     applied, by topic. `damage` is what cannot be read of it in Redis. `leaderless` are the topics
     without a leader in Kafka, `other_logs` those that are not the logs whose events were applied.
-    `outage` is the server that its owner reports to wait for, a colon and the reason.
+    `outage` is the server that its owner reports to wait for, a colon and the reason, `letters` the
+    number of dead letters that it could not send yet.
     """
 
     partition: int
@@ -118,6 +119,7 @@ class PartitionStatus(Struct, frozen=True):
     leaderless: list[Topic] = []
     other_logs: list[Topic] = []
     outage: str | None = None
+    letters: int = 0
 
 
 class WorkerStatus(Struct, frozen=True):

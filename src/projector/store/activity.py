@@ -56,8 +56,8 @@ class PartitionActivity(Struct):
 
     `letters` counts dead letters that Kafka has not acknowledged yet. `sources` has that clock at
     the last heartbeat of each named source that counted for the partition, None before the first.
-    `unstamped` is true when there was no stamp for a second, `outage` the server that the owner
-    waits for then, a colon and the reason.
+    `unstamped` is true when there was no stamp for a second. `outage` is the server that the owner
+    waits for, a colon and the reason; an owner whose dead letters are refused stamps all the same.
     """
 
     epoch: Count

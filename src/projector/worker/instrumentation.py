@@ -231,5 +231,5 @@ class OwnerInstruments:
         recent = [m for m in self._minutes if m.minute >= now // 60_000 - MINUTES_KEPT]
         return PartitionActivity(
             epoch, owner, now, live_tokens, facts, letters, recent, dict(self._sources), unstamped,
-            self._outage() if unstamped else None,
+            self._outage(),
         )  # fmt: skip

@@ -45,12 +45,12 @@ TROUBLES = [KafkaTrouble(fault, "Kafka at k:1 does so", NOW - 9000) for fault in
 def partition(
     number: int, state: PartitionHealth = PartitionHealth.FRESH, owner: str = "a",
     damage: str | None = None, leaderless: list[Topic] | None = None,
-    other_logs: list[Topic] | None = None, outage: str | None = None,
+    other_logs: list[Topic] | None = None, outage: str | None = None, letters: int = 0,
 ) -> PartitionStatus:  # fmt: skip
     claimed = owner if state is not PartitionHealth.UNCLAIMED else None
     return PartitionStatus(
         number, state, claimed, AGES[state], 7, 3, 5, 2, None, None, damage, leaderless or [],
-        other_logs or [], outage,
+        other_logs or [], outage, letters,
     )  # fmt: skip
 
 
@@ -102,6 +102,7 @@ def statuses(draw: st.DrawFn) -> Status:
             n, draw(st.sampled_from(list(PartitionHealth))), draw(st.sampled_from("abc")),
             draw(st.sampled_from([None, None, None, "damaged"])), draw(topics), draw(topics),
             draw(st.sampled_from([None, "Kafka: away", f"Redis: {JUMPED}"])),
+            draw(st.sampled_from([0, 0, 3])),
         )
         for n in range(count)
     ]  # fmt: skip
@@ -286,6 +287,16 @@ def test_workers_go_on_without_kafka_only_if_they_have_stamped_since() -> None:
         trouble = msgspec.structs.replace(UNREACHABLE, lasted=lasted)
         found = only(status(fresh, trouble=trouble))
         assert (found.severity, found.what) == (Severity.NOTICE, what)
+
+
+def test_dead_letters_that_kafka_refuses_are_a_notice_while_the_partition_is_fresh() -> None:
+    """All looked well: no letter was in Kafka, and each partition was fresh."""
+    refused = partition(0, outage="Kafka: [Error 10] MessageSizeTooLargeError", letters=2)
+    found = only(status(refused, partition(1, letters=1)))
+    assert (found.name, found.severity, found.partitions) == (
+        "dead-letters-refused", Severity.NOTICE, [],
+    )  # fmt: skip
+    assert found.what == "Kafka does not take the dead letters of partition 0."
 
 
 def test_a_clock_of_redis_that_jumped_is_no_outage_of_redis() -> None:

@@ -221,9 +221,7 @@ async def test_a_redis_without_memory_is_the_cause_and_not_the_workers(
     await world.stamp(1, 3)
     found = await world.read()
     assert [cause.name for cause in found.causes] == ["redis-refuses-writes"]
-    assert found.causes[0].detail == (
-        "Redis refuses writes: its memory is full: 1000000 of 1000000 bytes"
-    )
+    assert found.causes[0].detail == "its memory is full: 1000000 of 1000000 bytes"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def causes(status: Status) -> list[Cause]:
         workers.cut_off_workers(left),
         partitions.unclaimed(left),
         partitions.behind(left),
+        servers.refused_letters(left),
         servers.dead_letters(left),
     )
     return sorted(found, key=badness)

@@ -6,7 +6,7 @@ from typing import Final
 
 from projector.clients.trusted_clock import HOLD_S, JUMPED
 from projector.operators.diagnosis.unexplained import Unexplained, own_numbers
-from projector.operators.diagnosis.words import many
+from projector.operators.diagnosis.words import many, some_partitions
 from projector.operators.status_model import (
     Cause,
     Deployment,
@@ -51,7 +51,7 @@ def refused_writes(left: Unexplained) -> Iterator[Cause]:
         left.lookups(taken),
         "Give Redis more memory or disk; workers go on by themselves.",
         "runbook.md#redis-refuses-writes",
-        f"Redis refuses writes: {reason}",
+        reason,
         own_numbers(taken),
     )
 
@@ -173,6 +173,23 @@ def other_topics(status: Status, detail: str) -> Cause:
 def _with_prefix(deployment: Deployment | None) -> str:
     prefix = deployment.topic_prefix if deployment else ""
     return f"with the prefix `{prefix}`" if prefix else "without a prefix"
+
+
+def refused_letters(left: Unexplained) -> Iterator[Cause]:
+    """Find partitions that are fresh although Kafka does not take their dead letters."""
+    partitions = left.status.partitions
+    found = [p for p in partitions if p.letters and p.outage and p.partition not in left.open]
+    if found:
+        yield Cause(
+            "dead-letters-refused",
+            Severity.NOTICE,
+            f"Kafka does not take the dead letters of {some_partitions(own_numbers(found))}.",
+            None,
+            "This changes nothing for lookups yet.",
+            "Repair the topic `dead-letters`; workers go on by themselves.",
+            "runbook.md#dead-letters-refused",
+            found[0].outage,
+        )
 
 
 def dead_letters(left: Unexplained) -> Iterator[Cause]:

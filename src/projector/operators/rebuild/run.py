@@ -316,7 +316,7 @@ class PartitionRun:
                 await asyncio.sleep(comparison.PAUSE_S)
                 await self._look(looks)
         except SnapshotError as error:
-            self.found.append(NotCompared(partition=self._partition, reason=str(error)))
+            self.found.append(NotCompared(partition=self._partition, reason=error.reason))
             self._counts.facts += 1
             return
         self._report_facts(*looks[-2:])
