@@ -51,7 +51,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> fakeredis.FakeServer:
         ("rebuild", "--dry-run"),
         ("verify",),
         ("audit", str(EXPORT)),
-        ("status",),
         ("explain", "9"),
         ("inspect", "job", "9"),
         ("inspect", "partition", "0"),

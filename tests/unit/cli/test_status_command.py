@@ -14,6 +14,7 @@ from projector.operators import status
 from projector.operators.kafka_lag import EndOffsetPoller
 from projector.store import schema
 from tests.unit.cli.runner import run
+from tests.unit.store.test_partition_count import SENTENCE
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +73,17 @@ def test_a_refusal_by_redis_is_not_called_an_outage(
     assert "as for the workers" in printed
     assert "docs/runbook.md#redis-refused" in printed
     assert "Start Redis" not in printed
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--wait", "5")])
+def test_a_damaged_number_of_partitions_is_shown_as_every_cause_is(
+    options: tuple[str, ...], server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was printed without what lookups get; a watch called it a Redis out of reach."""
+    monkeypatch.setattr(EndOffsetPoller, "first", _no_wait)
+    fakeredis.FakeRedis(server=server).set(schema.PARTITIONS_KEY, "abc")
+    found = run("status", *options)
+    assert found.exit_code == 2
+    printed = found.stderr if "--wait" in options else found.stdout
+    for text in (SENTENCE, "Lookups get 503.", "partition-count-damaged"):
+        assert text in " ".join(printed.split())
