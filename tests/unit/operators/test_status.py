@@ -181,7 +181,7 @@ async def test_a_worker_that_reports_to_wait_for_kafka_is_cut_off_and_not_silent
     world: StoredStatus,
 ) -> None:
     await world.stamp(0, 3)
-    await world.publish(0, written_ago=1, unstamped=True, outage="Kafka: no broker")
+    await world.publish(0, written_ago=2, unstamped=True, outage="Kafka: no broker")
     found = await world.read(ends())
     assert found.partitions[0].outage == "Kafka: no broker"
     assert found.workers[0].state is WorkerHealth.BEHIND
