@@ -29,6 +29,7 @@ from projector.operators.dead_letters.letters import (
     LetterSummary,
 )
 from projector.operators.dead_letters.reader import read_latest
+from projector.operators.diagnosis.words import many
 from projector.store.replay_marks import read_marks
 
 HEADER: Final = ("LETTER", "REFUSED", "TYPE", "SOURCE", "ORIGINAL", "REASON")
@@ -112,7 +113,7 @@ def _summary(found: LatestLetters, chosen: Chosen) -> str:
     replayed = f"; {left_out} replayed, listed with --all" if left_out else ""
     return (
         f"{len(found.letters)} shown of {found.matching} that match, "
-        f"{found.total} dead letters in all{replayed}"
+        f"{many(found.total, 'dead letter')} in all{replayed}"
     )
 
 

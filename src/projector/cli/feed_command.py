@@ -1,6 +1,6 @@
 """`projector feed`: events from a file, from a pipe, or for an agent's `config.yaml`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -57,7 +57,7 @@ def feed(  # noqa: PLR0913  one for each option that is not about the agent
                 sorted(bad + doubtful if strict else bad),
                 f"nothing was sent{event_file.layout_hint(source)}",
             )
-        _warn(path, doubtful)
+        warn_about_lines(path, doubtful)
         if not count:
             # In a pipe, the command that should have written events has perhaps failed.
             fail(WRONG, f"{path}: there is no event in it; nothing was sent")
@@ -70,10 +70,6 @@ def feed(  # noqa: PLR0913  one for each option that is not about the agent
     typer.echo(f"{count} event{'' if count == 1 else 's'} acknowledged by Kafka")
     if wait_s is not None:
         _wait(settings, positions, wait_s)
-
-
-def _warn(path: str, lines: Sequence[tuple[int, str]]) -> None:
-    warn_about_lines(path, [(number, f"warning: {reason}") for number, reason in lines])
 
 
 def _wait(settings: Settings, positions: "Positions", wait_s: float) -> None:
@@ -136,7 +132,7 @@ def _agent_events(
         refuse_lines(path, error.faults)
     if strict and access.notes:
         refuse_lines(path, access.notes)
-    _warn(path, access.notes)
+    warn_about_lines(path, access.notes)
     events, reasons = agent_config_file.agent_event_file(agent, access)
     if reasons:
         fail(WRONG, *(f"{path}: {reason}" for reason in reasons), "nothing was sent")

@@ -89,13 +89,13 @@ def server_failure(settings: Settings, error: Exception) -> tuple[int, str] | No
 def _redis_failure(settings: Settings, error: Exception) -> tuple[int, str] | None:
     from redis.exceptions import RedisError
 
-    from projector.clients.redis_access import redis_reason
+    from projector.clients.redis_access import redis_outage, redis_reason
 
     if not isinstance(error, RedisError):
         return None
     if reason := redis_reason(error):
         return WRONG, f"Redis at {settings.redis_place} {reason}"
-    return OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {error}"
+    return OUTAGE, f"Redis at {settings.redis_place} cannot be reached: {redis_outage(error)}"
 
 
 def _kafka_failure(settings: Settings, error: Exception) -> tuple[int, str] | None:
@@ -111,6 +111,8 @@ def _kafka_failure(settings: Settings, error: Exception) -> tuple[int, str] | No
         ):
             sentence = f"Kafka at {settings.kafka} forbids this: {error}. See docs/security.md"
             return WRONG, sentence
+        case kafka_errors.MessageSizeTooLargeError():
+            return WRONG, f"Kafka at {settings.kafka} refuses an event as too large: {error}"
         # redis-py wraps every OSError in a RedisError, so this one is aiokafka's.
         case TemporaryError() | kafka_errors.KafkaError() | OSError():
             return OUTAGE, f"Kafka at {settings.kafka} cannot be reached: {outage_reason(error)}"
@@ -194,7 +196,8 @@ def refuse_lines(
 
 def warn_about_lines(file: str, doubtful: Sequence[tuple[int, str]]) -> None:
     """Print what is wrong with these lines of the file, which are used all the same."""
-    for sentence in _named_lines(file, doubtful, "warnings"):
+    lines = [(number, f"warning: {reason}") for number, reason in doubtful]
+    for sentence in _named_lines(file, lines, "warnings"):
         warn(sentence)
 
 

@@ -26,6 +26,8 @@ _TOKEN_PREFIX: Final = re.compile(r"[!-~]{0,100}")
 _SOURCE: Final = re.compile(SOURCE_PATTERN)
 # Each owner takes every heartbeat of every source, four a second, and keeps some.
 MAX_SOURCES: Final = 8
+# Letters in common, with which a name is taken for a misspelt one; the prefix alone has half.
+LIKE: Final = 0.85
 _OPS_TOKEN: Final = re.compile(r"[!-~]{16,1024}")
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -299,5 +301,5 @@ def _is_unknown(name: str) -> bool:
 
 def _suggestion(name: str) -> str:
     known = [variable_name(field) for field in _fields()]
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=LIKE)
     return f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else "")

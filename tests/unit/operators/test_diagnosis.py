@@ -435,11 +435,11 @@ def test_the_cause_with_more_refused_partitions_comes_first() -> None:
 def test_dead_letters_are_a_notice() -> None:
     found = only(status(partition(0), dead_letters=1))
     assert (found.name, found.severity) == ("dead-letters", Severity.NOTICE)
-    assert found.what == "1 event could not be applied and became a dead letter."
+    assert found.what == "1 event had a fault and became a dead letter."
 
 
 def test_dead_letters_that_were_all_replayed_are_no_trouble() -> None:
     found = status(partition(0), dead_letters=4)
     assert causes(msgspec.structs.replace(found, replayed=4)) == []
     waiting = only(msgspec.structs.replace(found, replayed=1))
-    assert waiting.what == "3 events could not be applied and became dead letters."
+    assert waiting.what == "3 events had a fault and became dead letters."

@@ -85,7 +85,7 @@ def replay(
     ] = None,
     as_new: Annotated[
         bool,
-        typer.Option("--as-new", help="Let it overwrite what came since; see below."),
+        typer.Option("--as-new", help="Let it overwrite what came since."),
     ] = False,
 ) -> None:
     """Send refused events again, unchanged or corrected.

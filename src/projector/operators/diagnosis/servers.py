@@ -198,10 +198,10 @@ def dead_letters(left: Unexplained) -> Iterator[Cause]:
         yield Cause(
             "dead-letters",
             Severity.NOTICE,
-            f"{many(count, 'event')} could not be applied and became "
+            f"{many(count, 'event')} had a fault and became "
             f"{'a dead letter' if count == 1 else 'dead letters'}.",
             None,
-            "Answers lack what these events were to change.",
+            "Answers lack what these events were to change, unless they were applied all the same.",
             f"{_list(count)}, correct and replay them.",
             "runbook.md#dead-letters-arriving",
         )
