@@ -18,6 +18,7 @@ from benchmarks import (
     gitlab_reads,
     gitlab_visible,
     idle,
+    ingest,
     jobs,
     live,
     lookups,
@@ -37,6 +38,7 @@ GROUPS: Final[dict[str, Callable[[Servers, Sizes, Report], None]]] = {
     "live": live.measure,
     "visible": visible.measure,
     "jobs": jobs.measure,
+    "ingest": ingest.measure,
     "rebuild": rebuild.measure,
     "fan-out": fan_out.measure,
     "claim": claim.measure,
@@ -102,7 +104,7 @@ def run(  # noqa: PLR0913  one for each size
     sizes = Sizes(
         rounds=rounds, grows=growth, tokens=tokens, many_tokens=many_tokens,
         live_events=live_events, rate=rate, rebuilt_events=rebuilt_events, fan_out_views=views,
-        facts=facts, jobs=fed_jobs, jobs_rounds=rounds, gitlab_rounds=rounds,
+        facts=facts, jobs=fed_jobs, jobs_rounds=rounds, ingest_rounds=rounds, gitlab_rounds=rounds,
         gitlab_rows=gitlab_rows, gitlab_many_rows=gitlab_many_rows,
     )  # fmt: skip
     measured = _measured(sizes, only, lambda so_far: report.save(so_far, folder))

@@ -2,6 +2,8 @@
 -- Arguments: how many tokens there are; the mean pause of a connection between two requests in
 -- milliseconds, 0: none; and, unless it is those, a file with the tokens, one a line.
 
+dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "summary.lua")
+
 local head = "GET /api/v4/job/allowed_agents HTTP/1.1\r\nHost: benchmark\r\nJob-Token: "
 local listed = {}
 
@@ -22,13 +24,4 @@ end
 function request()
   local number = math.random(tokens)
   return head .. (listed[number] or "bench-token-" .. number) .. "\r\n\r\n"
-end
-
-function done(summary, latency)
-  local errors = summary.errors
-  io.write(string.format(
-    '{"requests": %d, "seconds": %f, "p50": %f, "p99": %f, "refused": %d, "broken": %d}\n',
-    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3,
-    latency:percentile(99) / 1e3, errors.status,
-    errors.connect + errors.read + errors.write + errors.timeout))
 end

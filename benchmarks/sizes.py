@@ -21,6 +21,8 @@ class Sizes(NamedTuple):
     jobs: int = 100_000
     # Each has a worker and topics of its own.
     jobs_rounds: int = 5
+    ingest_rounds: int = 5
+    ingest_teams: int = 8
     idle_partitions: int = 64
     idle_seconds: float = 5
     gitlab_rows: int = 250_000
@@ -44,7 +46,7 @@ class Sizes(NamedTuple):
 SMOKE = Sizes(
     rounds=2, grows=False, lookup_seconds=1, tokens=5_000, many_tokens=5_000, live_events=4_000,
     rate=125, rate_seconds=2, rebuilt_events=6_000, fan_out_views=20_000, facts=100_000,
-    jobs=10_000, jobs_rounds=1, idle_partitions=16, idle_seconds=2,
+    jobs=10_000, jobs_rounds=1, ingest_rounds=1, ingest_teams=1, idle_partitions=16, idle_seconds=2,
     gitlab_rows=20_000, gitlab_many_rows=20_000, gitlab_commits=3_000, gitlab_changes=6_000,
     gitlab_rounds=1,
 )  # fmt: skip

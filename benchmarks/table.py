@@ -112,6 +112,11 @@ IDLE: Final = "a Faust worker whose agents only acknowledge, with Faust's own fe
 RELAYED: Final = "pg_recvlogical's output, produced and consumed by plain aiokafka"
 COPIED: Final = "COPY of the same rows to a client"
 DRAINED: Final = "pg_recvlogical of the same stream, then the same events by plain aiokafka"
+BARE: Final = (
+    "bare uvicorn, and an ASGI application that answers once one aiokafka producer has sent the "
+    "body"
+)
+BARE_BATCHES: Final = f"{BARE}'s events as one batch"
 
 # A figure is judged only if its limit is below this: some twice to five times what an idle machine
 # shows, and below what the same machine shows once another program keeps a core busy.
@@ -223,6 +228,17 @@ FIGURES: Final = {
     ),
     "jobs": Figure(
         "jobs fed until their answers are right", "jobs/s", COPIED_EVENTS, Bound.OVER, 8_000
+    ),
+    "ingest_one_token": Figure(
+        "requests with one event, of one token over its 16 connections", "requests/s", BARE,
+        Bound.AT_LEAST, 0.4,
+    ),
+    "ingest_tokens": Figure(
+        "requests with one event, of 8 tokens over 64 connections", "requests/s", BARE,
+        Bound.AT_LEAST, 0.4,
+    ),
+    "ingest_batches": Figure(
+        "events in requests of 500", "events/s", BARE_BATCHES, Bound.AT_LEAST, 0.4,
     ),
     "rebuild": Figure(
         "rebuild from the beginning of the topics", "events/s", COPIED_EVENTS, Bound.AT_LEAST, 0.7,
