@@ -23,6 +23,8 @@ class Admission:
     def __init__(self) -> None:
         self._requests: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
+        metrics.REQUESTS_IN_FLIGHT.set_function(self._requests.total)
+        metrics.BYTES_IN_FLIGHT.set_function(self._bytes.total)
 
     @contextmanager
     def admitted(self, token: str, size: int) -> Iterator[None]:
@@ -44,8 +46,6 @@ class Admission:
             counts[token] += more
             if not counts[token]:
                 del counts[token]
-        metrics.REQUESTS_IN_FLIGHT.set(self._requests.total())
-        metrics.BYTES_IN_FLIGHT.set(self._bytes.total())
 
 
 def _too_many(reason: str) -> RefusedRequestError:

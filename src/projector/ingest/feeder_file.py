@@ -20,8 +20,8 @@ SETTING: Final = variable_name("ingest_tokens_file")
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 
 
-class FeederFile(WatchedFiles[bytes, list[Feeder]]):
-    """The feeders of a file. A file that becomes unusable is a `fault` until it is corrected.
+class FeederFile(WatchedFiles[bytes, dict[str, Feeder]]):
+    """The feeders of a file. A file that becomes unusable is a `fault` until it is mended.
 
     With a fault no token is accepted: a token that the file was to remove would go on working.
     Raises `SettingsError` if the file is wrong at the start.
@@ -33,14 +33,19 @@ class FeederFile(WatchedFiles[bytes, list[Feeder]]):
         metrics.TOKENS_UNUSABLE.set(0)
 
     @property
-    def feeders(self) -> list[Feeder]:
-        """The feeders, by the last content that was usable."""
+    def feeders(self) -> dict[str, Feeder]:
+        """The feeders by the digests of their tokens, of the last content that was usable."""
         return self.value
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the feeders, in the order of the file."""
+        return [feeder.name for feeder in self.feeders.values()]
 
     def _read(self) -> bytes:
         return _read(self._file)
 
-    def _parse(self, content: bytes) -> list[Feeder]:
+    def _parse(self, content: bytes) -> dict[str, Feeder]:
         return _parse(self._file, content)
 
     def _note_return(self) -> None:
@@ -48,7 +53,7 @@ class FeederFile(WatchedFiles[bytes, list[Feeder]]):
         metrics.TOKENS_UNUSABLE.set(0)
 
     def _note_change(self) -> None:
-        log.warning("feeders changed", names=[feeder.name for feeder in self.feeders])
+        log.warning("feeders changed", names=self.names)
 
     def _note_fault(self, fault: str, *, is_new: bool) -> None:
         if is_new:
@@ -72,7 +77,7 @@ def _read(file: Path) -> bytes:
     return content
 
 
-def _parse(file: Path, content: bytes) -> list[Feeder]:
+def _parse(file: Path, content: bytes) -> dict[str, Feeder]:
     try:
         return parse_feeders(content)
     except WrongFeedersError as error:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from email.message import Message
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -56,7 +57,7 @@ def mode_of(headers: HttpHeaders) -> Mode:
         raise RefusedRequestError(
             415, "the body is compressed; send it as it is", {"accept-encoding": "identity"}
         )
-    media_type, charset = _media_type(_all(headers, b"content-type"))
+    media_type, charset = _media_type(tuple(_all(headers, b"content-type")))
     mode = _mode(media_type, is_binary=bool(_all(headers, b"ce-specversion")))
     if charset and charset.lower() not in ("utf-8", "utf8", "us-ascii"):
         raise _unsupported("the charset must be utf-8")
@@ -85,9 +86,11 @@ def _unsupported(message: str) -> RefusedRequestError:
     return RefusedRequestError(415, message, {"accept": ", ".join(ACCEPTED)})
 
 
-def _media_type(values: list[bytes]) -> tuple[str, str]:
+# A feeder's requests have the same one. A value may have 64 KiB.
+@lru_cache(maxsize=64)
+def _media_type(values: tuple[bytes, ...]) -> tuple[str, str]:
     """Return the media type and its charset, both empty where there are none."""
-    if not values or values == [b""]:
+    if not values or values == (b"",):
         return "", ""
     if len(values) > 1:
         raise RefusedRequestError(400, "the header content-type is there more than once")

@@ -1,8 +1,11 @@
 """Metrics of the ingest for Prometheus. No label holds a token or free text."""
 
-from typing import Final
+from functools import cache
+from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+Metric = TypeVar("Metric", Counter, Histogram)
 
 PREFIX: Final = "projector_ingest_"
 # Of a token that is missing or unknown.
@@ -55,3 +58,10 @@ TOKENS_UNUSABLE: Final = Gauge(
 READY: Final = Gauge(
     f"{PREFIX}ready", "1 while Kafka answers and its topics can be used.", registry=REGISTRY
 )
+
+
+# `labels` takes as long as the decoding of an event, several times a request.
+@cache
+def labelled(metric: Metric, *labels: str) -> Metric:
+    """Return the part of a metric with these labels."""
+    return metric.labels(*labels)

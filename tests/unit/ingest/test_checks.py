@@ -12,7 +12,7 @@ from projector.feed.event_file import parse_line
 from projector.ingest.checks import Checks, check_event, read_heartbeat, source_of
 from projector.ingest.feeders import Feeder, parse_feeders
 from tests.builders import agent, event, group, heartbeat, member, removed
-from tests.unit.ingest.ingest_world import ALL, feeder, record
+from tests.unit.ingest.ingest_world import ALL, digest, feeder, record
 
 DAY_MS = 24 * 3600 * 1000
 TOKEN = "glcbt-64_example-of-a-token-x"
@@ -21,7 +21,9 @@ HEADERS = (("content-type", b"application/json"), ("ce_specversion", b"1.0"), ("
 
 
 def all_rights() -> Feeder:
-    return parse_feeders(json.dumps([feeder("all", ALL, heartbeats=["acme"])]).encode())[0]
+    return parse_feeders(json.dumps([feeder("all", ALL, heartbeats=["acme"])]).encode())[
+        digest(ALL)
+    ]
 
 
 def check(*messages: Any, strict: bool = False) -> Checks:

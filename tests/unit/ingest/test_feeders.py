@@ -23,7 +23,7 @@ from tests.unit.ingest.ingest_world import ALL, IAM, digest, feeder
 
 
 def only(**rights: Any) -> Feeder:
-    (found,) = parse_feeders(json.dumps([feeder("one", ALL, **rights)]).encode())
+    (found,) = parse_feeders(json.dumps([feeder("one", ALL, **rights)]).encode()).values()
     return found
 
 
@@ -107,7 +107,7 @@ def test_the_file_may_be_yaml_with_digests_in_capitals() -> None:
       sources: "*"
     """
     feeders = parse_feeders(text.encode())
-    assert find_feeder(feeders, IAM.encode()) is feeders[0]
+    assert find_feeder(feeders, IAM.encode()) is feeders[digest(IAM)]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,13 @@ from projector.events.model import MAX_EVENT_BYTES, Topic
 from projector.ingest import admission, body, metrics
 from projector.ingest.admission import Admission
 from projector.ingest.checks import Checks
-from projector.ingest.http_events import BATCH_TYPE, JSON_TYPE, MAX_BATCH_BYTES
+from projector.ingest.http_events import (
+    BATCH_TYPE,
+    JSON_TYPE,
+    MAX_BATCH_BYTES,
+    STRUCTURED_TYPE,
+)
+from projector.ingest.intake import CHECKED_AT_ONCE_BYTES
 from projector.ingest.preferences import Preferences, parse_preferences
 from projector.ingest.refusals import RefusedRequestError
 from projector.kafka import topics
@@ -282,9 +288,18 @@ async def test_a_wait_ends_with_the_process(world: IngestWorld) -> None:
     assert (answer.status_code, "ended" in answer.json()["message"]) == (202, True)
 
 
+@pytest.mark.parametrize(
+    ("content", "media_type", "headers"),
+    [
+        (ACME | {"padding": "x" * CHECKED_AT_ONCE_BYTES}, STRUCTURED_TYPE, {}),
+        ([ACME], BATCH_TYPE, {}),
+        (ACME["data"], JSON_TYPE, {f"ce_{name}": ACME[name] for name in ACME if name != "data"}),
+    ],
+)
 async def test_other_requests_go_on_while_events_are_checked(
-    world: IngestWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    content: Any, media_type: str, headers: dict[str, str],
+    world: IngestWorld, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """One hostile event took the event loop for seconds; now it delays its own token alone."""
     begun, release = threading.Semaphore(0), threading.Event()
 
@@ -294,7 +309,9 @@ async def test_other_requests_go_on_while_events_are_checked(
 
     with monkeypatch.context() as patched:
         patched.setattr(Checks, "add", slow)
-        slow_ones = [asyncio.create_task(world.post(ACME, token=IAM)) for _ in range(2)]
+        slow_ones = [
+            asyncio.create_task(world.post(content, IAM, media_type, **headers)) for _ in range(2)
+        ]
         await asyncio.to_thread(begun.acquire)
     try:
         assert (await world.post(ACME)).status_code == 204
