@@ -29,6 +29,7 @@ class BareIngest:
     def __init__(self, kafka: str, topic: str) -> None:
         self._kafka = kafka
         self._topic = topic
+        self._producer: Any = None
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Start the producer, or serve a request."""

@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import httpx
 import msgspec
 from tests.integration.ingest_client import Ingest, feeder
 
@@ -22,51 +23,60 @@ BATCH_CONNECTIONS: Final = 8
 BATCH_EVENTS: Final = 500
 
 
-def token(company: Company) -> str:
+def token(team: Company) -> str:
     """Return the token of a company's team, as long as `docs/ingest.md` advises."""
-    return hashlib.sha256(f"team {company.root}".encode()).hexdigest()
+    return hashlib.sha256(f"team {team.root}".encode()).hexdigest()
+
+
+def entry(team: Company) -> dict[str, Any]:
+    """Return the team's entry in the file of tokens: memberships of its own company."""
+    return feeder(
+        token(team), types=["member.*"], partitionkeys=[str(team.root)], sources=["/test"]
+    )
 
 
 def single_posts(teams: list[Company], file: Path) -> Posts:
     """Write a request with one event for each user of each team."""
-    lines = [
-        f"{token(team)} {encode(team.member(user, 'developer')).decode()}\n"
-        for user in range(teams[0].users)
-        for team in teams
-    ]
-    file.write_text("".join(lines))
+    users = range(teams[0].users)
+    file.write_text("".join(_line(team, _event(team, user)) for user in users for team in teams))
     return Posts(STRUCTURED_TYPE, file)
 
 
 def batch_posts(teams: list[Company], file: Path) -> Posts:
     """Write a request with many events for each team."""
-    file.write_text("".join(f"{token(team)} {_batch(team).decode()}\n" for team in teams))
+    users = range(BATCH_EVENTS)
+    batches = ([msgspec.Raw(_event(team, user)) for user in users] for team in teams)
+    encoded = map(msgspec.json.encode, batches)
+    file.write_text("".join(map(_line, teams, encoded)))
     return Posts(BATCH_TYPE, file)
 
 
-def _batch(team: Company) -> bytes:
-    return msgspec.json.encode([team.member(user, "developer") for user in range(BATCH_EVENTS)])
+def _event(team: Company, user: int) -> bytes:
+    return encode(team.member(user, "developer"))
+
+
+def _line(team: Company, body: bytes) -> str:
+    return f"{token(team)} {body.decode()}\n"
 
 
 def measure(servers: Servers, sizes: Sizes, report: Report) -> None:
-    """Measure requests with one event and with many, of one token and of several."""
+    """Measure requests with one event, of one token and of several, and with many events."""
     wrk.require()
     teams = companies(sizes.ingest_teams)
     with servers.deployment(len(teams)) as deployment:
-        rights = {"types": ["member.*"], "sources": ["/test"]}
-        feeders = [feeder(token(t), partitionkeys=[str(t.root)], **rights) for t in teams]
-        product = Ingest(deployment, *feeders)
         topic = producing.create_topic(deployment, "bare", 1)
+        product = Ingest(deployment, *map(entry, teams))
         with listening(["benchmarks.bare_ingest", servers.kafka, topic]) as limit:
             rig = Rig((product.url, product.process.process.pid), limit, sizes)
-            folder = deployment.folder
-            one = single_posts(teams[:1], folder / "one-token")
-            report.figures["ingest_one_token"] = rig.rounds(one, TOKEN_REQUESTS)
-            if sizes.ingest_teams > 1:
-                several = single_posts(teams, folder / "tokens")
-                report.figures["ingest_tokens"] = rig.rounds(several, CONNECTIONS)
+            rig.warm_up(teams[0])
+            folder, figures = deployment.folder, report.figures
+            one = single_posts(teams[:1], folder / "one")
+            figures["ingest_one_token"] = rig.rounds(one, TOKEN_REQUESTS)
+            if len(teams) > 1:
+                several = single_posts(teams, folder / "several")
+                figures["ingest_tokens"] = rig.rounds(several, CONNECTIONS)
             batches = batch_posts(teams, folder / "batches")
-            report.figures["ingest_batches"] = rig.rounds(batches, BATCH_CONNECTIONS, BATCH_EVENTS)
+            figures["ingest_batches"] = rig.rounds(batches, BATCH_CONNECTIONS, BATCH_EVENTS)
 
 
 class Rig:
@@ -76,6 +86,13 @@ class Rig:
         self._product = product
         self._limit = limit
         self._sizes = sizes
+
+    def warm_up(self, team: Company) -> None:
+        """Send one event to both: the first one waits for the connection to Kafka."""
+        headers = {"authorization": f"Bearer {token(team)}", "content-type": STRUCTURED_TYPE}
+        for url, _ in self._product, self._limit:
+            answer = httpx.post(f"{url}/events", content=_event(team, 0), headers=headers)
+            answer.raise_for_status()
 
     def rounds(self, posts: Posts, connections: int, events: int = 1) -> list[Round]:
         """Measure both with these requests of so many events."""

