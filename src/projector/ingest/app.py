@@ -72,7 +72,8 @@ def create_application(
 class _EventsFirst:
     """Serves requests with events; hands others to FastAPI.
 
-    FastAPI's own way to its route takes longer than the check of an event.
+    FastAPI's own way to its route takes longer than the check of an event. It has the route for its
+    document, and for other methods.
     """
 
     def __init__(self, send_events: SendEvents, others: ASGIApp) -> None:
