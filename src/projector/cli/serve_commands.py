@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# New objects of a worker between runs of the garbage collector. Events and facts have no cycles, so
-# it finds nothing. With Python's 700 it took a sixth of the CPU of an event, and paused for 100 ms.
+# New objects of a worker or ingest between runs of the garbage collector. Events and facts have no
+# cycles, so it finds nothing. With Python's 700 it took a sixth of a worker's CPU for an event, and
+# paused for 100 ms; of an event in a large request to the ingest it took a quarter.
 NEW_OBJECTS: Final = 10_000
 
 
@@ -87,6 +88,7 @@ def ingest(host: str, port: int) -> None:
     settings = load_settings()
     if settings.ingest_tokens_file is None:
         fail(WRONG, f"{SETTING}: must be set, to the file of the tokens; see docs/ingest.md")
+    gc.set_threshold(NEW_OBJECTS)
     try:
         tokens = FeederFile(settings.ingest_tokens_file)
     except SettingsError as error:
