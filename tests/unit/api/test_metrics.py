@@ -56,6 +56,7 @@ async def keep_stamping(api_world: ApiWorld) -> None:
 
 async def test_lookups_are_counted_by_their_status(api_world: ApiWorld) -> None:
     stamping = asyncio.create_task(keep_stamping(api_world))
+    await api_world.ready(200)
     before = await scraped(api_world.http)
     await stored(api_world, "token-403", 403)
     await stored(api_world, "token-503", 503)
