@@ -47,9 +47,9 @@ test-newest: NEWEST := tests/unit tests/compat
 test-newest: setup ## unit tests on Python 3.14, on a Debian; three minutes
 	scripts/newest-python .cache/newest-python -q -n $(PROCESSES) $(NEWEST)
 
-faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; fourteen minutes
-	$(BIN)/pytest -n 2 --dist worksteal -m 'not alone' tests/faults
-	$(BIN)/pytest -m alone tests/faults
+faults: setup kafka ## faults under traffic: crashes, outages, failovers, poison; fifteen minutes
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not alone' tests/faults; others=$$?; \
+	  $(BIN)/pytest -m alone tests/faults && exit $$others
 
 model: setup ## the models of the promises, in every interleaving, where spin and gcc are installed
 	$(BIN)/pytest tests/integration/test_model.py

@@ -1,7 +1,7 @@
 """Facts compared with an upstream export: missing, extra, different.
 
 The export is as of one time, and events go on. A fact whose event is younger than the export counts
-as newer and is left alone. `audit_repair` makes the events that repair the other facts.
+as newer and is left alone. `repair` makes the events that repair the other facts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

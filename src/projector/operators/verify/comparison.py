@@ -1,7 +1,7 @@
 """Stored views compared with the views that the checkpoint's facts justify.
 
 Owners go on writing meanwhile. So a difference counts only when a second look, with newer facts,
-finds it again. `view_repair` repairs differences.
+finds it again. `repair` repairs differences.
 """
 
 import asyncio
