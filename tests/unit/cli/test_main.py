@@ -1,5 +1,6 @@
 """The `projector` command: its version, its help, what it imports, and how Python runs it."""
 
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -109,6 +110,22 @@ leave_out_unused_libraries()
 import opentelemetry.sdk.trace
 """
     assert "opentelemetry.sdk.trace" in imported(program)
+
+
+@pytest.mark.parametrize(("number", "ended"), [(1, 128 + signal.SIGTERM), (2, -signal.SIGTERM)])
+def test_the_first_process_of_a_container_ends_on_sigterm(number: int, ended: int) -> None:
+    """Linux ends the others; tests/integration/test_image.py has a real first process."""
+    program = f"""
+import os, signal
+from projector.cli import main
+os.getpid = lambda: {number}
+main.app = lambda: signal.raise_signal(signal.SIGTERM)
+main.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (ended, "")
 
 
 def test_python_runs_the_package_as_the_command(tmp_path: Path) -> None:
