@@ -43,13 +43,25 @@ def test_one_service_of_a_start_builds_the_image(services: dict[str, Any]) -> No
     assert [service.get("profiles", []) for service in builds] == [[], ["tools"]]
 
 
+def test_no_service_starts_before_its_image_is_built(services: dict[str, Any]) -> None:
+    """Start each service alone: nothing pulls the image, so one that it waits for must build it."""
+    image = services["topics"]["image"]
+    waiting = [s for s in services.values() if s["image"] == image and "build" not in s]
+    assert len(waiting) == 5
+    for service in waiting:
+        built = service["depends_on"]["topics"]
+        assert built == {"condition": "service_completed_successfully"}
+
+
 def test_the_check_of_kafka_asks_whether_the_broker_listens(services: dict[str, Any]) -> None:
     kind, *check = services["kafka"]["healthcheck"]["test"]
     assert kind == "CMD"
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
         ask = [part.replace("/9092", f"/{server.getsockname()[1]}") for part in check]
+        assert subprocess.run(ask, capture_output=True, check=False).returncode == 1
+        server.listen()
         assert subprocess.run(ask, check=False).returncode == 0
-    assert subprocess.run(ask, capture_output=True, check=False).returncode == 1
 
 
 def test_a_server_that_never_listens_is_not_healthy(services: dict[str, Any]) -> None:
