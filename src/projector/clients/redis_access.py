@@ -48,6 +48,22 @@ def redis_reason(error: BaseException | None) -> str | None:
     return None
 
 
+async def warn_of_open_server(redis: Redis, settings: Settings) -> None:
+    """Log a warning if a password is set, and Redis lets everyone in without one.
+
+    Redis accepts any password then. A user of its own is not asked about: it may lack the right,
+    and Redis would log that.
+    """
+    if not settings.has_password_alone:
+        return
+    # redis-py raises the others where a server's answer has other fields than that of Redis. It
+    # must not end the worker, which needs this check for a warning alone.
+    with suppress(ResponseError, KeyError, TypeError, AttributeError):
+        user: Any = await redis.acl_getuser("default")
+        if user and "nopass" in user["flags"]:
+            log.warning("Redis needs no password", redis=settings.redis_place)
+
+
 def redis_outage(error: BaseException) -> str:
     """Describe why Redis does not answer, in the system's words: a client's have Python's own."""
     found = list(causes(error))

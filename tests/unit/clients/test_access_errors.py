@@ -1,8 +1,10 @@
 """Failures that retrying cannot fix, as sentences."""
 
 import ssl
+from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,
@@ -14,6 +16,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from projector.clients import access_errors, redis_access
+from projector.config.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -73,3 +76,15 @@ def test_an_outage_is_written_in_the_system_s_words(error: Exception, says: str)
     assert redis_access.redis_outage(error).startswith(says)
     if not isinstance(error, ConnectionError):
         assert redis_access.redis_outage(wrapped) == says
+
+
+@pytest.mark.parametrize("answer", [b"OK", [b"flags", [b"nopass"]], [b"flags", None]])
+async def test_an_answer_about_users_that_is_not_redis_ends_nothing(answer: object) -> None:
+    """A server that only speaks the protocol; the library's own parser reads its answer."""
+
+    class OtherServer(Redis):
+        async def execute_command(self, *_arguments: Any, **_options: Any) -> Any:
+            return self.response_callbacks["ACL GETUSER"](answer)
+
+    settings = Settings(redis_url="redis://:secret@127.0.0.1:1/0")
+    await redis_access.warn_of_open_server(OtherServer(), settings)
