@@ -24,6 +24,8 @@ MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 MAX_BATCH_EVENTS: Final = 1000
 # Workers refuse a record with more than 1000 headers.
 MAX_ATTRIBUTES: Final = 100
+# A longer header content-type is parsed each time: clients would fill memory with 64 KiB each.
+MAX_KEPT_BYTES: Final = 200
 STRUCTURED_TYPE: Final = "application/cloudevents+json"
 BATCH_TYPE: Final = "application/cloudevents-batch+json"
 JSON_TYPE: Final = "application/json"
@@ -86,10 +88,13 @@ def _unsupported(message: str) -> RefusedRequestError:
     return RefusedRequestError(415, message, {"accept": ", ".join(ACCEPTED)})
 
 
-# A feeder's requests have the same one. A value may have 64 KiB.
-@lru_cache(maxsize=64)
 def _media_type(values: tuple[bytes, ...]) -> tuple[str, str]:
     """Return the media type and its charset, both empty where there are none."""
+    is_short = sum(map(len, values)) <= MAX_KEPT_BYTES
+    return _kept_media_type(values) if is_short else _parse_media_type(values)
+
+
+def _parse_media_type(values: tuple[bytes, ...]) -> tuple[str, str]:
     if not values or values == (b"",):
         return "", ""
     if len(values) > 1:
@@ -99,6 +104,10 @@ def _media_type(values: tuple[bytes, ...]) -> tuple[str, str]:
     if header.get_content_type() != values[0].decode("latin-1").partition(";")[0].strip().lower():
         raise _unsupported("the header content-type is not a media type")
     return header.get_content_type(), str(header.get_content_charset() or "")
+
+
+# A feeder's requests have the same one.
+_kept_media_type = lru_cache(maxsize=64)(_parse_media_type)
 
 
 def _all(headers: HttpHeaders, name: bytes) -> list[bytes]:

@@ -1,6 +1,7 @@
 """CloudEvents' HTTP binding: modes, attributes, batches."""
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from projector.ingest.http_events import (
     BATCH_TYPE,
     JSON_TYPE,
     MAX_BATCH_EVENTS,
+    MAX_KEPT_BYTES,
     STRUCTURED_TYPE,
     Mode,
     mode_of,
@@ -67,6 +69,14 @@ def test_other_media_types_and_encodings_are_415(given: Any, reason: str) -> Non
     with pytest.raises(RefusedRequestError, match=reason) as caught:
         mode_of(given)
     assert caught.value.status == 415
+
+
+@pytest.mark.parametrize(("length", "kept"), [(MAX_KEPT_BYTES, 1), (MAX_KEPT_BYTES + 1, 0)])
+def test_only_short_headers_of_clients_are_kept(length: int, kept: int) -> None:
+    media_type = f"{STRUCTURED_TYPE}; a=".encode().ljust(length, b"x")
+    before = sys.getrefcount(media_type)
+    assert mode_of([(b"content-type", media_type)]) is Mode.STRUCTURED
+    assert sys.getrefcount(media_type) == before + kept
 
 
 def test_two_media_types_are_400() -> None:
