@@ -1,6 +1,7 @@
 """Causes of drawn and of chosen statuses: none exactly when all is well."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import AuthenticationError
@@ -287,6 +288,38 @@ def test_workers_go_on_without_kafka_only_if_they_have_stamped_since() -> None:
         trouble = msgspec.structs.replace(UNREACHABLE, lasted=lasted)
         found = only(status(fresh, trouble=trouble))
         assert (found.severity, found.what) == (Severity.NOTICE, what)
+
+
+@pytest.mark.parametrize("fault", [KafkaFault.REFUSED, KafkaFault.TOPICS_UNUSABLE])
+def test_a_worker_that_works_proves_a_kafka_that_refuses_this_command_at_once(
+    fault: KafkaFault,
+) -> None:
+    """A single `projector status` with a wrong password took the partitions of a dead worker."""
+    trouble = KafkaTrouble(fault, "Kafka at k:1 does so", None, 0.3)
+    gone, refused = causes(status(partition(0), partition(1, STALE, "b"), trouble=trouble))
+    assert (gone.name, gone.partitions) == ("worker-gone", [1])
+    assert (refused.severity, refused.lookups) == (
+        Severity.NOTICE, "This changes nothing for lookups.",
+    )  # fmt: skip
+
+
+def test_a_kafka_that_has_just_gone_does_not_hide_a_dead_worker() -> None:
+    trouble = msgspec.structs.replace(UNREACHABLE, lasted=0.3)
+    parts = partition(0), partition(1, STALE, "b"), *cut_off(2, owner="c")
+    found = {c.name: c.partitions for c in causes(status(*parts, trouble=trouble))}
+    assert found == {"worker-gone": [1], "kafka-unreachable": [2]}
+
+
+def test_a_worker_that_waits_for_a_source_proves_no_kafka_for_two_seconds() -> None:
+    """It writes so for as long after it had Kafka's records."""
+    silent = SourceStatus("gitlab", SourceHealth.SILENT, 30.0, [0])
+    for lasted, what in (
+        (1.9, "Kafka cannot be reached."),
+        (2.1, "Kafka cannot be reached from here, but workers go on."),
+    ):
+        trouble = msgspec.structs.replace(UNREACHABLE, lasted=lasted)
+        found = causes(status(partition(0, STALE), sources=(silent,), trouble=trouble))
+        assert what in [cause.what for cause in found]
 
 
 def test_dead_letters_that_kafka_refuses_are_a_notice_while_the_partition_is_fresh() -> None:

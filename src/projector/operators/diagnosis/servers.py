@@ -17,6 +17,7 @@ from projector.operators.status_model import (
     Status,
     WorkerHealth,
 )
+from projector.store.silent_source import NOTED_MS
 
 KAFKA: Final = {
     KafkaFault.UNREACHABLE: (
@@ -84,7 +85,7 @@ def kafka(left: Unexplained) -> Iterator[Cause]:
         name = f"kafka-{name}"
     alive = _workers_have_kafka(left.status, trouble)
     is_well = alive or (left.status.partitions and not left.not_fresh)
-    taken = [] if alive else left.take(list(left.open))
+    taken = [] if alive else left.take(_without_kafka(left))
     yield Cause(
         name,
         Severity.NOTICE if is_well else left.severity(left.not_fresh),
@@ -101,13 +102,30 @@ def kafka(left: Unexplained) -> Iterator[Cause]:
 
 
 def _workers_have_kafka(status: Status, trouble: KafkaTrouble) -> bool:
-    """Whether a worker has had Kafka's records after this command had them last."""
+    """Whether a worker has had Kafka's records after this command had them last.
+
+    A Kafka that answers here has refused this command alone: any worker that has records proves it.
+    """
     lasted = math.inf if trouble.lasted is None else trouble.lasted
+    if trouble.fault is not KafkaFault.UNREACHABLE:
+        lasted = math.inf
     return any(
-        worker.state is WorkerHealth.WAITING
+        (worker.state is WorkerHealth.WAITING and lasted > NOTED_MS / 1000)
         or (worker.state is WorkerHealth.WORKING and (worker.age or 0.0) < lasted - STAMP_S)
         for worker in status.workers
     )
+
+
+def _without_kafka(left: Unexplained) -> list[int]:
+    """Return the partitions that stand still because workers do not have Kafka.
+
+    While another worker has fresh partitions, a silent one has a trouble of its own: without Kafka
+    it would report.
+    """
+    workers = left.status.workers
+    is_in_doubt = any(worker.state is WorkerHealth.WORKING for worker in workers)
+    silent = [w for w in workers if is_in_doubt and w.state is WorkerHealth.SILENT]
+    return [*left.open.keys() - {n for worker in silent for n in worker.partitions}]
 
 
 def missing_topics(left: Unexplained) -> Iterator[Cause]:
