@@ -192,6 +192,9 @@ class OwnerInstruments:
             if not store.version.epoch:
                 continue  # Another owner's report would be overwritten.
             try:
+                # A deposed owner stamps no more; its successor's report would be overwritten.
+                if not is_stamped and await store.is_claimed_by_another():
+                    continue
                 if is_first:
                     self._take_over(activity.decode_activity(await store.read_activity()))
                     is_first = False

@@ -13,7 +13,7 @@ from projector.store import activity, schema
 from projector.store.activity import PartitionActivity
 from projector.worker.owner import cancel_until_done
 from tests import builders
-from tests.unit.worker.owned_partition import COMPANY, PARTITION, Setup, until
+from tests.unit.worker.owned_partition import COMPANY, PARTITION, QUICK, Setup, until
 
 AGO_S = 3
 
@@ -265,6 +265,21 @@ async def until_reported(setup: Setup, *, unstamped: bool, outage: str | None) -
         return found is not None and (found.unstamped, found.outage) == (unstamped, outage)
 
     await until(reported)
+
+
+async def test_an_owner_that_was_replaced_reports_no_more(setup: Setup) -> None:
+    """Without Kafka it does not notice, and overwrote its successor's report each second."""
+    async with setup.owning():
+        setup.kafka.down = True
+        await until_reported(
+            setup, unstamped=True, outage="Kafka: KafkaConnectionError: the broker is down"
+        )
+        claim = {"epoch": int(time.time() * 1000) + 1000, "owner": "successor"}
+        await setup.redis.hset(schema.partition_key(PARTITION), mapping=claim)
+        await asyncio.sleep(QUICK.unstamped_s)
+        await setup.redis.delete(schema.activity_key(PARTITION))
+        await asyncio.sleep(4 * QUICK.unstamped_s)
+        assert await published(setup) is None
 
 
 async def test_an_owner_reports_while_its_claim_reads_kafka(setup: Setup) -> None:
