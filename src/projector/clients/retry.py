@@ -55,14 +55,14 @@ class _Outage:
         self._server = server
         self._began = asyncio.get_running_loop().time()
         self._log_after = 0.0
-        self._failing: set[Call] = set()
+        # The reason of each call's last failure.
+        self._failing: dict[Call, str] = {}
+        # All that it has stopped so far, for the log.
         self._partitions: set[int] = set()
-        self.reason = ""
 
     def add(self, call: "Call", reason: str) -> None:
         """Note that a call has failed, perhaps once more."""
-        self._failing.add(call)
-        self.reason = reason
+        self._failing[call] = reason
         if call.partition is not None:
             self._partitions.add(call.partition)
         lasted = asyncio.get_running_loop().time() - self._began
@@ -76,7 +76,7 @@ class _Outage:
 
     def remove(self, call: "Call", *, gave_up: bool) -> None:
         """Note that a call has succeeded or was cancelled."""
-        self._failing.discard(call)
+        self._failing.pop(call, None)
         if self._failing:
             return
         _outages.pop(self._server, None)
@@ -84,9 +84,10 @@ class _Outage:
             lasted = asyncio.get_running_loop().time() - self._began
             log.info("outage over", **self._extent(lasted))
 
-    def stops(self, partition: int) -> bool:
-        """Whether a call of the partition has failed since the outage began."""
-        return partition in self._partitions
+    def reason_of(self, partition: int) -> str | None:
+        """Return why a call of the partition fails now; None if none does."""
+        reasons = (why for call, why in self._failing.items() if call.partition == partition)
+        return next(reasons, None)
 
     def _extent(self, lasted: float) -> dict[str, Any]:
         return {
@@ -101,8 +102,8 @@ _outages: dict[str, _Outage] = {}
 
 def outage_of(partition: int) -> str | None:
     """Write the server whose outage stops the partition, and the reason; None without one."""
-    found = (f"{name}: {outage.reason}" for name, outage in _outages.items()
-             if outage.stops(partition))  # fmt: skip
+    found = (f"{name}: {reason}" for name, outage in _outages.items()
+             if (reason := outage.reason_of(partition)))  # fmt: skip
     return next(found, None)
 
 

@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from projector.clients import retry
-from projector.clients.retry import OUTAGES, retry_outages, wait_until_ready
+from projector.clients.retry import OUTAGES, outage_of, retry_outages, wait_until_ready
 from projector.errors import AccessError, MissingTopicsError, OperatorError
 
 
@@ -70,6 +70,25 @@ async def test_kafka_and_redis_have_an_outage_each() -> None:
         await asyncio.gather(*working)
     begun = [line["server"] for line in said if line["event"] == "outage"]
     assert begun == ["Kafka", "Redis"]
+
+
+async def test_a_partition_has_the_reason_of_its_own_call_and_only_while_that_fails() -> None:
+    """It had the last reason of any, until the last partition's outage was over."""
+    flaky = [Flaky(number) for number in (1, 2)]
+    flaky[1].error = KafkaConnectionError("another broker")
+    working = [asyncio.create_task(each.work()) for each in flaky]
+    for each in flaky:
+        await each.tried.wait()
+    await asyncio.sleep(0)
+    assert [outage_of(n) for n in (1, 2, 3)] == [
+        "Kafka: KafkaConnectionError: no broker", "Kafka: KafkaConnectionError: another broker",
+        None,
+    ]  # fmt: skip
+    flaky[0].error = None
+    await working[0]
+    assert [outage_of(n) is None for n in (1, 2)] == [True, False]
+    flaky[1].error = None
+    await working[1]
 
 
 async def test_an_outage_that_goes_on_is_said_again_with_its_extent(
