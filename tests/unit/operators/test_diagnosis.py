@@ -332,6 +332,12 @@ def test_dead_letters_that_kafka_refuses_are_a_notice_while_the_partition_is_fre
     assert found.what == "Kafka does not take the dead letters of partition 0."
 
 
+def test_dead_letters_are_refused_only_by_kafka_and_only_where_all_else_goes_on() -> None:
+    waiting = partition(0, outage="Redis: Connection refused", letters=1)
+    late = partition(1, LATE, damage="facts", outage="Kafka: no broker answers", letters=1)
+    assert names(status(waiting, late)) == ["partition-damaged"]
+
+
 def test_a_clock_of_redis_that_jumped_is_no_outage_of_redis() -> None:
     jumped = f"Redis: {JUMPED}, and is not believed before 30 s"
     found = only(status(*cut_off(0, outage=jumped), *cut_off(1, owner="b", outage=jumped)))

@@ -195,8 +195,8 @@ def _with_prefix(deployment: Deployment | None) -> str:
 
 def refused_letters(left: Unexplained) -> Iterator[Cause]:
     """Find partitions that are fresh although Kafka does not take their dead letters."""
-    partitions = left.status.partitions
-    found = [p for p in partitions if p.letters and p.outage and p.partition not in left.open]
+    fresh = [p for p in left.status.partitions if p.state is PartitionHealth.FRESH]
+    found = [p for p in fresh if p.letters and (p.outage or "").startswith("Kafka")]
     if found:
         yield Cause(
             "dead-letters-refused",
