@@ -224,11 +224,11 @@ def _partition(stored: StoredPartition, max_staleness: float, ends: Ends | None)
 
 
 def _is_present(stored: StoredPartition, doing: PartitionActivity) -> bool:
-    """Whether the owner's report is of now: no stamp, or failure, has come since that it lacks."""
-    if doing.unstamped:
-        return _catches_up(stored)
+    """Whether the present owner wrote the report lately and, without a stamp, after the last."""
     epoch = stored.state.version.epoch if stored.state else None
-    return doing.epoch == epoch and written_ago(stored, doing) <= REPORTED_S
+    if doing.epoch != epoch:
+        return False
+    return _catches_up(stored) if doing.unstamped else written_ago(stored, doing) <= REPORTED_S
 
 
 def _other_logs(state: PartitionState, ends: Ends) -> list[Topic]:

@@ -12,6 +12,7 @@ from projector.cli.display.status_display import sentences
 from projector.clients import redis_batch
 from projector.errors import PartitionCountError
 from projector.events.model import Topic
+from projector.operators import status
 from projector.operators.status_model import (
     KafkaFault,
     KafkaTrouble,
@@ -188,12 +189,25 @@ async def test_a_worker_that_reports_to_wait_for_kafka_is_cut_off_and_not_silent
     assert [cause.name for cause in found.causes] == ["workers-cut-off"]
 
 
-async def test_a_worker_that_has_just_claimed_is_not_silent(world: StoredStatus) -> None:
+async def test_a_worker_that_has_just_claimed_is_not_silent(
+    world: StoredStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = int(time.time() * 1000)
-    await world.stamp(0, 20, stamp_epoch=6, epoch=now)
-    assert (await world.read()).workers[0].state is WorkerHealth.BEHIND
+    await world.stamp(0, 70, stamp_epoch=6, epoch=now)
+    with monkeypatch.context() as slow:
+        slow.setattr(status, "LATE_S", 60.0)
+        assert (await world.read()).workers[0].state is WorkerHealth.BEHIND
     await world.stamp(0, 20, stamp_epoch=6, epoch=now - 60_000)
     assert (await world.read()).workers[0].state is WorkerHealth.SILENT
+
+
+async def test_the_former_owners_report_is_not_taken_for_that_of_a_new_one(
+    world: StoredStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "LATE_S", 60.0)
+    await world.stamp(0, 70, stamp_epoch=6, epoch=int(time.time() * 1000))
+    await world.publish(0, unstamped=True, epoch=6, outage="Kafka: no broker")
+    assert (await world.read(ends())).partitions[0].outage is None
 
 
 async def test_a_report_from_before_the_last_stamp_proves_no_life(world: StoredStatus) -> None:
@@ -214,10 +228,12 @@ async def test_a_redis_without_memory_is_the_cause_and_not_the_workers(
 
     monkeypatch.setattr(redis_batch, "info", info)
     await world.partitions(2)
-    await world.stamp(0, 3)
+    await world.stamp(0, 70)
     await world.stamp(1, 0)
     # It accepted a stamp a moment ago.
-    assert (await world.read()).refused_writes is None
+    with monkeypatch.context() as slow:
+        slow.setattr(status, "LATE_S", 60.0)
+        assert (await world.read()).refused_writes is None
     await world.stamp(1, 3)
     found = await world.read()
     assert [cause.name for cause in found.causes] == ["redis-refuses-writes"]
