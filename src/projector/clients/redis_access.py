@@ -1,6 +1,7 @@
 """Reasons why Redis refuses this client, which retrying cannot fix, or cannot be reached."""
 
 import os
+import socket
 import ssl
 from contextlib import suppress
 from typing import Any
@@ -69,6 +70,13 @@ def redis_outage(error: BaseException) -> str:
     found = list(causes(error))
     if any(isinstance(each, TimeoutError | RedisTimeoutError) for each in found):
         return "no answer in time"
-    numbers = (each.errno for each in found if isinstance(each, OSError) and each.errno)
-    number = next(numbers, None)
-    return os.strerror(number).lower() if number else str(error)
+    return next(filter(None, map(_system_words, found)), None) or str(error)
+
+
+def _system_words(error: BaseException) -> str | None:
+    match error:
+        case socket.gaierror(strerror=str(words)):  # Its negative number is not of `strerror`.
+            return words[:1].lower() + words[1:]
+        case OSError(errno=int(number)) if number > 0:
+            return os.strerror(number).lower()
+    return None

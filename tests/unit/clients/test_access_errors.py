@@ -1,5 +1,6 @@
 """Failures that retrying cannot fix, as sentences."""
 
+import socket
 import ssl
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_a_tls_error_of_python_itself_has_no_reason_and_breaks_nothing() -> None
     ("error", "says"),
     [
         (OSError(111, "Connect call failed ('127.0.0.1', 6379)"), "connection refused"),
+        (socket.gaierror(-2, "Name or service not known"), "name or service not known"),
         (RedisTimeoutError("Timeout reading from 127.0.0.1:6379"), "no answer in time"),
         (TimeoutError(), "no answer in time"),
         (ConnectionError("the sentinels do not name a primary"), "the sentinels do not name"),
