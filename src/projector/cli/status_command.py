@@ -178,7 +178,8 @@ async def _until_fresh(settings: Settings, seconds: float) -> tuple[Status | Tro
     """Read until all is fresh; return the last status, and whether it is.
 
     A stamp from before the command may be of a worker that has ended since. So each partition must
-    have been stamped after the command began. What a person has to correct ends the wait.
+    have been stamped after the command began. A refusal by Redis ends the wait. A damaged number of
+    partitions does not: a running worker writes it again.
     """
     deadline = time.monotonic() + seconds
     began: int | None = None
@@ -189,7 +190,7 @@ async def _until_fresh(settings: Settings, seconds: float) -> tuple[Status | Tro
             left = deadline - time.monotonic()
             found = await _read_or_trouble(settings, redis, kafka, None)
             if isinstance(found, Trouble):
-                if left <= 0 or found.exit_code == WRONG:
+                if left <= 0 or found.cause.name == "redis-refused":
                     return found, False
                 shown = _note(found.cause, shown)
             else:

@@ -75,7 +75,7 @@ def test_a_refusal_by_redis_is_not_called_an_outage(
     assert "Start Redis" not in printed
 
 
-@pytest.mark.parametrize("options", [(), ("--json",), ("--wait", "5")])
+@pytest.mark.parametrize("options", [(), ("--json",), ("--wait", "0.1")])
 def test_a_damaged_number_of_partitions_is_shown_as_every_cause_is(
     options: tuple[str, ...], server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,3 +87,22 @@ def test_a_damaged_number_of_partitions_is_shown_as_every_cause_is(
     printed = found.stderr if "--wait" in options else found.stdout
     for text in (SENTENCE, "Lookups get 503.", "partition-count-damaged"):
         assert text in " ".join(printed.split())
+
+
+@pytest.mark.usefixtures("worker_that_ended")
+def test_a_wait_outlasts_a_number_of_partitions_that_a_worker_writes_again(
+    server: fakeredis.FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended at once with 2."""
+    monkeypatch.setattr(EndOffsetPoller, "first", _no_wait)
+    redis, shown = fakeredis.FakeRedis(server=server), list[str]()
+
+    def write_again(line: str) -> None:
+        shown.append(line)
+        redis.set(schema.PARTITIONS_KEY, "1")
+
+    monkeypatch.setattr(status_command, "warn", write_again)
+    redis.set(schema.PARTITIONS_KEY, "abc")
+    assert run("status", "--wait", "1").exit_code == 1
+    assert shown[0] == "waiting: The number of partitions in Redis is damaged."
+    assert status_command.UNSTAMPED in shown
