@@ -73,8 +73,8 @@ async def _check(settings: Settings, names: Collection[str]) -> dict[str, int]:
         missing = [settings.topic(name) for name in names if name not in existing]
         if missing:
             raise MissingTopicsError(
-                f"missing in Kafka at {settings.kafka}: {', '.join(missing)}",
-                "create them with `projector topics`" + _or_hidden(settings),
+                f"missing in Kafka at {settings.kafka}{_or_hidden(settings)}: {', '.join(missing)}",
+                "create them with `projector topics`",
             )
         _check_counts(settings, existing)
         if settings.source_names:
@@ -110,7 +110,7 @@ def refuse_changed_partitions(settings: Settings, found: int, expected: int) -> 
 def _or_hidden(settings: Settings) -> str:
     """Complete the sentence: Kafka hides topics from clients without the right to describe them."""
     known = settings.uses_sasl or settings.kafka_certificate_file
-    return ", or let this user describe them (docs/security.md)" if known else ""
+    return " or hidden from this user, who needs Describe (docs/security.md)" if known else ""
 
 
 async def _partitions(admin: AIOKafkaAdminClient, settings: Settings) -> dict[str, int]:

@@ -123,6 +123,16 @@ async def test_a_deployment_without_sources_needs_no_topic_for_them(
     assert SOURCES not in await topics.check_topics(Settings())
     with pytest.raises(MissingTopicsError, match=": sources; create them"):
         await topics.check_topics(Settings(sources="gitlab"))
+    user = Settings(
+        sources="gitlab",
+        kafka_username="a",
+        kafka_password="b",
+        kafka_security_protocol="SASL_PLAINTEXT",
+    )
+    with pytest.raises(MissingTopicsError) as hidden:
+        await topics.check_topics(user)
+    # The status shows no more than the reason.
+    assert "or hidden from this user" in hidden.value.reason
 
 
 async def test_heartbeats_must_have_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
