@@ -166,14 +166,6 @@ async def key_count(redis: Client) -> int:
     return await redis.dbsize()
 
 
-async def ping(redis: Client) -> None:
-    """Send PING to every server; one that cannot save to its disk answers with MISCONF."""
-    if isinstance(redis, Cluster):
-        await redis.ping(target_nodes=Cluster.PRIMARIES)
-    else:
-        await redis.ping()
-
-
 async def info(redis: Client, section: str) -> list[dict[str, Any]]:
     """Return this section of INFO of every server."""
     if isinstance(redis, Cluster):

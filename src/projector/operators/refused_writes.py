@@ -1,9 +1,10 @@
 """Reasons why Redis answers reads and refuses writes: no memory, or no disk."""
 
+from contextlib import suppress
 from typing import Any, Final
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError
 
 from projector.clients import redis_batch
 
@@ -12,21 +13,29 @@ FULL_SHARE: Final = 0.99
 
 
 async def refused_writes(redis: Redis) -> str | None:
-    """Return why a server refuses writes; None if none does, or if this user may not ask.
+    """Return why Redis refuses writes; None if a server of it may accept them.
 
-    A server may be nearly full and accept writes, so ask only where none come through.
+    A reason needs a sign of refused writes: else a nearly full server that nobody writes to would
+    be blamed. It is None too if this user may not ask, or a server of a cluster is away.
     """
-    try:
-        await redis_batch.ping(redis)
-        full = next(filter(_is_full, await redis_batch.info(redis, "memory")), None)
-    except ResponseError as error:
-        return "it cannot save to its disk" if str(error).startswith("MISCONF") else None
-    if full is None:
-        return None
-    return f"its memory is full: {full['used_memory']} of {full['maxmemory']} bytes"
+    with suppress(RedisError):
+        reasons = [_reason(server) for server in await redis_batch.info(redis, "default")]
+        return reasons[0] if all(reasons) else None
+    return None
 
 
-def _is_full(memory: dict[str, Any]) -> bool:
-    used, most = memory.get("used_memory", 0), memory.get("maxmemory", 0)
-    policy = memory.get("maxmemory_policy", "noeviction")
-    return bool(most) and policy == "noeviction" and used >= FULL_SHARE * most
+def _reason(server: dict[str, Any]) -> str | None:
+    if "errorstat_MISCONF" in server and "err" in (
+        server.get("rdb_last_bgsave_status"), server.get("aof_last_write_status"),
+    ):  # fmt: skip
+        return "it cannot save to its disk"
+    if _is_full(server):
+        return f"its memory is full: {server['used_memory']} of {server['maxmemory']} bytes"
+    return None
+
+
+def _is_full(server: dict[str, Any]) -> bool:
+    used, most = server.get("used_memory", 0), server.get("maxmemory", 0)
+    enough = FULL_SHARE * most if "errorstat_OOM" in server else most
+    policy = server.get("maxmemory_policy", "noeviction")
+    return bool(most) and policy == "noeviction" and used >= enough

@@ -1,42 +1,47 @@
-"""Why Redis refuses writes, by its answers to PING and INFO."""
+"""Why Redis refuses writes, by its answers to INFO."""
 
 from typing import Any
 
 import pytest
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError
 
 from projector.clients import redis_batch
 from projector.operators.refused_writes import refused_writes
 
 ROOMY = {"used_memory": 50, "maxmemory": 1000, "maxmemory_policy": "noeviction"}
-FULL = ROOMY | {"used_memory": 995}
-NO_DISK = ResponseError("MISCONF Redis is configured to save RDB snapshots, but it cannot")
+NEARLY = ROOMY | {"used_memory": 995}
+REFUSED = {"errorstat_OOM": {"count": 1}}
+FULL = ROOMY | {"used_memory": 1000}
+NO_DISK = ROOMY | {"rdb_last_bgsave_status": "err", "errorstat_MISCONF": {"count": 1}}
 
 
 @pytest.mark.parametrize(
-    ("memory", "error", "reason"),
+    ("servers", "reason"),
     [
-        (ROOMY, None, None),
-        (ROOMY | {"maxmemory": 0}, None, None),
-        (FULL | {"maxmemory_policy": "allkeys-lru"}, None, None),
-        (FULL, None, "its memory is full: 995 of 1000 bytes"),
-        (ROOMY, NO_DISK, "it cannot save to its disk"),
-        (FULL, NoPermissionError("no right to PING"), None),
+        ([ROOMY], None),
+        ([ROOMY | {"maxmemory": 0}], None),
+        ([FULL | {"maxmemory_policy": "allkeys-lru"}], None),
+        ([FULL], "its memory is full: 1000 of 1000 bytes"),
+        ([NEARLY], None),
+        ([NEARLY | REFUSED], "its memory is full: 995 of 1000 bytes"),
+        ([ROOMY | REFUSED], None),
+        ([NO_DISK], "it cannot save to its disk"),
+        ([NO_DISK | {"rdb_last_bgsave_status": "ok"}], None),
+        ([ROOMY, FULL], None),
+        ([NO_DISK, FULL], "it cannot save to its disk"),
+        (NoPermissionError("no right to INFO"), None),
+        (RedisConnectionError("a server of the cluster is away"), None),
     ],
 )
-async def test_one_server_of_a_cluster_is_enough(
-    memory: dict[str, Any], error: Exception | None, reason: str | None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    async def info(_redis: object, section: str) -> list[dict[str, Any]]:
-        assert section == "memory"
-        return [ROOMY, memory]
-
-    async def ping(_redis: object) -> None:
-        if error:
-            raise error
+async def test_redis_refuses_writes_if_each_server_shows_a_sign_of_it(
+    servers: list[dict[str, Any]] | Exception, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def info(_redis: object, _section: str) -> list[dict[str, Any]]:
+        if isinstance(servers, Exception):
+            raise servers
+        return servers
 
     monkeypatch.setattr(redis_batch, "info", info)
-    monkeypatch.setattr(redis_batch, "ping", ping)
     redis: Any = object()
     assert await refused_writes(redis) == reason

@@ -40,7 +40,7 @@ MANY_LETTERS: Final = 20
 
 
 def refused_writes(left: Unexplained) -> Iterator[Cause]:
-    """Explain all partitions by a Redis that answers and accepts no stamp."""
+    """Explain all partitions by a Redis of which no server accepts a stamp."""
     if (reason := left.status.refused_writes) is None:
         return
     taken = left.take(list(left.open))
@@ -159,7 +159,7 @@ def _no_topics(left: Unexplained, trouble: KafkaTrouble) -> Cause:
 def _lost_topics(left: Unexplained, trouble: KafkaTrouble) -> Cause:
     """Describe topics that this command misses although workers have read theirs.
 
-    The advice creates no topics: with a wrong prefix nobody would read them.
+    The advice creates no topics: no worker would read those of a wrong prefix.
     """
     return Cause(
         "topics-missing",
