@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import TopicAuthorizationFailedError
+from pydantic import SecretStr
 
 from projector.config.settings import Settings
 from projector.errors import MissingTopicsError, UnusableTopicsError
@@ -126,7 +127,7 @@ async def test_a_deployment_without_sources_needs_no_topic_for_them(
     user = Settings(
         sources="gitlab",
         kafka_username="a",
-        kafka_password="b",
+        kafka_password=SecretStr("b"),
         kafka_security_protocol="SASL_PLAINTEXT",
     )
     with pytest.raises(MissingTopicsError) as hidden:
