@@ -66,7 +66,10 @@ async def warn_of_open_server(redis: Redis, settings: Settings) -> None:
 
 
 def redis_outage(error: BaseException) -> str:
-    """Describe why Redis does not answer, in the system's words: a client's have Python's own."""
+    """Describe why Redis does not answer, in the system's words.
+
+    A client's words have Python's own notation.
+    """
     found = list(causes(error))
     if any(isinstance(each, TimeoutError | RedisTimeoutError) for each in found):
         return "no answer in time"

@@ -31,10 +31,10 @@ def status(
     get, what to do. Then the partitions, the worst first; those of one worker and state share a
     row, with the greatest age and sums.
 
-    A partition is fresh: all its events are applied. Late: last fresh more than 2 s ago, which is a
-    fault, but lookups are still answered. Stale: last fresh more than PROJECTOR_MAX_STALENESS ago,
-    so lookups get 503. Unclaimed: no worker has ever owned it. Rates and revocations are those of
-    the last five minutes. A worker without partitions is not listed.
+    A partition is fresh: all its events were applied at most 2 s ago. Late: longer ago, which is a
+    fault, but lookups are still answered. Stale: longer ago than PROJECTOR_MAX_STALENESS, so
+    lookups get 503. Unclaimed: no worker has ever owned it. Rates and revocations are those of the
+    last five minutes. A worker without partitions is not listed.
 
     A source is heard: its last heartbeat that counted is at most 2 s old. Late: it is older, or a
     partition waits for the source. Silent: older than PROJECTOR_MAX_STALENESS, or none has come.
@@ -44,8 +44,9 @@ def status(
     With --wait every partition must be fresh as of a time after the command began. So it is the
     step between two restarts. Every field of the JSON is in docs/monitoring.md.
 
-    Exits with 0 when all are fresh and heard; with 1 when any is not; with 2 when Redis refuses the
-    user; with 3 when Redis cannot be reached.
+    Exits with 0 when all are fresh and heard; with 1 when any is not; with 2 when a setting is
+    wrong, Redis refuses the user, or the number of partitions there is damaged; with 3 when Redis
+    cannot be reached.
 
     \b
     projector status

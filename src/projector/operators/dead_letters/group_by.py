@@ -1,4 +1,7 @@
-"""The attributes by which dead letters are grouped. The usage of a command imports it."""
+"""The attributes by which dead letters are grouped.
+
+The usage of a command imports this module, so it imports nothing that takes long.
+"""
 
 from enum import StrEnum
 
