@@ -101,10 +101,12 @@ def test_a_redis_without_memory_is_the_cause_and_not_the_silent_workers(
     browser.open(world.page)
     browser.until_text("#summary", f"{PARTITIONS} partitions fresh")
     world.deployment.redis.config_set("maxmemory", 1)
-    until_cause(browser, "Redis refuses writes.", "Lookups get 503.",
-                "more memory", "redis-refuses-writes")  # fmt: skip
-    assert "its memory is full" in browser.text("#alarm-detail")
-    world.deployment.redis.config_set("maxmemory", 0)
+    try:
+        until_cause(browser, "Redis refuses writes.", "Lookups get 503.",
+                    "more memory", "redis-refuses-writes")  # fmt: skip
+        assert "its memory is full" in browser.text("#alarm-detail")
+    finally:
+        world.deployment.redis.config_set("maxmemory", 0)
     browser.until_text("#summary", f"{PARTITIONS} partitions fresh", 40)
 
 
