@@ -274,8 +274,10 @@ async def test_an_owner_that_was_replaced_reports_no_more(setup: Setup) -> None:
         await until_reported(
             setup, unstamped=True, outage="Kafka: KafkaConnectionError: the broker is down"
         )
-        claim: dict[str, Any] = {"epoch": int(time.time() * 1000) + 1000, "owner": "successor"}
-        await setup.redis.hset(schema.partition_key(PARTITION), mapping=claim)
+        await setup.redis.hset(
+            schema.partition_key(PARTITION),
+            mapping={"epoch": int(time.time() * 1000) + 1000, "owner": "successor"},
+        )
         await asyncio.sleep(QUICK.unstamped_s)
         await setup.redis.delete(schema.activity_key(PARTITION))
         await asyncio.sleep(4 * QUICK.unstamped_s)
