@@ -102,10 +102,20 @@ securityContext:
 {{- end -}}
 
 {{/*
-Where pods run. Kubernetes itself spreads the pods of a Deployment over nodes and zones. Constraints
-here would replace that, and do nothing on nodes without a label of their zone.
+Where pods run. Unless there are keys to spread over, Kubernetes' own defaults spread the pods.
 */}}
 {{- define "projector.placement" -}}
+{{- with .root.Values.pods.spreadOver }}
+topologySpreadConstraints:
+  {{- range . }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "projector.selector" $ | nindent 8 }}
+  {{- end }}
+{{- end }}
 {{- range $name := list "nodeSelector" "tolerations" "affinity" "priorityClassName" }}
 {{- with (index $.root.Values.pods $name) }}
 {{ dict $name . | toYaml }}

@@ -42,11 +42,22 @@ def test_each_selector_selects_the_pods_of_its_component(name: str) -> None:
             assert selected(manifests, labels) == [component(manifest)], manifest["kind"]
 
 
-@every_file_of_values
-def test_kubernetes_spreads_the_pods_by_its_defaults(name: str) -> None:
+def test_kubernetes_spreads_the_pods_by_its_defaults() -> None:
     """A constraint by zone and node would switch both off where nodes have no label of a zone."""
-    for pod in pods(rendered(name)).values():
+    for pod in pods(rendered("minimal")).values():
         assert "topologySpreadConstraints" not in pod["spec"]
+
+
+def test_the_pods_of_a_part_spread_over_the_keys_that_are_named() -> None:
+    manifests = rendered("everything")
+    for part in ("api", "ingest", "worker"):
+        pod = pods(manifests)[part]
+        constraints = pod["spec"]["topologySpreadConstraints"]
+        assert [each["topologyKey"] for each in constraints] == [
+            "topology.kubernetes.io/zone", "kubernetes.io/hostname",
+        ]  # fmt: skip
+        for each in constraints:
+            assert selected(manifests, each["labelSelector"]["matchLabels"]) == [part]
 
 
 @every_file_of_values
