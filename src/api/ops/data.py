@@ -29,7 +29,8 @@ from projector.errors import (
     TooManyFactsError,
     UnknownJobError,
 )
-from projector.operators import dead_letter_reader, explain
+from projector.operators import explain
+from projector.operators.dead_letters import reader
 from projector.operators.diagnosis.no_status import missing_status, redis_unreachable
 from projector.operators.kafka_lag import EndOffsetPoller
 from projector.operators.status import deployment_of, read_status

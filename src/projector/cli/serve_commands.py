@@ -96,7 +96,7 @@ def ingest(host: str, port: int) -> None:
     port = _listening_port(settings, host, port)
     log.info(
         "ingest starting", bind=f"{host}:{port}", kafka=settings.kafka,
-        feeders=tokens.names,
+        redis=settings.redis_place, feeders=tokens.names,
     )  # fmt: skip
     _serve(
         create_ingest(settings, tokens), settings, host, port,

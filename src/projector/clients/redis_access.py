@@ -1,4 +1,4 @@
-"""Reasons why Redis refuses this client, which retrying cannot fix, or cannot be reached."""
+"""Reasons why Redis refuses this client or cannot be reached, and a server open to all."""
 
 import os
 import socket

@@ -95,7 +95,7 @@ def _events(intake: Intake) -> SendEvents:
         name, response = await _answer(intake, request)
         seconds = time.monotonic() - began
         metrics.labelled(metrics.REQUESTS, name, str(response.status_code)).observe(seconds)
-        if name != metrics.NOBODY:
+        if name != metrics.NO_FEEDER:
             log.info("request", feeder=name, status=response.status_code, seconds=round(seconds, 3))
         return response
 

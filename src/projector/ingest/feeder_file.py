@@ -21,7 +21,7 @@ MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 
 
 class FeederFile(WatchedFiles[bytes, dict[str, Feeder]]):
-    """The feeders of a file. A file that becomes unusable is a `fault` until it is mended.
+    """The feeders of a file. A file that becomes unusable is a `fault` until it is corrected.
 
     With a fault no token is accepted: a token that the file was to remove would go on working.
     Raises `SettingsError` if the file is wrong at the start.
