@@ -71,7 +71,7 @@ def test_a_refused_event_is_listed_shown_mended_and_replayed(deployment: Deploym
     assert line.split()[0] == letter["id"] == "0:0"
     assert line.split()[2:4] == [BROKEN["type"], BROKEN["source"]]
     assert line.endswith(letter["reason"])
-    assert count == "1 shown of 1 that match, 1 dead letters in all"
+    assert count == "1 shown of 1 that match, 1 dead letter in all"
     shown = deployment.command("dead-letters", "show", "0").stdout
     assert letter["reason"] in shown
     assert '"role": "developper"' in shown
@@ -92,7 +92,7 @@ def test_a_refused_event_is_listed_shown_mended_and_replayed(deployment: Deploym
     assert listed(deployment, 0) == []
     nothing = deployment.command("dead-letters", "list").stdout
     assert nothing == (
-        "0 shown of 0 that match, 1 dead letters in all; 1 replayed, listed with --all\n"
+        "0 shown of 0 that match, 1 dead letter in all; 1 replayed, listed with --all\n"
     )
     (replayed,) = listed(deployment, 1, "--all")
     assert replayed["replayed"].startswith(f"membership {HOME}:")
