@@ -117,7 +117,7 @@ def do_each_work(deployment: Deployment, worker: Server) -> None:
     deployment.until("token-9", 200)
 
     deployment.produce(b"{not json", topic="membership")
-    eventually(lambda: "1 dead letters" in run(deployment, "operator", *LETTERS)[1], "the letter")
+    eventually(lambda: "1 dead letter in" in run(deployment, "operator", *LETTERS)[1], "the letter")
     status, output = run(deployment, "operator", "status", "--wait", "30")
     assert status == 0, output
     assert "AuthorizationFailed" not in worker.log()

@@ -105,7 +105,8 @@ def runs_end_to_end(deployment: Deployment) -> str:
     deployment.feed(builders.removed("job", 9))
     deployment.until("token-9", 401)
     eventually(
-        lambda: "1 dead letters" in deployment.command("dead-letters", "list").stdout, "the letter"
+        lambda: "1 dead letter in" in deployment.command("dead-letters", "list").stdout,
+        "the letter",
     )
     outputs += [deployment.command(*words.split()) for words in ("dead-letters list", "topics")]
     assert [done.returncode for done in outputs] == [0, 0, 0]

@@ -102,7 +102,7 @@ def test_a_partition_is_shown_with_what_it_holds(company: fakeredis.FakeServer) 
     assert found["owner"] == f"me-{HOME}"
     text = run("inspect", "partition", str(HOME)).stdout
     assert "checkpoint  whole" in text
-    assert "letters     1 dead letters not in Kafka yet" in text
+    assert "letters     1 dead letter not in Kafka yet" in text
 
 
 @pytest.mark.parametrize(

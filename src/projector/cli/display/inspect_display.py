@@ -2,6 +2,7 @@
 
 from projector.cli.display.rows import Row
 from projector.cli.terminal import as_json
+from projector.operators.diagnosis.words import many
 from projector.operators.inspect import (
     InspectedAgent,
     InspectedFact,
@@ -59,7 +60,7 @@ def partition(found: InspectedPartition) -> list[Row]:
         Row("facts", f"{total}: {kinds}" if kinds else "0"),
         Row("checkpoint", _checkpoint(found, total)),
         Row("live tokens", str(found.live_tokens)),
-        Row("letters", f"{found.letters_waiting} dead letters not in Kafka yet"),
+        Row("letters", f"{many(found.letters_waiting, 'dead letter')} not in Kafka yet"),
     ]
 
 
