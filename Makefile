@@ -34,10 +34,10 @@ gitlab: PORT := 8000
 gitlab: setup ## the same fed from a GitLab-shaped database, where PostgreSQL is installed
 	@$(BIN)/python -m examples.gitlab.demo $(PORT)
 
-test: setup kafka ## unit tests, and the product from end to end on both brokers; two and a half minutes
+test: setup kafka ## unit tests, and the product from end to end on both brokers; three and a half minutes
 	$(BIN)/pytest -n $(PROCESSES) --dist loadgroup $(END_TO_END) tests/unit tests/compat
 
-test-all: helm producers test ## that, and every command, TLS, users, Redis Cluster, Sentinel, ...; eight minutes
+test-all: helm producers test ## that, and every command, TLS, users, Redis Cluster, Sentinel, ...; eighteen minutes
 	$(BIN)/pytest -n $(PROCESSES) --dist worksteal tests/integration $(END_TO_END:%=--ignore=%)
 
 browser: setup ## the operators' page in a headless Chromium, where chromium and chromedriver are installed
