@@ -49,7 +49,7 @@ class Latency(NamedTuple):
 
 
 class Figures(Protocol):
-    """What a scenario measured."""
+    """Measured values of a scenario, as a line of the report."""
 
     def line(self) -> str: ...
 

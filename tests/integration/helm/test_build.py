@@ -1,4 +1,4 @@
-"""How `scripts/helm` builds Helm."""
+"""The build of Helm by `scripts/helm`."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What the chart renders: valid for Kubernetes, without rights, with the product's settings."""
+"""The chart's manifests: valid for Kubernetes, without rights, with the product's settings."""
 
 import copy
 import shutil

@@ -14,7 +14,7 @@ from tests.unit.api.ops.served import NOBODY_THERE
 
 @pytest.fixture
 async def redis(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeAsyncRedis]:
-    """What the applications read; each event loop has a client of its own."""
+    """Yield the Redis that the applications read; each event loop has a client of its own."""
     for name in [name for name in os.environ if name.startswith("PROJECTOR_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PROJECTOR_KAFKA", NOBODY_THERE)
