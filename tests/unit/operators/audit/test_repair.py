@@ -7,7 +7,7 @@ from projector.events import replay_header
 from projector.events.model import KafkaRecord, Topic
 from projector.operators.audit import comparison
 from projector.operators.audit import repair as audit_repair
-from projector.operators.audit.repair import RepairPlanner
+from projector.operators.audit.repair import Repair, RepairPlanner
 from tests import builders
 from tests.unit.operators.audit.audited_partition import (
     AFTER,
@@ -21,6 +21,16 @@ from tests.unit.operators.audit.audited_partition import (
 )
 
 
+def apply_late(world: AuditedPartition, repair: Repair) -> str | None:
+    """Apply the repair behind all that came before it; return its fault."""
+    assert repair.message is not None
+    value, headers = repair.message.value, repair.message.headers
+    offset = world.feed(json.loads(value)).offset
+    return world.projection.apply(
+        KafkaRecord(Topic.MEMBERSHIP, 0, offset, builders.NOW, b"3", value, headers)
+    )
+
+
 def test_a_removal_still_on_its_way_is_not_undone_by_the_repair() -> None:
     """Its event is in Kafka before the repair, but not in the facts that were audited."""
     world = AuditedPartition(*without("member.set"), builders.member(1, "guest", group_id=3))
@@ -29,11 +39,7 @@ def test_a_removal_still_on_its_way_is_not_undone_by_the_repair() -> None:
     (finding,) = world.findings(*COMPANY)
     repair = planner.plan(finding, comparison.line_at(source, finding.entry))
     world.apply(builders.event("member.removed", {"user_id": 1, "group_id": 3}), timestamp=AFTER)
-    assert repair.message is not None
-    value, headers = repair.message.value, repair.message.headers
-    offset = world.feed(json.loads(value)).offset
-    late = KafkaRecord(Topic.MEMBERSHIP, 0, offset, builders.NOW, b"3", value, headers)
-    assert world.projection.apply(late) is None
+    assert apply_late(world, repair) is None
     assert whats(world.findings(*COMPANY)) == {"3/member/group:3/user:1/direct": "newer"}
 
 
@@ -44,18 +50,7 @@ def test_a_missing_thing_whose_group_was_removed_on_its_way_does_not_come_back()
     (finding,) = world.findings(*COMPANY)
     repair = planner.plan(finding, comparison.line_at(source, finding.entry))
     world.apply(builders.removed("group", 3), builders.group(3), timestamp=AFTER)
-    assert repair.message is not None
-    offset = world.feed(json.loads(repair.message.value)).offset
-    late = KafkaRecord(
-        Topic.MEMBERSHIP,
-        0,
-        offset,
-        builders.NOW,
-        b"3",
-        repair.message.value,
-        repair.message.headers,
-    )
-    assert world.projection.apply(late) is None
+    assert apply_late(world, repair) is None
     assert world.projection.facts.memberships(fact_keys.group_key("3", 3), 1) == []
 
 
@@ -64,18 +59,7 @@ def test_a_grant_still_on_its_way_outlives_the_removal_of_what_was_extra() -> No
     (finding,) = world.findings(*without("member.set"), kinds="member")
     repair = RepairPlanner(world.look, TAKEN, RETENTION).plan(finding, None)
     world.apply(builders.member(1, "owner", group_id=3), timestamp=AFTER)
-    assert repair.message is not None
-    offset = world.feed(json.loads(repair.message.value)).offset
-    late = KafkaRecord(
-        Topic.MEMBERSHIP,
-        0,
-        offset,
-        builders.NOW,
-        b"3",
-        repair.message.value,
-        repair.message.headers,
-    )
-    assert world.projection.apply(late) is None
+    assert apply_late(world, repair) is None
     ((_, member),) = world.projection.facts.memberships(fact_keys.group_key("3", 3), 1)
     assert member.level == 50
 
