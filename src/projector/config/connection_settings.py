@@ -152,12 +152,9 @@ class ConnectionSettings(BaseSettings):
     @property
     def has_password_alone(self) -> bool:
         """Whether the client sends a password to Redis without a user."""
-        parts = redis_url.split_url(self.redis_url)
-        options = redis_url.url_options(parts)
-        if parts.scheme.endswith("+sentinel"):
-            return self.redis_secret is not None and not self.redis_username
-        user = self.redis_username or parts.username or options.get("username")
-        return bool(self.redis_secret or parts.password or options.get("password")) and not user
+        given = redis_url.url_identity(self.redis_url)
+        user = self.redis_username or given.get("username")
+        return bool(self.redis_secret or given.get("password")) and not user
 
     @cached_property
     def kafka_tls(self) -> SSLContext | None:
@@ -200,14 +197,12 @@ def _redis_problems(settings: ConnectionSettings) -> Problems:
         for field in ("redis_ca_file", "redis_certificate_file", "redis_key_file"):
             if field in given:
                 yield field, f"has no effect unless {address} begins with rediss"
-    if parts.scheme.endswith("+sentinel"):
-        return  # user and password of such a URL are for the sentinels, not for Redis
-    options = redis_url.url_options(parts)
-    if (parts.password or "password" in options) and settings.redis_password:
+    found = redis_url.url_identity(settings.redis_url)
+    if "password" in found and settings.redis_password:
         yield "redis_password", f"{address} has a password as well"
-    if (parts.password or "password" in options) and settings.redis_password_file:
+    if "password" in found and settings.redis_password_file:
         yield "redis_password_file", f"{address} has a password as well"
-    if (parts.username or "username" in options) and settings.redis_username:
+    if "username" in found and settings.redis_username:
         yield "redis_username", f"{address} has a user as well"
 
 

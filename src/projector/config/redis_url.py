@@ -84,6 +84,19 @@ def url_options(parts: SplitResult) -> dict[str, str]:
     return dict(parse_qsl(parts.query, keep_blank_values=True))
 
 
+def url_identity(url: str) -> dict[str, str]:
+    """Return the user and the password for Redis in the URL; those for sentinels are left out."""
+    parts = split_url(url)
+    if parts.scheme.endswith("+sentinel"):
+        return {}
+    given = {"username": parts.username, "password": parts.password}
+    options = url_options(parts)
+    # As redis-py does, which prefers those before the host.
+    return {name: options[name] for name in given.keys() & options.keys()} | {
+        name: value for name, value in given.items() if value
+    }
+
+
 def parse_topology(url: str) -> RedisTopology | None:
     """Parse the URL of sentinels or of a cluster; None for the URL of one server."""
     parts = split_url(url)
