@@ -20,6 +20,7 @@ from projector.cli.terminal import (
 )
 from projector.config.settings import Settings
 from projector.feed import agent_config_file, event_file, producer
+from projector.operators.diagnosis.words import many
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -67,7 +68,7 @@ def feed(  # noqa: PLR0913  one for each option that is not about the agent
             positions = run_command(
                 settings, producer.send_events(source, settings, lambda: progress.advance(task))
             )
-    typer.echo(f"{count} event{'' if count == 1 else 's'} acknowledged by Kafka")
+    typer.echo(f"{many(count, 'event')} acknowledged by Kafka")
     if wait_s is not None:
         _wait(settings, positions, wait_s)
 

@@ -95,7 +95,7 @@ class Look(NamedTuple):
 
 @retry_outages
 async def audit_lost_state(settings: Settings, told: Told) -> None:
-    """End the facts that the bridge did not send, once workers have applied all others.
+    """Feed the ends of all facts that the bridge did not send, once workers have applied the rest.
 
     Begins anew after an outage of Redis or Kafka. Raises `OperatorError` when facts stay different.
     """

@@ -7,6 +7,7 @@ from projector.config.env import variable_name
 from projector.config.settings import Settings
 from projector.events.model import Topic
 from projector.kafka.topics import create_topics, find_risks
+from projector.operators.diagnosis.words import many
 
 
 def topics() -> None:
@@ -14,7 +15,7 @@ def topics() -> None:
     settings = load_settings()
     found, risks = run_command(settings, _create(settings))
     for name, count in found.items():
-        typer.echo(f"{settings.topic(name)}: {count} partition{'' if count == 1 else 's'}")
+        typer.echo(f"{settings.topic(name)}: {many(count, 'partition')}")
     for risk in risks:
         warn(risk)
     count = found[Topic.MEMBERSHIP]

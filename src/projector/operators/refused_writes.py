@@ -13,7 +13,7 @@ FULL_SHARE: Final = 0.99
 
 
 async def refused_writes(redis: Redis) -> str | None:
-    """Return why Redis refuses writes; None if a server of it may accept them.
+    """Return why all servers of Redis refuse writes; None if one may accept them.
 
     A reason needs a sign of refused writes: else a nearly full server that nobody writes to would
     be blamed. It is None too if this user may not ask, or a server of a cluster is away.

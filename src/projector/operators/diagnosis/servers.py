@@ -106,9 +106,9 @@ def _workers_have_kafka(status: Status, trouble: KafkaTrouble) -> bool:
 
     A Kafka that answers here has refused this command alone: any worker that has records proves it.
     """
-    lasted = math.inf if trouble.lasted is None else trouble.lasted
-    if trouble.fault is not KafkaFault.UNREACHABLE:
-        lasted = math.inf
+    lasted = math.inf
+    if trouble.fault is KafkaFault.UNREACHABLE and trouble.lasted is not None:
+        lasted = trouble.lasted
     return any(
         (worker.state is WorkerHealth.WAITING and lasted > NOTED_MS / 1000)
         or (worker.state is WorkerHealth.WORKING and (worker.age or 0.0) < lasted - STAMP_S)
